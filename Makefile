@@ -1,0 +1,46 @@
+# `make` alone lists the targets. Every target makes the environment first when it is missing or stale.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+export TF_USE_LEGACY_KERAS := 1
+
+.PHONY: help setup demo serve test test-full check fmt lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## create .venv from the lock
+
+# --no-deps: the lock is complete, and pip's resolver cannot follow its overrides (docs/decisions/0002).
+$(READY): requirements.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+demo: $(READY)  ## an agent learns CartPole through the server, its weights swapped in as it learns
+	$(BIN)/python -m demo
+
+serve: $(READY)  ## serve policies: make serve POLICIES="name=folder …"
+	$(BIN)/python -m app serve $(POLICIES)
+
+test: $(READY)  ## all tests, every scenario with small counts
+	$(BIN)/python -m pytest
+
+test-full: $(READY)  ## all tests with the full counts; prints figures
+	$(BIN)/python -m pytest --full -rP
+
+check: $(READY)  ## style, types, import rules; writes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy app saver
+	$(BIN)/lint-imports
+
+fmt: $(READY)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(READY)  ## make requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock

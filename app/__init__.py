@@ -1,0 +1,1 @@
+"""Serves TF-Agents policies over HTTP and swaps their weights while it serves."""

@@ -1,0 +1,117 @@
+"""The command line: `python -m app serve NAME=FOLDER …`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+
+from app import settings as knobs
+from app.errors import UnusablePolicy
+from app.settings import Settings, SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    parsed = _parser().parse_args(arguments)
+    given = {key: value for key, value in vars(parsed).items() if key not in ("command", "policies")}
+    try:
+        settings = knobs.settings_from_process(parsed.policies, given)
+        for name in knobs.unknown_variables(os.environ):
+            print(f"policy server: {name} is no setting and is ignored", file=sys.stderr)
+        with _bound_socket(settings) as listener:
+            return _serve(settings, listener)
+    except (SettingsError, UnusablePolicy) as error:
+        print(f"policy server: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve policies over HTTP")
+    serve.add_argument(
+        "policies",
+        nargs="*",
+        metavar="NAME=FOLDER",
+        help="a policy to serve; the first is the default one. NAME= may be left out: the folder's name. "
+        "With none here, POLICY_SERVER_POLICIES counts (separated by spaces)",
+    )
+    knobs.add_options(serve)
+    return parser
+
+
+@contextlib.contextmanager
+def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
+    """Binds before anything is loaded, so that a port in use is told at once; nobody can connect yet."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
+        yield listener
+
+
+def _serve(settings: Settings, listener: socket.socket) -> int:
+    # Before TensorFlow is imported: its own messages are not for the operator, and policies need Keras 2.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    import uvloop
+
+    from app import logs
+
+    logs.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve_until_told(settings, listener))
+
+
+async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
+    import uvicorn
+
+    from app.http_server import HttpServer
+    from app.main import open_server
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with open_server(settings) as server:
+        if stop.is_set():
+            return 0
+        config = uvicorn.Config(server.app, lifespan="off", access_log=False, log_config=None, server_header=False)
+        http = HttpServer(config)
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        await http.listening.wait()
+        _announce(settings, listener, server.service.describe_all())
+        await stop.wait()
+        http.should_exit = True
+        await serving
+    return 0
+
+
+def _announce(settings: Settings, listener: socket.socket, policies: list[dict[str, object]]) -> None:
+    host, port = listener.getsockname()[:2]
+    print(f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)")
+    for policy, named in zip(policies, settings.policies, strict=True):
+        print(
+            f"  {policy['name']}: version {policy['version']}, train step {policy['train_step']}, "
+            f"engine {policy['engine']}, from {named.folder}"
+        )
+    print(
+        f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, deadline {settings.deadline_ms} ms, "
+        f"{settings.rows_limit} rows a request, {settings.waiting_room_requests} requests waiting; "
+        f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Who may call: bearer tokens, compared in constant time."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+from fastapi import Request
+
+from app.errors import Forbidden, Unauthorized
+from app.settings import variable
+
+
+def admin_guard(token: str) -> Callable[[Request], None]:
+    """A dependency that lets admin calls pass. Without a configured token nobody passes."""
+
+    def guard(request: Request) -> None:
+        if not token:
+            raise Forbidden(f"the admin routes are closed: set {variable('admin_token')} and start again")
+        _compare(request, token)
+
+    return guard
+
+
+def data_guard(token: str) -> Callable[[Request], None]:
+    """A dependency that lets data calls pass. Without a configured token everybody passes."""
+
+    def guard(request: Request) -> None:
+        if token:
+            _compare(request, token)
+
+    return guard
+
+
+def _compare(request: Request, token: str) -> None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given:
+        raise Unauthorized("no token: expected the header Authorization: Bearer <token>")
+    if not hmac.compare_digest(given.strip().encode(), token.encode()):
+        raise Unauthorized("the token is wrong")

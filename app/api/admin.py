@@ -1,0 +1,101 @@
+"""The admin routes: reload and versions. Every call is in the audit log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
+
+from app.errors import DoesNotFit, Problem
+from app.service import Service
+from app.wire import json_body
+
+M = TypeVar("M", bound=BaseModel)
+audit = logging.getLogger("policy_server.audit")
+
+
+class Reload(BaseModel):
+    """Which weights to serve: a checkpoint by name (and stay there), the newest one, or a re-exported graph."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: StrictStr | None = None
+    export: StrictBool = False
+
+
+class Reloaded(BaseModel):
+    """What serves now and what served before; `took_ms` until no batch ran on the older weights."""
+
+    version: str
+    train_step: int
+    previous: str
+    took_ms: float
+
+
+class VersionRow(BaseModel):
+    """One version; `seen_at` is Unix time in seconds."""
+
+    version: str
+    digest: str
+    state: str
+    reason: str
+    train_step: int
+    engine: str
+    seen_at: float
+
+
+class Versions(BaseModel):
+    """Every version seen, the latest seen first."""
+
+    versions: list[VersionRow]
+
+
+def admin_router(service: Service, guard: Callable[[Request], None]) -> APIRouter:
+    """The routes under /admin; all need the admin token."""
+    router = APIRouter(prefix="/admin/policies", tags=["admin"], dependencies=[Depends(_audited), Depends(guard)])
+
+    @router.post(
+        "/{policy}/reload",
+        response_model=Reloaded,
+        summary="Serve other weights",
+        openapi_extra=_body_of(Reload),
+    )
+    async def reload(policy: str, request: Request) -> dict[str, Any]:
+        manager = service.policy(policy).manager
+        wanted = await _read(request, Reload)
+        if wanted.export and wanted.checkpoint is not None:
+            raise DoesNotFit([Problem("export", "true beside a checkpoint", "one of the two")])
+        swapped = await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint))
+        return {
+            "version": swapped.version.name,
+            "train_step": swapped.version.train_step,
+            "previous": swapped.previous.name,
+            "took_ms": round(swapped.took_ms, 3),
+        }
+
+    @router.get("/{policy}/versions", response_model=Versions, summary="Every version seen")
+    async def versions(policy: str) -> dict[str, Any]:
+        return {"versions": [v.public() for v in service.policy(policy).manager.versions()]}
+
+    return router
+
+
+async def _read(request: Request, model: type[M]) -> M:
+    """The body as `model`, whatever content type curl gave it; an empty one has only defaults."""
+    try:
+        return model.model_validate(json_body.decode(await request.body()))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+def _audited(request: Request) -> None:
+    client = request.client.host if request.client else "unknown"
+    audit.info("%s %s from %s", request.method, request.url.path, client)

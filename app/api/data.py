@@ -1,0 +1,69 @@
+"""The data routes: action, distribution and get_initial_state, per policy and for the default one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.api.problems import problem_response, status_of
+from app.errors import BodyTooLarge, UnknownMediaType
+from app.metrics import Metrics
+from app.service import Policy, Service
+from app.wire import json_body
+
+# What curl and HTML forms send unasked counts as JSON too.
+_JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded", "text/json")
+Handler = Callable[[Policy, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def data_router(service: Service, metrics: Metrics, guard: Callable[[Request], None], body_limit: int) -> APIRouter:
+    """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
+    router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
+    handlers: dict[str, Handler] = {
+        "action": service.act,
+        "distribution": service.distribution,
+        "get_initial_state": service.initial_state,
+    }
+
+    def endpoint(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            began = time.perf_counter()
+            known = ""
+            try:
+                policy = service.policy(request.path_params.get("policy"))
+                known = policy.name
+                body = json_body.decode(await _body(request, body_limit))
+                response = Response(json_body.encode(await handler(policy, body)), media_type="application/json")
+            except Exception as error:
+                response = problem_response(error)
+                metrics.answered(known, route, status_of(error), time.perf_counter() - began)
+            else:
+                metrics.answered(known, route, 200, time.perf_counter() - began)
+            return response
+
+        return answer
+
+    for route, handler in handlers.items():
+        for path in (f"/v1/policies/{{policy}}/{route}", f"/{route}"):
+            router.add_api_route(path, endpoint(route, handler), methods=["POST"])
+    return router
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _JSON_TYPES:
+        raise UnknownMediaType(f"content type {media_type!r}, expected application/json")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise BodyTooLarge(f"the body has {length} bytes, at most {limit} are read")
+    chunks = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

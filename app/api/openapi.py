@@ -1,0 +1,225 @@
+"""The OpenAPI document: FastAPI's own for the fixed routes, plus each policy's routes with concrete models.
+
+A policy's models are JSON Schemas made from its spec, so that a generated client knows every field and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from app.api.problems import MEDIA_TYPE
+from app.service import Policy
+from app.wire.tensors import is_float, is_integer
+from saver.artifact import Leaf, Nest, leaves, pack
+
+_OPTIONAL = ("step_type", "reward", "discount", "policy_state")
+_NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
+
+
+def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]:
+    """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`."""
+    schemas = base.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"] = _PROBLEM
+    schemas["Options"] = _OPTIONS
+    for policy in policies:
+        schemas |= {f"{policy.name}.{name}": schema for name, schema in policy_schemas(policy).items()}
+        for route in ("action", "distribution", "get_initial_state"):
+            base["paths"][f"/v1/policies/{policy.name}/{route}"] = {"post": _operation(policy, route)}
+    for route in ("action", "distribution", "get_initial_state"):
+        operation = _operation(policies[0], route)
+        operation["operationId"] = f"default.{route}"
+        operation["tags"] = ["the default policy"]
+        base["paths"][f"/{route}"] = {"post": operation}
+    return base
+
+
+def policy_schemas(policy: Policy) -> dict[str, Any]:
+    """JSON Schemas of a policy's requests and answers, by name."""
+    spec = policy.spec
+    version = {"version": {"type": "string"}, "train_step": {"type": "integer"}}
+    answer: dict[str, Any] = {}
+    for key, nest in (("policy_state", spec.state), ("info", spec.info)):
+        if any(True for _ in leaves(nest)):
+            answer[key] = _either(nest, answers=True)
+    state = _either(spec.initial_state, answers=True)
+    return {
+        "request": _request(policy),
+        "action.answer": _object({"action": _either(spec.action, answers=True), **answer, **version}),
+        "distribution.answer": {
+            "type": "object",
+            "properties": {"distribution": _distributions(policy), **answer, **version},
+            "required": ["distribution", *version],
+        },
+        "get_initial_state.request": {
+            "type": "object",
+            "properties": {"batch_size": {"type": "integer", "minimum": 1}},
+            "additionalProperties": False,
+        },
+        "get_initial_state.answer": _object({"policy_state": state}),
+    }
+
+
+def _request(policy: Policy) -> dict[str, Any]:
+    inputs = policy.spec.inputs
+    if isinstance(inputs, Leaf):
+        inputs = {inputs.name: inputs}
+    fields = inputs if isinstance(inputs, dict) else {str(i): child for i, child in enumerate(inputs)}
+    required = [f for f in fields if not (policy.spec.takes_time_step and f in _OPTIONAL)]
+    return {
+        "type": "object",
+        "properties": {
+            **{name: _either(nest) for name, nest in fields.items()},
+            "options": {"$ref": "#/components/schemas/Options"},
+        },
+        # Flattened names may stand in for the nested ones, so that only these can be asked for.
+        "required": [name for name in required if isinstance(fields[name], Leaf)],
+        "example": {name: pack(fields[name], _example) for name in required},
+        "x-flattened-names": {leaf.name: path for path, leaf in leaves(inputs)},
+    }
+
+
+def _either(nest: Nest, answers: bool = False) -> dict[str, Any]:
+    """One value, or a batch of them."""
+    return {"anyOf": [_schema(nest, [], answers), _schema(nest, [None], answers)]}
+
+
+def _schema(nest: Nest, outer: list[int | None], answers: bool) -> dict[str, Any]:
+    if isinstance(nest, dict):
+        return _object({key: _schema(child, outer, answers) for key, child in nest.items()})
+    if isinstance(nest, tuple):
+        items = [_schema(child, outer, answers) for child in nest]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+    schema = _item(nest, answers)
+    for size in reversed([*outer, *nest.shape]):
+        limits = {"minItems": 1} if size is None else {"minItems": size, "maxItems": size}
+        schema = {"type": "array", "items": schema, **limits}
+    return schema | {"description": f"{nest.name}: {nest.dtype} {list(nest.shape)}"}
+
+
+def _item(leaf: Leaf, answers: bool) -> dict[str, Any]:
+    if leaf.dtype == "string":
+        return {"type": "string"}
+    if leaf.dtype == "bool":
+        return {"type": "boolean"}
+    if is_float(leaf):
+        number = {"type": "number"}
+        return {"anyOf": [number, _NON_FINITE]} if answers else number
+    bounds: dict[str, Any] = {}
+    if is_integer(leaf) and not answers:
+        bounds = {
+            key: value
+            for key, value in (("minimum", leaf.minimum), ("maximum", leaf.maximum))
+            if isinstance(value, int)
+        }
+    return {"type": "integer", **bounds}
+
+
+def _example(leaf: Leaf) -> Any:
+    shape = tuple(1 if size is None else size for size in leaf.shape)
+    if int(np.prod(shape)) > 64:
+        shape = tuple(min(size, 2) for size in shape)
+    value: Any = {"string": "", "bool": False}.get(leaf.dtype, 0 if is_integer(leaf) else 0.1)
+    if is_integer(leaf) and isinstance(leaf.minimum, int):
+        value = leaf.minimum
+    return np.full(shape, value, dtype=object).tolist() if shape else value
+
+
+def _distributions(policy: Policy) -> dict[str, Any]:
+    infos = policy.distributions
+    if infos is None:
+        return {"description": f"unavailable: {policy.no_distribution}"}
+
+    def described(leaf: Leaf) -> dict[str, Any]:
+        info = infos[leaf.name]
+        return {
+            "type": "object",
+            "properties": {
+                "family": {"const": info.family},
+                "parameters": {"type": "object", "required": list(info.parameters)},
+                **{name: {} for name in info.statistics},
+            },
+            "required": ["family", "parameters"],
+        }
+
+    return _objects(pack(policy.spec.action, described), policy.spec.action)
+
+
+def _objects(packed: Any, nest: Nest) -> dict[str, Any]:
+    if isinstance(nest, Leaf):
+        schema: dict[str, Any] = packed
+        return schema
+    if isinstance(nest, dict):
+        return _object({key: _objects(packed[key], child) for key, child in nest.items()})
+    items = [_objects(packed[index], child) for index, child in enumerate(nest)]
+    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _operation(policy: Policy, route: str) -> dict[str, Any]:
+    def ref(name: str) -> dict[str, str]:
+        return {"$ref": f"#/components/schemas/{policy.name}.{name}"}
+
+    request = "get_initial_state.request" if route == "get_initial_state" else "request"
+    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {
+        "tags": [policy.name],
+        "summary": _SUMMARIES[route],
+        "operationId": f"{policy.name}.{route}",
+        "requestBody": {
+            "required": route != "get_initial_state",
+            "content": {"application/json": {"schema": ref(request)}},
+        },
+        "responses": {
+            "200": {
+                "description": "The answer, in the form of the question: one, or a batch",
+                "content": {"application/json": {"schema": ref(f"{route}.answer")}},
+            },
+            **{status: {"description": text, **problem} for status, text in _PROBLEMS.items()},
+        },
+    }
+
+
+_SUMMARIES = {
+    "action": "The policy's action",
+    "distribution": "The distribution of the action, as data",
+    "get_initial_state": "The policy state at the start of an episode",
+}
+_PROBLEMS = {
+    "400": "Not JSON",
+    "409": "No weights as new as asked",
+    "422": "The input does not fit the spec; `errors` names each field",
+    "429": "Too many requests wait; come again after `Retry-After` seconds",
+    "501": "The policy cannot do that",
+    "504": "No answer before the deadline",
+}
+_PROBLEM = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": _object({name: {"type": "string"} for name in ("where", "problem", "expected")}),
+        },
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+_OPTIONS = {
+    "type": "object",
+    "properties": {
+        "mode": {"enum": ["sample", "greedy"]},
+        "seed": {"type": "integer", "minimum": 0},
+        "log_prob": {"type": "boolean"},
+        "min_train_step": {"type": "integer"},
+        "timeout_ms": {"type": "integer", "minimum": 1},
+    },
+    "additionalProperties": False,
+}

@@ -1,0 +1,105 @@
+"""Errors → `application/problem+json` (RFC 9457), by one table."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from app import errors
+
+log = logging.getLogger("policy_server.http")
+
+MEDIA_TYPE = "application/problem+json"
+
+# Error → status and title. A subclass without a row of its own would be a 500: a test walks the tree.
+STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
+    errors.NotJson: (400, "Not JSON"),
+    errors.Unauthorized: (401, "Unauthorized"),
+    errors.Forbidden: (403, "Forbidden"),
+    errors.UnknownPolicy: (404, "Unknown policy"),
+    errors.UnknownVersion: (404, "Unknown version"),
+    errors.SwapRefused: (409, "Swap refused"),
+    errors.TooOld: (409, "Weights too old"),
+    errors.BodyTooLarge: (413, "Body too large"),
+    errors.UnknownMediaType: (415, "Unknown media type"),
+    errors.DoesNotFit: (422, "Does not fit the spec"),
+    errors.Overloaded: (429, "Overloaded"),
+    errors.Unsupported: (501, "Unsupported"),
+    errors.NotReady: (503, "Not ready"),
+    errors.DeadlinePassed: (504, "Deadline passed"),
+    errors.EngineFailed: (500, "Engine failed"),
+    errors.UnusablePolicy: (500, "Unusable policy"),
+}
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error; 500 for what is in no table."""
+    return STATUS[type(error)][0] if isinstance(error, errors.PolicyServerError) else 500
+
+
+def problem_response(error: Exception) -> Response:
+    """The answer for an error of ours."""
+    if not isinstance(error, errors.PolicyServerError):
+        log.error("a request ended in a bug", exc_info=error)
+        return _response(500, "Internal error", "this is a bug of the server; its log has the details")
+    status, title = STATUS[type(error)]
+    extra: dict[str, Any] = {}
+    headers = {}
+    if isinstance(error, errors.DoesNotFit):
+        extra["errors"] = [vars(problem) for problem in error.problems]
+    if isinstance(error, errors.Overloaded):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _response(status, title, str(error), extra, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Lets every error of `app` leave as problem+json."""
+
+    @app.exception_handler(errors.PolicyServerError)
+    @app.exception_handler(Exception)
+    async def _ours(_: Request, error: Exception) -> Response:
+        return problem_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        detail = f"{error.detail}: {request.method} {request.url.path}"
+        headers = dict(error.headers or {})
+        return _response(error.status_code, str(error.detail), detail, {}, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(_: Request, error: RequestValidationError) -> Response:
+        if any(item["type"] == "json_invalid" for item in error.errors()):
+            return problem_response(errors.NotJson("the body is not JSON"))
+        return problem_response(errors.DoesNotFit([_problem(item) for item in error.errors()]))
+
+
+def _problem(item: dict[str, Any]) -> errors.Problem:
+    """One finding of pydantic in our words."""
+    where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
+    expected = "no such field" if item["type"] == "extra_forbidden" else item["msg"]
+    return errors.Problem(where, repr(item.get("input"))[:60], expected)
+
+
+def _response(
+    status: int,
+    title: str,
+    detail: str,
+    extra: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    kind = title.lower().replace(" ", "-")
+    body = {
+        "type": f"urn:policy-server:problem:{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        **(extra or {}),
+    }
+    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)

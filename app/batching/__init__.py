@@ -1,0 +1,1 @@
+"""Many requests → one batch → many answers. Knows no TensorFlow and no HTTP."""

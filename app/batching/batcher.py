@@ -1,0 +1,156 @@
+"""Zero-wait batches for one policy: an idle engine takes what is there; what arrives meanwhile goes next.
+
+The event loop owns the queue; the engine runs in the policy's data lane, one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from app.batching.rule import Job, Result, next_batch
+from app.engine.base import Arrays, Engine, InputRefused
+from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, Problem, TooOld
+from app.metrics import PolicyMetrics
+from app.swap.lease import Slot
+
+log = logging.getLogger("policy_server.batching")
+
+# A batch of this many rows costs milliseconds for small policies: more would make the next ones wait.
+MOST_ROWS = 4096
+AddState = Callable[[Arrays, Arrays], Arrays]
+
+
+class Batcher:
+    """Runs jobs in batches, each batch on one version.
+
+    `lease()` gives the active slot for the length of a batch; `add_state(inputs, initial)` puts initial states
+    into inputs under the names that the functions take them by.
+    """
+
+    def __init__(
+        self,
+        lease: Callable[[], AbstractContextManager[Slot[Engine]]],
+        add_state: AddState,
+        lane: Executor,
+        metrics: PolicyMetrics,
+        waiting_room: int,
+    ) -> None:
+        self._lease = lease
+        self._add_state = add_state
+        self._lane = lane
+        self._metrics = metrics
+        self._waiting_room = waiting_room
+        self._waiting: deque[Job] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        """Puts a job into the waiting room; its future gets the answer.
+
+        Raises:
+          Overloaded: the room is full.
+          NotReady: the server is stopping.
+        """
+        if self._closed:
+            raise NotReady("the server is stopping")
+        if len(self._waiting) >= self._waiting_room:
+            raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
+        self._waiting.append(job)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+
+    async def in_lane(self, call: Callable[[], Arrays]) -> Arrays:
+        """A call of the engine that is no batch, in the lane where the engine's calls belong."""
+        return await asyncio.get_running_loop().run_in_executor(self._lane, call)
+
+    async def close(self) -> None:
+        """Finishes what was accepted, then takes nothing more."""
+        self._closed = True
+        if self._running is not None:
+            await self._running
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, expired = next_batch(self._waiting, MOST_ROWS, loop.time())
+            for job in expired:
+                _fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
+            if batch:
+                with self._lease() as slot:
+                    await self._run_on(slot, batch)
+
+    async def _run_on(self, slot: Slot[Engine], batch: Sequence[Job]) -> None:
+        version = slot.version
+        jobs = []
+        for job in batch:
+            if job.min_train_step is not None and version.train_step < job.min_train_step:
+                _fail(job, TooOld(f"version {version.name} has train step {version.train_step}"))
+            else:
+                jobs.append(job)
+        if not jobs:
+            return
+        outcomes = await asyncio.get_running_loop().run_in_executor(
+            self._lane, _compute, slot.engine, jobs, self._add_state
+        )
+        self._metrics.batch(sum(job.rows for job in jobs))
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                _fail(job, outcome)
+            elif not job.done.done():
+                job.done.set_result(Result(outcome, version.name, version.train_step))
+
+
+def _compute(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[Arrays | Exception]:
+    """One call for all jobs; where it fails, one call for each, so that only the guilty fail. In the lane."""
+    try:
+        return list(_call(engine, jobs, add_state))
+    except Exception as error:
+        if len(jobs) == 1:
+            return [_explained(error)]
+    outcomes: list[Arrays | Exception] = []
+    for job in jobs:
+        try:
+            outcomes.append(_call(engine, [job], add_state)[0])
+        except Exception as error:
+            outcomes.append(_explained(error))
+    return outcomes
+
+
+def _call(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[Arrays]:
+    inputs = [_with_state(engine, job, add_state) for job in jobs]
+    together = inputs[0] if len(inputs) == 1 else _concatenate(inputs)
+    outputs = engine.run(jobs[0].function, together)
+    if len(jobs) == 1:
+        return [outputs]
+    ends = np.cumsum([job.rows for job in jobs])
+    return [
+        {name: array[end - job.rows : end] for name, array in outputs.items()}
+        for job, end in zip(jobs, ends, strict=True)
+    ]
+
+
+def _concatenate(inputs: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+
+
+def _with_state(engine: Engine, job: Job, add_state: AddState) -> Arrays:
+    return add_state(job.inputs, engine.initial_state(job.rows)) if job.needs_state else job.inputs
+
+
+def _explained(error: Exception) -> Exception:
+    if isinstance(error, InputRefused):
+        return DoesNotFit([Problem("observation", f"the policy refused it: {error}", "an input it accepts")])
+    log.error("the engine failed", exc_info=error)
+    return EngineFailed(f"the policy failed: {type(error).__name__}")
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if not job.done.done():
+        job.done.set_exception(error)

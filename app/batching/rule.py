@@ -1,0 +1,65 @@
+"""Which waiting jobs make the next batch. Pure: time is passed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from app.engine.base import Arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One request's share of a batch.
+
+    `deadline` is on the event loop's clock, in seconds. `needs_state`: its rows start from the initial policy
+    state. `min_train_step`: it may not run on older weights. `done` gets a `Result`, or the error.
+    """
+
+    function: str
+    inputs: Arrays
+    rows: int
+    needs_state: bool
+    min_train_step: int | None
+    deadline: float
+    done: asyncio.Future[Result] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job's rows of each output, and the version that computed them."""
+
+    outputs: Arrays
+    version: str
+    train_step: int
+
+
+def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
+    """Takes jobs from the front of `waiting`.
+
+    The first job that still counts decides the function; jobs of the same function join in order of arrival
+    up to `most_rows` (the first always goes, however large). The others keep their places.
+
+    Returns:
+      (batch, expired): expired jobs passed their deadline while they waited. Jobs nobody waits for are dropped.
+    """
+    batch: list[Job] = []
+    expired: list[Job] = []
+    left: list[Job] = []
+    rows = 0
+    while waiting:
+        job = waiting.popleft()
+        if job.done.done():
+            continue
+        if job.deadline <= now:
+            expired.append(job)
+        elif not batch or (job.function == batch[0].function and rows + job.rows <= most_rows):
+            batch.append(job)
+            rows += job.rows
+            if rows >= most_rows:
+                break
+        else:
+            left.append(job)
+    waiting.extendleft(reversed(left))
+    return batch, expired

@@ -1,0 +1,1 @@
+"""Runs the functions of a policy on arrays, whatever computes them."""

@@ -1,0 +1,73 @@
+"""Runs a policy with TensorFlow: the SavedModel's own functions, flat arrays in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from app.engine.base import Arrays, InputRefused
+from app.engine.chunks import join, split
+from saver.artifact import PolicySpec
+
+# What a graph raises when the values of an input, and not the policy, are to blame.
+_INPUT_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
+
+
+@dataclass(frozen=True)
+class FlatFunction:
+    """A concrete function with named inputs. `by_name`: it is called with keywords, else in the order of `dtypes`."""
+
+    concrete: Any
+    dtypes: Mapping[str, tf.DType]
+    by_name: bool
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Arrays:
+        """Arrays by flattened name in, arrays by flattened name out."""
+        tensors = {name: tf.constant(inputs[name], dtype) for name, dtype in self.dtypes.items()}
+        outputs = self.concrete(**tensors) if self.by_name else self.concrete(*tensors.values())
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    @classmethod
+    def of_signature(cls, signature: Any) -> FlatFunction:
+        """A signature of a loaded SavedModel."""
+        specs = tf.nest.flatten(signature.structured_input_signature)
+        return cls(signature, {s.name: s.dtype for s in specs}, by_name=True)
+
+
+class TensorFlowEngine:
+    """One loaded copy of a SavedModel.
+
+    `model` keeps the variables of its functions alive and is what a checkpoint is restored into.
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec) -> None:
+        self.model = model
+        self._functions = functions
+        self._batch_size = spec.batch_size
+
+    def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """See `Engine.run`."""
+        try:
+            if self._batch_size is None:
+                return self._functions[function](inputs)
+            rows = len(next(iter(inputs.values())))
+            return join([self._functions[function](piece) for piece in split(inputs, self._batch_size)], rows)
+        except _INPUT_ERRORS as error:
+            raise InputRefused(_first_line(error)) from error
+
+    def initial_state(self, rows: int) -> Arrays:
+        """See `Engine.initial_state`."""
+        if self._batch_size is None:
+            return self._functions["get_initial_state"]({"batch_size": rows})
+        calls = -(-rows // self._batch_size)
+        return join([self._functions["get_initial_state"]({}) for _ in range(calls)], rows)
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return (error.message or type(error).__name__).strip().splitlines()[0][:300]

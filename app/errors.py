@@ -1,0 +1,124 @@
+"""Everything that can go wrong, as one tree.
+
+    PolicyServerError
+    ├── Refusal                   the caller's cause; nothing has changed
+    │   ├── NotJson               the body is no JSON object
+    │   ├── Unauthorized          no token, or a wrong one
+    │   ├── Forbidden             the routes are closed: no token is configured
+    │   ├── UnknownPolicy
+    │   ├── UnknownVersion
+    │   ├── SwapRefused           a checkpoint that may not serve
+    │   ├── TooOld                no weights as new as `min_train_step` asks
+    │   ├── BodyTooLarge
+    │   ├── UnknownMediaType
+    │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
+    │   ├── Overloaded            the waiting room is full
+    │   ├── Unsupported           this policy cannot do that
+    │   ├── NotReady              no weights yet, or shutting down
+    │   └── DeadlinePassed
+    └── Fault                     our cause
+        ├── EngineFailed          the compiled policy raised
+        └── UnusablePolicy        a folder given at start is no policy that can be served
+
+`app/api/problems.py` holds the one table from here to HTTP statuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class PolicyServerError(Exception):
+    """The root of the tree. The message is for the person who caused it."""
+
+
+class Refusal(PolicyServerError):
+    """The caller's cause; nothing has changed."""
+
+
+class NotJson(Refusal):
+    """The body is no JSON object."""
+
+
+class Unauthorized(Refusal):
+    """No token, or a wrong one."""
+
+
+class Forbidden(Refusal):
+    """The routes are closed until a token is configured."""
+
+
+class UnknownPolicy(Refusal):
+    """No policy of that name is served."""
+
+
+class UnknownVersion(Refusal):
+    """No checkpoint of that name is there."""
+
+
+class SwapRefused(Refusal):
+    """A checkpoint that may not serve; the active version serves on."""
+
+
+class TooOld(Refusal):
+    """No weights as new as `min_train_step` asks."""
+
+
+class BodyTooLarge(Refusal):
+    """More bytes than the server reads."""
+
+
+class UnknownMediaType(Refusal):
+    """A content type that no codec reads."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input: the field (with indices), what came, what was expected."""
+
+    where: str
+    problem: str
+    expected: str
+
+
+class DoesNotFit(Refusal):
+    """The input is not what the policy's spec says."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        super().__init__(f"{first.where}: {first.problem}; expected {first.expected}{more}")
+
+
+class Overloaded(Refusal):
+    """The waiting room is full; `retry_after_s` says when to come again."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unsupported(Refusal):
+    """The policy cannot do that."""
+
+
+class NotReady(Refusal):
+    """No weights yet, or shutting down."""
+
+
+class DeadlinePassed(Refusal):
+    """The answer was not there in time."""
+
+
+class Fault(PolicyServerError):
+    """Our cause."""
+
+
+class EngineFailed(Fault):
+    """The compiled policy raised."""
+
+
+class UnusablePolicy(Fault):
+    """A folder given at start is no policy that can be served."""

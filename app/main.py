@@ -1,0 +1,141 @@
+"""The composition root: builds every part and passes it in. Start and stop order stand here, once."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from app import logs
+from app.api import openapi, problems
+from app.api.access import admin_guard, data_guard
+from app.api.admin import admin_router
+from app.api.data import data_router
+from app.api.health import health_router
+from app.api.policies import policies_router
+from app.batching.batcher import Batcher
+from app.errors import SwapRefused, UnusablePolicy
+from app.metrics import Metrics
+from app.service import Policy, Service
+from app.settings import PolicyFolder, Settings
+from app.swap.manager import Manager
+from app.swap.source import Source
+from app.swap.watch import watch
+from app.validate import InputReader, input_names
+
+
+@dataclass(frozen=True)
+class Server:
+    """The HTTP application and the service behind it."""
+
+    app: FastAPI
+    service: Service
+
+
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[Server]:
+    """Loads every policy, then serves; on leaving, finishes what was accepted and stops the threads.
+
+    Raises:
+      UnusablePolicy: a folder is no policy; nothing was served.
+    """
+    async with AsyncExitStack() as stack:
+        metrics = Metrics()
+        control_lane = stack.enter_context(ThreadPoolExecutor(1, "control"))
+        policies = {}
+        for named in settings.policies:
+            policy = await _open_policy(named, settings, metrics, control_lane, stack)
+            policies[policy.name] = policy
+        service = Service(policies, settings.deadline_ms, settings.rows_limit)
+        yield Server(build_app(service, metrics, settings), service)
+
+
+async def _open_policy(
+    named: PolicyFolder,
+    settings: Settings,
+    metrics: Metrics,
+    control_lane: ThreadPoolExecutor,
+    stack: AsyncExitStack,
+) -> Policy:
+    """One policy with its manager and batcher; entered into `stack` in start order, left in reverse."""
+    with logs.hushed():  # here and not at the top: `--help` and a wrong option need no TensorFlow
+        from app.workshop.checkpoints import Incomplete
+        from app.workshop.workshop import Workshop
+
+    in_control_lane = functools.partial(asyncio.get_running_loop().run_in_executor, control_lane)
+    workshop = await in_control_lane(Workshop, named.folder)
+    of_policy = metrics.policy(named.name)
+    source = Source(named.folder, workshop.identify, Incomplete)
+    manager = Manager(named.name, workshop, source, control_lane, of_policy)
+    try:
+        await manager.start()
+    except SwapRefused as refusal:
+        raise UnusablePolicy(f"{named.folder}: {refusal}") from refusal
+    data_lane = stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+    batcher = Batcher(
+        lambda: manager.active.lease(),
+        functools.partial(_with_initial_state, workshop.spec),
+        data_lane,
+        of_policy,
+        settings.waiting_room_requests,
+    )
+    stack.push_async_callback(batcher.close)
+    if settings.watch:
+        folders = {folder for folder in (named.folder, *(f.parent for f in source.folders)) if folder.is_dir()}
+        watching = asyncio.create_task(watch(manager, sorted(folders)))
+        stack.push_async_callback(_cancelled, watching)
+    return Policy(
+        named.name,
+        workshop.spec,
+        workshop.distributions,
+        workshop.no_distribution,
+        InputReader(workshop.spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
+        manager,
+        batcher,
+        of_policy,
+        "the only engine of this version of the server",
+    )
+
+
+def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
+    """The HTTP application over a service."""
+    app: FastAPI = FastAPIOffline(
+        title="Policy server",
+        description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
+        redoc_url=None,
+        root_path=settings.root_path,
+    )
+    guard = data_guard(settings.data_token)
+    app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
+    app.include_router(policies_router(service, guard))
+    app.include_router(admin_router(service, admin_guard(settings.admin_token)))
+    app.include_router(health_router(metrics))
+    problems.install(app)
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    fixed_routes = app.openapi
+
+    @functools.cache
+    def whole_document() -> dict[str, Any]:
+        return openapi.document(fixed_routes(), service.policies)
+
+    app.openapi = whole_document  # type: ignore[method-assign]
+    return app
+
+
+def _with_initial_state(spec: Any, inputs: Any, initial: Any) -> Any:
+    return inputs | input_names(spec, initial)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

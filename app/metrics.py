@@ -1,0 +1,108 @@
+"""What is counted, each name once. Made per server and handed down: there is no global registry."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class Metrics:
+    """The server's registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._answers = self._make(Counter, "answers", "Data requests answered, by route and HTTP status.")
+        self._latency = Histogram(
+            "policy_server_answer_seconds",
+            "Time from a request's last byte read to its answer, in seconds.",
+            ("policy", "route"),
+            registry=self.registry,
+            buckets=_LATENCY_S,
+        )
+        self._batch_rows = Histogram(
+            "policy_server_batch_rows", "Rows per batch.", ("policy",), registry=self.registry, buckets=_ROWS
+        )
+        self._train_step = Gauge(
+            "policy_server_train_step", "Train step of the weights.", ("policy",), registry=self.registry
+        )
+        self._counters = {
+            name: Counter(f"policy_server_{name}", text, ("policy",), registry=self.registry)
+            for name, text in (
+                ("swaps", "Versions that became active after the start."),
+                ("refused_versions", "Checkpoints that may not serve."),
+                ("outside_bounds", "Floats of requests outside the bounds of the spec."),
+            )
+        }
+        self._swap_seconds = Histogram(
+            "policy_server_swap_seconds",
+            "Time from a version seen to it being active, in seconds.",
+            ("policy",),
+            registry=self.registry,
+            buckets=_LATENCY_S,
+        )
+
+    def policy(self, name: str) -> PolicyMetrics:
+        """The metrics of one policy, with the label look-ups done once."""
+        return PolicyMetrics(
+            self._train_step.labels(name),
+            self._counters["swaps"].labels(name),
+            self._swap_seconds.labels(name),
+            self._counters["refused_versions"].labels(name),
+            self._counters["outside_bounds"].labels(name),
+            self._batch_rows.labels(name),
+        )
+
+    def answered(self, policy: str, route: str, status: int, seconds: float) -> None:
+        """Counts one answer of a data route. `policy` is one that is served, or "" for any other name."""
+        self._answers.labels(policy, route, str(status)).inc()
+        self._latency.labels(policy, route).observe(seconds)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _make(self, kind: type[Counter], name: str, text: str) -> Counter:
+        return kind(f"policy_server_{name}", text, ("policy", "route", "status"), registry=self.registry)
+
+
+class PolicyMetrics:
+    """What the parts of one policy count."""
+
+    def __init__(
+        self,
+        train_step: Gauge,
+        swaps: Counter,
+        swap_seconds: Histogram,
+        refused: Counter,
+        outside_bounds: Counter,
+        batch_rows: Histogram,
+    ) -> None:
+        self._train_step = train_step
+        self._swaps = swaps
+        self._swap_seconds = swap_seconds
+        self._refused = refused
+        self._outside_bounds = outside_bounds
+        self._batch_rows = batch_rows
+
+    def active(self, train_step: int) -> None:
+        """These weights serve now."""
+        self._train_step.set(train_step)
+
+    def swapped(self, seconds: float) -> None:
+        """A version became active, this long after it was seen."""
+        self._swaps.inc()
+        self._swap_seconds.observe(seconds)
+
+    def refused(self) -> None:
+        """A checkpoint may not serve."""
+        self._refused.inc()
+
+    def outside_bounds(self, count: int) -> None:
+        """Floats of a request lie outside the spec's bounds."""
+        self._outside_bounds.inc(count)
+
+    def batch(self, rows: int) -> None:
+        """A batch ran."""
+        self._batch_rows.observe(rows)

@@ -1,0 +1,169 @@
+"""Every knob once: its name (with the unit), default, help and bounds. The only place that reads the environment.
+
+The command line and the environment (`POLICY_SERVER_` + the name in capitals) are made from this table; the
+command line wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from saver.artifact import is_name
+
+PREFIX = "POLICY_SERVER_"
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message says which, what came and what was expected."""
+
+
+def knob(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: int | None = None,
+    most: int | None = None,
+    secret: bool = False,
+) -> Any:
+    """Declares one setting. A secret is read from the environment only: a command line is for all to see."""
+    metadata = {"help": text, "choices": choices, "least": least, "most": most, "secret": secret}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class PolicyFolder:
+    """A policy to serve: its name in URLs and its folder."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the server was told. Field names are the options' names."""
+
+    policies: tuple[PolicyFolder, ...]
+    host: str = knob("127.0.0.1", "address to listen on")
+    port: int = knob(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
+    workers: int = knob(1, "processes that answer; 1 is all that there can be so far", least=1, most=1)
+    engine: str = knob("auto", "what runs the policies; auto chooses", choices=("auto", "tensorflow"))
+    watch: bool = knob(True, "swap in new checkpoints as they appear")
+    strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
+    # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
+    deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)
+    # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB are some 600 rows.
+    body_limit_bytes: int = knob(64 * 2**20, "largest request body", least=1)
+    rows_limit: int = knob(65_536, "most rows in one request", least=1)
+    # At 1,000 answers a second the last one in waits a second, far inside the deadline.
+    waiting_room_requests: int = knob(1024, "requests that may wait for one policy", least=1)
+    root_path: str = knob("", "path prefix that a proxy in front strips")
+    cors_origins: str = knob("", "origins that browsers may call from, comma-separated, or *")
+    log_level: str = knob("info", "what is logged", choices=("debug", "info", "warning", "error"))
+    admin_token: str = knob("", "bearer token of the admin routes; without one they are closed", secret=True)
+    data_token: str = knob("", "bearer token of the data routes; without one they are open", secret=True)
+
+
+def knobs() -> list[Field[Any]]:
+    """The fields of `Settings` that are options, in the order of their help."""
+    return [f for f in fields(Settings) if f.default is not MISSING]
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for every knob that is no secret. Options not given stay None: see `settings_from`."""
+    for f in knobs():
+        if f.metadata["secret"]:
+            continue
+        shown = f"{f.metadata['help']} (default {_shown(f.default)}, {variable(f.name)})"
+        flag = "--" + f.name.replace("_", "-")
+        if isinstance(f.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=shown)
+        else:
+            choices = ",".join(f.metadata["choices"])
+            metavar = f"{{{choices}}}" if choices else type(f.default).__name__.upper()
+            parser.add_argument(flag, default=None, metavar=metavar, help=shown)
+
+
+def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
+    """Joins command line and environment.
+
+    Args:
+      policies: `NAME=FOLDER` or `FOLDER`; where empty, POLICY_SERVER_POLICIES (separated by spaces) counts.
+      options: option name → text or bool, None where not given.
+      env: the environment.
+
+    Raises:
+      SettingsError: a value that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    for f in knobs():
+        given = options.get(f.name)
+        source = "--" + f.name.replace("_", "-")
+        if given is None:
+            given, source = env.get(variable(f.name)), variable(f.name)
+        if given is not None:
+            values[f.name] = _parsed(f, given, source)
+    listed = list(policies) or env.get(variable("policies"), "").split()
+    return Settings(_policies(listed), **values)
+
+
+def unknown_variables(env: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none. Not an error: Kubernetes sets some of this form."""
+    return sorted({n for n in env if n.startswith(PREFIX)} - {variable(f.name) for f in fields(Settings)})
+
+
+def settings_from_process(policies: Sequence[str], options: Mapping[str, Any]) -> Settings:
+    """`settings_from` with this process's environment."""
+    return settings_from(policies, options, os.environ)
+
+
+def _parsed(f: Field[Any], given: Any, source: str) -> Any:
+    limits = f.metadata
+    if isinstance(f.default, bool):
+        if isinstance(given, bool):
+            return given
+        if given.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            return given.lower() in ("1", "true", "yes", "on")
+        raise SettingsError(f"{source} is {given!r}, expected true or false")
+    if isinstance(f.default, int):
+        try:
+            number = int(given)
+        except ValueError:
+            raise SettingsError(f"{source} is {given!r}, expected an integer") from None
+        if number < limits["least"] or (limits["most"] is not None and number > limits["most"]):
+            most = f" to {limits['most']}" if limits["most"] is not None else " or more"
+            raise SettingsError(f"{source} is {number}, expected {limits['least']}{most}")
+        return number
+    if limits["choices"] and given not in limits["choices"]:
+        raise SettingsError(f"{source} is {given!r}, expected one of {', '.join(limits['choices'])}")
+    return given
+
+
+def _policies(listed: Sequence[str]) -> tuple[PolicyFolder, ...]:
+    if not listed:
+        raise SettingsError("no policy given: expected NAME=FOLDER, or FOLDER, at least once")
+    found: dict[str, PolicyFolder] = {}
+    for text in listed:
+        name, separator, folder = text.partition("=")
+        path = Path(folder if separator else text).expanduser().absolute()
+        name = name if separator else path.name
+        if not is_name(name):
+            raise SettingsError(f"{name!r} cannot name a policy: expected letters, digits, '.', '_' and '-'")
+        if name in found:
+            raise SettingsError(f"two policies named {name!r}: {found[name].folder} and {path}")
+        found[name] = PolicyFolder(name, path)
+    return tuple(found.values())
+
+
+def _shown(default: Any) -> str:
+    return repr(default) if default == "" else str(default).lower()

@@ -1,0 +1,39 @@
+"""A version with its engine, and the count of batches that run on it. Event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from app.swap.states import Version
+
+E = TypeVar("E")
+
+
+class Slot(Generic[E]):
+    """One copy of a policy: an engine and the version in it."""
+
+    def __init__(self, engine: E, version: Version) -> None:
+        self.engine = engine
+        self.version = version
+        self._leases = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Slot[E]]:
+        """For the length of one batch: the slot is not restored into while anyone holds a lease."""
+        self._leases += 1
+        self._idle.clear()
+        try:
+            yield self
+        finally:
+            self._leases -= 1
+            if not self._leases:
+                self._idle.set()
+
+    async def drained(self) -> None:
+        """Returns once nobody holds a lease."""
+        await self._idle.wait()

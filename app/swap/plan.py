@@ -1,0 +1,51 @@
+"""What to do next in a swap: pure functions of plain values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete checkpoint in the folder."""
+
+    name: str
+    folder: Path
+    digest: str
+    train_step: int
+
+
+def order(train_step: int, name: str) -> tuple[Any, ...]:
+    """Sorts versions: by train step, ties by natural name order (`step-9` before `step-10`)."""
+    parts = re.split(r"(\d+)", name)
+    return (train_step, [int(part) if index % 2 else part for index, part in enumerate(parts)], name)
+
+
+def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The order in which checkpoints are tried: highest train step first."""
+    return sorted(candidates, key=lambda c: order(c.train_step, c.name), reverse=True)
+
+
+def worth_trying(
+    candidates: Iterable[Candidate], active_name: str, active_digest: str, active_step: int, refused: set[str]
+) -> list[Candidate]:
+    """What watching should swap to, best first; empty where the active version is the best there is.
+
+    A newer checkpoint, or other bytes under the active one's name. What was refused (by digest) is not tried
+    again until someone asks. The export's own weights are older than any checkpoint.
+    """
+    return [
+        c
+        for c in newest_first(candidates)
+        if c.digest not in refused
+        and c.digest != active_digest
+        and (
+            active_name == "export"
+            or c.name == active_name
+            or order(c.train_step, c.name) > order(active_step, active_name)
+        )
+    ]

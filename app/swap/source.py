@@ -1,0 +1,118 @@
+"""Which checkpoints are there: looks at a policy's folder. Blocks; runs in the control lane."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from app.errors import SwapRefused
+from app.swap.plan import Candidate
+from app.swap.states import EXPORT
+from saver.artifact import CHECKPOINTS_FOLDER, is_name
+
+# tf-agents' trainers export to policies/{policy,collect_policy,greedy_policy} with one folder of checkpoints.
+_TRAINER_FOLDERS = ("policy", "collect_policy", "greedy_policy")
+_Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+class Identity(Protocol):
+    """What `identify` returns."""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 over all files of the checkpoint."""
+
+    @property
+    def train_step(self) -> int:
+        """Its train step; -1 if unknown."""
+
+
+@dataclass
+class Sight:
+    """What one look found: complete checkpoints, those still incomplete (why), and unreadable ones (why)."""
+
+    complete: list[Candidate] = field(default_factory=list)
+    incomplete: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def checkpoint_folders(policy: Path) -> list[Path]:
+    """Where a policy's checkpoints may lie. Neither has to exist yet."""
+    folders = [policy / CHECKPOINTS_FOLDER]
+    if policy.name in _TRAINER_FOLDERS:
+        folders.append(policy.parent / CHECKPOINTS_FOLDER)
+    return folders
+
+
+class Source:
+    """Looks again and again at one policy's checkpoints; reads only what has changed since the last look.
+
+    `identify(folder, rest_s)` tells a checkpoint's identity; `incomplete` is the exception it raises for a folder
+    that is still being written.
+    """
+
+    def __init__(self, policy: Path, identify: Callable[[Path, float], Identity], incomplete: type[Exception]) -> None:
+        self.folders = checkpoint_folders(policy)
+        self._identify = identify
+        self._incomplete = incomplete
+        self._known: dict[Path, tuple[_Stamp, Identity | str]] = {}
+
+    def look(self, rest_s: float, afresh: bool = False) -> Sight:
+        """Every checkpoint that is there now. `afresh` forgets what earlier looks have found."""
+        if afresh:
+            self._known.clear()
+        sight = Sight()
+        present = {folder for folder in self._folders() if self._look_at(folder, rest_s, sight)}
+        self._known = {folder: known for folder, known in self._known.items() if folder in present}
+        return sight
+
+    def _folders(self) -> list[Path]:
+        found: dict[str, Path] = {}
+        for parent in self.folders:
+            try:
+                with os.scandir(parent) as entries:
+                    for entry in entries:
+                        if is_name(entry.name) and entry.name != EXPORT and entry.is_dir():
+                            found.setdefault(entry.name, Path(entry.path))
+            except OSError:
+                continue  # not there yet
+        return list(found.values())
+
+    def _look_at(self, folder: Path, rest_s: float, sight: Sight) -> bool:
+        stamp = _stamp(folder)
+        known = self._known.get(folder)
+        identity: Identity | str
+        if known is not None and known[0] == stamp:
+            identity = known[1]
+        else:
+            try:
+                identity = self._identify(folder, rest_s)
+            except self._incomplete as error:
+                sight.incomplete[folder.name] = str(error)
+                return False
+            except SwapRefused as error:
+                identity = str(error)
+            self._known[folder] = (stamp, identity)
+        if isinstance(identity, str):
+            sight.unreadable[folder.name] = identity
+        else:
+            sight.complete.append(Candidate(folder.name, folder, identity.digest, identity.train_step))
+        return True
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """Changes whenever a file of the checkpoint does: names, sizes, times, inodes."""
+    stamp = []
+    for path in (folder, folder / "variables"):
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_file():
+                        stat = entry.stat()
+                        stamp.append((entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        except OSError:
+            continue
+    return tuple(sorted(stamp))

@@ -1,0 +1,80 @@
+"""The states of a version, and what is told of it.
+
+    found ──► loaded ──► verified ──► active ──► draining ──► released
+      └──────────┴───────► refused
+
+`found`: seen in the folder. `loaded`: its files were read and restored into a standby copy. `verified`: it
+answers probe inputs as its spec says. `active`: new batches run on it. `draining`: it finishes the batches that
+began on it. `released`: nothing runs on it. `refused`: it may not serve, and `reason` says why. A version that
+was released or refused may be found again, when someone asks for it by name.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EXPORT = "export"
+
+
+class State(enum.Enum):
+    """See the drawing above."""
+
+    FOUND = "found"
+    LOADED = "loaded"
+    VERIFIED = "verified"
+    ACTIVE = "active"
+    DRAINING = "draining"
+    RELEASED = "released"
+    REFUSED = "refused"
+
+
+_LEGAL = {
+    State.FOUND: {State.LOADED, State.REFUSED},
+    State.LOADED: {State.VERIFIED, State.REFUSED},
+    State.VERIFIED: {State.ACTIVE},
+    State.ACTIVE: {State.DRAINING},
+    State.DRAINING: {State.RELEASED},
+    State.RELEASED: {State.FOUND},
+    State.REFUSED: {State.FOUND},
+}
+
+
+@dataclass
+class Version:
+    """One set of weights. `name` is its checkpoint's folder name, `digest` its identity.
+
+    `seen_at` is Unix time in seconds; `times` has the Unix time at which each state began.
+    """
+
+    name: str
+    digest: str
+    train_step: int
+    engine: str = ""
+    reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    state: State = State.FOUND
+    seen_at: float = field(default_factory=time.time)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def move(self, state: State, reason: str = "") -> None:
+        """The one place that changes a state; an illegal step is a bug."""
+        if state not in _LEGAL[self.state]:
+            raise AssertionError(f"version {self.name}: {self.state.value} → {state.value} is not a legal step")
+        self.state, self.reason = state, reason
+        self.times[state.value] = time.time()
+
+    def public(self) -> dict[str, Any]:
+        """What `versions` tells."""
+        return {
+            "version": self.name,
+            "digest": self.digest,
+            "state": self.state.value,
+            "reason": self.reason,
+            "train_step": self.train_step,
+            "engine": self.engine,
+            "seen_at": self.seen_at,
+        }

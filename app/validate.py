@@ -1,0 +1,286 @@
+"""A request's object → arrays that fit the policy's spec, with the defaults filled in; or every problem found.
+
+An `InputReader` is made once for each policy: it knows every name that a field may be sent under.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from app.errors import DoesNotFit, Problem
+from app.wire.tensors import (
+    Array,
+    Tensor,
+    Unfit,
+    expected_text,
+    is_float,
+    is_integer,
+    read_tensor,
+    show,
+    storage_dtype,
+)
+from saver.artifact import Leaf, Nest, PolicySpec, leaves
+
+FIRST, MID, LAST = 0, 1, 2
+LONGEST_TIMEOUT_MS = 600_000
+_DEFAULTED = ("step_type", "reward", "discount", "policy_state")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request asks beside its input; None where it does not."""
+
+    mode: Literal["sample", "greedy"] | None = None
+    seed: int | None = None
+    log_prob: bool = False
+    min_train_step: int | None = None
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arrays [rows, …] by flattened name, ready for the engine.
+
+    `needs_state`: the policy has state and none was sent, so the initial state is to be used.
+    `outside_bounds`: how many floats lie outside the bounds of the spec.
+    """
+
+    arrays: dict[str, Array]
+    rows: int
+    batched: bool
+    needs_state: bool
+    outside_bounds: int
+
+
+@dataclass
+class _Sent:
+    """The fields of one request, by flattened name, as they are found."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    wheres: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, where: str, problem: str, expected: str) -> None:
+        self.problems.append(Problem(where, problem, expected))
+
+
+class InputReader:
+    """Reads the inputs of `action` and `distribution` for one policy."""
+
+    def __init__(self, spec: PolicySpec, *, rows_limit: int, strict_bounds: bool) -> None:
+        self._rows_limit = rows_limit
+        self._strict_bounds = strict_bounds
+        self._time_steps = spec.takes_time_step
+        self._nests = _top_level(spec)
+        self._names = _names(self._nests)
+        self._leaves = {leaf.name: leaf for _, leaf in leaves(spec.inputs)}
+        self._state = [leaf.name for _, leaf in leaves(self._nests.get("policy_state", ()))]
+        self._defaults = self._default_leaves()
+
+    def read(self, body: dict[str, Any]) -> Inputs:
+        """The fields of `body` (without `options`) as arrays.
+
+        Raises:
+          DoesNotFit: lists every problem: unknown, missing, doubled, of the wrong shape, dtype or value.
+        """
+        sent = _Sent()
+        for key, raw in body.items():
+            nest = self._names.get(key)
+            if nest is None and not (key == "policy_state" and raw in ([], {}, None)):
+                sent.problem(key, "is no field of this policy", f"one of {', '.join(self._nests)}, options")
+            elif nest is not None:
+                self._collect(nest, raw, key, sent)
+        self._check_presence(sent)
+        rows, batched = self._agree_on_rows(sent)
+        outside = sum(self._check_values(name, tensor, sent) for name, tensor in sent.tensors.items())
+        if sent.problems:
+            raise DoesNotFit(sent.problems)
+        arrays = {name: tensor.array for name, tensor in sent.tensors.items()}
+        needs_state = bool(self._state) and self._state[0] not in arrays
+        for name, (top, leaf) in self._defaults.items():
+            if name not in arrays:
+                arrays[name] = _default(top, leaf, rows, needs_state)
+        return Inputs(arrays, rows, batched, needs_state, outside)
+
+    def _default_leaves(self) -> dict[str, tuple[str, Leaf]]:
+        """The leaves that a request may leave out: flattened name → its field and itself."""
+        if not self._time_steps:
+            return {}
+        return {
+            leaf.name: (top, leaf)
+            for top in _DEFAULTED
+            if top != "policy_state"
+            for _, leaf in leaves(self._nests[top])
+        }
+
+    def _collect(self, nest: Nest, raw: Any, where: str, sent: _Sent) -> None:
+        """Walks nest and value side by side, down to the leaves."""
+        if isinstance(nest, dict):
+            if not isinstance(raw, dict):
+                sent.problem(where, show(raw), f"an object with {', '.join(nest)}")
+                return
+            for key in raw.keys() - nest.keys():
+                sent.problem(f"{where}.{key}", "is no field of this policy", f"one of {', '.join(nest)}")
+            for key in nest.keys() & raw.keys():
+                self._collect(nest[key], raw[key], f"{where}.{key}", sent)
+        elif isinstance(nest, tuple):
+            if not isinstance(raw, list) or len(raw) != len(nest):
+                sent.problem(where, show(raw), f"a list of {len(nest)} items")
+                return
+            for index, child in enumerate(nest):
+                self._collect(child, raw[index], f"{where}[{index}]", sent)
+        elif nest.name in sent.wheres:
+            sent.problem(where, f"is given twice, also as {sent.wheres[nest.name]}", "one of the two")
+        else:
+            sent.wheres[nest.name] = where
+            try:
+                sent.tensors[nest.name] = read_tensor(raw, nest, where)
+            except Unfit as unfit:
+                sent.problems.append(unfit.problem)
+
+    def _check_presence(self, sent: _Sent) -> None:
+        for top, nest in self._nests.items():
+            paths = [(path, leaf) for path, leaf in leaves(nest, top) if leaf.name not in sent.wheres]
+            optional = self._time_steps and top in _DEFAULTED
+            if optional and (top != "policy_state" or len(paths) == len(self._state)):
+                continue
+            for path, leaf in paths:
+                sent.problem(path.replace("/", "."), "is missing", expected_text(leaf))
+
+    def _agree_on_rows(self, sent: _Sent) -> tuple[int, bool]:
+        """All fields are one value, or batches of the same number of rows."""
+        if not sent.tensors:
+            return 0, False
+        by_importance = sorted(sent.tensors, key=lambda name: self._optional(name))
+        lead = by_importance[0]
+        rows, batched = len(sent.tensors[lead].array), sent.tensors[lead].batched
+        for name in by_importance:
+            tensor = sent.tensors[name]
+            if (len(tensor.array), tensor.batched) != (rows, batched):
+                sent.problem(
+                    sent.wheres[name],
+                    _rows(len(tensor.array), tensor.batched),
+                    f"{_rows(rows, batched)}, as in {sent.wheres[lead]}",
+                )
+        if rows == 0:
+            sent.problem(sent.wheres[lead], "a batch of zero rows", "at least one row")
+        if rows > self._rows_limit:
+            sent.problem(sent.wheres[lead], f"{rows} rows", f"at most {self._rows_limit} rows in one request")
+        return rows, batched
+
+    def _optional(self, name: str) -> bool:
+        return name in self._defaults or name in self._state
+
+    def _check_values(self, name: str, tensor: Tensor, sent: _Sent) -> int:
+        """Refuses integers (with strict bounds, floats too) out of bounds; counts floats that pass."""
+        leaf, where = self._leaves[name], sent.wheres[name]
+        low, high = leaf.minimum, leaf.maximum
+        if self._defaults.get(name, ("",))[0] == "step_type":
+            low, high = FIRST, LAST
+        if (low is None and high is None) or not (is_integer(leaf) or is_float(leaf)):
+            return 0
+        array = tensor.array
+        outside = np.zeros(array.shape, bool)
+        if low is not None:
+            outside |= array < low
+        if high is not None:
+            outside |= array > high
+        if not outside.any():
+            return 0
+        if is_float(leaf) and not self._strict_bounds:
+            return int(outside.sum())
+        first = tuple(int(i) for i in np.argwhere(outside)[0])
+        index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
+        bounds = f"{_bound(low, array, first, 'any')} to {_bound(high, array, first, 'any')}"
+        sent.problem(where + index, f"{array[first]}", f"{leaf.dtype} from {bounds}")
+        return 0
+
+
+def read_options(raw: Any) -> Options:
+    """The `options` of a request.
+
+    Raises:
+      DoesNotFit: an unknown option, or a value of the wrong kind; lists all of them.
+    """
+    if raw is None:
+        return Options()
+    if not isinstance(raw, dict):
+        raise DoesNotFit([Problem("options", show(raw), f"an object with {', '.join(_OPTIONS)}")])
+    problems = []
+    for name, value in raw.items():
+        if name not in _OPTIONS:
+            problems.append(Problem(f"options.{name}", "is no option", f"one of {', '.join(_OPTIONS)}"))
+        elif not _OPTIONS[name][0](value):
+            problems.append(Problem(f"options.{name}", show(value), _OPTIONS[name][1]))
+    if problems:
+        raise DoesNotFit(problems)
+    return Options(**raw)
+
+
+def input_names(spec: PolicySpec, initial: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of `get_initial_state` under the names that `action` takes them by."""
+    state: Nest = spec.inputs.get("policy_state", ()) if isinstance(spec.inputs, dict) else ()
+    names = {path: leaf.name for path, leaf in leaves(state)}
+    return {names[path]: initial[leaf.name] for path, leaf in leaves(spec.initial_state) if path in names}
+
+
+def _is_integer_in(low: int, high: int) -> Any:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+_OPTIONS: dict[str, tuple[Any, str]] = {
+    "mode": (lambda value: value in ("sample", "greedy"), '"sample" or "greedy"'),
+    "seed": (_is_integer_in(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"),
+    "log_prob": (lambda value: type(value) is bool, "true or false"),
+    "min_train_step": (_is_integer_in(-(2**63), 2**63 - 1), "an integer"),
+    "timeout_ms": (_is_integer_in(1, LONGEST_TIMEOUT_MS), f"an integer from 1 to {LONGEST_TIMEOUT_MS}"),
+}
+
+
+def _top_level(spec: PolicySpec) -> dict[str, Nest]:
+    """The fields of a request, by friendly name."""
+    if isinstance(spec.inputs, dict):
+        return spec.inputs
+    if isinstance(spec.inputs, Leaf):
+        return {spec.inputs.name: spec.inputs}
+    return {str(index): child for index, child in enumerate(spec.inputs)}
+
+
+def _names(nests: dict[str, Nest]) -> dict[str, Nest]:
+    """Every name that a field may have: friendly, nested path, flattened, and flattened as Python keyword."""
+    names: dict[str, Nest] = dict(nests)
+    for name, leaf in _spellings(nests):
+        names.setdefault(name, leaf)
+    return names
+
+
+def _spellings(nests: dict[str, Nest]) -> Iterator[tuple[str, Leaf]]:
+    found = [pair for top, nest in nests.items() for pair in leaves(nest, top)]
+    yield from found
+    for _, leaf in found:
+        yield leaf.name, leaf
+    for _, leaf in found:
+        # What TensorFlow makes of the name for a signature's keyword arguments.
+        keyword = re.sub(r"[^A-Za-z0-9_]", "_", leaf.name)
+        yield (f"arg_{keyword}" if keyword[:1].isdigit() else keyword), leaf
+
+
+def _default(top: str, leaf: Leaf, rows: int, needs_state: bool) -> Array:
+    value = {"step_type": FIRST if needs_state else MID, "discount": 1}.get(top, 0)
+    shape = (rows, *(1 if size is None else size for size in leaf.shape))
+    return np.full(shape, value, storage_dtype(leaf))
+
+
+def _rows(rows: int, batched: bool) -> str:
+    return f"a batch of {rows} rows" if batched else "a single value"
+
+
+def _bound(bound: Any, array: Array, index: tuple[int, ...], unbounded: str) -> str:
+    if bound is None:
+        return unbounded
+    return str(np.broadcast_to(bound, array.shape)[index])

@@ -1,0 +1,1 @@
+"""Bytes ⇄ structures of arrays, one codec per file. Pure."""

@@ -1,0 +1,208 @@
+"""Nested JSON lists → the array of one leaf, rows first; or the `Problem` that says which item is wrong.
+
+The quick way asks NumPy; only where that does not settle the matter are the items looked at one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from app.errors import Problem
+from saver.artifact import Leaf
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The value of one field: `array` is [rows, …]; `batched` tells whether the caller sent a batch."""
+
+    array: Array
+    batched: bool
+
+
+class Unfit(Exception):
+    """The value is not what the leaf says."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def read_tensor(raw: Any, leaf: Leaf, where: str) -> Tensor:
+    """One value of the leaf's shape, or a batch of them; decided by rank.
+
+    Raises:
+      Unfit: wrong shape, ragged, wrong type, out of the dtype's range, or not finite.
+    """
+    array = _quickly(raw, leaf)
+    if array is None:
+        _find_problem(raw, leaf, where)
+        array = np.array(raw, dtype=storage_dtype(leaf))
+    rank = len(leaf.shape)
+    if array.ndim == rank:
+        array, batched = array[np.newaxis], False
+    else:
+        batched = True
+    if array.ndim != rank + 1 or not _fits(array.shape[1:], leaf.shape):
+        shape = list(array.shape if batched else array.shape[1:])
+        raise Unfit(Problem(where, f"shape {shape}", expected_text(leaf)))
+    return Tensor(array, batched)
+
+
+def storage_dtype(leaf: Leaf) -> np.dtype[Any]:
+    """The NumPy dtype that holds the leaf's values; strings are Python objects."""
+    if leaf.dtype == "string":
+        return np.dtype(object)
+    if leaf.dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(leaf.dtype)
+
+
+def expected_text(leaf: Leaf) -> str:
+    """What a caller should have sent, in words."""
+    shape = ["?" if size is None else size for size in leaf.shape]
+    one = f"{leaf.dtype} of shape [{', '.join(map(str, shape))}]" if shape else f"one {leaf.dtype}"
+    return f"{one}, or a batch of shape [{', '.join(map(str, ['n', *shape]))}]"
+
+
+def is_integer(leaf: Leaf) -> bool:
+    """Whether the leaf holds integers."""
+    return leaf.dtype.startswith(("int", "uint"))
+
+
+def is_float(leaf: Leaf) -> bool:
+    """Whether the leaf holds floats."""
+    return leaf.dtype.startswith(("float", "bfloat"))
+
+
+def _quickly(raw: Any, leaf: Leaf) -> Array | None:
+    """The array where NumPy alone can tell that all is well, None where the items must be looked at."""
+    text = leaf.dtype == "string"
+    try:
+        array = np.array(raw, dtype=object) if text else np.array(raw)
+    except (ValueError, OverflowError):
+        return None
+    types = _types(raw, array.ndim)
+    if text:
+        return array if types <= {str} else None
+    if leaf.dtype == "bool":
+        return array if types <= {bool} else None
+    if not types <= ({int} if is_integer(leaf) else {int, float}) or array.dtype.kind not in "iuf":
+        return None
+    if is_float(leaf):
+        with np.errstate(over="ignore"):
+            array = array.astype(storage_dtype(leaf))
+        return array if np.isfinite(array).all() else None
+    limits = np.iinfo(leaf.dtype)
+    if array.size and (array.dtype.kind == "f" or array.min() < limits.min or array.max() > limits.max):
+        return None
+    return array.astype(leaf.dtype)
+
+
+def _types(raw: Any, depth: int) -> set[type]:
+    """The types of all items of a regular nested list."""
+    if depth == 0:
+        return {type(raw)}
+    items: Iterable[Any] = raw
+    for _ in range(depth - 1):
+        items = chain.from_iterable(items)
+    return set(map(type, items))
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(e is None or f == e for f, e in zip(found, expected, strict=True))
+
+
+def _find_problem(raw: Any, leaf: Leaf, where: str) -> None:
+    """Raises Unfit at the first item that is wrong; returns where there is none."""
+    shape = _outline(raw)
+    rank = len(leaf.shape)
+    if len(shape) == rank:
+        expected: tuple[int | None, ...] = leaf.shape
+    elif len(shape) == rank + 1:
+        expected = (shape[0], *leaf.shape)
+    else:
+        came = f"shape {list(shape)}" if shape else show(raw)
+        raise Unfit(Problem(where, came, expected_text(leaf)))
+    _walk(raw, leaf, where, expected)
+
+
+def _walk(raw: Any, leaf: Leaf, where: str, expected: tuple[int | None, ...]) -> None:
+    if not expected:
+        problem = _item_problem(raw, leaf)
+        if problem:
+            raise Unfit(Problem(where, problem, _item_expected(leaf)))
+        return
+    size, *inner = expected
+    if not isinstance(raw, list):
+        raise Unfit(Problem(where, show(raw), f"a list; the field is {expected_text(leaf)}"))
+    if size is not None and len(raw) != size:
+        raise Unfit(Problem(where, f"{len(raw)} items", f"{size} items; the field is {expected_text(leaf)}"))
+    for index, item in enumerate(raw):
+        _walk(item, leaf, f"{where}[{index}]", tuple(inner))
+
+
+def _outline(raw: Any) -> tuple[int, ...]:
+    """Lengths along the first items: the shape, if the nested list is regular."""
+    shape = []
+    while isinstance(raw, list):
+        shape.append(len(raw))
+        if not raw:
+            break
+        raw = raw[0]
+    return tuple(shape)
+
+
+def _item_problem(item: Any, leaf: Leaf) -> str | None:
+    kind = type(item)
+    if leaf.dtype == "string":
+        return None if kind is str else show(item)
+    if leaf.dtype == "bool":
+        return None if kind is bool else show(item)
+    if is_integer(leaf):
+        limits = np.iinfo(leaf.dtype)
+        return None if kind is int and limits.min <= item <= limits.max else show(item)
+    if kind not in (int, float):
+        return show(item)
+    with np.errstate(over="ignore"):
+        try:
+            finite = math.isfinite(float(storage_dtype(leaf).type(item)))
+        except OverflowError:
+            finite = False
+    return None if finite else show(item)
+
+
+def _item_expected(leaf: Leaf) -> str:
+    if is_integer(leaf):
+        limits = np.iinfo(leaf.dtype)
+        return f"an integer that fits {leaf.dtype} ({limits.min} to {limits.max})"
+    if is_float(leaf):
+        return f"a finite number that fits {leaf.dtype}"
+    return "a string" if leaf.dtype == "string" else "true or false"
+
+
+def show(item: Any) -> str:
+    """What came, short enough for a message."""
+    if isinstance(item, dict):
+        return "an object"
+    if isinstance(item, list):
+        return f"a list of {len(item)} items"
+    if item is None:
+        return "null"
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    if isinstance(item, str):
+        return f"the string {item[:40]!r}"
+    if isinstance(item, float) and not math.isfinite(item):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(item)]
+    text = str(item) if not isinstance(item, int) or abs(item) < 10**30 else "a very large integer"
+    return text[:40]

@@ -1,0 +1,105 @@
+"""One policy's workshop: opens the export, makes standby copies, restores checkpoints into them, verifies.
+
+Every method blocks. All calls for one policy come from one thread, the control lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from app.engine.tensorflow import TensorFlowEngine
+from app.errors import SwapRefused, UnusablePolicy
+from app.workshop import checkpoints, probe
+from app.workshop.flat_distribution import DistributionInfo
+from app.workshop.load import GRAPH_FILE, Copy, Export, load_copy, metadata_of, open_export, train_step_of
+from saver.artifact import PolicySpec
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a standby holds once it is ready: which train step, and the metadata by name."""
+
+    train_step: int
+    metadata: Mapping[str, np.ndarray[Any, Any]]
+
+
+class Workshop:
+    """Opened on an export's folder; raises `UnusablePolicy` where that is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._graph_stamp = _stamp(folder / GRAPH_FILE)
+        self._export: Export = open_export(folder)
+        self._variables = checkpoints.variables_of(folder)
+        self._copy: Copy | None = load_copy(self._export)
+        self.spec: PolicySpec = self._export.spec
+        self.digest: str = self._export.digest
+        self.distributions: Mapping[str, DistributionInfo] | None = (
+            self._copy.distributions.by_action if self._copy.distributions else None
+        )
+        self.no_distribution: str = self._copy.no_distribution
+
+    def stale(self) -> bool:
+        """Whether the graph in the folder has been replaced since it was opened."""
+        return _stamp(self._export.folder / GRAPH_FILE) != self._graph_stamp
+
+    def reopened(self) -> Workshop:
+        """The workshop of the graph that lies in the folder now.
+
+        Raises:
+          SwapRefused: it cannot be loaded, or its specs or distributions differ from those that serve.
+        """
+        try:
+            fresh = Workshop(self._export.folder)
+        except UnusablePolicy as error:
+            raise SwapRefused(str(error)) from error
+        if (fresh.spec, fresh.distributions) != (self.spec, self.distributions):
+            raise SwapRefused("the new graph has other specs: a server started anew can serve it")
+        return fresh
+
+    def standby(self) -> TensorFlowEngine:
+        """A copy with the export's weights that nobody uses yet."""
+        copy, self._copy = self._copy or load_copy(self._export), None
+        return copy.engine
+
+    def identify(self, folder: Path, rest_s: float) -> checkpoints.Identity:
+        """See `checkpoints.identify`."""
+        return checkpoints.identify(folder, rest_s)
+
+    def weights(self, engine: TensorFlowEngine) -> Weights:
+        """What the engine's copy holds, after a call on probe inputs that must go well.
+
+        Raises:
+          SwapRefused: the policy answers with something that its action spec excludes.
+        """
+        probe.check(engine, self.spec)
+        return Weights(train_step_of(engine.model), metadata_of(engine.model))
+
+    def restore(self, engine: TensorFlowEngine, folder: Path) -> Weights:
+        """Puts a checkpoint's values into a standby copy, and verifies them.
+
+        After an exception the copy may be half overwritten: it has to be thrown away.
+
+        Raises:
+          SwapRefused: the checkpoint may not serve; the message says why.
+        """
+        checkpoints.check(folder, self._variables)
+        try:
+            # A new object each time: one that is used again leaks (54 KiB a restore were measured).
+            tf.train.Checkpoint(policy=engine.model).read(checkpoints.prefix(folder)).assert_consumed()
+        except Exception as error:  # it has many kinds of errors for a file that changed under it
+            raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
+        return self.weights(engine)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,0 +1,49 @@
+"""The disk formats: what a policy's folder and a checkpoint's folder hold, and when they are complete.
+
+No TensorFlow here: the server reads these formats in processes that never import it.
+"""
+
+from saver.artifact.checkpoint import (
+    CHECKPOINT_FILE,
+    CHECKPOINTS_FOLDER,
+    CheckpointManifest,
+    read_checkpoint_manifest,
+    write_checkpoint_manifest,
+)
+from saver.artifact.files import IncompleteError, check_files, digest_of, hash_files, is_name
+from saver.artifact.nests import Leaf, Nest, leaves, nest_from_json, nest_to_json, pack
+from saver.artifact.policy import (
+    POLICY_FILE,
+    PolicyManifest,
+    PolicySpec,
+    Signature,
+    TensorInfo,
+    read_policy_manifest,
+    write_policy_manifest,
+)
+
+__all__ = [
+    "CHECKPOINTS_FOLDER",
+    "CHECKPOINT_FILE",
+    "POLICY_FILE",
+    "CheckpointManifest",
+    "IncompleteError",
+    "Leaf",
+    "Nest",
+    "PolicyManifest",
+    "PolicySpec",
+    "Signature",
+    "TensorInfo",
+    "check_files",
+    "digest_of",
+    "hash_files",
+    "is_name",
+    "leaves",
+    "nest_from_json",
+    "nest_to_json",
+    "pack",
+    "read_checkpoint_manifest",
+    "read_policy_manifest",
+    "write_checkpoint_manifest",
+    "write_policy_manifest",
+]

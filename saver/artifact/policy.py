@@ -1,0 +1,137 @@
+"""policy.json: everything a server has to know about an exported policy, readable without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saver.artifact.files import IncompleteError, read_json, write_json
+from saver.artifact.nests import Nest, nest_from_json, nest_to_json
+
+POLICY_FILE = "policy.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """dtype and shape of one tensor of a signature; the shape has the batch dimension (None: any size)."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A flattened signature: its named inputs and outputs."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """The nests of a policy, each leaf with its flattened name.
+
+    `inputs` is what `action` takes: a dict of `observation`, `step_type`, `reward`, `discount` and, for a
+    policy with state, `policy_state`; for an `input_fn_and_spec` export (`takes_time_step` False) the nest of
+    that spec. `state` has the names of the outputs of `action`, `initial_state` those of `get_initial_state`.
+    `batch_size` is None where any number of rows may be given.
+    """
+
+    inputs: Nest
+    action: Nest
+    state: Nest
+    info: Nest
+    initial_state: Nest
+    batch_size: int | None
+    takes_time_step: bool
+    signatures: dict[str, Signature]
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON, the inverse of `from_json`."""
+        nests = {name: nest_to_json(getattr(self, name)) for name in _NESTS}
+        return {
+            "batch_size": self.batch_size,
+            "takes_time_step": self.takes_time_step,
+            "specs": nests,
+            "signatures": {name: _signature_to_json(s) for name, s in self.signatures.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PolicySpec:
+        """Raises KeyError, TypeError or ValueError where `data` is not what `to_json` makes."""
+        return cls(
+            **{name: nest_from_json(data["specs"][name]) for name in _NESTS},
+            batch_size=data["batch_size"],
+            takes_time_step=bool(data["takes_time_step"]),
+            signatures={name: _signature_from_json(s) for name, s in data["signatures"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class PolicyManifest:
+    """What policy.json says: the spec, the class of the policy, who wrote it, and each file's sha256."""
+
+    spec: PolicySpec
+    policy_class: str
+    written_with: dict[str, str]
+    files: dict[str, str]
+
+
+def write_policy_manifest(folder: Path, manifest: PolicyManifest) -> None:
+    """Writes policy.json, the last file of an export."""
+    write_json(
+        folder / POLICY_FILE,
+        {
+            "format": FORMAT,
+            "policy_class": manifest.policy_class,
+            "written_with": manifest.written_with,
+            **manifest.spec.to_json(),
+            "files": manifest.files,
+        },
+    )
+
+
+def read_policy_manifest(folder: Path) -> PolicyManifest | None:
+    """Reads policy.json; None where there is none (an export of tf-agents' own saver).
+
+    Only the manifest is read; `check_files` compares the files with it.
+
+    Raises:
+      IncompleteError: policy.json is not what this version of the format says.
+    """
+    try:
+        data = read_json(folder / POLICY_FILE)
+    except FileNotFoundError:
+        return None
+    version = data.get("format")
+    if version != FORMAT:
+        raise IncompleteError(f"{POLICY_FILE} has format {version!r}, expected {FORMAT}")
+    try:
+        return PolicyManifest(
+            PolicySpec.from_json(data),
+            str(data["policy_class"]),
+            dict(data["written_with"]),
+            dict(data["files"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IncompleteError(f"{POLICY_FILE} lacks a usable field: {error}") from None
+
+
+_NESTS = ("inputs", "action", "state", "info", "initial_state")
+
+
+def _signature_to_json(signature: Signature) -> dict[str, Any]:
+    return {
+        side: {name: {"dtype": t.dtype, "shape": list(t.shape)} for name, t in tensors.items()}
+        for side, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs))
+    }
+
+
+def _signature_from_json(data: Mapping[str, Any]) -> Signature:
+    def side(name: str) -> dict[str, TensorInfo]:
+        return {key: TensorInfo(t["dtype"], tuple(t["shape"])) for key, t in data[name].items()}
+
+    return Signature(side("inputs"), side("outputs"))
