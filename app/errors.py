@@ -73,6 +73,17 @@ class UnknownMediaType(Refusal):
     """A content type that no codec reads."""
 
 
+class Incomplete(Exception):
+    """A checkpoint that may still be being written; the message says what is missing. No caller ever sees it.
+
+    `settled`: nothing in it has changed lately, so that waiting is not worth it.
+    """
+
+    def __init__(self, message: str, settled: bool) -> None:
+        super().__init__(message)
+        self.settled = settled
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with an input: the field (with indices), what came, what was expected."""

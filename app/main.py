@@ -30,6 +30,7 @@ from app.swap.manager import Manager
 from app.swap.source import Source
 from app.swap.watch import watch
 from app.validate import InputReader, input_names
+from saver.artifact import IncompleteError, check_is_export
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     Raises:
       UnusablePolicy: a folder is no policy; nothing was served.
     """
+    for named in settings.policies:
+        _check_at_once(named)
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         control_lane = stack.enter_context(ThreadPoolExecutor(1, "control"))
@@ -58,6 +61,14 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         yield Server(build_app(service, metrics, settings), service)
 
 
+def _check_at_once(named: PolicyFolder) -> None:
+    """Tells a mistyped folder without waiting for TensorFlow."""
+    try:
+        check_is_export(named.folder)
+    except IncompleteError as error:
+        raise UnusablePolicy(str(error)) from None
+
+
 async def _open_policy(
     named: PolicyFolder,
     settings: Settings,
@@ -67,13 +78,12 @@ async def _open_policy(
 ) -> Policy:
     """One policy with its manager and batcher; entered into `stack` in start order, left in reverse."""
     with logs.hushed():  # here and not at the top: `--help` and a wrong option need no TensorFlow
-        from app.workshop.checkpoints import Incomplete
         from app.workshop.workshop import Workshop
 
     in_control_lane = functools.partial(asyncio.get_running_loop().run_in_executor, control_lane)
     workshop = await in_control_lane(Workshop, named.folder)
     of_policy = metrics.policy(named.name)
-    source = Source(named.folder, workshop.identify, Incomplete)
+    source = Source(named.folder, workshop.identify)
     manager = Manager(named.name, workshop, source, control_lane, of_policy)
     try:
         await manager.start()

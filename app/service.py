@@ -17,8 +17,7 @@ from app.swap.lease import Slot
 from app.swap.manager import Manager
 from app.validate import InputReader, Options, read_options
 from app.wire.tensors import show
-from app.workshop.flat_distribution import DistributionInfo
-from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json, pack
+from saver.artifact import DistributionInfo, Leaf, PolicySpec, leaves, nest_to_json, pack
 
 
 @dataclass(frozen=True)

@@ -124,10 +124,11 @@ class InputReader:
             if not isinstance(raw, dict):
                 sent.problem(where, show(raw), f"an object with {', '.join(nest)}")
                 return
-            for key in raw.keys() - nest.keys():
-                sent.problem(f"{where}.{key}", "is no field of this policy", f"one of {', '.join(nest)}")
-            for key in nest.keys() & raw.keys():
-                self._collect(nest[key], raw[key], f"{where}.{key}", sent)
+            for key, value in raw.items():
+                if key in nest:
+                    self._collect(nest[key], value, f"{where}.{key}", sent)
+                else:
+                    sent.problem(f"{where}.{key}", "is no field of this policy", f"one of {', '.join(nest)}")
         elif isinstance(nest, tuple):
             if not isinstance(raw, list) or len(raw) != len(nest):
                 sent.problem(where, show(raw), f"a list of {len(nest)} items")

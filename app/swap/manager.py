@@ -88,7 +88,7 @@ class Manager:
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Condition()
-        self._versions: dict[str, Version] = {}
+        self._versions: dict[tuple[str, str], Version] = {}
         self._standby: Slot[Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self.pinned: str | None = None
@@ -106,7 +106,7 @@ class Manager:
         version.metadata = weights.metadata
         for state in (State.LOADED, State.VERIFIED, State.ACTIVE):
             version.move(state)
-        self._versions[version.digest] = version
+        self._versions[version.key] = version
         self.active = Slot(engine, version)
         self._metrics.active(version.train_step)
         # The second copy, made while nobody waits for it.
@@ -150,12 +150,12 @@ class Manager:
         async with self._one_at_a_time:
             previous = self.active.version
             workshop = await self._work(self._workshop.reopened)
-            await self._drained()
             await self._swap_to_export(workshop)
-            # The copies of the old graph are of no use for the checkpoints to come.
-            self._workshop, self._standby = workshop, None
+            self._workshop = workshop
             self.pinned = EXPORT  # or watching would put an older checkpoint in its place at once
             await self._drained()
+            # The copies of the old graph, also the one just drained, are of no use for the checkpoints to come.
+            self._standby = None
         return Swapped(self.active.version, previous, (time.perf_counter() - began) * 1000)
 
     def stale(self) -> bool:
@@ -182,7 +182,7 @@ class Manager:
                     break
                 except SwapRefused:
                     continue  # it is told under `versions`; the next best may serve
-            return REST_S if sight.incomplete else None
+            return REST_S if sight.unsettled else None
 
     async def wait_for(self, train_step: int) -> None:
         """Returns when weights at least as new as `train_step` serve.
@@ -210,9 +210,7 @@ class Manager:
         """A look that gives checkpoints still being written some seconds to become complete."""
         deadline = time.monotonic() + PATIENCE_S
         sight = await self._look(afresh=True)
-        while time.monotonic() < deadline and (
-            name in sight.incomplete if name is not None else sight.incomplete and not sight.complete
-        ):
+        while time.monotonic() < deadline and (name in sight.unsettled if name is not None else sight.unsettled):
             await asyncio.sleep(REST_S / 2)
             sight = await self._look(afresh=False)
         return sight
@@ -222,7 +220,7 @@ class Manager:
         for candidate in sight.complete:
             self._seen(candidate)
         for name, reason in sight.unreadable.items():
-            version = self._versions.setdefault(f"unreadable:{name}", Version(name, "", -1))
+            version = self._versions.setdefault((name, ""), Version(name, "", -1))
             if version.state is not State.REFUSED:
                 version.move(State.REFUSED, reason)
                 self._metrics.refused()
@@ -231,10 +229,10 @@ class Manager:
         return sight
 
     def _seen(self, candidate: Candidate) -> Version:
-        version = self._versions.get(candidate.digest)
+        version = self._versions.get((candidate.name, candidate.digest))
         if version is None:
             version = Version(candidate.name, candidate.digest, candidate.train_step)
-            self._versions[candidate.digest] = version
+            self._versions[version.key] = version
         return version
 
     async def _swap_to_newest(self, sight: Sight) -> None:
@@ -251,14 +249,15 @@ class Manager:
         await self._swap_to_export(self._workshop)
 
     async def _swap_to_export(self, workshop: Restorer) -> None:
-        if self.active.version.digest == workshop.digest:
+        if self.active.version.key == (EXPORT, workshop.digest):
             return
-        version = self._versions.setdefault(workshop.digest, Version(EXPORT, workshop.digest, -1))
+        await self._drained()  # it may be the export's version that still drains
+        version = self._versions.setdefault((EXPORT, workshop.digest), Version(EXPORT, workshop.digest, -1))
         engine = await self._work(workshop.standby)
         await self._ready(version, engine, lambda: workshop.weights(engine))
 
     async def _swap_to(self, candidate: Candidate) -> None:
-        if self.active.version.digest == candidate.digest:
+        if self.active.version.key == (candidate.name, candidate.digest):
             return
         await self._drained()  # the copy that served before is the one to restore into
         version = self._seen(candidate)

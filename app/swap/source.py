@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import SwapRefused
+from app.errors import Incomplete, SwapRefused
 from app.swap.plan import Candidate
 from app.swap.states import EXPORT
 from saver.artifact import CHECKPOINTS_FOLDER, is_name
@@ -32,10 +32,14 @@ class Identity(Protocol):
 
 @dataclass
 class Sight:
-    """What one look found: complete checkpoints, those still incomplete (why), and unreadable ones (why)."""
+    """What one look found: complete checkpoints, incomplete ones (why), and unreadable ones (why).
+
+    `unsettled` are the incomplete ones that changed just now: another look is worth it soon.
+    """
 
     complete: list[Candidate] = field(default_factory=list)
     incomplete: dict[str, str] = field(default_factory=dict)
+    unsettled: set[str] = field(default_factory=set)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,14 +54,12 @@ def checkpoint_folders(policy: Path) -> list[Path]:
 class Source:
     """Looks again and again at one policy's checkpoints; reads only what has changed since the last look.
 
-    `identify(folder, rest_s)` tells a checkpoint's identity; `incomplete` is the exception it raises for a folder
-    that is still being written.
+    `identify(folder, rest_s)` tells a checkpoint's identity, or raises Incomplete or SwapRefused.
     """
 
-    def __init__(self, policy: Path, identify: Callable[[Path, float], Identity], incomplete: type[Exception]) -> None:
+    def __init__(self, policy: Path, identify: Callable[[Path, float], Identity]) -> None:
         self.folders = checkpoint_folders(policy)
         self._identify = identify
-        self._incomplete = incomplete
         self._known: dict[Path, tuple[_Stamp, Identity | str]] = {}
 
     def look(self, rest_s: float, afresh: bool = False) -> Sight:
@@ -90,8 +92,10 @@ class Source:
         else:
             try:
                 identity = self._identify(folder, rest_s)
-            except self._incomplete as error:
+            except Incomplete as error:
                 sight.incomplete[folder.name] = str(error)
+                if not error.settled:
+                    sight.unsettled.add(folder.name)
                 return False
             except SwapRefused as error:
                 identity = str(error)

@@ -45,7 +45,7 @@ _LEGAL = {
 
 @dataclass
 class Version:
-    """One set of weights. `name` is its checkpoint's folder name, `digest` its identity.
+    """One set of weights. `name` is its checkpoint's folder name; with `digest` it is its identity.
 
     `seen_at` is Unix time in seconds; `times` has the Unix time at which each state began.
     """
@@ -59,6 +59,11 @@ class Version:
     state: State = State.FOUND
     seen_at: float = field(default_factory=time.time)
     times: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it this version: other bytes under the same name are another one."""
+        return self.name, self.digest
 
     def move(self, state: State, reason: str = "") -> None:
         """The one place that changes a state; an illegal step is a bug."""

@@ -44,7 +44,10 @@ def encode(structure: Any) -> bytes:
 
 def _decode_loosely(body: bytes, problem: str) -> Any:
     try:
-        return json.loads(body)
+        data = json.loads(body.decode())
+        # Half of a surrogate pair is no text: it could not be repeated in an answer.
+        json.dumps(data, ensure_ascii=False).encode()
+        return data
     except (ValueError, RecursionError):
         raise NotJson(f"the body is not JSON: {problem}") from None
 

@@ -52,7 +52,8 @@ def read_tensor(raw: Any, leaf: Leaf, where: str) -> Tensor:
         batched = True
     if array.ndim != rank + 1 or not _fits(array.shape[1:], leaf.shape):
         shape = list(array.shape if batched else array.shape[1:])
-        raise Unfit(Problem(where, f"shape {shape}", expected_text(leaf)))
+        came = f"shape {shape}" if isinstance(raw, list) else show(raw)
+        raise Unfit(Problem(where, came, expected_text(leaf)))
     return Tensor(array, batched)
 
 
@@ -133,10 +134,12 @@ def _find_problem(raw: Any, leaf: Leaf, where: str) -> None:
     else:
         came = f"shape {list(shape)}" if shape else show(raw)
         raise Unfit(Problem(where, came, expected_text(leaf)))
-    _walk(raw, leaf, where, expected)
+    # A dimension of unknown size still has one size in all rows: that of the first.
+    sizes = tuple(came if size is None else size for came, size in zip(shape, expected, strict=True))
+    _walk(raw, leaf, where, sizes)
 
 
-def _walk(raw: Any, leaf: Leaf, where: str, expected: tuple[int | None, ...]) -> None:
+def _walk(raw: Any, leaf: Leaf, where: str, expected: tuple[int, ...]) -> None:
     if not expected:
         problem = _item_problem(raw, leaf)
         if problem:
@@ -145,7 +148,7 @@ def _walk(raw: Any, leaf: Leaf, where: str, expected: tuple[int | None, ...]) ->
     size, *inner = expected
     if not isinstance(raw, list):
         raise Unfit(Problem(where, show(raw), f"a list; the field is {expected_text(leaf)}"))
-    if size is not None and len(raw) != size:
+    if len(raw) != size:
         raise Unfit(Problem(where, f"{len(raw)} items", f"{size} items; the field is {expected_text(leaf)}"))
     for index, item in enumerate(raw):
         _walk(item, leaf, f"{where}[{index}]", tuple(inner))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.errors import SwapRefused
+from app.errors import Incomplete, SwapRefused
 from saver.artifact import IncompleteError, check_files, digest_of, hash_files, read_checkpoint_manifest
 
 INDEX = "variables.index"
@@ -31,10 +31,6 @@ class Identity:
 
     digest: str
     train_step: int
-
-
-class Incomplete(Exception):
-    """The folder may still be being written; the message says what is missing."""
 
 
 def identify(folder: Path, rest_s: float) -> Identity:
@@ -57,7 +53,7 @@ def identify(folder: Path, rest_s: float) -> Identity:
     try:
         digest = digest_of(hash_files(folder, files))
     except OSError as error:
-        raise Incomplete(f"a file vanished: {error.filename}") from None
+        raise Incomplete(f"a file vanished: {error.filename}", settled=False) from None
     reader = _reader(folder)
     keys = [k for k in reader.get_variable_to_shape_map() if _normal(k) == TRAIN_STEP_KEY]
     return Identity(digest, int(_read(reader, keys[0])) if keys else -1)
@@ -111,18 +107,19 @@ def prefix(folder: Path) -> str:
 def _files_of_plain(folder: Path, rest_s: float) -> list[Path]:
     variables = folder / "variables"
     try:
-        files = {path.name: path for path in variables.iterdir()}
-        newest = max((path.stat().st_mtime for path in files.values()), default=0.0)
+        files = {path.name: path for path in variables.iterdir()} if variables.is_dir() else {}
+        parts = [folder, *([variables] if variables.is_dir() else []), *files.values()]
+        settled = time.time() - max(path.stat().st_mtime for path in parts) >= rest_s
     except OSError as error:
-        raise Incomplete(f"no folder variables/ that can be read ({error.strerror})") from None
+        raise Incomplete(f"it cannot be read: {error.strerror}", settled=False) from None
     if INDEX not in files:
-        raise Incomplete(f"variables/{INDEX} is missing")
+        raise Incomplete(f"variables/{INDEX} is missing", settled)
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
     count = int(shards[0][2]) if shards else 0
     if not shards or {int(match[1]) for match in shards} != set(range(count)):
-        raise Incomplete(f"{len(shards)} of {count or 'its'} data files are there")
-    if time.time() - newest < rest_s:
-        raise Incomplete("its files changed just now")
+        raise Incomplete(f"{len(shards)} of {count or 'its'} data files are there", settled)
+    if not settled:
+        raise Incomplete("its files changed just now", settled)
     return [files[INDEX], *(files[match[0]] for match in shards)]
 
 

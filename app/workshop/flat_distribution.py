@@ -12,20 +12,8 @@ from typing import Any
 import tensorflow as tf
 
 from app.engine.tensorflow import FlatFunction
-from saver.artifact import Nest, PolicySpec, leaves
+from saver.artifact import DistributionInfo, Nest, PolicySpec, leaves
 from saver.distributions import NotDescribable, flatten
-
-
-@dataclass(frozen=True)
-class DistributionInfo:
-    """The static part of one action leaf's distribution.
-
-    The output of a parameter or statistic is named `<action leaf>/<its name>`.
-    """
-
-    family: str
-    parameters: tuple[str, ...]
-    statistics: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.errors import UnusablePolicy
 from app.workshop.flat_distribution import FlatDistributions, flat_distribution
 from saver.artifact import (
+    GRAPH_FILE,
     POLICY_FILE,
     IncompleteError,
     PolicySpec,
     check_files,
+    check_is_export,
     digest_of,
     hash_files,
     leaves,
@@ -30,7 +32,6 @@ from saver.artifact import (
 )
 from saver.specs import PolicySpecs, spec_of
 
-GRAPH_FILE = "saved_model.pb"
 SPECS_FILE = "policy_specs.pbtxt"
 
 
@@ -59,10 +60,10 @@ def open_export(folder: Path) -> Export:
     Raises:
       UnusablePolicy: no export of a policy, or an incomplete one; the message says what is wrong with it.
     """
-    if not folder.is_dir():
-        raise UnusablePolicy(f"{folder} is not a folder")
-    if not (folder / GRAPH_FILE).is_file():
-        raise UnusablePolicy(f"{folder} holds no SavedModel: {GRAPH_FILE} is missing")
+    try:
+        check_is_export(folder)
+    except IncompleteError as error:
+        raise UnusablePolicy(str(error)) from None
     try:
         manifest = read_policy_manifest(folder)
         if manifest is not None:

@@ -16,9 +16,8 @@ import tensorflow as tf
 from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
 from app.workshop import checkpoints, probe
-from app.workshop.flat_distribution import DistributionInfo
-from app.workshop.load import GRAPH_FILE, Copy, Export, load_copy, metadata_of, open_export, train_step_of
-from saver.artifact import PolicySpec
+from app.workshop.load import Copy, Export, load_copy, metadata_of, open_export, train_step_of
+from saver.artifact import GRAPH_FILE, DistributionInfo, PolicySpec
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ from saver.artifact.checkpoint import (
 from saver.artifact.files import IncompleteError, check_files, digest_of, hash_files, is_name
 from saver.artifact.nests import Leaf, Nest, leaves, nest_from_json, nest_to_json, pack
 from saver.artifact.policy import (
+    GRAPH_FILE,
     POLICY_FILE,
+    DistributionInfo,
     PolicyManifest,
     PolicySpec,
     Signature,
     TensorInfo,
+    check_is_export,
     read_policy_manifest,
     write_policy_manifest,
 )
@@ -25,8 +28,10 @@ from saver.artifact.policy import (
 __all__ = [
     "CHECKPOINTS_FOLDER",
     "CHECKPOINT_FILE",
+    "GRAPH_FILE",
     "POLICY_FILE",
     "CheckpointManifest",
+    "DistributionInfo",
     "IncompleteError",
     "Leaf",
     "Nest",
@@ -35,6 +40,7 @@ __all__ = [
     "Signature",
     "TensorInfo",
     "check_files",
+    "check_is_export",
     "digest_of",
     "hash_files",
     "is_name",

@@ -68,10 +68,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      IncompleteError: it is no JSON object.
+      IncompleteError: it is no JSON object, or cannot be read.
     """
     try:
         data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise IncompleteError(f"{path.name} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise IncompleteError(f"{path.name} is not JSON: {error}") from None
     if not isinstance(data, dict):

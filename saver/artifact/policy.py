@@ -11,6 +11,7 @@ from saver.artifact.files import IncompleteError, read_json, write_json
 from saver.artifact.nests import Nest, nest_from_json, nest_to_json
 
 POLICY_FILE = "policy.json"
+GRAPH_FILE = "saved_model.pb"
 FORMAT = 1
 
 
@@ -28,6 +29,18 @@ class Signature:
 
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class DistributionInfo:
+    """The static part of one action leaf's distribution.
+
+    The output of a parameter or statistic is named `<action leaf>/<its name>`.
+    """
+
+    family: str
+    parameters: tuple[str, ...]
+    statistics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,18 @@ class PolicyManifest:
     policy_class: str
     written_with: dict[str, str]
     files: dict[str, str]
+
+
+def check_is_export(folder: Path) -> None:
+    """A first, cheap look at a folder that should hold a policy.
+
+    Raises:
+      IncompleteError: it is no folder, or no SavedModel lies in it.
+    """
+    if not folder.is_dir():
+        raise IncompleteError(f"{folder} is not a folder")
+    if not (folder / GRAPH_FILE).is_file():
+        raise IncompleteError(f"{folder} holds no SavedModel: {GRAPH_FILE} is missing")
 
 
 def write_policy_manifest(folder: Path, manifest: PolicyManifest) -> None:

@@ -1,0 +1,43 @@
+"""Shared by all tests: the environment for TensorFlow, the --full counts, and servers over real exports."""
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server import RunningServer, serving
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the counts that acceptance lists ask for")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether to run with full counts."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one export of every policy in tests/zoo, by name."""
+    from tests.zoo import policies
+
+    folder = tmp_path_factory.mktemp("exports")
+    for name in policies.MAKERS:
+        policies.export(name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(exports: Path) -> Iterator[RunningServer]:
+    """One server with every policy of the zoo; tests may not change its weights. `cartpole` is the default."""
+    from tests.zoo import policies
+
+    with serving({name: exports / name for name in policies.MAKERS}) as running:
+        yield running

@@ -1,0 +1,140 @@
+"""Small policies of every kind that the journeys need, made anew with fixed seeds, and their exports."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tf_agents.networks import actor_distribution_network, actor_distribution_rnn_network, q_network, q_rnn_network
+from tf_agents.policies import actor_policy, greedy_policy, policy_saver, q_policy, tf_policy
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import policy_step
+from tf_agents.trajectories import time_step as ts
+
+from saver import PolicySaver
+
+FLOATS4 = tf.TensorSpec([4], tf.float32, "observation")
+TWO = tensor_spec.BoundedTensorSpec([], tf.int64, 0, 1, "action")
+BOX = tensor_spec.BoundedTensorSpec([2], tf.float32, [-1.0, -2.0], [1.0, 2.0], "action")
+NESTED = {
+    "camera": tensor_spec.BoundedTensorSpec([2, 3], tf.uint8, 0, 200, "camera"),
+    "body": (tf.TensorSpec([3], tf.float32, "joints"), tensor_spec.BoundedTensorSpec([], tf.int32, 0, 9, "gear")),
+}
+
+
+class NumberPolicy(tf_policy.TFPolicy):
+    """Its action tells its weights: 1,000 times the variable `number`, plus the observation's first entry.
+
+    `number` stands at both ends of a list of variables with a large one between, so that a torn read shows.
+    """
+
+    def __init__(self, number: int = 0, filler: int = 1) -> None:
+        self.first = tf.Variable(number, dtype=tf.int64)
+        self.filler = tf.Variable(tf.zeros([filler]))
+        self.last = tf.Variable(number, dtype=tf.int64)
+        spec = tensor_spec.BoundedTensorSpec([2], tf.int64, 0, 10**12, "action")
+        super().__init__(ts.time_step_spec(FLOATS4), spec)
+
+    def _variables(self) -> list[tf.Variable]:
+        return [self.first, self.filler, self.last]
+
+    def set_number(self, number: int) -> None:
+        self.first.assign(number)
+        self.last.assign(number)
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> Any:
+        row = tf.cast(time_step.observation[:, 0], tf.int64)
+        both = tf.stack([1000 * self.first + row, 1000 * self.last + row], axis=1)
+        return policy_step.PolicyStep(tfp.distributions.Deterministic(both), policy_state)
+
+
+class FlattenNested(tf.keras.layers.Layer):
+    """The nested observation as one vector."""
+
+    def call(self, observation: Any) -> tf.Tensor:
+        camera = observation["camera"]
+        flat = tf.reshape(tf.cast(camera, tf.float32), tf.concat([tf.shape(camera)[:-2], [6]], 0))
+        joints, gear = observation["body"]
+        return tf.concat([flat / 255.0, joints, tf.cast(gear, tf.float32)[..., None]], -1)
+
+
+def _cartpole() -> tf_policy.TFPolicy:
+    network = q_network.QNetwork(FLOATS4, TWO, fc_layer_params=(16,))
+    return greedy_policy.GreedyPolicy(q_policy.QPolicy(ts.time_step_spec(FLOATS4), TWO, network))
+
+
+def _boltzmann() -> tf_policy.TFPolicy:
+    network = q_network.QNetwork(FLOATS4, TWO, fc_layer_params=(16,))
+    return q_policy.QPolicy(ts.time_step_spec(FLOATS4), TWO, network)
+
+
+def _recurrent() -> tf_policy.TFPolicy:
+    network = q_rnn_network.QRnnNetwork(FLOATS4, TWO, lstm_size=(8,), input_fc_layer_params=(8,))
+    return greedy_policy.GreedyPolicy(q_policy.QPolicy(ts.time_step_spec(FLOATS4), TWO, network))
+
+
+def _continuous() -> tf_policy.TFPolicy:
+    network = actor_distribution_network.ActorDistributionNetwork(FLOATS4, BOX, fc_layer_params=(8,))
+    return actor_policy.ActorPolicy(ts.time_step_spec(FLOATS4), BOX, network)
+
+
+def _nested() -> tf_policy.TFPolicy:
+    network = actor_distribution_rnn_network.ActorDistributionRnnNetwork(
+        NESTED, BOX, preprocessing_combiner=FlattenNested(), input_fc_layer_params=(8,), lstm_size=(5,)
+    )
+    policy = actor_policy.ActorPolicy(ts.time_step_spec(NESTED), BOX, network)
+    return greedy_policy.GreedyPolicy(policy)
+
+
+# Name → what makes the policy, and the options of its PolicySaver. The first is the default policy.
+MAKERS: dict[str, tuple[Callable[[], tf_policy.TFPolicy], dict[str, Any]]] = {
+    "cartpole": (_cartpole, {}),
+    "boltzmann": (_boltzmann, {}),
+    "recurrent": (_recurrent, {}),
+    "continuous": (_continuous, {}),
+    "nested": (_nested, {}),
+    "fixed": (_recurrent, {"batch_size": 3}),
+    "unnested": (_cartpole, {"use_nest_path_signatures": False}),
+}
+
+
+def make(name: str) -> tf_policy.TFPolicy:
+    """The policy, with the same weights each time."""
+    tf.random.set_seed(7)
+    tf.keras.utils.set_random_seed(7)
+    return MAKERS[name][0]()
+
+
+def export(name: str, folder: Path) -> None:
+    """Exports the policy with its own options, train step 11 and two metadata of one dtype."""
+    saver = PolicySaver(
+        make(name),
+        train_step=tf.Variable(11, dtype=tf.int64),
+        metadata={"episodes": tf.Variable(5, dtype=tf.int64), "frames": tf.Variable(6, dtype=tf.int64)},
+        **MAKERS[name][1],
+    )
+    saver.save(str(folder))
+
+
+class NumberTrainer:
+    """Publishes versions of a NumberPolicy: the number in the answers is the train step."""
+
+    def __init__(self, folder: Path, plain: bool = False, filler: int = 1) -> None:
+        self.folder = folder
+        self.policy = NumberPolicy(filler=filler)
+        self._train_step = tf.Variable(0, dtype=tf.int64)
+        kind = policy_saver.PolicySaver if plain else PolicySaver
+        self.saver = kind(self.policy, train_step=self._train_step)
+        self.saver.save(str(folder))
+
+    def publish(self, number: int, name: str | None = None, folder: Path | None = None) -> str:
+        """Saves a checkpoint whose answers tell `number`; returns its name."""
+        name = name or f"{number:010d}"
+        self.policy.set_number(number)
+        self._train_step.assign(number)
+        self.saver.save_checkpoint(str((folder or self.folder / "checkpoints") / name))
+        return name
