@@ -34,6 +34,11 @@ class Slot(Generic[E]):
             if not self._leases:
                 self._idle.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds a lease."""
+        return not self._leases
+
     async def drained(self) -> None:
         """Returns once nobody holds a lease."""
         await self._idle.wait()

@@ -19,6 +19,7 @@ from app.engine.base import Engine
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
 from app.swap import plan
+from app.swap.history import History
 from app.swap.lease import Slot
 from app.swap.plan import Candidate
 from app.swap.source import Sight, Source
@@ -31,8 +32,6 @@ log = logging.getLogger("policy_server.swap")
 REST_S = 0.25
 # An explicit reload gives such a checkpoint this long to come to rest.
 PATIENCE_S = 5.0
-# The versions that `versions` still tells of once they are released or refused.
-KEPT_VERSIONS = 100
 
 
 class Weights(Protocol):
@@ -88,7 +87,8 @@ class Manager:
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Condition()
-        self._versions: dict[tuple[str, str], Version] = {}
+        self._history = History(name, metrics)
+        self._catching_up: set[asyncio.Task[float | None]] = set()
         self._standby: Slot[Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self.pinned: str | None = None
@@ -102,11 +102,10 @@ class Manager:
         """
         engine = await self._work(self._workshop.standby)
         weights = await self._work(lambda: self._workshop.weights(engine))
-        version = Version(EXPORT, self._workshop.digest, weights.train_step, engine.name)
-        version.metadata = weights.metadata
+        version = self._history.version(EXPORT, self._workshop.digest, weights.train_step)
+        version.metadata, version.engine = weights.metadata, engine.name
         for state in (State.LOADED, State.VERIFIED, State.ACTIVE):
             version.move(state)
-        self._versions[version.key] = version
         self.active = Slot(engine, version)
         self._metrics.active(version.train_step)
         # The second copy, made while nobody waits for it.
@@ -115,7 +114,7 @@ class Manager:
 
     def versions(self) -> list[Version]:
         """Every version seen, the latest seen first."""
-        return sorted(self._versions.values(), key=lambda v: v.seen_at, reverse=True)
+        return self._history.all()
 
     async def reload(self, name: str | None) -> Swapped:
         """Swaps to the checkpoint `name` (and stays there), or to the newest one (and goes on watching).
@@ -173,7 +172,7 @@ class Manager:
                 return None
             sight = await self._look(afresh=False)
             version = self.active.version
-            refused = {v.digest for v in self._versions.values() if v.state is State.REFUSED}
+            refused = self._history.refused_digests()
             for candidate in plan.worth_trying(
                 sight.complete, version.name, version.digest, version.train_step, refused
             ):
@@ -193,7 +192,11 @@ class Manager:
         if self.active.version.train_step >= train_step:
             return
         self._refuse_if_pinned(train_step)
-        await self.catch_up()
+        # A task of its own: the caller's deadline must not end a swap half-way.
+        looking = asyncio.create_task(self.catch_up())
+        self._catching_up.add(looking)
+        looking.add_done_callback(self._catching_up.discard)
+        await asyncio.shield(looking)
         async with self._changed:
             while self.active.version.train_step < train_step:
                 self._refuse_if_pinned(train_step)
@@ -217,23 +220,8 @@ class Manager:
 
     async def _look(self, afresh: bool) -> Sight:
         sight = await self._work(lambda: self._source.look(REST_S, afresh))
-        for candidate in sight.complete:
-            self._seen(candidate)
-        for name, reason in sight.unreadable.items():
-            version = self._versions.setdefault((name, ""), Version(name, "", -1))
-            if version.state is not State.REFUSED:
-                version.move(State.REFUSED, reason)
-                self._metrics.refused()
-                log.warning("%s: refused %s: %s", self.name, name, reason)
-        self._forget_old()
+        self._history.observe(sight)
         return sight
-
-    def _seen(self, candidate: Candidate) -> Version:
-        version = self._versions.get((candidate.name, candidate.digest))
-        if version is None:
-            version = Version(candidate.name, candidate.digest, candidate.train_step)
-            self._versions[version.key] = version
-        return version
 
     async def _swap_to_newest(self, sight: Sight) -> None:
         """The newest that may serve; where all are refused, the first one's reason is the answer."""
@@ -252,7 +240,7 @@ class Manager:
         if self.active.version.key == (EXPORT, workshop.digest):
             return
         await self._drained()  # it may be the export's version that still drains
-        version = self._versions.setdefault((EXPORT, workshop.digest), Version(EXPORT, workshop.digest, -1))
+        version = self._history.version(EXPORT, workshop.digest, -1)
         engine = await self._work(workshop.standby)
         await self._ready(version, engine, lambda: workshop.weights(engine))
 
@@ -260,7 +248,7 @@ class Manager:
         if self.active.version.key == (candidate.name, candidate.digest):
             return
         await self._drained()  # the copy that served before is the one to restore into
-        version = self._seen(candidate)
+        version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
         slot = self._standby
         engine = slot.engine if slot is not None else await self._work(self._workshop.standby)
         self._standby = None  # until the restore has gone well the copy is not to be trusted
@@ -273,9 +261,7 @@ class Manager:
         try:
             weights = await self._work(prepare)
         except SwapRefused as refusal:
-            version.move(State.REFUSED, str(refusal))
-            self._metrics.refused()
-            log.warning("%s: refused %s: %s", self.name, version.name, refusal)
+            self._history.refuse(version, str(refusal))
             raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}") from None
         version.move(State.LOADED)
         version.train_step, version.metadata, version.engine = (
@@ -294,25 +280,26 @@ class Manager:
         self._metrics.active(slot.version.train_step)
         self._metrics.swapped(slot.version.times["active"] - slot.version.times.get("found", slot.version.seen_at))
         log.info("%s: %s (train step %d) serves", self.name, slot.version.name, slot.version.train_step)
-        task = asyncio.create_task(self._drain(old))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        if old.idle:
+            self._release(old)
+        else:
+            task = asyncio.create_task(self._drain(old))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
         async with self._changed:
             self._changed.notify_all()
 
     async def _drain(self, slot: Slot[Engine]) -> None:
         await slot.drained()
+        self._release(slot)
+
+    def _release(self, slot: Slot[Engine]) -> None:
         slot.version.move(State.RELEASED)
         self._standby = self._standby or slot
 
     async def _drained(self) -> None:
         while self._draining:
             await asyncio.wait(self._draining)
-
-    def _forget_old(self) -> None:
-        done = [k for k, v in self._versions.items() if v.state in (State.RELEASED, State.REFUSED)]
-        for key in done[:-KEPT_VERSIONS]:
-            del self._versions[key]
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

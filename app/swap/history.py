@@ -1,0 +1,55 @@
+"""Every version of one policy that was seen, with its state and the reason of a refusal. Event loop only."""
+
+from __future__ import annotations
+
+import logging
+
+from app.metrics import PolicyMetrics
+from app.swap.source import Sight
+from app.swap.states import State, Version
+
+log = logging.getLogger("policy_server.swap")
+
+# The versions that are still told of once they are released or refused.
+KEPT_VERSIONS = 100
+
+
+class History:
+    """The versions of the policy `policy`, by name and digest."""
+
+    def __init__(self, policy: str, metrics: PolicyMetrics) -> None:
+        self._policy = policy
+        self._metrics = metrics
+        self._versions: dict[tuple[str, str], Version] = {}
+
+    def version(self, name: str, digest: str, train_step: int) -> Version:
+        """The version with this identity; a new one, found just now, where it was never seen."""
+        return self._versions.setdefault((name, digest), Version(name, digest, train_step))
+
+    def refuse(self, version: Version, reason: str) -> None:
+        """Notes that the version may not serve."""
+        version.move(State.REFUSED, reason)
+        self._metrics.refused()
+        log.warning("%s: refused %s: %s", self._policy, version.name, reason)
+
+    def observe(self, sight: Sight) -> None:
+        """Notes what a look has found, and forgets what is gone or long done."""
+        for candidate in sight.complete:
+            self.version(candidate.name, candidate.digest, candidate.train_step)
+        for name, reason in sight.unreadable.items():
+            version = self.version(name, "", -1)
+            if version.state is not State.REFUSED:
+                self.refuse(version, reason)
+        there = {(candidate.name, candidate.digest) for candidate in sight.complete}
+        gone = [key for key, v in self._versions.items() if v.state is State.FOUND and key not in there]
+        done = [key for key, v in self._versions.items() if v.state in (State.RELEASED, State.REFUSED)]
+        for key in (*gone, *done[:-KEPT_VERSIONS]):
+            del self._versions[key]
+
+    def refused_digests(self) -> set[str]:
+        """The digests of versions that may not serve."""
+        return {version.digest for version in self._versions.values() if version.state is State.REFUSED}
+
+    def all(self) -> list[Version]:
+        """Every version, the latest seen first."""
+        return sorted(self._versions.values(), key=lambda version: version.seen_at, reverse=True)

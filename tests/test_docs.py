@@ -1,0 +1,120 @@
+"""What README and docs say is true: its commands run, its examples answer as shown, its files exist."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from app.settings import knobs, variable
+from tests.server import ADMIN_TOKEN, ROOT, RunningServer, serving
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server over what the README's own training program exports, and a recurrent policy named memory."""
+    import tensorflow as tf
+
+    from tests.zoo import policies
+
+    folder = tmp_path_factory.mktemp("readme")
+    agent = SimpleNamespace(policy=policies.make("cartpole"), train_step_counter=tf.Variable(700, dtype=tf.int64))
+    (program,) = blocks("python")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(compile(program, "README.md", "exec"), {"agent": agent})
+    policies.export("recurrent", folder / "memory")
+    with serving({"cartpole": folder / "policies" / "cartpole", "memory": folder / "memory"}) as running:
+        yield running
+
+
+def examples() -> list[tuple[str, str]]:
+    """(command, the answer shown) of every console block."""
+    found = []
+    for block in blocks("console"):
+        lines = block.splitlines()
+        found += list(zip(lines[::2], lines[1::2], strict=True))
+    return found
+
+
+@pytest.mark.parametrize(("shown", "answer"), examples())
+def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
+    command = shown.removeprefix("$ ").replace("localhost:8000", server.url.removeprefix("http://"))
+    if "policy_state" in command:
+        ones = json.dumps([[0.1] * 8, [0.2] * 8])
+        command = re.sub(r'("policy_state": ).*\}', rf"\1{ones}}}", command)
+    done = subprocess.run(
+        command,
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN, "PATH": "/usr/bin:/bin"},
+    )
+    assert _form(json.loads(done.stdout)) == _form(json.loads(answer))
+
+
+def _form(answer: object) -> object:
+    """Keys, types and texts of an answer, without its numbers and lengths."""
+    if isinstance(answer, dict):
+        if "versions" in answer:
+            return ["versions", sorted(answer["versions"][0])]
+        fixed = ("family", "version", "previous", "type", "detail", "errors", "status")
+        return {key: value if key in fixed and value != "export" else _form(value) for key, value in answer.items()} | (
+            {"train_step": "a number"} if "train_step" in answer else {}
+        )
+    if isinstance(answer, list):
+        return [_form(answer[0])] if answer else []
+    return "a number" if isinstance(answer, int | float) else type(answer).__name__
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+) \|$", README, re.MULTILINE)
+    assert len(rows) > 10
+    for name in re.findall(r"`([^`]+)`", " ".join(rows)) + re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_make_alone_lists_the_targets() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup"):
+        assert f"make {target} " in listed
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `(POLICY_SERVER_\w+)` \| `([^`]*)` \|", page, re.MULTILINE)
+    shown = {variable(f.name): "" if f.default == "" else str(f.default).lower() for f in knobs()}
+    assert dict(rows) == shown
+
+
+def test_every_status_is_documented() -> None:
+    from app.api.problems import STATUS
+
+    page = (ROOT / "docs" / "http.md").read_text().split("## Statuses")[1]
+    for status, _ in STATUS.values():
+        assert status == 500 or str(status) in page
+
+
+def test_every_metric_is_documented(tmp_path: Path) -> None:
+    from app.metrics import Metrics
+
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    for family in Metrics().registry.collect():
+        assert family.name in page
