@@ -1,0 +1,28 @@
+"""The agent's collect policy → an export, and a checkpoint for each train step to be served."""
+
+import time
+from pathlib import Path
+
+from demo.records import Publication
+from demo.trainer import Trainer  # first: it sets up the environment that TensorFlow needs
+from saver import PolicySaver
+
+
+class Publisher:
+    """Writes one policy folder: the export once, then checkpoints under `checkpoints/`."""
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self._train_step = trainer.train_step
+        self._folder = folder
+        self._saver = PolicySaver(trainer.agent.collect_policy, train_step=trainer.train_step)
+
+    def export(self) -> None:
+        """Write the policy itself, with the weights it has now."""
+        self._saver.save(str(self._folder))
+
+    def publish(self) -> Publication:
+        """Write the weights as a checkpoint named by the train step, complete on return."""
+        train_step = int(self._train_step.numpy())
+        name = f"{train_step:010d}"
+        self._saver.save_checkpoint(str(self._folder / "checkpoints" / name))
+        return Publication(name, train_step, time.monotonic())

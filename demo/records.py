@@ -1,0 +1,176 @@
+"""The words that the parts of the demo speak to each other in: plain values.
+
+NumPy only: the simulators import this, and they do not import TensorFlow. Moments are seconds of
+the machine's monotonic clock, which all processes share.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DemoError(Exception):
+    """Something that ends the demo. Its text is the one line that the user reads."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is played and learned. One instance is the demo, one is its short form for tests.
+
+    A round is one turn of the trainer: take `segments_per_round` segments, learn, publish.
+    """
+
+    simulators: int
+    environments_per_simulator: int
+    steps_per_segment: int  # time steps of every environment between two reports
+    segments_per_round: int
+    rounds_at_least: int
+    rounds_at_most: int
+    enough_return: float  # stop early when `episodes_to_stop` episodes in a row reach this mean
+    episodes_to_stop: int
+    judged_versions: int
+    episodes_per_judged_version: int
+    required_return: float | None  # None: the short form does not ask for learning
+    required_swaps: int
+
+    @property
+    def steps_per_round(self) -> int:
+        """Transitions that one round of learning is made of."""
+        return self.segments_per_round * self.steps_per_segment * self.environments_per_simulator
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service said to one request of B rows, and the moment that it was here."""
+
+    action: NDArray[np.int64]  # [B]
+    logits: NDArray[np.float32]  # [B, 2], the parameters of the distribution the action came from
+    version: str
+    train_step: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """T time steps of B environments, in order, exactly as they were played through the service."""
+
+    observation: NDArray[np.float32]  # [T, B, 4]
+    action: NDArray[np.int64]  # [T, B]
+    logits: NDArray[np.float32]  # [T, B, 2]
+    reward: NDArray[np.float32]  # [T, B]
+    next_observation: NDArray[np.float32]  # [T, B, 4], before any reset
+    terminated: NDArray[np.bool_]  # [T, B], the pole fell
+    truncated: NDArray[np.bool_]  # [T, B], the time limit was reached
+    train_step: NDArray[np.int64]  # [T], of the weights that answered
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode, its return, and the train step of the weights that ended it."""
+
+    episode_return: float
+    train_step: int
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The first answer of a version that one simulator saw, and its moment."""
+
+    version: str
+    train_step: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a simulator hands over from time to time: everything since its last report."""
+
+    simulator: int
+    segment: Segment | None  # None when a failed request broke it off
+    episodes: tuple[Episode, ...]
+    sightings: tuple[Sighting, ...]
+    answers: dict[str, int]  # answered requests by version
+    rows: int
+    failures: tuple[str, ...]  # one line for each request that was not answered with 200
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A checkpoint that the trainer made, and the moment it was complete."""
+
+    name: str
+    train_step: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judged episodes of one pinned version."""
+
+    version: str
+    train_step: int
+    returns: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return sum(self.returns) / len(self.returns)
+
+
+@dataclass(frozen=True)
+class VersionFigures:
+    """What is known of one version that served during play. Times in seconds since play began."""
+
+    version: str
+    train_step: int
+    published_at_s: float | None  # None: the weights of the export itself
+    published_at_steps: int | None  # environment steps reported when it was published
+    swap_ms: float | None  # from publication to the first answer in a simulator; None: not seen
+    answers: int
+    episodes: int  # that ended under it
+    mean_return: float | None  # of those episodes; None when there are none
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything that was counted up to now."""
+
+    seconds: float  # of play, up to now or to its end
+    now_serving: str  # the version of the newest train step that was answered with
+    requests: int
+    rows: int
+    environment_steps: int
+    answers_per_second: float  # over the last few seconds; after play, over all of it
+    failures: int
+    first_failures: tuple[str, ...]
+    episodes: int
+    recent_return: float | None  # mean of the newest finished episodes
+    swaps: int  # published versions that answered during play
+    last_swap_ms: float | None
+    median_swap_ms: float | None
+    versions: tuple[VersionFigures, ...]  # by train step
+    unused_segments: int  # too old for learning when their turn came
+
+
+@dataclass(frozen=True)
+class EpisodePoint:
+    """One finished episode on the learning curve."""
+
+    environment_steps: int  # of all simulators together, when it was reported
+    episode_return: float
+    train_step: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the demo ends with; `result.json` is this."""
+
+    succeeded: bool
+    reasons: tuple[str, ...]  # why not; empty when it succeeded
+    wall_seconds: float
+    seed: int
+    figures: Figures
+    verdicts: tuple[Verdict, ...]
+    judged_mean_return: float
+    curve: tuple[EpisodePoint, ...]

@@ -1,0 +1,180 @@
+"""Segments played through the service → better weights, by TF-Agents' PPO.
+
+The only file of the demo, with publisher.py, that imports TensorFlow.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tf-agents needs Keras 2
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.agents.ppo import ppo_clip_agent
+from tf_agents.networks import actor_distribution_network, value_network
+from tf_agents.specs import BoundedArraySpec, array_spec, tensor_spec
+from tf_agents.trajectories import StepType, time_step, trajectory
+from tf_agents.utils import common
+
+from demo.advantages import generalised_advantages
+from demo.records import Segment
+
+_LAYERS = (64, 64)
+
+# The agent writes TensorBoard summaries at every step; the demo reads none and does not install it.
+tf.compat.v2.summary.scalar = lambda *_args, **_options: False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """PPO's numbers. Chosen by measuring; the learning rate falls linearly from first to last."""
+
+    learning_rate: float = 1e-3
+    last_learning_rate: float = 1e-4
+    discount: float = 0.99
+    decay: float = 0.95
+    clip: float = 0.2
+    entropy: float = 0.005
+    gradient_norm: float = 0.5
+    epochs: int = 8
+    minibatch: int = 512
+
+
+class Trainer:
+    """Holds the agent. `learn` is called with one round of segments at a time."""
+
+    def __init__(self, seed: int, recipe: Recipe) -> None:
+        random.seed(seed)
+        np.random.seed(seed)
+        tf.random.set_seed(seed)
+        self._recipe = recipe
+        self._shuffle = np.random.default_rng(seed)
+        self._learning_rate = tf.Variable(recipe.learning_rate, trainable=False)
+        self._train_step = tf.Variable(0, dtype=tf.int64, name="train_step")
+        self.agent = _build_agent(recipe, self._learning_rate, self._train_step)
+        self._gradient_step = common.function(self.agent.train)
+        self._values = tf.function(self._apply_value_network, input_signature=[tf.TensorSpec((None, 4), tf.float32)])
+
+    @property
+    def train_step(self) -> tf.Variable:
+        """The count of gradient steps, as the variable that goes into each checkpoint."""
+        return self._train_step
+
+    def prepare(self) -> None:
+        """Compile what `learn` needs, which takes seconds, before anybody waits for it.
+
+        The gradient step runs on rows whose return and advantage are 0: the agent gives them no
+        weight, so that every gradient is 0 and the weights stay what they are.
+        """
+        rows = (self._recipe.minibatch, 1)
+        nothing = tf.nest.map_structure(
+            lambda spec: tf.zeros((*rows, *spec.shape), spec.dtype), self.agent.training_data_spec
+        )
+        self._gradient_step(nothing)
+        self._train_step.assign(0)
+        self._value(np.zeros((1, 4), np.float32))
+
+    def learn(self, segments: Sequence[Segment], progress: float) -> None:
+        """One round: every transition of `segments` is used `epochs` times.
+
+        `progress` goes from 0 to 1 over the run and lowers the learning rate.
+        """
+        recipe = self._recipe
+        fall = (recipe.last_learning_rate - recipe.learning_rate) * min(progress, 1.0)
+        self._learning_rate.assign(recipe.learning_rate + fall)
+        experience = self._experience(segments)
+        rows = len(experience.reward)
+        for _ in range(recipe.epochs):
+            order = self._shuffle.permutation(rows)
+            for start in range(0, rows - recipe.minibatch + 1, recipe.minibatch):
+                self._gradient_step(_rows(experience, order[start : start + recipe.minibatch]))
+
+    def _experience(self, segments: Sequence[Segment]) -> trajectory.Trajectory:
+        """Segments as the agent's training data, [rows, 1, ...]: each transition by itself."""
+        parts = [self._one_segment(segment) for segment in segments]
+        return tf.nest.map_structure(lambda *leaves: np.concatenate(leaves)[:, None], *parts)
+
+    def _one_segment(self, segment: Segment) -> trajectory.Trajectory:
+        """A [T, B] segment as a trajectory of T·B rows, its advantages in the policy info."""
+        value = self._value(segment.observation)
+        advantage, target = generalised_advantages(
+            segment.reward,
+            value,
+            self._value(segment.next_observation),
+            segment.terminated,
+            segment.truncated,
+            self._recipe.discount,
+            self._recipe.decay,
+        )
+        ended = segment.terminated | segment.truncated
+        shaped = trajectory.Trajectory(
+            # The agent only looks whether it is LAST, which marks rows that lie between episodes.
+            step_type=np.full(ended.shape, StepType.MID, np.int32),
+            observation=segment.observation,
+            action=segment.action,
+            policy_info={
+                "dist_params": {"logits": segment.logits},
+                "value_prediction": value,
+                "advantage": advantage,
+                "return": target,
+            },
+            next_step_type=np.where(ended, StepType.LAST, StepType.MID).astype(np.int32),
+            reward=segment.reward,
+            discount=np.logical_not(segment.terminated).astype(np.float32),
+        )
+        return tf.nest.map_structure(lambda x: x.reshape(-1, *x.shape[2:]), shaped)
+
+    def _apply_value_network(self, observation: tf.Tensor) -> tf.Tensor:
+        """The critic's estimate of [rows, 4] observations, [rows]."""
+        step_type = tf.fill(tf.shape(observation)[:1], StepType.MID)
+        return self.agent.collect_policy.apply_value_network(observation, step_type)[0]
+
+    def _value(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The critic's estimate of [T, B, 4] observations, [T, B]."""
+        rows = tf.constant(observation.reshape(-1, observation.shape[-1]))
+        value: NDArray[np.float32] = self._values(rows).numpy()
+        return value.reshape(observation.shape[:-1])
+
+
+def _rows(experience: trajectory.Trajectory, chosen: NDArray[np.int64]) -> trajectory.Trajectory:
+    """Some rows of an experience, as tensors."""
+    return tf.nest.map_structure(lambda leaf: tf.constant(leaf[chosen]), experience)
+
+
+def _build_agent(recipe: Recipe, learning_rate: tf.Variable, train_step: tf.Variable) -> ppo_clip_agent.PPOClipAgent:
+    """A PPO agent for CartPole-v1: 4 numbers in, 2 actions out."""
+    observation_spec = array_spec.ArraySpec((4,), np.float32, "observation")
+    action_spec = tensor_spec.from_spec(BoundedArraySpec((), np.int64, 0, 1, "action"))
+    time_step_spec = tensor_spec.from_spec(time_step.time_step_spec(observation_spec))
+    agent = ppo_clip_agent.PPOClipAgent(
+        time_step_spec,
+        action_spec,
+        optimizer=tf.keras.optimizers.Adam(learning_rate, epsilon=1e-5),
+        actor_net=actor_distribution_network.ActorDistributionNetwork(
+            time_step_spec.observation,
+            action_spec,
+            fc_layer_params=_LAYERS,
+            activation_fn=tf.keras.activations.tanh,
+        ),
+        value_net=value_network.ValueNetwork(
+            time_step_spec.observation,
+            fc_layer_params=_LAYERS,
+            activation_fn=tf.keras.activations.tanh,
+        ),
+        importance_ratio_clipping=recipe.clip,
+        entropy_regularization=recipe.entropy,
+        gradient_clipping=recipe.gradient_norm,
+        num_epochs=1,  # one gradient step for each minibatch; `learn` counts the epochs
+        normalize_rewards=False,
+        normalize_observations=False,
+        compute_value_and_advantage_in_train=False,
+        update_normalizers_in_train=False,
+        train_step_counter=train_step,
+    )
+    agent.initialize()
+    return agent
