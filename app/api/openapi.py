@@ -16,24 +16,32 @@ from app.wire.tensors import is_float, is_integer
 from saver.artifact import Leaf, Nest, leaves, pack
 
 _OPTIONAL = ("step_type", "reward", "discount", "policy_state")
+# The example of an image would be pages long.
+_MOST_NUMBERS_SHOWN = 256
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
 
 
 def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]:
     """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`."""
-    schemas = base.setdefault("components", {}).setdefault("schemas", {})
+    components = base.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
     schemas["Problem"] = _PROBLEM
     schemas["Options"] = _OPTIONS
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    paths: dict[str, Any] = {}
     for policy in policies:
         schemas |= {f"{policy.name}.{name}": schema for name, schema in policy_schemas(policy).items()}
-        for route in ("action", "distribution", "get_initial_state"):
-            base["paths"][f"/v1/policies/{policy.name}/{route}"] = {"post": _operation(policy, route)}
-    for route in ("action", "distribution", "get_initial_state"):
+        for route in _SUMMARIES:
+            paths[f"/v1/policies/{policy.name}/{route}"] = {"post": _operation(policy, route)}
+    for route in _SUMMARIES:
         operation = _operation(policies[0], route)
-        operation["operationId"] = f"default.{route}"
-        operation["tags"] = ["the default policy"]
-        base["paths"][f"/{route}"] = {"post": operation}
-    return base
+        operation |= {"operationId": f"default.{route}", "tags": [f"{policies[0].name}, the default policy"]}
+        paths[f"/{route}"] = {"post": operation}
+    for path, operations in base["paths"].items():
+        for operation in operations.values():
+            if path.startswith("/admin"):
+                operation["security"] = [{"token": []}]
+    return {**base, "paths": paths | base["paths"]}
 
 
 def policy_schemas(policy: Policy) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def _request(policy: Policy) -> dict[str, Any]:
         inputs = {inputs.name: inputs}
     fields = inputs if isinstance(inputs, dict) else {str(i): child for i, child in enumerate(inputs)}
     required = [f for f in fields if not (policy.spec.takes_time_step and f in _OPTIONAL)]
-    return {
+    schema = {
         "type": "object",
         "properties": {
             **{name: _either(nest) for name, nest in fields.items()},
@@ -76,9 +84,15 @@ def _request(policy: Policy) -> dict[str, Any]:
         },
         # Flattened names may stand in for the nested ones, so that only these can be asked for.
         "required": [name for name in required if isinstance(fields[name], Leaf)],
-        "example": {name: pack(fields[name], _example) for name in required},
         "x-flattened-names": {leaf.name: path for path, leaf in leaves(inputs)},
     }
+    if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= _MOST_NUMBERS_SHOWN:
+        schema["example"] = {name: pack(fields[name], _example) for name in required}
+    return schema
+
+
+def _numbers(leaf: Leaf) -> int:
+    return int(np.prod([size or 1 for size in leaf.shape]))
 
 
 def _either(nest: Nest, answers: bool = False) -> dict[str, Any]:
@@ -90,8 +104,7 @@ def _schema(nest: Nest, outer: list[int | None], answers: bool) -> dict[str, Any
     if isinstance(nest, dict):
         return _object({key: _schema(child, outer, answers) for key, child in nest.items()})
     if isinstance(nest, tuple):
-        items = [_schema(child, outer, answers) for child in nest]
-        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+        return _list([_schema(child, outer, answers) for child in nest])
     schema = _item(nest, answers)
     for size in reversed([*outer, *nest.shape]):
         limits = {"minItems": 1} if size is None else {"minItems": size, "maxItems": size}
@@ -118,13 +131,15 @@ def _item(leaf: Leaf, answers: bool) -> dict[str, Any]:
 
 
 def _example(leaf: Leaf) -> Any:
+    """A value inside the bounds, in Python's own numbers: NumPy's would turn the bounds of uint64 into floats."""
     shape = tuple(1 if size is None else size for size in leaf.shape)
-    if int(np.prod(shape)) > 64:
-        shape = tuple(min(size, 2) for size in shape)
-    value: Any = {"string": "", "bool": False}.get(leaf.dtype, 0 if is_integer(leaf) else 0.1)
-    if is_integer(leaf) and isinstance(leaf.minimum, int):
-        value = leaf.minimum
-    return np.full(shape, value, dtype=object).tolist() if shape else value
+    value = {"string": "", "bool": False}.get(leaf.dtype, 0 if is_integer(leaf) else 0.1)
+    array = np.full(shape, value, dtype=object)
+    if leaf.minimum is not None:
+        array = np.maximum(array, np.array(leaf.minimum, object))
+    if leaf.maximum is not None:
+        array = np.minimum(array, np.array(leaf.maximum, object))
+    return np.asarray(array, object).tolist()
 
 
 def _distributions(policy: Policy) -> dict[str, Any]:
@@ -153,12 +168,17 @@ def _objects(packed: Any, nest: Nest) -> dict[str, Any]:
         return schema
     if isinstance(nest, dict):
         return _object({key: _objects(packed[key], child) for key, child in nest.items()})
-    items = [_objects(packed[index], child) for index, child in enumerate(nest)]
-    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+    return _list([_objects(packed[index], child) for index, child in enumerate(nest)])
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(items: list[dict[str, Any]]) -> dict[str, Any]:
+    # JSON Schema has no empty prefixItems: the state of a stateless policy is an empty list.
+    one_by_one = {"prefixItems": items} if items else {}
+    return {"type": "array", **one_by_one, "minItems": len(items), "maxItems": len(items)}
 
 
 def _operation(policy: Policy, route: str) -> dict[str, Any]:
@@ -169,6 +189,7 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
     problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     return {
         "tags": [policy.name],
+        "security": [{}, {"token": []}],
         "summary": _SUMMARIES[route],
         "operationId": f"{policy.name}.{route}",
         "requestBody": {
