@@ -104,6 +104,12 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert dict(rows) == shown
 
 
+@pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "deploy/example.env", "deploy/entrypoint.sh"])
+def test_what_operators_set_are_settings(file: str) -> None:
+    named = set(re.findall(r"POLICY_SERVER_[A-Z_]+", (ROOT / file).read_text()))
+    assert named <= {variable(f.name) for f in knobs()} | {variable("policies")}
+
+
 def test_every_status_is_documented() -> None:
     from app.api.problems import STATUS
 
