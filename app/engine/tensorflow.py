@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from saver.artifact import PolicySpec
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
 _INPUT_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
+_FUNCTION_NODE = re.compile(r"^\{\{function_node .*?\}\} ?")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class TensorFlowEngine:
             rows = len(next(iter(inputs.values())))
             return join([self._functions[function](piece) for piece in split(inputs, self._batch_size)], rows)
         except _INPUT_ERRORS as error:
-            raise InputRefused(_first_line(error)) from error
+            raise InputRefused(_reason(error)) from error
 
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
@@ -69,5 +71,7 @@ class TensorFlowEngine:
         return join([self._functions["get_initial_state"]({}) for _ in range(calls)], rows)
 
 
-def _first_line(error: tf.errors.OpError) -> str:
-    return (error.message or type(error).__name__).strip().splitlines()[0][:300]
+def _reason(error: tf.errors.OpError) -> str:
+    """The line above the name of the node: a stack trace may stand before it."""
+    lines = (error.message or "").partition("[[{{node")[0].strip().splitlines()
+    return _FUNCTION_NODE.sub("", lines[-1])[:300] if lines else type(error).__name__

@@ -36,10 +36,12 @@ class History:
         """Notes what a look has found, and forgets what is gone or long done."""
         for candidate in sight.complete:
             self.version(candidate.name, candidate.digest, candidate.train_step)
+            self._versions.pop((candidate.name, ""), None)  # it was unreadable before, and is mended
         for name, reason in sight.unreadable.items():
             version = self.version(name, "", -1)
-            if version.state is not State.REFUSED:
-                self.refuse(version, reason)
+            if version.state is not State.REFUSED or version.reason != reason:
+                self._versions.pop(version.key)
+                self.refuse(self.version(name, "", -1), reason)
         there = {(candidate.name, candidate.digest) for candidate in sight.complete}
         gone = [key for key, v in self._versions.items() if v.state is State.FOUND and key not in there]
         done = [key for key, v in self._versions.items() if v.state in (State.RELEASED, State.REFUSED)]

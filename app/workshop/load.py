@@ -123,7 +123,9 @@ def metadata_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
     """
     if not hasattr(model, "get_metadata"):
         return {}
-    return {name: value.numpy() for name, value in model.get_metadata().items()}
+    # A string's numpy() is bytes and no array.
+    types = {tf.string: object}
+    return {name: np.array(value.numpy(), types.get(value.dtype)) for name, value in model.get_metadata().items()}
 
 
 def _spec_of_plain(folder: Path, model: Any) -> PolicySpec:

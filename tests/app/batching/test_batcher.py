@@ -1,0 +1,396 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.batching import batcher as batcher_module
+from app.batching.batcher import Batcher
+from app.batching.rule import Job, Result
+from app.engine.fake import FakeEngine
+from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, TooOld
+from app.metrics import Metrics
+from app.swap.lease import Slot
+from app.swap.states import Version
+
+
+class EchoEngine(FakeEngine):
+    """Answers each row with its observation plus `number`; keeps the functions that were called."""
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__(number)
+        self.functions: list[str] = []
+        self.fails_at: float | None = None
+        self.state = 0.0
+
+    def run(self, function, inputs):
+        self.functions.append(function)
+        outputs = super().run(function, inputs)
+        observation = inputs["0/observation"]
+        if self.fails_at is not None and (observation == self.fails_at).any():
+            raise RuntimeError("the graph is broken")
+        return {"action": observation + outputs["action"] + inputs.get("1/0", 0)}
+
+    def initial_state(self, rows):
+        return {"0": np.full(rows, self.state)}
+
+
+class House:
+    """A batcher over one slot at a time, driven by hand."""
+
+    def __init__(self, lane: ThreadPoolExecutor, waiting_room: int) -> None:
+        self.engine = EchoEngine()
+        self.slot = Slot(self.engine, Version("v0", "d0", 0))
+        self.leased: list[str] = []
+        self.metrics = Metrics()
+        self.batcher = Batcher(self._lease, _add_state, lane, self.metrics.policy("p"), waiting_room)
+
+    def _lease(self):
+        self.leased.append(self.slot.version.name)
+        return self.slot.lease()
+
+    def swap(self, number: int) -> EchoEngine:
+        self.engine = EchoEngine(number)
+        self.slot = Slot(self.engine, Version(f"v{number}", f"d{number}", number))
+        return self.engine
+
+    def submit(self, *values: float, function: str = "action", timeout: float = 60.0, **more: Any) -> asyncio.Future:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+        options = {"needs_state": False, "min_train_step": None} | more
+        inputs = {"0/observation": np.array(values, float)}
+        self.batcher.submit(Job(function, inputs, len(values), deadline=loop.time() + timeout, done=done, **options))
+        return done
+
+    async def held(self) -> None:
+        """Returns once the engine is inside a call."""
+        await asyncio.get_running_loop().run_in_executor(None, self.engine.entered.wait, 10)
+
+
+def _add_state(inputs, initial):
+    return inputs | {"1/0": initial["0"]}
+
+
+@asynccontextmanager
+async def open_house(waiting_room: int = 100) -> AsyncIterator[House]:
+    with ThreadPoolExecutor(1) as lane:
+        house = House(lane, waiting_room)
+        try:
+            yield house
+        finally:
+            house.engine.go_on.set()
+            await house.batcher.close()
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def answers(result: Result) -> list[float]:
+    return result.outputs["action"].tolist()
+
+
+def test_idle_engine_takes_what_is_there_and_the_rest_goes_as_one_batch():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(1)
+            await house.held()
+            others = [house.submit(value, value + 0.5) for value in range(2, 12)]
+            house.engine.go_on.set()
+            assert answers(await first) == [1]
+            for value, other in zip(range(2, 12), others, strict=True):
+                assert answers(await other) == [value, value + 0.5]
+            assert house.engine.calls == [1, 20]
+
+    run(test)
+
+
+def test_single_job_waits_for_no_timer():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.submit(0)
+            began = time.perf_counter()
+            for value in range(50):
+                assert answers(await house.submit(value)) == [value]
+            assert time.perf_counter() - began < 1
+            assert house.engine.calls == [1] * 51
+
+    run(test)
+
+
+def test_batch_has_at_most_the_most_rows(monkeypatch):
+    monkeypatch.setattr(batcher_module, "MOST_ROWS", 4)
+
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(0)
+            await house.held()
+            others = [house.submit(1, 2, 3), house.submit(4, 5, 6), house.submit(7), house.submit(*range(9))]
+            house.engine.go_on.set()
+            await asyncio.gather(first, *others)
+            assert house.engine.calls == [1, 4, 3, 9]
+            assert [len(answers(other.result())) for other in others] == [3, 3, 1, 9]
+
+    run(test)
+
+
+def test_whole_batch_runs_on_one_version():
+    async def test() -> None:
+        async with open_house() as house:
+            old = house.engine
+            old.go_on.clear()
+            early = [house.submit(0), house.submit(0)]
+            await house.held()
+            new = house.swap(7)
+            late = [house.submit(0) for _ in range(3)]
+            old.go_on.set()
+            for job in early:
+                result = await job
+                assert (answers(result), result.version, result.train_step) == ([0], "v0", 0)
+            for job in late:
+                result = await job
+                assert (answers(result), result.version, result.train_step) == ([7], "v7", 7)
+            assert (old.calls, new.calls, house.leased) == ([2], [3], ["v0", "v7"])
+
+    run(test)
+
+
+def test_version_is_leased_as_long_as_its_batch_runs():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            job = house.submit(0)
+            await house.held()
+            drained = asyncio.create_task(house.slot.drained())
+            await asyncio.sleep(0)
+            assert not drained.done()
+            house.engine.go_on.set()
+            await job
+            await drained
+
+    run(test)
+
+
+def test_functions_do_not_mix():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(0)
+            await house.held()
+            others = [house.submit(i, function="action" if i % 2 else "distribution") for i in range(6)]
+            house.engine.go_on.set()
+            await asyncio.gather(first, *others)
+            assert house.engine.functions == ["action", "distribution", "action"]
+            assert house.engine.calls == [1, 3, 3]
+            assert [answers(job.result()) for job in others] == [[i] for i in range(6)]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "error", "says"),
+    [
+        (lambda engine: setattr(engine, "refuses_above", 10), DoesNotFit, "observation too large"),
+        (lambda engine: setattr(engine, "fails_at", 99), EngineFailed, "RuntimeError"),
+    ],
+    ids=["refused input", "failing engine"],
+)
+def test_failing_job_fails_alone(prepare, error, says):
+    async def test() -> None:
+        async with open_house() as house:
+            prepare(house.engine)
+            house.engine.go_on.clear()
+            first = house.submit(1)
+            await house.held()
+            good, bad, better = house.submit(2), house.submit(99), house.submit(3)
+            house.engine.go_on.set()
+            with pytest.raises(error, match=says):
+                await bad
+            assert [answers(await job) for job in (first, good, better)] == [[1], [2], [3]]
+            # One call for all, then one for each.
+            assert house.engine.functions == ["action"] * 5
+
+    run(test)
+
+
+def test_failing_job_that_is_alone_fails_after_one_call():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.fails_at = 99
+            with pytest.raises(EngineFailed):
+                await house.submit(99)
+            assert house.engine.calls == [1]
+            assert answers(await house.submit(1)) == [1]
+
+    run(test)
+
+
+def test_cancelled_job_is_dropped_before_its_batch():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(1)
+            await house.held()
+            gone, stays = house.submit(2), house.submit(3)
+            gone.cancel()
+            house.engine.go_on.set()
+            assert [answers(await job) for job in (first, stays)] == [[1], [3]]
+            assert house.engine.calls == [1, 1]
+
+    run(test)
+
+
+def test_job_cancelled_while_its_batch_runs_harms_nobody():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            gone, stays = house.submit(2), house.submit(3)
+            await house.held()
+            gone.cancel()
+            house.engine.go_on.set()
+            assert answers(await stays) == [3]
+            assert answers(await house.submit(4)) == [4]
+
+    run(test)
+
+
+def test_job_past_its_deadline_is_never_computed():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(1)
+            await house.held()
+            late, in_time = house.submit(2, timeout=0), house.submit(3)
+            house.engine.go_on.set()
+            with pytest.raises(DeadlinePassed):
+                await late
+            assert [answers(await job) for job in (first, in_time)] == [[1], [3]]
+            assert house.engine.calls == [1, 1]
+
+    run(test)
+
+
+def test_full_waiting_room_refuses_and_has_room_again_afterwards():
+    async def test() -> None:
+        async with open_house(waiting_room=2) as house:
+            house.engine.go_on.clear()
+            running = house.submit(0)
+            await house.held()
+            waiting = [house.submit(1), house.submit(2)]
+            with pytest.raises(Overloaded, match="2 requests wait already"):
+                house.submit(3)
+            house.engine.go_on.set()
+            await asyncio.gather(running, *waiting)
+            assert answers(await house.submit(4)) == [4]
+
+    run(test)
+
+
+def test_close_finishes_what_was_accepted_and_then_takes_nothing():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            accepted = [house.submit(0)]
+            await house.held()
+            accepted += [house.submit(1), house.submit(2, function="distribution")]
+            closing = asyncio.create_task(house.batcher.close())
+            await asyncio.sleep(0)
+            with pytest.raises(NotReady, match="stopping"):
+                house.submit(3)
+            assert not closing.done()
+            house.engine.go_on.set()
+            await closing
+            assert [answers(job.result()) for job in accepted] == [[0], [1], [2]]
+
+    run(test)
+
+
+def test_close_without_work_returns_at_once():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.batcher.close()
+            with pytest.raises(NotReady):
+                house.submit(0)
+
+    run(test)
+
+
+def test_job_never_runs_on_older_weights_than_it_asks_for():
+    async def test() -> None:
+        async with open_house() as house:
+            house.swap(5)
+            house.engine.go_on.clear()
+            first = house.submit(0)
+            await house.held()
+            exact, too_new, any_age = (
+                house.submit(0, min_train_step=5),
+                house.submit(0, min_train_step=6),
+                house.submit(0),
+            )
+            house.engine.go_on.set()
+            with pytest.raises(TooOld, match="v5 has train step 5"):
+                await too_new
+            assert [answers(await job) for job in (first, exact, any_age)] == [[5], [5], [5]]
+            assert house.engine.calls == [1, 2]
+
+    run(test)
+
+
+def test_initial_state_is_given_only_to_jobs_that_need_it():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.state = 100.0
+            assert answers(await house.submit(1, 2, needs_state=True)) == [101, 102]
+            assert answers(await house.submit(1, 2)) == [1, 2]
+
+    run(test)
+
+
+def test_state_begins_from_the_version_that_runs_the_batch():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(0)
+            await house.held()
+            waiting = house.submit(0, needs_state=True)
+            old = house.engine
+            house.swap(1).state = 10.0
+            old.go_on.set()
+            await first
+            assert answers(await waiting) == [11]
+
+    run(test)
+
+
+def test_other_calls_take_their_turn_in_the_engines_lane():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            job = house.submit(0)
+            await house.held()
+            state = asyncio.create_task(house.batcher.in_lane(lambda: house.engine.initial_state(2)))
+            await asyncio.sleep(0)
+            assert not state.done()
+            house.engine.go_on.set()
+            await job
+            assert (await state)["0"].tolist() == [0, 0]
+
+    run(test)
+
+
+def test_rows_of_each_batch_are_counted():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.submit(1, 2, 3)
+            await house.submit(1)
+            text = house.metrics.text().decode()
+            assert 'policy_server_batch_rows_sum{policy="p"} 4.0' in text
+            assert 'policy_server_batch_rows_count{policy="p"} 2.0' in text
+
+    run(test)

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from app.metrics import Metrics
+from app.swap import history as history_module
+from app.swap.history import History
+from app.swap.plan import Candidate
+from app.swap.source import Sight
+from app.swap.states import State
+
+
+@pytest.fixture
+def history() -> History:
+    return History("p", Metrics().policy("p"))
+
+
+def sight(*names: str, unreadable: dict[str, str] | None = None) -> Sight:
+    """A look that found checkpoints; each has its name as digest."""
+    return Sight([Candidate(name, Path(name), name, 7) for name in names], unreadable=unreadable or {})
+
+
+def told(history: History) -> dict[str, str]:
+    return {version.name: version.state.value for version in history.all()}
+
+
+def test_version_is_made_once_and_is_known_by_name_and_digest(history):
+    first = history.version("a", "1", 7)
+    assert (first.name, first.digest, first.train_step, first.state) == ("a", "1", 7, State.FOUND)
+    assert history.version("a", "1", 99) is first
+    assert history.version("a", "2", 7) is not first
+    assert history.version("b", "1", 7) is not first
+    assert len(history.all()) == 3
+
+
+def test_latest_seen_comes_first(history):
+    for seen_at, name in ((2.0, "b"), (3.0, "c"), (1.0, "a")):
+        history.version(name, name, 7).seen_at = seen_at
+    assert list(told(history)) == ["c", "b", "a"]
+
+
+def test_look_finds_versions_and_forgets_those_found_that_are_gone(history):
+    history.observe(sight("a", "b"))
+    history.version("a", "a", 7).move(State.LOADED)
+    history.observe(sight("c"))
+    assert told(history) == {"a": "loaded", "c": "found"}
+
+
+def test_unreadable_checkpoint_is_refused_once(history):
+    for _ in range(2):
+        history.observe(sight(unreadable={"bad": "its index is damaged"}))
+    [bad] = history.all()
+    assert (bad.name, bad.state, bad.reason) == ("bad", State.REFUSED, "its index is damaged")
+
+
+def test_refused_digests_are_those_that_watching_passes_over(history):
+    history.observe(sight("a", "b"))
+    history.refuse(history.version("b", "b", 7), "it holds NaN")
+    assert history.refused_digests() == {"b"}
+    history.version("b", "b", 7).move(State.FOUND)
+    assert history.refused_digests() == set()
+
+
+def test_only_the_oldest_of_what_is_done_are_forgotten(history, monkeypatch):
+    monkeypatch.setattr(history_module, "KEPT_VERSIONS", 2)
+    history.version("serving", "s", 7).state = State.ACTIVE
+    for name in "abcd":
+        history.refuse(history.version(name, name, 7), "it holds NaN")
+    history.observe(sight())
+    assert set(told(history)) == {"serving", "c", "d"}

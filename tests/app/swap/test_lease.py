@@ -1,0 +1,39 @@
+import asyncio
+
+import pytest
+
+from app.swap.lease import Slot
+from app.swap.states import Version
+
+
+def slot() -> Slot[str]:
+    return Slot("engine", Version("a", "digest", 7))
+
+
+def test_slot_nobody_leases_is_drained():
+    asyncio.run(asyncio.wait_for(slot().drained(), 1))
+
+
+def test_slot_is_drained_when_the_last_lease_ends():
+    async def test() -> None:
+        leased = slot()
+        with leased.lease() as first:
+            assert first is leased
+            with leased.lease():
+                drained = asyncio.create_task(leased.drained())
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not drained.done()
+        await drained
+
+    asyncio.run(test())
+
+
+def test_lease_ends_with_an_exception_too():
+    async def test() -> None:
+        leased = slot()
+        with pytest.raises(ZeroDivisionError), leased.lease():
+            raise ZeroDivisionError
+        await asyncio.wait_for(leased.drained(), 1)
+
+    asyncio.run(test())

@@ -1,0 +1,168 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from app.settings import (
+    PolicyFolder,
+    Settings,
+    SettingsError,
+    add_options,
+    knobs,
+    settings_from,
+    unknown_variables,
+    variable,
+)
+
+
+def parsed(*arguments: str) -> dict:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return vars(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize("knob", knobs(), ids=lambda knob: knob.name)
+def test_every_knob_has_help_and_a_default_of_its_kind(knob):
+    assert knob.metadata["help"]
+    assert isinstance(knob.default, bool | int | str)
+    if isinstance(knob.default, int) and not isinstance(knob.default, bool):
+        assert knob.metadata["least"] <= knob.default
+
+
+def test_nothing_given_means_the_defaults_of_the_table():
+    settings = settings_from(["p=/p"], parsed(), {})
+    assert settings == Settings((PolicyFolder("p", Path("/p")),))
+
+
+# One value for each knob that is neither its default nor another case's.
+GIVEN = {
+    "host": ("0.0.0.0", "::1", "0.0.0.0", "::1"),
+    "port": ("0", "9000", 0, 9000),
+    "workers": ("1", "1", 1, 1),
+    "engine": ("tensorflow", "auto", "tensorflow", "auto"),
+    "deadline_ms": ("5", "7", 5, 7),
+    "body_limit_bytes": ("100", "200", 100, 200),
+    "rows_limit": ("10", "20", 10, 20),
+    "waiting_room_requests": ("2", "3", 2, 3),
+    "root_path": ("/a", "/b", "/a", "/b"),
+    "cors_origins": ("*", "http://x", "*", "http://x"),
+    "log_level": ("debug", "error", "debug", "error"),
+}
+SWITCHES = ("watch", "strict_bounds")
+SECRETS = ("admin_token", "data_token")
+
+
+def test_the_cases_below_cover_every_knob():
+    assert {*GIVEN, *SWITCHES, *SECRETS} == {knob.name for knob in knobs()}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_command_line_wins_over_environment_and_environment_over_default(name):
+    on_line, in_environment, line_value, environment_value = GIVEN[name]
+    env = {variable(name): in_environment}
+    flag = "--" + name.replace("_", "-")
+    assert getattr(settings_from(["/p"], parsed(), env), name) == environment_value
+    assert getattr(settings_from(["/p"], parsed(flag, on_line), env), name) == line_value
+    assert getattr(settings_from(["/p"], parsed(flag, on_line), {}), name) == line_value
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switches_have_both_directions(name):
+    flag = name.replace("_", "-")
+    for on_line, in_environment, value in ((f"--{flag}", "false", True), (f"--no-{flag}", "true", False)):
+        assert getattr(settings_from(["/p"], parsed(on_line), {variable(name): in_environment}), name) is value
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_come_from_the_environment_only(name):
+    assert getattr(settings_from(["/p"], parsed(), {variable(name): "s3"}), name) == "s3"
+    assert name not in parsed()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("TRUE", True), ("yes", True), ("on", True), ("0", False), ("False", False), ("no", False)],
+)
+def test_words_of_switches_in_the_environment(text, value):
+    assert settings_from(["/p"], {}, {"POLICY_SERVER_STRICT_BOUNDS": text}).strict_bounds is value
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "says"),
+    [
+        ({"port": "http"}, {}, "--port is 'http', expected an integer"),
+        ({"port": "-1"}, {}, "--port is -1, expected 0 to 65535"),
+        ({"port": "65536"}, {}, "--port is 65536, expected 0 to 65535"),
+        ({}, {"POLICY_SERVER_PORT": ""}, "POLICY_SERVER_PORT is '', expected an integer"),
+        ({}, {"POLICY_SERVER_PORT": "8000.0"}, "POLICY_SERVER_PORT is '8000.0', expected an integer"),
+        ({"workers": "2"}, {}, "--workers is 2, expected 1 to 1"),
+        ({"deadline_ms": "0"}, {}, "--deadline-ms is 0, expected 1 or more"),
+        ({}, {"POLICY_SERVER_ROWS_LIMIT": "0"}, "POLICY_SERVER_ROWS_LIMIT is 0, expected 1 or more"),
+        ({"engine": "litert"}, {}, "--engine is 'litert', expected one of auto, tensorflow"),
+        ({}, {"POLICY_SERVER_LOG_LEVEL": "loud"}, "POLICY_SERVER_LOG_LEVEL is 'loud', expected one of debug"),
+        ({}, {"POLICY_SERVER_WATCH": "maybe"}, "POLICY_SERVER_WATCH is 'maybe', expected true or false"),
+    ],
+)
+def test_bad_value_names_its_source_what_came_and_what_was_expected(options, env, says):
+    with pytest.raises(SettingsError) as caught:
+        settings_from(["/p"], options, env)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("listed", "name", "folder"),
+    [
+        ("cartpole=/x/y", "cartpole", "/x/y"),
+        ("/x/cartpole", "cartpole", "/x/cartpole"),
+        ("/x/cartpole/", "cartpole", "/x/cartpole"),
+        ("a.b-c_1=/x", "a.b-c_1", "/x"),
+        ("p=/x/with=sign", "p", "/x/with=sign"),
+    ],
+)
+def test_policy_is_named_or_takes_the_name_of_its_folder(listed, name, folder):
+    assert settings_from([listed], {}, {}).policies == (PolicyFolder(name, Path(folder)),)
+
+
+def test_folders_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    policies = settings_from(["a=here", "b=~/there", "c=."], {}, {}).policies
+    assert [p.folder for p in policies] == [tmp_path / "here", Path("/home/someone/there"), tmp_path]
+
+
+def test_policies_may_come_from_the_environment_but_the_command_line_wins():
+    env = {"POLICY_SERVER_POLICIES": "a=/a  b=/b"}
+    assert [p.name for p in settings_from([], {}, env).policies] == ["a", "b"]
+    assert [p.name for p in settings_from(["c=/c"], {}, env).policies] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        ([], "no policy given"),
+        (["a b=/x"], "'a b' cannot name a policy"),
+        (["=/x"], "'' cannot name a policy"),
+        (["/"], "'' cannot name a policy"),
+        ([".hidden=/x"], "'.hidden' cannot name a policy"),
+        (["ü=/x"], "cannot name a policy"),
+        (["a=/x", "a=/y"], "two policies named 'a': /x and /y"),
+        (["/x/a", "a=/y"], "two policies named 'a': /x/a and /y"),
+    ],
+)
+def test_policies_that_cannot_be_named_are_refused(listed, says):
+    with pytest.raises(SettingsError) as caught:
+        settings_from(listed, {}, {})
+    assert says in str(caught.value)
+
+
+def test_misspelled_variables_are_found():
+    env = {"POLICY_SERVER_PROT": "1", "POLICY_SERVER_PORT": "1", "POLICY_SERVER_POLICIES": "", "HOME": "/"}
+    assert unknown_variables(env) == ["POLICY_SERVER_PROT"]
+
+
+def test_help_tells_default_and_variable_of_every_option():
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    text = " ".join(parser.format_help().split())
+    for knob in knobs():
+        assert (variable(knob.name) in text) is not knob.metadata["secret"]

@@ -1,0 +1,280 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tf_agents.policies import policy_saver
+
+from app.engine.base import InputRefused
+from app.errors import UnusablePolicy
+from app.validate import InputReader, input_names
+from app.wire import json_body
+from app.workshop import probe
+from app.workshop.load import load_copy, metadata_of, open_export, train_step_of
+from saver import PolicySaver
+from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
+from tests.saver import policies
+from tests.saver.policies import SAVERS, Saved
+
+
+@pytest.fixture
+def export(saved: Saved, tmp_path: Path) -> Path:
+    """A copy of an export, for tests that change it."""
+    return Path(shutil.copytree(saved.folder("q"), tmp_path / "q"))
+
+
+@pytest.fixture
+def plain(export: Path) -> Path:
+    """The same without our manifest: as TF-Agents' own saver writes it."""
+    (export / POLICY_FILE).unlink()
+    return export
+
+
+def reason(folder: Path) -> str:
+    with pytest.raises(UnusablePolicy) as caught:
+        load_copy(open_export(folder))
+    text = str(caught.value)
+    assert str(folder) in text
+    return text
+
+
+def without_bounds(nest: Nest) -> Nest:
+    if isinstance(nest, Leaf):
+        return replace(nest, minimum=None, maximum=None)
+    if isinstance(nest, dict):
+        return {key: without_bounds(child) for key, child in nest.items()}
+    return tuple(without_bounds(child) for child in nest)
+
+
+# What kind of policy is it?
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_plain_export_says_the_same_as_our_manifest(saved: Saved, tmp_path, name):
+    ours = open_export(saved.folder(name))
+    manifest = read_policy_manifest(saved.folder(name))
+    assert manifest is not None
+    assert ours.has_manifest
+    assert ours.spec == manifest.spec
+
+    folder = Path(shutil.copytree(saved.folder(name), tmp_path / "plain"))
+    (folder / POLICY_FILE).unlink()
+    plain = open_export(folder)
+    assert not plain.has_manifest
+    expected = ours.spec
+    if not expected.takes_time_step:  # TF-Agents writes the bounds of such inputs nowhere
+        expected = replace(expected, inputs=without_bounds(expected.inputs))
+    assert plain.spec == expected
+
+
+def test_infinite_bounds_of_a_plain_export_are_the_ends_of_its_dtype(tmp_path):
+    observation = policies.tensor_spec.BoundedTensorSpec((2,), tf.float32, [-np.inf, 0.0], np.inf, "observation")
+    PolicySaver(policies.q(observation)).save(tmp_path / "q")
+    ours = open_export(tmp_path / "q").spec.inputs["observation"]
+    assert (ours.minimum, ours.maximum) == ([-np.inf, 0.0], np.inf)
+    (tmp_path / "q" / POLICY_FILE).unlink()
+    plain = open_export(tmp_path / "q").spec.inputs["observation"]
+    largest = float(np.finfo(np.float32).max)
+    assert (plain.minimum, plain.maximum) == ([-largest, 0.0], largest)
+
+
+def test_export_of_tf_agents_own_saver_is_served(tmp_path):
+    policy = policies.q()
+    policy_saver.PolicySaver(policy, train_step=tf.Variable(7, dtype=tf.int64)).save(str(tmp_path / "q"))
+    export = open_export(tmp_path / "q")
+    assert not export.has_manifest
+    assert train_step_of(load_copy(export).engine.model) == 7
+
+
+def test_digest_tells_exports_apart_and_is_stable(saved: Saved, export):
+    first = open_export(export).digest
+    assert first == open_export(saved.folder("q")).digest
+    PolicySaver(policies.q()).save(export)
+    assert open_export(export).digest != first
+    (export / POLICY_FILE).unlink()
+    plain = open_export(export).digest
+    assert plain == open_export(export).digest
+    assert plain not in ("", first)
+
+
+# What is no policy
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: shutil.rmtree(f), "is not a folder"),
+        (lambda f: (f / "saved_model.pb").unlink(), "holds no SavedModel: saved_model.pb is missing"),
+        (lambda f: (f / POLICY_FILE).write_text("{"), "is no complete export: policy.json is not JSON"),
+        (lambda f: (f / POLICY_FILE).write_text("{}"), "is no complete export: policy.json has format None"),
+        (
+            lambda f: (f / "saved_model.pb").write_bytes(b"no graph"),
+            "is no complete export: saved_model.pb has sha256",
+        ),
+        (
+            lambda f: (f / "variables" / "variables.index").unlink(),
+            "is no complete export: variables/variables.index is missing",
+        ),
+        (lambda f: (f / "fingerprint.pb").unlink(), "is no complete export: fingerprint.pb is missing"),
+    ],
+    ids=["nothing", "no graph", "broken manifest", "empty manifest", "other graph", "no index", "no fingerprint"],
+)
+def test_damaged_export_of_ours_is_refused_with_the_reason(export, damage, says):
+    damage(export)
+    assert says in reason(export)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "saved_model.pb").write_bytes(b"no graph"), "cannot be loaded"),
+        (lambda f: (f / "saved_model.pb").write_bytes(b""), "cannot be loaded"),
+        (lambda f: truncate(f / "saved_model.pb", 2), "cannot be loaded"),
+        (lambda f: shutil.rmtree(f / "variables"), "cannot be loaded"),
+        (lambda f: (f / "variables" / "variables.index").unlink(), "cannot be loaded"),
+        (lambda f: truncate(f / "variables" / "variables.data-00000-of-00001", 2), "cannot be loaded"),
+        (lambda f: (f / "policy_specs.pbtxt").unlink(), "neither policy.json nor policy_specs.pbtxt"),
+        (lambda f: (f / "policy_specs.pbtxt").write_text("no specs"), "its specs cannot be read"),
+        (lambda f: (f / "policy_specs.pbtxt").write_text(""), "its specs cannot be read"),
+    ],
+    ids=[
+        "no graph", "empty graph", "truncated graph", "no variables", "no index", "truncated shard", "no specs",
+        "broken specs", "empty specs",
+    ],
+)  # fmt: skip
+def test_damaged_plain_export_is_refused_with_the_reason(plain, damage, says):
+    damage(plain)
+    assert says in reason(plain)
+
+
+def truncate(path: Path, parts: int) -> None:
+    body = path.read_bytes()
+    path.write_bytes(body[: len(body) // parts])
+
+
+class Doubler(tf.Module):
+    """A SavedModel that is no policy."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+    def double(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": 2 * x}
+
+
+@pytest.mark.parametrize(
+    ("signatures", "says"),
+    [
+        (lambda model: {"serving_default": model.double}, "it has no signature 'action', only serving_default"),
+        (lambda model: {"action": model.double}, "it has no signature 'get_initial_state', only action"),
+        (lambda model: dict.fromkeys(("action", "get_initial_state"), model.double), "is no export of PolicySaver"),
+    ],
+)
+def test_saved_model_that_is_no_policy_is_refused(tmp_path, signatures: Callable, says):
+    model = Doubler()
+    tf.saved_model.save(model, str(tmp_path / "doubler"), signatures(model))
+    assert says in reason(tmp_path / "doubler")
+
+
+def test_saved_model_without_any_signature_is_refused(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
+    assert "it has no signature 'action', only none at all" in reason(tmp_path / "empty")
+
+
+# Copies
+
+
+def test_copies_share_no_variables(saved: Saved):
+    export = open_export(saved.folder("q"))
+    first, second = load_copy(export).engine, load_copy(export).engine
+    inputs = probe.probe_inputs(export.spec, first)
+    before = first.run("distribution", inputs)["action/logits"]
+    for variable in second.model.model_variables:
+        variable.assign(tf.ones_like(variable) * 3)
+    np.testing.assert_array_equal(first.run("distribution", inputs)["action/logits"], before)
+    assert not np.array_equal(second.run("distribution", inputs)["action/logits"], before)
+
+
+@pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_every_kind_of_export_answers_any_number_of_rows(saved: Saved, name, rows):
+    export = open_export(saved.folder(name))
+    engine = load_copy(export).engine
+    outputs = engine.run("action", probe.probe_inputs(export.spec, engine, rows))
+    for nest in (export.spec.action, export.spec.state, export.spec.info):
+        for _, leaf in leaves(nest):
+            assert outputs[leaf.name].shape == (rows, *leaf.shape)
+            assert outputs[leaf.name].dtype == leaf.dtype
+    initial = engine.initial_state(rows)
+    assert {leaf.name: (rows, *leaf.shape) for _, leaf in leaves(export.spec.initial_state)} == {
+        name: array.shape for name, array in initial.items()
+    }
+
+
+def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(saved: Saved):
+    export = open_export(saved.folder("nested"))
+    engine = load_copy(export).engine
+    reader = InputReader(export.spec, rows_limit=10, strict_bounds=False)
+    observation = {"camera": [[1, 2], [3, 4]], "speed": 0.5, "joints": [[0.25, -3.0], [2, 0]]}
+    inputs = reader.read({"observation": observation})
+    arrays = inputs.arrays | input_names(export.spec, engine.initial_state(1))
+    outputs = engine.run("action", arrays)
+    assert outputs["action/move"].tolist() == [[0.25, -1.0]]
+    assert outputs["action/grip"].tolist() == [2]
+    assert outputs["state/count"].tolist() == [1]
+    assert outputs["state/trace/0"].tolist() == [[0.25, -3.0]]
+    assert outputs["info/speed_seen"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "families", "why_not"),
+    [
+        ("q", {"action": "categorical"}, ""),
+        ("recurrent", {"action": "categorical"}, ""),
+        ("fixed batch", {"action": "categorical"}, ""),
+        ("nested", None, "none"),
+        ("random", None, "none"),
+    ],
+)
+def test_distributions_are_described_or_their_lack_explained(saved: Saved, name, families, why_not):
+    copy = load_copy(open_export(saved.folder(name)))
+    if families is None:
+        assert copy.distributions is None
+        assert why_not in copy.no_distribution
+    else:
+        assert copy.distributions is not None
+        assert {leaf: info.family for leaf, info in copy.distributions.by_action.items()} == families
+        assert copy.no_distribution == why_not
+
+
+def test_train_step_and_every_entry_of_the_metadata_are_told(tmp_path):
+    metadata = {
+        "frames": tf.Variable(6, dtype=tf.int64),
+        "episodes": tf.Variable(5, dtype=tf.int64),
+        "map": tf.Variable("desert"),
+    }
+    PolicySaver(policies.q(), train_step=tf.Variable(11), metadata=metadata).save(tmp_path / "q")
+    model = load_copy(open_export(tmp_path / "q")).engine.model
+    assert train_step_of(model) == 11
+    found = metadata_of(model)
+    assert {name: value.item() for name, value in found.items()} == {"frames": 6, "episodes": 5, "map": b"desert"}
+    assert json.loads(json_body.encode(found)) == {"frames": 6, "episodes": 5, "map": "desert"}
+
+
+def test_input_that_the_graph_refuses_is_the_callers_cause(tmp_path):
+    class Picky(policies.NestedPolicy):
+        def _action(self, time_step, policy_state, seed=None):
+            tf.debugging.assert_less(time_step.observation["speed"], 0.9, "too fast")
+            return super()._action(time_step, policy_state, seed)
+
+    PolicySaver(Picky()).save(tmp_path / "picky")
+    export = open_export(tmp_path / "picky")
+    engine = load_copy(export).engine
+    inputs = probe.probe_inputs(export.spec, engine)
+    inputs["0/observation/speed"][:] = 0.5
+    engine.run("action", inputs)
+    inputs["0/observation/speed"][1] = 0.95
+    with pytest.raises(InputRefused, match="too fast"):
+        engine.run("action", inputs)

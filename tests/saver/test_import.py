@@ -1,0 +1,38 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = "{name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'tf_agents', 'tensorflow_probability'}"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import saver",
+        "import saver.artifact",
+        "from saver import artifact",
+        "import app.swap.manager, app.api.problems",
+    ],
+)
+def test_importing_formats_and_server_imports_no_tensorflow(statement):
+    code = f"import sys\n{statement}\nprint({HEAVY} or 'light')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "light"
+
+
+def test_policy_saver_is_there_when_it_is_asked_for():
+    from saver import PolicySaver
+    from saver.policy_saver import PolicySaver as Direct
+
+    assert PolicySaver is Direct
+
+
+def test_public_names_are_what_they_should_be():
+    import saver
+
+    assert saver.__all__ == ["PolicySaver"]
+    with pytest.raises(AttributeError, match="module 'saver' has no attribute 'PolicySave'"):
+        saver.PolicySave  # noqa: B018
