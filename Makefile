@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Every target makes the environment first when it is missing or stale.
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed

@@ -82,9 +82,13 @@ class Batcher:
             batch, expired = next_batch(self._waiting, MOST_ROWS, loop.time())
             for job in expired:
                 _fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
-            if batch:
-                with self._lease() as slot:
-                    await self._run_on(slot, batch)
+            try:
+                if batch:
+                    with self._lease() as slot:
+                        await self._run_on(slot, batch)
+            except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
+                for job in batch:
+                    _fail(job, _explained(error))
 
     async def _run_on(self, slot: Slot[Engine], batch: Sequence[Job]) -> None:
         version = slot.version

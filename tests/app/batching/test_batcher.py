@@ -231,6 +231,19 @@ def test_failing_job_that_is_alone_fails_after_one_call():
     run(test)
 
 
+def test_fault_outside_the_engine_fails_its_batch_and_not_those_that_wait(monkeypatch):
+    async def test() -> None:
+        async with open_house() as house:
+            monkeypatch.setattr(house, "slot", None)
+            hapless = house.submit(1.0)
+            with pytest.raises(EngineFailed):
+                await hapless
+            house.swap(10)
+            assert answers(await house.submit(2.0)) == [12.0]
+
+    run(test)
+
+
 def test_cancelled_job_is_dropped_before_its_batch():
     async def test() -> None:
         async with open_house() as house:
