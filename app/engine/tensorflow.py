@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from app.engine.base import Arrays, InputRefused
 from app.engine.chunks import join, split
-from saver.artifact import PolicySpec
+from saver.artifact import PolicySpec, leaves
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
 _INPUT_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
@@ -52,14 +52,17 @@ class TensorFlowEngine:
         self.model = model
         self._functions = functions
         self._batch_size = spec.batch_size
+        self._ranks = {
+            leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
+        }
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
         try:
             if self._batch_size is None:
-                return self._functions[function](inputs)
+                return self._call(function, inputs)
             rows = len(next(iter(inputs.values())))
-            return join([self._functions[function](piece) for piece in split(inputs, self._batch_size)], rows)
+            return join([self._call(function, piece) for piece in split(inputs, self._batch_size)], rows)
         except _INPUT_ERRORS as error:
             raise InputRefused(_reason(error)) from error
 
@@ -69,6 +72,15 @@ class TensorFlowEngine:
             return self._functions["get_initial_state"]({"batch_size": rows})
         calls = -(-rows // self._batch_size)
         return join([self._functions["get_initial_state"]({}) for _ in range(calls)], rows)
+
+    def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        outputs = self._functions[function](inputs)
+        rows = len(next(iter(inputs.values())))
+        for name, array in outputs.items():
+            # Some policies give one value of their info for the whole batch.
+            if array.ndim == self._ranks.get(name):
+                outputs[name] = np.broadcast_to(array, (rows, *array.shape))
+        return outputs
 
 
 def _reason(error: tf.errors.OpError) -> str:

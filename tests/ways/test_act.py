@@ -105,6 +105,13 @@ def test_nested_observations_come_nested_or_flattened(server: RunningServer) -> 
     np.testing.assert_allclose(nested["action"], expected.action.numpy()[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("route", ["action", "distribution"])
+def test_info_is_told_for_each_row(server: RunningServer, route: str) -> None:
+    assert act(server, "informed", {"observation": [0.5, 0, 0, 0]}, route)["info"] == {"row": 0.5, "batch": 0.5}
+    batch = act(server, "informed", {"observation": [[0.5, 0, 0, 0], [-2, 0, 0, 0]]}, route)["info"]
+    assert batch == {"row": [0.5, -2.0], "batch": [0.5, 0.5]}
+
+
 def test_an_export_without_nest_paths_takes_its_own_names(server: RunningServer) -> None:
     expected = act(server, "cartpole", {"observation": BATCH})["action"]
     assert act(server, "unnested", {"observation": BATCH})["action"] == expected

@@ -52,6 +52,23 @@ class NumberPolicy(tf_policy.TFPolicy):
         return policy_step.PolicyStep(tfp.distributions.Deterministic(both), policy_state)
 
 
+class InformedPolicy(tf_policy.TFPolicy):
+    """Its info has a number for each row, and one for the whole batch."""
+
+    def __init__(self) -> None:
+        info = {"row": tf.TensorSpec([], tf.float32), "batch": tf.TensorSpec([], tf.float32)}
+        super().__init__(ts.time_step_spec(FLOATS4), TWO, info_spec=info)
+        self.share = tf.Variable(0.5)
+
+    def _variables(self) -> list[tf.Variable]:
+        return [self.share]
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> Any:
+        first = time_step.observation[:, 0]
+        action = tfp.distributions.Deterministic(tf.cast(first > 0, tf.int64))
+        return policy_step.PolicyStep(action, policy_state, {"row": first, "batch": tf.identity(self.share)})
+
+
 class FlattenNested(tf.keras.layers.Layer):
     """The nested observation as one vector."""
 
@@ -98,6 +115,7 @@ MAKERS: dict[str, tuple[Callable[[], tf_policy.TFPolicy], dict[str, Any]]] = {
     "continuous": (_continuous, {}),
     "nested": (_nested, {}),
     "fixed": (_recurrent, {"batch_size": 3}),
+    "informed": (InformedPolicy, {}),
     "unnested": (_cartpole, {"use_nest_path_signatures": False}),
 }
 
