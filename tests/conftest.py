@@ -7,10 +7,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.server import RunningServer, serving
+
+if TYPE_CHECKING:
+    from tests.saver.policies import Saved
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether to run with full counts."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> "Saved":
+    """Exports of every kind of policy in tests/saver/policies.py, each made when it is first asked for."""
+    from tests.saver.policies import Saved  # here, so that the fast tests alone need no TensorFlow
+
+    return Saved(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from saver.artifact.files import IncompleteError, digest_of, hash_files, read_json, write_json
+from saver.artifact.files import IncompleteError, digest_of, hash_files, read_manifest, write_json
 
 CHECKPOINT_FILE = "checkpoint.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -40,13 +40,9 @@ def read_checkpoint_manifest(folder: Path) -> CheckpointManifest | None:
     Raises:
       IncompleteError: checkpoint.json is not what this version of the format says.
     """
-    try:
-        data = read_json(folder / CHECKPOINT_FILE)
-    except FileNotFoundError:
+    data = read_manifest(folder / CHECKPOINT_FILE, FORMAT)
+    if data is None:
         return None
-    version = data.get("format")
-    if version != FORMAT:
-        raise IncompleteError(f"{CHECKPOINT_FILE} has format {version!r}, expected {FORMAT}")
     try:
         manifest = CheckpointManifest(int(data["train_step"]), str(data["digest"]), dict(data["files"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -83,6 +83,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_manifest(path: Path, version: int) -> dict[str, Any] | None:
+    """The JSON object in a manifest of that format version; None where there is no such file.
+
+    Raises:
+      IncompleteError: it is no JSON object, or one of another format version.
+    """
+    try:
+        data = read_json(path)
+    except FileNotFoundError:
+        return None
+    if data.get("format") != version:
+        raise IncompleteError(f"{path.name} has format {data.get('format')!r}, expected {version}")
+    return data
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Writes a manifest beside `path` and renames it into place: a reader finds the old one or the new one."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")

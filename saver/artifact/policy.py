@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saver.artifact.files import IncompleteError, read_json, write_json
+from saver.artifact.files import IncompleteError, read_manifest, write_json
 from saver.artifact.nests import Nest, nest_from_json, nest_to_json
 
 POLICY_FILE = "policy.json"
@@ -127,13 +127,9 @@ def read_policy_manifest(folder: Path) -> PolicyManifest | None:
     Raises:
       IncompleteError: policy.json is not what this version of the format says.
     """
-    try:
-        data = read_json(folder / POLICY_FILE)
-    except FileNotFoundError:
+    data = read_manifest(folder / POLICY_FILE, FORMAT)
+    if data is None:
         return None
-    version = data.get("format")
-    if version != FORMAT:
-        raise IncompleteError(f"{POLICY_FILE} has format {version!r}, expected {FORMAT}")
     try:
         return PolicyManifest(
             PolicySpec.from_json(data),
