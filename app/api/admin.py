@@ -10,11 +10,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
+from app.api.bodies import read_body
 from app.errors import DoesNotFit, Problem
 from app.service import Service
 from app.wire import json_body
 
 M = TypeVar("M", bound=BaseModel)
+
+# A reload names a checkpoint: more than this is no such request.
+_BODY_LIMIT_BYTES = 64 * 1024
 audit = logging.getLogger("policy_server.audit")
 
 
@@ -87,7 +91,7 @@ def admin_router(service: Service, guard: Callable[[Request], None]) -> APIRoute
 async def _read(request: Request, model: type[M]) -> M:
     """The body as `model`, whatever content type curl gave it; an empty one has only defaults."""
     try:
-        return model.model_validate(json_body.decode(await request.body()))
+        return model.model_validate(json_body.decode(await read_body(request, _BODY_LIMIT_BYTES)))
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from None
 

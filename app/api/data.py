@@ -8,8 +8,9 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.api.bodies import read_body
 from app.api.problems import problem_response, status_of
-from app.errors import BodyTooLarge, UnknownMediaType
+from app.errors import UnknownMediaType
 from app.metrics import Metrics
 from app.service import Policy, Service
 from app.wire import json_body
@@ -35,7 +36,8 @@ def data_router(service: Service, metrics: Metrics, guard: Callable[[Request], N
             try:
                 policy = service.policy(request.path_params.get("policy"))
                 known = policy.name
-                body = json_body.decode(await _body(request, body_limit))
+                _check_media_type(request)
+                body = json_body.decode(await read_body(request, body_limit))
                 response = Response(json_body.encode(await handler(policy, body)), media_type="application/json")
             except Exception as error:
                 response = problem_response(error)
@@ -52,18 +54,7 @@ def data_router(service: Service, metrics: Metrics, guard: Callable[[Request], N
     return router
 
 
-async def _body(request: Request, limit: int) -> bytes:
+def _check_media_type(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _JSON_TYPES:
         raise UnknownMediaType(f"content type {media_type!r}, expected application/json")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise BodyTooLarge(f"the body has {length} bytes, at most {limit} are read")
-    chunks = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"the body has more than {limit} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)

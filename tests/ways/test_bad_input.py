@@ -178,6 +178,16 @@ def test_unknown_paths_and_methods_are_problems_too(server: RunningServer) -> No
         assert response.headers["content-type"] == "application/problem+json"
 
 
+def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_fault_of_the_server(server: RunningServer) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 5) as connection:
+        connection.sendall(b"POST /get_initial_state HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+    gone = 'policy_server_answers_total{policy="cartpole",route="get_initial_state",status="400"}'
+    while gone not in server.http.get("/metrics").text:  # ended by the test's time limit at the latest
+        pass
+    assert 'status="500"' not in server.http.get("/metrics").text
+
+
 def test_garbage_on_the_socket_does_not_stop_the_server(server: RunningServer) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     for garbage in (os.urandom(4096), b"GET\r\n\r\n", b"POST /action HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"):
