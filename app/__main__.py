@@ -83,13 +83,27 @@ async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # What was accepted has this long to be answered; a client that never ends its request cannot hold the server.
+    grace_s = -(-settings.deadline_ms // 1000) + 1
     async with open_server(settings) as server:
         if stop.is_set():
             return 0
-        config = uvicorn.Config(server.app, lifespan="off", access_log=False, log_config=None, server_header=False)
+        config = uvicorn.Config(
+            server.app,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            root_path=settings.root_path,
+            timeout_graceful_shutdown=grace_s,
+        )
         http = HttpServer(config)
         serving = asyncio.create_task(http.serve(sockets=[listener]))
-        await http.listening.wait()
+        listening = asyncio.create_task(http.listening.wait())
+        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not http.listening.is_set():
+            listening.cancel()
+            raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: another server was faster")
         _announce(settings, listener, server.service.describe_all())
         await stop.wait()
         http.should_exit = True

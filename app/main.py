@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio.to_thread
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
@@ -52,6 +53,8 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         _check_at_once(named)
     async with AsyncExitStack() as stack:
         metrics = Metrics()
+        # Each watcher waits in one of anyio's threads: the others should not wait for it.
+        anyio.to_thread.current_default_thread_limiter().total_tokens += len(settings.policies)
         control_lane = stack.enter_context(ThreadPoolExecutor(1, "control"))
         policies = {}
         for named in settings.policies:
@@ -81,7 +84,12 @@ async def _open_policy(
         from app.workshop.workshop import Workshop
 
     in_control_lane = functools.partial(asyncio.get_running_loop().run_in_executor, control_lane)
-    workshop = await in_control_lane(Workshop, named.folder)
+    try:
+        workshop = await in_control_lane(Workshop, named.folder)
+    except UnusablePolicy:
+        raise
+    except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
+        raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
     of_policy = metrics.policy(named.name)
     source = Source(named.folder, workshop.identify)
     manager = Manager(named.name, workshop, source, control_lane, of_policy)
@@ -121,7 +129,6 @@ def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI
         title="Policy server",
         description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
         redoc_url=None,
-        root_path=settings.root_path,
     )
     guard = data_guard(settings.data_token)
     app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))

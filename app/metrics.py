@@ -16,7 +16,7 @@ class Metrics:
         self._answers = self._make(Counter, "answers", "Data requests answered, by route and HTTP status.")
         self._latency = Histogram(
             "policy_server_answer_seconds",
-            "Time from a request's last byte read to its answer, in seconds.",
+            "Time from a request's header read to its answer, in seconds.",
             ("policy", "route"),
             registry=self.registry,
             buckets=_LATENCY_S,
@@ -30,7 +30,7 @@ class Metrics:
         self._counters = {
             name: Counter(f"policy_server_{name}", text, ("policy",), registry=self.registry)
             for name, text in (
-                ("swaps", "Versions that became active after the start."),
+                ("swaps", "Versions that became active, the export at the start not counted."),
                 ("refused_versions", "Checkpoints that may not serve."),
                 ("outside_bounds", "Floats of requests outside the bounds of the spec."),
             )

@@ -28,6 +28,8 @@ from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
 FIRST, MID, LAST = 0, 1, 2
 LONGEST_TIMEOUT_MS = 600_000
+# More would help nobody, and an answer should not be larger than its question.
+MOST_PROBLEMS = 20
 _DEFAULTED = ("step_type", "reward", "discount", "policy_state")
 
 
@@ -66,7 +68,8 @@ class _Sent:
     problems: list[Problem] = field(default_factory=list)
 
     def problem(self, where: str, problem: str, expected: str) -> None:
-        self.problems.append(Problem(where, problem, expected))
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(where[:200], problem, expected))
 
 
 class InputReader:
@@ -91,7 +94,9 @@ class InputReader:
         sent = _Sent()
         for key, raw in body.items():
             nest = self._names.get(key)
-            if nest is None and not (key == "policy_state" and raw in ([], {}, None)):
+            if key == "policy_state" and raw is None:
+                continue  # what an answer without state gives a client to send back
+            if nest is None and not (key == "policy_state" and raw in ([], {})):
                 sent.problem(key, "is no field of this policy", f"one of {', '.join(self._nests)}, options")
             elif nest is not None:
                 self._collect(nest, raw, key, sent)
@@ -137,6 +142,9 @@ class InputReader:
                 self._collect(child, raw[index], f"{where}[{index}]", sent)
         elif nest.name in sent.wheres:
             sent.problem(where, f"is given twice, also as {sent.wheres[nest.name]}", "one of the two")
+        elif isinstance(raw, list) and len(raw) > self._rows_limit and _depth(raw) > len(nest.shape):
+            sent.wheres[nest.name] = where  # before anything is read: it may be millions of rows
+            sent.problem(where, f"{len(raw)} rows", f"at most {self._rows_limit} rows in one request")
         else:
             sent.wheres[nest.name] = where
             try:
@@ -269,6 +277,14 @@ def _spellings(nests: dict[str, Nest]) -> Iterator[tuple[str, Leaf]]:
         # What TensorFlow makes of the name for a signature's keyword arguments.
         keyword = re.sub(r"[^A-Za-z0-9_]", "_", leaf.name)
         yield (f"arg_{keyword}" if keyword[:1].isdigit() else keyword), leaf
+
+
+def _depth(raw: Any) -> int:
+    depth = 0
+    while isinstance(raw, list):
+        depth += 1
+        raw = raw[0] if raw else None
+    return depth
 
 
 def _default(top: str, leaf: Leaf, rows: int, needs_state: bool) -> Array:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
 from app.errors import Forbidden, Unauthorized
 from app.settings import variable
 
+# Coroutines: FastAPI would give each call of a plain function a thread.
+Guard = Callable[[Request], Awaitable[None]]
 
-def admin_guard(token: str) -> Callable[[Request], None]:
+
+def admin_guard(token: str) -> Guard:
     """A dependency that lets admin calls pass. Without a configured token nobody passes."""
 
-    def guard(request: Request) -> None:
+    async def guard(request: Request) -> None:
         if not token:
             raise Forbidden(f"the admin routes are closed: set {variable('admin_token')} and start again")
         _compare(request, token)
@@ -22,10 +25,10 @@ def admin_guard(token: str) -> Callable[[Request], None]:
     return guard
 
 
-def data_guard(token: str) -> Callable[[Request], None]:
+def data_guard(token: str) -> Guard:
     """A dependency that lets data calls pass. Without a configured token everybody passes."""
 
-    def guard(request: Request) -> None:
+    async def guard(request: Request) -> None:
         if token:
             _compare(request, token)
 

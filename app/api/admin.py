@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
+from app.api.access import Guard
 from app.api.bodies import read_body
 from app.errors import DoesNotFit, Problem
 from app.service import Service
@@ -58,7 +58,7 @@ class Versions(BaseModel):
     versions: list[VersionRow]
 
 
-def admin_router(service: Service, guard: Callable[[Request], None]) -> APIRouter:
+def admin_router(service: Service, guard: Guard) -> APIRouter:
     """The routes under /admin; all need the admin token."""
     router = APIRouter(prefix="/admin/policies", tags=["admin"], dependencies=[Depends(_audited), Depends(guard)])
 
@@ -100,6 +100,6 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
-def _audited(request: Request) -> None:
+async def _audited(request: Request) -> None:
     client = request.client.host if request.client else "unknown"
     audit.info("%s %s from %s", request.method, request.url.path, client)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.api.access import Guard
 from app.api.bodies import read_body
 from app.api.problems import problem_response, status_of
 from app.errors import UnknownMediaType
@@ -20,7 +21,7 @@ _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded", "tex
 Handler = Callable[[Policy, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-def data_router(service: Service, metrics: Metrics, guard: Callable[[Request], None], body_limit: int) -> APIRouter:
+def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: int) -> APIRouter:
     """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
     handlers: dict[str, Handler] = {

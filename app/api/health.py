@@ -12,10 +12,12 @@ def health_router(metrics: Metrics) -> APIRouter:
     """The routes. The server listens only once every policy has weights: being asked is being ready."""
     router = APIRouter(tags=["health"])
 
+    @router.head("/livez", include_in_schema=False)
     @router.get("/livez", summary="The process answers")
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Some weights of every policy serve")
     async def readyz() -> dict[str, str]:
         return {"status": "ready"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
+from app.api.access import Guard
 from app.service import Service
 from app.wire import json_body
 
@@ -40,7 +40,7 @@ class Metadata(BaseModel):
     metadata: dict[str, Any]
 
 
-def policies_router(service: Service, guard: Callable[[Request], None]) -> APIRouter:
+def policies_router(service: Service, guard: Guard) -> APIRouter:
     """Read-only routes; none of them waits for an engine."""
     router = APIRouter(prefix="/v1/policies", tags=["policies"], dependencies=[Depends(guard)])
 

@@ -61,6 +61,8 @@ class Batcher:
         if self._closed:
             raise NotReady("the server is stopping")
         if len(self._waiting) >= self._waiting_room:
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.done.done())
+        if len(self._waiting) >= self._waiting_room:
             raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
         self._waiting.append(job)
         if self._running is None or self._running.done():

@@ -44,7 +44,12 @@ class History:
                 self.refuse(self.version(name, "", -1), reason)
         there = {(candidate.name, candidate.digest) for candidate in sight.complete}
         gone = [key for key, v in self._versions.items() if v.state is State.FOUND and key not in there]
-        done = [key for key, v in self._versions.items() if v.state in (State.RELEASED, State.REFUSED)]
+        # Only what is gone from the folder: a refusal that is forgotten would be tried again.
+        done = [
+            key
+            for key, v in self._versions.items()
+            if v.state in (State.RELEASED, State.REFUSED) and key not in there and key[0] not in sight.unreadable
+        ]
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]
 

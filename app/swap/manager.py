@@ -168,9 +168,14 @@ class Manager:
           Seconds after which another look is worth it (a checkpoint is still being written), else None.
         """
         async with self._one_at_a_time:
-            if self.pinned is not None:
+            if self.pinned == EXPORT:
                 return None
             sight = await self._look(afresh=False)
+            if self.pinned is not None:
+                if self.pinned in sight.names():
+                    return None
+                log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, self.pinned)
+                self.pinned = None
             version = self.active.version
             refused = self._history.refused_digests()
             for candidate in plan.worth_trying(

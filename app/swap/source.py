@@ -42,6 +42,10 @@ class Sight:
     unsettled: set[str] = field(default_factory=set)
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    def names(self) -> set[str]:
+        """Every checkpoint that is there, whatever its condition."""
+        return {*(candidate.name for candidate in self.complete), *self.incomplete, *self.unreadable}
+
 
 def checkpoint_folders(policy: Path) -> list[Path]:
     """Where a policy's checkpoints may lie. Neither has to exist yet."""
@@ -99,6 +103,8 @@ class Source:
                 return False
             except SwapRefused as error:
                 identity = str(error)
+            except Exception as error:  # one odd folder must not stop the looks at the others
+                identity = f"it cannot be read: {type(error).__name__}: {error}"[:300]
             self._known[folder] = (stamp, identity)
         if isinstance(identity, str):
             sight.unreadable[folder.name] = identity

@@ -16,7 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from app.errors import Incomplete, SwapRefused
-from saver.artifact import IncompleteError, check_files, digest_of, hash_files, read_checkpoint_manifest
+from saver.artifact import (
+    CheckpointManifest,
+    IncompleteError,
+    check_files,
+    digest_of,
+    hash_files,
+    read_checkpoint_manifest,
+)
 
 INDEX = "variables.index"
 _SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
@@ -48,6 +55,9 @@ def identify(folder: Path, rest_s: float) -> Identity:
     except IncompleteError as error:
         raise SwapRefused(str(error)) from None
     if manifest is not None:
+        missing = [name for name in manifest.files if not (folder / name).is_file()]
+        if missing:
+            raise Incomplete(f"{missing[0]} is missing", settled=True)
         return Identity(manifest.digest, manifest.train_step)
     files = _files_of_plain(folder, rest_s)
     try:
@@ -59,7 +69,7 @@ def identify(folder: Path, rest_s: float) -> Identity:
     return Identity(digest, int(_read(reader, keys[0])) if keys else -1)
 
 
-def check(folder: Path, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+def check(folder: Path, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> CheckpointManifest | None:
     """Reads every value of the checkpoint and compares it with what the policy has.
 
     Args:
@@ -90,6 +100,7 @@ def check(folder: Path, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> 
             )
         _check_finite(name, _read(reader, key))
     _read(reader, _GRAPH_KEY)  # its checksum: a restore would trip over it half-way
+    return manifest
 
 
 def variables_of(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -109,7 +120,8 @@ def _files_of_plain(folder: Path, rest_s: float) -> list[Path]:
     try:
         files = {path.name: path for path in variables.iterdir()} if variables.is_dir() else {}
         parts = [folder, *([variables] if variables.is_dir() else []), *files.values()]
-        settled = time.time() - max(path.stat().st_mtime for path in parts) >= rest_s
+        age_s = time.time() - max(path.stat().st_mtime for path in parts)
+        settled = age_s >= rest_s or age_s < -rest_s  # a clock that is ahead cannot be waited for
     except OSError as error:
         raise Incomplete(f"it cannot be read: {error.strerror}", settled=False) from None
     if INDEX not in files:

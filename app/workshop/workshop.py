@@ -62,8 +62,19 @@ class Workshop:
         return fresh
 
     def standby(self) -> TensorFlowEngine:
-        """A copy with the export's weights that nobody uses yet."""
-        copy, self._copy = self._copy or load_copy(self._export), None
+        """A copy with the export's weights that nobody uses yet.
+
+        Raises:
+          SwapRefused: the folder no longer holds the graph that was opened.
+        """
+        copy, self._copy = self._copy, None
+        if copy is None:
+            if self.stale():
+                raise SwapRefused('the export was replaced; reload with {"export": true} loads the new one')
+            try:
+                copy = load_copy(self._export)
+            except UnusablePolicy as error:
+                raise SwapRefused(str(error)) from error
         return copy.engine
 
     def identify(self, folder: Path, rest_s: float) -> checkpoints.Identity:
@@ -87,13 +98,18 @@ class Workshop:
         Raises:
           SwapRefused: the checkpoint may not serve; the message says why.
         """
-        checkpoints.check(folder, self._variables)
+        promised = checkpoints.check(folder, self._variables)
         try:
             # A new object each time: one that is used again leaks (54 KiB a restore were measured).
             tf.train.Checkpoint(policy=engine.model).read(checkpoints.prefix(folder)).assert_consumed()
         except Exception as error:  # it has many kinds of errors for a file that changed under it
             raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
-        return self.weights(engine)
+        weights = self.weights(engine)
+        if promised is not None and promised.train_step != weights.train_step:
+            raise SwapRefused(
+                f"checkpoint.json says train step {promised.train_step}, the weights say {weights.train_step}"
+            )
+        return weights
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -44,8 +44,9 @@ def read_checkpoint_manifest(folder: Path) -> CheckpointManifest | None:
     if data is None:
         return None
     try:
-        manifest = CheckpointManifest(int(data["train_step"]), str(data["digest"]), dict(data["files"]))
-    except (KeyError, TypeError, ValueError) as error:
+        files = {str(name): str(digest) for name, digest in data["files"].items()}
+        manifest = CheckpointManifest(int(data["train_step"]), str(data["digest"]), files)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise IncompleteError(f"{CHECKPOINT_FILE} lacks a usable field: {error}") from None
     if digest_of(manifest.files) != manifest.digest:
         raise IncompleteError(f"{CHECKPOINT_FILE} is at odds with itself: digest and files differ")

@@ -137,7 +137,7 @@ def read_policy_manifest(folder: Path) -> PolicyManifest | None:
             dict(data["written_with"]),
             dict(data["files"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise IncompleteError(f"{POLICY_FILE} lacks a usable field: {error}") from None
 
 

@@ -90,6 +90,18 @@ def test_numbers_that_are_not_finite_are_refused_by_name(server: RunningServer, 
     assert response.json()["errors"][0]["problem"] == word
 
 
+def test_too_many_rows_are_refused_before_they_are_read(server: RunningServer) -> None:
+    body = b'{"observation": [' + b"[1,2,3,4]," * 300_000 + b'["x"]]}'
+    response = server.http.post("/action", content=body)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["problem"] == "300001 rows"
+
+
+def test_no_answer_lists_more_than_twenty_problems(server: RunningServer) -> None:
+    body = {"observation": GOOD, **{f"unknown-{i}": 1 for i in range(1000)}}
+    assert len(server.http.post("/action", json=body).json()["errors"]) == 20
+
+
 def test_zero_rows_are_refused(server: RunningServer) -> None:
     response = server.http.post("/v1/policies/nested/action", json={"observation": {"camera": [], "body": [[], []]}})
     assert response.status_code == 422

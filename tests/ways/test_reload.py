@@ -278,6 +278,64 @@ def test_a_new_graph_is_stale_until_it_is_asked_for(server: RunningServer, train
     assert server.reload("trained").json()["version"] == "policy_checkpoint_0000000040"
 
 
+def test_a_replaced_export_never_serves_under_an_older_name(tmp_path: Path) -> None:
+    trainer = NumberTrainer(tmp_path / "policy")
+    trainer.publish(1)
+    with serving({"policy": trainer.folder}, "--no-watch") as server:
+        trainer.policy.set_number(50)
+        trainer.saver.save(str(trainer.folder))
+        response = server.reload("policy", checkpoint="export")
+        assert response.status_code == 409
+        assert "replaced" in response.json()["detail"]
+        assert number(server, "policy") == (1, "0000000001", 1)
+        assert server.reload("policy", export=True).status_code == 200
+        assert number(server, "policy")[:2] == (50, "export")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"format": 1, "train_step": 1e999, "digest": "x", "files": {}}',
+        '{"format": 1, "train_step": 9, "digest": "x", "files": {"variables/\\u0000x": "y"}}',
+        '{"format": 1, "train_step": 9, "digest": "x", "files": [5]}',
+        "[" * 100_000,
+    ],
+)
+def test_an_odd_manifest_hides_no_other_checkpoint(
+    server: RunningServer, trainers: dict[str, NumberTrainer], content: str
+) -> None:
+    odd = trainers["ours"].folder / "checkpoints" / "odd"
+    odd.mkdir()
+    (odd / "checkpoint.json").write_text(content)
+    assert server.reload("ours", checkpoint="odd").status_code == 409
+    assert server.reload("ours").status_code == 200
+    shutil.rmtree(odd)
+
+
+def test_a_checkpoint_that_lies_about_its_train_step_is_refused(
+    server: RunningServer, trainers: dict[str, NumberTrainer]
+) -> None:
+    name = trainers["ours"].publish(9_400, "liar")
+    manifest = trainers["ours"].folder / "checkpoints" / name / "checkpoint.json"
+    manifest.write_text(manifest.read_text().replace("9400", "999999"))
+    before = number(server, "ours")
+    response = server.reload("ours", checkpoint=name)
+    assert response.status_code == 409
+    assert "999999" in response.json()["detail"]
+    assert number(server, "ours") == before
+    shutil.rmtree(manifest.parent)
+
+
+def test_a_pin_whose_checkpoint_is_gone_is_dropped(tmp_path: Path) -> None:
+    trainer = NumberTrainer(tmp_path / "policy")
+    for step in (1, 2):
+        trainer.publish(step)
+    with serving({"policy": trainer.folder}) as server, Load(server.url, "policy", 1) as load:
+        server.reload("policy", checkpoint="0000000001")
+        shutil.rmtree(trainer.folder / "checkpoints" / "0000000001")
+        load.until(lambda: load.answers[-1][2]["train_step"] == 2)
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
 def test_watching_swaps_under_load_as_checkpoints_appear(tmp_path: Path, plain: bool) -> None:
     trainer = NumberTrainer(tmp_path / "policy", plain=plain)

@@ -1,6 +1,7 @@
 """Starting, being watched by operators, and stopping without losing what was accepted."""
 
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def test_serve_prints_where_it_listens_and_what_it_serves(server: RunningServer)
 def test_health_routes_answer(server: RunningServer) -> None:
     assert server.http.get("/livez").json() == {"status": "alive"}
     assert server.http.get("/readyz").json() == {"status": "ready"}
+    assert server.http.head("/livez").status_code == server.http.head("/readyz").status_code == 200
 
 
 def test_metrics_count_answers_by_route_and_status(server: RunningServer) -> None:
@@ -65,6 +67,15 @@ def test_stopping_finishes_what_was_accepted_and_exits_with_0(exports: Path, num
     assert "Traceback" not in "\n".join(server.lines)
 
 
+def test_a_client_that_never_ends_its_request_cannot_hold_the_server(exports: Path) -> None:
+    with serving({"cartpole": exports / "cartpole"}, "--deadline-ms", "500") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 5) as slow:
+            slow.sendall(b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            server.http.get("/livez")
+            assert server.stop() == 0
+
+
 def test_without_a_token_the_admin_routes_are_closed_and_say_how_to_open_them(exports: Path) -> None:
     settings = {"POLICY_SERVER_ADMIN_TOKEN": "", "POLICY_SERVER_DATA_TOKEN": "secret"}
     options = ("--cors-origins", "https://game.example", "--root-path", "/robots", "--strict-bounds")
@@ -80,3 +91,6 @@ def test_without_a_token_the_admin_routes_are_closed_and_say_how_to_open_them(ex
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == "https://game.example"
         assert "/robots/openapi.json" in server.http.get("/docs").text
+        # The proxy strips the prefix: these are the paths that arrive.
+        assert server.http.get("/static-offline-docs/swagger-ui.css").status_code == 200
+        assert server.http.get("/openapi.json").status_code == 200
