@@ -20,6 +20,7 @@ from app.wire.tensors import (
     expected_text,
     is_float,
     is_integer,
+    outline,
     read_tensor,
     show,
     storage_dtype,
@@ -30,7 +31,7 @@ FIRST, MID, LAST = 0, 1, 2
 LONGEST_TIMEOUT_MS = 600_000
 # More would help nobody, and an answer should not be larger than its question.
 MOST_PROBLEMS = 20
-_DEFAULTED = ("step_type", "reward", "discount", "policy_state")
+DEFAULTED = ("step_type", "reward", "discount", "policy_state")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class InputReader:
         self._rows_limit = rows_limit
         self._strict_bounds = strict_bounds
         self._time_steps = spec.takes_time_step
-        self._nests = _top_level(spec)
+        self._nests = top_level(spec)
         self._names = _names(self._nests)
         self._leaves = {leaf.name: leaf for _, leaf in leaves(spec.inputs)}
         self._state = [leaf.name for _, leaf in leaves(self._nests.get("policy_state", ()))]
@@ -117,10 +118,7 @@ class InputReader:
         if not self._time_steps:
             return {}
         return {
-            leaf.name: (top, leaf)
-            for top in _DEFAULTED
-            if top != "policy_state"
-            for _, leaf in leaves(self._nests[top])
+            leaf.name: (top, leaf) for top in DEFAULTED if top != "policy_state" for _, leaf in leaves(self._nests[top])
         }
 
     def _collect(self, nest: Nest, raw: Any, where: str, sent: _Sent) -> None:
@@ -142,7 +140,7 @@ class InputReader:
                 self._collect(child, raw[index], f"{where}[{index}]", sent)
         elif nest.name in sent.wheres:
             sent.problem(where, f"is given twice, also as {sent.wheres[nest.name]}", "one of the two")
-        elif isinstance(raw, list) and len(raw) > self._rows_limit and _depth(raw) > len(nest.shape):
+        elif isinstance(raw, list) and len(raw) > self._rows_limit and len(outline(raw)) > len(nest.shape):
             sent.wheres[nest.name] = where  # before anything is read: it may be millions of rows
             sent.problem(where, f"{len(raw)} rows", f"at most {self._rows_limit} rows in one request")
         else:
@@ -155,7 +153,7 @@ class InputReader:
     def _check_presence(self, sent: _Sent) -> None:
         for top, nest in self._nests.items():
             paths = [(path, leaf) for path, leaf in leaves(nest, top) if leaf.name not in sent.wheres]
-            optional = self._time_steps and top in _DEFAULTED
+            optional = self._time_steps and top in DEFAULTED
             if optional and (top != "policy_state" or len(paths) == len(self._state)):
                 continue
             for path, leaf in paths:
@@ -251,7 +249,7 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
 }
 
 
-def _top_level(spec: PolicySpec) -> dict[str, Nest]:
+def top_level(spec: PolicySpec) -> dict[str, Nest]:
     """The fields of a request, by friendly name."""
     if isinstance(spec.inputs, dict):
         return spec.inputs
@@ -277,14 +275,6 @@ def _spellings(nests: dict[str, Nest]) -> Iterator[tuple[str, Leaf]]:
         # What TensorFlow makes of the name for a signature's keyword arguments.
         keyword = re.sub(r"[^A-Za-z0-9_]", "_", leaf.name)
         yield (f"arg_{keyword}" if keyword[:1].isdigit() else keyword), leaf
-
-
-def _depth(raw: Any) -> int:
-    depth = 0
-    while isinstance(raw, list):
-        depth += 1
-        raw = raw[0] if raw else None
-    return depth
 
 
 def _default(top: str, leaf: Leaf, rows: int, needs_state: bool) -> Array:

@@ -12,10 +12,10 @@ import numpy as np
 
 from app.api.problems import MEDIA_TYPE
 from app.service import Policy
+from app.validate import DEFAULTED, top_level
 from app.wire.tensors import is_float, is_integer
 from saver.artifact import Leaf, Nest, leaves, pack
 
-_OPTIONAL = ("step_type", "reward", "discount", "policy_state")
 # The example of an image would be pages long.
 _MOST_NUMBERS_SHOWN = 256
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
@@ -71,11 +71,8 @@ def policy_schemas(policy: Policy) -> dict[str, Any]:
 
 
 def _request(policy: Policy) -> dict[str, Any]:
-    inputs = policy.spec.inputs
-    if isinstance(inputs, Leaf):
-        inputs = {inputs.name: inputs}
-    fields = inputs if isinstance(inputs, dict) else {str(i): child for i, child in enumerate(inputs)}
-    required = [f for f in fields if not (policy.spec.takes_time_step and f in _OPTIONAL)]
+    fields = top_level(policy.spec)
+    required = [f for f in fields if not (policy.spec.takes_time_step and f in DEFAULTED)]
     schema = {
         "type": "object",
         "properties": {
@@ -84,7 +81,7 @@ def _request(policy: Policy) -> dict[str, Any]:
         },
         # Flattened names may stand in for the nested ones, so that only these can be asked for.
         "required": [name for name in required if isinstance(fields[name], Leaf)],
-        "x-flattened-names": {leaf.name: path for path, leaf in leaves(inputs)},
+        "x-flattened-names": {leaf.name: path for path, leaf in leaves(fields)},
     }
     if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= _MOST_NUMBERS_SHOWN:
         schema["example"] = {name: pack(fields[name], _example) for name in required}

@@ -125,7 +125,7 @@ def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 
 def _find_problem(raw: Any, leaf: Leaf, where: str) -> None:
     """Raises Unfit at the first item that is wrong; returns where there is none."""
-    shape = _outline(raw)
+    shape = outline(raw)
     rank = len(leaf.shape)
     if len(shape) == rank:
         expected: tuple[int | None, ...] = leaf.shape
@@ -154,7 +154,7 @@ def _walk(raw: Any, leaf: Leaf, where: str, expected: tuple[int, ...]) -> None:
         _walk(item, leaf, f"{where}[{index}]", tuple(inner))
 
 
-def _outline(raw: Any) -> tuple[int, ...]:
+def outline(raw: Any) -> tuple[int, ...]:
     """Lengths along the first items: the shape, if the nested list is regular."""
     shape = []
     while isinstance(raw, list):
