@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock
+.PHONY: help setup demo serve test test-full check fmt lock docs bench-checkpoint
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create .venv from the lock
 
@@ -36,6 +36,13 @@ check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff check .
 	$(BIN)/mypy app saver
 	$(BIN)/lint-imports
+
+bench-checkpoint: $(READY)  ## save_checkpoint beside TF-Agents' own
+	$(BIN)/python -m bench.save_checkpoint
+
+docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
+	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md
+	mv $(VENV)/policies.md docs/policies.md
 
 fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .

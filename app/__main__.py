@@ -1,4 +1,4 @@
-"""The command line: `python -m app serve NAME=FOLDER …`."""
+"""The command line: `python -m app serve NAME=FOLDER …` and `python -m app inspect FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from app import settings as knobs
 from app.errors import UnusablePolicy
@@ -19,6 +20,22 @@ from app.settings import Settings, SettingsError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     parsed = _parser().parse_args(arguments)
+    return _inspect(parsed.folder) if parsed.command == "inspect" else _start(parsed)
+
+
+def _inspect(folder: Path) -> int:
+    _calm_tensorflow()
+    from app.inspection import inspect
+
+    try:
+        inspect(folder.absolute())
+    except UnusablePolicy as error:
+        print(f"policy server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _start(parsed: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(parsed).items() if key not in ("command", "policies")}
     try:
         settings = knobs.settings_from_process(parsed.policies, given)
@@ -43,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "With none here, POLICY_SERVER_POLICIES counts (separated by spaces)",
     )
     knobs.add_options(serve)
+    inspect = commands.add_parser("inspect", help="what is in an export, as the server would see it")
+    inspect.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
     return parser
 
 
@@ -61,9 +80,7 @@ def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
 
 
 def _serve(settings: Settings, listener: socket.socket) -> int:
-    # Before TensorFlow is imported: its own messages are not for the operator, and policies need Keras 2.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    _calm_tensorflow()
     import uvloop
 
     from app import logs
@@ -71,6 +88,12 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
     logs.configure(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve_until_told(settings, listener))
+
+
+def _calm_tensorflow() -> None:
+    """Before it is imported: its own messages are not for the operator, and policies need Keras 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 
 async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:

@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app import logs
 from app.api import openapi, problems
 from app.api.access import admin_guard, data_guard
 from app.api.admin import admin_router
@@ -30,8 +29,9 @@ from app.settings import PolicyFolder, Settings
 from app.swap.manager import Manager
 from app.swap.source import Source
 from app.swap.watch import watch
-from app.validate import InputReader, input_names
+from app.validate import InputReader
 from saver.artifact import IncompleteError, check_is_export
+from saver.hush import hushed
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ async def _open_policy(
     stack: AsyncExitStack,
 ) -> Policy:
     """One policy with its manager and batcher; entered into `stack` in start order, left in reverse."""
-    with logs.hushed():  # here and not at the top: `--help` and a wrong option need no TensorFlow
+    with hushed():  # here and not at the top: `--help` and a wrong option need no TensorFlow
         from app.workshop.workshop import Workshop
 
     in_control_lane = functools.partial(asyncio.get_running_loop().run_in_executor, control_lane)
@@ -113,8 +113,7 @@ async def _open_policy(
     return Policy(
         named.name,
         workshop.spec,
-        workshop.distributions,
-        workshop.no_distribution,
+        workshop.serving,
         InputReader(workshop.spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
         manager,
         batcher,
@@ -150,7 +149,7 @@ def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI
 
 
 def _with_initial_state(spec: Any, inputs: Any, initial: Any) -> Any:
-    return inputs | input_names(spec, initial)
+    return inputs | spec.state_inputs(initial)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

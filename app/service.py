@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from app.batching.batcher import Batcher
+from app.batching.noise import fresh_noise, seeded_noise
 from app.batching.rule import Job, Result
 from app.engine.base import Arrays, Engine
 from app.errors import DeadlinePassed, DoesNotFit, Problem, TooOld, UnknownPolicy, Unsupported
@@ -17,7 +20,9 @@ from app.swap.lease import Slot
 from app.swap.manager import Manager
 from app.validate import InputReader, Options, read_options
 from app.wire.tensors import show
-from saver.artifact import DistributionInfo, Leaf, PolicySpec, leaves, nest_to_json, pack
+from saver.artifact import Leaf, PolicySpec, ServingInfo, leaves, nest_to_json, pack
+
+LOG_PROB = "log_prob"
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,7 @@ class Policy:
 
     name: str
     spec: PolicySpec
-    distributions: Mapping[str, DistributionInfo] | None
-    no_distribution: str
+    serving: ServingInfo
     reader: InputReader
     manager: Manager
     batcher: Batcher
@@ -46,6 +50,7 @@ class Service:
         self._policies = policies
         self._deadline_s = deadline_ms / 1000
         self._rows_limit = rows_limit
+        self._generator = np.random.default_rng()
 
     @property
     def policies(self) -> list[Policy]:
@@ -66,10 +71,20 @@ class Service:
             raise UnknownPolicy(f"no policy {name!r} is served; there are: {', '.join(self._policies)}") from None
 
     async def act(self, policy: Policy, body: dict[str, Any]) -> dict[str, Any]:
-        """The policy's action for a request's object: {"action", "policy_state"?, "info"?, "version", …}."""
-        result, batched = await self._compute(policy, "action", body)
+        """The policy's action for a request's object: {"action", "policy_state"?, "info"?, "log_prob"?, …}.
+
+        Raises:
+          Unsupported: an option that this policy's export cannot honour.
+        """
+        options = read_options(body.get("options"))
+        function = _function_of(policy, options)
+        result, batched = await self._compute(policy, function, body, options)
         answer = {"action": _packed(policy.spec.action, result.outputs, batched)}
-        return answer | _rest(policy.spec, result, batched)
+        rest = _rest(policy.spec, result, batched)
+        if options.log_prob:
+            log_prob = result.outputs[LOG_PROB]
+            rest = {LOG_PROB: log_prob if batched else log_prob[0]} | rest
+        return answer | rest
 
     async def distribution(self, policy: Policy, body: dict[str, Any]) -> dict[str, Any]:
         """The distribution of the policy's action, as data: {"distribution", "policy_state"?, …}.
@@ -77,10 +92,13 @@ class Service:
         Raises:
           Unsupported: the policy has none.
         """
-        if policy.distributions is None:
-            raise Unsupported(f"policy {policy.name} has no distribution: {policy.no_distribution}")
-        infos = policy.distributions
-        result, batched = await self._compute(policy, "distribution", body)
+        options = read_options(body.get("options"))
+        _require(policy, "distribution", f"policy {policy.name} has no distribution")
+        for name, asked in (("mode", options.mode), ("seed", options.seed), (LOG_PROB, options.log_prob or None)):
+            if asked is not None:
+                raise Unsupported(f"option {name} is for action: a distribution is not sampled")
+        infos = policy.serving.distributions
+        result, batched = await self._compute(policy, "distribution", body, options)
 
         def described(leaf: Leaf) -> dict[str, Any]:
             info = infos[leaf.name]
@@ -91,7 +109,7 @@ class Service:
 
             parameters = {name: value(name) for name in info.parameters}
             statistics = {name: value(name) for name in info.statistics}
-            return {"family": info.family, "parameters": parameters, **statistics}
+            return {"family": info.family, **info.details, "parameters": parameters, **statistics}
 
         return {"distribution": pack(policy.spec.action, described)} | _rest(policy.spec, result, batched)
 
@@ -107,9 +125,9 @@ class Service:
             outputs = await policy.batcher.in_lane(lambda: slot.engine.initial_state(size or 1))
         return {"policy_state": _packed(policy.spec.initial_state, outputs, size is not None)}
 
-    async def _compute(self, policy: Policy, function: str, body: dict[str, Any]) -> tuple[Result, bool]:
-        options = read_options(body.get("options"))
-        _refuse_unsupported(policy, options)
+    async def _compute(
+        self, policy: Policy, function: str, body: dict[str, Any], options: Options
+    ) -> tuple[Result, bool]:
         inputs = policy.reader.read({key: value for key, value in body.items() if key != "options"})
         if inputs.outside_bounds:
             policy.metrics.outside_bounds(inputs.outside_bounds)
@@ -117,14 +135,18 @@ class Service:
         timeout = self._deadline_s if options.timeout_ms is None else options.timeout_ms / 1000
         deadline = loop.time() + timeout
         await _catch_up(policy, options.min_train_step, deadline)
+        arrays = inputs.arrays
+        if function == "sample":
+            arrays = arrays | self._noise(policy, inputs.rows, options.seed)
         job = Job(
             function,
-            inputs.arrays,
+            arrays,
             inputs.rows,
             inputs.needs_state,
             options.min_train_step,
             deadline,
             loop.create_future(),
+            alone=options.seed is not None and function == "sample",
         )
         policy.batcher.submit(job)
         try:
@@ -132,6 +154,11 @@ class Service:
                 return await job.done, inputs.batched
         except TimeoutError:
             raise DeadlinePassed(f"no answer within {timeout * 1000:.0f} ms") from None
+
+    def _noise(self, policy: Policy, rows: int, seed: int | None) -> Arrays:
+        if seed is None:
+            return fresh_noise(policy.serving.noise, rows, self._generator)
+        return seeded_noise(policy.serving.noise, rows, seed)
 
     def describe_all(self) -> list[dict[str, Any]]:
         """What `GET /v1/policies` lists."""
@@ -148,17 +175,33 @@ class Service:
             "signatures": spec.to_json()["signatures"],
             "specs": {name: nest_to_json(getattr(spec, name)) for name in nests},
             "distributions": _families(policy),
+            "unavailable": policy.serving.unavailable,
             "pinned": policy.manager.pinned,
             "stale": policy.manager.stale(),
             "versions": [v.public() for v in policy.manager.versions()],
         }
 
 
-def _refuse_unsupported(policy: Policy, options: Options) -> None:
-    asked = {"mode": options.mode, "seed": options.seed, "log_prob": options.log_prob or None}
-    for name, value in asked.items():
-        if value is not None:
-            raise Unsupported(f"option {name}: the export of policy {policy.name} has no signature for it")
+def _function_of(policy: Policy, options: Options) -> str:
+    """The function that honours the options.
+
+    Raises:
+      Unsupported: there is none; names the option and the reason.
+    """
+    if options.mode is None and options.seed is None and not options.log_prob:
+        return "action"
+    function = "greedy" if options.mode == "greedy" else "sample"
+    asked = "mode" if options.mode is not None else "seed" if options.seed is not None else LOG_PROB
+    _require(policy, function, f"option {asked}: policy {policy.name} has no {function} action")
+    if options.log_prob and LOG_PROB not in policy.serving.signatures[function].outputs:
+        reason = policy.serving.unavailable.get(LOG_PROB, f"not for {function} actions")
+        raise Unsupported(f"option {LOG_PROB}: policy {policy.name} has none: {reason}")
+    return function
+
+
+def _require(policy: Policy, function: str, otherwise: str) -> None:
+    if function not in policy.serving.signatures:
+        raise Unsupported(f"{otherwise}: {policy.serving.unavailable.get(function, 'not exported')}")
 
 
 async def _catch_up(policy: Policy, train_step: int | None, deadline: float) -> None:
@@ -199,14 +242,13 @@ def _brief(policy: Policy) -> dict[str, Any]:
 
 
 def _families(policy: Policy) -> Any:
-    if policy.distributions is None:
-        return {"unavailable": policy.no_distribution}
-    infos = policy.distributions
-    return pack(
-        policy.spec.action,
-        lambda leaf: {
-            "family": infos[leaf.name].family,
-            "parameters": list(infos[leaf.name].parameters),
-            "statistics": list(infos[leaf.name].statistics),
-        },
-    )
+    serving = policy.serving
+    if "distribution" not in serving.signatures:
+        return {"unavailable": serving.unavailable["distribution"]}
+
+    def described(leaf: Leaf) -> dict[str, Any]:
+        info = serving.distributions[leaf.name]
+        parts = {"parameters": list(info.parameters), "statistics": list(info.statistics)}
+        return {"family": info.family, **info.details, **parts}
+
+    return pack(policy.spec.action, described)

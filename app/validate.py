@@ -6,7 +6,7 @@ An `InputReader` is made once for each policy: it knows every name that a field 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,12 +18,9 @@ from app.wire.tensors import (
     Tensor,
     Unfit,
     expected_text,
-    is_float,
-    is_integer,
     outline,
     read_tensor,
     show,
-    storage_dtype,
 )
 from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
@@ -189,7 +186,7 @@ class InputReader:
         low, high = leaf.minimum, leaf.maximum
         if self._defaults.get(name, ("",))[0] == "step_type":
             low, high = FIRST, LAST
-        if (low is None and high is None) or not (is_integer(leaf) or is_float(leaf)):
+        if (low is None and high is None) or not (leaf.is_integer or leaf.is_float):
             return 0
         array = tensor.array
         outside = np.zeros(array.shape, bool)
@@ -199,7 +196,7 @@ class InputReader:
             outside |= array > high
         if not outside.any():
             return 0
-        if is_float(leaf) and not self._strict_bounds:
+        if leaf.is_float and not self._strict_bounds:
             return int(outside.sum())
         first = tuple(int(i) for i in np.argwhere(outside)[0])
         index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
@@ -227,13 +224,6 @@ def read_options(raw: Any) -> Options:
     if problems:
         raise DoesNotFit(problems)
     return Options(**raw)
-
-
-def input_names(spec: PolicySpec, initial: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs of `get_initial_state` under the names that `action` takes them by."""
-    state: Nest = spec.inputs.get("policy_state", ()) if isinstance(spec.inputs, dict) else ()
-    names = {path: leaf.name for path, leaf in leaves(state)}
-    return {names[path]: initial[leaf.name] for path, leaf in leaves(spec.initial_state) if path in names}
 
 
 def _is_integer_in(low: int, high: int) -> Any:
@@ -280,7 +270,7 @@ def _spellings(nests: dict[str, Nest]) -> Iterator[tuple[str, Leaf]]:
 def _default(top: str, leaf: Leaf, rows: int, needs_state: bool) -> Array:
     value = {"step_type": FIRST if needs_state else MID, "discount": 1}.get(top, 0)
     shape = (rows, *(1 if size is None else size for size in leaf.shape))
-    return np.full(shape, value, storage_dtype(leaf))
+    return np.full(shape, value, leaf.storage)
 
 
 def _rows(rows: int, batched: bool) -> str:

@@ -1,39 +1,54 @@
-"""A TFP distribution → its family's name and named tensors, each with the rows first.
+"""A TFP distribution → its family, its named parameters, and a sample of it from given noise.
 
-Works inside a `tf.function` while it is traced: what it returns beside tensors is static.
+Works inside a `tf.function` while it is traced: what it gives beside tensors is static. All tensors have the
+rows (the batch) as their first dimension.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tf_agents.distributions.masked import MaskedCategorical
 from tf_agents.distributions.shifted_categorical import ShiftedCategorical
 from tf_agents.distributions.utils import SquashToSpecNormal
 
-tfd = tfp.distributions
+tfb, tfd = tfp.bijectors, tfp.distributions
 Tensors = dict[str, tf.Tensor]
 
 STATISTICS = ("mode", "mean", "stddev", "entropy")
 
 
 class NotDescribable(Exception):
-    """A distribution that has no flat form here; the message says which and why."""
+    """A distribution without the form that was asked for; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class FlatDistribution:
     """`family` in lower case with underscores; `parameters` and `statistics` are [rows, …] tensors by name.
 
-    `entropy` is in nats, one number per row, summed over the independent parts of a row.
+    `entropy` is in nats, one number per row, summed over the independent parts of a row. `details` is what else
+    makes the family (the base and the bijectors of a transformed one, the components of a mixture), as JSON.
     """
 
     family: str
     parameters: Tensors
     statistics: Tensors
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class NoiseSource(Protocol):
+    """Where a sample takes its randomness from: [rows, *shape] tensors, float32, never the same numbers twice."""
+
+    def uniform(self, shape: tuple[int, ...]) -> tf.Tensor:
+        """Numbers of the open interval (0, 1)."""
+
+    def normal(self, shape: tuple[int, ...]) -> tf.Tensor:
+        """Numbers of the standard normal distribution."""
 
 
 def flatten(distribution: Any) -> FlatDistribution:
@@ -42,19 +57,63 @@ def flatten(distribution: Any) -> FlatDistribution:
     Raises:
       NotDescribable: a family that is not known here.
     """
-    family, parameters = _describe(distribution)
+    family = _family(distribution)
+    name, parameters, details = family.describe(distribution)
     statistics = {}
-    for name in STATISTICS:
-        if name in _MISLEADING.get(family, ()):
+    for statistic in STATISTICS:
+        if statistic in _MISLEADING.get(name, ()):
             continue
         try:
-            value = getattr(distribution, name)()
+            value = getattr(distribution, statistic)()
         except (NotImplementedError, TypeError, ValueError):
             continue  # TFP has no such statistic for this family
-        if name == "entropy" and value.shape.rank != 1:
-            value = tf.reduce_sum(value, axis=list(range(1, value.shape.rank)))
-        statistics[name] = value
-    return FlatDistribution(family, parameters, statistics)
+        statistics[statistic] = sum_per_row(value) if statistic == "entropy" else value
+    return FlatDistribution(name, parameters, statistics, details)
+
+
+def sample(distribution: Any, noise: NoiseSource) -> tf.Tensor:
+    """One sample for each row, a deterministic function of the parameters and of the noise.
+
+    Distributed as `distribution.sample()` is. Categories are drawn by the Gumbel-max trick, so that a category
+    whose logit is −inf (or the lowest float, as TF-Agents masks) is never drawn.
+
+    Raises:
+      NotDescribable: this family cannot be sampled from given noise.
+    """
+    return _family(distribution).sample(distribution, noise)
+
+
+def log_prob(distribution: Any, action: tf.Tensor) -> tf.Tensor:
+    """The joint log-probability (density, for continuous parts) of an action for each row: [rows], in nats.
+
+    Raises:
+      NotDescribable: it is 0 or −inf (deterministic), or TFP has none for this family.
+    """
+    if _family(distribution).describe(distribution)[0] == "deterministic":
+        raise NotDescribable("a deterministic action has no log-probability but 0 or −inf")
+    try:
+        return sum_per_row(distribution.log_prob(action))
+    except NotImplementedError:
+        raise NotDescribable(f"{type(distribution).__name__} has no log-probability") from None
+
+
+def sum_per_row(values: tf.Tensor) -> tf.Tensor:
+    """[rows, …] → [rows], summed over the independent parts of a row."""
+    return tf.reduce_sum(values, axis=list(range(1, values.shape.rank))) if values.shape.rank > 1 else values
+
+
+@dataclass(frozen=True)
+class _Family:
+    kind: type
+    describe: Callable[[Any], tuple[str, Tensors, dict[str, Any]]]
+    sample: Callable[[Any, NoiseSource], tf.Tensor]
+
+
+def _family(distribution: Any) -> _Family:
+    for family in _FAMILIES:
+        if isinstance(distribution, family.kind):
+            return family
+    raise NotDescribable(f"{type(distribution).__name__} is a family without a flat form")
 
 
 # Statistics that the library computes wrongly or only roughly.
@@ -65,71 +124,222 @@ _MISLEADING = {
 }
 
 
-def _describe(d: Any) -> tuple[str, Tensors]:
-    for kind, describe in _FAMILIES:
-        if isinstance(d, kind):
-            return describe(d)
-    raise NotDescribable(f"the distribution {type(d).__name__} has no flat form")
+def _row_shape(d: Any) -> tuple[int, ...]:
+    """The static shape of one row of a sample."""
+    shape = d.batch_shape.concatenate(d.event_shape)
+    if not shape.rank or not shape[1:].is_fully_defined():
+        raise NotDescribable(f"{type(d).__name__} has the shape {shape}: expected [rows, …] with known sizes")
+    return tuple(shape[1:].as_list())
 
 
-def _shifted(d: Any) -> tuple[str, Tensors]:
-    _, logits = _discrete("")(d)
+# Discrete families
+
+
+def _logits(d: Any) -> Tensors:
+    return {"logits": d.logits_parameter(), "probs": d.probs_parameter()}
+
+
+def _discrete(name: str) -> Callable[[Any], tuple[str, Tensors, dict[str, Any]]]:
+    return lambda d: (name, _logits(d), {})
+
+
+def _shifted(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
     shift = tf.broadcast_to(tf.cast(d.parameters["shift"], d.dtype), d.batch_shape_tensor())
-    return "shifted_categorical", {**logits, "shift": shift}
+    return "shifted_categorical", {**_logits(d), "shift": shift}, {}
 
 
-def _discrete(family: str) -> Callable[[Any], tuple[str, Tensors]]:
-    return lambda d: (family, {"logits": d.logits_parameter(), "probs": d.probs_parameter()})
+def _masked(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    logits = d.logits_parameter()
+    return "masked_categorical", {**_logits(d), "mask": tf.broadcast_to(d.mask, tf.shape(logits))}, {}
 
 
-def _squashed(d: Any) -> tuple[str, Tensors]:
+def _choice(logits: tf.Tensor, noise: NoiseSource) -> tf.Tensor:
+    """The index of one category for each row and part: int32, the shape of `logits` without its last dimension."""
+    shape = logits.shape
+    if not shape.rank or not shape[1:].is_fully_defined():
+        raise NotDescribable(f"its logits have the shape {shape}: expected [rows, …] with known sizes")
+    gumbel = -tf.math.log(-tf.math.log(noise.uniform(tuple(shape[1:].as_list()))))
+    return tf.argmax(logits + tf.cast(gumbel, logits.dtype), axis=-1, output_type=tf.int32)
+
+
+def _sample_categorical(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return tf.cast(_choice(d.logits_parameter(), noise), d.dtype)
+
+
+def _sample_shifted(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return _sample_categorical(d, noise) + tf.cast(d.parameters["shift"], d.dtype)
+
+
+def _sample_one_hot(d: Any, noise: NoiseSource) -> tf.Tensor:
+    logits = d.logits_parameter()
+    return tf.one_hot(_choice(logits, noise), logits.shape[-1], dtype=d.dtype)
+
+
+def _sample_bernoulli(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return tf.cast(noise.uniform(_row_shape(d)) < tf.cast(d.probs_parameter(), tf.float32), d.dtype)
+
+
+# Continuous families
+
+
+def _normal(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    return "normal", {"loc": d.mean(), "scale": d.stddev()}, {}
+
+
+def _diagonal(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    return "multivariate_normal_diag", {"loc": d.mean(), "scale_diag": d.stddev()}, {}
+
+
+def _full(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    return "multivariate_normal_tril", {"loc": d.mean(), "scale_tril": tf.linalg.cholesky(d.covariance())}, {}
+
+
+def _squashed(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
     base = d.input_distribution
     like = tf.zeros_like(base.mean())
-    return "squashed_normal", {
+    parameters = {
         "loc": base.mean(),
         "scale_diag": base.stddev(),
         "low": like + (d.action_means - d.action_magnitudes),
         "high": like + (d.action_means + d.action_magnitudes),
     }
+    return "squashed_normal", parameters, {}
 
 
-def _deterministic(d: Any) -> tuple[str, Tensors]:
+def _beta(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    shape = d.batch_shape_tensor()
+    names = ("concentration1", "concentration0")
+    return "beta", {name: tf.broadcast_to(getattr(d, name), shape) for name in names}, {}
+
+
+def _deterministic(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
     shape = tf.concat([d.batch_shape_tensor(), d.event_shape_tensor()], 0)
-    return "deterministic", {"loc": tf.broadcast_to(d.loc, shape)}
+    return "deterministic", {"loc": tf.broadcast_to(d.loc, shape)}, {}
 
 
-def _normal(d: Any) -> tuple[str, Tensors]:
-    return "normal", {"loc": d.mean(), "scale": d.stddev()}
+def _sample_normal(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return d.mean() + d.stddev() * tf.cast(noise.normal(_row_shape(d)), d.dtype)
 
 
-def _diagonal(d: Any) -> tuple[str, Tensors]:
-    return "multivariate_normal_diag", {"loc": d.mean(), "scale_diag": d.stddev()}
+def _sample_full(d: Any, noise: NoiseSource) -> tf.Tensor:
+    standard = tf.cast(noise.normal(_row_shape(d)), d.dtype)
+    return d.mean() + tf.linalg.matvec(tf.linalg.cholesky(d.covariance()), standard)
 
 
-def _full(d: Any) -> tuple[str, Tensors]:
-    size = d.event_shape_tensor()
-    shape = tf.concat([d.batch_shape_tensor(), size, size], 0)
-    return "multivariate_normal_tril", {
-        "loc": d.mean(),
-        "scale_tril": tf.broadcast_to(d.scale.to_dense(), shape),
-    }
+def _sample_squashed(d: Any, noise: NoiseSource) -> tf.Tensor:
+    # By its own bijector: TFP then remembers the value before tanh, and log_prob need not invert it.
+    return d._squashed_distribution.bijector.forward(sample(d.input_distribution, noise))
 
 
-def _independent(d: Any) -> tuple[str, Tensors]:
-    return _describe(d.distribution)
+def _sample_deterministic(d: Any, _: NoiseSource) -> tf.Tensor:
+    return _deterministic(d)[1]["loc"]
+
+
+def _no_sample(d: Any, _: NoiseSource) -> tf.Tensor:
+    raise NotDescribable(f"{type(d).__name__} cannot be sampled from given noise")
+
+
+# Families made of others
+
+
+def _independent(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    return _family(d.distribution).describe(d.distribution)
+
+
+def _transformed(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    base, parameters, details = _family(d.distribution).describe(d.distribution)
+    bijectors = []
+    named = {f"base/{name}": tensor for name, tensor in parameters.items()}
+    for index, bijector in enumerate(_in_order(d.bijector)):
+        bijectors.append(_snake(type(bijector).__name__))
+        for name in ("shift", "scale", "low", "high"):
+            value = bijector.parameters.get(name)
+            if value is not None and not hasattr(value, "matvec"):
+                rows = tf.concat([d.batch_shape_tensor(), d.event_shape_tensor()], 0)
+                named[f"bijector/{index}/{name}"] = tf.broadcast_to(tf.cast(value, d.dtype), rows)
+    return "transformed", named, {"base": {"family": base, **details}, "bijectors": bijectors}
+
+
+def _in_order(bijector: Any) -> list[Any]:
+    """The bijectors of a chain, the one that is applied first in front."""
+    if isinstance(bijector, tfb.Chain):
+        return [part for link in reversed(bijector.bijectors) for part in _in_order(link)]
+    return [bijector]
+
+
+def _mixture(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    """One component distribution whose last batch dimension counts the components."""
+    family, parameters, details = _family(d.components_distribution).describe(d.components_distribution)
+    mixture = {f"mixture/{name}": tensor for name, tensor in _logits(d.mixture_distribution).items()}
+    # The weights may be shared by all rows.
+    mixture = {name: tf.broadcast_to(t, _weights_shape(d, t)) for name, t in mixture.items()}
+    components = {f"components/{name}": tensor for name, tensor in parameters.items()}
+    return "mixture", mixture | components, {"components": {"family": family, **details}}
+
+
+def _mixture_of_several(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    """A list of component distributions."""
+    parameters = {f"mixture/{name}": tensor for name, tensor in _logits(d.cat).items()}
+    families = []
+    for index, component in enumerate(d.components):
+        family, inner, details = _family(component).describe(component)
+        families.append({"family": family, **details})
+        parameters |= {f"components/{index}/{name}": tensor for name, tensor in inner.items()}
+    return "mixture", parameters, {"components": families}
+
+
+def _weights_shape(d: Any, weights: tf.Tensor) -> tf.Tensor:
+    return tf.concat([d.batch_shape_tensor(), tf.shape(weights)[-1:]], 0)
+
+
+def _sample_independent(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return sample(d.distribution, noise)
+
+
+def _sample_transformed(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return d.bijector.forward(sample(d.distribution, noise))
+
+
+def _sample_mixture(d: Any, noise: NoiseSource) -> tf.Tensor:
+    weights = d.mixture_distribution.logits_parameter()
+    samples = sample(d.components_distribution, noise)
+    count = d.components_distribution.batch_shape[-1]
+    return _chosen(d, tf.ensure_shape(weights, [*weights.shape[:-1], count]), samples, noise)
+
+
+def _sample_mixture_of_several(d: Any, noise: NoiseSource) -> tf.Tensor:
+    samples = tf.stack([sample(component, noise) for component in d.components], d.batch_shape.rank)
+    return _chosen(d, d.cat.logits_parameter(), samples, noise)
+
+
+def _chosen(d: Any, weights: tf.Tensor, samples: tf.Tensor, noise: NoiseSource) -> tf.Tensor:
+    """One of the components' samples [rows, …, component, event…], by their weights."""
+    weights = tf.broadcast_to(weights, _weights_shape(d, weights))
+    weights = tf.ensure_shape(weights, [*d.batch_shape, weights.shape[-1]])
+    chosen = _choice(weights, noise)
+    return tf.gather(samples, chosen, axis=d.batch_shape.rank, batch_dims=d.batch_shape.rank)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip("_")).lower()
 
 
 # The first that fits counts: subclasses stand before their bases.
-_FAMILIES: tuple[tuple[type, Callable[[Any], tuple[str, Tensors]]], ...] = (
-    (ShiftedCategorical, _shifted),
-    (SquashToSpecNormal, _squashed),
-    (tfd.Categorical, _discrete("categorical")),
-    (tfd.OneHotCategorical, _discrete("one_hot_categorical")),
-    (tfd.Bernoulli, _discrete("bernoulli")),
-    (tfd.MultivariateNormalDiag, _diagonal),
-    (tfd.MultivariateNormalTriL, _full),
-    (tfd.Normal, _normal),
-    (tfd.Deterministic, _deterministic),
-    (tfd.VectorDeterministic, _deterministic),
-    (tfd.Independent, _independent),
+_FAMILIES = (
+    _Family(ShiftedCategorical, _shifted, _sample_shifted),
+    _Family(MaskedCategorical, _masked, _sample_categorical),
+    _Family(SquashToSpecNormal, _squashed, _sample_squashed),
+    _Family(tfd.Categorical, _discrete("categorical"), _sample_categorical),
+    _Family(tfd.OneHotCategorical, _discrete("one_hot_categorical"), _sample_one_hot),
+    _Family(tfd.Bernoulli, _discrete("bernoulli"), _sample_bernoulli),
+    _Family(tfd.MultivariateNormalDiag, _diagonal, _sample_normal),
+    _Family(tfd.MultivariateNormalLinearOperator, _full, _sample_full),
+    _Family(tfd.Normal, _normal, _sample_normal),
+    _Family(tfd.Beta, _beta, _no_sample),
+    _Family(tfd.Deterministic, _deterministic, _sample_deterministic),
+    _Family(tfd.VectorDeterministic, _deterministic, _sample_deterministic),
+    _Family(tfd.Independent, _independent, _sample_independent),
+    _Family(tfd.MixtureSameFamily, _mixture, _sample_mixture),
+    _Family(tfd.Mixture, _mixture_of_several, _sample_mixture_of_several),
+    _Family(tfd.TransformedDistribution, _transformed, _sample_transformed),
 )

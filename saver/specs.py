@@ -40,7 +40,7 @@ def spec_of(functions: Mapping[str, Any], specs: PolicySpecs, batch_size: int | 
     Raises:
       ValueError: a tensor of the specs is in no signature under a name that PolicySaver gives.
     """
-    signatures = {name: _signature(function) for name, function in functions.items()}
+    signatures = {name: signature_of(function) for name, function in functions.items()}
     outputs = signatures["action"].outputs
     return PolicySpec(
         inputs=_inputs(specs, signatures["action"].inputs),
@@ -103,7 +103,8 @@ def _nest(spec: Any, path: str, name_of: Callable[[str, Any], str]) -> Nest:
     )
 
 
-def _signature(function: Any) -> Signature:
+def signature_of(function: Any) -> Signature:
+    """The named inputs and outputs of a concrete function."""
     inputs = {s.name: _info(s) for s in tf.nest.flatten(function.structured_input_signature)}
     outputs = {str(name): _info(s) for name, s in function.structured_outputs.items()}
     return Signature(inputs, outputs)

@@ -15,13 +15,13 @@ from tests.server import ADMIN_TOKEN, ROOT, RunningServer, serving
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server over what the README's own training program exports, and a recurrent policy named memory."""
+    """A server over what the README's own training program exports, and a recurrent and a continuous one."""
     import tensorflow as tf
 
     from tests.zoo import policies
@@ -32,8 +32,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(compile(program, "README.md", "exec"), {"agent": agent})
-    policies.export("recurrent", folder / "memory")
-    with serving({"cartpole": folder / "policies" / "cartpole", "memory": folder / "memory"}) as running:
+    served = {"cartpole": folder / "policies" / "cartpole", "memory": folder / "memory", "arm": folder / "arm"}
+    policies.export("recurrent", served["memory"])
+    policies.export("continuous", served["arm"])
+    with serving(served) as running:
         yield running
 
 
@@ -62,6 +64,15 @@ def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: st
         env={"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN, "PATH": "/usr/bin:/bin"},
     )
     assert _form(json.loads(done.stdout)) == _form(json.loads(answer))
+
+
+@pytest.mark.parametrize("page", ["export", "training-loop", "distributions", "custom-inputs"])
+def test_programs_of_the_docs_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for program in blocks("python", (ROOT / "docs" / f"{page}.md").read_text()):
+        exec(compile(program, page, "exec"), names)
+    assert list((tmp_path / "policies").glob("*/policy.json"))
 
 
 def _form(answer: object) -> object:

@@ -13,7 +13,6 @@ import numpy as np
 from app.api.problems import MEDIA_TYPE
 from app.service import Policy
 from app.validate import DEFAULTED, top_level
-from app.wire.tensors import is_float, is_integer
 from saver.artifact import Leaf, Nest, leaves, pack
 
 # The example of an image would be pages long.
@@ -55,7 +54,7 @@ def policy_schemas(policy: Policy) -> dict[str, Any]:
     state = _either(spec.initial_state, answers=True)
     return {
         "request": _request(policy),
-        "action.answer": _object({"action": _either(spec.action, answers=True), **answer, **version}),
+        "action.answer": _action_answer(policy, answer | version),
         "distribution.answer": {
             "type": "object",
             "properties": {"distribution": _distributions(policy), **answer, **version},
@@ -68,6 +67,17 @@ def policy_schemas(policy: Policy) -> dict[str, Any]:
         },
         "get_initial_state.answer": _object({"policy_state": state}),
     }
+
+
+def _action_answer(policy: Policy, rest: dict[str, Any]) -> dict[str, Any]:
+    schema = _object({"action": _either(policy.spec.action, answers=True), **rest})
+    if any("log_prob" in signature.outputs for signature in policy.serving.signatures.values()):
+        number = {"anyOf": [{"type": "number"}, _NON_FINITE]}
+        schema["properties"]["log_prob"] = {
+            "anyOf": [number, {"type": "array", "items": number}],
+            "description": "joint log-probability (density) of the action, in nats; with the option log_prob",
+        }
+    return schema
 
 
 def _request(policy: Policy) -> dict[str, Any]:
@@ -114,11 +124,11 @@ def _item(leaf: Leaf, answers: bool) -> dict[str, Any]:
         return {"type": "string"}
     if leaf.dtype == "bool":
         return {"type": "boolean"}
-    if is_float(leaf):
+    if leaf.is_float:
         number = {"type": "number"}
         return {"anyOf": [number, _NON_FINITE]} if answers else number
     bounds: dict[str, Any] = {}
-    if is_integer(leaf) and not answers:
+    if leaf.is_integer and not answers:
         bounds = {
             key: value
             for key, value in (("minimum", leaf.minimum), ("maximum", leaf.maximum))
@@ -130,7 +140,7 @@ def _item(leaf: Leaf, answers: bool) -> dict[str, Any]:
 def _example(leaf: Leaf) -> Any:
     """A value inside the bounds, in Python's own numbers: NumPy's would turn the bounds of uint64 into floats."""
     shape = tuple(1 if size is None else size for size in leaf.shape)
-    value = {"string": "", "bool": False}.get(leaf.dtype, 0 if is_integer(leaf) else 0.1)
+    value = {"string": "", "bool": False}.get(leaf.dtype, 0 if leaf.is_integer else 0.1)
     array = np.full(shape, value, dtype=object)
     if leaf.minimum is not None:
         array = np.maximum(array, np.array(leaf.minimum, object))
@@ -140,9 +150,9 @@ def _example(leaf: Leaf) -> Any:
 
 
 def _distributions(policy: Policy) -> dict[str, Any]:
-    infos = policy.distributions
-    if infos is None:
-        return {"description": f"unavailable: {policy.no_distribution}"}
+    infos = policy.serving.distributions
+    if "distribution" not in policy.serving.signatures:
+        return {"description": f"unavailable: {policy.serving.unavailable['distribution']}"}
 
     def described(leaf: Leaf) -> dict[str, Any]:
         info = infos[leaf.name]
@@ -150,6 +160,7 @@ def _distributions(policy: Policy) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "family": {"const": info.family},
+                **{name: {"const": value} for name, value in info.details.items()},
                 "parameters": {"type": "object", "required": list(info.parameters)},
                 **{name: {} for name in info.statistics},
             },

@@ -14,7 +14,8 @@ class Job:
     """One request's share of a batch.
 
     `deadline` is on the event loop's clock, in seconds. `needs_state`: its rows start from the initial policy
-    state. `min_train_step`: it may not run on older weights. `done` gets a `Result`, or the error.
+    state. `min_train_step`: it may not run on older weights. `alone`: its rows run in calls of their own, of a
+    fixed size, so that no neighbour changes their rounding. `done` gets a `Result`, or the error.
     """
 
     function: str
@@ -24,6 +25,7 @@ class Job:
     min_train_step: int | None
     deadline: float
     done: asyncio.Future[Result] = field(repr=False)
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
     """Takes jobs from the front of `waiting`.
 
     The first job that still counts decides the function; jobs of the same function join in order of arrival
-    up to `most_rows` (the first always goes, however large). The others keep their places.
+    up to `most_rows` (the first always goes, however large). A job that wants to be alone is a batch of its own.
+    The others keep their places.
 
     Returns:
       (batch, expired): expired jobs passed their deadline while they waited. Jobs nobody waits for are dropped.
@@ -54,12 +57,16 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
             continue
         if job.deadline <= now:
             expired.append(job)
-        elif not batch or (job.function == batch[0].function and rows + job.rows <= most_rows):
+        elif not batch or (_together(batch[0], job) and rows + job.rows <= most_rows):
             batch.append(job)
             rows += job.rows
-            if rows >= most_rows:
+            if rows >= most_rows or job.alone:
                 break
         else:
             left.append(job)
     waiting.extendleft(reversed(left))
     return batch, expired
+
+
+def _together(first: Job, job: Job) -> bool:
+    return job.function == first.function and not job.alone

@@ -23,7 +23,7 @@ class Engine(Protocol):
         """Runs a function of the policy on [rows, …] arrays by flattened name.
 
         Args:
-          function: "action" or "distribution".
+          function: "action", or "distribution", "greedy" or "sample" where the policy has them.
           inputs: one array for each input of the signature, in its dtype, all with the same rows.
 
         Returns:

@@ -1,6 +1,6 @@
 """Any number of rows → calls of a fixed number of rows, and back. Pure.
 
-For policies exported with a fixed batch size.
+For policies exported with a fixed batch size, and for rows whose rounding must not depend on their neighbours.
 """
 
 from __future__ import annotations

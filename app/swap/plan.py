@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from saver.artifact import natural_order
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,7 @@ class Candidate:
 
 def order(train_step: int, name: str) -> tuple[Any, ...]:
     """Sorts versions: by train step, ties by natural name order (`step-9` before `step-10`)."""
-    parts = re.split(r"(\d+)", name)
-    return (train_step, [int(part) if index % 2 else part for index, part in enumerate(parts)], name)
+    return (train_step, *natural_order(name))
 
 
 def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -44,7 +44,7 @@ def read_tensor(raw: Any, leaf: Leaf, where: str) -> Tensor:
     array = _quickly(raw, leaf)
     if array is None:
         _find_problem(raw, leaf, where)
-        array = np.array(raw, dtype=storage_dtype(leaf))
+        array = np.array(raw, dtype=leaf.storage)
     rank = len(leaf.shape)
     if array.ndim == rank:
         array, batched = array[np.newaxis], False
@@ -57,32 +57,11 @@ def read_tensor(raw: Any, leaf: Leaf, where: str) -> Tensor:
     return Tensor(array, batched)
 
 
-def storage_dtype(leaf: Leaf) -> np.dtype[Any]:
-    """The NumPy dtype that holds the leaf's values; strings are Python objects."""
-    if leaf.dtype == "string":
-        return np.dtype(object)
-    if leaf.dtype == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(leaf.dtype)
-
-
 def expected_text(leaf: Leaf) -> str:
     """What a caller should have sent, in words."""
     shape = ["?" if size is None else size for size in leaf.shape]
     one = f"{leaf.dtype} of shape [{', '.join(map(str, shape))}]" if shape else f"one {leaf.dtype}"
     return f"{one}, or a batch of shape [{', '.join(map(str, ['n', *shape]))}]"
-
-
-def is_integer(leaf: Leaf) -> bool:
-    """Whether the leaf holds integers."""
-    return leaf.dtype.startswith(("int", "uint"))
-
-
-def is_float(leaf: Leaf) -> bool:
-    """Whether the leaf holds floats."""
-    return leaf.dtype.startswith(("float", "bfloat"))
 
 
 def _quickly(raw: Any, leaf: Leaf) -> Array | None:
@@ -97,11 +76,11 @@ def _quickly(raw: Any, leaf: Leaf) -> Array | None:
         return array if types <= {str} else None
     if leaf.dtype == "bool":
         return array if types <= {bool} else None
-    if not types <= ({int} if is_integer(leaf) else {int, float}) or array.dtype.kind not in "iuf":
+    if not types <= ({int} if leaf.is_integer else {int, float}) or array.dtype.kind not in "iuf":
         return None
-    if is_float(leaf):
+    if leaf.is_float:
         with np.errstate(over="ignore"):
-            array = array.astype(storage_dtype(leaf))
+            array = array.astype(leaf.storage)
         return array if np.isfinite(array).all() else None
     limits = np.iinfo(leaf.dtype)
     if array.size and (array.dtype.kind == "f" or array.min() < limits.min or array.max() > limits.max):
@@ -171,24 +150,24 @@ def _item_problem(item: Any, leaf: Leaf) -> str | None:
         return None if kind is str else show(item)
     if leaf.dtype == "bool":
         return None if kind is bool else show(item)
-    if is_integer(leaf):
+    if leaf.is_integer:
         limits = np.iinfo(leaf.dtype)
         return None if kind is int and limits.min <= item <= limits.max else show(item)
     if kind not in (int, float):
         return show(item)
     with np.errstate(over="ignore"):
         try:
-            finite = math.isfinite(float(storage_dtype(leaf).type(item)))
+            finite = math.isfinite(float(leaf.storage.type(item)))
         except OverflowError:
             finite = False
     return None if finite else show(item)
 
 
 def _item_expected(leaf: Leaf) -> str:
-    if is_integer(leaf):
+    if leaf.is_integer:
         limits = np.iinfo(leaf.dtype)
         return f"an integer that fits {leaf.dtype} ({limits.min} to {limits.max})"
-    if is_float(leaf):
+    if leaf.is_float:
         return f"a finite number that fits {leaf.dtype}"
     return "a string" if leaf.dtype == "string" else "true or false"
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.errors import Incomplete, SwapRefused
+from app.workshop.load import stamp
 from saver.artifact import (
     CheckpointManifest,
     IncompleteError,
@@ -108,6 +109,11 @@ def variables_of(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     reader = _reader(folder)
     dtypes, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
     return {_normal(key): (tuple(shapes[key]), dtypes[key].name) for key in shapes if key != _GRAPH_KEY}
+
+
+def stamps(folder: Path) -> list[Any]:
+    """What changes when a file of the checkpoint is replaced."""
+    return sorted((path.name, stamp(path)) for path in folder.rglob("*") if path.is_file())
 
 
 def prefix(folder: Path) -> str:

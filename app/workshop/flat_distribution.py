@@ -1,6 +1,6 @@
-"""The `distribution` function of a loaded policy → a concrete function with flat inputs and outputs.
+"""The `distribution` function of a plain export → a concrete function with flat inputs and outputs.
 
-The function that PolicySaver exports takes nests and returns TFP distributions; engines speak flat arrays.
+The function that TF-Agents' PolicySaver exports takes nests and returns TFP distributions; engines speak flat arrays.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _flatten_actions(spec: PolicySpec, actions: Any, by_action: dict[str, Distri
     outputs: dict[str, tf.Tensor] = {}
     for name, distribution in _named_outputs(spec.action, actions).items():
         flat = flatten(distribution)
-        by_action[name] = DistributionInfo(flat.family, tuple(flat.parameters), tuple(flat.statistics))
+        by_action[name] = DistributionInfo(flat.family, tuple(flat.parameters), tuple(flat.statistics), flat.details)
         for key, tensor in (flat.parameters | flat.statistics).items():
             outputs[f"{name}/{key}"] = tensor
     return outputs

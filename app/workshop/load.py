@@ -1,4 +1,8 @@
-"""A policy's folder → its spec, and as many engines (copies of it) as are asked for."""
+"""A policy's folder → its spec, and as many engines (copies of it) as are asked for.
+
+Exports of `saver.PolicySaver` run from their `serving/` folder, for which TensorFlow alone is enough. Those that
+came without it need the libraries that `app.workshop.plain` imports.
+"""
 
 from __future__ import annotations
 
@@ -9,49 +13,44 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# Both register the distribution types that the exports of policies refer to: without them, no loading.
-import tensorflow_probability  # noqa: F401
-import tf_agents.distributions  # noqa: F401
-from tf_agents.policies.policy_saver import specs_from_collect_data_spec
-from tf_agents.specs import tensor_spec
-
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.errors import UnusablePolicy
-from app.workshop.flat_distribution import FlatDistributions, flat_distribution
 from saver.artifact import (
     GRAPH_FILE,
-    POLICY_FILE,
+    SERVING_FOLDER,
     IncompleteError,
     PolicySpec,
+    ServingInfo,
     check_files,
     check_is_export,
     digest_of,
     hash_files,
-    leaves,
     read_policy_manifest,
 )
-from saver.specs import PolicySpecs, spec_of
+from saver.hush import hushed
 
-SPECS_FILE = "policy_specs.pbtxt"
+Stamps = dict[str, "tuple[int, int, int] | None"]
+SIGNATURES = ("action", "get_initial_state")
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an export's folder says: spec, digest of the graph and its weights, where the spec came from."""
+    """What an export's folder says: spec, serving functions (None without `serving/`), digest, stamps of its files."""
 
     folder: Path
     spec: PolicySpec
+    serving: ServingInfo | None
     digest: str
     has_manifest: bool
+    stamps: Stamps
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One loaded copy of a policy: its engine, and the form of its distributions (or why there is none)."""
+    """One loaded copy of a policy: its engine, and what it can do beside `action`."""
 
     engine: TensorFlowEngine
-    distributions: FlatDistributions | None
-    no_distribution: str
+    serving: ServingInfo
 
 
 def open_export(folder: Path) -> Export:
@@ -67,28 +66,44 @@ def open_export(folder: Path) -> Export:
     try:
         manifest = read_policy_manifest(folder)
         if manifest is not None:
+            stamps = _stamps(folder, list(manifest.files))
             check_files(folder, manifest.files)
-            return Export(folder, manifest.spec, digest_of(manifest.files), has_manifest=True)
+            digest = digest_of(manifest.files)
+            return Export(folder, manifest.spec, manifest.serving, digest, has_manifest=True, stamps=stamps)
     except IncompleteError as error:
         raise UnusablePolicy(f"{folder} is no complete export: {error}") from None
-    model = load_model(folder)
-    spec = _spec_of_plain(folder, model)
+    with hushed():
+        from app.workshop import plain  # here: most servers do without its imports
+
     files = [folder / GRAPH_FILE, *(p for p in (folder / "variables").glob("*") if p.is_file())]
-    return Export(folder, spec, digest_of(hash_files(folder, files)), has_manifest=False)
+    hashes = hash_files(folder, files)
+    stamps = _stamps(folder, list(hashes))
+    spec = plain.spec_of_plain(folder, load_model(folder))
+    return Export(folder, spec, None, digest_of(hashes), has_manifest=False, stamps=stamps)
 
 
 def load_copy(export: Export) -> Copy:
     """A new copy of the policy, with the export's own weights.
 
     Raises:
-      UnusablePolicy: TensorFlow cannot load it, or it lacks what its spec says.
+      UnusablePolicy: TensorFlow cannot load it, it lacks what its spec says, or it was replaced meanwhile.
     """
-    model = load_model(export.folder)
-    functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in ("action", "get_initial_state")}
-    distributions, why_not = flat_distribution(model, export.spec)
-    if distributions is not None:
-        functions["distribution"] = distributions.function
-    return Copy(TensorFlowEngine(model, functions, export.spec), distributions, why_not)
+    if export.serving is not None:
+        model = load_model(export.folder / SERVING_FOLDER)
+        names = (*SIGNATURES, *(name for name in export.serving.signatures if name in model.signatures))
+        functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in names}
+        serving = export.serving
+    else:
+        with hushed():
+            from app.workshop import plain  # before loading: it registers the types
+
+        model = load_model(export.folder)
+        functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in SIGNATURES}
+        more, serving = plain.flat_functions(model, export.spec)
+        functions |= more
+    if _stamps(export.folder, list(export.stamps)) != export.stamps:
+        raise UnusablePolicy(f"{export.folder} was replaced while it was read")
+    return Copy(TensorFlowEngine(model, functions, export.spec), serving)
 
 
 def load_model(folder: Path) -> Any:
@@ -128,47 +143,14 @@ def metadata_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
     return {name: np.array(value.numpy(), types.get(value.dtype)) for name, value in model.get_metadata().items()}
 
 
-def _spec_of_plain(folder: Path, model: Any) -> PolicySpec:
-    """The spec of an export that has no policy.json, from policy_specs.pbtxt and the signatures."""
-    if not (folder / SPECS_FILE).is_file():
-        raise UnusablePolicy(f"{folder} is no export of PolicySaver: neither {POLICY_FILE} nor {SPECS_FILE}")
-    functions = {name: model.signatures[name] for name in model.signatures}
+def _stamps(folder: Path, names: list[str]) -> Stamps:
+    return {name: stamp(folder / name) for name in names}
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced; None where there is none."""
     try:
-        specs = specs_from_collect_data_spec(tensor_spec.from_pbtxt_file(str(folder / SPECS_FILE)))
-        policy_specs = PolicySpecs(
-            specs["time_step_spec"],
-            specs["policy_state_spec"],
-            specs["action_spec"],
-            specs["info_spec"],
-            _custom_input(model, specs["time_step_spec"]),
-        )
-        spec = spec_of(functions, policy_specs, _batch_size(functions["action"]))
-    except Exception as error:
-        raise UnusablePolicy(f"{folder}: its specs cannot be read: {error}") from error
-    _check_complete(folder, spec)
-    return spec
-
-
-def _custom_input(model: Any, time_step_spec: Any) -> Any:
-    """The nest of `input_fn_and_spec`, without batch dimension; None for a policy that takes time steps."""
-    functions = getattr(model.action, "concrete_functions", [])
-    if not functions:
+        stat = path.stat()
+    except OSError:
         return None
-    args, kwargs = functions[0].structured_input_signature
-    first = (list(args) + list(kwargs.values()))[0]
-    if getattr(first, "_fields", None) == time_step_spec._fields:
-        return None
-    return tf.nest.map_structure(lambda s: tf.TensorSpec(s.shape[1:], s.dtype, s.name), first)
-
-
-def _batch_size(action: Any) -> int | None:
-    sizes = {s.shape[0] for s in tf.nest.flatten(action.structured_input_signature)}
-    size = sizes.pop()
-    return None if size is None else int(size)
-
-
-def _check_complete(folder: Path, spec: PolicySpec) -> None:
-    """Each input of the signature must have its place in the nest: no request could fill it otherwise."""
-    missing = set(spec.signatures["action"].inputs) - {leaf.name for _, leaf in leaves(spec.inputs)}
-    if missing:
-        raise UnusablePolicy(f"{folder}: input {sorted(missing)[0]!r} of its signature is in none of its specs")
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -16,8 +16,8 @@ import tensorflow as tf
 from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
 from app.workshop import checkpoints, probe
-from app.workshop.load import Copy, Export, load_copy, metadata_of, open_export, train_step_of
-from saver.artifact import GRAPH_FILE, DistributionInfo, PolicySpec
+from app.workshop.load import Copy, Export, load_copy, metadata_of, open_export, stamp, train_step_of
+from saver.artifact import GRAPH_FILE, PolicySpec, ServingInfo
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,17 @@ class Workshop:
     """Opened on an export's folder; raises `UnusablePolicy` where that is none."""
 
     def __init__(self, folder: Path) -> None:
-        self._graph_stamp = _stamp(folder / GRAPH_FILE)
+        self._graph_stamp = stamp(folder / GRAPH_FILE)
         self._export: Export = open_export(folder)
         self._variables = checkpoints.variables_of(folder)
         self._copy: Copy | None = load_copy(self._export)
         self.spec: PolicySpec = self._export.spec
         self.digest: str = self._export.digest
-        self.distributions: Mapping[str, DistributionInfo] | None = (
-            self._copy.distributions.by_action if self._copy.distributions else None
-        )
-        self.no_distribution: str = self._copy.no_distribution
+        self.serving: ServingInfo = self._copy.serving
 
     def stale(self) -> bool:
         """Whether the graph in the folder has been replaced since it was opened."""
-        return _stamp(self._export.folder / GRAPH_FILE) != self._graph_stamp
+        return stamp(self._export.folder / GRAPH_FILE) != self._graph_stamp
 
     def reopened(self) -> Workshop:
         """The workshop of the graph that lies in the folder now.
@@ -57,7 +54,7 @@ class Workshop:
             fresh = Workshop(self._export.folder)
         except UnusablePolicy as error:
             raise SwapRefused(str(error)) from error
-        if (fresh.spec, fresh.distributions) != (self.spec, self.distributions):
+        if (fresh.spec, fresh.serving) != (self.spec, self.serving):
             raise SwapRefused("the new graph has other specs: a server started anew can serve it")
         return fresh
 
@@ -98,23 +95,18 @@ class Workshop:
         Raises:
           SwapRefused: the checkpoint may not serve; the message says why.
         """
+        stamps = checkpoints.stamps(folder)
         promised = checkpoints.check(folder, self._variables)
         try:
             # A new object each time: one that is used again leaks (54 KiB a restore were measured).
             tf.train.Checkpoint(policy=engine.model).read(checkpoints.prefix(folder)).assert_consumed()
         except Exception as error:  # it has many kinds of errors for a file that changed under it
             raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
+        if checkpoints.stamps(folder) != stamps:
+            raise SwapRefused("it was replaced while it was read")
         weights = self.weights(engine)
         if promised is not None and promised.train_step != weights.train_step:
             raise SwapRefused(
                 f"checkpoint.json says train step {promised.train_step}, the weights say {weights.train_step}"
             )
         return weights
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,15 +1,15 @@
-"""Folders on disk: hash them, compare them with a manifest, and publish them so that nobody sees half of one."""
+"""Files of a folder: hash them, compare them with a manifest, read and write manifests."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,21 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def hash_files(folder: Path, paths: list[Path]) -> dict[str, str]:
-    """sha256 (hex) of each file, keyed by its path relative to `folder`, in the order of the keys."""
+def hash_files(folder: Path, paths: list[Path], known: Callable[[Path], str | None] = lambda _: None) -> dict[str, str]:
+    """sha256 (hex) of each file, keyed by its path relative to `folder`, in the order of the keys.
+
+    `known` gives the hashes that need not be worked out.
+
+    Raises:
+      OSError: a path cannot be read, or is no regular file.
+    """
     hashes = {}
     for path in sorted(paths):
-        with path.open("rb") as file:
-            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = known(path)
+        if digest is None:
+            with _open_regular(path) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes[path.relative_to(folder).as_posix()] = digest
     return hashes
 
 
@@ -53,7 +62,7 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
         if not path.resolve().is_relative_to(root):
             raise IncompleteError(f"{name} leads outside {folder.name}")
         try:
-            with path.open("rb") as file:
+            with _open_regular(path) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise IncompleteError(f"{name} is missing") from None
@@ -64,14 +73,15 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a manifest.
+    """The JSON object in a manifest. Only a regular file is read: a FIFO in its place would block.
 
     Raises:
       FileNotFoundError: there is no such file.
-      IncompleteError: it is no JSON object, or cannot be read.
+      IncompleteError: it is no JSON object, no regular file, or cannot be read.
     """
     try:
-        data = json.loads(path.read_bytes())
+        with _open_regular(path) as file:
+            data = json.loads(file.read())
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -99,89 +109,21 @@ def read_manifest(path: Path, version: int) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes a manifest beside `path` and renames it into place: a reader finds the old one or the new one."""
+    """Writes a manifest beside `path` and renames it into place: a reader finds the old one or the new one.
+
+    The disk is not asked to keep it; `publish` does that for a whole folder.
+    """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     with staged.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=1, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
     staged.replace(path)
 
 
-@contextlib.contextmanager
-def staged_folder(destination: Path) -> Iterator[Path]:
-    """Gives a new hidden folder beside `destination`; on leaving, it is gone unless it was renamed away.
-
-    It lies beside and not in the system's temporary folder because a rename is atomic only inside one file
-    system. The leading dot keeps readers from taking it for a checkpoint.
-    """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    try:
-        staged.chmod(0o755)  # mkdtemp makes it private; the server may run as another user
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def sync_tree(folder: Path) -> None:
-    """Asks the disk to keep every file and folder below `folder`, so that a power cut cannot undo a rename."""
-    for path in [*(p for p in folder.rglob("*")), folder]:
-        _sync(path)
-
-
-def publish(staged: Path, destination: Path) -> None:
-    """Puts the finished folder `staged` where `destination` is or was.
-
-    The only moment at which a reader may miss the folder is the one between the two renames that replace
-    an earlier one; it never meets a mixture.
-    """
-    sync_tree(staged)
-    while True:
-        try:
-            staged.rename(destination)
-            break
-        except OSError:
-            if not destination.exists():
-                raise
-            with contextlib.suppress(FileNotFoundError):
-                discard(destination)
-    _sync(destination.parent)
-
-
-def publish_over(staged: Path, destination: Path) -> None:
-    """Replaces the files of an export that exists, one by one; the manifest goes last.
-
-    Files of other owners in `destination` (its checkpoints) stay. Between the first file and the manifest
-    the folder is mixed, and the digests in its manifest say so.
-    """
-    sync_tree(staged)
-    kept = {path.relative_to(staged) for path in staged.rglob("*")}
-    for name in sorted(kept, key=lambda name: (name.suffix == ".json" and len(name.parts) == 1, name)):
-        source, target = staged / name, destination / name
-        if source.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            source.replace(target)
-    for path in (destination / "variables").iterdir():
-        if path.relative_to(destination) not in kept:
-            path.unlink()
-    _sync(destination)
-
-
-def discard(folder: Path) -> None:
-    """Deletes a folder by renaming it first: a reader sees all of it or none."""
-    gone = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    try:
-        folder.rename(gone / folder.name)
-    finally:
-        shutil.rmtree(gone, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _open_regular(path: Path) -> io.BufferedReader:
+    """Opens a file for reading. Raises OSError for whatever is no regular file, and does not wait for a FIFO."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file

@@ -31,6 +31,27 @@ class Leaf:
     minimum: Bound = None
     maximum: Bound = None
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether it holds integers."""
+        return self.dtype.startswith(("int", "uint"))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floats."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The NumPy dtype that holds its values; strings are Python objects."""
+        if self.dtype == "string":
+            return np.dtype(object)
+        if self.dtype == "bfloat16":
+            import ml_dtypes
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(self.dtype)
+
 
 Nest: TypeAlias = "Leaf | dict[str, Nest] | tuple[Nest, ...]"
 

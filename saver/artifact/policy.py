@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saver.artifact.files import IncompleteError, read_manifest, write_json
-from saver.artifact.nests import Nest, nest_from_json, nest_to_json
+from saver.artifact.nests import Nest, leaves, nest_from_json, nest_to_json
 
 POLICY_FILE = "policy.json"
+SERVING_FOLDER = "serving"
+NOISE_UNIFORM = "noise/uniform"
+NOISE_NORMAL = "noise/normal"
 GRAPH_FILE = "saved_model.pb"
 FORMAT = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,66 @@ class Signature:
 class DistributionInfo:
     """The static part of one action leaf's distribution.
 
-    The output of a parameter or statistic is named `<action leaf>/<its name>`.
+    The output of a parameter or statistic is named `<action leaf>/<its name>`. `details` is what else makes the
+    family: `base` and `bijectors` of a transformed one, `components` of a mixture, and `random` where the
+    parameters themselves differ from call to call (Thompson sampling, dropout).
     """
 
     family: str
     parameters: tuple[str, ...]
     statistics: tuple[str, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How many numbers `sample` takes for each row: uniform ones of (0, 1), and standard normal ones.
+
+    They are the float32 inputs `noise/uniform` [rows, uniform] and `noise/normal` [rows, normal]; one of size 0
+    does not exist.
+    """
+
+    uniform: int
+    normal: int
+
+
+@dataclass(frozen=True)
+class ServingInfo:
+    """What stands in `serving/` beside the signatures of the full export.
+
+    `signatures`: those of `distribution`, `greedy`, `sample` and `log_prob` that the policy has; `unavailable`:
+    the reason for each that it has not. `distributions`: by the flattened name of the action leaf.
+    """
+
+    signatures: dict[str, Signature]
+    distributions: dict[str, DistributionInfo]
+    noise: Noise
+    unavailable: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        return {
+            "signatures": {name: _signature_to_json(s) for name, s in self.signatures.items()},
+            "distributions": {name: asdict(info) for name, info in self.distributions.items()},
+            "noise": asdict(self.noise),
+            "unavailable": self.unavailable,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ServingInfo:
+        """Raises KeyError, TypeError or ValueError where `data` is not what `to_json` makes."""
+        distributions = {
+            name: DistributionInfo(
+                info["family"], tuple(info["parameters"]), tuple(info["statistics"]), dict(info["details"])
+            )
+            for name, info in data["distributions"].items()
+        }
+        return cls(
+            {name: _signature_from_json(s) for name, s in data["signatures"].items()},
+            distributions,
+            Noise(int(data["noise"]["uniform"]), int(data["noise"]["normal"])),
+            dict(data["unavailable"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +119,12 @@ class PolicySpec:
     batch_size: int | None
     takes_time_step: bool
     signatures: dict[str, Signature]
+
+    def state_inputs(self, initial: Mapping[str, T]) -> dict[str, T]:
+        """The outputs of `get_initial_state` under the names that `action` takes them by."""
+        state: Nest = self.inputs.get("policy_state", ()) if isinstance(self.inputs, dict) else ()
+        names = {path: leaf.name for path, leaf in leaves(state)}
+        return {names[path]: initial[leaf.name] for path, leaf in leaves(self.initial_state) if path in names}
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON, the inverse of `from_json`."""
@@ -85,12 +149,16 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class PolicyManifest:
-    """What policy.json says: the spec, the class of the policy, who wrote it, and each file's sha256."""
+    """What policy.json says: the spec, the class of the policy, who wrote it, and each file's sha256.
+
+    `serving` is None where the export has no `serving/`.
+    """
 
     spec: PolicySpec
     policy_class: str
     written_with: dict[str, str]
     files: dict[str, str]
+    serving: ServingInfo | None = None
 
 
 def check_is_export(folder: Path) -> None:
@@ -114,6 +182,7 @@ def write_policy_manifest(folder: Path, manifest: PolicyManifest) -> None:
             "policy_class": manifest.policy_class,
             "written_with": manifest.written_with,
             **manifest.spec.to_json(),
+            "serving": None if manifest.serving is None else manifest.serving.to_json(),
             "files": manifest.files,
         },
     )
@@ -136,6 +205,7 @@ def read_policy_manifest(folder: Path) -> PolicyManifest | None:
             str(data["policy_class"]),
             dict(data["written_with"]),
             dict(data["files"]),
+            ServingInfo.from_json(data["serving"]) if data.get("serving") else None,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise IncompleteError(f"{POLICY_FILE} lacks a usable field: {error}") from None

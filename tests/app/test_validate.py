@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, Problem
-from app.validate import FIRST, MID, InputReader, Inputs, Options, input_names, read_options
+from app.validate import FIRST, MID, InputReader, Inputs, Options, read_options
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
@@ -461,7 +461,7 @@ def test_all_bad_options_are_listed():
 
 def test_initial_state_goes_under_the_names_of_the_inputs():
     initial = {"0": np.zeros((2, 3)), "1": np.ones((2, 3))}
-    named = input_names(RECURRENT, initial)
+    named = RECURRENT.state_inputs(initial)
     assert set(named) == {"1/0", "1/1"}
     np.testing.assert_array_equal(named["1/1"], initial["1"])
 
@@ -470,4 +470,4 @@ def test_initial_state_goes_under_the_names_of_the_inputs():
     "spec", [FLAT, custom_spec(Leaf("0", "float32", ())), custom_spec((Leaf("0/0", "int32", ()),))]
 )
 def test_policy_without_state_input_takes_no_initial_state(spec):
-    assert input_names(spec, {}) == {}
+    assert spec.state_inputs({}) == {}

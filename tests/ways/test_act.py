@@ -176,14 +176,6 @@ def test_the_list_and_the_description_tell_what_serves(server: RunningServer) ->
     assert described["distributions"]["family"] == "deterministic"
 
 
-def test_an_option_that_the_export_cannot_honour_is_named(server: RunningServer) -> None:
-    for name, value in (("seed", 1), ("mode", "greedy"), ("log_prob", True)):
-        body = {"observation": OBSERVATION, "options": {name: value}}
-        response = server.http.post("/action", json=body)
-        assert response.status_code == 501
-        assert f"option {name}" in response.json()["detail"]
-
-
 def test_weights_newer_than_any_are_a_conflict_within_the_deadline(server: RunningServer) -> None:
     body = {"observation": OBSERVATION, "options": {"min_train_step": 12, "timeout_ms": 100}}
     response = server.http.post("/action", json=body)

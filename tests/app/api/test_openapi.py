@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from app.api.openapi import document, policy_schemas
 from app.service import Policy
 from app.validate import InputReader
-from saver.artifact import DistributionInfo, Leaf, PolicySpec
+from saver.artifact import DistributionInfo, Leaf, Noise, PolicySpec, ServingInfo, Signature
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 ALL_DTYPES = {
@@ -47,13 +47,14 @@ SPECS = {
     "custom leaf": custom_spec(Leaf("sensors", "float32", (2,))),
     "custom tuple": custom_spec((Leaf("0/0", "float32", ()), Leaf("0/1", "int32", ()))),
 }
+NOTHING = ServingInfo({}, {}, Noise(0, 0), {"distribution": "it has none"})
 DATA_ROUTES = ("action", "distribution", "get_initial_state")
 
 
 def policy(spec: PolicySpec, name: str = "p", **more: Any) -> Policy:
     """A policy with the parts that the document is made from."""
     parts: dict[str, Any] = dict.fromkeys(Policy.__dataclass_fields__)
-    parts |= {"name": name, "spec": spec, "no_distribution": "it has none"}
+    parts |= {"name": name, "spec": spec, "serving": NOTHING}
     return Policy(**parts | more)
 
 
@@ -154,7 +155,8 @@ def test_distribution_names_its_families_and_parameters():
         "action/move": DistributionInfo("multivariate_normal_diag", ("loc", "scale_diag"), ("mode",)),
         "action/grip/0": DistributionInfo("categorical", ("logits", "probs"), ()),
     }
-    check = validator(whole(policy(SPECS["nested action"], distributions=infos)), "p.distribution.answer")
+    serving = ServingInfo({"distribution": Signature({}, {})}, infos, Noise(0, 0), {})
+    check = validator(whole(policy(SPECS["nested action"], serving=serving)), "p.distribution.answer")
     move = {"family": "multivariate_normal_diag", "parameters": {"loc": [0, 0], "scale_diag": [1, 1]}, "mode": [0, 0]}
     grip = {"family": "categorical", "parameters": {"logits": [0], "probs": [1]}}
     answer = {

@@ -407,3 +407,19 @@ def test_rows_of_each_batch_are_counted():
             assert 'policy_server_batch_rows_count{policy="p"} 2.0' in text
 
     run(test)
+
+
+def test_a_job_that_wants_to_be_alone_runs_in_calls_of_one_fixed_size():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            first = house.submit(0.5)
+            await house.held()
+            alone = house.submit(*range(20), alone=True)
+            neighbours = [house.submit(1), house.submit(2)]
+            house.engine.go_on.set()
+            assert answers(await alone) == list(range(20))
+            await asyncio.gather(first, *neighbours)
+            assert house.engine.calls == [1, 16, 16, 2]
+
+    run(test)

@@ -1,5 +1,6 @@
 import asyncio
 from collections import deque
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,14 @@ class Done:
 
 
 def job(text: str) -> Job:
-    """`a3` is a job of function a with 3 rows; `a3!` is past its deadline, `a3x` has nobody waiting for it."""
+    """`a3` is a job of function a with 3 rows.
+
+    `a3!` is past its deadline, `a3x` has nobody waiting for it, `a3*` wants to be alone.
+    """
     deadline = NOW if text.endswith("!") else NOW + 1
-    rows = int(text[1:].rstrip("!x"))
-    return Job(text[0], {"name": text}, rows, False, None, deadline, Done(text.endswith("x")))  # type: ignore[arg-type]
+    rows = int(text[1:].rstrip("!x*"))
+    done: Any = Done(text.endswith("x"))
+    return Job(text[0], {"name": text}, rows, False, None, deadline, done, alone=text.endswith("*"))
 
 
 def names(jobs) -> str:
@@ -37,6 +42,10 @@ def names(jobs) -> str:
         ("a1 a2 a3", "a1 a2 a3", "", ""),
         ("a4 a4 a4", "a4 a4", "", "a4"),
         ("a8 a1", "a8", "", "a1"),
+        # Alone is alone, first or not; the others close ranks.
+        ("a1* a1", "a1*", "", "a1"),
+        ("a1 a1* a2", "a1 a2", "", "a1*"),
+        ("a1* a1*", "a1*", "", "a1*"),
         # The first always goes, however large.
         ("a20 a1", "a20", "", "a1"),
         # What does not fit keeps its place; smaller ones behind it may fill the batch.

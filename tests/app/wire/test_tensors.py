@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.errors import Problem
-from app.wire.tensors import Unfit, expected_text, read_tensor, show, storage_dtype
+from app.wire.tensors import Unfit, expected_text, read_tensor, show
 from saver.artifact import Leaf
 
 
@@ -155,7 +155,7 @@ def test_uint64_beyond_int64_is_exact():
 @pytest.mark.parametrize(("dtype", "numpy_dtype"), [("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)])
 def test_short_floats_are_rounded(dtype, numpy_dtype):
     array = read_tensor([0.1, 3], leaf(dtype, 2), "x").array
-    assert array.dtype == numpy_dtype == storage_dtype(leaf(dtype))
+    assert array.dtype == numpy_dtype == leaf(dtype).storage
     assert array[0, 0] == numpy_dtype(0.1)
 
 

@@ -11,12 +11,12 @@ from tf_agents.policies import policy_saver
 
 from app.engine.base import InputRefused
 from app.errors import UnusablePolicy
-from app.validate import InputReader, input_names
+from app.validate import InputReader
 from app.wire import json_body
-from app.workshop import probe
 from app.workshop.load import load_copy, metadata_of, open_export, train_step_of
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
+from saver.artifact.probe import probe_inputs
 from tests.saver import policies
 from tests.saver.policies import SAVERS, Saved
 
@@ -189,7 +189,7 @@ def test_saved_model_without_any_signature_is_refused(tmp_path):
 def test_copies_share_no_variables(saved: Saved):
     export = open_export(saved.folder("q"))
     first, second = load_copy(export).engine, load_copy(export).engine
-    inputs = probe.probe_inputs(export.spec, first)
+    inputs = probe_inputs(export.spec, first.initial_state(4), 4)
     before = first.run("distribution", inputs)["action/logits"]
     for variable in second.model.model_variables:
         variable.assign(tf.ones_like(variable) * 3)
@@ -202,7 +202,7 @@ def test_copies_share_no_variables(saved: Saved):
 def test_every_kind_of_export_answers_any_number_of_rows(saved: Saved, name, rows):
     export = open_export(saved.folder(name))
     engine = load_copy(export).engine
-    outputs = engine.run("action", probe.probe_inputs(export.spec, engine, rows))
+    outputs = engine.run("action", probe_inputs(export.spec, engine.initial_state(rows), rows))
     for nest in (export.spec.action, export.spec.state, export.spec.info):
         for _, leaf in leaves(nest):
             assert outputs[leaf.name].shape == (rows, *leaf.shape)
@@ -219,7 +219,7 @@ def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(s
     reader = InputReader(export.spec, rows_limit=10, strict_bounds=False)
     observation = {"camera": [[1, 2], [3, 4]], "speed": 0.5, "joints": [[0.25, -3.0], [2, 0]]}
     inputs = reader.read({"observation": observation})
-    arrays = inputs.arrays | input_names(export.spec, engine.initial_state(1))
+    arrays = inputs.arrays | export.spec.state_inputs(engine.initial_state(1))
     outputs = engine.run("action", arrays)
     assert outputs["action/move"].tolist() == [[0.25, -1.0]]
     assert outputs["action/grip"].tolist() == [2]
@@ -234,19 +234,18 @@ def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(s
         ("q", {"action": "categorical"}, ""),
         ("recurrent", {"action": "categorical"}, ""),
         ("fixed batch", {"action": "categorical"}, ""),
-        ("nested", None, "none"),
-        ("random", None, "none"),
+        ("nested", None, "NestedPolicy has no distribution"),
+        ("random", None, "RandomTFPolicy has no distribution"),
     ],
 )
 def test_distributions_are_described_or_their_lack_explained(saved: Saved, name, families, why_not):
-    copy = load_copy(open_export(saved.folder(name)))
+    serving = load_copy(open_export(saved.folder(name))).serving
     if families is None:
-        assert copy.distributions is None
-        assert why_not in copy.no_distribution
+        assert "distribution" not in serving.signatures
+        assert why_not in serving.unavailable["distribution"]
     else:
-        assert copy.distributions is not None
-        assert {leaf: info.family for leaf, info in copy.distributions.by_action.items()} == families
-        assert copy.no_distribution == why_not
+        assert {leaf: info.family for leaf, info in serving.distributions.items()} == families
+        assert "distribution" not in serving.unavailable
 
 
 def test_train_step_and_every_entry_of_the_metadata_are_told(tmp_path):
@@ -272,7 +271,7 @@ def test_input_that_the_graph_refuses_is_the_callers_cause(tmp_path):
     PolicySaver(Picky()).save(tmp_path / "picky")
     export = open_export(tmp_path / "picky")
     engine = load_copy(export).engine
-    inputs = probe.probe_inputs(export.spec, engine)
+    inputs = probe_inputs(export.spec, engine.initial_state(4), 4)
     inputs["0/observation/speed"][:] = 0.5
     engine.run("action", inputs)
     inputs["0/observation/speed"][1] = 0.95

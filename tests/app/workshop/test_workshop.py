@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from app.errors import SwapRefused, UnusablePolicy
-from app.workshop import probe
 from app.workshop.workshop import Workshop
 from saver import PolicySaver
+from saver.artifact.probe import probe_inputs
 from tests.saver import policies
 
 
@@ -124,8 +124,8 @@ class Astray(policies.NestedPolicy):
     [
         (2.0, None),
         (1e30, "action/grip is"),
-        (-1.0, "action/grip is -1 to -1 on probe inputs, outside its bounds"),
-        (3.0, "action/grip is 3 to 3 on probe inputs, outside its bounds"),
+        (-1.0, "action/grip is -1 to -1, outside its bounds on probe inputs"),
+        (3.0, "action/grip is 3 to 3, outside its bounds on probe inputs"),
         (np.nan, "action/move is not finite on probe inputs"),
     ],
 )
@@ -143,7 +143,7 @@ def test_policy_that_answers_what_its_spec_excludes_may_not_serve(tmp_path, weig
 
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):
     workshop = Workshop(saved.folder("nested"))
-    inputs = probe.probe_inputs(workshop.spec, workshop.standby(), rows=4)
+    inputs = probe_inputs(workshop.spec, workshop.standby().initial_state(4), rows=4)
     assert inputs["0/step_type"].tolist() == [0] * 4
     assert inputs["0/discount"].tolist() == [1.0] * 4
     assert inputs["0/observation/camera"].dtype == np.uint8

@@ -1,4 +1,7 @@
 import json
+import os
+import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ from saver.artifact import (
     IncompleteError,
     check_files,
     digest_of,
+    natural_order,
+    prune_checkpoints,
     read_checkpoint_manifest,
     write_checkpoint_manifest,
 )
@@ -77,3 +82,84 @@ def test_every_field_is_needed(folder, field):
     path.write_text(json.dumps(data))
     with pytest.raises(IncompleteError):
         read_checkpoint_manifest(folder)
+
+
+# Retention
+
+
+def add(parent: Path, name: str, train_step: int) -> Path:
+    (parent / name / "variables").mkdir(parents=True)
+    (parent / name / "variables" / "variables.index").write_text(name)
+    write_checkpoint_manifest(parent / name, train_step)
+    return parent / name
+
+
+def names(parent: Path) -> list[str]:
+    return sorted(path.name for path in parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "kept"),
+    [(1, ["new"]), (2, ["new", "zero"]), (3, ["c10", "new", "zero"]), (4, ["c10", "c9", "new", "zero"]), (9, None)],
+)
+def test_newest_by_train_step_and_then_by_name_stay(tmp_path, keep_last, kept):
+    for name, train_step in (("zero", 30), ("c9", 20), ("c10", 20), ("c1", 20), ("z", 10)):
+        add(tmp_path, name, train_step)
+    everything = [*names(tmp_path), "new"]
+    prune_checkpoints(add(tmp_path, "new", 15), keep_last)
+    assert names(tmp_path) == (sorted(everything) if kept is None else kept)
+
+
+def test_checkpoint_just_written_stays_whatever_its_train_step(tmp_path):
+    for step in (10, 20, 30):
+        add(tmp_path, str(step), step)
+    prune_checkpoints(add(tmp_path, "again", -1), 2)
+    assert names(tmp_path) == ["30", "again"]
+
+
+def test_only_checkpoints_of_ours_are_pruned(tmp_path):
+    outside = add(tmp_path, "outside", 1)
+    parent = tmp_path / "checkpoints"
+    add(parent, ".hidden", 1)
+    (add(parent, "plain", 1) / CHECKPOINT_FILE).unlink()
+    (add(parent, "odd", 1) / CHECKPOINT_FILE).write_text("{")
+    (add(parent, "fifo", 1) / CHECKPOINT_FILE).unlink()
+    os.mkfifo(parent / "fifo" / CHECKPOINT_FILE)
+    (parent / "link").symlink_to(outside)
+    (parent / "file").write_text("1")
+    (parent / "empty").mkdir()
+    before = names(parent)
+    add(parent, "old", 1)
+    prune_checkpoints(add(parent, "new", 2), 1)
+    assert names(parent) == sorted([*before, "new"])
+    assert (outside / CHECKPOINT_FILE).exists()
+
+
+def test_trainers_that_prune_at_once_do_not_fail(tmp_path, monkeypatch):
+    def no_locks(*_: object) -> None:
+        raise OSError("no locks")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)  # the harder case
+    errors = []
+
+    def train(number: int) -> None:
+        try:
+            for step in range(number, 60, 3):
+                prune_checkpoints(add(tmp_path, f"{step:02}", step), 4)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(names(tmp_path)) <= 6
+    assert "59" in names(tmp_path)
+
+
+def test_natural_order_sorts_numbers_as_numbers():
+    expected = ["", "7", "10", "0100", "100", "a", "a2b", "a10b", "step", "step-9", "step-10"]
+    shuffled = random.Random(0).sample(expected, len(expected))
+    assert sorted(shuffled, key=natural_order) == expected

@@ -1,12 +1,11 @@
 import hashlib
-import json
-import stat
+import os
 from pathlib import Path
 
 import pytest
 
 from saver.artifact import IncompleteError, check_files, digest_of, hash_files, is_name
-from saver.artifact.files import discard, publish, publish_over, read_json, staged_folder, write_json
+from saver.artifact.files import read_json, write_json
 
 
 def fill(folder: Path, files: dict[str, str]) -> Path:
@@ -14,10 +13,6 @@ def fill(folder: Path, files: dict[str, str]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
-
-
-def content(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("name", ["a", "7", "0000000700", "policy_checkpoint_0000000001", "a.b-c_d", "A1", "export"])
@@ -67,6 +62,7 @@ def test_files_that_are_as_the_manifest_says_pass_and_others_beside_do_not_matte
         (lambda f: (f / "sub/b").write_text("3"), "sub/b has sha256 4e07408562be…, its manifest says d4735e3a265e…"),
         (lambda f: (f / "sub/b").write_text(""), "sub/b has sha256"),
         (lambda f: ((f / "sub/b").unlink(), (f / "sub/b").mkdir()), "sub/b cannot be read: Is a directory"),
+        (lambda f: ((f / "sub/b").unlink(), os.mkfifo(f / "sub/b")), "sub/b cannot be read: not a regular file"),
         (lambda f: ((f / "sub/b").unlink(), (f / "sub/b").symlink_to("/etc/hostname")), "sub/b leads outside"),
         (
             lambda f: ((f / "sub/b").unlink(), (f / "sub").rmdir(), (f / "sub").symlink_to("/etc")),
@@ -131,126 +127,17 @@ def test_manifest_that_cannot_be_read_is_incomplete_and_a_missing_one_is_missing
         read_json(tmp_path / "checkpoint.json")
 
 
+def test_fifo_in_place_of_a_file_blocks_no_reader(tmp_path):
+    os.mkfifo(tmp_path / "policy.json")
+    with pytest.raises(IncompleteError, match=r"policy\.json cannot be read: not a regular file"):
+        read_json(tmp_path / "policy.json")
+    with pytest.raises(IncompleteError, match=r"policy\.json cannot be read: not a regular file"):
+        check_files(tmp_path, {"policy.json": "00"})
+    with pytest.raises(OSError, match="not a regular file"):
+        hash_files(tmp_path, [tmp_path / "policy.json"])
+
+
 def test_numbers_that_are_no_json_are_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "policy.json", {"bound": float("nan")})
     assert not (tmp_path / "policy.json").exists()
-
-
-# Publishing
-
-
-def test_staged_folder_lies_hidden_beside_its_destination(tmp_path):
-    destination = tmp_path / "new" / "0000000700"
-    with staged_folder(destination) as staged:
-        assert staged.parent == destination.parent
-        assert not is_name(staged.name)
-        assert stat.S_IMODE(staged.stat().st_mode) == 0o755
-    assert list(destination.parent.iterdir()) == []
-
-
-def test_staged_folder_is_gone_after_an_exception(tmp_path):
-    def fail(staged: Path) -> None:
-        fill(staged, {"variables/x": "1"})
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "a") as staged:
-        fail(staged)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_publish_makes_the_folder_appear(tmp_path):
-    destination = tmp_path / "a"
-    with staged_folder(destination) as staged:
-        fill(staged, {"variables/x": "1", "checkpoint.json": "{}"})
-        assert not destination.exists()
-        publish(staged, destination)
-    assert content(destination) == {"variables/x": "1", "checkpoint.json": "{}"}
-    assert list(tmp_path.iterdir()) == [destination]
-
-
-def test_publish_replaces_the_whole_of_an_earlier_folder(tmp_path):
-    destination = fill(tmp_path / "a", {"variables/x": "1", "variables/old": "2", "checkpoint.json": "{}"})
-    with staged_folder(destination) as staged:
-        publish(fill(staged, {"variables/x": "9"}), destination)
-    assert content(destination) == {"variables/x": "9"}
-    assert list(tmp_path.iterdir()) == [destination]
-
-
-def test_open_files_of_a_replaced_folder_stay_readable(tmp_path):
-    destination = fill(tmp_path / "a", {"x": "1"})
-    with (destination / "x").open() as reader, staged_folder(destination) as staged:
-        publish(fill(staged, {"x": "9"}), destination)
-        assert reader.read() == "1"
-
-
-def test_publish_over_an_export_keeps_checkpoints_and_removes_old_variables(tmp_path):
-    destination = fill(
-        tmp_path / "export",
-        {
-            "saved_model.pb": "1",
-            "variables/variables.data-00000-of-00002": "1",
-            "variables/variables.index": "1",
-            "checkpoints/7/variables/x": "7",
-            "policy.json": '{"old": 1}',
-        },
-    )
-    with staged_folder(destination) as staged:
-        fill(staged, {"saved_model.pb": "2", "variables/variables.index": "2", "policy.json": '{"new": 1}'})
-        (staged / "assets").mkdir()
-        publish_over(staged, destination)
-    assert content(destination) == {
-        "saved_model.pb": "2",
-        "variables/variables.index": "2",
-        "checkpoints/7/variables/x": "7",
-        "policy.json": '{"new": 1}',
-    }
-    assert (destination / "assets").is_dir()
-    assert list(tmp_path.iterdir()) == [destination]
-
-
-def test_publish_over_puts_the_manifest_last(tmp_path, monkeypatch):
-    destination = fill(tmp_path / "export", {"variables/x": "1", "policy.json": "{}"})
-    order = []
-    replace = Path.replace
-
-    def recorded(self: Path, target: Path) -> Path:
-        order.append(Path(target).relative_to(destination).as_posix())
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", recorded)
-    with staged_folder(destination) as staged:
-        names = ["a.pb", "policy.json", "saved_model.pb", "variables/x", "variables/z.json", "zz.pbtxt"]
-        publish_over(fill(staged, dict.fromkeys(names, "2")), destination)
-    assert sorted(order) == sorted(names)
-    assert order[-1] == "policy.json"
-
-
-def test_export_that_is_half_replaced_is_at_odds_with_its_manifest(tmp_path, monkeypatch):
-    destination = fill(tmp_path / "export", {"saved_model.pb": "1", "variables/x": "1"})
-    old = hash_files(destination, [destination / "saved_model.pb", destination / "variables/x"])
-    write_json(destination / "policy.json", {"files": old})
-    replace = Path.replace
-
-    def power_cut(self: Path, target: Path) -> Path:
-        if self.name == "x":
-            raise OSError("power cut")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", power_cut)
-    with pytest.raises(OSError, match="power cut"), staged_folder(destination) as staged:
-        publish_over(fill(staged, {"saved_model.pb": "2", "variables/x": "2", "policy.json": "{}"}), destination)
-    manifest = json.loads((destination / "policy.json").read_text())
-    with pytest.raises(IncompleteError, match=r"saved_model\.pb has sha256"):
-        check_files(destination, manifest["files"])
-
-
-def test_discarded_folder_is_gone(tmp_path):
-    discard(fill(tmp_path / "a", {"sub/x": "1"}))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_discarding_what_is_not_there_leaves_nothing_behind(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        discard(tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []

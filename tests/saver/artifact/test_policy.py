@@ -1,16 +1,21 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from saver.artifact import (
     GRAPH_FILE,
+    NOISE_UNIFORM,
     POLICY_FILE,
+    DistributionInfo,
     IncompleteError,
     Leaf,
+    Noise,
     PolicyManifest,
     PolicySpec,
+    ServingInfo,
     Signature,
     TensorInfo,
     check_is_export,
@@ -37,19 +42,28 @@ SPEC = PolicySpec(
         "get_metadata": Signature({}, {}),
     },
 )
-MANIFEST = PolicyManifest(SPEC, "QPolicy", {"tensorflow": "2.21.0"}, {"saved_model.pb": "00ff"})
+SERVING = ServingInfo(
+    {"sample": Signature({NOISE_UNIFORM: TensorInfo("float32", (None, 2))}, {"action": TensorInfo("int64", (None,))})},
+    {"action": DistributionInfo("mixture", ("mixture/probs",), ("mean",), {"components": {"family": "normal"}})},
+    Noise(uniform=2, normal=1),
+    {"greedy": "no mode"},
+)
+MANIFEST = PolicyManifest(SPEC, "QPolicy", {"tensorflow": "2.21.0"}, {"saved_model.pb": "00ff"}, SERVING)
 
 
-def test_manifest_comes_back_as_it_was_written(tmp_path):
-    write_policy_manifest(tmp_path, MANIFEST)
-    assert read_policy_manifest(tmp_path) == MANIFEST
+@pytest.mark.parametrize("serving", [SERVING, None])
+def test_manifest_comes_back_as_it_was_written(tmp_path, serving):
+    written = replace(MANIFEST, serving=serving)
+    write_policy_manifest(tmp_path, written)
+    assert read_policy_manifest(tmp_path) == written
 
 
 def test_manifest_has_the_fields_of_the_format(tmp_path):
     write_policy_manifest(tmp_path, MANIFEST)
     data = json.loads((tmp_path / POLICY_FILE).read_text())
     assert set(data) == {
-        "format", "policy_class", "written_with", "batch_size", "takes_time_step", "specs", "signatures", "files",
+        "format", "policy_class", "written_with", "batch_size", "takes_time_step", "specs", "signatures", "serving",
+        "files",
     }  # fmt: skip
     assert set(data["specs"]) == {"inputs", "action", "state", "info", "initial_state"}
 
@@ -64,6 +78,7 @@ def test_export_without_manifest_is_one_of_another_saver(tmp_path):
         ({"format": 2}, "has format 2, expected 1"),
         ({"specs": {}}, "lacks a usable field: 'inputs'"),
         ({"signatures": {"action": {}}}, "lacks a usable field: 'inputs'"),
+        ({"serving": {"signatures": {}}}, "lacks a usable field: 'distributions'"),
         ({"files": 7}, "lacks a usable field"),
     ],
 )

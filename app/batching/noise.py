@@ -1,0 +1,51 @@
+"""The noise that sampling takes as an input: from a seed, or fresh. Pure but for the fresh one's own state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from app.engine.base import Arrays
+from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, Noise
+
+# Uniform numbers are odd multiples of 2^-24: never 0 or 1, and exact in float32.
+_BITS = 23
+
+
+def fresh_noise(noise: Noise, rows: int, generator: np.random.Generator) -> Arrays:
+    """Noise that nobody asked to see again: [rows, size] float32 for each kind that the policy takes."""
+    arrays: Arrays = {}
+    if noise.uniform:
+        arrays[NOISE_UNIFORM] = _uniform(generator.integers(0, 1 << _BITS, (rows, noise.uniform), np.uint32))
+    if noise.normal:
+        arrays[NOISE_NORMAL] = generator.standard_normal((rows, noise.normal), np.float32)
+    return arrays
+
+
+def seeded_noise(noise: Noise, rows: int, seed: int) -> Arrays:
+    """The noise of a seed: row i depends only on (seed, i), however many rows there are.
+
+    From NumPy's counter-based generator Philox, of which each row takes a fixed number of steps. That is why the
+    normal numbers come by the Box-Muller transform and not by NumPy's own method, which takes as many as it likes.
+    """
+    arrays: Arrays = {}
+    if noise.uniform:
+        arrays[NOISE_UNIFORM] = _uniform(_raw(seed, 0, rows, noise.uniform) >> np.uint64(64 - _BITS))
+    if noise.normal:
+        pairs = -(-noise.normal // 2)
+        raw = _raw(seed, 1, rows, 2 * pairs).reshape(rows, pairs, 2)
+        unit = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        radius, angle = np.sqrt(-2.0 * np.log(unit[..., 0])), 2.0 * np.pi * unit[..., 1]
+        both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+        arrays[NOISE_NORMAL] = both.reshape(rows, 2 * pairs)[:, : noise.normal].astype(np.float32)
+    return arrays
+
+
+def _raw(seed: int, stream: int, rows: int, size: int) -> np.ndarray[Any, Any]:
+    philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    return np.asarray(philox.random_raw(rows * size), np.uint64).reshape(rows, size)
+
+
+def _uniform(bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return ((bits.astype(np.float64) + 0.5) * 2.0**-_BITS).astype(np.float32)

@@ -1,0 +1,163 @@
+"""What is in an export, as the server would see it: tables for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app.errors import UnusablePolicy
+from app.swap import plan
+from app.swap.source import Sight, Source
+from app.swap.states import EXPORT
+from app.validate import DEFAULTED, top_level
+from saver.artifact import (
+    IncompleteError,
+    Leaf,
+    Nest,
+    PolicySpec,
+    ServingInfo,
+    check_is_export,
+    leaves,
+    read_policy_manifest,
+)
+from saver.hush import hushed
+
+# Wide enough for the names and reasons, where the output is a file or a pipe.
+_WIDTH = 120
+
+
+def inspect(folder: Path, console: Console | None = None) -> None:
+    """Prints what the export in `folder` takes, gives and can do, and its checkpoints.
+
+    Raises:
+      UnusablePolicy: no export of a policy lies there.
+    """
+    try:
+        check_is_export(folder)
+    except IncompleteError as error:
+        raise UnusablePolicy(str(error)) from None
+    with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
+        from app.workshop.checkpoints import identify
+        from app.workshop.load import load_copy, open_export
+    export = open_export(folder)
+    serving = export.serving or load_copy(export).serving
+    console = console or _console()
+    console.print(f"[bold]{folder.name}[/bold]  {_origin(folder)}")
+    console.print(f"digest {export.digest[:12]}…, {_rows(export.spec)}\n")
+    for table in (_inputs(export.spec), _outputs(export.spec), _functions(serving), _distributions(serving)):
+        if table.row_count:
+            console.print(table)
+    console.print(_checkpoints(Source(folder, identify).look(rest_s=0)))
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def _origin(folder: Path) -> str:
+    manifest = read_policy_manifest(folder)
+    if manifest is None:
+        return "an export of TF-Agents' own PolicySaver"
+    libraries = ", ".join(f"{name} {version}" for name, version in manifest.written_with.items())
+    return f"{manifest.policy_class}, written with {libraries}"
+
+
+def _rows(spec: PolicySpec) -> str:
+    return (
+        "any number of rows a call" if spec.batch_size is None else f"{spec.batch_size} rows a call (others are padded)"
+    )
+
+
+def _inputs(spec: PolicySpec) -> Table:
+    table = _table("What action takes", "field", "flattened name", "dtype", "shape", "bounds", "default")
+    for top, nest in top_level(spec).items():
+        defaulted = spec.takes_time_step and top in DEFAULTED
+        for path, leaf in leaves(nest, top):
+            table.add_row(path, leaf.name, *_leaf(leaf), _DEFAULTS[top] if defaulted else "required")
+    return table
+
+
+_DEFAULTS = {
+    "step_type": "1 (MID); 0 (FIRST) where an episode starts",
+    "reward": "0",
+    "discount": "1",
+    "policy_state": "the initial state",
+}
+
+
+def _outputs(spec: PolicySpec) -> Table:
+    table = _table("What it answers", "field", "flattened name", "dtype", "shape", "bounds")
+    nests: list[tuple[str, Nest]] = [("action", spec.action), ("policy_state", spec.state), ("info", spec.info)]
+    for top, nest in nests:
+        for path, leaf in leaves(nest, top):
+            table.add_row(path, leaf.name, *_leaf(leaf))
+    return table
+
+
+def _functions(serving: ServingInfo) -> Table:
+    table = _table("What it can do beside", "function", "used by", "available")
+    for name, use in _USES.items():
+        table.add_row(name, use, "yes" if name in serving.signatures else f"no: {serving.unavailable.get(name, '')}")
+    return table
+
+
+_USES = {
+    "distribution": "POST …/distribution",
+    "greedy": '"mode": "greedy"',
+    "sample": '"mode": "sample", "seed"',
+    "log_prob": '"log_prob": true',
+}
+
+
+def _distributions(serving: ServingInfo) -> Table:
+    table = _table("Distributions", "action", "family", "parameters", "statistics", "")
+    for name, info in serving.distributions.items():
+        details = ", ".join(f"{key}: {_brief(value)}" for key, value in info.details.items())
+        table.add_row(name, info.family, ", ".join(info.parameters), ", ".join(info.statistics), details)
+    return table
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("family", value))
+    return ", ".join(map(_brief, value)) if isinstance(value, list) else str(value)
+
+
+def _checkpoints(sight: Sight) -> Table:
+    table = _table("Checkpoints, the one that would serve first", "name", "train step", "digest", "")
+    for name, step, digest, note in _checkpoint_rows(sight):
+        table.add_row(name, step, digest, note)
+    return table
+
+
+def _checkpoint_rows(sight: Sight) -> Iterator[tuple[str, str, str, str]]:
+    for candidate in plan.newest_first(sight.complete):
+        yield candidate.name, str(candidate.train_step), f"{candidate.digest[:12]}…", ""
+    yield EXPORT, "", "", "the weights of the export itself"
+    for kind, reasons in (("incomplete", sight.incomplete), ("unreadable", sight.unreadable)):
+        for name, reason in sorted(reasons.items()):
+            yield name, "", "", f"{kind}: {reason}"
+
+
+def _leaf(leaf: Leaf) -> tuple[str, str, str]:
+    shape = str(["?" if size is None else size for size in leaf.shape]).replace("'", "")
+    if leaf.minimum is None and leaf.maximum is None:
+        return leaf.dtype, shape, ""
+    return leaf.dtype, shape, f"{_bound(leaf.minimum, 'any')} to {_bound(leaf.maximum, 'any')}"
+
+
+def _bound(bound: Any, unbounded: str) -> str:
+    text = unbounded if bound is None else f"{bound:.6g}" if isinstance(bound, float) else str(bound)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,41 @@
+"""Whether two calls of a TensorFlow function with the same inputs give the same answers: read off its graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_IMPURE = re.compile(
+    r"Random|Multinomial|Rng|TruncatedNormal|^Stateful(?!PartitionedCall)|^Assign.*VariableOp$|^(Eager)?PyFunc"
+)
+
+
+def impurities(function: Any) -> list[str]:
+    """The kinds of operations behind a concrete function's outputs that make two calls with the same inputs differ.
+
+    Random numbers, assignments to variables (an Ornstein-Uhlenbeck process keeps its state so), Python code.
+    """
+    graph = function.graph
+    library = {inner.signature.name: inner.node_def for inner in graph.as_graph_def().library.function}
+    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    reached = set(waiting)
+    while waiting:
+        operation = waiting.pop()
+        before = {tensor.op for tensor in operation.inputs} | set(operation.control_inputs)
+        waiting += before - reached
+        reached |= before
+    nodes = [operation.node_def for operation in reached]
+    return sorted({node.op for node in [*nodes, *_called_by(nodes, library)] if _IMPURE.search(node.op)})
+
+
+def _called_by(nodes: list[Any], library: Mapping[str, Any]) -> Iterator[Any]:
+    """The nodes of the functions that `nodes` call (branches and loops too), and of those that they call."""
+    waiting, known = list(nodes), set()
+    while waiting:
+        for attribute in waiting.pop().attr.values():
+            for called in [attribute.func, *attribute.list.func]:
+                if called.name in library and called.name not in known:
+                    known.add(called.name)
+                    yield from library[called.name]
+                    waiting += library[called.name]

@@ -1,0 +1,228 @@
+"""Does an export answer as it should? Against the live policy when it is saved, against itself later on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from saver.artifact import (
+    CHECKPOINTS_FOLDER,
+    SERVING_FOLDER,
+    IncompleteError,
+    PolicyManifest,
+    check_files,
+    check_is_export,
+    leaves,
+    read_checkpoint_manifest,
+    read_policy_manifest,
+)
+from saver.artifact.probe import Arrays, outside_spec, probe_inputs, probe_noise
+from saver.purity import impurities
+from saver.serving import LOG_PROB
+
+ROWS = 8
+# Floats agree within TOLERANCE + TOLERANCE·|x|: two graphs of one policy may be optimised differently.
+TOLERANCE = 1e-5
+
+
+class VerificationError(Exception):
+    """What was written does not answer as it should; the message tells what differs."""
+
+
+class WeightsMoved(Exception):
+    """The live policy was trained on while it was compared, so that nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `detail` says what was compared, what is wrong, or why it was left out."""
+
+    what: str
+    result: Literal["ok", "failed", "skipped"]
+    detail: str
+
+
+def check_written(
+    folder: Path,
+    manifest: PolicyManifest,
+    full: Mapping[str, Any],
+    serving: Mapping[str, Any],
+    variables: Sequence[tf.Variable],
+) -> None:
+    """Loads the export in `folder` and compares its answers on probe inputs with those of the live policy.
+
+    Args:
+      folder: what was just written.
+      manifest: its manifest.
+      full: the live flat functions that the export has as signatures.
+      serving: those that `serving/` has.
+      variables: the live policy's.
+
+    Raises:
+      VerificationError: they differ.
+      WeightsMoved: they differ because the policy has been trained on meanwhile, in another thread.
+    """
+    findings = []
+    for part, path, functions in (("", folder, full), ("serving/", folder / SERVING_FOLDER, serving)):
+        live = {name: _Function(function.get_concrete_function()) for name, function in functions.items()}
+        model = tf.saved_model.load(str(path))
+        inputs = _probes(manifest, live)
+        for name, function in live.items():
+            loaded = _Function(model.signatures[name], by_name=True)
+            findings.append(_compare(f"{part}{name}", function, loaded, inputs.get(name, {})))
+    failed = [f"{finding.what} {finding.detail}" for finding in findings if finding.result == "failed"]
+    if not failed:
+        return
+    if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.model_variables, variables, strict=True)):
+        raise WeightsMoved("the policy was trained on while its export was compared with it")
+    raise VerificationError(f"the export does not answer like the policy: {'; '.join(failed)}")
+
+
+def verify_folder(folder: Path) -> list[Finding]:
+    """Looks at everything in an export: its files, what it answers, and its checkpoints."""
+    try:
+        check_is_export(folder)
+        manifest = read_policy_manifest(folder)
+        if manifest is None:
+            return [Finding("policy.json", "failed", "is missing: no export of saver.PolicySaver")]
+        check_files(folder, manifest.files)
+    except IncompleteError as error:
+        return [Finding("files", "failed", str(error))]
+    findings = [Finding("files", "ok", f"{len(manifest.files)} files have the digests in policy.json")]
+    try:
+        findings += _answers(folder, manifest)
+    except Exception as error:  # whatever a graph makes TensorFlow raise
+        findings.append(Finding("answers", "failed", _line(error)))
+    return findings + _checkpoints(folder)
+
+
+def _answers(folder: Path, manifest: PolicyManifest) -> list[Finding]:
+    """Each function of both SavedModels is called; those that both have must agree."""
+    full_model = tf.saved_model.load(str(folder))
+    full = {name: _Function(f, by_name=True) for name, f in full_model.signatures.items()}
+    if manifest.serving is None:
+        inputs = _probes(manifest, full)
+        return [_alone(name, full[name], inputs[name], manifest) for name in ("action", "get_initial_state")]
+    serving_model = tf.saved_model.load(str(folder / SERVING_FOLDER))
+    serving = {name: _Function(f, by_name=True) for name, f in serving_model.signatures.items()}
+    inputs = _probes(manifest, serving)
+    findings = [_compare(name, full[name], serving[name], inputs[name]) for name in ("action", "get_initial_state")]
+    findings += [_alone(name, serving[name], inputs[name], manifest) for name in manifest.serving.signatures]
+    findings += [Finding(name, "skipped", f"unavailable: {why}") for name, why in manifest.serving.unavailable.items()]
+    if LOG_PROB in serving and "sample" in serving and LOG_PROB in serving["sample"].outputs:
+        drawn = serving["sample"](inputs["sample"])
+        given = serving[LOG_PROB](inputs["sample"] | drawn)
+        findings.append(_agreement("log_prob of samples", {LOG_PROB: drawn[LOG_PROB]}, given))
+    return findings
+
+
+def _checkpoints(folder: Path) -> list[Finding]:
+    findings = []
+    for path in sorted((folder / CHECKPOINTS_FOLDER).glob("[!.]*")):
+        what = f"{CHECKPOINTS_FOLDER}/{path.name}"
+        try:
+            manifest = read_checkpoint_manifest(path)
+            if manifest is None:
+                findings.append(Finding(what, "skipped", "has no checkpoint.json"))
+                continue
+            check_files(path, manifest.files)
+            model = tf.saved_model.load(str(folder))
+            prefix = path / tf.saved_model.VARIABLES_DIRECTORY / tf.saved_model.VARIABLES_FILENAME
+            tf.train.Checkpoint(policy=model).read(str(prefix)).assert_consumed()
+        except Exception as error:  # IncompleteError, and TensorFlow's many names for what does not fit
+            findings.append(Finding(what, "failed", _line(error)))
+        else:
+            findings.append(Finding(what, "ok", f"train step {manifest.train_step}, restores into the export"))
+    return findings
+
+
+class _Function:
+    """A flat concrete function: arrays by name in and out."""
+
+    def __init__(self, function: Any, by_name: bool = False) -> None:
+        self._function = function
+        self._by_name = by_name
+        self._dtypes = {s.name: s.dtype for s in tf.nest.flatten(function.structured_input_signature)}
+        self.outputs = set(function.structured_outputs)
+        self.impurities = impurities(function)
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Arrays:
+        tensors = {name: tf.constant(inputs[name], dtype) for name, dtype in self._dtypes.items()}
+        outputs = self._function(**tensors) if self._by_name else self._function(*tensors.values())
+        return {name: np.asarray(tensor.numpy()) for name, tensor in outputs.items()}
+
+
+def _probes(manifest: PolicyManifest, functions: Mapping[str, _Function]) -> dict[str, Arrays]:
+    """Probe inputs for each function, by flattened name."""
+    spec, rows = manifest.spec, manifest.spec.batch_size or ROWS
+    size = {"batch_size": np.asarray(rows)}
+    inputs = probe_inputs(spec, functions["get_initial_state"](size), rows)
+    probes = {"get_initial_state": size} | dict.fromkeys(("action", "distribution", "greedy", "sample"), inputs)
+    if manifest.serving is not None and "sample" in functions:
+        probes["sample"] = inputs | probe_noise(manifest.serving.noise, rows)
+    if LOG_PROB in functions:
+        answer = functions["sample"](probes["sample"]) if "sample" in functions else functions["action"](inputs)
+        probes[LOG_PROB] = inputs | {leaf.name: answer[leaf.name] for _, leaf in leaves(spec.action)}
+    return probes
+
+
+def _compare(what: str, expected: _Function, found: _Function, inputs: Arrays) -> Finding:
+    """Both are called; where the answers differ from call to call, only that they come can be seen."""
+    try:
+        wanted = None if expected.impurities else expected(inputs)
+        came = found(inputs)
+    except tf.errors.OpError as error:
+        return Finding(what, "skipped", f"the policy refuses probe inputs: {_line(error)}")
+    if wanted is None:
+        return Finding(what, "ok", _differs(found))
+    return _agreement(what, wanted, came)
+
+
+def _agreement(what: str, wanted: Arrays, came: Arrays) -> Finding:
+    if wanted.keys() != came.keys():
+        return Finding(what, "failed", f"answers with {sorted(came)}, expected {sorted(wanted)}")
+    for name, array in wanted.items():
+        if not same(array, came[name]):
+            return Finding(what, "failed", f"{name} is {_brief(came[name])}, expected {_brief(array)}")
+    return Finding(what, "ok", f"same answers: {', '.join(sorted(wanted)) or 'nothing to compare'}")
+
+
+def _alone(what: str, function: _Function, inputs: Arrays, manifest: PolicyManifest) -> Finding:
+    try:
+        outputs = function(inputs)
+    except tf.errors.OpError as error:
+        return Finding(what, "skipped", f"the policy refuses probe inputs: {_line(error)}")
+    for path, leaf in leaves(manifest.spec.action, "action"):
+        problem = outside_spec(outputs[leaf.name], leaf) if leaf.name in outputs else None
+        if problem is not None:
+            return Finding(what, "failed", f"{path} {problem}")
+    return Finding(what, "ok", f"answers inside its spec{', ' + _differs(function) if function.impurities else ''}")
+
+
+def _differs(function: _Function) -> str:
+    return f"differs from call to call ({', '.join(function.impurities)})"
+
+
+def same(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> bool:
+    """Equal, floats within `TOLERANCE`; NaN equals NaN."""
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return False
+    if expected.dtype.kind in "fc" or expected.dtype.name == "bfloat16":
+        wide = expected.astype(np.float64), found.astype(np.float64)
+        return bool(np.isclose(wide[1], wide[0], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True).all())
+    return bool(np.array_equal(expected, found))
+
+
+def _brief(array: np.ndarray[Any, Any]) -> str:
+    text = np.array2string(array, threshold=8, precision=6).replace("\n", " ")
+    return f"{array.dtype} {text[:120]}"
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,74 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tf_agents.policies import policy_saver
+
+from app.errors import UnusablePolicy
+from app.inspection import inspect
+from tests.saver import policies
+from tests.saver.policies import SAVERS, Saved
+from tests.server import ROOT
+
+
+def shown(folder: Path) -> str:
+    out = io.StringIO()
+    inspect(folder, Console(file=out, width=200, highlight=False))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_every_kind_of_export_can_be_shown(saved: Saved, name):
+    assert "What action takes" in shown(saved.folder(name))
+
+
+def test_it_shows_what_the_policy_takes_answers_and_can_do(saved: Saved):
+    text = shown(saved.folder("nested"))
+    for part in (
+        "NestedPolicy, written with tensorflow",
+        "any number of rows",
+        "observation/joints/1",
+        "0/observation/joints/1",
+        "[0, -5] to [3, 5]",
+        "policy_state/trace/0",
+        "state/trace/0",
+        "info/speed_seen",
+        "no: NestedPolicy has no distribution",
+        "the weights of the export itself",
+    ):
+        assert part in text, part
+    assert "2 rows a call" in shown(saved.folder("fixed batch"))
+    assert "categorical" in shown(saved.folder("q"))
+    assert "position" in shown(saved.folder("input_fn"))
+
+
+def test_checkpoints_come_in_the_order_in_which_they_would_serve(tmp_path):
+    saver = policies.SAVERS["q"]()
+    saver.save(tmp_path / "q")
+    for name in ("9", "10", "broken"):
+        saver.save_checkpoint(tmp_path / "q" / "checkpoints" / name)
+    (tmp_path / "q" / "checkpoints" / "broken" / "variables" / "variables.index").unlink()
+    text = shown(tmp_path / "q").partition("Checkpoints")[2]
+    places = [text.index(part) for part in ("10", " 9 ", "export", "broken", "incomplete: variables/variables.index")]
+    assert places == sorted(places)
+
+
+def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path):
+    policy_saver.PolicySaver(policies.q()).save(str(tmp_path / "plain"))
+    text = shown(tmp_path / "plain")
+    assert "TF-Agents' own PolicySaver" in text
+    assert "categorical" in text
+    assert "no: the export has no serving/ folder" in text
+
+
+def test_what_is_no_policy_ends_with_one_line(tmp_path):
+    with pytest.raises(UnusablePolicy, match=r"saved_model.pb is missing"):
+        inspect(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [f"policy server: {tmp_path} holds no SavedModel: saved_model.pb is missing"]
