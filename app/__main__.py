@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ from app.settings import Settings, SettingsError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # paths and names may hold what a terminal cannot show
     parsed = _parser().parse_args(arguments)
     return _inspect(parsed.folder) if parsed.command == "inspect" else _start(parsed)
 

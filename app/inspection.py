@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.errors import UnusablePolicy
@@ -46,7 +47,7 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     export = open_export(folder)
     serving = export.serving or load_copy(export).serving
     console = console or _console()
-    console.print(f"[bold]{folder.name}[/bold]  {_origin(folder)}")
+    console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
     console.print(f"digest {export.digest[:12]}…, {_rows(export.spec)}\n")
     for table in (_inputs(export.spec), _outputs(export.spec), _functions(serving), _distributions(serving)):
         if table.row_count:
@@ -77,13 +78,16 @@ def _inputs(spec: PolicySpec) -> Table:
     table = _table("What action takes", "field", "flattened name", "dtype", "shape", "bounds", "default")
     for top, nest in top_level(spec).items():
         defaulted = spec.takes_time_step and top in DEFAULTED
+        default = _DEFAULTS[top] if defaulted else "required"
+        if top == "step_type" and "policy_state" in top_level(spec):
+            default += "; 0 (FIRST) without policy_state"
         for path, leaf in leaves(nest, top):
-            table.add_row(path, leaf.name, *_leaf(leaf), _DEFAULTS[top] if defaulted else "required")
+            _add(table, path, leaf.name, *_leaf(leaf), default)
     return table
 
 
 _DEFAULTS = {
-    "step_type": "1 (MID); 0 (FIRST) where an episode starts",
+    "step_type": "1 (MID)",
     "reward": "0",
     "discount": "1",
     "policy_state": "the initial state",
@@ -95,14 +99,14 @@ def _outputs(spec: PolicySpec) -> Table:
     nests: list[tuple[str, Nest]] = [("action", spec.action), ("policy_state", spec.state), ("info", spec.info)]
     for top, nest in nests:
         for path, leaf in leaves(nest, top):
-            table.add_row(path, leaf.name, *_leaf(leaf))
+            _add(table, path, leaf.name, *_leaf(leaf))
     return table
 
 
 def _functions(serving: ServingInfo) -> Table:
-    table = _table("What it can do beside", "function", "used by", "available")
+    table = _table("What else it can do", "function", "used by", "available")
     for name, use in _USES.items():
-        table.add_row(name, use, "yes" if name in serving.signatures else f"no: {serving.unavailable.get(name, '')}")
+        _add(table, name, use, "yes" if name in serving.signatures else f"no: {serving.unavailable.get(name, '')}")
     return table
 
 
@@ -118,7 +122,7 @@ def _distributions(serving: ServingInfo) -> Table:
     table = _table("Distributions", "action", "family", "parameters", "statistics", "")
     for name, info in serving.distributions.items():
         details = ", ".join(f"{key}: {_brief(value)}" for key, value in info.details.items())
-        table.add_row(name, info.family, ", ".join(info.parameters), ", ".join(info.statistics), details)
+        _add(table, name, info.family, ", ".join(info.parameters), ", ".join(info.statistics), details)
     return table
 
 
@@ -131,7 +135,7 @@ def _brief(value: Any) -> str:
 def _checkpoints(sight: Sight) -> Table:
     table = _table("Checkpoints, the one that would serve first", "name", "train step", "digest", "")
     for name, step, digest, note in _checkpoint_rows(sight):
-        table.add_row(name, step, digest, note)
+        _add(table, name, step, digest, note)
     return table
 
 
@@ -161,3 +165,7 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(escape, cells))  # names and shapes may look like rich's markup

@@ -20,9 +20,7 @@ from app.swap.lease import Slot
 from app.swap.manager import Manager
 from app.validate import InputReader, Options, read_options
 from app.wire.tensors import show
-from saver.artifact import Leaf, PolicySpec, ServingInfo, leaves, nest_to_json, pack
-
-LOG_PROB = "log_prob"
+from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, nest_to_json, pack
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ class Service:
             options.min_train_step,
             deadline,
             loop.create_future(),
-            alone=options.seed is not None and function == "sample",
+            alone=options.seed is not None,
         )
         policy.batcher.submit(job)
         try:
@@ -193,7 +191,8 @@ def _function_of(policy: Policy, options: Options) -> str:
     function = "greedy" if options.mode == "greedy" else "sample"
     asked = "mode" if options.mode is not None else "seed" if options.seed is not None else LOG_PROB
     _require(policy, function, f"option {asked}: policy {policy.name} has no {function} action")
-    if options.log_prob and LOG_PROB not in policy.serving.signatures[function].outputs:
+    serving = policy.serving
+    if options.log_prob and not (LOG_PROB in serving.signatures and LOG_PROB in serving.signatures[function].outputs):
         reason = policy.serving.unavailable.get(LOG_PROB, f"not for {function} actions")
         raise Unsupported(f"option {LOG_PROB}: policy {policy.name} has none: {reason}")
     return function

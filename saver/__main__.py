@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from saver.hush import hushed
@@ -20,6 +22,8 @@ _WIDTH = 120
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 if something failed, 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="python -m saver", description=__doc__)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # paths and names may hold what a terminal cannot show
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="does an export answer as it should")
     verify.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
@@ -33,9 +37,9 @@ def _verify(folder: Path) -> int:
         from saver.verify import verify_folder
 
         findings = verify_folder(folder)
-    table = Table("looked at", "result", "", title=f"{folder}", title_justify="left")
+    table = Table("looked at", "result", "", title=escape(str(folder)), title_justify="left")
     for finding in findings:
-        table.add_row(finding.what, f"[{_STYLES[finding.result]}]{finding.result}[/]", finding.detail)
+        table.add_row(escape(finding.what), f"[{_STYLES[finding.result]}]{finding.result}[/]", escape(finding.detail))
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=_WIDTH)).print(table)
     failed = sum(finding.result == "failed" for finding in findings)

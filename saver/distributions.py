@@ -7,7 +7,7 @@ rows (the batch) as their first dimension.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from tf_agents.distributions.utils import SquashToSpecNormal
 tfb, tfd = tfp.bijectors, tfp.distributions
 Tensors = dict[str, tf.Tensor]
 
+_SMALL_INTEGERS = (tf.int8, tf.int16, tf.uint8, tf.uint16)
 STATISTICS = ("mode", "mean", "stddev", "entropy")
 
 
@@ -75,7 +76,7 @@ def sample(distribution: Any, noise: NoiseSource) -> tf.Tensor:
     """One sample for each row, a deterministic function of the parameters and of the noise.
 
     Distributed as `distribution.sample()` is. Categories are drawn by the Gumbel-max trick, so that a category
-    whose logit is −inf (or the lowest float, as TF-Agents masks) is never drawn.
+    whose logit is -inf (or the lowest float, as TF-Agents masks) is never drawn.
 
     Raises:
       NotDescribable: this family cannot be sampled from given noise.
@@ -87,14 +88,31 @@ def log_prob(distribution: Any, action: tf.Tensor) -> tf.Tensor:
     """The joint log-probability (density, for continuous parts) of an action for each row: [rows], in nats.
 
     Raises:
-      NotDescribable: it is 0 or −inf (deterministic), or TFP has none for this family.
+      NotDescribable: it is 0 or -inf (deterministic), or TFP has none for this family.
     """
-    if _family(distribution).describe(distribution)[0] == "deterministic":
-        raise NotDescribable("a deterministic action has no log-probability but 0 or −inf")
+    if _family(distribution).sample is _sample_deterministic:
+        raise NotDescribable("a deterministic action has no log-probability but 0 or -inf")
+    if action.dtype in _SMALL_INTEGERS:
+        action = tf.cast(action, tf.int32)  # TFP computes with no smaller ones
     try:
         return sum_per_row(distribution.log_prob(action))
     except NotImplementedError:
         raise NotDescribable(f"{type(distribution).__name__} has no log-probability") from None
+
+
+def log_prob_clipped(distribution: Any, drawn: tf.Tensor, clipped: tf.Tensor) -> tf.Tensor:
+    """`log_prob` of a draw that may have been clipped to its spec: of the clipped value where it was."""
+    if clipped is drawn:
+        return log_prob(distribution, drawn)
+    changed = tf.reduce_any(tf.reshape(clipped != drawn, [tf.shape(drawn)[0], -1]), axis=1)
+    return tf.where(changed, log_prob(distribution, clipped), log_prob(distribution, drawn))
+
+
+def total(parts: Iterable[tf.Tensor]) -> tf.Tensor:
+    """The sum of the leaves' log-probabilities; in float32 where their dtypes differ."""
+    parts = list(parts)
+    alike = len({part.dtype for part in parts}) == 1
+    return tf.add_n(parts if alike else [tf.cast(part, tf.float32) for part in parts])
 
 
 def sum_per_row(values: tf.Tensor) -> tf.Tensor:
@@ -191,7 +209,13 @@ def _diagonal(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
 
 
 def _full(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
-    return "multivariate_normal_tril", {"loc": d.mean(), "scale_tril": tf.linalg.cholesky(d.covariance())}, {}
+    if isinstance(d.scale, tf.linalg.LinearOperatorLowerTriangular):
+        factor = d.scale.to_dense()
+    else:
+        factor = tf.linalg.cholesky(d.covariance())
+    size = d.event_shape_tensor()
+    shape = tf.concat([d.batch_shape_tensor(), size, size], 0)
+    return "multivariate_normal_tril", {"loc": d.mean(), "scale_tril": tf.broadcast_to(factor, shape)}, {}
 
 
 def _squashed(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
@@ -223,7 +247,7 @@ def _sample_normal(d: Any, noise: NoiseSource) -> tf.Tensor:
 
 def _sample_full(d: Any, noise: NoiseSource) -> tf.Tensor:
     standard = tf.cast(noise.normal(_row_shape(d)), d.dtype)
-    return d.mean() + tf.linalg.matvec(tf.linalg.cholesky(d.covariance()), standard)
+    return d.mean() + d.scale.matvec(standard)
 
 
 def _sample_squashed(d: Any, noise: NoiseSource) -> tf.Tensor:
@@ -233,6 +257,10 @@ def _sample_squashed(d: Any, noise: NoiseSource) -> tf.Tensor:
 
 def _sample_deterministic(d: Any, _: NoiseSource) -> tf.Tensor:
     return _deterministic(d)[1]["loc"]
+
+
+def _no_form(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
+    raise NotDescribable(f"{type(d).__name__} is a family without a flat form")
 
 
 def _no_sample(d: Any, _: NoiseSource) -> tf.Tensor:
@@ -251,6 +279,8 @@ def _transformed(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
     bijectors = []
     named = {f"base/{name}": tensor for name, tensor in parameters.items()}
     for index, bijector in enumerate(_in_order(d.bijector)):
+        if not _is_plain(bijector):
+            raise NotDescribable(f"the bijector {type(bijector).__name__} has no flat form")
         bijectors.append(_snake(type(bijector).__name__))
         for name in ("shift", "scale", "low", "high"):
             value = bijector.parameters.get(name)
@@ -258,6 +288,18 @@ def _transformed(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
                 rows = tf.concat([d.batch_shape_tensor(), d.event_shape_tensor()], 0)
                 named[f"bijector/{index}/{name}"] = tf.broadcast_to(tf.cast(value, d.dtype), rows)
     return "transformed", named, {"base": {"family": base, **details}, "bijectors": bijectors}
+
+
+# Their parameters, if any, are those that `_transformed` publishes.
+_PLAIN = (tfb.Shift, tfb.Tanh, tfb.Exp, tfb.Sigmoid, tfb.Identity)
+
+
+def _is_plain(bijector: Any) -> bool:
+    if isinstance(bijector, tfb.Scale):
+        return bijector.parameters.get("scale") is not None
+    if isinstance(bijector, tfb.Softplus):
+        return bijector.hinge_softness is None and bijector.low is None
+    return isinstance(bijector, _PLAIN) or type(bijector).__name__ == "Tanh"  # TF-Agents has one of its own
 
 
 def _in_order(bijector: Any) -> list[Any]:
@@ -326,6 +368,7 @@ def _snake(name: str) -> str:
 
 # The first that fits counts: subclasses stand before their bases.
 _FAMILIES = (
+    _Family(tfd.RelaxedOneHotCategorical, _no_form, _no_sample),  # TF-Agents rounds its samples to one-hot ones
     _Family(ShiftedCategorical, _shifted, _sample_shifted),
     _Family(MaskedCategorical, _masked, _sample_categorical),
     _Family(SquashToSpecNormal, _squashed, _sample_squashed),

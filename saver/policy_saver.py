@@ -17,6 +17,7 @@ from tf_agents.specs import tensor_spec
 from tf_agents.typing import types
 
 from saver.artifact import (
+    CHECKPOINT_FILE,
     SERVING_FOLDER,
     PolicyManifest,
     PolicySpec,
@@ -27,7 +28,8 @@ from saver.artifact import (
 )
 from saver.artifact.early_hash import EarlyHash
 from saver.artifact.publishing import publish, publish_over, staged_folder
-from saver.serving import Interface, ServingFunctions, save_serving, serving_functions, variable_keys
+from saver.serving import Interface, ServingFunctions, serving_functions
+from saver.serving_model import save_serving
 from saver.specs import PolicySpecs, spec_of
 from saver.verify import WeightsMoved, check_written
 
@@ -38,8 +40,9 @@ _TRAIN_STEP_KEY = "train_step/.ATTRIBUTES/VARIABLE_VALUE"
 class PolicySaver(policy_saver.PolicySaver):
     """TF-Agents' PolicySaver (same arguments, properties and methods), whose folders a server can trust.
 
-    `save` adds `policy.json`, `save_checkpoint` adds `checkpoint.json`; both write beside the destination
-    and rename, so that a reader finds the old folder, the new one, or none, and never half of one.
+    `save` adds `serving/` and `policy.json`, `save_checkpoint` adds `checkpoint.json`. Both write beside the
+    destination and then rename, so that a reader who compares digests takes the old one, the new one, or none, and
+    never a mixture.
 
     The arguments and their errors are those of `tf_agents.policies.policy_saver.PolicySaver` 0.19.0, but for two that
     it takes and should not: a Boolean `batch_size` (ValueError), and `metadata` that is no dictionary (TypeError).
@@ -90,7 +93,8 @@ class PolicySaver(policy_saver.PolicySaver):
         """Saves the policy to the local folder `export_dir`; `checkpoints/` in it is left alone.
 
         Over an earlier export the files are replaced one by one, policy.json last: until then its digests
-        do not hold, and a reader that checks them waits.
+        do not hold, and a reader that checks them waits. Files that only the earlier export had are deleted; whatever
+        else lies in the folder stays.
 
         Args:
           export_dir: the folder; its parents are made where they are missing.
@@ -101,13 +105,13 @@ class PolicySaver(policy_saver.PolicySaver):
         Raises:
           VerificationError: what was written answers otherwise; nothing is published.
         """
-        destination = _local(export_dir)
+        destination = Path(os.path.realpath(_local(export_dir)))  # a link's own disk is the one to write on
         with staged_folder(destination) as staged:
             super().save(str(staged), options)
             serving = self._serving if tf.executing_eagerly() else None
             if serving is not None:
                 signatures = self._serving_signatures() | serving.functions
-                save_serving(self.policy, signatures, staged / SERVING_FOLDER, variable_keys(staged))
+                save_serving(self.policy, signatures, staged / SERVING_FOLDER)
             files = hash_files(staged, [path for path in staged.rglob("*") if path.is_file()])
             manifest = PolicyManifest(
                 self.spec(),
@@ -154,7 +158,9 @@ class PolicySaver(policy_saver.PolicySaver):
             return packed if self._input_fn is None else self._input_fn(*packed)
 
         interface = Interface(batched, arguments, self.policy_step_spec, self._batch_size)
-        return serving_functions(self._raw_policy, interface, self.signatures["action"])
+        return serving_functions(
+            self._raw_policy, interface, self.signatures["action"], self.signatures["get_initial_state"]
+        )
 
     def save_checkpoint(
         self,
@@ -174,11 +180,13 @@ class PolicySaver(policy_saver.PolicySaver):
 
         Raises:
           ValueError: the policy has no variables (as TF-Agents' own saver does), `options` ask for asynchronous
-            writing, or `keep_last` is no integer of at least 1. Nothing is written.
+            writing, `keep_last` is no integer of at least 1, or `export_dir` holds something else than a checkpoint.
+            Nothing is written.
           OSError, tf.errors.OpError: the disk is full or cannot be written. An earlier checkpoint stays.
         """
         _check_options(options, keep_last)
         destination = _local(export_dir)
+        _check_is_checkpoint(destination)
         with staged_folder(destination) as staged:
             with EarlyHash(staged) as hashes:
                 self._write_checkpoint(staged, options)
@@ -212,6 +220,15 @@ def _check_options(options: tf.train.CheckpointOptions | None, keep_last: int | 
         )
     if keep_last is not None and (type(keep_last) is not int or keep_last < 1):
         raise ValueError(f"keep_last is {keep_last!r}: expected None or an integer of at least 1")
+
+
+def _check_is_checkpoint(folder: Path) -> None:
+    """A checkpoint replaces the folder: nothing else may be in it."""
+    if not folder.is_dir():
+        return
+    others = sorted({path.name for path in folder.iterdir()} - {"variables", CHECKPOINT_FILE})
+    if others:
+        raise ValueError(f"{folder} holds {others[0]!r}: expected a folder of the checkpoint's own, or none yet")
 
 
 def _as_train_step(value: Any) -> int:

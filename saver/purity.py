@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _IMPURE = re.compile(
-    r"Random|Multinomial|Rng|TruncatedNormal|^Stateful(?!PartitionedCall)|^Assign.*VariableOp$|^(Eager)?PyFunc"
+    r"Random|Multinomial|Rng|TruncatedNormal|^Stateful(?!PartitionedCall)"  # draws
+    r"|Assign|^Resource(Scatter|Apply|SparseApply)|^LookupTable(Insert|Import|Remove)|Queue|Stack|Iterator"  # keeps
+    r"|Timestamp|^(Eager)?PyFunc"  # cannot be judged
 )
 
 

@@ -15,7 +15,9 @@ from saver.artifact.checkpoint import (
 from saver.artifact.files import IncompleteError, check_files, digest_of, hash_files, is_name
 from saver.artifact.nests import Leaf, Nest, leaves, nest_from_json, nest_to_json, pack
 from saver.artifact.policy import (
+    FUNCTIONS,
     GRAPH_FILE,
+    LOG_PROB,
     NOISE_NORMAL,
     NOISE_UNIFORM,
     POLICY_FILE,
@@ -35,7 +37,9 @@ from saver.artifact.policy import (
 __all__ = [
     "CHECKPOINTS_FOLDER",
     "CHECKPOINT_FILE",
+    "FUNCTIONS",
     "GRAPH_FILE",
+    "LOG_PROB",
     "NOISE_NORMAL",
     "NOISE_UNIFORM",
     "POLICY_FILE",

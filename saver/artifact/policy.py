@@ -12,6 +12,8 @@ from saver.artifact.nests import Nest, leaves, nest_from_json, nest_to_json
 
 POLICY_FILE = "policy.json"
 SERVING_FOLDER = "serving"
+LOG_PROB = "log_prob"
+FUNCTIONS = ("distribution", "greedy", "sample", LOG_PROB)
 NOISE_UNIFORM = "noise/uniform"
 NOISE_NORMAL = "noise/normal"
 GRAPH_FILE = "saved_model.pb"
@@ -93,12 +95,13 @@ class ServingInfo:
             )
             for name, info in data["distributions"].items()
         }
-        return cls(
-            {name: _signature_from_json(s) for name, s in data["signatures"].items()},
-            distributions,
-            Noise(int(data["noise"]["uniform"]), int(data["noise"]["normal"])),
-            dict(data["unavailable"]),
-        )
+        signatures = {name: _signature_from_json(s) for name, s in data["signatures"].items()}
+        unavailable = {str(name): str(reason) for name, reason in data["unavailable"].items()}
+        for name in FUNCTIONS:
+            if (name in signatures) == (name in unavailable):
+                raise ValueError(f"serving has no word of {name!r}, or two")
+        noise = Noise(int(data["noise"]["uniform"]), int(data["noise"]["normal"]))
+        return cls(signatures, distributions, noise, unavailable)
 
 
 @dataclass(frozen=True)

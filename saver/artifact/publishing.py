@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from saver.artifact.files import IncompleteError, read_json
+
 # What is being written or deleted: .saver.<machine>.<name>.<random>. `machine` changes with each boot.
 _HIDDEN = re.compile(r"\.saver\.([0-9a-f]{8})\..+")
 _OTHER_MACHINE_S = 24 * 3600
-# What of an export is replaced last, and which folders and files a SavedModel need not have.
+# What of an export is replaced last.
 _GRAPH, _MANIFEST = "saved_model.pb", "policy.json"
-_OPTIONAL = ("assets", "debug", "saved_model.cpb", "serving", "variables")
 
 
 @contextlib.contextmanager
@@ -31,14 +32,22 @@ def staged_folder(destination: Path) -> Iterator[Path]:
     `destination` is deleted first.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(destination.parent)
-    staged = _hidden_name(destination)
+    around = _around(destination)
+    _sweep(around)
+    staged = around / _hidden_name(destination).name
     with contextlib.ExitStack() as stack:
         stack.callback(_delete, staged)
-        with locked(destination.parent):  # or it could be swept before it has a lock
+        with locked(around):  # or it could be swept before it has a lock
             staged.mkdir()
             stack.enter_context(locked(staged))
         yield staged
+
+
+def _around(destination: Path) -> Path:
+    """The folder to write beside `destination` in; the destination itself where it is a disk of its own (a volume)."""
+    if destination.is_dir() and destination.stat().st_dev != destination.parent.stat().st_dev:
+        return destination
+    return destination.parent
 
 
 @contextlib.contextmanager
@@ -118,6 +127,7 @@ def _replace_files(staged: Path, destination: Path) -> None:
     # What needs room on the disk comes before what changes the old export: new folders, new names.
     files = sorted(new.difference(folders), key=lambda name: ((destination / name).exists(), name))
     last = [name for name in (Path(_GRAPH), Path(_MANIFEST)) if name in new]
+    stale = _files_of_export(destination) - new
     for name in folders:
         (destination / name).mkdir(exist_ok=True)
     if not (destination / _MANIFEST).exists():
@@ -125,8 +135,7 @@ def _replace_files(staged: Path, destination: Path) -> None:
     for name in files:
         if name not in last:
             (staged / name).replace(destination / name)
-    for top in _OPTIONAL:
-        _delete_others(destination / top, {destination / name for name in new})
+    _delete_files(destination, stale, kept=set(folders))
     for name in last:
         for folder in (destination, *(destination / folder for folder in folders)):
             _sync(folder)
@@ -134,17 +143,27 @@ def _replace_files(staged: Path, destination: Path) -> None:
     _sync(destination)
 
 
-def _delete_others(top: Path, kept: set[Path]) -> None:
-    """Deletes `top` and what lies below it, but for the paths in `kept`."""
-    if not os.path.lexists(top) or top.is_symlink():
-        return
-    for path in sorted((top, *top.rglob("*")), reverse=True):  # what is in a folder before the folder
-        if path not in kept:
-            if path.is_dir() and not path.is_symlink():
-                with contextlib.suppress(OSError):  # a file system may keep open files in it for a while
-                    path.rmdir()
-            else:
-                path.unlink()
+def _files_of_export(folder: Path) -> set[Path]:
+    """What an export in `folder` has written: the files of its manifest; those of a SavedModel where it has none."""
+    try:
+        listed = [Path(name) for name in read_json(folder / _MANIFEST)["files"]]
+        return {name for name in listed if not name.is_absolute() and ".." not in name.parts}
+    except (OSError, IncompleteError, KeyError, TypeError):
+        if not any((folder / name).exists() for name in (_GRAPH, "fingerprint.pb")):
+            return set()  # whatever it is, it is no export
+        found = [path for top in ("assets", "serving", "variables") for path in (folder / top).rglob("*")]
+        return {path.relative_to(folder) for path in found if path.is_file()}
+
+
+def _delete_files(folder: Path, names: set[Path], kept: set[Path]) -> None:
+    """Deletes these files, and the folders that are empty then, but for those in `kept`."""
+    for name in sorted(names):
+        if (folder / name).parent.resolve().is_relative_to(folder.resolve()):  # not through a link to elsewhere
+            (folder / name).unlink(missing_ok=True)
+    tops = {Path("assets"), *(parent for name in names for parent in list(name.parents)[:-1])}
+    for empty in sorted(tops - kept, reverse=True):
+        with contextlib.suppress(OSError):  # not empty: the new export's, or others' files
+            (folder / empty).rmdir()
 
 
 def _sweep(parent: Path) -> None:

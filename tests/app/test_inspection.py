@@ -36,7 +36,7 @@ def test_it_shows_what_the_policy_takes_answers_and_can_do(saved: Saved):
         "policy_state/trace/0",
         "state/trace/0",
         "info/speed_seen",
-        "no: NestedPolicy has no distribution",
+        "no: NestedPolicy has none",
         "the weights of the export itself",
     ):
         assert part in text, part

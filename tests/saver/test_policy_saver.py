@@ -236,3 +236,14 @@ def test_arguments_may_come_in_tf_agents_order(tmp_path):
     manifest = read_checkpoint_manifest(tmp_path / "a")
     assert manifest is not None
     assert manifest.train_step == 3
+
+
+def test_a_checkpoint_never_replaces_a_folder_that_holds_something_else(tmp_path, trained):
+    saver, _ = trained
+    saver.save(tmp_path / "policy")
+    saver.save_checkpoint(tmp_path / "policy" / "checkpoints" / "1")
+    for folder in (tmp_path / "policy", tmp_path / "policy" / "checkpoints"):
+        before = files_below(folder)
+        with pytest.raises(ValueError, match="expected a folder of the checkpoint's own"):
+            saver.save_checkpoint(folder)
+        assert files_below(folder) == before

@@ -50,3 +50,14 @@ def test_functions_branches_and_loops_are_looked_into():
 
 def test_python_code_in_the_graph_cannot_be_judged():
     assert found(lambda x: tf.numpy_function(lambda y: y, [x], tf.float32)) == ["PyFunc"]
+
+
+def test_writes_into_parts_of_variables_are_seen():
+    table = tf.Variable([0.0, 0.0])
+
+    def scattering(x):
+        table.scatter_nd_add([[0]], [1.0])
+        return x
+
+    assert found(scattering) == ["ResourceScatterNdAdd"]
+    assert found(lambda x: x + tf.gather(table, [0])) == []

@@ -228,3 +228,146 @@ def test_metadata_of_one_dtype_keep_their_names(tmp_path):
     _, functions = served(policies.q(), tmp_path / "q", metadata=metadata, train_step=tf.Variable(7))
     assert {name: value.numpy() for name, value in functions["get_metadata"]().items()} == {"a": 1, "b": 2, "c": b"x"}
     assert functions["get_train_step"]()["train_step"].numpy() == 7
+
+
+# Found by an attack
+
+
+def test_saving_leaves_no_given_noise_in_the_live_policys_own_functions(tmp_path):
+    """A policy that wraps its `action` into a function of its own: what is traced into that stays there."""
+    policy = Gaussian()
+    policy.action = tf.function(policy.action)
+    serving, _ = served(policy, tmp_path / "p", seed=7)
+    steps = ts.restart(inputs()["arg_0_observation"], ROWS)
+    drawn = [policy.action(steps).action.numpy() for _ in range(3)]
+    assert len(np.unique(drawn, axis=0)) == 3
+    assert "sample" in serving.unavailable
+
+
+def test_draws_in_a_loop_are_refused_since_each_would_get_the_same_noise(tmp_path):
+    class Looping(Gaussian):
+        def _action(self, time_step, policy_state, seed=None):
+            columns = tf.transpose(time_step.observation[:, :2])
+            drawn = tf.map_fn(lambda loc: reparameterized_sampling.sample(tfd.Normal(loc, 1.0)), columns)
+            return policy_step.PolicyStep(tf.transpose(drawn), policy_state, ())
+
+    serving, _ = served(Looping(), tmp_path / "p")
+    assert "inside a loop" in serving.unavailable["sample"]
+
+
+class Flipped(tf_policy.TFPolicy):
+    """Answers the opposite of what the policy inside draws, and tells no distribution."""
+
+    def __init__(self, inside):
+        super().__init__(inside.time_step_spec, inside.action_spec, inside.policy_state_spec, inside.info_spec)
+        self._inside = inside
+
+    def _variables(self):
+        return self._inside.variables()
+
+    def _action(self, time_step, policy_state, seed=None):
+        step = self._inside.action(time_step, policy_state, seed)
+        return step._replace(action=tf.nest.map_structure(lambda action: 1 - action, step.action))
+
+    def _distribution(self, time_step, policy_state):
+        raise NotImplementedError
+
+
+def test_a_wrapper_that_changes_the_draw_has_no_log_probability(tmp_path):
+    serving, functions = served(Flipped(policies.q()), tmp_path / "p")
+    assert "sample" in functions
+    assert "log_prob" not in serving.signatures["sample"].outputs
+    assert serving.unavailable["greedy"] == "greedy needs the policy's distribution, and Flipped has none"
+
+
+def test_an_output_named_log_prob_keeps_its_name(tmp_path):
+    class Named(Gaussian):
+        def __init__(self):
+            super().__init__(info_spec={"own": tf.TensorSpec([3], tf.float32, "log_prob")})
+
+        def _distribution(self, time_step, policy_state):
+            step = super()._distribution(time_step, policy_state)
+            return step._replace(info={"own": tf.zeros([tf.shape(time_step.reward)[0], 3])})
+
+    serving, functions = served(Named(), tmp_path / "p", use_nest_path_signatures=False)
+    assert "'log_prob' already" in serving.unavailable["log_prob"]
+    assert serving.signatures["sample"].outputs["log_prob"].shape == (None, 3)
+    assert "sample" in functions
+
+
+def test_a_random_initial_state_cannot_be_replayed(tmp_path):
+    class Started(Gaussian):
+        def __init__(self):
+            super().__init__(policy_state_spec=tf.TensorSpec([2], tf.float32, "state"), automatic_state_reset=False)
+
+        def _get_initial_state(self, batch_size):
+            return tf.random.normal([batch_size, 2])
+
+    serving, _ = served(Started(), tmp_path / "p")
+    assert serving.unavailable["sample"] == "the policy's initial state is random"
+
+
+def test_a_nearly_singular_normal_is_sampled_by_its_own_factor(tmp_path):
+    factor = np.array([[1, 0], [1, 1e-4]], np.float32)
+
+    class Thin(Gaussian):
+        def _distribution(self, time_step, policy_state):
+            loc = time_step.observation[:, :2]
+            return policy_step.PolicyStep(tfd.MultivariateNormalTriL(loc, factor), policy_state, ())
+
+    _, functions = served(Thin(clip=False), tmp_path / "p")
+    np.testing.assert_array_equal(functions["distribution"](**inputs())["action/scale_tril"][0], factor)
+    noise = np.ones((ROWS, 2), np.float32)
+    expected = inputs()["arg_0_observation"][:, :2] + factor @ noise[0]
+    np.testing.assert_allclose(functions["sample"](**inputs(noise_normal=noise))["action"], expected, rtol=1e-5)
+
+
+def test_leaves_of_several_dtypes_have_a_joint_log_probability(tmp_path):
+    spec = {"a": tf.TensorSpec([], tf.float64, "a"), "b": tensor_spec.BoundedTensorSpec([], tf.uint8, 0, 2, "b")}
+
+    class Mixed(tf_policy.TFPolicy):
+        def __init__(self):
+            super().__init__(ts.time_step_spec(policies.CARTPOLE), spec)
+
+        def _distribution(self, time_step, policy_state):
+            x = time_step.observation
+            both = {"a": tfd.Normal(tf.cast(x[:, 0], tf.float64), 1.0), "b": tfd.Categorical(x[:, :3], dtype=tf.uint8)}
+            return policy_step.PolicyStep(both, policy_state, ())
+
+    serving, functions = served(Mixed(), tmp_path / "p")
+    assert serving.unavailable == {}
+    noise = {"noise_uniform": np.full((ROWS, 3), 0.5, np.float32), "noise_normal": np.zeros((ROWS, 1), np.float32)}
+    answer = functions["sample"](**inputs(**noise))
+    x = inputs()["arg_0_observation"]
+    chosen = tfd.Categorical(x[:, :3]).log_prob(tf.cast(answer["action/b"], tf.int32))
+    np.testing.assert_allclose(answer["log_prob"], chosen - 0.5 * np.log(2 * np.pi), rtol=1e-5)
+
+
+def test_a_bijector_without_a_flat_form_is_sampled_but_not_described(tmp_path):
+    class Powered(Gaussian):
+        def _distribution(self, time_step, policy_state):
+            base = tfd.Normal(time_step.observation[:, :2], 0.1)
+            return policy_step.PolicyStep(tfp.bijectors.SinhArcsinh()(base), policy_state, ())
+
+    serving, functions = served(Powered(clip=False), tmp_path / "p")
+    assert "SinhArcsinh" in serving.unavailable["distribution"]
+    assert {"sample", "log_prob"} <= set(functions)
+
+
+def test_weights_of_both_models_are_the_same_bytes_while_another_thread_trains(tmp_path):
+    policy = Gaussian()
+    stop = threading.Event()
+
+    def train():
+        while not stop.is_set():
+            policy._scale.assign_add(1e-3)
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        PolicySaver(policy).save(tmp_path / "p")
+    finally:
+        stop.set()
+        trainer.join()
+    full, serving = (tf.saved_model.load(str(tmp_path / "p" / part)).model_variables for part in ("", SERVING_FOLDER))
+    assert [v.numpy() for v in full] == [v.numpy() for v in serving]

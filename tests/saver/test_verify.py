@@ -12,7 +12,7 @@ import tensorflow as tf
 from saver import PolicySaver
 from saver import policy_saver as policy_saver_module
 from saver.__main__ import main
-from saver.artifact import SERVING_FOLDER, digest_of, hash_files, read_policy_manifest, write_policy_manifest
+from saver.artifact import FUNCTIONS, SERVING_FOLDER, digest_of, hash_files, read_policy_manifest, write_policy_manifest
 from saver.verify import VerificationError, same, verify_folder
 from tests.saver import policies
 from tests.saver.policies import SAVERS
@@ -45,7 +45,7 @@ def test_an_export_that_answers_otherwise_is_not_published(tmp_path, monkeypatch
     saver = PolicySaver(policies.NestedPolicy())
     written = policy_saver_module.save_serving
 
-    def wrongly(saved_policy, signatures, folder, expected):
+    def wrongly(saved_policy, signatures, folder):
         right = signatures["action"]
 
         @tf.function(input_signature=right.input_signature)
@@ -53,7 +53,7 @@ def test_an_export_that_answers_otherwise_is_not_published(tmp_path, monkeypatch
             answer = right(*tensors)
             return answer | {"action/move": answer["action/move"] + 1e-4}
 
-        written(saved_policy, signatures | {"action": wrong}, folder, expected)
+        written(saved_policy, signatures | {"action": wrong}, folder)
 
     monkeypatch.setattr(policy_saver_module, "save_serving", wrongly)
     saver.save(tmp_path / "first", verify=False)
@@ -96,7 +96,7 @@ def test_every_kind_of_export_is_found_well(saved, name):
 
 def test_each_function_and_its_lack_are_told(saved):
     assert results(saved.folder("q")) == dict.fromkeys(
-        ["files", "action", "get_initial_state", "distribution", "greedy", "sample", "log_prob", "log_prob of samples"],
+        ["files", "weights", "action", "get_initial_state", *FUNCTIONS, "log_prob of samples"],
         "ok",
     )
     lacking = results(saved.folder("random"))
@@ -119,7 +119,7 @@ def test_two_halves_that_do_not_belong_together_are_found(saved, tmp_path):
     shutil.rmtree(folder / SERVING_FOLDER)
     shutil.copytree(tmp_path / "other" / SERVING_FOLDER, folder / SERVING_FOLDER)
     rewrite_manifest(folder)
-    assert results(folder)["action"] == "failed"
+    assert results(folder)["weights"] == results(folder)["action"] == "failed"
 
 
 def test_a_graph_that_cannot_be_loaded_is_found(saved, tmp_path):
@@ -145,7 +145,7 @@ def test_checkpoints_are_restored_one_by_one(saved, tmp_path):
 def test_other_folders_are_no_exports(tmp_path):
     assert results(tmp_path / "missing") == {"files": "failed"}
     tf.saved_model.save(tf.Module(), str(tmp_path / "module"))
-    assert results(tmp_path / "module") == {"policy.json": "failed"}
+    assert results(tmp_path / "module") == {"policy.json": "skipped"}
 
 
 def test_floats_may_differ_a_little_and_nothing_else():
@@ -166,7 +166,7 @@ def test_the_command_shows_a_table_and_ends_with_0(saved, capsys):
     assert main(["verify", str(saved.folder("q"))]) == 0
     shown = capsys.readouterr().out
     assert "log_prob of samples" in shown
-    assert "all well: 8 looked at" in shown
+    assert "all well: 9 looked at" in shown
 
 
 def test_the_command_ends_with_1_where_something_failed(tmp_path):

@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import greedy_policy
 
-from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, SERVING_FOLDER, PolicyManifest, read_policy_manifest
+from saver.artifact import LOG_PROB, NOISE_NORMAL, NOISE_UNIFORM, SERVING_FOLDER, PolicyManifest, read_policy_manifest
 from saver.distributions import flatten
-from saver.serving import LOG_PROB, without_exploration
+from saver.serving import without_exploration
 from tests.environments import packages_of
 from tests.zoo.compare import ask, assert_agree, assert_equal
 from tests.zoo.exported import Exported, Exports, Flat, arrays

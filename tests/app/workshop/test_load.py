@@ -234,8 +234,8 @@ def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(s
         ("q", {"action": "categorical"}, ""),
         ("recurrent", {"action": "categorical"}, ""),
         ("fixed batch", {"action": "categorical"}, ""),
-        ("nested", None, "NestedPolicy has no distribution"),
-        ("random", None, "RandomTFPolicy has no distribution"),
+        ("nested", None, "NestedPolicy has none"),
+        ("random", None, "RandomTFPolicy has none"),
     ],
 )
 def test_distributions_are_described_or_their_lack_explained(saved: Saved, name, families, why_not):

@@ -46,7 +46,7 @@ SERVING = ServingInfo(
     {"sample": Signature({NOISE_UNIFORM: TensorInfo("float32", (None, 2))}, {"action": TensorInfo("int64", (None,))})},
     {"action": DistributionInfo("mixture", ("mixture/probs",), ("mean",), {"components": {"family": "normal"}})},
     Noise(uniform=2, normal=1),
-    {"greedy": "no mode"},
+    {"greedy": "no mode", "distribution": "none", "log_prob": "none"},
 )
 MANIFEST = PolicyManifest(SPEC, "QPolicy", {"tensorflow": "2.21.0"}, {"saved_model.pb": "00ff"}, SERVING)
 
@@ -79,6 +79,7 @@ def test_export_without_manifest_is_one_of_another_saver(tmp_path):
         ({"specs": {}}, "lacks a usable field: 'inputs'"),
         ({"signatures": {"action": {}}}, "lacks a usable field: 'inputs'"),
         ({"serving": {"signatures": {}}}, "lacks a usable field: 'distributions'"),
+        ({"serving": SERVING.to_json() | {"unavailable": {"greedy": "no mode"}}}, "no word of 'distribution'"),
         ({"files": 7}, "lacks a usable field"),
     ],
 )

@@ -171,7 +171,6 @@ def test_discarding_what_is_not_there_leaves_nothing_behind(tmp_path):
 def test_replaced_export_is_exactly_the_new_one_beside_what_others_have_put_there(tmp_path):
     foreign = {"README.md": "mine", "notes/a": "mine", "checkpoints/7/variables/x": "7", ".git/config": "mine"}
     destination = fill(export(tmp_path / "policy", 1), foreign)
-    (destination / "assets" / "old").mkdir()
     with staged_folder(destination) as staged:
         expected = content(export(staged, 2))
         publish_over(staged, destination)
@@ -188,8 +187,16 @@ def test_replaced_export_does_not_follow_links_out_of_it(tmp_path):
     with staged_folder(destination) as staged:
         publish_over(export(staged, 4), destination)
     assert content(shared) == {"vocabulary": "of all"}
-    assert not (destination / "variables" / "link").is_symlink()
+    assert (destination / "variables" / "link").is_symlink()  # nobody says that it was the export's
     assert true_version(destination) == 4
+
+
+def test_what_is_no_export_loses_nothing(tmp_path):
+    mine = {"assets/logo.png": "mine", "variables/x": "mine", "serving/y": "mine"}
+    destination = fill(tmp_path / "project", mine)
+    with staged_folder(destination) as staged:
+        publish_over(fill(staged, {"saved_model.pb": "1", "policy.json": "{}"}), destination)
+    assert content(destination).items() >= mine.items()
 
 
 def test_publish_over_nothing_is_a_rename(tmp_path):
