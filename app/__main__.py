@@ -132,6 +132,7 @@ async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
             raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: another server was faster")
         _announce(settings, listener, server.service.describe_all())
         await stop.wait()
+        server.service.stop_holding()
         http.should_exit = True
         await serving
     return 0
@@ -146,7 +147,8 @@ def _announce(settings: Settings, listener: socket.socket, policies: list[dict[s
             f"engine {policy['engine']}, from {named.folder}"
         )
     print(
-        f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, deadline {settings.deadline_ms} ms, "
+        f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
+        f"deadline {settings.deadline_ms} ms, "
         f"{settings.rows_limit} rows a request, {settings.waiting_room_requests} requests waiting; "
         f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}",
         flush=True,

@@ -14,7 +14,8 @@
     │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
     │   ├── Overloaded            the waiting room is full
     │   ├── Unsupported           this policy cannot do that
-    │   ├── NotReady              no weights yet, or shutting down
+    │   ├── NotReady              no weights yet, paused, or shutting down
+    │   ├── ClientGone            nobody is there to be answered
     │   └── DeadlinePassed
     └── Fault                     our cause
         ├── EngineFailed          the compiled policy raised
@@ -116,7 +117,11 @@ class Unsupported(Refusal):
 
 
 class NotReady(Refusal):
-    """No weights yet, or shutting down."""
+    """No weights yet, paused, or shutting down."""
+
+
+class ClientGone(Refusal):
+    """Nobody is there to be answered."""
 
 
 class DeadlinePassed(Refusal):

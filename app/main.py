@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -21,6 +23,7 @@ from app.api.admin import admin_router
 from app.api.data import data_router
 from app.api.health import health_router
 from app.api.policies import policies_router
+from app.api.uploads import uploads_router
 from app.batching.batcher import Batcher
 from app.errors import SwapRefused, UnusablePolicy
 from app.metrics import Metrics
@@ -28,9 +31,11 @@ from app.service import Policy, Service
 from app.settings import PolicyFolder, Settings
 from app.swap.manager import Manager
 from app.swap.source import Source
+from app.swap.store import Store
+from app.swap.upload import Uploads
 from app.swap.watch import watch
 from app.validate import InputReader
-from saver.artifact import IncompleteError, check_is_export
+from saver.artifact import CHECKPOINTS_FOLDER, IncompleteError, check_is_export
 from saver.hush import hushed
 
 
@@ -91,14 +96,18 @@ async def _open_policy(
     except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
         raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
     of_policy = metrics.policy(named.name)
-    source = Source(named.folder, workshop.identify)
-    manager = Manager(named.name, workshop, source, control_lane, of_policy)
+    store = stack.enter_context(Store(_state_folder(settings, stack) / named.name).opened())
+    of_uploads = _upload_folders(named, settings)
+    source = Source(named.folder, workshop.identify, of_uploads)
+    manager = Manager(named.name, workshop, source, store, control_lane, of_policy)
     try:
         await manager.start()
     except SwapRefused as refusal:
         raise UnusablePolicy(f"{named.folder}: {refusal}") from refusal
+    stack.push_async_callback(manager.close)
     data_lane = stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
     batcher = Batcher(
+        named.name,
         lambda: manager.active.lease(),
         functools.partial(_with_initial_state, workshop.spec),
         data_lane,
@@ -107,7 +116,9 @@ async def _open_policy(
     )
     stack.push_async_callback(batcher.close)
     if settings.watch:
-        folders = {folder for folder in (named.folder, *(f.parent for f in source.folders)) if folder.is_dir()}
+        # The folder of checkpoints may not be there yet, so that the one above it is watched.
+        above = [folder.parent for folder in source.folders if folder not in of_uploads]
+        folders = {folder for folder in (named.folder, *above, *of_uploads) if folder.is_dir()}
         watching = asyncio.create_task(watch(manager, sorted(folders)))
         stack.push_async_callback(_cancelled, watching)
     return Policy(
@@ -119,7 +130,24 @@ async def _open_policy(
         batcher,
         of_policy,
         "the only engine of this version of the server",
+        Uploads([named.folder / CHECKPOINTS_FOLDER, *of_uploads], settings.upload_limit_bytes, manager.check),
     )
+
+
+def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
+    """Where the server keeps what survives a restart; without one, a folder that goes with the process."""
+    if settings.state_dir:
+        return Path(settings.state_dir).expanduser().absolute()
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy-server.")))
+
+
+def _upload_folders(named: PolicyFolder, settings: Settings) -> list[Path]:
+    """Where uploads go when the policy's own folder cannot be written; made now, so that it can be watched."""
+    if not settings.state_dir:
+        return []
+    folder = Path(settings.state_dir).expanduser().absolute() / named.name / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [folder]
 
 
 def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
@@ -132,7 +160,9 @@ def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI
     guard = data_guard(settings.data_token)
     app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
     app.include_router(policies_router(service, guard))
-    app.include_router(admin_router(service, admin_guard(settings.admin_token)))
+    only_admins = admin_guard(settings.admin_token)
+    app.include_router(admin_router(service, only_admins))
+    app.include_router(uploads_router(service, only_admins))
     app.include_router(health_router(metrics))
     problems.install(app)
     if settings.cors_origins:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -27,6 +29,9 @@ class Metrics:
         self._train_step = Gauge(
             "policy_server_train_step", "Train step of the weights.", ("policy",), registry=self.registry
         )
+        self._paused = Gauge(
+            "policy_server_paused", "1 while the policy is paused, else 0.", ("policy",), registry=self.registry
+        )
         self._counters = {
             name: Counter(f"policy_server_{name}", text, ("policy",), registry=self.registry)
             for name, text in (
@@ -43,6 +48,14 @@ class Metrics:
             buckets=_LATENCY_S,
         )
 
+        self._stage_seconds = Histogram(
+            "policy_server_swap_stage_seconds",
+            "Time of each step of a swap: loaded, verified, active, drained (the version before it), in seconds.",
+            ("policy", "stage"),
+            registry=self.registry,
+            buckets=_LATENCY_S,
+        )
+
     def policy(self, name: str) -> PolicyMetrics:
         """The metrics of one policy, with the label look-ups done once."""
         return PolicyMetrics(
@@ -52,6 +65,8 @@ class Metrics:
             self._counters["refused_versions"].labels(name),
             self._counters["outside_bounds"].labels(name),
             self._batch_rows.labels(name),
+            self._paused.labels(name),
+            lambda stage: self._stage_seconds.labels(name, stage),
         )
 
     def answered(self, policy: str, route: str, status: int, seconds: float) -> None:
@@ -78,6 +93,8 @@ class PolicyMetrics:
         refused: Counter,
         outside_bounds: Counter,
         batch_rows: Histogram,
+        paused: Gauge,
+        stage_seconds: Callable[[str], Histogram],
     ) -> None:
         self._train_step = train_step
         self._swaps = swaps
@@ -85,6 +102,8 @@ class PolicyMetrics:
         self._refused = refused
         self._outside_bounds = outside_bounds
         self._batch_rows = batch_rows
+        self._paused = paused
+        self._stage_seconds = stage_seconds
 
     def active(self, train_step: int) -> None:
         """These weights serve now."""
@@ -95,6 +114,10 @@ class PolicyMetrics:
         self._swaps.inc()
         self._swap_seconds.observe(seconds)
 
+    def stage(self, name: str, seconds: float) -> None:
+        """A step of a swap took so long."""
+        self._stage_seconds(name).observe(seconds)
+
     def refused(self) -> None:
         """A checkpoint may not serve."""
         self._refused.inc()
@@ -102,6 +125,10 @@ class PolicyMetrics:
     def outside_bounds(self, count: int) -> None:
         """Floats of a request lie outside the spec's bounds."""
         self._outside_bounds.inc(count)
+
+    def paused(self, paused: bool) -> None:
+        """The policy is paused, or no longer."""
+        self._paused.set(paused)
 
     def batch(self, rows: int) -> None:
         """A batch ran."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,12 @@ import numpy as np
 
 from app.batching.batcher import Batcher
 from app.batching.noise import fresh_noise, seeded_noise
-from app.batching.rule import Job, Result
-from app.engine.base import Arrays, Engine
+from app.batching.rule import INITIAL_STATE, Job, Pause, Result
+from app.engine.base import Arrays
 from app.errors import DeadlinePassed, DoesNotFit, Problem, TooOld, UnknownPolicy, Unsupported
 from app.metrics import PolicyMetrics
-from app.swap.lease import Slot
 from app.swap.manager import Manager
+from app.swap.upload import Uploads
 from app.validate import InputReader, Options, read_options
 from app.wire.tensors import show
 from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, nest_to_json, pack
@@ -35,10 +34,7 @@ class Policy:
     batcher: Batcher
     metrics: PolicyMetrics
     engine_reason: str
-
-    def lease(self) -> AbstractContextManager[Slot[Engine]]:
-        """The active version, for the length of one batch."""
-        return self.manager.active.lease()
+    uploads: Uploads
 
 
 class Service:
@@ -119,9 +115,29 @@ class Service:
         size = body.get("batch_size")
         if size is not None and (type(size) is not int or not 1 <= size <= self._rows_limit):
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
-        with policy.lease() as slot:
-            outputs = await policy.batcher.in_lane(lambda: slot.engine.initial_state(size or 1))
-        return {"policy_state": _packed(policy.spec.initial_state, outputs, size is not None)}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._deadline_s
+        job = Job(INITIAL_STATE, {}, size or 1, False, None, deadline, loop.create_future())
+        result = await _answered(policy, job, self._deadline_s)
+        return {"policy_state": _packed(policy.spec.initial_state, result.outputs, size is not None)}
+
+    async def pause(self, policy: Policy, mode: Pause) -> Pause | None:
+        """Pauses; returns what is in force when no batch runs any more.
+
+        Raises:
+          DeadlinePassed: one still runs; the pause is in force all the same.
+        """
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await policy.batcher.pause(mode)
+        except TimeoutError:
+            waited = f"{self._deadline_s * 1000:.0f} ms"
+            raise DeadlinePassed(f"policy {policy.name} still runs a batch after {waited}") from None
+
+    def stop_holding(self) -> None:
+        """The server stops: whatever a pause holds is refused now."""
+        for policy in self.policies:
+            policy.batcher.stop_holding()
 
     async def _compute(
         self, policy: Policy, function: str, body: dict[str, Any], options: Options
@@ -132,7 +148,9 @@ class Service:
         loop = asyncio.get_running_loop()
         timeout = self._deadline_s if options.timeout_ms is None else options.timeout_ms / 1000
         deadline = loop.time() + timeout
-        await _catch_up(policy, options.min_train_step, deadline)
+        if options.min_train_step is not None:
+            policy.batcher.check_open()
+            await _catch_up(policy, options.min_train_step, deadline)
         arrays = inputs.arrays
         if function == "sample":
             arrays = arrays | self._noise(policy, inputs.rows, options.seed)
@@ -146,12 +164,7 @@ class Service:
             loop.create_future(),
             alone=options.seed is not None,
         )
-        policy.batcher.submit(job)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await job.done, inputs.batched
-        except TimeoutError:
-            raise DeadlinePassed(f"no answer within {timeout * 1000:.0f} ms") from None
+        return await _answered(policy, job, timeout), inputs.batched
 
     def _noise(self, policy: Policy, rows: int, seed: int | None) -> Arrays:
         if seed is None:
@@ -175,6 +188,7 @@ class Service:
             "distributions": _families(policy),
             "unavailable": policy.serving.unavailable,
             "pinned": policy.manager.pinned,
+            "paused": policy.batcher.paused,
             "stale": policy.manager.stale(),
             "versions": [v.public() for v in policy.manager.versions()],
         }
@@ -203,9 +217,17 @@ def _require(policy: Policy, function: str, otherwise: str) -> None:
         raise Unsupported(f"{otherwise}: {policy.serving.unavailable.get(function, 'not exported')}")
 
 
-async def _catch_up(policy: Policy, train_step: int | None, deadline: float) -> None:
-    if train_step is None:
-        return
+async def _answered(policy: Policy, job: Job, timeout_s: float) -> Result:
+    policy.batcher.submit(job)
+    try:
+        async with asyncio.timeout_at(job.deadline):
+            return await job.done
+    except TimeoutError:
+        why = f": policy {policy.name} is paused" if policy.batcher.paused else ""
+        raise DeadlinePassed(f"no answer within {timeout_s * 1000:.0f} ms{why}") from None
+
+
+async def _catch_up(policy: Policy, train_step: int, deadline: float) -> None:
     try:
         async with asyncio.timeout_at(deadline):
             await policy.manager.wait_for(train_step)

@@ -54,11 +54,16 @@ class Settings:
     workers: int = knob(1, "processes that answer; 1 is all that there can be so far", least=1, most=1)
     engine: str = knob("auto", "what runs the policies; auto chooses", choices=("auto", "tensorflow"))
     watch: bool = knob(True, "swap in new checkpoints as they appear")
+    state_dir: str = knob(
+        "", "folder for what survives a restart: pins, and the last versions' weights; none keeps nothing"
+    )
     strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
     deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)
     # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB are some 600 rows.
-    body_limit_bytes: int = knob(64 * 2**20, "largest request body", least=1)
+    body_limit_bytes: int = knob(64 * 2**20, "largest request body, uploads apart", least=1)
+    # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.
+    upload_limit_bytes: int = knob(2**30, "largest checkpoint that may be uploaded", least=1)
     rows_limit: int = knob(65_536, "most rows in one request", least=1)
     # At 1,000 answers a second the last one in waits a second, far inside the deadline.
     waiting_room_requests: int = knob(1024, "requests that may wait for one policy", least=1)

@@ -1,4 +1,4 @@
-"""The command line: `python -m saver verify FOLDER`."""
+"""The command line: `python -m saver verify FOLDER` and `python -m saver push FOLDER URL`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from saver.hush import hushed
 
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 _WIDTH = 120
+_PUSH = "The admin token is read from POLICY_SERVER_ADMIN_TOKEN."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +28,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="does an export answer as it should")
     verify.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
-    return _verify(parser.parse_args(arguments).folder)
+    push = commands.add_parser("push", help="send a checkpoint to a running server", description=_PUSH)
+    push.add_argument("folder", metavar="FOLDER", type=Path, help="what save_checkpoint wrote; it holds variables/")
+    push.add_argument("url", metavar="URL", help="the server's address, or that of a policy: …/v1/policies/NAME")
+    push.add_argument("--name", help="the checkpoint's name there (default: the folder's)")
+    push.add_argument("--policy", help="which policy it is for (default: the server's default one)")
+    push.add_argument("--activate", action="store_true", help="serve it at once, and stay there")
+    parsed = parser.parse_args(arguments)
+    return _push(parsed) if parsed.command == "push" else _verify(parsed.folder)
+
+
+def _push(parsed: argparse.Namespace) -> int:
+    from saver.push import PushError, push
+
+    try:
+        print(push(**{key: value for key, value in vars(parsed).items() if key != "command"}, env=os.environ))
+    except PushError as error:
+        print(f"saver: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _verify(folder: Path) -> int:

@@ -1,9 +1,9 @@
-"""The admin routes: reload and versions. Every call is in the audit log."""
+"""The admin routes: reload, rollback, pause, resume and versions. Every call is in the audit log."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationErr
 
 from app.api.access import Guard
 from app.api.bodies import read_body
+from app.batching.rule import Pause
 from app.errors import DoesNotFit, Problem
 from app.service import Service
+from app.swap.manager import Swapped
 from app.wire import json_body
 
 M = TypeVar("M", bound=BaseModel)
@@ -40,6 +42,20 @@ class Reloaded(BaseModel):
     took_ms: float
 
 
+class PauseHow(BaseModel):
+    """What to do with requests meanwhile: hold them until their deadline, or refuse new ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["wait", "reject"] = "wait"
+
+
+class Paused(BaseModel):
+    """The pause that is in force; null for none."""
+
+    paused: Literal["wait", "reject"] | None
+
+
 class VersionRow(BaseModel):
     """One version; `seen_at` is Unix time in seconds."""
 
@@ -60,7 +76,7 @@ class Versions(BaseModel):
 
 def admin_router(service: Service, guard: Guard) -> APIRouter:
     """The routes under /admin; all need the admin token."""
-    router = APIRouter(prefix="/admin/policies", tags=["admin"], dependencies=[Depends(_audited), Depends(guard)])
+    router = APIRouter(prefix="/admin/policies", tags=["admin"], dependencies=[Depends(audited), Depends(guard)])
 
     @router.post(
         "/{policy}/reload",
@@ -73,19 +89,43 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
         wanted = await _read(request, Reload)
         if wanted.export and wanted.checkpoint is not None:
             raise DoesNotFit([Problem("export", "true beside a checkpoint", "one of the two")])
-        swapped = await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint))
-        return {
-            "version": swapped.version.name,
-            "train_step": swapped.version.train_step,
-            "previous": swapped.previous.name,
-            "took_ms": round(swapped.took_ms, 3),
-        }
+        return told(await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint)))
+
+    @router.post("/{policy}/rollback", response_model=Reloaded, summary="Back to the version that served before")
+    async def rollback(policy: str) -> dict[str, Any]:
+        return told(await service.policy(policy).manager.rollback())
+
+    @router.post(
+        "/{policy}/pause",
+        response_model=Paused,
+        summary="Stop answering; swaps go on",
+        openapi_extra=_body_of(PauseHow),
+    )
+    async def pause(policy: str, request: Request) -> dict[str, Any]:
+        how = await _read(request, PauseHow)
+        return {"paused": await service.pause(service.policy(policy), Pause(how.mode))}
+
+    @router.post("/{policy}/resume", response_model=Paused, summary="Answer again")
+    async def resume(policy: str) -> dict[str, Any]:
+        batcher = service.policy(policy).batcher
+        batcher.resume()
+        return {"paused": batcher.paused}
 
     @router.get("/{policy}/versions", response_model=Versions, summary="Every version seen")
     async def versions(policy: str) -> dict[str, Any]:
         return {"versions": [v.public() for v in service.policy(policy).manager.versions()]}
 
     return router
+
+
+def told(swapped: Swapped) -> dict[str, Any]:
+    """The fields of `Reloaded`."""
+    return {
+        "version": swapped.version.name,
+        "train_step": swapped.version.train_step,
+        "previous": swapped.previous.name,
+        "took_ms": round(swapped.took_ms, 3),
+    }
 
 
 async def _read(request: Request, model: type[M]) -> M:
@@ -100,6 +140,7 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
-async def _audited(request: Request) -> None:
+async def audited(request: Request) -> None:
+    """A line in the audit log for each call, let in or not."""
     client = request.client.host if request.client else "unknown"
     audit.info("%s %s from %s", request.method, request.url.path, client)

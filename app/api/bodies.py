@@ -1,6 +1,8 @@
-"""A request → the bytes of its body, no more than the limit."""
+"""A request → the bytes of its body, no more than the limit: whole, or piece by piece as they come."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -9,7 +11,12 @@ from app.errors import BodyTooLarge, NotJson
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Reads at most `limit` bytes.
+    """The bytes of `body_parts`, all at once."""
+    return b"".join([part async for part in body_parts(request, limit)])
+
+
+async def body_parts(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """Gives at most `limit` bytes, in pieces; what is not asked for is not read.
 
     Raises:
       BodyTooLarge: there are more; they are not read.
@@ -18,14 +25,12 @@ async def read_body(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise BodyTooLarge(f"the body has {length} bytes, at most {limit} are read")
-    chunks = []
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
+        async for part in request.stream():
+            size += len(part)
             if size > limit:
                 raise BodyTooLarge(f"the body has more than {limit} bytes")
-            chunks.append(chunk)
+            yield part
     except ClientDisconnect:
         raise NotJson("the connection ended before the body did") from None
-    return b"".join(chunks)

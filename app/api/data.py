@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard
 from app.api.bodies import read_body
+from app.api.presence import given_up_with_its_client
 from app.api.problems import problem_response, status_of
 from app.errors import UnknownMediaType
 from app.metrics import Metrics
@@ -31,7 +32,7 @@ def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: in
     }
 
     def endpoint(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             began = time.perf_counter()
             known = ""
             try:
@@ -39,7 +40,9 @@ def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: in
                 known = policy.name
                 _check_media_type(request)
                 body = json_body.decode(await read_body(request, body_limit))
-                response = Response(json_body.encode(await handler(policy, body)), media_type="application/json")
+                with given_up_with_its_client(request):
+                    answer = await handler(policy, body)
+                response = Response(json_body.encode(answer), media_type="application/json")
             except Exception as error:
                 response = problem_response(error)
                 metrics.answered(known, route, status_of(error), time.perf_counter() - began)
@@ -47,7 +50,7 @@ def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: in
                 metrics.answered(known, route, 200, time.perf_counter() - began)
             return response
 
-        return answer
+        return respond
 
     for route, handler in handlers.items():
         for path in (f"/v1/policies/{{policy}}/{route}", f"/{route}"):

@@ -29,6 +29,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.UnknownMediaType: (415, "Unknown media type"),
     errors.DoesNotFit: (422, "Does not fit the spec"),
     errors.Overloaded: (429, "Overloaded"),
+    errors.ClientGone: (499, "Client gone"),  # for the metrics, by nginx's custom: no caller can see it
     errors.Unsupported: (501, "Unsupported"),
     errors.NotReady: (503, "Not ready"),
     errors.DeadlinePassed: (504, "Deadline passed"),

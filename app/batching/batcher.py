@@ -1,6 +1,7 @@
 """Zero-wait batches for one policy: an idle engine takes what is there; what arrives meanwhile goes next.
 
-The event loop owns the queue; the engine runs in the policy's data lane, one thread.
+The event loop owns the queue; the engine runs in the policy's data lane, one thread. A pause is a gate between the
+two: it closes between batches.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from app.batching.rule import Job, Result, next_batch
+from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.engine.base import Arrays, Engine, InputRefused
 from app.engine.chunks import join, split
 from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, Problem, TooOld
@@ -32,7 +33,7 @@ AddState = Callable[[Arrays, Arrays], Arrays]
 
 
 class Batcher:
-    """Runs jobs in batches, each batch on one version.
+    """Runs the jobs of the policy `name` in batches, each batch on one version.
 
     `lease()` gives the active slot for the length of a batch; `add_state(inputs, initial)` puts initial states
     into inputs under the names that the functions take them by.
@@ -40,12 +41,14 @@ class Batcher:
 
     def __init__(
         self,
+        name: str,
         lease: Callable[[], AbstractContextManager[Slot[Engine]]],
         add_state: AddState,
         lane: Executor,
         metrics: PolicyMetrics,
         waiting_room: int,
     ) -> None:
+        self._name = name
         self._lease = lease
         self._add_state = add_state
         self._lane = lane
@@ -53,38 +56,93 @@ class Batcher:
         self._waiting_room = waiting_room
         self._waiting: deque[Job] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._paused: Pause | None = None
+        self._stopping = False
         self._closed = False
+
+    @property
+    def paused(self) -> Pause | None:
+        """What is done with requests meanwhile; None while they are answered."""
+        return self._paused
 
     def submit(self, job: Job) -> None:
         """Puts a job into the waiting room; its future gets the answer.
 
         Raises:
           Overloaded: the room is full.
-          NotReady: the server is stopping.
+          NotReady: see `check_open`.
         """
-        if self._closed:
-            raise NotReady("the server is stopping")
+        self.check_open()
         if len(self._waiting) >= self._waiting_room:
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.done.done())
         if len(self._waiting) >= self._waiting_room:
             raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
         self._waiting.append(job)
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
+        self._start()
 
-    async def in_lane(self, call: Callable[[], Arrays]) -> Arrays:
-        """A call of the engine that is no batch, in the lane where the engine's calls belong."""
-        return await asyncio.get_running_loop().run_in_executor(self._lane, call)
+    def check_open(self) -> None:
+        """Whether jobs are taken at all.
+
+        Raises:
+          NotReady: the policy is paused and refuses them, or the server is stopping.
+        """
+        if self._closed or (self._paused and self._stopping):
+            raise NotReady("the server is stopping")
+        if self._paused is Pause.REJECT:
+            raise NotReady(f"policy {self._name} is paused")
+
+    async def pause(self, mode: Pause) -> Pause | None:
+        """Closes the gate and returns when no batch runs any more.
+
+        WAIT keeps in the waiting room what is there and what comes. REJECT refuses what comes and what an earlier
+        WAIT held; it finishes what was accepted while the policy was not paused. Left early, the gate stays closed.
+
+        Returns:
+          The pause that is in force then: another one, or none, where somebody else was faster.
+
+        Raises:
+          NotReady: the server is stopping.
+        """
+        if self._stopping:
+            raise NotReady("the server is stopping")
+        before, self._paused = self._paused, mode
+        self._metrics.paused(True)
+        if before is Pause.WAIT and mode is Pause.REJECT:
+            self._refuse_waiting(f"policy {self._name} is paused")
+        if self._running is not None:
+            await asyncio.wait({self._running})
+        return self._paused
+
+    def resume(self) -> None:
+        """Opens the gate; what waits goes on at once, on the weights that serve now."""
+        self._paused = None
+        self._metrics.paused(False)
+        self._start()
+
+    def stop_holding(self) -> None:
+        """The server stops: what a pause holds is refused now, and from now on nothing is held."""
+        self._stopping = True
+        if self._paused is Pause.WAIT:
+            self._refuse_waiting("the server is stopping")
 
     async def close(self) -> None:
-        """Finishes what was accepted, then takes nothing more."""
+        """Finishes what was accepted and is not held by a pause, then takes nothing more."""
+        self.stop_holding()
         self._closed = True
         if self._running is not None:
             await self._running
 
+    def _start(self) -> None:
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+
+    def _refuse_waiting(self, reason: str) -> None:
+        while self._waiting:
+            _fail(self._waiting.popleft(), NotReady(reason))
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
+        while self._waiting and self._paused is not Pause.WAIT:
             batch, expired = next_batch(self._waiting, MOST_ROWS, loop.time())
             for job in expired:
                 _fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
@@ -136,9 +194,11 @@ def _compute(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[A
 def _call(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[Arrays]:
     inputs = [_with_state(engine, job, add_state) for job in jobs]
     together = inputs[0] if len(inputs) == 1 else _concatenate(inputs)
-    outputs = (
-        _run_alone(engine, jobs[0].function, together) if jobs[0].alone else engine.run(jobs[0].function, together)
-    )
+    function = jobs[0].function
+    if function == INITIAL_STATE:
+        outputs = engine.initial_state(sum(job.rows for job in jobs))
+    else:
+        outputs = _run_alone(engine, function, together) if jobs[0].alone else engine.run(function, together)
     if len(jobs) == 1:
         return [outputs]
     ends = np.cumsum([job.rows for job in jobs])

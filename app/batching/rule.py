@@ -5,8 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from app.engine.base import Arrays
+
+# The function that takes no inputs: so many rows of the initial policy state.
+INITIAL_STATE = "get_initial_state"
+
+
+class Pause(StrEnum):
+    """What a paused policy does with requests: WAIT holds them until their deadline, REJECT refuses new ones."""
+
+    WAIT = "wait"
+    REJECT = "reject"
 
 
 @dataclass(frozen=True, eq=False)

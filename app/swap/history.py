@@ -26,9 +26,10 @@ class History:
         """The version with this identity; a new one, found just now, where it was never seen."""
         return self._versions.setdefault((name, digest), Version(name, digest, train_step))
 
-    def refuse(self, version: Version, reason: str) -> None:
-        """Notes that the version may not serve."""
+    def refuse(self, version: Version, reason: str, stamp: object = None) -> None:
+        """Notes that the version may not serve, as its files were when they had this stamp."""
         version.move(State.REFUSED, reason)
+        version.refused_stamp = stamp
         self._metrics.refused()
         log.warning("%s: refused %s: %s", self._policy, version.name, reason)
 
@@ -53,9 +54,9 @@ class History:
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]
 
-    def refused_digests(self) -> set[str]:
-        """The digests of versions that may not serve."""
-        return {version.digest for version in self._versions.values() if version.state is State.REFUSED}
+    def refused(self) -> set[tuple[str, object]]:
+        """Digest and stamp of what may not serve."""
+        return {(v.digest, v.refused_stamp) for v in self._versions.values() if v.state is State.REFUSED}
 
     def all(self) -> list[Version]:
         """Every version, the latest seen first."""

@@ -12,12 +12,13 @@ from saver.artifact import natural_order
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete checkpoint in the folder."""
+    """A complete checkpoint in the folder. `stamp` changes with its files."""
 
     name: str
     folder: Path
     digest: str
     train_step: int
+    stamp: object = None
 
 
 def order(train_step: int, name: str) -> tuple[Any, ...]:
@@ -31,17 +32,21 @@ def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def worth_trying(
-    candidates: Iterable[Candidate], active_name: str, active_digest: str, active_step: int, refused: set[str]
+    candidates: Iterable[Candidate],
+    active_name: str,
+    active_digest: str,
+    active_step: int,
+    refused: set[tuple[str, object]],
 ) -> list[Candidate]:
     """What watching should swap to, best first; empty where the active version is the best there is.
 
-    A newer checkpoint, or other bytes under the active one's name. What was refused (by digest) is not tried
-    again until someone asks. The export's own weights are older than any checkpoint.
+    A newer checkpoint, or other bytes under the active one's name. What was refused (digest and stamp) is not tried
+    again until its files change or someone asks. The export's own weights are older than any checkpoint.
     """
     return [
         c
         for c in newest_first(candidates)
-        if c.digest not in refused
+        if (c.digest, c.stamp) not in refused
         and c.digest != active_digest
         and (
             active_name == "export"

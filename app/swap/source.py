@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -58,11 +58,12 @@ def checkpoint_folders(policy: Path) -> list[Path]:
 class Source:
     """Looks again and again at one policy's checkpoints; reads only what has changed since the last look.
 
-    `identify(folder, rest_s)` tells a checkpoint's identity, or raises Incomplete or SwapRefused.
+    `identify(folder, rest_s)` tells a checkpoint's identity, or raises Incomplete or SwapRefused. `more` are folders
+    outside the policy's own that are looked into as well; of one name in several folders, theirs wins.
     """
 
-    def __init__(self, policy: Path, identify: Callable[[Path, float], Identity]) -> None:
-        self.folders = checkpoint_folders(policy)
+    def __init__(self, policy: Path, identify: Callable[[Path, float], Identity], more: Sequence[Path] = ()) -> None:
+        self.folders = [*more, *checkpoint_folders(policy)]
         self._identify = identify
         self._known: dict[Path, tuple[_Stamp, Identity | str]] = {}
 
@@ -109,7 +110,7 @@ class Source:
         if isinstance(identity, str):
             sight.unreadable[folder.name] = identity
         else:
-            sight.complete.append(Candidate(folder.name, folder, identity.digest, identity.train_step))
+            sight.complete.append(Candidate(folder.name, folder, identity.digest, identity.train_step, stamp))
         return True
 
 

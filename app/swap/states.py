@@ -47,6 +47,7 @@ _LEGAL = {
 class Version:
     """One set of weights. `name` is its checkpoint's folder name; with `digest` it is its identity.
 
+    `refused_stamp` is the state of the files that was refused: files that have changed since are worth another try.
     `seen_at` is Unix time in seconds; `times` has the Unix time at which each state began.
     """
 
@@ -57,6 +58,7 @@ class Version:
     reason: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     state: State = State.FOUND
+    refused_stamp: object = None
     seen_at: float = field(default_factory=time.time)
     times: dict[str, float] = field(default_factory=dict)
 
@@ -65,12 +67,18 @@ class Version:
         """What makes it this version: other bytes under the same name are another one."""
         return self.name, self.digest
 
-    def move(self, state: State, reason: str = "") -> None:
-        """The one place that changes a state; an illegal step is a bug."""
+    def move(self, state: State, reason: str = "", at: float | None = None) -> None:
+        """The one place that changes a state; an illegal step is a bug. `at`: Unix time, now if it is not given."""
         if state not in _LEGAL[self.state]:
             raise AssertionError(f"version {self.name}: {self.state.value} → {state.value} is not a legal step")
         self.state, self.reason = state, reason
-        self.times[state.value] = time.time()
+        self.times[state.value] = time.time() if at is None else at
+
+    def stages(self) -> dict[str, float]:
+        """Seconds that each step to serving took: loaded (from found), verified, active."""
+        steps = ("found", "loaded", "verified", "active")
+        times = [self.times.get(step, self.seen_at) for step in steps]
+        return {step: after - before for step, before, after in zip(steps[1:], times, times[1:], strict=False)}
 
     def public(self) -> dict[str, Any]:
         """What `versions` tells."""

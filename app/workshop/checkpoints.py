@@ -65,9 +65,18 @@ def identify(folder: Path, rest_s: float) -> Identity:
         digest = digest_of(hash_files(folder, files))
     except OSError as error:
         raise Incomplete(f"a file vanished: {error.filename}", settled=False) from None
+    return Identity(digest, train_step_in(folder))
+
+
+def train_step_in(folder: Path) -> int:
+    """The train step among a checkpoint's values; -1 where it has none.
+
+    Raises:
+      SwapRefused: it cannot be read.
+    """
     reader = _reader(folder)
     keys = [k for k in reader.get_variable_to_shape_map() if _normal(k) == TRAIN_STEP_KEY]
-    return Identity(digest, int(_read(reader, keys[0])) if keys else -1)
+    return int(_read(reader, keys[0])) if keys else -1
 
 
 def check(folder: Path, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> CheckpointManifest | None:

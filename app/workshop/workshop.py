@@ -5,6 +5,7 @@ Every method blocks. All calls for one policy come from one thread, the control 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,15 @@ from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
 from app.workshop import checkpoints, probe
 from app.workshop.load import Copy, Export, load_copy, metadata_of, open_export, stamp, train_step_of
-from saver.artifact import GRAPH_FILE, PolicySpec, ServingInfo
+from saver.artifact import GRAPH_FILE, CheckpointManifest, PolicySpec, ServingInfo
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a standby holds once it is ready: which train step, and the metadata by name."""
+    """What a standby holds once it is ready: which train step, the metadata by name; since when (Unix time)."""
 
     train_step: int
+    loaded_at: float
     metadata: Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -78,14 +80,26 @@ class Workshop:
         """See `checkpoints.identify`."""
         return checkpoints.identify(folder, rest_s)
 
+    def check(self, folder: Path) -> int:
+        """Judges a checkpoint as far as can be done without restoring it; returns its train step, -1 if unknown.
+
+        Raises:
+          SwapRefused: it may not serve; the message says why.
+        """
+        promised = checkpoints.check(folder, self._variables)
+        train_step = checkpoints.train_step_in(folder)
+        _check_promise(promised, train_step)
+        return train_step
+
     def weights(self, engine: TensorFlowEngine) -> Weights:
         """What the engine's copy holds, after a call on probe inputs that must go well.
 
         Raises:
           SwapRefused: the policy answers with something that its action spec excludes.
         """
+        loaded_at = time.time()
         probe.check(engine, self.spec)
-        return Weights(train_step_of(engine.model), metadata_of(engine.model))
+        return Weights(train_step_of(engine.model), loaded_at, metadata_of(engine.model))
 
     def restore(self, engine: TensorFlowEngine, folder: Path) -> Weights:
         """Puts a checkpoint's values into a standby copy, and verifies them.
@@ -105,8 +119,10 @@ class Workshop:
         if checkpoints.stamps(folder) != stamps:
             raise SwapRefused("it was replaced while it was read")
         weights = self.weights(engine)
-        if promised is not None and promised.train_step != weights.train_step:
-            raise SwapRefused(
-                f"checkpoint.json says train step {promised.train_step}, the weights say {weights.train_step}"
-            )
+        _check_promise(promised, weights.train_step)
         return weights
+
+
+def _check_promise(promised: CheckpointManifest | None, train_step: int) -> None:
+    if promised is not None and promised.train_step != train_step:
+        raise SwapRefused(f"checkpoint.json says train step {promised.train_step}, the weights say {train_step}")

@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise IncompleteError(f"{path.name} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IncompleteError(f"{path.name} is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise IncompleteError(f"{path.name} holds {type(data).__name__}, expected an object")
@@ -108,15 +108,18 @@ def read_manifest(path: Path, version: int) -> dict[str, Any] | None:
     return data
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any], sync: bool = False) -> None:
     """Writes a manifest beside `path` and renames it into place: a reader finds the old one or the new one.
 
-    The disk is not asked to keep it; `publish` does that for a whole folder.
+    Only with `sync` is the disk asked to keep it; `publish` does that for a whole folder.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     with staged.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=1, allow_nan=False)
         file.write("\n")
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     staged.replace(path)
 
 

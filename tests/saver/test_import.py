@@ -13,6 +13,7 @@ HEAVY = "{name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'tf_a
     [
         "import saver",
         "import saver.artifact",
+        "import saver.push, saver.__main__",
         "from saver import artifact",
         "import app.swap.manager, app.api.problems",
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from app.batching import batcher as batcher_module
 from app.batching.batcher import Batcher
-from app.batching.rule import Job, Result
+from app.batching.rule import INITIAL_STATE, Job, Pause, Result
 from app.engine.fake import FakeEngine
 from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, TooOld
 from app.metrics import Metrics
@@ -47,7 +47,7 @@ class House:
         self.slot = Slot(self.engine, Version("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
-        self.batcher = Batcher(self._lease, _add_state, lane, self.metrics.policy("p"), waiting_room)
+        self.batcher = Batcher("p", self._lease, _add_state, lane, self.metrics.policy("p"), waiting_room)
 
     def _lease(self):
         self.leased.append(self.slot.version.name)
@@ -88,6 +88,12 @@ async def open_house(waiting_room: int = 100) -> AsyncIterator[House]:
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 30))
+
+
+async def settled() -> None:
+    """Lets the event loop do all that can be done without the engine."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def answers(result: Result) -> list[float]:
@@ -381,18 +387,234 @@ def test_state_begins_from_the_version_that_runs_the_batch():
     run(test)
 
 
-def test_other_calls_take_their_turn_in_the_engines_lane():
+def test_initial_states_are_a_batch_of_their_own():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.state = 3.0
+            house.engine.go_on.clear()
+            first = house.submit(0)
+            await house.held()
+            states = [house.submit(*range(rows), function=INITIAL_STATE) for rows in (1, 2)]
+            last = house.submit(4)
+            house.engine.go_on.set()
+            assert [(await state).outputs["0"].tolist() for state in states] == [[3], [3, 3]]
+            assert [answers(await job) for job in (first, last)] == [[0], [4]]
+            assert house.engine.calls == [1, 1]
+
+    run(test)
+
+
+def test_pause_waits_for_the_batch_that_runs_and_holds_what_waits_and_comes():
     async def test() -> None:
         async with open_house() as house:
             house.engine.go_on.clear()
-            job = house.submit(0)
+            running = house.submit(1)
             await house.held()
-            state = asyncio.create_task(house.batcher.in_lane(lambda: house.engine.initial_state(2)))
-            await asyncio.sleep(0)
-            assert not state.done()
+            waiting = house.submit(2)
+            pause = asyncio.create_task(house.batcher.pause(Pause.WAIT))
+            await settled()
+            assert not pause.done()
+            coming = house.submit(3, function=INITIAL_STATE)
             house.engine.go_on.set()
-            await job
-            assert (await state)["0"].tolist() == [0, 0]
+            assert await pause is Pause.WAIT
+            assert running.done()
+            coming_later = house.submit(4)
+            await settled()
+            assert not any(job.done() for job in (waiting, coming, coming_later))
+            house.swap(10)
+            house.batcher.resume()
+            assert [answers(await job) for job in (waiting, coming_later)] == [[12], [14]]
+            assert (await coming).version == "v10"
+            assert house.leased == ["v0", "v10", "v10"]
+
+    run(test)
+
+
+def test_pause_of_an_idle_policy_answers_at_once_and_resume_of_one_not_paused_changes_nothing():
+    async def test() -> None:
+        async with open_house() as house:
+            house.batcher.resume()
+            assert house.batcher.paused is None
+            assert await house.batcher.pause(Pause.WAIT) is house.batcher.paused is Pause.WAIT
+            assert 'policy_server_paused{policy="p"} 1.0' in house.metrics.text().decode()
+            house.batcher.resume()
+            assert 'policy_server_paused{policy="p"} 0.0' in house.metrics.text().decode()
+            assert answers(await house.submit(1)) == [1]
+
+    run(test)
+
+
+def test_rejecting_pause_finishes_what_was_accepted_and_refuses_what_comes():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            running = house.submit(1)
+            await house.held()
+            waiting = house.submit(2)
+            pause = asyncio.create_task(house.batcher.pause(Pause.REJECT))
+            await settled()
+            with pytest.raises(NotReady, match="policy p is paused"):
+                house.submit(3)
+            house.engine.go_on.set()
+            assert await pause is Pause.REJECT
+            assert [answers(job.result()) for job in (running, waiting)] == [[1], [2]]
+            house.batcher.resume()
+            assert answers(await house.submit(4)) == [4]
+
+    run(test)
+
+
+def test_pause_changes_its_mode():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.batcher.pause(Pause.WAIT)
+            held = house.submit(1)
+            assert await house.batcher.pause(Pause.REJECT) is Pause.REJECT
+            with pytest.raises(NotReady, match="policy p is paused"):
+                await held
+            assert await house.batcher.pause(Pause.WAIT) is Pause.WAIT
+            held = house.submit(2)
+            assert await house.batcher.pause(Pause.WAIT) is Pause.WAIT
+            house.batcher.resume()
+            assert answers(await held) == [2]
+
+    run(test)
+
+
+def test_rejecting_twice_keeps_what_was_accepted():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            running = house.submit(1)
+            await house.held()
+            waiting = house.submit(2)
+            pauses = [asyncio.create_task(house.batcher.pause(Pause.REJECT)) for _ in range(2)]
+            await settled()
+            house.engine.go_on.set()
+            await asyncio.gather(*pauses)
+            assert [answers(job.result()) for job in (running, waiting)] == [[1], [2]]
+
+    run(test)
+
+
+def test_pause_overtaken_by_resume_tells_so():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            running = house.submit(1)
+            await house.held()
+            pause = asyncio.create_task(house.batcher.pause(Pause.WAIT))
+            await settled()
+            house.batcher.resume()
+            house.engine.go_on.set()
+            assert await pause is None
+            assert answers(await running) == [1]
+
+    run(test)
+
+
+def test_pause_that_is_given_up_stays_in_force_and_harms_no_batch():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            running = house.submit(1)
+            await house.held()
+            pause = asyncio.create_task(house.batcher.pause(Pause.WAIT))
+            await settled()
+            pause.cancel()
+            house.engine.go_on.set()
+            assert answers(await running) == [1]
+            held = house.submit(2)
+            await settled()
+            assert not held.done()
+            house.batcher.resume()
+            assert answers(await held) == [2]
+
+    run(test)
+
+
+def test_waiting_room_stays_bounded_while_paused_and_drops_those_nobody_waits_for():
+    async def test() -> None:
+        async with open_house(waiting_room=2) as house:
+            await house.batcher.pause(Pause.WAIT)
+            gone, stays = house.submit(1), house.submit(2)
+            with pytest.raises(Overloaded):
+                house.submit(3)
+            gone.cancel()
+            comes = house.submit(3)
+            house.batcher.resume()
+            assert [answers(await job) for job in (stays, comes)] == [[2], [3]]
+            assert house.engine.calls == [2]
+
+    run(test)
+
+
+def test_held_job_past_its_deadline_is_never_computed():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.batcher.pause(Pause.WAIT)
+            late, in_time = house.submit(1, timeout=0), house.submit(2)
+            house.batcher.resume()
+            with pytest.raises(DeadlinePassed):
+                await late
+            assert answers(await in_time) == [2]
+            assert house.engine.calls == [1]
+
+    run(test)
+
+
+def test_stopping_refuses_what_is_held_and_holds_nothing_more():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.batcher.pause(Pause.WAIT)
+            held = house.submit(1)
+            house.batcher.stop_holding()
+            for refused in (held, asyncio.create_task(house.batcher.pause(Pause.WAIT))):
+                with pytest.raises(NotReady, match="stopping"):
+                    await refused
+            with pytest.raises(NotReady, match="stopping"):
+                house.submit(2)
+
+    run(test)
+
+
+def test_stopping_finishes_what_a_rejecting_pause_had_accepted():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            jobs = [house.submit(1)]
+            await house.held()
+            jobs.append(house.submit(2))
+            pause = asyncio.create_task(house.batcher.pause(Pause.REJECT))
+            await settled()
+            house.batcher.stop_holding()
+            house.engine.go_on.set()
+            await pause
+            assert [answers(job.result()) for job in jobs] == [[1], [2]]
+
+    run(test)
+
+
+def test_stopping_holds_up_nobody_who_is_not_paused():
+    async def test() -> None:
+        async with open_house() as house:
+            house.batcher.stop_holding()
+            assert answers(await house.submit(1)) == [1]
+
+    run(test)
+
+
+def test_close_while_paused_refuses_what_is_held():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.batcher.pause(Pause.WAIT)
+            held = house.submit(1)
+            await house.batcher.close()
+            with pytest.raises(NotReady, match="stopping"):
+                await held
+            assert not house.engine.calls
+
+    run(test)
 
     run(test)
 

@@ -53,12 +53,12 @@ def test_unreadable_checkpoint_is_refused_once(history):
     assert (bad.name, bad.state, bad.reason) == ("bad", State.REFUSED, "its index is damaged")
 
 
-def test_refused_digests_are_those_that_watching_passes_over(history):
+def test_what_was_refused_is_what_watching_passes_over(history):
     history.observe(sight("a", "b"))
-    history.refuse(history.version("b", "b", 7), "it holds NaN")
-    assert history.refused_digests() == {"b"}
+    history.refuse(history.version("b", "b", 7), "it holds NaN", "its stamp")
+    assert history.refused() == {("b", "its stamp")}
     history.version("b", "b", 7).move(State.FOUND)
-    assert history.refused_digests() == set()
+    assert history.refused() == set()
 
 
 def test_only_the_oldest_of_what_is_done_are_forgotten(history, monkeypatch):

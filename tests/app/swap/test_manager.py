@@ -1,7 +1,9 @@
 import asyncio
 import contextlib
 import shutil
+import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,6 +21,7 @@ from app.swap import manager as manager_module
 from app.swap.manager import Manager
 from app.swap.source import Source
 from app.swap.states import State
+from app.swap.store import Store
 from tests.app.swap.checkpoints import contents, digest, identify, put
 
 HALF_OVERWRITTEN = -999
@@ -27,6 +30,7 @@ HALF_OVERWRITTEN = -999
 @dataclass
 class Weights:
     train_step: int
+    loaded_at: float = field(default_factory=time.time)
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,7 +82,7 @@ class FakeWorkshop:
         if "refuse" in data:
             raise SwapRefused(data["refuse"])
         engine.number = data["train_step"]
-        return Weights(engine.number, {"name": folder.name})
+        return Weights(engine.number, metadata={"name": folder.name})
 
     @property
     def tried(self) -> list[str]:
@@ -88,12 +92,13 @@ class FakeWorkshop:
 class House:
     """A manager over a temporary folder of checkpoints."""
 
-    def __init__(self, policy: Path, workshop: FakeWorkshop, lane: ThreadPoolExecutor) -> None:
+    def __init__(self, policy: Path, workshop: FakeWorkshop, lane: ThreadPoolExecutor, store: Store) -> None:
         self.checkpoints = policy / "checkpoints"
         self.workshop = workshop
         self.metrics = Metrics()
         source = Source(policy, identify)
-        self.manager = Manager("p", workshop, source, lane, self.metrics.policy("p"))
+        self.store = store
+        self.manager = Manager("p", workshop, source, store, lane, self.metrics.policy("p"))
         workshop.serving = self._serving
 
     def _serving(self) -> FakeEngine | None:
@@ -130,17 +135,20 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    policy: Path, *there: tuple[str, int], workshop: FakeWorkshop | None = None
+    policy: Path, *there: tuple[str, int], workshop: FakeWorkshop | None = None, state: Path | None = None
 ) -> AsyncIterator[House]:
+    """`state` is the folder that a restart finds again."""
     for name, train_step in there:
         put(policy / "checkpoints", name, train_step)
-    with ThreadPoolExecutor(1) as lane:
-        house = House(policy, workshop or FakeWorkshop(), lane)
+    folder = state or Path(tempfile.mkdtemp(dir=policy.parent))
+    with ThreadPoolExecutor(1) as lane, Store(folder).opened() as store:
+        house = House(policy, workshop or FakeWorkshop(), lane, store)
         await house.manager.start()
         try:
             yield house
         finally:
             house.workshop.go_on.set()
+            await house.manager.close()
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

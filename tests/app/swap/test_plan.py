@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,5 +74,14 @@ def test_any_two_names_can_be_ordered():
 )
 def test_watching_swaps_to_what_is_newer_or_was_overwritten(there, active, refused, tried):
     [serving] = candidates(active)
-    found = worth_trying(candidates(there), serving.name, serving.digest, serving.train_step, set(refused.split()))
+    passed_over = {(digest, None) for digest in refused.split()}
+    found = worth_trying(candidates(there), serving.name, serving.digest, serving.train_step, passed_over)
     assert names(found) == tried
+
+
+def test_what_was_refused_is_tried_again_when_its_files_have_changed():
+    """A manifest may come before the last of its files: the digest that it tells stays, the files do not."""
+    [found] = candidates("b:6")
+    half = replace(found, stamp="half")
+    assert worth_trying([half], "a", "a", 5, {("b", "half")}) == []
+    assert worth_trying([replace(half, stamp="whole")], "a", "a", 5, {("b", "half")}) != []

@@ -57,6 +57,14 @@ def test_trainer_checkpoints_are_found_and_those_inside_the_policy_win(tmp_path)
     assert seen(CountingSource(tmp_path / "greedy_policy")) == {"policy_checkpoint_0000000001": 1, "both": 3}
 
 
+def test_folders_outside_the_policy_are_looked_into_and_theirs_win(tmp_path):
+    for folder, train_step in ((tmp_path / "p" / "checkpoints", 1), (tmp_path / "uploads", 2)):
+        put(folder, "both", train_step)
+        put(folder, folder.name, train_step)
+    source = Source(tmp_path / "p", identify, [tmp_path / "uploads", tmp_path / "none"])
+    assert seen(source) == {"checkpoints": 1, "uploads": 2, "both": 2}
+
+
 def test_names_that_are_no_checkpoints_are_passed_over(tmp_path):
     checkpoints = tmp_path / "checkpoints"
     for name in (".700.x1y2", "a b", "ü", "export", "good"):

@@ -1,0 +1,192 @@
+"""A checkpoint's folder → a running server, as a tar that is made while it is sent. Without TensorFlow.
+
+The admin token comes from POLICY_SERVER_ADMIN_TOKEN, and that of the data routes, where they need one, from
+POLICY_SERVER_DATA_TOKEN: a command line is for all to see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import httpx
+
+from saver.artifact import CHECKPOINT_FILE, GRAPH_FILE, is_name
+
+ADMIN_TOKEN = "POLICY_SERVER_ADMIN_TOKEN"  # noqa: S105 — the variable's name
+DATA_TOKEN = "POLICY_SERVER_DATA_TOKEN"  # noqa: S105
+_PIECE_BYTES = 1 << 18
+# A server that verifies a large checkpoint on a slow disk, or waits for a batch to end, answers late.
+_TIMEOUT = httpx.Timeout(60, connect=10, read=600)
+
+
+class PushError(Exception):
+    """The checkpoint was not stored; the message is one line for the person who pushed it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server's address, and a policy's name in it; None for the default one."""
+
+    url: str
+    policy: str | None
+
+
+def push(
+    folder: Path,
+    url: str,
+    env: Mapping[str, str],
+    *,
+    name: str | None = None,
+    policy: str | None = None,
+    activate: bool = False,
+) -> str:
+    """Sends the checkpoint in `folder` to the server at `url`; returns a line that tells what has become of it.
+
+    Args:
+      folder: holds `variables/`, and `checkpoint.json` if our saver wrote it.
+      url: the server's, or that of a policy in it (…/v1/policies/NAME).
+      env: where the tokens are.
+      name: the checkpoint's name there; the folder's own where None.
+      policy: the policy's name; that in `url`, or the server's default one, where None.
+      activate: whether it shall serve at once, and stay.
+
+    Raises:
+      PushError: it is no checkpoint, or the server refused it or cannot be reached.
+    """
+    files = _files(folder)
+    name = Path(os.path.abspath(folder)).name if name is None else name
+    if not is_name(name):
+        raise PushError(f"{name!r} cannot name a checkpoint: give it a --name of letters, digits, '.', '_' and '-'")
+    target = _target(url, policy)
+    try:
+        with httpx.Client(timeout=_TIMEOUT) as http, _opened(files) as opened:
+            known = target.policy or _default_policy(http, target.url, env)
+            response = http.put(
+                f"{target.url}/admin/policies/{quote(known, safe='')}/checkpoints/{name}",
+                params={"activate": "true"} if activate else {},
+                headers=_bearer(env, ADMIN_TOKEN)
+                | {"Content-Type": "application/x-tar", "Content-Length": str(_tar_size(opened))},
+                content=_tar(opened),
+            )
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        raise PushError(f"{target.url} cannot be reached: {error or type(error).__name__}") from None
+    except OSError as error:
+        raise PushError(f"{error.filename} cannot be read: {error.strerror}") from None
+    answer = _answer(response, ADMIN_TOKEN)
+    try:
+        return f"{known}: {_told(answer, activate)}"
+    except KeyError as error:
+        raise PushError(f"{target.url} is no policy server: its answer lacks {error}") from None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """What is sent, by the path in the tar; the manifest first, so that a bad one is told soon."""
+    if not folder.is_dir():
+        raise PushError(f"{folder} is no folder")
+    if (folder / GRAPH_FILE).exists():
+        raise PushError(f"{folder} is an export and no checkpoint: save_checkpoint writes those")
+    variables = folder / "variables"
+    paths = sorted(variables.iterdir()) if variables.is_dir() else []
+    files = {f"variables/{path.name}": path for path in paths if path.is_file() and not path.name.startswith(".")}
+    if not files:
+        raise PushError(f"{folder} is no checkpoint: there is nothing in {variables}")
+    manifest = folder / CHECKPOINT_FILE
+    return ({CHECKPOINT_FILE: manifest} if manifest.is_file() else {}) | files
+
+
+def _target(url: str, policy: str | None) -> Target:
+    whole = url if "://" in url else f"http://{url}"
+    match = re.fullmatch(r"(.*?)(?:/v1/policies(?:/([^/]+))?)?/*", whole, re.DOTALL)
+    assert match is not None
+    if policy is not None and match[2] not in (None, policy):
+        raise PushError(f"{url} names policy {match[2]}, --policy {policy}: expected one of the two")
+    return Target(match[1], policy or match[2])
+
+
+@contextlib.contextmanager
+def _opened(files: Mapping[str, Path]) -> Iterator[dict[str, IO[bytes]]]:
+    """All at once: what replaces the folder meanwhile cannot mix two checkpoints."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(path.open("rb")) for name, path in files.items()}
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _tar_size(files: Mapping[str, IO[bytes]]) -> int:
+    blocks = sum(len(_header(name, _size(file))) + _size(file) + _padding(_size(file)) for name, file in files.items())
+    return blocks + 2 * tarfile.BLOCKSIZE
+
+
+def _tar(files: Mapping[str, IO[bytes]]) -> Iterator[bytes]:
+    for name, file in files.items():
+        left = size = _size(file)
+        yield _header(name, size)
+        while left:
+            piece = file.read(min(left, _PIECE_BYTES))
+            if not piece:
+                raise PushError(f"{name} became shorter while it was sent: a checkpoint that is still written?")
+            left -= len(piece)
+            yield piece
+        yield bytes(_padding(size))
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)  # which has a form for any size and name
+
+
+def _padding(size: int) -> int:
+    return -size % tarfile.BLOCKSIZE
+
+
+def _default_policy(http: httpx.Client, url: str, env: Mapping[str, str]) -> str:
+    answer = _answer(http.get(f"{url}/v1/policies", headers=_bearer(env, DATA_TOKEN)), DATA_TOKEN)
+    try:
+        return str(answer["policies"][0]["name"])
+    except (KeyError, IndexError, TypeError):
+        raise PushError(f"{url} is no policy server: it lists no policies") from None
+
+
+def _bearer(env: Mapping[str, str], variable: str) -> dict[str, str]:
+    token = env.get(variable, "").strip()
+    if not token.isascii():
+        raise PushError(f"{variable} has a character that no header can hold")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _answer(response: httpx.Response, variable: str) -> dict[str, Any]:
+    """The JSON object of a good answer."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        status = f"{response.status_code} {response.reason_phrase}"
+        raise PushError(f"{response.url} answers {status}, and not as a policy server does")
+    if response.is_success:
+        return answer
+    told = f"refused ({response.status_code}): {answer.get('detail', response.reason_phrase)}"
+    if response.status_code == 401:
+        told += f"; here {variable} has to be set to the token that the server was started with"
+    if response.status_code == 403:
+        told += f"; it is the server that has to be started with {variable}, and then it is to be set here too"
+    raise PushError(" ".join(told.split()))
+
+
+def _told(answer: Mapping[str, Any], activate: bool) -> str:
+    weights = f"{answer['version']} (train step {answer['train_step']})"
+    if activate:
+        return f"{weights} serves; before it {answer['previous']}; took {answer['took_ms']:.0f} ms"
+    return f"{weights} is stored, digest {answer['digest'][:12]}…"

@@ -1,0 +1,150 @@
+"""Back to earlier versions, and pins: by hand over a fake workshop, also after a restart."""
+
+import shutil
+
+import pytest
+
+from app.errors import SwapRefused
+from tests.app.swap.test_manager import open_house, run
+
+
+def test_rollback_goes_back_one_version_at_a_time_and_stays_there(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1)) as house:
+            for name, step in (("b", 2), ("c", 3)):
+                house.put(name, step)
+                await house.manager.catch_up()
+            swapped = await house.manager.rollback()
+            assert (swapped.version.name, swapped.previous.name) == ("b", "c")
+            assert (house.serves, house.manager.pinned) == (("b", 2), "b")
+            house.put("d", 4)
+            await house.manager.catch_up()
+            assert house.serves == ("b", 2)
+            await house.manager.rollback()
+            assert (house.serves, house.manager.pinned) == (("a", 1), "a")
+            with pytest.raises(SwapRefused, match="no version served before a"):
+                await house.manager.rollback()
+            assert (house.serves, house.manager.pinned) == (("a", 1), "a")
+            await house.manager.reload(None)
+            assert (house.serves, house.manager.pinned) == (("d", 4), None)
+            await house.manager.rollback()
+            assert house.serves == ("a", 1)
+
+    run(test)
+
+
+def test_rollback_needs_no_folder_of_the_trainers(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1)) as house:
+            house.put("b", 2)
+            await house.manager.catch_up()
+            await house.manager.close()
+            shutil.rmtree(house.checkpoints / "a")
+            await house.manager.rollback()
+            assert house.serves == ("a", 1)
+            await house.manager.catch_up()
+            assert (house.serves, house.manager.pinned) == (("a", 1), "a")
+
+    run(test)
+
+
+def test_rollback_to_the_export(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p") as house:
+            house.put("a", 1)
+            await house.manager.catch_up()
+            await house.manager.rollback()
+            assert (house.serves, house.manager.pinned) == (("export", 0), "export")
+            with pytest.raises(SwapRefused, match="no version served before export"):
+                await house.manager.rollback()
+
+    run(test)
+
+
+def test_rollback_that_is_refused_changes_nothing(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1)) as house:
+            house.put("b", 2)
+            await house.manager.catch_up()
+            house.workshop.crash = SwapRefused("its disk is gone")
+            with pytest.raises(SwapRefused, match="its disk is gone"):
+                await house.manager.rollback()
+            assert (house.serves, house.manager.pinned) == (("b", 2), None)
+            house.workshop.crash = None
+            await house.manager.rollback()
+            assert house.serves == ("a", 1)
+
+    run(test)
+
+
+def test_the_last_five_versions_can_be_gone_back_to(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p") as house:
+            for step in range(1, 10):
+                house.put(f"c{step}", step)
+                await house.manager.catch_up()
+            await house.manager.close()
+            shutil.rmtree(house.checkpoints)
+            for step in (8, 7, 6, 5, 4):
+                await house.manager.rollback()
+                assert house.serves == (f"c{step}", step)
+            with pytest.raises(SwapRefused, match="no version served before c4"):
+                await house.manager.rollback()
+
+    run(test)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_rollback_survives_a_restart(tmp_path, gone):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1), state=tmp_path / "state") as house:
+            house.put("b", 2)
+            await house.manager.catch_up()
+            await house.manager.rollback()
+        if gone:
+            shutil.rmtree(house.checkpoints / "a")
+        async with open_house(tmp_path / "p", state=tmp_path / "state") as house:
+            assert (house.serves, house.manager.pinned) == (("a", 1), "a")
+            await house.manager.reload(None)
+            assert (house.serves, house.manager.pinned) == (("b", 2), None)
+            await house.manager.rollback()
+            assert house.serves == ("a", 1)
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["a", "export"])
+def test_a_pin_survives_a_restart(tmp_path, name):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1), ("b", 2), state=tmp_path / "state") as house:
+            await house.manager.reload(name)
+            served = house.serves
+        async with open_house(tmp_path / "p", state=tmp_path / "state") as house:
+            assert (house.serves, house.manager.pinned) == (served, name)
+
+    run(test)
+
+
+def test_a_pin_whose_checkpoint_is_gone_at_the_start_is_dropped(tmp_path, caplog):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1), ("b", 2), state=tmp_path / "state") as house:
+            await house.manager.reload("a")
+        shutil.rmtree(house.checkpoints / "a")
+        async with open_house(tmp_path / "p", state=tmp_path / "state") as house:
+            assert (house.serves, house.manager.pinned) == (("b", 2), None)
+
+    run(test)
+    assert "pin on" in caplog.text
+
+
+def test_another_export_forgets_what_the_first_one_served(tmp_path):
+    from tests.app.swap.test_manager import FakeWorkshop
+
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1), ("b", 2), state=tmp_path / "state") as house:
+            await house.manager.reload("a")
+        other = FakeWorkshop("digest of another export")
+        async with open_house(tmp_path / "p", workshop=other, state=tmp_path / "state") as house:
+            assert (house.serves, house.manager.pinned) == (("b", 2), None)
+
+    run(test)

@@ -1,0 +1,88 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from app.errors import UnusablePolicy
+from app.swap.store import Kept, Memory, Pin, Store
+from tests.app.swap.checkpoints import contents, put
+
+A, B = Kept("a", "digest-a", 1), Kept("b", "digest-b", 2)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(tmp_path / "state" / "p").opened() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("pin", [None, Pin("a"), Pin("a", held=True)])
+def test_what_is_remembered_is_recalled(store, pin):
+    memory = Memory("export-digest", (A, B), pin)
+    store.remember(memory)
+    assert store.recall("export-digest") == memory
+    assert store.recall("another") == Memory("another")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 9}', '{"format": 1, "export": "e", "served": 7}'])
+def test_a_damaged_memory_is_an_empty_one_and_the_log_says_so(store, tmp_path, text, caplog):
+    (tmp_path / "state" / "p" / "state.json").write_text(text)
+    assert store.recall("e") == Memory("e")
+    assert "what served last is unknown" in caplog.text
+
+
+def test_copies_stay_when_the_original_goes_and_go_when_nobody_needs_them(store, tmp_path):
+    source = put(tmp_path, "a", 1)
+    store.keep(A.digest, source)
+    put(tmp_path, "a", 5)  # overwritten
+    copy = store.folder_of(A.digest)
+    assert contents(copy) == {"train_step": 1}
+    store.remember(Memory("e", (A,)))
+    assert store.folder_of(A.digest) is not None
+    store.remember(Memory("e", (B,)))
+    assert store.folder_of(A.digest) is None
+    assert [path.name for path in copy.parent.iterdir()] == []
+
+
+def test_what_is_gone_already_cannot_be_kept_and_the_log_says_so(store, tmp_path, caplog):
+    store.keep(A.digest, tmp_path / "gone")
+    assert store.folder_of(A.digest) is None
+    assert "is not kept" in caplog.text
+
+
+def test_two_servers_may_not_share_it(store, tmp_path):
+    with pytest.raises(UnusablePolicy, match="in use by another server"), Store(tmp_path / "state" / "p").opened():
+        pass
+
+
+def test_it_is_free_again_when_the_first_server_has_ended(tmp_path):
+    for _ in range(2):
+        with Store(tmp_path / "p").opened() as opened:
+            opened.remember(Memory("e", (A,)))
+    with Store(tmp_path / "p").opened() as opened:
+        assert opened.recall("e").served == (A,)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnusablePolicy, match="cannot be used"), Store(tmp_path / "file" / "p").opened():
+        pass
+
+
+def test_a_disk_that_takes_nothing_costs_the_memory_only(store, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    store.remember(Memory("e", (A,)))
+    store.keep(A.digest, put(tmp_path, "a", 1))
+    assert store.folder_of(A.digest) is None
+    assert caplog.text.count("No space left") == 2
+
+
+def test_the_file_is_json_for_a_person_to_read(store, tmp_path):
+    store.remember(Memory("e", (A,), Pin("a")))
+    told = json.loads((tmp_path / "state" / "p" / "state.json").read_text())
+    assert told["served"] == [{"name": "a", "digest": "digest-a", "train_step": 1}]
+    assert told["pin"] == {"name": "a", "held": False}

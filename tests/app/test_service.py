@@ -1,0 +1,23 @@
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.batching.rule import Pause
+from app.errors import DeadlinePassed
+from app.service import Service
+
+
+class BusyBatcher:
+    """Runs a batch that never ends."""
+
+    async def pause(self, mode: Pause) -> None:
+        await asyncio.Event().wait()
+
+
+def test_pause_does_not_wait_for_ever():
+    policy: Any = SimpleNamespace(name="p", batcher=BusyBatcher())
+    service = Service({"p": policy}, deadline_ms=10, rows_limit=1)
+    with pytest.raises(DeadlinePassed, match="policy p still runs a batch after 10 ms"):
+        asyncio.run(service.pause(policy, Pause.WAIT))
