@@ -58,7 +58,7 @@ LABEL org.opencontainers.image.title="policy server" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 policy \
     && useradd --uid 10001 --gid policy --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin policy \
-    && mkdir /policies
+    && mkdir /policies /state && chown policy:policy /state
 COPY --from=packages /opt/tensorflow/opt/venv /opt/venv
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=code /srv/policy-server /srv/policy-server

@@ -138,7 +138,10 @@ def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
     """Where the server keeps what survives a restart; without one, a folder that goes with the process."""
     if settings.state_dir:
         return Path(settings.state_dir).expanduser().absolute()
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy-server.")))
+    try:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy-server.")))
+    except OSError as error:
+        raise UnusablePolicy(f"no folder for temporary files ({error}); --state-dir names another") from None
 
 
 def _upload_folders(named: PolicyFolder, settings: Settings) -> list[Path]:

@@ -1,5 +1,6 @@
 """Back to earlier versions, and pins: by hand over a fake workshop, also after a restart."""
 
+import asyncio
 import shutil
 
 import pytest
@@ -146,5 +147,63 @@ def test_another_export_forgets_what_the_first_one_served(tmp_path):
         other = FakeWorkshop("digest of another export")
         async with open_house(tmp_path / "p", workshop=other, state=tmp_path / "state") as house:
             assert (house.serves, house.manager.pinned) == (("b", 2), None)
+
+    run(test)
+
+
+# Two at once: they are done in the order in which they were asked for
+
+
+def test_a_rollback_behind_a_reload_undoes_it(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1), ("b", 2)) as house:
+            reload, rollback = await asyncio.gather(house.manager.reload("a"), house.manager.rollback())
+            assert (reload.previous.name, reload.version.name) == ("b", "a")
+            assert (rollback.previous.name, rollback.version.name) == ("a", "b")
+            assert (house.serves, house.manager.pinned) == (("b", 2), "b")
+
+    run(test)
+
+
+def test_a_reload_behind_a_rollback_has_the_last_word(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1)) as house:
+            house.put("b", 2)
+            await house.manager.catch_up()
+            _, reload = await asyncio.gather(house.manager.rollback(), house.manager.reload(None))
+            assert reload.version.name == "b"
+            assert (house.serves, house.manager.pinned) == (("b", 2), None)
+            await house.manager.rollback()
+            assert house.serves == ("a", 1)
+
+    run(test)
+
+
+def test_two_rollbacks_at_once_go_back_two_versions(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1)) as house:
+            for name, step in (("b", 2), ("c", 3)):
+                house.put(name, step)
+                await house.manager.catch_up()
+            await asyncio.gather(house.manager.rollback(), house.manager.rollback())
+            assert house.serves == ("a", 1)
+
+    run(test)
+
+
+def test_a_newer_checkpoint_that_comes_during_a_rollback_does_not_undo_it(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1)) as house:
+            house.put("b", 2)
+            await house.manager.catch_up()
+            house.workshop.go_on.clear()
+            house.workshop.entered.clear()
+            back = asyncio.create_task(house.manager.rollback())
+            await house.restoring()
+            house.put("c", 3)
+            look = asyncio.create_task(house.manager.catch_up())
+            house.workshop.go_on.set()
+            await asyncio.gather(back, look)
+            assert (house.serves, house.manager.pinned) == (("a", 1), "a")
 
     run(test)
