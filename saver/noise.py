@@ -77,14 +77,16 @@ def drawing_from(noise: Counting | Given) -> Iterator[None]:
             return original(distribution, *args, **kwargs)
         if tf.compat.v1.get_default_graph() is not graph:
             noise.refusal = "the policy draws inside a loop, a branch or a function of its own"
-            raise NotDescribable(noise.refusal)
-        try:
-            drawn = sample(distribution, noise)
-        except NotDescribable as error:
-            noise.refusal = str(error)
-            raise
-        noise.drawn.append((distribution, drawn))
-        return drawn
+        else:
+            try:
+                drawn = sample(distribution, noise)
+            except NotDescribable as error:
+                noise.refusal = str(error)
+            else:
+                noise.drawn.append((distribution, drawn))
+                return drawn
+        # Noted, and not raised: an exception in a loop of TensorFlow's would leave its variable scope in disorder.
+        return original(distribution, *args, **kwargs)
 
     with _ONE_AT_A_TIME:
         original = reparameterized_sampling.sample

@@ -163,12 +163,9 @@ class _Maker:
 
     def sample(self) -> Any:
         counted = Counting()
-        try:
-            self._traced(lambda tensors: self._sampled(tensors, counted), [])
-        except Exception:
-            if counted.refusal is not None:  # what the policy's own code has made of it is no news
-                raise NotDescribable(counted.refusal) from None
-            raise
+        self._traced(lambda tensors: self._sampled(tensors, counted), [])
+        if counted.refusal is not None:
+            raise NotDescribable(counted.refusal)
         noise_specs = [
             tf.TensorSpec([self._interface.batch_size, size], tf.float32, name)
             for name, size in counted.sizes.items()

@@ -253,6 +253,7 @@ def test_draws_in_a_loop_are_refused_since_each_would_get_the_same_noise(tmp_pat
 
     serving, _ = served(Looping(), tmp_path / "p")
     assert "inside a loop" in serving.unavailable["sample"]
+    tf.compat.v1.get_variable("made_afterwards", [1])  # TensorFlow's variable scope is as it was
 
 
 class Flipped(tf_policy.TFPolicy):
