@@ -36,6 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     policies.export("recurrent", served["memory"])
     policies.export("continuous", served["arm"])
     with serving(served) as running:
+        for body in ({"checkpoint": "export"}, {}):  # so that something served before
+            running.reload("cartpole", **body).raise_for_status()
         yield running
 
 
