@@ -90,7 +90,10 @@ def log_prob(distribution: Any, action: tf.Tensor) -> tf.Tensor:
     Raises:
       NotDescribable: it is 0 or -inf (deterministic), or TFP has none for this family.
     """
-    if _family(distribution).sample is _sample_deterministic:
+    family = _family(distribution)
+    if family.describe is _no_form:
+        family.describe(distribution)  # says so
+    if family.sample is _sample_deterministic:
         raise NotDescribable("a deterministic action has no log-probability but 0 or -inf")
     if action.dtype in _SMALL_INTEGERS:
         action = tf.cast(action, tf.int32)  # TFP computes with no smaller ones

@@ -76,7 +76,7 @@ def compare(exported: Exported, serving: Serving) -> None:
         compare_samples(exported, serving)
     if "log_prob" in serving:
         actions = [spec.name for spec in tf.nest.flatten(exported.saver.policy_step_spec.action)]
-        drawn = serving.sampled(**flat) if "sample" in serving else serving.call("greedy", **flat)
+        drawn = serving.sampled(**flat) if "sample" in serving else serving.call("action", **flat)
         given = {name: drawn[name].numpy() for name in actions}
         found = serving.call(LOG_PROB, **flat, **given)[LOG_PROB]
         leaves = tf.nest.flatten(exported.policy.distribution(*exported.arguments(**flat)).action)
