@@ -50,7 +50,14 @@ def test_many_swaps_under_load_leave_nothing_behind(tmp_path: Path, full: bool) 
     trainer = NumberTrainer(tmp_path / "p", filler=FILLER)
     acknowledged: list[tuple[float, int]] = []
     took_ms: list[float] = []
-    with serving({"p": trainer.folder}, "--no-watch", "--state-dir", str(tmp_path / "state")) as server:
+    options = (
+        "--no-watch",
+        "--log-level",
+        "warning",
+        "--state-dir",
+        str(tmp_path / "state"),
+    )  # its log goes into a pipe
+    with serving({"p": trainer.folder}, *options) as server:
         with Load(server.url, "p", clients) as load:
             for step in range(1, swaps + 1):
                 name = f"{step:010d}"
