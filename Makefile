@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock docs bench-checkpoint
+.PHONY: help setup demo serve test test-full check fmt lock docs bench-checkpoint bench-swap
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ check: $(READY)  ## style, types, import rules; writes nothing
 
 bench-checkpoint: $(READY)  ## save_checkpoint beside TF-Agents' own
 	$(BIN)/python -m bench.save_checkpoint
+
+bench-swap: $(READY)  ## how soon new weights answer, and latency while they are swapped: some ten minutes
+	$(BIN)/python -m bench.swaps $(OPTIONS)
 
 docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md

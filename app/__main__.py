@@ -10,12 +10,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app import settings as knobs
 from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from app.swap.manager import Manager
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,13 +89,15 @@ def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
 
 def _serve(settings: Settings, listener: socket.socket) -> int:
     _calm_tensorflow()
-    import uvloop
+    with tempfile.TemporaryDirectory(prefix="policy-server-metrics.") as counts:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # before its library is imported, here and in every process
+        import uvloop
 
-    from app import logs
+        from app import logs
 
-    logs.configure(settings.log_level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve_until_told(settings, listener))
+        logs.configure(settings.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve_until_told(settings, listener))
 
 
 def _calm_tensorflow() -> None:
@@ -100,51 +107,34 @@ def _calm_tensorflow() -> None:
 
 
 async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
-    import uvicorn
-
-    from app.http_server import HttpServer
     from app.main import open_server
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # What was accepted has this long to be answered; a client that never ends its request cannot hold the server.
-    grace_s = -(-settings.deadline_ms // 1000) + 1
-    async with open_server(settings) as server:
-        if stop.is_set():
-            return 0
-        config = uvicorn.Config(
-            server.app,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            root_path=settings.root_path,
-            timeout_graceful_shutdown=grace_s,
-        )
-        http = HttpServer(config)
-        serving = asyncio.create_task(http.serve(sockets=[listener]))
-        listening = asyncio.create_task(http.listening.wait())
-        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not http.listening.is_set():
-            listening.cancel()
-            raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: another server was faster")
-        _announce(settings, listener, server.service.describe_all())
-        await stop.wait()
-        server.service.stop_holding()
-        http.should_exit = True
-        await serving
+    stack = contextlib.AsyncExitStack()
+    opening = asyncio.create_task(stack.enter_async_context(open_server(settings, listener)))
+    told = asyncio.create_task(stop.wait())
+    await asyncio.wait({opening, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        opening.cancel()
+        await asyncio.wait({opening})
+        return 0
+    async with stack:
+        _announce(settings, listener, await opening)
+        await told
     return 0
 
 
-def _announce(settings: Settings, listener: socket.socket, policies: list[dict[str, object]]) -> None:
+def _announce(settings: Settings, listener: socket.socket, managers: Mapping[str, Manager]) -> None:
     host, port = listener.getsockname()[:2]
     print(f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)")
-    for policy, named in zip(policies, settings.policies, strict=True):
+    for named in settings.policies:
+        version = managers[named.name].active
         print(
-            f"  {policy['name']}: version {policy['version']}, train step {policy['train_step']}, "
-            f"engine {policy['engine']}, from {named.folder}"
+            f"  {named.name}: version {version.name}, train step {version.train_step}, "
+            f"engine {version.engine}, from {named.folder}"
         )
     print(
         f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, upload {settings.upload_limit_bytes / 2**20:g} MiB, "

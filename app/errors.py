@@ -19,6 +19,7 @@
     │   └── DeadlinePassed
     └── Fault                     our cause
         ├── EngineFailed          the compiled policy raised
+        ├── LinkLost              another process of this server is gone
         └── UnusablePolicy        a folder given at start is no policy that can be served
 
 `app/api/problems.py` holds the one table from here to HTTP statuses.
@@ -59,7 +60,14 @@ class UnknownVersion(Refusal):
 
 
 class SwapRefused(Refusal):
-    """A checkpoint that may not serve; the active version serves on."""
+    """A checkpoint that may not serve; the active version serves on.
+
+    `for_now`: the checkpoint is not to blame, and may serve later (the disk was full).
+    """
+
+    def __init__(self, message: str, for_now: bool = False) -> None:
+        super().__init__(message)
+        self.for_now = for_now
 
 
 class TooOld(Refusal):
@@ -134,6 +142,10 @@ class Fault(PolicyServerError):
 
 class EngineFailed(Fault):
     """The compiled policy raised."""
+
+
+class LinkLost(Fault):
+    """The other process is gone; whether it did what it was asked to is unknown."""
 
 
 class UnusablePolicy(Fault):

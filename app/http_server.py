@@ -8,19 +8,51 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
 
 class HttpServer(uvicorn.Server):
-    """Serves until `should_exit`; `listening` is set once connections are accepted."""
+    """Serves `app` between `start` and `stop`.
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    `grace_s`: how long what was accepted has to be answered, once it stops.
+    """
+
+    def __init__(self, app: FastAPI, root_path: str, grace_s: int) -> None:
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            root_path=root_path,
+            timeout_graceful_shutdown=grace_s,
+        )
         super().__init__(config)
-        self.listening = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._serving: asyncio.Task[None]
+
+    async def start(self, listener: socket.socket) -> None:
+        """Returns when connections are accepted.
+
+        Raises:
+          OSError: another server listens there.
+        """
+        self._serving = asyncio.create_task(self.serve(sockets=[listener]))
+        listening = asyncio.create_task(self._listening.wait())
+        await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._listening.is_set():
+            listening.cancel()
+            await self._serving
+
+    async def stop(self) -> None:
+        """Takes nothing new, and returns when what was accepted is answered."""
+        self.should_exit = True
+        await self._serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Uvicorn's own, and then the news."""
         await super().startup(sockets)
-        self.listening.set()
+        self._listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

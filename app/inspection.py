@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.errors import UnusablePolicy
+from app.folders.checkpoints import Identity, identify
 from app.swap import plan
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT
@@ -42,17 +44,21 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     except IncompleteError as error:
         raise UnusablePolicy(str(error)) from None
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
-        from app.workshop.checkpoints import identify
-        from app.workshop.load import load_copy, open_export
-    export = open_export(folder)
-    serving = export.serving or load_copy(export).serving
+        from app.workshop.checkpoints import train_step_in
+        from app.workshop.load import open_export
+    with tempfile.TemporaryDirectory(prefix="policy-server.") as graphs:
+        graph = open_export(folder, Path(graphs))
     console = console or _console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
-    console.print(f"digest {export.digest[:12]}…, {_rows(export.spec)}\n")
-    for table in (_inputs(export.spec), _outputs(export.spec), _functions(serving), _distributions(serving)):
+    console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}\n")
+    for table in (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving)):
         if table.row_count:
             console.print(table)
-    console.print(_checkpoints(Source(folder, identify).look(rest_s=0)))
+
+    def identified(checkpoint: Path, rest_s: float) -> Identity:
+        return identify(checkpoint, rest_s, lambda folder, _: train_step_in(folder))
+
+    console.print(_checkpoints(Source(folder, identified).look(rest_s=0)))
 
 
 def _console() -> Console:

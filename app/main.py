@@ -1,72 +1,81 @@
-"""The composition root: builds every part and passes it in. Start and stop order stand here, once."""
+"""The control process: starts the workshop and the fronts, and decides which versions serve.
+
+The composition root of the control way, and the start and stop order of the whole server; `app/front.py` is that of
+the data way. Nothing here imports TensorFlow or answers HTTP: this process is the one that must not fail.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
+import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 
-from app.api import openapi, problems
-from app.api.access import admin_guard, data_guard
-from app.api.admin import admin_router
-from app.api.data import data_router
-from app.api.health import health_router
-from app.api.policies import policies_router
-from app.api.uploads import uploads_router
-from app.batching.batcher import Batcher
-from app.errors import SwapRefused, UnusablePolicy
+from app.errors import LinkLost, SwapRefused, UnusablePolicy
+from app.folders.checkpoints import Identity, identify
 from app.metrics import Metrics
-from app.service import Policy, Service
+from app.processes.child import Child, Keeper
 from app.settings import PolicyFolder, Settings
 from app.swap.manager import Manager
-from app.swap.source import Source
+from app.swap.remote import Offer, RemoteFront, RemoteWorkshop, WorkshopCalls, manager_calls
+from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
-from app.swap.upload import Uploads
+from app.swap.upload import upload_folders
 from app.swap.watch import watch
-from app.validate import InputReader
-from saver.artifact import CHECKPOINTS_FOLDER, IncompleteError, check_is_export
-from saver.hush import hushed
+from saver.artifact import IncompleteError, check_is_export
 
-
-@dataclass(frozen=True)
-class Server:
-    """The HTTP application and the service behind it."""
-
-    app: FastAPI
-    service: Service
+# Beyond a front's own grace for what was accepted.
+_FAREWELL_S = 5.0
 
 
 @asynccontextmanager
-async def open_server(settings: Settings) -> AsyncIterator[Server]:
-    """Loads every policy, then serves; on leaving, finishes what was accepted and stops the threads.
+async def open_server(settings: Settings, listener: socket.socket) -> AsyncIterator[Mapping[str, Manager]]:
+    """Serves within; on leaving, what was accepted is finished and every process ended.
+
+    Args:
+      settings: what the server was told.
+      listener: bound; every front accepts connections from it.
+
+    Yields:
+      The managers, by policy; every front serves what they say.
 
     Raises:
       UnusablePolicy: a folder is no policy; nothing was served.
+      OSError: another server listens there.
     """
     for named in settings.policies:
         _check_at_once(named)
     async with AsyncExitStack() as stack:
         metrics = Metrics()
-        # Each watcher waits in one of anyio's threads: the others should not wait for it.
-        anyio.to_thread.current_default_thread_limiter().total_tokens += len(settings.policies)
-        control_lane = stack.enter_context(ThreadPoolExecutor(1, "control"))
-        policies = {}
+        calls = await _start_workshop(settings, metrics, stack)
+        managers: dict[str, Manager] = {}
+        opened = asyncio.Event()
+        fronts = _keepers_of_fronts(settings, listener, managers, opened, metrics)
+
+        async def end_fronts() -> None:
+            await asyncio.gather(*(keeper.close() for keeper in fronts))
+
+        stack.push_async_callback(end_fronts)
+        # They import what they need while the policies are opened.
+        starting = asyncio.gather(*(keeper.start() for keeper in fronts))
+        try:
+            await _open_managers(settings, managers, metrics, calls, stack)
+            stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
+            listener.listen()  # fails where another server was faster
+            opened.set()
+            await starting
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
         for named in settings.policies:
-            policy = await _open_policy(named, settings, metrics, control_lane, stack)
-            policies[policy.name] = policy
-        service = Service(policies, settings.deadline_ms, settings.rows_limit)
-        yield Server(build_app(service, metrics, settings), service)
+            _start_watching(named, settings, managers[named.name], stack)
+        yield managers
 
 
 def _check_at_once(named: PolicyFolder) -> None:
@@ -77,61 +86,110 @@ def _check_at_once(named: PolicyFolder) -> None:
         raise UnusablePolicy(str(error)) from None
 
 
-async def _open_policy(
-    named: PolicyFolder,
-    settings: Settings,
-    metrics: Metrics,
-    control_lane: ThreadPoolExecutor,
-    stack: AsyncExitStack,
-) -> Policy:
-    """One policy with its manager and batcher; entered into `stack` in start order, left in reverse."""
-    with hushed():  # here and not at the top: `--help` and a wrong option need no TensorFlow
-        from app.workshop.workshop import Workshop
+async def _start_workshop(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> WorkshopCalls:
+    calls = WorkshopCalls()
 
-    in_control_lane = functools.partial(asyncio.get_running_loop().run_in_executor, control_lane)
-    try:
-        workshop = await in_control_lane(Workshop, named.folder)
-    except UnusablePolicy:
-        raise
-    except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
-        raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
-    of_policy = metrics.policy(named.name)
-    store = stack.enter_context(Store(_state_folder(settings, stack) / named.name).opened())
-    of_uploads = _upload_folders(named, settings)
-    source = Source(named.folder, workshop.identify, of_uploads)
-    manager = Manager(named.name, workshop, source, store, control_lane, of_policy)
-    try:
-        await manager.start()
-    except SwapRefused as refusal:
-        raise UnusablePolicy(f"{named.folder}: {refusal}") from refusal
-    stack.push_async_callback(manager.close)
-    data_lane = stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
-    batcher = Batcher(
-        named.name,
-        lambda: manager.active.lease(),
-        functools.partial(_with_initial_state, workshop.spec),
-        data_lane,
-        of_policy,
-        settings.waiting_room_requests,
+    async def begin(child: Child) -> None:
+        calls.begin(child.link)
+
+    arguments = (settings.engine, settings.log_level)
+    keeper = Keeper(
+        "the workshop process",
+        lambda: Child.start("app.workshop", arguments, {}),
+        begin,
+        lambda child: child.end(),
+        lambda: metrics.restarted("workshop"),
     )
-    stack.push_async_callback(batcher.close)
-    if settings.watch:
-        # The folder of checkpoints may not be there yet, so that the one above it is watched.
-        above = [folder.parent for folder in source.folders if folder not in of_uploads]
-        folders = {folder for folder in (named.folder, *above, *of_uploads) if folder.is_dir()}
-        watching = asyncio.create_task(watch(manager, sorted(folders)))
-        stack.push_async_callback(_cancelled, watching)
-    return Policy(
-        named.name,
-        workshop.spec,
-        workshop.serving,
-        InputReader(workshop.spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
-        manager,
-        batcher,
-        of_policy,
-        "the only engine of this version of the server",
-        Uploads([named.folder / CHECKPOINTS_FOLDER, *of_uploads], settings.upload_limit_bytes, manager.check),
-    )
+    stack.push_async_callback(keeper.close)
+    stack.callback(calls.close)
+    await keeper.start()
+    return calls
+
+
+def _keepers_of_fronts(
+    settings: Settings,
+    listener: socket.socket,
+    managers: Mapping[str, Manager],
+    opened: asyncio.Event,
+    metrics: Metrics,
+) -> list[Keeper]:
+    async def start() -> Child:
+        return await Child.start("app.front", (), manager_calls(managers), [listener])
+
+    async def begin(child: Child) -> None:
+        await opened.wait()
+        await _begin_front(child, settings, managers)
+
+    async def end(child: Child) -> None:
+        with contextlib.suppress(LinkLost, TimeoutError):
+            async with asyncio.timeout(settings.deadline_ms / 1000 + _FAREWELL_S):
+                await child.link.call("stop")
+        await child.end()
+
+    def restarted() -> None:
+        metrics.restarted("front")
+
+    return [Keeper(f"front {number + 1}", start, begin, end, restarted) for number in range(settings.workers)]
+
+
+async def _begin_front(child: Child, settings: Settings, managers: Mapping[str, Manager]) -> None:
+    """Has it load what serves; it answers only once it takes part in every swap, with the version that serves then."""
+    offers = {name: manager.offer() for name, manager in managers.items()}
+    loads = {name: Offer(version.name, graph, bundle) for name, (version, graph, bundle) in offers.items()}
+    await child.link.call("open", settings, loads)
+    for name, manager in managers.items():
+        await manager.admit(RemoteFront(name, child.link), offers[name][0].key)
+    await child.link.call("listen")
+
+
+async def _open_managers(
+    settings: Settings, managers: dict[str, Manager], metrics: Metrics, calls: WorkshopCalls, stack: AsyncExitStack
+) -> None:
+    state = _state_folder(settings, stack)
+    lane = stack.enter_context(ThreadPoolExecutor(1, "control"))
+    loop = asyncio.get_running_loop()
+    for named in settings.policies:
+        store = stack.enter_context(Store(state / named.name, settings.engine).opened())
+        source = Source(named.folder, _identifier(calls, store, loop), upload_folders(named, settings.state_dir))
+        workshop = RemoteWorkshop(named.name, calls)
+        manager = Manager(named.name, named.folder, workshop, source, store, lane, metrics.policy(named.name))
+        try:
+            await manager.start()
+        except SwapRefused as refusal:
+            raise UnusablePolicy(f"{named.folder}: {refusal}") from refusal
+        except UnusablePolicy:
+            raise
+        except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
+            raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
+        stack.push_async_callback(manager.close)
+        managers[named.name] = manager
+
+
+def _identifier(
+    calls: WorkshopCalls, store: Store, loop: asyncio.AbstractEventLoop
+) -> Callable[[Path, float], Identity]:
+    """Tells what a checkpoint is, from the control lane; the workshop reads the train step where nothing else tells."""
+
+    def train_step_in(folder: Path, digest: str) -> int:
+        known = store.train_step(digest)
+        if known is not None:
+            return known
+        train_step: int = asyncio.run_coroutine_threadsafe(calls.call("train_step_in", folder), loop).result()
+        return train_step
+
+    return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
+
+
+def _start_watching(named: PolicyFolder, settings: Settings, manager: Manager, stack: AsyncExitStack) -> None:
+    if not settings.watch:
+        return
+    # Each watcher waits in one of anyio's threads: the others should not wait for it.
+    anyio.to_thread.current_default_thread_limiter().total_tokens += 1
+    # The folder of checkpoints may not be there yet, so that the one above it is watched.
+    above = [folder.parent for folder in checkpoint_folders(named.folder)]
+    folders = {named.folder, *above, *upload_folders(named, settings.state_dir)}
+    watching = asyncio.create_task(watch(manager, sorted(folder for folder in folders if folder.is_dir())))
+    stack.push_async_callback(_cancelled, watching)
 
 
 def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
@@ -142,47 +200,6 @@ def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy-server.")))
     except OSError as error:
         raise UnusablePolicy(f"no folder for temporary files ({error}); --state-dir names another") from None
-
-
-def _upload_folders(named: PolicyFolder, settings: Settings) -> list[Path]:
-    """Where uploads go when the policy's own folder cannot be written; made now, so that it can be watched."""
-    if not settings.state_dir:
-        return []
-    folder = Path(settings.state_dir).expanduser().absolute() / named.name / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    return [folder]
-
-
-def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
-    """The HTTP application over a service."""
-    app: FastAPI = FastAPIOffline(
-        title="Policy server",
-        description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
-        redoc_url=None,
-    )
-    guard = data_guard(settings.data_token)
-    app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
-    app.include_router(policies_router(service, guard))
-    only_admins = admin_guard(settings.admin_token)
-    app.include_router(admin_router(service, only_admins))
-    app.include_router(uploads_router(service, only_admins))
-    app.include_router(health_router(metrics))
-    problems.install(app)
-    if settings.cors_origins:
-        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    fixed_routes = app.openapi
-
-    @functools.cache
-    def whole_document() -> dict[str, Any]:
-        return openapi.document(fixed_routes(), service.policies)
-
-    app.openapi = whole_document  # type: ignore[method-assign]
-    return app
-
-
-def _with_initial_state(spec: Any, inputs: Any, initial: Any) -> Any:
-    return inputs | spec.state_inputs(initial)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -1,10 +1,18 @@
-"""What is counted, each name once. Made per server and handed down: there is no global registry."""
+"""What is counted, each name once. Made per process and handed down: there is no global registry.
+
+The processes of one server count together: `PROMETHEUS_MULTIPROC_DIR`, which the client library reads when it is
+imported, names the folder in which each has its files. So no count is lost with a process that ends.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -26,11 +34,13 @@ class Metrics:
         self._batch_rows = Histogram(
             "policy_server_batch_rows", "Rows per batch.", ("policy",), registry=self.registry, buckets=_ROWS
         )
-        self._train_step = Gauge(
-            "policy_server_train_step", "Train step of the weights.", ("policy",), registry=self.registry
-        )
-        self._paused = Gauge(
-            "policy_server_paused", "1 while the policy is paused, else 0.", ("policy",), registry=self.registry
+        self._train_step = self._gauge("train_step", "Train step of the weights.")
+        self._paused = self._gauge("paused", "1 while the policy is paused, else 0.")
+        self._restarts = Counter(
+            "policy_server_restarts",
+            "Processes that ended and were started again: the workshop, and the fronts, which answer.",
+            ("process",),
+            registry=self.registry,
         )
         self._counters = {
             name: Counter(f"policy_server_{name}", text, ("policy",), registry=self.registry)
@@ -42,7 +52,7 @@ class Metrics:
         }
         self._swap_seconds = Histogram(
             "policy_server_swap_seconds",
-            "Time from a version seen to it being active, in seconds.",
+            "Time from the beginning of a swap to its end on every front, in seconds.",
             ("policy",),
             registry=self.registry,
             buckets=_LATENCY_S,
@@ -74,9 +84,20 @@ class Metrics:
         self._answers.labels(policy, route, str(status)).inc()
         self._latency.labels(policy, route).observe(seconds)
 
+    def restarted(self, process: str) -> None:
+        """A process was started again."""
+        self._restarts.labels(process).inc()
+
     def text(self) -> bytes:
-        """Everything in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """What all processes of the server have counted, in Prometheus's text format."""
+        if SHARED_FOLDER_VARIABLE not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"policy_server_{name}", text, ("policy",), registry=self.registry, multiprocess_mode="mostrecent")
 
     def _make(self, kind: type[Counter], name: str, text: str) -> Counter:
         return kind(f"policy_server_{name}", text, ("policy", "route", "status"), registry=self.registry)

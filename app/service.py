@@ -15,7 +15,8 @@ from app.batching.rule import INITIAL_STATE, Job, Pause, Result
 from app.engine.base import Arrays
 from app.errors import DeadlinePassed, DoesNotFit, Problem, TooOld, UnknownPolicy, Unsupported
 from app.metrics import PolicyMetrics
-from app.swap.manager import Manager
+from app.swap.copies import Copies
+from app.swap.remote import RemoteManager
 from app.swap.upload import Uploads
 from app.validate import InputReader, Options, read_options
 from app.wire.tensors import show
@@ -30,10 +31,10 @@ class Policy:
     spec: PolicySpec
     serving: ServingInfo
     reader: InputReader
-    manager: Manager
+    copies: Copies
+    manager: RemoteManager
     batcher: Batcher
     metrics: PolicyMetrics
-    engine_reason: str
     uploads: Uploads
 
 
@@ -121,15 +122,15 @@ class Service:
         result = await _answered(policy, job, self._deadline_s)
         return {"policy_state": _packed(policy.spec.initial_state, result.outputs, size is not None)}
 
-    async def pause(self, policy: Policy, mode: Pause) -> Pause | None:
-        """Pauses; returns what is in force when no batch runs any more.
+    async def pause(self, policy: Policy, mode: Pause) -> str | None:
+        """Pauses every front; returns what is in force when no batch runs any more.
 
         Raises:
           DeadlinePassed: one still runs; the pause is in force all the same.
         """
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await policy.batcher.pause(mode)
+                return await policy.manager.pause(mode.value)
         except TimeoutError:
             waited = f"{self._deadline_s * 1000:.0f} ms"
             raise DeadlinePassed(f"policy {policy.name} still runs a batch after {waited}") from None
@@ -175,22 +176,20 @@ class Service:
         """What `GET /v1/policies` lists."""
         return [_brief(policy) for policy in self.policies]
 
-    def describe(self, policy: Policy) -> dict[str, Any]:
+    async def describe(self, policy: Policy) -> dict[str, Any]:
         """Everything about one policy."""
         spec = policy.spec
         nests = ("inputs", "action", "state", "info", "initial_state")
         return {
             **_brief(policy),
-            "engine_reason": policy.engine_reason,
+            "engine_reason": policy.copies.active.version.engine_reason,
             "batch_size": spec.batch_size,
             "signatures": spec.to_json()["signatures"],
             "specs": {name: nest_to_json(getattr(spec, name)) for name in nests},
             "distributions": _families(policy),
             "unavailable": policy.serving.unavailable,
-            "pinned": policy.manager.pinned,
             "paused": policy.batcher.paused,
-            "stale": policy.manager.stale(),
-            "versions": [v.public() for v in policy.manager.versions()],
+            **await policy.manager.story(),
         }
 
 
@@ -228,11 +227,13 @@ async def _answered(policy: Policy, job: Job, timeout_s: float) -> Result:
 
 
 async def _catch_up(policy: Policy, train_step: int, deadline: float) -> None:
+    if policy.copies.active.version.train_step >= train_step:
+        return
     try:
         async with asyncio.timeout_at(deadline):
             await policy.manager.wait_for(train_step)
     except TimeoutError:
-        version = policy.manager.active.version
+        version = policy.copies.active.version
         raise TooOld(
             f"the newest weights are {version.name} (train step {version.train_step}), min_train_step is {train_step}"
         ) from None
@@ -252,7 +253,7 @@ def _rest(spec: PolicySpec, result: Result, batched: bool) -> dict[str, Any]:
 
 
 def _brief(policy: Policy) -> dict[str, Any]:
-    version = policy.manager.active.version
+    version = policy.copies.active.version
     return {
         "name": policy.name,
         "version": version.name,

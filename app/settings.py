@@ -51,11 +51,15 @@ class Settings:
     policies: tuple[PolicyFolder, ...]
     host: str = knob("127.0.0.1", "address to listen on")
     port: int = knob(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
-    workers: int = knob(1, "processes that answer; 1 is all that there can be so far", least=1, most=1)
-    engine: str = knob("auto", "what runs the policies; auto chooses", choices=("auto", "tensorflow"))
+    workers: int = knob(1, "processes that answer; all change weights together", least=1, most=64)
+    engine: str = knob(
+        "auto",
+        "what runs the policies; auto: LiteRT where it is proved equal",
+        choices=("auto", "litert", "tensorflow"),
+    )
     watch: bool = knob(True, "swap in new checkpoints as they appear")
     state_dir: str = knob(
-        "", "folder for what survives a restart: pins, and the last versions' weights; none keeps nothing"
+        "", "folder for what survives a restart: pins, and all that the last versions run from; none keeps nothing"
     )
     strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.

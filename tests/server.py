@@ -30,11 +30,27 @@ class RunningServer:
     def reload(self, policy: str, **body: object) -> httpx.Response:
         return self.admin.post(f"/admin/policies/{policy}/reload", json=body)
 
+    def processes(self, module: str = "") -> list[int]:
+        """The ids of the processes that it has started: those that run `module`, or all; the oldest first."""
+        pid = self.process.pid
+        listed = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _words(task / "children")]
+        return sorted(
+            int(child) for child in listed if module in _words(Path(f"/proc/{child}/cmdline"), "\0") or not module
+        )
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and returns the exit status."""
         self.process.send_signal(number)
         self.lines += (self.process.stdout or []) and self.process.stdout.read().splitlines()
         return self.process.wait(30)
+
+
+def _words(path: Path, separator: str | None = None) -> list[str]:
+    """Of a file in /proc; none where its process has ended."""
+    try:
+        return path.read_text().split(separator)
+    except OSError:
+        return []
 
 
 def free_port() -> int:

@@ -107,13 +107,12 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
 
     @router.post("/{policy}/resume", response_model=Paused, summary="Answer again")
     async def resume(policy: str) -> dict[str, Any]:
-        batcher = service.policy(policy).batcher
-        batcher.resume()
-        return {"paused": batcher.paused}
+        await service.policy(policy).manager.resume()
+        return {"paused": None}
 
     @router.get("/{policy}/versions", response_model=Versions, summary="Every version seen")
     async def versions(policy: str) -> dict[str, Any]:
-        return {"versions": [v.public() for v in service.policy(policy).manager.versions()]}
+        return {"versions": (await service.policy(policy).manager.story())["versions"]}
 
     return router
 
@@ -121,9 +120,9 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
 def told(swapped: Swapped) -> dict[str, Any]:
     """The fields of `Reloaded`."""
     return {
-        "version": swapped.version.name,
-        "train_step": swapped.version.train_step,
-        "previous": swapped.previous.name,
+        "version": swapped.version,
+        "train_step": swapped.train_step,
+        "previous": swapped.previous,
         "took_ms": round(swapped.took_ms, 3),
     }
 

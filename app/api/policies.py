@@ -50,15 +50,15 @@ def policies_router(service: Service, guard: Guard) -> APIRouter:
 
     @router.get("/{policy}", summary="Everything about one policy")
     async def describe(policy: str) -> Response:
-        return _json(service.describe(service.policy(policy)))
+        return _json(await service.describe(service.policy(policy)))
 
     @router.get("/{policy}/train_step", response_model=TrainStep, summary="Train step of the active weights")
     async def train_step(policy: str) -> Response:
-        return _json({"train_step": service.policy(policy).manager.active.version.train_step})
+        return _json({"train_step": service.policy(policy).copies.active.version.train_step})
 
     @router.get("/{policy}/metadata", response_model=Metadata, summary="Metadata of the active weights")
     async def metadata(policy: str) -> Response:
-        return _json({"metadata": dict(service.policy(policy).manager.active.version.metadata)})
+        return _json({"metadata": service.policy(policy).copies.active.version.metadata})
 
     return router
 

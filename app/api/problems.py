@@ -34,6 +34,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotReady: (503, "Not ready"),
     errors.DeadlinePassed: (504, "Deadline passed"),
     errors.EngineFailed: (500, "Engine failed"),
+    errors.LinkLost: (500, "Process lost"),
     errors.UnusablePolicy: (500, "Unusable policy"),
 }
 

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.engine.base import Arrays, Engine, InputRefused
 from app.engine.chunks import join, split
@@ -56,6 +57,7 @@ class Batcher:
         self._waiting_room = waiting_room
         self._waiting: deque[Job] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._recorder = Recorder()
         self._paused: Pause | None = None
         self._stopping = False
         self._closed = False
@@ -64,6 +66,10 @@ class Batcher:
     def paused(self) -> Pause | None:
         """What is done with requests meanwhile; None while they are answered."""
         return self._paused
+
+    def recorded(self) -> list[Arrays]:
+        """A few inputs of requests that were answered: see `Recorder.rows`."""
+        return self._recorder.rows()
 
     def submit(self, job: Job) -> None:
         """Puts a job into the waiting room; its future gets the answer.
@@ -168,11 +174,16 @@ class Batcher:
             self._lane, _compute, slot.engine, jobs, self._add_state
         )
         self._metrics.batch(sum(job.rows for job in jobs))
+        self._record(jobs[0], outcomes[0])
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 _fail(job, outcome)
             elif not job.done.done():
                 job.done.set_result(Result(outcome, version.name, version.train_step))
+
+    def _record(self, job: Job, outcome: Arrays | Exception) -> None:
+        if job.function != INITIAL_STATE and not isinstance(outcome, Exception):
+            self._recorder.offer(job.inputs, outcome, asyncio.get_running_loop().time())
 
 
 def _compute(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[Arrays | Exception]:

@@ -29,9 +29,13 @@ class FlatFunction:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Arrays:
         """Arrays by flattened name in, arrays by flattened name out."""
-        tensors = {name: tf.constant(inputs[name], dtype) for name, dtype in self.dtypes.items()}
-        outputs = self.concrete(**tensors) if self.by_name else self.concrete(*tensors.values())
+        outputs = self.on_tensors({name: tf.constant(inputs[name], dtype) for name, dtype in self.dtypes.items()})
         return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def on_tensors(self, tensors: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """The same for tensors; they are given in the order of `dtypes`."""
+        outputs = self.concrete(**tensors) if self.by_name else self.concrete(*tensors.values())
+        return dict(outputs)
 
     @classmethod
     def of_signature(cls, signature: Any) -> FlatFunction:
@@ -43,14 +47,16 @@ class FlatFunction:
 class TensorFlowEngine:
     """One loaded copy of a SavedModel.
 
-    `model` keeps the variables of its functions alive and is what a checkpoint is restored into.
+    `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
+    digest of the export that it was loaded from.
     """
 
     name = "tensorflow"
 
-    def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec) -> None:
+    def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec, graph: str = "") -> None:
         self.model = model
-        self._functions = functions
+        self.graph = graph
+        self.functions = functions
         self._batch_size = spec.batch_size
         self._ranks = {
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
@@ -69,12 +75,12 @@ class TensorFlowEngine:
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
         if self._batch_size is None:
-            return self._functions["get_initial_state"]({"batch_size": rows})
+            return self.functions["get_initial_state"]({"batch_size": rows})
         calls = -(-rows // self._batch_size)
-        return join([self._functions["get_initial_state"]({}) for _ in range(calls)], rows)
+        return join([self.functions["get_initial_state"]({}) for _ in range(calls)], rows)
 
     def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        outputs = self._functions[function](inputs)
+        outputs = self.functions[function](inputs)
         rows = len(next(iter(inputs.values())))
         for name, array in outputs.items():
             # Some policies give one value of their info for the whole batch.

@@ -5,17 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from app.swap.states import Version
+from app.engine.bundle import Bundle
 
 E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """What a front knows of a version. `metadata` is JSON: {name: value}."""
+
+    name: str
+    digest: str
+    train_step: int
+    engine: str = ""
+    engine_reason: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, bundle: Bundle) -> ServedVersion:
+        """The version of that name with these weights."""
+        return cls(name, bundle.digest, bundle.train_step, bundle.engine, bundle.engine_reason, bundle.metadata)
 
 
 class Slot(Generic[E]):
     """One copy of a policy: an engine and the version in it."""
 
-    def __init__(self, engine: E, version: Version) -> None:
+    def __init__(self, engine: E, version: ServedVersion) -> None:
         self.engine = engine
         self.version = version
         self._leases = 0

@@ -1,7 +1,7 @@
 """Moves one policy from version to version: beside the data way, never inside it.
 
-Decisions come from `plan`; the work is done by a workshop in the control lane (one thread); the switch is one
-assignment on the event loop, between two batches.
+Decisions come from `plan`; the work is done by the workshop process; the fronts switch, all of them, when all are
+ready. The manager lives in the control process, of which there is one.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from app.engine.base import Engine
-from app.errors import SwapRefused, TooOld, UnknownVersion
+from app.engine.base import Arrays
+from app.engine.bundle import Bundle, Graph, Prepared
+from app.errors import SwapRefused, TooOld, UnknownVersion, UnusablePolicy
+from app.folders.checkpoints import manifest_of
+from app.folders.exports import identify_export
 from app.metrics import PolicyMetrics
 from app.swap import plan
 from app.swap.changeover import Changeover
+from app.swap.fleet import Front
 from app.swap.history import History
-from app.swap.lease import Slot
 from app.swap.plan import Candidate
-from app.swap.restorer import Restorer
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT, Version
 from app.swap.store import KEPT, Kept, Memory, Pin, Store
+from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
 T = TypeVar("T")
 log = logging.getLogger("policy_server.swap")
@@ -41,23 +44,46 @@ PATIENCE_S = 5.0
 class Swapped:
     """How a reload ended: what serves now, what served before, and how long it took."""
 
-    version: Version
-    previous: Version
+    version: str
+    train_step: int
+    previous: str
     took_ms: float
+
+
+class Workshop(Protocol):
+    """What a manager needs of the workshop process."""
+
+    async def open(self, folder: Path, graphs: Path) -> Graph:
+        """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
+
+    async def prepare(
+        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+    ) -> Prepared:
+        """Makes a bundle of a checkpoint, or of the export's weights (None); SwapRefused where it may not serve."""
+
+    async def check(self, graph: Graph, folder: Path) -> int:
+        """Judges a checkpoint without restoring it; its train step, or SwapRefused where it may not serve."""
 
 
 class Manager:
     """The versions of one policy. Methods run on the event loop; one swap at a time."""
 
     def __init__(
-        self, name: str, workshop: Restorer, source: Source, store: Store, lane: Executor, metrics: PolicyMetrics
+        self,
+        name: str,
+        folder: Path,
+        workshop: Workshop,
+        source: Source,
+        store: Store,
+        lane: Executor,
+        metrics: PolicyMetrics,
     ) -> None:
         self.name = name
+        self._folder = folder
         self._workshop = workshop
         self._source = source
         self._store = store
         self._lane = lane
-        self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._history = History(name, metrics)
@@ -65,11 +91,14 @@ class Manager:
         self._background: set[asyncio.Task[Any]] = set()
         self._served: list[Kept] = []
         self._pin: Pin | None = None
-        self._changeover = Changeover(name, self._history, lane, metrics)
+        self._paused: str | None = None
+        self._changeover = Changeover(name, self._history, metrics)
+        self._graph: Graph
+        self._graph_stamp: object = None
 
     @property
-    def active(self) -> Slot[Engine]:
-        """The version that serves, with its engine."""
+    def active(self) -> Version:
+        """The version that serves."""
         return self._changeover.active
 
     @property
@@ -78,33 +107,76 @@ class Manager:
         return self._pin.name if self._pin is not None else None
 
     async def start(self) -> None:
-        """Loads the export, then what was pinned before a restart, or the newest checkpoint that may serve.
+        """Finds what to serve: what was pinned before a restart, or the newest that may serve.
 
         Raises:
+          UnusablePolicy: the folder holds no policy that can be served.
           SwapRefused: not even the export's own weights answer probe inputs.
         """
-        await self._changeover.begin(self._workshop)
-        memory = await self._work(lambda: self._store.recall(self._workshop.digest))
+        self._graph_stamp = _stamp(self._folder)
+        exported = await self._work(lambda: identify_export(self._folder))
+        there = await self._work(lambda: self._store.graph(exported.digest))
+        self._graph = there or await self._workshop.open(self._folder, self._store.graphs)
+        memory = await self._work(lambda: self._store.recall(self._graph.digest))
         self._served = list(memory.served)
-        if memory.pin is not None:
-            await self._resume(memory.pin)
-        await self.catch_up()
-        await self._note(self._pin)
+        async with self._one_at_a_time:
+            if memory.pin is not None:
+                await self._resume(memory.pin)
+                await self._catch_up()  # it drops a pin on what is gone
+            if not self._changeover.begun:
+                await self._begin()
+            await self._note(self._pin)
+
+    async def _begin(self) -> None:
+        for candidate in plan.newest_first((await self._look(afresh=False)).complete):
+            try:
+                await self._swap_to(candidate)
+            except SwapRefused:
+                continue  # it is told under `versions`; the next best may serve
+            return
+        await self._swap_to_export(self._graph)
 
     async def _resume(self, pin: Pin) -> None:
         """Goes back to the version that was pinned before a restart."""
-        if pin.name != EXPORT:
-            sight = await self._look(afresh=False)
+        sight = await self._look(afresh=False)
+        try:
             remembered = next((kept for kept in reversed(self._served) if kept.name == pin.name), None)
-            try:
-                if remembered is not None and (there := await self._whereabouts(remembered, sight)) is not None:
-                    await self._swap_to(there)
-                else:
-                    await self._swap_to(_named(pin.name, sight))
-            except (SwapRefused, UnknownVersion) as error:
-                log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
-                return
+            if pin.name == EXPORT:
+                await self._swap_to_export(self._graph)
+            elif remembered is not None:
+                await self._swap_back(remembered, sight)
+            else:
+                await self._swap_to(_named(pin.name, sight))
+        except (SwapRefused, UnknownVersion) as error:
+            log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
+            return
         self._pin = pin
+
+    def offer(self) -> tuple[Version, Graph, Bundle]:
+        """What a front has to load before it can be admitted."""
+        return self._changeover.offer()
+
+    async def admit(self, front: Front, loaded: tuple[str, str]) -> None:
+        """Takes in a front that has loaded the version `loaded` (name and digest); it is asked in every swap from now.
+
+        Raises:
+          LinkLost: it is gone already.
+        """
+        async with self._one_at_a_time:
+            await self._changeover.admit(front, loaded)
+            if self._paused is not None:
+                await front.pause(self._paused)
+
+    async def pause(self, mode: str) -> str | None:
+        """Pauses every front; returns what is in force when no batch runs any more."""
+        self._paused = mode
+        await self._changeover.fleet.pause(mode)
+        return self._paused
+
+    async def resume(self) -> None:
+        """Lets every front answer again."""
+        self._paused = None
+        await self._changeover.fleet.resume()
 
     async def check(self, folder: Path) -> int:
         """Judges a checkpoint that lies anywhere, without restoring it; returns its train step, -1 if unknown.
@@ -112,7 +184,7 @@ class Manager:
         Raises:
           SwapRefused: it may not serve.
         """
-        return await self._work(lambda: self._workshop.check(folder))
+        return await self._workshop.check(self._graph, folder)
 
     def versions(self) -> list[Version]:
         """Every version seen, the latest seen first."""
@@ -127,19 +199,17 @@ class Manager:
           UnknownVersion: no checkpoint of that name.
           SwapRefused: it may not serve; nothing has changed.
         """
-        began = time.perf_counter()
-        async with self._one_at_a_time:
-            previous = self.active.version
-            sight = await self._look_patiently(name)
-            if name == EXPORT:
-                await self._swap_to_export(self._workshop)
-            elif name is not None:
-                await self._swap_to(_named(name, sight))
-            else:
-                await self._swap_to_newest(sight)
-            await self._note(Pin(name) if name is not None else None)
-            await self._changeover.drained()
-        return Swapped(self.active.version, previous, (time.perf_counter() - began) * 1000)
+        return await self._timed(lambda: self._reload(name))
+
+    async def _reload(self, name: str | None) -> None:
+        sight = await self._look_patiently(name)
+        if name == EXPORT:
+            await self._swap_to_export(self._graph)
+        elif name is not None:
+            await self._swap_to(_named(name, sight))
+        else:
+            await self._swap_to_newest(sight)
+        await self._note(Pin(name) if name is not None else None)
 
     async def reload_export(self) -> Swapped:
         """Loads the graph anew from the export's folder, serves its weights and stays there.
@@ -147,18 +217,20 @@ class Manager:
         Raises:
           SwapRefused: it cannot be loaded, or its specs differ: callers could not tell what hit them.
         """
-        began = time.perf_counter()
-        async with self._one_at_a_time:
-            previous = self.active.version
-            workshop = await self._work(self._workshop.reopened)
-            await self._swap_to_export(workshop)
-            self._workshop = workshop
-            self._served = self._served[-1:]  # the others were served by another graph
-            await self._note(Pin(EXPORT))  # or watching would put an older checkpoint in its place at once
-            await self._changeover.drained()
-            # The copies of the old graph, also the one just drained, are of no use for the checkpoints to come.
-            self._changeover.forget_copies()
-        return Swapped(self.active.version, previous, (time.perf_counter() - began) * 1000)
+        return await self._timed(self._reload_export)
+
+    async def _reload_export(self) -> None:
+        stamp = _stamp(self._folder)
+        try:
+            graph = await self._workshop.open(self._folder, self._store.graphs)
+        except UnusablePolicy as error:
+            raise SwapRefused(str(error)) from error
+        if (graph.spec, graph.serving) != (self._graph.spec, self._graph.serving):
+            raise SwapRefused("the new graph has other specs: a server started anew can serve it")
+        await self._swap_to_export(graph)
+        self._graph, self._graph_stamp = graph, stamp
+        self._served = self._served[-1:]  # the others were served by another graph
+        await self._note(Pin(EXPORT))  # or watching would put an older checkpoint in its place at once
 
     async def rollback(self) -> Swapped:
         """Swaps back to the version that served before the active one, and stays there.
@@ -168,40 +240,43 @@ class Manager:
         Raises:
           SwapRefused: none served before, or it cannot be served any more; nothing has changed.
         """
-        began = time.perf_counter()
-        async with self._one_at_a_time:
-            previous = self.active.version
-            if len(self._served) < 2:
-                raise SwapRefused(f"no version served before {previous.name} that is still known")
-            *older, target, _ = self._served
-            if target.name == EXPORT:
-                await self._swap_to_export(self._workshop)
-            else:
-                there = await self._whereabouts(target, await self._look(afresh=False))
-                if there is None:
-                    raise SwapRefused(f"checkpoint {target.name}, which served before, is gone")
-                await self._swap_to(there)
-            self._served = [*older, target]
-            await self._note(Pin(target.name, held=True))
-            await self._changeover.drained()
-        return Swapped(self.active.version, previous, (time.perf_counter() - began) * 1000)
+        return await self._timed(self._rollback)
 
-    async def _whereabouts(self, kept: Kept, sight: Sight) -> Candidate | None:
-        """Where a version that served can be restored from: the policy's folder, or the server's own copy."""
-        for candidate in sight.complete:
-            if (candidate.name, candidate.digest) == (kept.name, kept.digest):
-                return candidate
-        folder = await self._work(lambda: self._store.folder_of(kept.digest))
-        return Candidate(kept.name, folder, kept.digest, kept.train_step) if folder is not None else None
+    async def _rollback(self) -> None:
+        if len(self._served) < 2:
+            raise SwapRefused(f"no version served before {self.active.name} that is still known")
+        *older, target, _ = self._served
+        if target.name == EXPORT:
+            await self._swap_to_export(self._graph)
+        else:
+            await self._swap_back(target, await self._look(afresh=False))
+        self._served = [*older, target]
+        await self._note(Pin(target.name, held=True))
+
+    async def _timed(self, change: Callable[[], Coroutine[Any, Any, None]]) -> Swapped:
+        """One change, when it is its turn; it is finished also where nobody waits for it any more."""
+
+        async def whole() -> Swapped:
+            began = time.perf_counter()
+            async with self._one_at_a_time:
+                previous = self.active.name
+                await change()
+                await self._changeover.drained()
+                took_ms = (time.perf_counter() - began) * 1000
+                return Swapped(self.active.name, self.active.train_step, previous, took_ms)
+
+        task = asyncio.create_task(whole())
+        self._beside(task)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Finishes what goes on beside: copies of weights that are being kept."""
+        """Finishes what goes on beside: swaps that nobody waits for."""
         while self._background:
             await asyncio.wait(self._background)
 
     def stale(self) -> bool:
         """Whether the graph in the export's folder is another one than what serves."""
-        return self._workshop.stale()
+        return _stamp(self._folder) != self._graph_stamp
 
     async def catch_up(self) -> float | None:
         """One look for something newer: swaps to it where there is any. Does nothing while pinned.
@@ -221,7 +296,7 @@ class Manager:
                 return None
             log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, self._pin.name)
             await self._note(None)
-        version = self.active.version
+        version = self.active
         refused = self._history.refused()
         for candidate in plan.worth_trying(sight.complete, version.name, version.digest, version.train_step, refused):
             try:
@@ -238,7 +313,7 @@ class Manager:
         Raises:
           TooOld: a pinned version is older; no waiting would help.
         """
-        if self.active.version.train_step >= train_step:
+        if self.active.train_step >= train_step:
             return
         self._refuse_if_pinned(train_step)
         # A task of its own: the caller's deadline must not end a swap half-way. One for all who wait for it to begin.
@@ -247,7 +322,7 @@ class Manager:
             self._beside(self._next_look)
         await asyncio.shield(self._next_look)
         async with self._changed:
-            while self.active.version.train_step < train_step:
+            while self.active.train_step < train_step:
                 self._refuse_if_pinned(train_step)
                 await self._changed.wait()
 
@@ -258,7 +333,7 @@ class Manager:
 
     def _refuse_if_pinned(self, train_step: int) -> None:
         if self._pin is not None:
-            version = self.active.version
+            version = self.active
             raise TooOld(
                 f"version {version.name} (train step {version.train_step}) is pinned, min_train_step is {train_step}"
             )
@@ -288,25 +363,54 @@ class Manager:
                 first_refusal = first_refusal or refusal
         if first_refusal is not None:
             raise first_refusal
-        await self._swap_to_export(self._workshop)
+        await self._swap_to_export(self._graph)
 
     async def _swap_to(self, candidate: Candidate) -> None:
-        await self._changeover.to_checkpoint(self._workshop, candidate)
-        self._keep(candidate)
+        """To a checkpoint that lies in one of the policy's folders."""
+
+        async def prepare() -> Prepared:
+            there = await self._work(lambda: self._store.bundle(candidate.digest, self._graph.digest))
+            if there is None:
+                return await self._prepared(self._graph, candidate.folder, candidate.digest)
+            await self._work(lambda: _check_unchanged(candidate.folder))
+            return Prepared(there)
+
+        version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
+        await self._changeover.to(version, self._graph, prepare, candidate.stamp)
         await self._tell()
 
-    async def _swap_to_export(self, workshop: Restorer) -> None:
-        await self._changeover.to_export(workshop)
+    async def _swap_back(self, kept: Kept, sight: Sight) -> None:
+        """To a version that served before; its checkpoint may be gone."""
+        digest, graph = kept.digest, self._graph
+        there = await self._work(lambda: self._store.bundle(digest, graph.digest))
+        # The weights in a bundle can be prepared again where it is for another graph or engine.
+        folders = [c.folder for c in sight.complete if (c.name, c.digest) == (kept.name, digest)]
+        folders += [folder for folder in [self._store.place(digest)] if folder.is_dir()]
+        if there is None and not folders:
+            raise SwapRefused(f"checkpoint {kept.name}, which served before, is gone")
+
+        async def prepare() -> Prepared:
+            return Prepared(there) if there is not None else await self._prepared(graph, folders[0], digest)
+
+        await self._changeover.to(self._history.version(kept.name, digest, kept.train_step), graph, prepare)
         await self._tell()
+
+    async def _swap_to_export(self, graph: Graph) -> None:
+        async def prepare() -> Prepared:
+            there = await self._work(lambda: self._store.bundle(graph.digest, graph.digest))
+            return Prepared(there) if there is not None else await self._prepared(graph, None, graph.digest)
+
+        await self._changeover.to(self._history.version(EXPORT, graph.digest, -1), graph, prepare)
+        await self._tell()
+
+    async def _prepared(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
+        recorded = await self._changeover.fleet.recorded()
+        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded)
 
     async def _tell(self) -> None:
         """Wakes those who wait for newer weights."""
         async with self._changed:
             self._changed.notify_all()
-
-    def _keep(self, candidate: Candidate) -> None:
-        """Has the weights copied, after they serve: nobody waits for it."""
-        self._beside(asyncio.create_task(self._work(lambda: self._store.keep(candidate.digest, candidate.folder))))
 
     def _beside(self, task: asyncio.Task[Any]) -> None:
         self._background.add(task)  # the loop itself holds tasks only weakly
@@ -315,15 +419,33 @@ class Manager:
     async def _note(self, pin: Pin | None) -> None:
         """Remembers, for a restart too, what serves now and whether it is pinned."""
         self._pin = pin
-        version = self.active.version
+        version = self.active
         active = Kept(version.name, version.digest, version.train_step)
         if not self._served or self._served[-1] != active:
             self._served = [*self._served, active][-KEPT:]
-        memory = Memory(self._workshop.digest, tuple(self._served), pin)
+        memory = Memory(self._graph.digest, tuple(self._served), pin)
         await self._work(lambda: self._store.remember(memory))
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+
+
+def _check_unchanged(folder: Path) -> None:
+    """Whether the files of a checkpoint are still what its manifest says."""
+    manifest = manifest_of(folder)
+    try:
+        check_files(folder, manifest.files if manifest is not None else {})
+    except IncompleteError as error:
+        raise SwapRefused(str(error)) from None
+
+
+def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    """What changes when the graph in an export's folder is replaced."""
+    try:
+        stat = (folder / GRAPH_FILE).stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _named(name: str, sight: Sight) -> Candidate:

@@ -1,19 +1,18 @@
 """The states of a version, and what is told of it.
 
     found ──► loaded ──► verified ──► active ──► draining ──► released
-      └──────────┴───────► refused
+      └──────────┴───────────┴────► refused
 
-`found`: seen in the folder. `loaded`: its files were read and restored into a standby copy. `verified`: it
-answers probe inputs as its spec says. `active`: new batches run on it. `draining`: it finishes the batches that
-began on it. `released`: nothing runs on it. `refused`: it may not serve, and `reason` says why. A version that
-was released or refused may be found again, when someone asks for it by name.
+`found`: seen in the folder. `loaded`: its files were copied, read and restored into the workshop's copy.
+`verified`: it answers probe inputs as its spec says; the fronts make it ready. `active`: new batches run on it.
+`draining`: it finishes the batches that began on it. `released`: nothing runs on it. `refused`: it may not serve, and
+`reason` says why. A version that was released or refused may be found again, when someone asks for it by name.
 """
 
 from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +34,7 @@ class State(enum.Enum):
 _LEGAL = {
     State.FOUND: {State.LOADED, State.REFUSED},
     State.LOADED: {State.VERIFIED, State.REFUSED},
-    State.VERIFIED: {State.ACTIVE},
+    State.VERIFIED: {State.ACTIVE, State.REFUSED},
     State.ACTIVE: {State.DRAINING},
     State.DRAINING: {State.RELEASED},
     State.RELEASED: {State.FOUND},
@@ -48,7 +47,8 @@ class Version:
     """One set of weights. `name` is its checkpoint's folder name; with `digest` it is its identity.
 
     `refused_stamp` is the state of the files that was refused: files that have changed since are worth another try.
-    `seen_at` is Unix time in seconds; `times` has the Unix time at which each state began.
+    `seen_at` is Unix time in seconds; `times` has the Unix time at which each state
+    began, and at which the last swap to it did ("wanted").
     """
 
     name: str
@@ -56,7 +56,6 @@ class Version:
     train_step: int
     engine: str = ""
     reason: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
     state: State = State.FOUND
     refused_stamp: object = None
     seen_at: float = field(default_factory=time.time)
@@ -74,10 +73,16 @@ class Version:
         self.state, self.reason = state, reason
         self.times[state.value] = time.time() if at is None else at
 
+    def want(self) -> None:
+        """A swap to it begins."""
+        if self.state is not State.FOUND:
+            self.move(State.FOUND)
+        self.times["wanted"] = time.time()
+
     def stages(self) -> dict[str, float]:
-        """Seconds that each step to serving took: loaded (from found), verified, active."""
-        steps = ("found", "loaded", "verified", "active")
-        times = [self.times.get(step, self.seen_at) for step in steps]
+        """Seconds that each step to serving took: loaded (since it was wanted), verified, active."""
+        steps = ("wanted", "loaded", "verified", "active")
+        times = [self.times[step] for step in steps]
         return {step: after - before for step, before, after in zip(steps[1:], times, times[1:], strict=False)}
 
     def public(self) -> dict[str, Any]:

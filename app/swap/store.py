@@ -1,9 +1,10 @@
-"""The server's own folder for one policy: which versions served last, what is pinned, and copies of their weights.
+"""The server's own folder for one policy: which versions served last, what is pinned, and all that they run from.
 
 So that neither a restart nor a trainer who cleans up takes anything from an operator. Blocks; control lane only.
 
     STATE_DIR/<policy>/state.json             what served last, and the pin
-    STATE_DIR/<policy>/versions/<digest>/     a checkpoint's files, copied
+    STATE_DIR/<policy>/graphs/<digest>/       the export's graph      (app/engine/bundle.py)
+    STATE_DIR/<policy>/versions/<digest>/     the versions' bundles
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from app.engine.bundle import AUTO, Bundle, Graph
 from app.errors import UnusablePolicy
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json
-from saver.artifact.publishing import discard, publish, staged_folder
+from saver.artifact.publishing import discard, sweep
 
 log = logging.getLogger("policy_server.swap")
 
 FORMAT = 1
+_STATE_FILE = "state.json"
 # The active version, and as many to roll back to.
 KEPT = 6
 
@@ -59,11 +61,14 @@ class Memory:
 
 
 class Store:
-    """One policy's folder in the server's state directory."""
+    """One policy's folder in the server's state directory. `engine`: what its versions shall run on, or "auto"."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str = AUTO) -> None:
         self._folder = folder
+        self._engine = engine
         self._versions = folder / "versions"
+        self.graphs = folder / "graphs"
+        self._known: dict[str, Bundle] = {}
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Store]:
@@ -84,14 +89,23 @@ class Store:
                 raise UnusablePolicy(f"the state folder {self._folder} is in use by another server") from None
             except OSError:
                 pass  # a file system without locks keeps nobody out
+            self._tidy()
             yield self
         finally:
             os.close(descriptor)
 
+    def _tidy(self) -> None:
+        """Deletes what a server that was killed was writing."""
+        for path in self._folder.glob(f".{_STATE_FILE}.*"):
+            path.unlink(missing_ok=True)
+        for folder in (self._versions, self.graphs, self._folder / "uploads"):
+            if folder.is_dir():
+                sweep(folder)
+
     def recall(self, export: str) -> Memory:
         """What was remembered under this export; an empty memory where there is none or it cannot be read."""
         try:
-            data = read_manifest(self._folder / "state.json", FORMAT)
+            data = read_manifest(self._folder / _STATE_FILE, FORMAT)
             if data is None or data["export"] != export:
                 return Memory(export)
             served = tuple(Kept(str(k["name"]), str(k["digest"]), int(k["train_step"])) for k in data["served"])
@@ -102,40 +116,45 @@ class Store:
             return Memory(export)
 
     def remember(self, memory: Memory) -> None:
-        """Replaces what is remembered, and deletes the copies that it has no more use for.
+        """Replaces what is remembered, and deletes the graphs and bundles that it has no more use for.
 
         A disk that is full or read-only costs the memory, not the service: the log tells it.
         """
         try:
-            write_json(self._folder / "state.json", {"format": FORMAT, **asdict(memory)}, sync=True)
-            wanted = {kept.digest for kept in memory.served}
-            for copy in self._versions.iterdir():
-                if not copy.name.startswith(".") and copy.name not in wanted:
-                    discard(copy)
+            write_json(self._folder / _STATE_FILE, {"format": FORMAT, **asdict(memory)}, sync=True)
+            _keep_only(self._versions, {kept.digest for kept in memory.served})
+            _keep_only(self.graphs, {memory.export})
         except OSError as error:
             log.warning("%s: a restart will not know what served last: %s", self._folder.name, error)
 
-    def keep(self, digest: str, source: Path) -> None:
-        """Copies the checkpoint in `source`, for when it is gone from there. What cannot be copied is logged."""
-        destination = self._versions / digest
-        if destination.exists():
-            return
-        try:
-            with staged_folder(destination) as staged:
-                before = _stamps(source)
-                shutil.copytree(source, staged, dirs_exist_ok=True)
-                if _stamps(source) != before:
-                    raise OSError("it was replaced meanwhile")
-                publish(staged, destination)
-        except OSError as error:
-            log.warning("%s: %s is not kept for a roll-back: %s", self._folder.name, source.name, error)
+    def graph(self, digest: str) -> Graph | None:
+        """The graph of the export with that digest; None where it is not here."""
+        return Graph.read(self.graphs / digest)
 
-    def folder_of(self, digest: str) -> Path | None:
-        """Where the copy of a version lies; None if there is none."""
-        folder = self._versions / digest
-        return folder if folder.is_dir() else None
+    def place(self, digest: str) -> Path:
+        """Where the bundle of a version belongs."""
+        return self._versions / digest
+
+    def train_step(self, digest: str) -> int | None:
+        """The train step of a version that was prepared under whatever graph; None where it was not."""
+        known = Bundle.read(self.place(digest))
+        return None if known is None else known.train_step
+
+    def bundle(self, digest: str, graph: str) -> Bundle | None:
+        """The bundle of a version under a graph; None where there is none, or one for another engine.
+
+        Its files are compared the first time.
+        """
+        known = self._known.get(digest)
+        if known is None or not known.folder.is_dir():
+            known = Bundle.read(self.place(digest))
+        if known is None or (known.graph, known.asked_for) != (graph, self._engine):
+            return None
+        self._known[digest] = known
+        return known
 
 
-def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+def _keep_only(folder: Path, names: set[str]) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not path.name.startswith(".") and path.name not in names:
+            discard(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import DoesNotFit, Problem, SwapRefused, Unsupported
+from app.settings import PolicyFolder
 from app.swap.states import EXPORT
 from app.swap.unpack import Unpacker
 from saver.artifact import (
@@ -99,6 +100,15 @@ class Uploads:
         for folder in self._folders[self._folders.index(destination.parent) + 1 :]:
             with contextlib.suppress(OSError):  # there is none, as a rule
                 discard(folder / destination.name)
+
+
+def upload_folders(policy: PolicyFolder, state_dir: str) -> list[Path]:
+    """Where uploads go when the policy's own folder cannot be written; made now, so that it can be watched."""
+    if not state_dir:
+        return []
+    folder = Path(state_dir).expanduser().absolute() / policy.name / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [folder]
 
 
 def _check_name(name: str) -> None:

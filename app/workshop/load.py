@@ -1,4 +1,4 @@
-"""A policy's folder → its spec, and as many engines (copies of it) as are asked for.
+"""A policy's folder → its graph, copied; a graph → as many engines (copies of the policy) as are asked for.
 
 Exports of `saver.PolicySaver` run from their `serving/` folder, for which TensorFlow alone is enough. Those that
 came without it need the libraries that `app.workshop.plain` imports.
@@ -6,108 +6,137 @@ came without it need the libraries that `app.workshop.plain` imports.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from app.engine.bundle import Bundle, Graph
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
-from app.errors import UnusablePolicy
-from saver.artifact import (
-    GRAPH_FILE,
-    SERVING_FOLDER,
-    IncompleteError,
-    PolicySpec,
-    ServingInfo,
-    check_files,
-    check_is_export,
-    digest_of,
-    hash_files,
-    read_policy_manifest,
-)
+from app.errors import SwapRefused, UnusablePolicy
+from app.folders.exports import Exported, identify_export
+from app.wire import json_body
+from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
+from saver.artifact.publishing import publish, staged_folder
 from saver.hush import hushed
 
-Stamps = dict[str, "tuple[int, int, int] | None"]
+PLAIN_FOLDER = "plain"
 SIGNATURES = ("action", "get_initial_state")
+# What stands in a graph until it is known.
+_UNKNOWN = PolicySpec((), (), (), (), (), None, True, {})
+_NONE = ServingInfo({}, {}, Noise(0, 0), {})
 
 
-@dataclass(frozen=True)
-class Export:
-    """What an export's folder says: spec, serving functions (None without `serving/`), digest, stamps of its files."""
-
-    folder: Path
-    spec: PolicySpec
-    serving: ServingInfo | None
-    digest: str
-    has_manifest: bool
-    stamps: Stamps
-
-
-@dataclass(frozen=True)
-class Copy:
-    """One loaded copy of a policy: its engine, and what it can do beside `action`."""
-
-    engine: TensorFlowEngine
-    serving: ServingInfo
-
-
-def open_export(folder: Path) -> Export:
-    """Reads what kind of policy lies in `folder`.
+def open_export(folder: Path, graphs: Path) -> Graph:
+    """Copies the graph of the export in `folder` to `graphs/<digest>`, where it is not there yet, and reads it.
 
     Raises:
-      UnusablePolicy: no export of a policy, or an incomplete one; the message says what is wrong with it.
+      UnusablePolicy: no export of a policy, or one that cannot be loaded; the message says what is wrong with it.
     """
+    exported = identify_export(folder)
+    there = Graph.read(graphs / exported.digest)
+    if there is not None:
+        return there
+    with staged_folder(graphs / exported.digest) as staged:
+        graph = _copied(exported, staged)
+        model = _load(graph, folder)
+        if exported.manifest is None:
+            graph = replace(graph, spec=_plain().spec_of_plain(folder, model))
+        graph = replace(graph, serving=_functions(graph, model)[1])
+        graph.write()
+        publish(staged, graphs / exported.digest, sync=False)
+    return replace(graph, folder=graphs / exported.digest)
+
+
+def _copied(exported: Exported, staged: Path) -> Graph:
+    """The graph, copied; its spec and serving functions as far as its manifest knows them."""
+    manifest = exported.manifest
+    if manifest is not None and manifest.serving is not None:
+        names = [name for name in manifest.files if name.startswith(f"{SERVING_FOLDER}/")]
+        plain, target = False, staged
+    else:
+        names, plain, target = _files_of_plain(exported.folder), True, staged / PLAIN_FOLDER
     try:
-        check_is_export(folder)
+        files = copy_files(exported.folder, names, target, exported.files)
     except IncompleteError as error:
-        raise UnusablePolicy(str(error)) from None
-    try:
-        manifest = read_policy_manifest(folder)
-        if manifest is not None:
-            stamps = _stamps(folder, list(manifest.files))
-            check_files(folder, manifest.files)
-            digest = digest_of(manifest.files)
-            return Export(folder, manifest.spec, manifest.serving, digest, has_manifest=True, stamps=stamps)
-    except IncompleteError as error:
-        raise UnusablePolicy(f"{folder} is no complete export: {error}") from None
-    with hushed():
-        from app.workshop import plain  # here: most servers do without its imports
-
-    files = [folder / GRAPH_FILE, *(p for p in (folder / "variables").glob("*") if p.is_file())]
-    hashes = hash_files(folder, files)
-    stamps = _stamps(folder, list(hashes))
-    spec = plain.spec_of_plain(folder, load_model(folder))
-    return Export(folder, spec, None, digest_of(hashes), has_manifest=False, stamps=stamps)
+        raise UnusablePolicy(f"{exported.folder} was replaced while it was read: {error}") from None
+    root = target.relative_to(staged)
+    spec, serving = (manifest.spec, manifest.serving) if manifest else (_UNKNOWN, None)
+    hashes = {(root / name).as_posix(): digest for name, digest in files.items()}
+    return Graph(staged, exported.digest, spec, serving or _NONE, plain, hashes)
 
 
-def load_copy(export: Export) -> Copy:
+def _files_of_plain(folder: Path) -> list[str]:
+    """A SavedModel's own files: checkpoints, and whatever else somebody has put there, stay where they are."""
+    tops = [folder.glob("*"), *((folder / name).rglob("*") for name in ("assets", "assets.extra", "variables"))]
+    return [path.relative_to(folder).as_posix() for top in tops for path in top if path.is_file()]
+
+
+def load_copy(graph: Graph) -> TensorFlowEngine:
     """A new copy of the policy, with the export's own weights.
 
     Raises:
-      UnusablePolicy: TensorFlow cannot load it, it lacks what its spec says, or it was replaced meanwhile.
+      UnusablePolicy: TensorFlow cannot load it, or it lacks what its spec says.
     """
-    if export.serving is not None:
-        model = load_model(export.folder / SERVING_FOLDER)
-        names = (*SIGNATURES, *(name for name in export.serving.signatures if name in model.signatures))
-        functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in names}
-        serving = export.serving
-    else:
-        with hushed():
-            from app.workshop import plain  # before loading: it registers the types
+    model = _load(graph, graph.folder)
+    return TensorFlowEngine(model, _functions(graph, model)[0], graph.spec, graph.digest)
 
-        model = load_model(export.folder)
+
+def _load(graph: Graph, named: Path) -> Any:
+    if graph.plain:
+        _plain()  # before loading: it registers the types
+    return load_model(model_folder(graph), named)
+
+
+def _functions(graph: Graph, model: Any) -> tuple[dict[str, FlatFunction], ServingInfo]:
+    if graph.plain:
         functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in SIGNATURES}
-        more, serving = plain.flat_functions(model, export.spec)
-        functions |= more
-    if _stamps(export.folder, list(export.stamps)) != export.stamps:
-        raise UnusablePolicy(f"{export.folder} was replaced while it was read")
-    return Copy(TensorFlowEngine(model, functions, export.spec), serving)
+        more, serving = _plain().flat_functions(model, graph.spec)
+        return functions | more, serving
+    names = (*SIGNATURES, *(name for name in graph.serving.signatures if name in model.signatures))
+    return {name: FlatFunction.of_signature(model.signatures[name]) for name in names}, graph.serving
 
 
-def load_model(folder: Path) -> Any:
-    """TensorFlow's loaded SavedModel.
+def _plain() -> ModuleType:
+    with hushed():
+        from app.workshop import plain  # here: most servers do without its imports
+    return plain
+
+
+def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
+    """Puts the weights of a version into a copy.
+
+    After an exception the copy may be half overwritten: it has to be thrown away.
+
+    Raises:
+      SwapRefused: TensorFlow cannot read them.
+    """
+    # A new object each time: one that is used again leaks (54 KiB a restore were measured).
+    if bundle.digest == graph.digest:
+        source, checkpoint = model_folder(graph), tf.train.Checkpoint(root=engine.model)
+    else:
+        source, checkpoint = bundle.folder, tf.train.Checkpoint(policy=engine.model)
+    try:
+        checkpoint.read(prefix(source)).assert_consumed()
+    except Exception as error:  # it has many kinds of errors for a file that it does not like
+        raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
+
+
+def prefix(folder: Path) -> str:
+    """What TensorFlow calls the checkpoint in `folder`."""
+    return str(folder / "variables" / "variables")
+
+
+def model_folder(graph: Graph) -> Path:
+    """Where the SavedModel lies."""
+    return graph.folder / (PLAIN_FOLDER if graph.plain else SERVING_FOLDER)
+
+
+def load_model(folder: Path, named: Path) -> Any:
+    """TensorFlow's loaded SavedModel; errors name it `named`.
 
     Raises:
       UnusablePolicy: it cannot be loaded, or is no policy.
@@ -115,12 +144,12 @@ def load_model(folder: Path) -> Any:
     try:
         model = tf.saved_model.load(str(folder))
     except Exception as error:  # whatever a damaged or foreign file makes TensorFlow raise
-        text = str(error).strip().splitlines()
-        raise UnusablePolicy(f"{folder} cannot be loaded: {text[0] if text else error!r}") from error
-    missing = {"action", "get_initial_state"} - set(model.signatures)
+        text = (str(error) or repr(error)).strip().splitlines()[0]
+        raise UnusablePolicy(f"{named} cannot be loaded: {text.replace(str(folder), str(named))}") from error
+    missing = set(SIGNATURES) - set(model.signatures)
     if missing:
         raise UnusablePolicy(
-            f"{folder} is a SavedModel but no policy: it has no signature {sorted(missing)[0]!r}, "
+            f"{named} is a SavedModel but no policy: it has no signature {sorted(missing)[0]!r}, "
             f"only {', '.join(sorted(model.signatures)) or 'none at all'}"
         )
     return model
@@ -131,8 +160,8 @@ def train_step_of(model: Any) -> int:
     return int(model.get_train_step()) if hasattr(model, "get_train_step") else -1
 
 
-def metadata_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """The metadata in a model's variables, by name.
+def metadata_of(model: Any) -> dict[str, Any]:
+    """The metadata in a model's variables, by name, as JSON.
 
     By the function and not the signature: that one is keyed by dtype and loses entries.
     """
@@ -140,17 +169,6 @@ def metadata_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
         return {}
     # A string's numpy() is bytes and no array.
     types = {tf.string: object}
-    return {name: np.array(value.numpy(), types.get(value.dtype)) for name, value in model.get_metadata().items()}
-
-
-def _stamps(folder: Path, names: list[str]) -> Stamps:
-    return {name: stamp(folder / name) for name in names}
-
-
-def stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    arrays = {name: np.array(value.numpy(), types.get(value.dtype)) for name, value in model.get_metadata().items()}
+    decoded: dict[str, Any] = json_body.decode(json_body.encode(arrays))
+    return decoded

@@ -12,7 +12,7 @@ from saver.artifact.checkpoint import (
     read_checkpoint_manifest,
     write_checkpoint_manifest,
 )
-from saver.artifact.files import IncompleteError, check_files, digest_of, hash_files, is_name
+from saver.artifact.files import IncompleteError, check_files, copy_files, digest_of, hash_files, is_name
 from saver.artifact.nests import Leaf, Nest, leaves, nest_from_json, nest_to_json, pack
 from saver.artifact.policy import (
     FUNCTIONS,
@@ -57,6 +57,7 @@ __all__ = [
     "TensorInfo",
     "check_files",
     "check_is_export",
+    "copy_files",
     "digest_of",
     "hash_files",
     "is_name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -9,12 +10,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 # Names of policies and checkpoints. A leading dot is what a folder still being written has.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CHUNK_BYTES = 1 << 20
 
 
 class IncompleteError(Exception):
@@ -56,20 +58,42 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
     Raises:
       IncompleteError: a file is missing, leads outside the folder, or has other bytes; the message names it.
     """
-    root = folder.resolve()
     for name, expected in hashes.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(root):
-            raise IncompleteError(f"{name} leads outside {folder.name}")
-        try:
-            with _open_regular(path) as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise IncompleteError(f"{name} is missing") from None
-        except OSError as error:
-            raise IncompleteError(f"{name} cannot be read: {error.strerror}") from None
-        if found != expected:
-            raise IncompleteError(f"{name} has sha256 {found[:12]}…, its manifest says {expected[:12]}…")
+        with _opened_inside(folder, name) as file:
+            _compare(name, hashlib.file_digest(file, "sha256").hexdigest(), expected)
+
+
+def copy_files(folder: Path, names: Iterable[str], destination: Path, hashes: Mapping[str, str]) -> dict[str, str]:
+    """Copies files of `folder` into the folder `destination` and compares them with `hashes`, in one reading.
+
+    What was compared is then what is used, whatever becomes of the originals.
+
+    Args:
+      folder: where the originals lie.
+      names: paths relative to `folder`, with slashes.
+      destination: where the copies go, under the same names.
+      hashes: sha256 (hex) by name; a name that is not in it is not compared.
+
+    Returns:
+      sha256 (hex) of each copy, by name.
+
+    Raises:
+      IncompleteError: as `check_files`.
+      OSError: there is no room for a copy.
+    """
+    found = {}
+    for name in sorted(names):
+        digest = hashlib.sha256()
+        with _opened_inside(folder, name) as original:  # before anything is made: the name may lead outside
+            target = destination / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as copy:
+                while chunk := _read_chunk(original, name):
+                    digest.update(chunk)
+                    copy.write(chunk)
+        found[name] = digest.hexdigest()
+        _compare(name, found[name], hashes.get(name, found[name]))
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -121,6 +145,34 @@ def write_json(path: Path, data: Mapping[str, Any], sync: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     staged.replace(path)
+
+
+@contextlib.contextmanager
+def _opened_inside(folder: Path, name: str) -> Iterator[io.BufferedReader]:
+    """The file `name` of `folder`, which no link may lead out of. Raises IncompleteError."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise IncompleteError(f"{name} leads outside {folder.name}")
+    try:
+        file = _open_regular(path)
+    except FileNotFoundError:
+        raise IncompleteError(f"{name} is missing") from None
+    except OSError as error:
+        raise IncompleteError(f"{name} cannot be read: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _read_chunk(file: io.BufferedReader, name: str) -> bytes:
+    try:
+        return file.read(_CHUNK_BYTES)
+    except OSError as error:
+        raise IncompleteError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _compare(name: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise IncompleteError(f"{name} has sha256 {found[:12]}…, its manifest says {expected[:12]}…")
 
 
 def _open_regular(path: Path) -> io.BufferedReader:

@@ -33,7 +33,7 @@ def staged_folder(destination: Path) -> Iterator[Path]:
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     around = _around(destination)
-    _sweep(around)
+    sweep(around)
     staged = around / _hidden_name(destination).name
     with contextlib.ExitStack() as stack:
         stack.callback(_delete, staged)
@@ -73,13 +73,16 @@ def sync_tree(folder: Path) -> None:
         _sync(path)
 
 
-def publish(staged: Path, destination: Path) -> None:
+def publish(staged: Path, destination: Path, sync: bool = True) -> None:
     """Puts the finished folder `staged` where `destination` is or was; an earlier one ends up deleted.
+
+    Without `sync` the disk is not asked to keep it: for what its readers compare with digests, and can do without.
 
     A reader finds the old folder or the new one, at any moment. Where a system cannot exchange two folders in
     one step (Linux can, on most file systems), there is a moment at which it finds none.
     """
-    sync_tree(staged)
+    if sync:
+        sync_tree(staged)
     with locked(destination.parent):
         while True:
             try:
@@ -92,7 +95,8 @@ def publish(staged: Path, destination: Path) -> None:
                 break  # `staged` is the old one now, and goes as every staged folder does
             with contextlib.suppress(FileNotFoundError):
                 discard(destination)
-    _sync(destination.parent)
+    if sync:
+        _sync(destination.parent)
 
 
 def publish_over(staged: Path, destination: Path) -> None:
@@ -166,7 +170,7 @@ def _delete_files(folder: Path, names: set[Path], kept: set[Path]) -> None:
             (folder / empty).rmdir()
 
 
-def _sweep(parent: Path) -> None:
+def sweep(parent: Path) -> None:
     """Deletes what killed writers have left in `parent`: our hidden folders that no process has locked."""
     with locked(parent):
         dead = [path for path in parent.iterdir() if _is_dead(path)]

@@ -9,15 +9,15 @@ from app.errors import DeadlinePassed
 from app.service import Service
 
 
-class BusyBatcher:
-    """Runs a batch that never ends."""
+class BusyFronts:
+    """One of them runs a batch that never ends."""
 
-    async def pause(self, mode: Pause) -> None:
+    async def pause(self, mode: str) -> None:
         await asyncio.Event().wait()
 
 
 def test_pause_does_not_wait_for_ever():
-    policy: Any = SimpleNamespace(name="p", batcher=BusyBatcher())
+    policy: Any = SimpleNamespace(name="p", manager=BusyFronts())
     service = Service({"p": policy}, deadline_ms=10, rows_limit=1)
     with pytest.raises(DeadlinePassed, match="policy p still runs a batch after 10 ms"):
         asyncio.run(service.pause(policy, Pause.WAIT))

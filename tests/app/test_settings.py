@@ -97,7 +97,7 @@ def test_words_of_switches_in_the_environment(text, value):
         ({"port": "65536"}, {}, "--port is 65536, expected 0 to 65535"),
         ({}, {"POLICY_SERVER_PORT": ""}, "POLICY_SERVER_PORT is '', expected an integer"),
         ({}, {"POLICY_SERVER_PORT": "8000.0"}, "POLICY_SERVER_PORT is '8000.0', expected an integer"),
-        ({"workers": "2"}, {}, "--workers is 2, expected 1 to 1"),
+        ({"workers": "65"}, {}, "--workers is 65, expected 1 to 64"),
         ({"deadline_ms": "0"}, {}, "--deadline-ms is 0, expected 1 or more"),
         ({}, {"POLICY_SERVER_ROWS_LIMIT": "0"}, "POLICY_SERVER_ROWS_LIMIT is 0, expected 1 or more"),
         ({"engine": "litert"}, {}, "--engine is 'litert', expected one of auto, tensorflow"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import RunningServer, serving
+from tests.ways.steady import log_read
 from tests.ways.test_reload import Load, check_answers
 from tests.zoo.policies import NumberTrainer
 
@@ -17,14 +18,20 @@ FILLER = 50_000  # floats between the two ends of the weights
 
 
 def resident_kib(server: RunningServer) -> int:
-    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    """Of all processes of the server together; memory that they share counts for each."""
+    lines = [line for pid in family(server) for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def open_things(server: RunningServer) -> tuple[int, int]:
-    """(file descriptors, threads) of the server."""
-    process = Path(f"/proc/{server.process.pid}")
-    return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+def open_things(server: RunningServer) -> tuple[int, int, int]:
+    """(processes, file descriptors, threads) of the server."""
+    pids = family(server)
+    count = [sum(len(list(Path(f"/proc/{pid}/{kind}").iterdir())) for pid in pids) for kind in ("fd", "task")]
+    return len(pids), count[0], count[1]
+
+
+def family(server: RunningServer) -> list[int]:
+    return [server.process.pid, *server.processes()]
 
 
 def tar_of(folder: Path) -> bytes:
@@ -44,20 +51,15 @@ def check_never_back(load: Load) -> None:
         assert steps == sorted(steps)
 
 
-@pytest.mark.timeout(1800)
-def test_many_swaps_under_load_leave_nothing_behind(tmp_path: Path, full: bool) -> None:
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_swaps_under_load_leave_nothing_behind(tmp_path: Path, full: bool, workers: int) -> None:
     swaps, clients, warm = (1000, 32, 50) if full else (24, 8, 12)
     trainer = NumberTrainer(tmp_path / "p", filler=FILLER)
     acknowledged: list[tuple[float, int]] = []
     took_ms: list[float] = []
-    options = (
-        "--no-watch",
-        "--log-level",
-        "warning",
-        "--state-dir",
-        str(tmp_path / "state"),
-    )  # its log goes into a pipe
-    with serving({"p": trainer.folder}, *options) as server:
+    options = ("--no-watch", "--workers", str(workers), "--state-dir", str(tmp_path / "state"))
+    with serving({"p": trainer.folder}, *options) as server, log_read(server):
         with Load(server.url, "p", clients) as load:
             for step in range(1, swaps + 1):
                 name = f"{step:010d}"
@@ -86,10 +88,12 @@ def test_many_swaps_under_load_leave_nothing_behind(tmp_path: Path, full: bool) 
     assert list(tmp_path.rglob(".saver*")) == []
     if full:
         assert after <= before * 1.05, f"{before} KiB after {warm} swaps, {after} KiB after {swaps}"
-    assert in_the_end[0] <= things[0] + 5
-    assert in_the_end[1] <= things[1] + 2
+    assert in_the_end[0] == things[0] == 2 + workers
+    assert in_the_end[1] <= things[1] + 5
+    assert in_the_end[2] <= things[2] + 2
     print(
-        f"{swaps} swaps, {clients} clients, {len(load.answers)} answers, 0 failed, mixed, old or going back; "
+        f"{workers} workers, {swaps} swaps, {clients} clients, {len(load.answers)} answers, "
+        f"0 failed, mixed, old or going back; "
         f"median swap {statistics.median(took_ms):.0f} ms; {before / 1024:.0f} MiB after {warm} swaps, "
-        f"{after / 1024:.0f} MiB in the end; descriptors and threads {things} → {in_the_end}"
+        f"{after / 1024:.0f} MiB in the end; processes, descriptors and threads {things} → {in_the_end}"
     )

@@ -278,18 +278,21 @@ def test_a_new_graph_is_stale_until_it_is_asked_for(server: RunningServer, train
     assert server.reload("trained").json()["version"] == "policy_checkpoint_0000000040"
 
 
-def test_a_replaced_export_never_serves_under_an_older_name(tmp_path: Path) -> None:
+def test_a_replaced_export_serves_only_once_it_is_asked_for(tmp_path: Path) -> None:
     trainer = NumberTrainer(tmp_path / "policy")
     trainer.publish(1)
     with serving({"policy": trainer.folder}, "--no-watch") as server:
+        assert server.reload("policy", checkpoint="export").status_code == 200
+        first = number(server, "policy")
         trainer.policy.set_number(50)
         trainer.saver.save(str(trainer.folder))
-        response = server.reload("policy", checkpoint="export")
-        assert response.status_code == 409
-        assert "replaced" in response.json()["detail"]
-        assert number(server, "policy") == (1, "0000000001", 1)
+        for name in ("0000000001", "export"):
+            assert server.reload("policy", checkpoint=name).status_code == 200
+        assert number(server, "policy") == first
+        assert server.http.get("/v1/policies/policy").json()["stale"]
         assert server.reload("policy", export=True).status_code == 200
         assert number(server, "policy")[:2] == (50, "export")
+        assert not server.http.get("/v1/policies/policy").json()["stale"]
 
 
 @pytest.mark.parametrize(

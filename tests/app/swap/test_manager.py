@@ -3,117 +3,172 @@ import contextlib
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.engine.bundle import Bundle, Graph, Prepared
 from app.engine.fake import FakeEngine
-from app.errors import SwapRefused, TooOld, UnknownVersion
+from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePolicy
+from app.folders.exports import identify_export
 from app.metrics import Metrics
 from app.swap import history as history_module
 from app.swap import manager as manager_module
+from app.swap.copies import Copies
 from app.swap.manager import Manager
 from app.swap.source import Source
 from app.swap.states import State
 from app.swap.store import Store
+from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest, write_checkpoint_manifest
 from tests.app.swap.checkpoints import contents, digest, identify, put
 
-HALF_OVERWRITTEN = -999
-
-
-@dataclass
-class Weights:
-    train_step: int
-    loaded_at: float = field(default_factory=time.time)
-    metadata: dict[str, Any] = field(default_factory=dict)
+SPEC = PolicySpec((), (), (), (), (), None, True, {})
+SERVING = ServingInfo({}, {}, Noise(0, 0), {})
 
 
 class FakeWorkshop:
-    """A workshop driven by hand. An engine's `number` is the train step of what it holds."""
+    """A workshop driven by hand. A version's bundle has the train step that its checkpoint says."""
 
-    def __init__(self, digest: str = "digest of the export", train_step: int = 0) -> None:
-        self.digest = digest
+    def __init__(self, train_step: int = 0) -> None:
         self.train_step = train_step
         self.export_is_bad = ""
-        self.next_graph: FakeWorkshop | SwapRefused | None = None
-        self.made: list[FakeEngine] = []
-        self.restored: list[tuple[FakeEngine, str]] = []
-        self.serving: Callable[[], FakeEngine | None] = lambda: None
+        self.spec = SPEC
+        self.bad_graph: Exception | None = None
+        self.prepared: list[str] = []
+        self.opened = 0
         self.crash: Exception | None = None
         self.go_on = threading.Event()
         self.go_on.set()
         self.entered = threading.Event()
 
-    def stale(self) -> bool:
-        return self.next_graph is not None
+    async def open(self, folder: Path, graphs: Path) -> Graph:
+        self.opened += 1
+        if self.bad_graph is not None:
+            raise self.bad_graph
+        graph = Graph(graphs / identify_export(folder).digest, identify_export(folder).digest, self.spec, SERVING, True)
+        graph.folder.mkdir(parents=True, exist_ok=True)
+        graph.write()
+        return graph
 
-    def reopened(self) -> "FakeWorkshop":
-        assert self.next_graph is not None
-        if isinstance(self.next_graph, SwapRefused):
-            raise self.next_graph
-        return self.next_graph
-
-    def standby(self) -> FakeEngine:
-        self.made.append(FakeEngine(self.train_step))
-        return self.made[-1]
-
-    def weights(self, engine: FakeEngine) -> Weights:
-        if self.export_is_bad:
-            raise SwapRefused(self.export_is_bad)
-        return Weights(engine.number)
-
-    def restore(self, engine: FakeEngine, folder: Path) -> Weights:
-        assert engine is not self.serving(), "restored into the engine that serves"
-        assert engine in self.made, "restored into a copy of another graph"
-        assert engine.number != HALF_OVERWRITTEN, "restored into a copy that is not to be trusted"
-        self.restored.append((engine, folder.name))
-        engine.number = HALF_OVERWRITTEN
+    async def prepare(self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded) -> Prepared:
+        self.prepared.append(source.name if source else "export")
         self.entered.set()
-        self.go_on.wait(10)
+        await asyncio.get_running_loop().run_in_executor(None, self.go_on.wait, 10)
         if self.crash is not None:
             raise self.crash
-        data = contents(folder)
-        if "refuse" in data:
-            raise SwapRefused(data["refuse"])
-        engine.number = data["train_step"]
-        return Weights(engine.number, metadata={"name": folder.name})
+        data = contents(source) if source else {"train_step": self.train_step}
+        refusal = data.get("refuse") if source else self.export_is_bad
+        if refusal:
+            raise SwapRefused(refusal)
+        destination.mkdir(exist_ok=True)
+        bundle = Bundle(destination, graph.digest, digest, data["train_step"], "fake", "", {"name": destination.name})
+        bundle.write()
+        return Prepared(bundle)
 
-    @property
-    def tried(self) -> list[str]:
-        return [name for _, name in self.restored]
+    async def check(self, graph: Graph, folder: Path) -> int:
+        return int(contents(folder)["train_step"])
+
+
+class FakeLoader:
+    """Engines whose `number` is the train step of what they hold."""
+
+    def __init__(self) -> None:
+        self.refusal: Exception | None = None
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.entered = threading.Event()
+
+    def load(self, graph: Graph, bundle: Bundle) -> FakeEngine:
+        self.entered.set()
+        self.go_on.wait(10)
+        if self.refusal is not None:
+            raise self.refusal
+        return FakeEngine(bundle.train_step)
+
+    def stand_by(self, graph: Graph, bundle: Bundle) -> None:
+        pass
+
+    def give_back(self, engine: Any) -> None:
+        pass
+
+
+class LocalFront:
+    """A front in this process. `gone_at`: the call at which its process has ended."""
+
+    def __init__(self, lane: ThreadPoolExecutor) -> None:
+        self.loader = FakeLoader()
+        self.copies = Copies(self.loader, lane)
+        self.gone_at = ""
+        self.did: list[str] = []
+
+    def _call(self, name: str) -> None:
+        self.did.append(name)
+        if name == self.gone_at:
+            raise LinkLost(name)
+
+    async def prepare(self, graph: Graph, bundle: Bundle) -> None:
+        self._call("prepare")
+        await self.copies.prepare(graph, bundle)
+
+    async def activate(self, name: str, digest: str) -> None:
+        self._call("activate")
+        self.copies.activate(name, digest)
+
+    async def drained(self) -> None:
+        self._call("drained")
+        await self.copies.drained()
+
+    async def pause(self, mode: str) -> None:
+        self._call(f"pause {mode}")
+
+    async def resume(self) -> None:
+        self._call("resume")
+
+    async def recorded(self) -> list:
+        return []
 
 
 class House:
-    """A manager over a temporary folder of checkpoints."""
+    """A manager over a temporary folder of checkpoints, and one front."""
 
     def __init__(self, policy: Path, workshop: FakeWorkshop, lane: ThreadPoolExecutor, store: Store) -> None:
+        self.policy = policy
         self.checkpoints = policy / "checkpoints"
         self.workshop = workshop
         self.metrics = Metrics()
-        source = Source(policy, identify)
+        self.lane = lane
         self.store = store
-        self.manager = Manager("p", workshop, source, store, lane, self.metrics.policy("p"))
-        workshop.serving = self._serving
-
-    def _serving(self) -> FakeEngine | None:
-        return self.manager.active.engine if hasattr(self.manager, "active") else None  # type: ignore[return-value]
+        source = Source(policy, lambda folder, rest_s: self._identify(folder, rest_s))
+        self._identify: Callable[[Path, float], Any] = identify
+        self.manager = Manager("p", policy, workshop, source, store, lane, self.metrics.policy("p"))
+        self.front = LocalFront(lane)
 
     def put(self, name: str, train_step: int, **more: str) -> Path:
         return put(self.checkpoints, name, train_step, **more)
 
+    def identify_by_manifest(self) -> None:
+        self._identify = lambda folder, rest_s: read_checkpoint_manifest(folder) or identify(folder, rest_s)
+
+    def replace_graph(self, content: str) -> None:
+        (self.policy / "saved_model.pb").write_text(content)
+
+    @property
+    def slot(self) -> Any:
+        return self.front.copies.active
+
     @property
     def serves(self) -> tuple[str, int]:
-        """The active version's name, and the train step of what its engine really holds."""
-        slot = self.manager.active
-        assert slot.version.state is State.ACTIVE
-        assert slot.version.train_step == slot.engine.number  # type: ignore[attr-defined]
-        return slot.version.name, slot.version.train_step
+        """The active version's name, and the train step of what the front's engine really holds."""
+        version = self.manager.active
+        assert version.state is State.ACTIVE
+        assert (self.slot.version.name, self.slot.version.digest) == version.key
+        assert version.train_step == self.slot.version.train_step == self.slot.engine.number
+        return version.name, version.train_step
 
     @property
     def states(self) -> dict[str, str]:
@@ -128,8 +183,16 @@ class House:
         assert value is not None
         return value
 
-    async def restoring(self) -> None:
-        """Returns once the workshop is inside a restore."""
+    async def admit(self) -> LocalFront:
+        """One more front."""
+        front = LocalFront(self.lane)
+        version, graph, bundle = self.manager.offer()
+        await front.copies.begin(version.name, graph, bundle)
+        await self.manager.admit(front, version.key)
+        return front
+
+    async def preparing(self) -> None:
+        """Returns once the workshop is inside a preparation."""
         await asyncio.get_running_loop().run_in_executor(None, self.workshop.entered.wait, 10)
 
 
@@ -140,10 +203,14 @@ async def open_house(
     """`state` is the folder that a restart finds again."""
     for name, train_step in there:
         put(policy / "checkpoints", name, train_step)
+    policy.mkdir(exist_ok=True)
+    if not (policy / "saved_model.pb").exists():
+        (policy / "saved_model.pb").write_text("the first graph")
     folder = state or Path(tempfile.mkdtemp(dir=policy.parent))
-    with ThreadPoolExecutor(1) as lane, Store(folder).opened() as store:
+    with ThreadPoolExecutor(2) as lane, Store(folder).opened() as store:
         house = House(policy, workshop or FakeWorkshop(), lane, store)
         await house.manager.start()
+        house.front = await house.admit()
         try:
             yield house
         finally:
@@ -152,7 +219,7 @@ async def open_house(
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 30))
+    asyncio.run(asyncio.wait_for(test(), 10))
 
 
 # Start
@@ -191,7 +258,7 @@ def test_start_passes_over_refused_checkpoints_to_the_next_best_and_tells_why(tm
                 "d": "another architecture",
             }
             refused = dict.fromkeys("bcd", "refused")
-            await _until(lambda: house.states == refused | {"a": "active", "z": "found", "export": "released"})
+            assert house.states == refused | {"a": "active", "z": "found"}
             assert house.counted("refused_versions_total") == 3
 
     run(test)
@@ -213,8 +280,19 @@ def test_export_that_fails_on_probe_inputs_is_no_policy(tmp_path):
 
     async def test() -> None:
         with pytest.raises(SwapRefused, match="the action is not finite"):
-            async with open_house(tmp_path, ("a", 1), workshop=workshop):
+            async with open_house(tmp_path, workshop=workshop):
                 pass
+
+    run(test)
+
+
+def test_a_checkpoint_that_may_serve_is_enough_whatever_the_exports_own_weights_are(tmp_path):
+    workshop = FakeWorkshop()
+    workshop.export_is_bad = "the action is not finite"
+
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1), workshop=workshop) as house:
+            assert house.serves == ("a", 1)
 
     run(test)
 
@@ -228,12 +306,12 @@ def test_reload_swaps_to_the_newest_and_tells_what_served_before(tmp_path):
             house.put("b", 2)
             house.put("c", 3)
             swapped = await house.manager.reload(None)
-            assert (swapped.version.name, swapped.previous.name) == ("c", "a")
+            assert (swapped.version, swapped.previous) == ("c", "a")
             assert swapped.took_ms > 0
             assert house.serves == ("c", 3)
-            assert house.states == {"a": "released", "b": "found", "c": "active", "export": "released"}
-            assert house.manager.active.version.metadata == {"name": "c"}
-            assert house.counted("swaps_total") == 2
+            assert house.states == {"a": "released", "b": "found", "c": "active"}
+            assert house.slot.version.metadata == {"name": house.manager.active.digest}
+            assert house.counted("swaps_total") == 1
             assert house.counted("train_step") == 3
 
     run(test)
@@ -259,12 +337,12 @@ def test_reload_by_name_pins_and_reload_of_the_newest_unpins(tmp_path):
 def test_reload_of_what_serves_changes_nothing(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            engine, tried = house.manager.active.engine, house.workshop.tried.copy()
+            engine, tried = house.slot.engine, house.workshop.prepared.copy()
             for name in (None, "a"):
                 swapped = await house.manager.reload(name)
-                assert swapped.previous is swapped.version
-                assert house.manager.active.engine is engine
-            assert house.workshop.tried == tried
+                assert swapped.previous == swapped.version
+                assert house.slot.engine is engine
+            assert house.workshop.prepared == tried
             assert house.manager.pinned == "a"
 
     run(test)
@@ -273,8 +351,8 @@ def test_reload_of_what_serves_changes_nothing(tmp_path):
 def test_reload_by_name_may_go_back_to_older_weights(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1), ("b", 2)) as house:
-            assert (await house.manager.reload("a")).previous.name == "b"
-            assert (await house.manager.reload("b")).previous.name == "a"
+            assert (await house.manager.reload("a")).previous == "b"
+            assert (await house.manager.reload("b")).previous == "a"
             assert house.serves == ("b", 2)
 
     run(test)
@@ -295,11 +373,11 @@ def test_refused_checkpoint_leaves_the_old_weights_serving(tmp_path, name):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("bad", 9, refuse="it holds NaN")
-            engine = house.manager.active.engine
+            engine = house.slot.engine
             with pytest.raises(SwapRefused, match="checkpoint bad is refused: it holds NaN"):
                 await house.manager.reload(name)
             assert (house.serves, house.manager.pinned) == (("export", 0), None)
-            assert house.manager.active.engine is engine
+            assert house.slot.engine is engine
             assert (house.states["bad"], house.reasons["bad"]) == ("refused", "it holds NaN")
 
     run(test)
@@ -322,7 +400,7 @@ def test_reload_of_the_newest_falls_to_the_next_best_that_may_serve(tmp_path):
         async with open_house(tmp_path, ("a", 1)) as house:
             house.put("bad", 9, refuse="it holds NaN")
             house.put("b", 5)
-            assert (await house.manager.reload(None)).version.name == "b"
+            assert (await house.manager.reload(None)).version == "b"
             assert house.reasons == {"bad": "it holds NaN"}
 
     run(test)
@@ -346,7 +424,7 @@ def test_explicit_reload_looks_afresh_at_what_was_refused(tmp_path):
             house.put("b", 2)
             await house.manager.catch_up()
             await house.manager.catch_up()
-            assert house.workshop.tried == ["a", "b"]  # watching does not try it a second time
+            assert house.workshop.prepared == ["a", "b"]  # watching does not try it a second time
             house.workshop.crash = None
             await house.manager.reload("b")
             assert house.serves == ("b", 2)
@@ -366,7 +444,7 @@ def test_reload_waits_for_a_checkpoint_that_is_still_being_written(tmp_path, mon
                 await asyncio.sleep(0)
             assert not reload.done()
             house.put("b", 2)
-            assert (await reload).version.name == "b"
+            assert (await reload).version == "b"
 
     run(test)
 
@@ -398,7 +476,7 @@ def test_reload_of_the_newest_waits_for_a_newer_one_that_is_still_being_written(
                 await asyncio.sleep(0)
             assert not reload.done()
             house.put("b", 2)
-            assert (await reload).version.name == "b"
+            assert (await reload).version == "b"
 
     run(test)
 
@@ -422,7 +500,7 @@ def test_reload_of_the_newest_does_not_wait_for_a_checkpoint_that_nobody_writes_
             house.put("a", 1)
             house.put("b", 2, incomplete="1 of 2 data files are there", settled="yes")
             swapped = await house.manager.reload(None)
-            assert swapped.version.name == "a"
+            assert swapped.version == "a"
             assert swapped.took_ms < 1000 * manager_module.PATIENCE_S
 
     run(test)
@@ -435,8 +513,7 @@ def test_same_bytes_under_another_name_serve_under_the_name_that_was_asked_for(t
             await house.manager.catch_up()
             assert house.serves == ("a", 1)  # for watching they are nothing new
             swapped = await house.manager.reload("copy")
-            assert (swapped.version.name, swapped.previous.name) == ("copy", "a")
-            assert swapped.version.digest == swapped.previous.digest
+            assert (swapped.version, swapped.previous) == ("copy", "a")
 
     run(test)
 
@@ -448,7 +525,7 @@ def test_reload_of_the_export_serves_its_own_weights_and_pins(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             swapped = await house.manager.reload("export")
-            assert (swapped.version.name, swapped.previous.name) == ("export", "a")
+            assert (swapped.version, swapped.previous) == ("export", "a")
             assert (house.serves, house.manager.pinned) == (("export", 0), "export")
             await house.manager.reload(None)
             assert house.serves == ("a", 1)
@@ -469,34 +546,36 @@ def test_reload_of_the_newest_serves_the_export_where_no_checkpoint_is_left(tmp_
 def test_export_can_be_asked_for_while_it_still_drains(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
-            with house.manager.active.lease():
+            with house.slot.lease():
                 house.put("a", 1)
                 await house.manager.catch_up()
                 assert house.states == {"a": "active", "export": "draining"}
                 reload = asyncio.create_task(house.manager.reload("export"))
                 await asyncio.sleep(0.01)
                 assert not reload.done()
-            assert (await reload).version.name == "export"
+            assert (await reload).version == "export"
             assert house.serves == ("export", 0)
 
     run(test)
 
 
-def test_new_graph_serves_its_own_weights_and_copies_of_the_old_one_are_never_used_again(tmp_path):
+def test_new_graph_serves_its_own_weights_and_what_was_prepared_under_the_old_one_is_prepared_again(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             assert not house.manager.stale()
-            house.workshop.next_graph = new = FakeWorkshop("digest of the new graph", 50)
-            new.serving = house.workshop.serving
+            first = house.manager.offer()[1]
+            house.replace_graph("another graph")
+            house.workshop.train_step = 50
             assert house.manager.stale()
             swapped = await house.manager.reload_export()
-            assert (swapped.version.name, swapped.previous.name) == ("export", "a")
+            assert (swapped.version, swapped.previous) == ("export", "a")
             assert (house.serves, house.manager.pinned) == (("export", 50), "export")
             assert not house.manager.stale()
-            # The fake refuses to restore into an engine that it has not made.
-            for name in ("a", "export", "a"):
-                await house.manager.reload(name)
+            assert not first.folder.exists()
+            await house.manager.rollback()  # the weights of before, under the new graph
             assert house.serves == ("a", 1)
+            assert house.manager.offer()[1].digest != first.digest
+            assert house.workshop.prepared == ["a", "export", "a"]
 
     run(test)
 
@@ -504,8 +583,9 @@ def test_new_graph_serves_its_own_weights_and_copies_of_the_old_one_are_never_us
 def test_graph_that_may_not_serve_changes_nothing(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            house.workshop.next_graph = SwapRefused("its specs differ")
-            with pytest.raises(SwapRefused, match="its specs differ"):
+            house.replace_graph("another graph")
+            house.workshop.bad_graph = UnusablePolicy("it cannot be loaded")
+            with pytest.raises(SwapRefused, match="it cannot be loaded"):
                 await house.manager.reload_export()
             assert (house.serves, house.manager.pinned) == (("a", 1), None)
             house.put("b", 2)
@@ -515,39 +595,147 @@ def test_graph_that_may_not_serve_changes_nothing(tmp_path):
     run(test)
 
 
-# The standby
-
-
-def test_swaps_alternate_between_two_copies_and_never_touch_the_one_that_serves(tmp_path):
+def test_graph_with_other_specs_is_refused(tmp_path):
     async def test() -> None:
-        async with open_house(tmp_path) as house:
-            for step in range(1, 20):
-                house.put(f"s{step}", step)
-                await house.manager.reload(None)
-                assert house.serves == (f"s{step}", step)
-            # FakeWorkshop.restore asserts that the engine it gets is not the active one.
-            assert len(house.workshop.restored) == 19
-            assert len(house.workshop.made) == 2
+        async with open_house(tmp_path, ("a", 1)) as house:
+            house.replace_graph("another graph")
+            house.workshop.spec = replace(SPEC, batch_size=3)
+            with pytest.raises(SwapRefused, match="other specs: a server started anew can serve it"):
+                await house.manager.reload_export()
+            assert (house.serves, house.manager.pinned) == (("a", 1), None)
 
     run(test)
 
 
-def test_failed_restore_throws_the_copy_away_and_the_next_swap_has_a_new_one(tmp_path):
+# What was prepared before
+
+
+def test_what_was_prepared_before_is_not_prepared_again(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1), ("b", 2)) as house:
+            for name in ("a", "b", "export", "a", "b", "export"):
+                await house.manager.reload(name)
+            assert house.workshop.prepared == ["b", "a", "export"]
+            assert house.serves == ("export", 0)
+
+    run(test)
+
+
+def test_files_that_changed_under_a_manifest_are_refused_though_their_digest_is_known(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            folder = house.put("b", 2)
+            write_checkpoint_manifest(folder, 2)
+            house.identify_by_manifest()
+            await house.manager.reload("b")
+            await house.manager.reload("a")
+            (folder / "variables" / "weights").write_text("{}")
+            with pytest.raises(SwapRefused, match="variables/weights has sha256"):
+                await house.manager.reload("b")
+            assert house.serves == ("a", 1)
+
+    run(test)
+
+
+def test_refused_for_want_of_room_is_tried_again_at_the_next_look(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
-            house.put("bad", 1, refuse="it holds NaN")
+            house.put("a", 1)
+            house.workshop.crash = SwapRefused("no space left", for_now=True)
             await house.manager.catch_up()
-            spoilt = house.workshop.restored[-1][0]
-            house.put("good", 2)
-            await house.manager.reload("good")
-            assert house.serves == ("good", 2)
-            assert len(house.workshop.made) == 3
-            assert spoilt is not house.manager.active.engine
+            assert (house.states["a"], house.reasons["a"]) == ("refused", "no space left")
+            house.workshop.crash = None
+            await house.manager.catch_up()
+            assert house.serves == ("a", 1)
 
     run(test)
 
 
-def test_crash_of_a_restore_leaves_the_old_weights_serving_and_the_next_swap_goes_well(tmp_path):
+# Several fronts
+
+
+def test_all_fronts_switch_and_none_before_all_are_ready(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            other = await house.admit()
+            house.put("b", 2)
+            other.loader.go_on.clear()
+            reload = asyncio.create_task(house.manager.reload(None))
+            await _until(lambda: "prepare" in house.front.did)
+            await asyncio.sleep(0.01)
+            assert [front.copies.active.version.name for front in (house.front, other)] == ["a", "a"]
+            other.loader.go_on.set()
+            await reload
+            assert [front.copies.active.version.name for front in (house.front, other)] == ["b", "b"]
+
+    run(test)
+
+
+def test_version_that_one_front_cannot_load_serves_on_none(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            other = await house.admit()
+            other.loader.refusal = MemoryError("too large")
+            house.put("b", 2)
+            with pytest.raises(SwapRefused, match="b is refused: it cannot be loaded: MemoryError: too large"):
+                await house.manager.reload("b")
+            assert [front.copies.active.version.name for front in (house.front, other)] == ["a", "a"]
+            assert house.states == {"a": "active", "b": "refused"}
+            other.loader.refusal = None
+            await house.manager.reload("b")
+            assert [front.copies.active.version.name for front in (house.front, other)] == ["b", "b"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("at", ["prepare", "activate", "drained"])
+def test_front_that_ends_in_the_middle_of_a_swap_is_left_out(tmp_path, at):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            other = await house.admit()
+            other.gone_at = at
+            house.put("b", 2)
+            assert (await house.manager.reload(None)).version == "b"
+            assert house.serves == ("b", 2)
+            asked = len(other.did)
+            await house.manager.reload("a")
+            assert len(other.did) == asked
+
+    run(test)
+
+
+def test_front_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            late = LocalFront(house.lane)
+            version, graph, bundle = house.manager.offer()
+            await late.copies.begin(version.name, graph, bundle)
+            house.put("b", 2)
+            await house.manager.reload(None)
+            await house.manager.pause("wait")
+            assert late.copies.active.version.name == "a"
+            await house.manager.admit(late, version.key)
+            assert late.copies.active.version.name == "b"
+            assert late.did == ["prepare", "activate", "pause wait"]
+
+    run(test)
+
+
+def test_a_pause_is_one_of_all_fronts(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path) as house:
+            other = await house.admit()
+            assert await house.manager.pause("reject") == "reject"
+            await house.manager.resume()
+            assert house.front.did == other.did == ["pause reject", "resume"]
+
+    run(test)
+
+
+# Trouble, and batches that still run
+
+
+def test_crash_of_the_workshop_leaves_the_old_weights_serving_and_the_next_swap_goes_well(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("a", 1)
@@ -569,7 +757,7 @@ def test_old_weights_serve_until_the_new_ones_are_ready(tmp_path):
             house.workshop.entered.clear()
             house.workshop.go_on.clear()
             reload = asyncio.create_task(house.manager.reload(None))
-            await house.restoring()
+            await house.preparing()
             assert house.serves == ("export", 0)
             assert house.states == {"a": "found", "export": "active"}
             house.workshop.go_on.set()
@@ -586,9 +774,9 @@ def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             house.put("b", 2)
-            with house.manager.active.lease() as old:
+            with house.slot.lease() as old:
                 reload = asyncio.create_task(house.manager.reload(None))
-                await _until(lambda: house.manager.active is not old)
+                await _until(lambda: house.slot is not old)
                 assert house.serves == ("b", 2)  # new batches run on it at once
                 assert house.states["a"] == "draining"
                 await asyncio.sleep(0.01)
@@ -599,20 +787,19 @@ def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
     run(test)
 
 
-def test_copy_is_not_restored_into_while_a_batch_still_runs_on_it(tmp_path):
+def test_no_swap_begins_while_a_batch_still_runs_on_the_version_before_the_last(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            with house.manager.active.lease() as old:
+            with house.slot.lease() as old:
                 house.put("b", 2)
                 await house.manager.catch_up()
                 house.put("c", 3)
                 catching_up = asyncio.create_task(house.manager.catch_up())
                 await asyncio.sleep(0.01)
-                assert house.workshop.tried == ["a", "b"]
-                assert old.engine.number == 1  # type: ignore[attr-defined]
+                assert house.workshop.prepared == ["a", "b"]
+                assert old.engine.number == 1
             await catching_up
             assert house.serves == ("c", 3)
-            assert house.manager.active.engine is old.engine
 
     run(test)
 
@@ -644,11 +831,11 @@ def test_catching_up_swaps_forwards_only(tmp_path):
 def test_overwritten_checkpoint_is_a_new_version(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 5)) as house:
-            old = house.manager.active.version
+            old = house.manager.active
             house.put("a", 4)
             await house.manager.catch_up()
             assert house.serves == ("a", 4)
-            assert house.manager.active.version.digest == digest(house.checkpoints / "a") != old.digest
+            assert house.manager.active.digest == digest(house.checkpoints / "a") != old.digest
             await _until(lambda: old.state is State.RELEASED)
 
     run(test)
@@ -660,7 +847,7 @@ def test_refused_checkpoint_is_tried_once_and_again_when_its_bytes_change(tmp_pa
             house.put("b", 2, refuse="it holds NaN")
             for _ in range(3):
                 await house.manager.catch_up()
-            assert house.workshop.tried == ["a", "b"]
+            assert house.workshop.prepared == ["a", "b"]
             house.put("b", 2)
             await house.manager.catch_up()
             assert house.serves == ("b", 2)
@@ -753,12 +940,12 @@ def test_swap_goes_on_when_the_one_who_waited_for_it_is_gone(tmp_path):
             house.put("a", 1)
             house.workshop.go_on.clear()
             waiting = asyncio.create_task(house.manager.wait_for(1))
-            await house.restoring()
+            await house.preparing()
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
             house.workshop.go_on.set()
-            await _until(lambda: house.manager.active.version.name == "a")
+            await _until(lambda: house.manager.active.name == "a")
             assert house.serves == ("a", 1)
 
     run(test)
@@ -784,12 +971,11 @@ def test_concurrent_reloads_go_one_after_the_other(tmp_path):
         async with open_house(tmp_path, *((name, int(name[1:])) for name in names)) as house:
             asked = [names[(3 * i) % 8] for i in range(16)]
             swaps = await asyncio.gather(*(house.manager.reload(name) for name in asked))
-            assert [swap.version.name for swap in swaps] == asked
-            assert [swap.previous.name for swap in swaps] == ["s8", *asked[:-1]]
+            assert [swap.version for swap in swaps] == asked
+            assert [swap.previous for swap in swaps] == ["s8", *asked[:-1]]
             assert house.serves[0] == house.manager.pinned == asked[-1]
             assert list(house.states.values()).count("active") == 1
             assert "draining" not in house.states.values()
-            assert len(house.workshop.made) == 2
 
     run(test)
 

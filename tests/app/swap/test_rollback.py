@@ -16,7 +16,7 @@ def test_rollback_goes_back_one_version_at_a_time_and_stays_there(tmp_path):
                 house.put(name, step)
                 await house.manager.catch_up()
             swapped = await house.manager.rollback()
-            assert (swapped.version.name, swapped.previous.name) == ("b", "c")
+            assert (swapped.version, swapped.previous) == ("b", "c")
             assert (house.serves, house.manager.pinned) == (("b", 2), "b")
             house.put("d", 4)
             await house.manager.catch_up()
@@ -67,11 +67,11 @@ def test_rollback_that_is_refused_changes_nothing(tmp_path):
         async with open_house(tmp_path / "p", ("a", 1)) as house:
             house.put("b", 2)
             await house.manager.catch_up()
-            house.workshop.crash = SwapRefused("its disk is gone")
+            house.front.loader.refusal = SwapRefused("its disk is gone")
             with pytest.raises(SwapRefused, match="its disk is gone"):
                 await house.manager.rollback()
             assert (house.serves, house.manager.pinned) == (("b", 2), None)
-            house.workshop.crash = None
+            house.front.loader.refusal = None
             await house.manager.rollback()
             assert house.serves == ("a", 1)
 
@@ -139,13 +139,11 @@ def test_a_pin_whose_checkpoint_is_gone_at_the_start_is_dropped(tmp_path, caplog
 
 
 def test_another_export_forgets_what_the_first_one_served(tmp_path):
-    from tests.app.swap.test_manager import FakeWorkshop
-
     async def test() -> None:
         async with open_house(tmp_path / "p", ("a", 1), ("b", 2), state=tmp_path / "state") as house:
             await house.manager.reload("a")
-        other = FakeWorkshop("digest of another export")
-        async with open_house(tmp_path / "p", workshop=other, state=tmp_path / "state") as house:
+        house.replace_graph("another export")
+        async with open_house(tmp_path / "p", state=tmp_path / "state") as house:
             assert (house.serves, house.manager.pinned) == (("b", 2), None)
 
     run(test)
@@ -158,8 +156,8 @@ def test_a_rollback_behind_a_reload_undoes_it(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path / "p", ("a", 1), ("b", 2)) as house:
             reload, rollback = await asyncio.gather(house.manager.reload("a"), house.manager.rollback())
-            assert (reload.previous.name, reload.version.name) == ("b", "a")
-            assert (rollback.previous.name, rollback.version.name) == ("a", "b")
+            assert (reload.previous, reload.version) == ("b", "a")
+            assert (rollback.previous, rollback.version) == ("a", "b")
             assert (house.serves, house.manager.pinned) == (("b", 2), "b")
 
     run(test)
@@ -171,7 +169,7 @@ def test_a_reload_behind_a_rollback_has_the_last_word(tmp_path):
             house.put("b", 2)
             await house.manager.catch_up()
             _, reload = await asyncio.gather(house.manager.rollback(), house.manager.reload(None))
-            assert reload.version.name == "b"
+            assert reload.version == "b"
             assert (house.serves, house.manager.pinned) == (("b", 2), None)
             await house.manager.rollback()
             assert house.serves == ("a", 1)
@@ -196,13 +194,14 @@ def test_a_newer_checkpoint_that_comes_during_a_rollback_does_not_undo_it(tmp_pa
         async with open_house(tmp_path / "p", ("a", 1)) as house:
             house.put("b", 2)
             await house.manager.catch_up()
-            house.workshop.go_on.clear()
-            house.workshop.entered.clear()
+            loader = house.front.loader
+            loader.go_on.clear()
+            loader.entered.clear()
             back = asyncio.create_task(house.manager.rollback())
-            await house.restoring()
+            await asyncio.get_running_loop().run_in_executor(None, loader.entered.wait, 10)
             house.put("c", 3)
             look = asyncio.create_task(house.manager.catch_up())
-            house.workshop.go_on.set()
+            loader.go_on.set()
             await asyncio.gather(back, look)
             assert (house.serves, house.manager.pinned) == (("a", 1), "a")
 

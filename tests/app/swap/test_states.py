@@ -12,6 +12,7 @@ LEGAL = {
     ("loaded", "verified"),
     ("loaded", "refused"),
     ("verified", "active"),
+    ("verified", "refused"),
     ("active", "draining"),
     ("draining", "released"),
     ("released", "found"),

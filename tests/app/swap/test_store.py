@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from app.engine.bundle import Bundle
 from app.errors import UnusablePolicy
 from app.swap.store import Kept, Memory, Pin, Store
-from tests.app.swap.checkpoints import contents, put
+from saver.artifact import hash_files
 
 A, B = Kept("a", "digest-a", 1), Kept("b", "digest-b", 2)
 
@@ -32,23 +33,47 @@ def test_a_damaged_memory_is_an_empty_one_and_the_log_says_so(store, tmp_path, t
     assert "what served last is unknown" in caplog.text
 
 
-def test_copies_stay_when_the_original_goes_and_go_when_nobody_needs_them(store, tmp_path):
-    source = put(tmp_path, "a", 1)
-    store.keep(A.digest, source)
-    put(tmp_path, "a", 5)  # overwritten
-    copy = store.folder_of(A.digest)
-    assert contents(copy) == {"train_step": 1}
+def bundle(store: Store, kept: Kept, graph: str = "graph") -> Bundle:
+    folder = store.place(kept.digest)
+    (folder / "variables").mkdir(parents=True)
+    (folder / "variables" / "weights").write_text(kept.name)
+    files = hash_files(folder, [folder / "variables" / "weights"])
+    made = Bundle(folder, graph, kept.digest, kept.train_step, "fake", "why", {"loss": 0.5}, files)
+    made.write()
+    return made
+
+
+def test_bundles_are_found_again_also_after_a_restart_and_go_when_nobody_needs_them(store, tmp_path):
+    made = bundle(store, A)
+    assert store.bundle(A.digest, "graph") == Store(tmp_path / "state" / "p").bundle(A.digest, "graph") == made
+    assert store.train_step(A.digest) == A.train_step
     store.remember(Memory("e", (A,)))
-    assert store.folder_of(A.digest) is not None
+    assert store.bundle(A.digest, "graph") == made
     store.remember(Memory("e", (B,)))
-    assert store.folder_of(A.digest) is None
-    assert [path.name for path in copy.parent.iterdir()] == []
+    assert store.bundle(A.digest, "graph") is None
+    assert list(made.folder.parent.iterdir()) == []
 
 
-def test_what_is_gone_already_cannot_be_kept_and_the_log_says_so(store, tmp_path, caplog):
-    store.keep(A.digest, tmp_path / "gone")
-    assert store.folder_of(A.digest) is None
-    assert "is not kept" in caplog.text
+def test_bundle_of_another_graph_is_none(store):
+    bundle(store, A)
+    assert store.bundle(A.digest, "another graph") is None
+    assert store.bundle("another digest", "graph") is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "variables" / "weights").write_text("other weights"),
+        lambda folder: (folder / "variables" / "weights").unlink(),
+        lambda folder: (folder / "bundle.json").unlink(),
+        lambda folder: (folder / "bundle.json").write_text("{"),
+        lambda folder: (folder / "bundle.json").write_text('{"format": 1, "files": {}}'),
+    ],
+)
+def test_bundle_that_was_damaged_is_none_to_the_next_server(store, tmp_path, spoil):
+    made = bundle(store, A)
+    spoil(made.folder)
+    assert Store(tmp_path / "state" / "p").bundle(A.digest, "graph") is None
 
 
 def test_two_servers_may_not_share_it(store, tmp_path):
@@ -76,9 +101,7 @@ def test_a_disk_that_takes_nothing_costs_the_memory_only(store, tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", full)
     store.remember(Memory("e", (A,)))
-    store.keep(A.digest, put(tmp_path, "a", 1))
-    assert store.folder_of(A.digest) is None
-    assert caplog.text.count("No space left") == 2
+    assert caplog.text.count("No space left") == 1
 
 
 def test_the_file_is_json_for_a_person_to_read(store, tmp_path):

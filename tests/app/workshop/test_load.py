@@ -10,13 +10,14 @@ import tensorflow as tf
 from tf_agents.policies import policy_saver
 
 from app.engine.base import InputRefused
+from app.engine.bundle import Graph
 from app.errors import UnusablePolicy
 from app.validate import InputReader
-from app.wire import json_body
-from app.workshop.load import load_copy, metadata_of, open_export, train_step_of
+from app.workshop.load import load_copy, metadata_of, train_step_of
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
 from saver.artifact.probe import probe_inputs
+from tests.app.workshop.opened import opened
 from tests.saver import policies
 from tests.saver.policies import SAVERS, Saved
 
@@ -36,7 +37,7 @@ def plain(export: Path) -> Path:
 
 def reason(folder: Path) -> str:
     with pytest.raises(UnusablePolicy) as caught:
-        load_copy(open_export(folder))
+        load_copy(opened(folder))
     text = str(caught.value)
     assert str(folder) in text
     return text
@@ -55,16 +56,16 @@ def without_bounds(nest: Nest) -> Nest:
 
 @pytest.mark.parametrize("name", SAVERS)
 def test_plain_export_says_the_same_as_our_manifest(saved: Saved, tmp_path, name):
-    ours = open_export(saved.folder(name))
+    ours = opened(saved.folder(name))
     manifest = read_policy_manifest(saved.folder(name))
     assert manifest is not None
-    assert ours.has_manifest
+    assert not ours.plain
     assert ours.spec == manifest.spec
 
     folder = Path(shutil.copytree(saved.folder(name), tmp_path / "plain"))
     (folder / POLICY_FILE).unlink()
-    plain = open_export(folder)
-    assert not plain.has_manifest
+    plain = opened(folder)
+    assert plain.plain
     expected = ours.spec
     if not expected.takes_time_step:  # TF-Agents writes the bounds of such inputs nowhere
         expected = replace(expected, inputs=without_bounds(expected.inputs))
@@ -74,10 +75,10 @@ def test_plain_export_says_the_same_as_our_manifest(saved: Saved, tmp_path, name
 def test_infinite_bounds_of_a_plain_export_are_the_ends_of_its_dtype(tmp_path):
     observation = policies.tensor_spec.BoundedTensorSpec((2,), tf.float32, [-np.inf, 0.0], np.inf, "observation")
     PolicySaver(policies.q(observation)).save(tmp_path / "q")
-    ours = open_export(tmp_path / "q").spec.inputs["observation"]
+    ours = opened(tmp_path / "q").spec.inputs["observation"]
     assert (ours.minimum, ours.maximum) == ([-np.inf, 0.0], np.inf)
     (tmp_path / "q" / POLICY_FILE).unlink()
-    plain = open_export(tmp_path / "q").spec.inputs["observation"]
+    plain = opened(tmp_path / "q").spec.inputs["observation"]
     largest = float(np.finfo(np.float32).max)
     assert (plain.minimum, plain.maximum) == ([-largest, 0.0], largest)
 
@@ -85,19 +86,19 @@ def test_infinite_bounds_of_a_plain_export_are_the_ends_of_its_dtype(tmp_path):
 def test_export_of_tf_agents_own_saver_is_served(tmp_path):
     policy = policies.q()
     policy_saver.PolicySaver(policy, train_step=tf.Variable(7, dtype=tf.int64)).save(str(tmp_path / "q"))
-    export = open_export(tmp_path / "q")
-    assert not export.has_manifest
-    assert train_step_of(load_copy(export).engine.model) == 7
+    export = opened(tmp_path / "q")
+    assert export.plain
+    assert train_step_of(load_copy(export).model) == 7
 
 
 def test_digest_tells_exports_apart_and_is_stable(saved: Saved, export):
-    first = open_export(export).digest
-    assert first == open_export(saved.folder("q")).digest
+    first = opened(export).digest
+    assert first == opened(saved.folder("q")).digest
     PolicySaver(policies.q()).save(export)
-    assert open_export(export).digest != first
+    assert opened(export).digest != first
     (export / POLICY_FILE).unlink()
-    plain = open_export(export).digest
-    assert plain == open_export(export).digest
+    plain = opened(export).digest
+    assert plain == opened(export).digest
     assert plain not in ("", first)
 
 
@@ -183,12 +184,41 @@ def test_saved_model_without_any_signature_is_refused(tmp_path):
     assert "it has no signature 'action', only none at all" in reason(tmp_path / "empty")
 
 
+# The copied graph
+
+
+def test_a_graph_is_copied_once_and_read_without_tensorflow_afterwards(export, tmp_path):
+    first = opened(export)
+    assert (Graph.read(first.folder), opened(export)) == (first, first)
+    assert {path.name for path in first.folder.parent.iterdir()} == {first.digest}
+
+
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_a_copy_is_independent_of_the_export_it_came_from(export, kind):
+    if kind == "plain":
+        (export / POLICY_FILE).unlink()
+    (export / "checkpoints").mkdir()
+    (export / "checkpoints" / "huge").write_text("not part of the graph")
+    graph = opened(export)
+    shutil.rmtree(export)
+    engine = load_copy(graph)
+    assert engine.run("action", probe_inputs(graph.spec, engine.initial_state(2), 2))["action"].shape == (2,)
+    assert not list(graph.folder.rglob("huge"))
+
+
+def test_a_damaged_copy_is_made_anew(export):
+    graph = opened(export)
+    (graph.folder / "serving" / "saved_model.pb").write_bytes(b"no graph")
+    assert Graph.read(graph.folder) is None
+    load_copy(opened(export))
+
+
 # Copies
 
 
 def test_copies_share_no_variables(saved: Saved):
-    export = open_export(saved.folder("q"))
-    first, second = load_copy(export).engine, load_copy(export).engine
+    export = opened(saved.folder("q"))
+    first, second = load_copy(export), load_copy(export)
     inputs = probe_inputs(export.spec, first.initial_state(4), 4)
     before = first.run("distribution", inputs)["action/logits"]
     for variable in second.model.model_variables:
@@ -200,8 +230,8 @@ def test_copies_share_no_variables(saved: Saved):
 @pytest.mark.parametrize("name", SAVERS)
 @pytest.mark.parametrize("rows", [1, 5])
 def test_every_kind_of_export_answers_any_number_of_rows(saved: Saved, name, rows):
-    export = open_export(saved.folder(name))
-    engine = load_copy(export).engine
+    export = opened(saved.folder(name))
+    engine = load_copy(export)
     outputs = engine.run("action", probe_inputs(export.spec, engine.initial_state(rows), rows))
     for nest in (export.spec.action, export.spec.state, export.spec.info):
         for _, leaf in leaves(nest):
@@ -214,8 +244,8 @@ def test_every_kind_of_export_answers_any_number_of_rows(saved: Saved, name, row
 
 
 def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(saved: Saved):
-    export = open_export(saved.folder("nested"))
-    engine = load_copy(export).engine
+    export = opened(saved.folder("nested"))
+    engine = load_copy(export)
     reader = InputReader(export.spec, rows_limit=10, strict_bounds=False)
     observation = {"camera": [[1, 2], [3, 4]], "speed": 0.5, "joints": [[0.25, -3.0], [2, 0]]}
     inputs = reader.read({"observation": observation})
@@ -239,7 +269,7 @@ def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(s
     ],
 )
 def test_distributions_are_described_or_their_lack_explained(saved: Saved, name, families, why_not):
-    serving = load_copy(open_export(saved.folder(name))).serving
+    serving = opened(saved.folder(name)).serving
     if families is None:
         assert "distribution" not in serving.signatures
         assert why_not in serving.unavailable["distribution"]
@@ -255,11 +285,10 @@ def test_train_step_and_every_entry_of_the_metadata_are_told(tmp_path):
         "map": tf.Variable("desert"),
     }
     PolicySaver(policies.q(), train_step=tf.Variable(11), metadata=metadata).save(tmp_path / "q")
-    model = load_copy(open_export(tmp_path / "q")).engine.model
+    model = load_copy(opened(tmp_path / "q")).model
     assert train_step_of(model) == 11
     found = metadata_of(model)
-    assert {name: value.item() for name, value in found.items()} == {"frames": 6, "episodes": 5, "map": b"desert"}
-    assert json.loads(json_body.encode(found)) == {"frames": 6, "episodes": 5, "map": "desert"}
+    assert found == json.loads(json.dumps(found)) == {"frames": 6, "episodes": 5, "map": "desert"}
 
 
 def test_input_that_the_graph_refuses_is_the_callers_cause(tmp_path):
@@ -269,8 +298,8 @@ def test_input_that_the_graph_refuses_is_the_callers_cause(tmp_path):
             return super()._action(time_step, policy_state, seed)
 
     PolicySaver(Picky()).save(tmp_path / "picky")
-    export = open_export(tmp_path / "picky")
-    engine = load_copy(export).engine
+    export = opened(tmp_path / "picky")
+    engine = load_copy(export)
     inputs = probe_inputs(export.spec, engine.initial_state(4), 4)
     inputs["0/observation/speed"][:] = 0.5
     engine.run("action", inputs)

@@ -1,13 +1,23 @@
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.errors import SwapRefused, UnusablePolicy
+from app.engine.bundle import Bundle
+from app.errors import SwapRefused
+from app.folders.checkpoints import INDEX, identify
+from app.workshop import workshop as workshop_module
+from app.workshop.load import load_copy
+from app.workshop.loader import BundleLoader
 from app.workshop.workshop import Workshop
 from saver import PolicySaver
+from saver.artifact import CHECKPOINT_FILE, write_checkpoint_manifest
 from saver.artifact.probe import probe_inputs
+from tests.app.workshop.opened import opened
 from tests.saver import policies
 
 
@@ -35,26 +45,125 @@ def trainer(tmp_path: Path) -> Trainer:
     return Trainer(tmp_path / "policy")
 
 
-def first_weight(engine) -> float:
-    return float(engine.model.model_variables[0].numpy().flat[0])
+@pytest.fixture
+def bench(trainer: Trainer) -> "Bench":
+    return Bench(trainer.folder)
 
 
-def test_restored_copy_has_the_weights_and_others_keep_theirs(trainer):
-    workshop = Workshop(trainer.folder)
-    one, other = workshop.standby(), workshop.standby()
-    before = first_weight(other)
-    weights = workshop.restore(one, trainer.publish(700, 0.25))
-    assert (weights.train_step, dict(weights.metadata)) == (700, {})
-    assert (first_weight(one), first_weight(other)) == (0.25, before)
-    assert workshop.weights(other).train_step == 0
+class Bench:
+    """The workshop of a policy, and where its bundles go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.graph = opened(folder)
+        self.workshop = Workshop(self.graph)
+        self.bundles = folder.parent / "bundles"
+
+    def prepare(self, source: Path | None, recorded=()) -> Bundle:
+        digest = identify(source, 0, lambda *_: -1).digest if source else self.graph.digest
+        return self.workshop.prepare(source, digest, self.bundles / digest, recorded).bundle
+
+    def refusal(self, source: Path | None, recorded=()) -> str:
+        with pytest.raises(SwapRefused) as caught:
+            self.prepare(source, recorded)
+        assert not self.bundles.exists() or not list(self.bundles.iterdir())
+        return str(caught.value)
+
+    def weights(self, bundle: Bundle) -> list:
+        """What a front that loads the bundle runs on."""
+        engine = BundleLoader().load(self.graph, bundle)
+        return [float(variable.numpy().flat[0]) for variable in engine.model.model_variables]
 
 
-def test_copy_can_be_restored_into_again_and_again(trainer):
-    workshop = Workshop(trainer.folder)
-    engine = workshop.standby()
-    for step in range(1, 4):
-        assert workshop.restore(engine, trainer.publish(step, step / 2)).train_step == step
-        assert first_weight(engine) == step / 2
+def test_bundle_holds_what_the_checkpoint_held(trainer, bench):
+    bundle = bench.prepare(trainer.publish(700, 0.25))
+    assert (bundle.train_step, bundle.metadata, bundle.graph) == (700, {}, bench.graph.digest)
+    assert Bundle.read(bundle.folder) == bundle
+    assert set(bench.weights(bundle)) == {0.25}
+
+
+def test_versions_do_not_touch_each_other(trainer, bench):
+    bundles = [bench.prepare(trainer.publish(step, step / 2)) for step in range(1, 4)]
+    assert [set(bench.weights(bundle)) for bundle in bundles] == [{0.5}, {1.0}, {1.5}]
+
+
+def test_the_exports_own_weights_can_be_had_again_after_others(trainer, bench):
+    before = [float(variable.numpy().flat[0]) for variable in trainer.policy.variables()]
+    bench.prepare(trainer.publish(7, 0.25))
+    bundle = bench.prepare(None)
+    assert bundle.train_step == 0
+    assert bench.weights(bundle) == before
+
+
+def test_a_front_restores_the_next_version_into_the_copy_that_nobody_uses(trainer, bench):
+    loader = BundleLoader()
+    first = bench.prepare(trainer.publish(1, 0.5))
+    second = bench.prepare(trainer.publish(2, 1.5))
+    engine = loader.load(bench.graph, first)
+    loader.give_back(engine)
+    assert loader.load(bench.graph, second) is engine
+    assert loader.load(bench.graph, first) is not engine
+
+
+def test_what_happens_to_the_checkpoint_afterwards_does_not_matter(trainer, bench):
+    folder = trainer.publish(1, 0.5)
+    bundle = bench.prepare(folder)
+    shutil.rmtree(folder)
+    assert set(bench.weights(bundle)) == {0.5}
+
+
+SHARD = Path("variables", "variables.data-00000-of-00001")
+
+
+def flip(path: Path) -> None:
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+
+
+def link_out(path: Path) -> None:
+    outside = path.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+DAMAGES = {
+    "index missing": (lambda f: (f / "variables" / INDEX).unlink(), "variables.index is missing"),
+    "shard missing": (lambda f: (f / SHARD).unlink(), f"{SHARD} is missing"),
+    "shard truncated": (lambda f: os.truncate(f / SHARD, 40), f"{SHARD} has sha256 .*, its manifest says"),
+    "shard flipped": (lambda f: flip(f / SHARD), f"{SHARD} has sha256 .*, its manifest says"),
+    "index flipped": (lambda f: flip(f / "variables" / INDEX), "variables.index has sha256 .*, its manifest says"),
+    "a link": (lambda f: link_out(f / SHARD), f"{SHARD} leads outside 0000000007"),
+    "a FIFO": (lambda f: ((f / SHARD).unlink(), os.mkfifo(f / SHARD)), f"{SHARD} cannot be read: not a regular file"),
+    "gone": (shutil.rmtree, "is missing|cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_found_by_the_manifest(trainer, bench, damage, says):
+    folder = trainer.publish(7, 0.5)
+    digest = identify(folder, 0, lambda *_: -1).digest
+    damage(folder)
+    with pytest.raises(SwapRefused, match=says):
+        bench.workshop.prepare(folder, digest, bench.bundles / digest)
+    bench.prepare(trainer.publish(8, 0.5))
+
+
+def test_manifest_of_another_save_is_refused(trainer, bench):
+    folder, other = trainer.publish(7, 0.5), trainer.publish(8, 0.75)
+    shutil.copy(other / CHECKPOINT_FILE, folder / CHECKPOINT_FILE)
+    assert "has sha256" in bench.refusal(folder)
+
+
+def test_manifest_with_another_train_step_is_refused(trainer, bench):
+    folder = trainer.publish(7, 0.5)
+    write_checkpoint_manifest(folder, 8)
+    assert bench.refusal(folder) == "checkpoint.json says train step 8, the weights say 7"
+
+
+def test_checkpoint_that_was_replaced_since_it_was_identified_is_refused(trainer, bench):
+    folder = trainer.publish(7, 0.5)
+    with pytest.raises(SwapRefused, match="it was replaced while it was read"):
+        bench.workshop.prepare(folder, "another digest", bench.bundles / "x")
 
 
 @pytest.mark.parametrize(
@@ -65,44 +174,31 @@ def test_copy_can_be_restored_into_again_and_again(trainer):
     ],
     ids=["NaN", "another architecture"],
 )
-def test_refused_checkpoint_does_not_touch_the_copy(trainer, spoil, says):
-    workshop = Workshop(trainer.folder)
-    engine = workshop.standby()
-    before = [variable.numpy() for variable in engine.model.model_variables]
-    with pytest.raises(SwapRefused, match=says):
-        workshop.restore(engine, spoil(trainer))
-    for variable, value in zip(engine.model.model_variables, before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
+def test_refused_checkpoint_leaves_the_workshop_as_it_was(trainer, bench, spoil, says):
+    assert says in bench.refusal(spoil(trainer))
+    assert set(bench.weights(bench.prepare(trainer.publish(2, 0.75)))) == {0.75}
 
 
-def test_replaced_graph_is_stale_and_opens_anew_where_its_specs_are_equal(trainer):
-    workshop = Workshop(trainer.folder)
-    assert not workshop.stale()
-    Trainer(trainer.folder, units=5)
-    assert workshop.stale()
-    fresh = workshop.reopened()
-    assert not fresh.stale()
-    assert fresh.digest != workshop.digest
-    assert fresh.weights(fresh.standby()).train_step == 0
+def test_checkpoint_can_be_judged_where_it_lies(trainer, bench):
+    folder = trainer.publish(7, 0.5)
+    assert bench.workshop.check(folder) == 7
+    flip(folder / SHARD)
+    with pytest.raises(SwapRefused, match="has sha256"):
+        bench.workshop.check(folder)
+    with pytest.raises(SwapRefused, match="NaN"):
+        bench.workshop.check(trainer.publish(8, np.nan))
 
 
-def test_graph_with_other_specs_is_refused(trainer):
-    workshop = Workshop(trainer.folder)
-    PolicySaver(policies.q_lstm()).save(trainer.folder)
-    with pytest.raises(SwapRefused):
-        workshop.reopened()
+def test_disk_without_room_is_told_apart_from_a_bad_checkpoint(trainer, bench, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-
-def test_broken_graph_is_refused(trainer):
-    workshop = Workshop(trainer.folder)
-    (trainer.folder / "saved_model.pb").write_bytes(b"no graph")
-    with pytest.raises(SwapRefused, match="is no complete export"):
-        workshop.reopened()
-
-
-def test_folder_without_a_policy_is_unusable(tmp_path):
-    with pytest.raises(UnusablePolicy):
-        Workshop(tmp_path)
+    folder = trainer.publish(7, 0.5)
+    monkeypatch.setattr(workshop_module, "copy_files", full)
+    with pytest.raises(SwapRefused, match="no room for a copy of it: No space left on device") as caught:
+        bench.prepare(folder)
+    assert caught.value.for_now
+    assert list(bench.bundles.iterdir()) == []
 
 
 # Probing
@@ -133,17 +229,46 @@ def test_policy_that_answers_what_its_spec_excludes_may_not_serve(tmp_path, weig
     policy = Astray(clip=False)
     policy._weight.assign(weight)
     PolicySaver(policy).save(tmp_path / "p")
-    workshop = Workshop(tmp_path / "p")
+    bench = Bench(tmp_path / "p")
     if says is None:
-        workshop.weights(workshop.standby())
-        return
-    with pytest.raises(SwapRefused, match=says):
-        workshop.weights(workshop.standby())
+        bench.prepare(None)
+    else:
+        assert says in bench.refusal(None)
+
+
+def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
+    class Strict(policies.NestedPolicy):
+        """Its weight is the fastest that it can cope with."""
+
+        def _action(self, time_step, policy_state, seed=None):
+            step = super()._action(time_step, policy_state, seed)
+            speed = time_step.observation["speed"]
+            move = tf.where((speed > self._weight)[:, None], np.nan, step.action["move"])
+            return step._replace(action={**step.action, "move": move})
+
+    policy = Strict(clip=False)
+    policy._weight.assign(1.0)
+    PolicySaver(policy).save(tmp_path / "p")
+    bench = Bench(tmp_path / "p")
+    row = {
+        "0/step_type": np.zeros(1, np.int32),
+        "0/reward": np.zeros(1, np.float32),
+        "0/discount": np.ones(1, np.float32),
+        "0/observation/camera": np.zeros((1, 2, 2), np.uint8),
+        "0/observation/speed": np.full(1, 0.5, np.float32),
+        "0/observation/joints/0": np.zeros((1, 2), np.float32),
+        "0/observation/joints/1": np.zeros((1, 2), np.int32),
+        "noise/uniform": np.zeros((1, 1), np.float32),
+    }
+    bench.prepare(None, [row])
+    fast = row | {"0/observation/speed": np.full(1, 1.5, np.float32)}
+    shutil.rmtree(bench.bundles)
+    assert bench.refusal(None, [row, fast]) == "action/move is not finite on an input of a real request"
 
 
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):
-    workshop = Workshop(saved.folder("nested"))
-    inputs = probe_inputs(workshop.spec, workshop.standby().initial_state(4), rows=4)
+    graph = opened(saved.folder("nested"))
+    inputs = probe_inputs(graph.spec, load_copy(graph).initial_state(4), rows=4)
     assert inputs["0/step_type"].tolist() == [0] * 4
     assert inputs["0/discount"].tolist() == [1.0] * 4
     assert inputs["0/observation/camera"].dtype == np.uint8

@@ -1,0 +1,123 @@
+"""What the workshop hands to the fronts, as folders of files: a policy's graph, and each version that may serve.
+
+    graphs/<digest>/graph.json         what the policy takes and gives: readable without TensorFlow
+                    serving/…          the SavedModel that TensorFlow runs; a plain export's lies in `plain/`
+    versions/<digest>/bundle.json      which version it is, and what runs it
+                      variables/…      the checkpoint's values
+                      model.tflite     the same compiled, where that was proved equal
+
+Both manifests are written last and list the sha256 of every file. Nothing in such a folder changes once it is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saver.artifact import IncompleteError, PolicySpec, ServingInfo, check_files
+from saver.artifact.files import read_manifest, write_json
+
+GRAPH_MANIFEST = "graph.json"
+BUNDLE_MANIFEST = "bundle.json"
+COMPILED_FILE = "model.tflite"
+FORMAT = 1
+AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`."""
+
+    folder: Path
+    digest: str
+    spec: PolicySpec
+    serving: ServingInfo
+    plain: bool
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def write(self) -> None:
+        """Writes graph.json into the folder."""
+        data = {
+            "format": FORMAT,
+            "digest": self.digest,
+            "plain": self.plain,
+            "policy": self.spec.to_json(),
+            "serving": self.serving.to_json(),
+            "files": dict(self.files),
+        }
+        write_json(self.folder / GRAPH_MANIFEST, data)
+
+    @classmethod
+    def read(cls, folder: Path) -> Graph | None:
+        """The graph in `folder`, its files compared with its manifest; None where there is none."""
+        data = _read(folder, GRAPH_MANIFEST)
+        if data is None:
+            return None
+        try:
+            return cls(
+                folder,
+                data["digest"],
+                PolicySpec.from_json(data["policy"]),
+                ServingInfo.from_json(data["serving"]),
+                data["plain"],
+                data["files"],
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A version that was proved fit to serve.
+
+    `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
+    `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
+    {name: value}.
+    """
+
+    folder: Path
+    graph: str
+    digest: str
+    train_step: int
+    engine: str
+    engine_reason: str
+    metadata: dict[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    asked_for: str = AUTO
+
+    def write(self) -> None:
+        """Writes bundle.json into the folder."""
+        fields = {key: value for key, value in vars(self).items() if key != "folder"}
+        write_json(self.folder / BUNDLE_MANIFEST, {"format": FORMAT, **fields})
+
+    @classmethod
+    def read(cls, folder: Path) -> Bundle | None:
+        """The bundle in `folder`, its files compared with its manifest; None where there is none."""
+        data = _read(folder, BUNDLE_MANIFEST)
+        if data is None:
+            return None
+        try:
+            return cls(folder, **{key: value for key, value in data.items() if key != "format"})
+        except TypeError:
+            return None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A version that is ready; `loaded_at` is the Unix time at which its values were read: then it was verified."""
+
+    bundle: Bundle
+    loaded_at: float = field(default_factory=time.time)
+
+
+def _read(folder: Path, name: str) -> dict[str, Any] | None:
+    try:
+        data = read_manifest(folder / name, FORMAT)
+        if data is not None:
+            check_files(folder, data["files"])
+        return data
+    except (IncompleteError, AttributeError, KeyError):
+        return None  # damaged, or of another format: it is made anew

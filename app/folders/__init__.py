@@ -1,0 +1,1 @@
+"""What lies in a policy's folder: told by its files, without TensorFlow."""

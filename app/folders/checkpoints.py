@@ -1,0 +1,111 @@
+"""A checkpoint's folder → what it is: complete or not, its train step, digest and files."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import Incomplete, SwapRefused
+from saver.artifact import (
+    CHECKPOINT_FILE,
+    CheckpointManifest,
+    IncompleteError,
+    digest_of,
+    hash_files,
+    read_checkpoint_manifest,
+)
+
+VARIABLES = "variables"
+INDEX = "variables.index"
+_SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What identifies a checkpoint: the digest of its files; and its train step, -1 if unknown."""
+
+    digest: str
+    train_step: int
+
+
+def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], int]) -> Identity:
+    """Tells what checkpoint lies in `folder`.
+
+    With checkpoint.json that is what it says (its files are compared when the checkpoint is loaded). Without,
+    the folder has to be whole and at rest: nothing in it younger than `rest_s` seconds.
+
+    Args:
+      folder: where the checkpoint lies.
+      rest_s: how long a checkpoint without checkpoint.json has to be at rest.
+      train_step_in: reads a train step from the values themselves; takes the folder and the digest.
+
+    Raises:
+      Incomplete: something is missing or still changing.
+      SwapRefused: it is a whole checkpoint, but not a readable one.
+    """
+    if not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise SwapRefused(f"it is a link that leads outside {folder.parent.name}")
+    manifest = manifest_of(folder)
+    if manifest is not None:
+        missing = [name for name in manifest.files if not (folder / name).is_file()]
+        if missing:
+            raise Incomplete(f"{missing[0]} is missing", settled=True)
+        return Identity(manifest.digest, manifest.train_step)
+    files = _files_of_plain(folder, rest_s)
+    try:
+        digest = digest_of(hash_files(folder, files))
+    except OSError as error:
+        raise Incomplete(f"a file vanished: {error.filename}", settled=False) from None
+    return Identity(digest, train_step_in(folder, digest))
+
+
+def manifest_of(folder: Path) -> CheckpointManifest | None:
+    """What its checkpoint.json says; None where there is none.
+
+    Raises:
+      SwapRefused: it cannot be used.
+    """
+    try:
+        if not (folder / CHECKPOINT_FILE).resolve().is_relative_to(folder.resolve()):
+            raise IncompleteError(f"{CHECKPOINT_FILE} leads outside {folder.name}")
+        return read_checkpoint_manifest(folder)
+    except IncompleteError as error:
+        raise SwapRefused(str(error)) from None
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """The files that make the checkpoint, with their sha256 where its manifest tells ("" without one).
+
+    Raises:
+      SwapRefused: its manifest cannot be used, or it is not whole.
+    """
+    manifest = manifest_of(folder)
+    if manifest is not None:
+        return manifest.files
+    try:
+        return {path.relative_to(folder).as_posix(): "" for path in _files_of_plain(folder, rest_s=0)}
+    except Incomplete as error:
+        raise SwapRefused(str(error)) from None
+
+
+def _files_of_plain(folder: Path, rest_s: float) -> list[Path]:
+    variables = folder / VARIABLES
+    try:
+        files = {path.name: path for path in variables.iterdir()} if variables.is_dir() else {}
+        parts = [folder, *([variables] if variables.is_dir() else []), *files.values()]
+        age_s = time.time() - max(path.stat().st_mtime for path in parts)
+        settled = age_s >= rest_s or age_s < -rest_s  # a clock that is ahead cannot be waited for
+    except OSError as error:
+        raise Incomplete(f"it cannot be read: {error.strerror}", settled=False) from None
+    if INDEX not in files:
+        raise Incomplete(f"{VARIABLES}/{INDEX} is missing", settled)
+    shards = [match for name in files if (match := _SHARD.fullmatch(name))]
+    count = int(shards[0][2]) if shards else 0
+    if not shards or {int(match[1]) for match in shards} != set(range(count)):
+        raise Incomplete(f"{len(shards)} of {count or 'its'} data files are there", settled)
+    if not settled:
+        raise Incomplete("its files changed just now", settled)
+    return [files[INDEX], *(files[match[0]] for match in shards)]

@@ -1,0 +1,211 @@
+"""The front process: HTTP, batching, engines. `python -m app.front LINK LISTENER`, started by the control process.
+
+The composition root of the data way; that of the control way is `app/main.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Any
+
+import uvloop
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from app import logs
+from app.api import openapi, problems
+from app.api.access import admin_guard, data_guard
+from app.api.admin import admin_router
+from app.api.data import data_router
+from app.api.health import health_router
+from app.api.policies import policies_router
+from app.api.uploads import uploads_router
+from app.batching.batcher import Batcher
+from app.batching.rule import Pause
+from app.engine.base import Arrays
+from app.engine.bundle import Bundle, Graph
+from app.http_server import HttpServer
+from app.metrics import Metrics
+from app.processes.link import Link
+from app.service import Policy, Service
+from app.settings import PolicyFolder, Settings
+from app.swap.copies import Copies
+from app.swap.remote import Offer, RemoteManager
+from app.swap.upload import Uploads, upload_folders
+from app.validate import InputReader
+from app.workshop.loader import BundleLoader
+from saver.artifact import CHECKPOINTS_FOLDER
+
+
+class Front:
+    """What the control process asks of a front: `open` first, then `listen`, then the rest, and `stop` last."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._stack = AsyncExitStack()
+        self._stopped = False
+        self._policies: dict[str, Policy] = {}
+        self._service: Service | None = None
+        self._http: HttpServer
+        self.link: Link
+
+    async def open(self, settings: Settings, offers: Mapping[str, Offer]) -> None:
+        """Loads what is offered, and builds everything that answers.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        logs.configure(settings.log_level)
+        metrics = Metrics()
+        for named in settings.policies:
+            offer = offers[named.name]
+            self._policies[named.name] = await self._open_policy(named, offer, settings, metrics)
+        self._service = Service(self._policies, settings.deadline_ms, settings.rows_limit)
+        app = build_app(self._service, metrics, settings)
+        self._http = HttpServer(app, settings.root_path, _grace_s(settings))
+
+    async def listen(self) -> None:
+        """Returns when connections are accepted."""
+        self._stack.push_async_callback(self._http.stop)
+        await self._http.start(self._listener)
+
+    async def stop(self) -> None:
+        """Finishes what was accepted."""
+        if self._service is not None:
+            self._service.stop_holding()
+        await self._stack.aclose()
+        self._stopped = True
+
+    async def over(self) -> None:
+        """Returns when the control process has gone; it ends this process by going.
+
+        One that was told to stop has nothing left to do by then. One that was not belongs to a server that was
+        killed: it goes at once, as it would have been killed too.
+        """
+        await self.link.lost()
+        if not self._stopped:
+            os._exit(1)
+
+    async def prepare(self, policy: str, graph: Graph, bundle: Bundle) -> None:
+        """See `Copies.prepare`."""
+        await self._policies[policy].copies.prepare(graph, bundle)
+
+    async def activate(self, policy: str, name: str, digest: str) -> None:
+        """See `Copies.activate`."""
+        self._policies[policy].copies.activate(name, digest)
+
+    async def drained(self, policy: str) -> None:
+        """See `Copies.drained`."""
+        await self._policies[policy].copies.drained()
+
+    async def pause(self, policy: str, mode: str) -> None:
+        """See `Batcher.pause`."""
+        await self._policies[policy].batcher.pause(Pause(mode))
+
+    async def resume(self, policy: str) -> None:
+        """See `Batcher.resume`."""
+        self._policies[policy].batcher.resume()
+
+    async def recorded(self, policy: str) -> list[Arrays]:
+        """See `Batcher.recorded`."""
+        return self._policies[policy].batcher.recorded()
+
+    async def _open_policy(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
+        """One policy with its parts; entered into the stack in start order, left in reverse."""
+        spec, of_policy = offer.graph.spec, metrics.policy(named.name)
+        manager = RemoteManager(named.name, self.link)
+        loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
+        copies = Copies(BundleLoader(), loading_lane)
+        await copies.begin(offer.name, offer.graph, offer.bundle)
+        data_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+        batcher = Batcher(
+            named.name,
+            lambda: copies.active.lease(),
+            functools.partial(_with_initial_state, spec),
+            data_lane,
+            of_policy,
+            settings.waiting_room_requests,
+        )
+        self._stack.push_async_callback(batcher.close)
+        folders = [named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
+        return Policy(
+            named.name,
+            spec,
+            offer.graph.serving,
+            InputReader(spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
+            copies,
+            manager,
+            batcher,
+            of_policy,
+            Uploads(folders, settings.upload_limit_bytes, manager.check),
+        )
+
+
+def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
+    """The HTTP application over a service."""
+    app: FastAPI = FastAPIOffline(
+        title="Policy server",
+        description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
+        redoc_url=None,
+    )
+    guard = data_guard(settings.data_token)
+    app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
+    app.include_router(policies_router(service, guard))
+    only_admins = admin_guard(settings.admin_token)
+    app.include_router(admin_router(service, only_admins))
+    app.include_router(uploads_router(service, only_admins))
+    app.include_router(health_router(metrics))
+    problems.install(app)
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    fixed_routes = app.openapi
+
+    @functools.cache
+    def whole_document() -> dict[str, Any]:
+        return openapi.document(fixed_routes(), service.policies)
+
+    app.openapi = whole_document  # type: ignore[method-assign]
+    return app
+
+
+def _with_initial_state(spec: Any, inputs: Any, initial: Any) -> Any:
+    return inputs | spec.state_inputs(initial)
+
+
+def _grace_s(settings: Settings) -> int:
+    """What was accepted has this long to be answered: a client that never ends its request cannot hold the server."""
+    return -(-settings.deadline_ms // 1000) + 1
+
+
+async def run(link: int, listener: int) -> None:
+    """Answers the control process until it says stop, or is gone. Takes the numbers of two open sockets."""
+    front = Front(socket.socket(fileno=listener))
+    calls = (
+        front.open, front.listen, front.stop, front.prepare, front.activate, front.drained, front.pause, front.resume,
+        front.recorded,
+    )  # fmt: skip
+    front.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
+    await front.over()
+
+
+def main() -> None:
+    """Runs until told to stop by the control process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the control process says when to stop
+    link, listener = map(int, sys.argv[1:])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(link, listener))
+
+
+if __name__ == "__main__":
+    main()

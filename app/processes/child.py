@@ -1,0 +1,140 @@
+"""Processes that are started, watched, and started again when they end before they were told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Sequence
+
+from app.processes.link import Handlers, Link
+
+log = logging.getLogger("policy_server.processes")
+
+# A process that lived this long did not die of how it starts.
+_SETTLED_S = 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
+# What a process that was told to end may take; then it is killed.
+_PATIENCE_S = 5.0
+
+
+class Child:
+    """A process of this server, running the module `module`, and the link to it.
+
+    It is given the number of its end of the link, and of each socket in `sockets`, as arguments, before `arguments`.
+    """
+
+    def __init__(self, process: Process, link: Link) -> None:
+        self.process = process
+        self.link = link
+
+    @classmethod
+    async def start(
+        cls, module: str, arguments: Sequence[str], handlers: Handlers, sockets: Sequence[socket.socket] = ()
+    ) -> Child:
+        """Starts the process; it reads no input, and ends when its link does."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            numbers = [end.fileno() for end in (theirs, *sockets)]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                module,
+                *map(str, numbers),
+                *arguments,
+                pass_fds=numbers,
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        return cls(process, await Link.over(ours, handlers))
+
+    async def ended(self) -> str:
+        """How it ended, once it has: "exit status 1", "killed by SIGKILL"."""
+        status = await self.process.wait()
+        await self.link.close()
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+    async def end(self) -> None:
+        """Closes its link and waits until it is gone; kills it when that takes long."""
+        await self.link.close()
+        try:
+            await asyncio.wait_for(self.process.wait(), _PATIENCE_S)
+        except TimeoutError:
+            log.warning("process %d does not end and is killed", self.process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+
+class Keeper:
+    """Keeps one child of a kind running.
+
+    `start` starts it; `begin` makes it useful, each time anew; `end` ends it. A child that ends by itself, or that
+    `begin` fails on, is replaced after a pause that grows while they end young; `restarted` is told each time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[Child]],
+        begin: Callable[[Child], Awaitable[None]],
+        end: Callable[[Child], Awaitable[None]],
+        restarted: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._start = start
+        self._begin = begin
+        self._end = end
+        self._restarted = restarted
+        self._child: Child | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts the first child, and from then on keeps one alive.
+
+        Raises:
+          Exception: what the first child's `begin` raised.
+        """
+        self._child = await self._start()
+        await self._begin(self._child)
+        self._keeping = asyncio.create_task(self._keep(self._child))
+
+    async def close(self) -> None:
+        """Ends the child, whatever it is at. What is closed stays closed."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+        child, self._child = self._child, None
+        if child is not None:
+            await self._end(child)
+
+    async def _keep(self, child: Child) -> None:
+        pause_s = 0.0
+        while True:
+            began = time.monotonic()
+            how = await child.ended()
+            log.error("%s ended (%s); it is started again", self._name, how)
+            self._restarted()
+            settled = time.monotonic() - began >= _SETTLED_S
+            pause_s = 0.0 if settled else _longer(pause_s)
+            child = await self._replaced(pause_s)
+
+    async def _replaced(self, pause_s: float) -> Child:
+        while True:
+            await asyncio.sleep(pause_s)
+            self._child = await self._start()
+            try:
+                await self._begin(self._child)
+                return self._child
+            except Exception as error:
+                log.error("%s could not begin: %s: %s", self._name, type(error).__name__, error)
+                await self._child.end()
+                pause_s = _longer(pause_s)
+
+
+def _longer(pause_s: float) -> float:
+    return min(2 * pause_s + _FIRST_PAUSE_S, _LONGEST_PAUSE_S)

@@ -1,0 +1,107 @@
+"""The copies of one policy in this front: the one that serves, and the one that the next version is made ready in.
+
+The switch is one assignment on the event loop, between two batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
+
+from app.engine.base import Engine
+from app.engine.bundle import Bundle, Graph
+from app.errors import SwapRefused
+from app.swap.lease import ServedVersion, Slot
+
+T = TypeVar("T")
+
+
+class Loader(Protocol):
+    """Makes engines from bundles. `load` and `stand_by` block."""
+
+    def load(self, graph: Graph, bundle: Bundle) -> Engine:
+        """An engine that nobody uses yet, with these weights."""
+
+    def stand_by(self, graph: Graph, bundle: Bundle) -> None:
+        """Makes what the next `load` would have to wait for, where a version like this one serves."""
+
+    def give_back(self, engine: Engine) -> None:
+        """Nobody uses the engine any more."""
+
+
+class Copies:
+    """One policy's. Methods run on the event loop; loading runs in `lane`."""
+
+    def __init__(self, loader: Loader, lane: Executor) -> None:
+        self._loader = loader
+        self._lane = lane
+        self._ready: tuple[Bundle, Engine] | None = None
+        self._draining: set[asyncio.Task[None]] = set()
+        self._active: Slot[Engine] | None = None
+
+    @property
+    def active(self) -> Slot[Engine]:
+        """The version that serves, with its engine."""
+        assert self._active is not None, "nothing serves before the first version was activated"
+        return self._active
+
+    async def prepare(self, graph: Graph, bundle: Bundle) -> None:
+        """Makes a version ready beside the one that serves.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        await self.drained()  # the copy that served before may be the one to restore into
+        self._forget_ready()
+        try:
+            engine = await self._work(lambda: self._loader.load(graph, bundle))
+        except SwapRefused:
+            raise
+        except Exception as error:
+            raise SwapRefused(f"it cannot be loaded: {type(error).__name__}: {str(error)[:200]}") from error
+        self._ready = bundle, engine
+
+    async def begin(self, name: str, graph: Graph, bundle: Bundle) -> None:
+        """Loads and activates the first version, and what the next one will need.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        await self.prepare(graph, bundle)
+        self.activate(name, bundle.digest)
+        await self._work(lambda: self._loader.stand_by(graph, bundle))
+
+    def activate(self, name: str, digest: str) -> None:
+        """The one assignment that changes what serves: the version that was prepared, under this name."""
+        assert self._ready is not None, f"{name} was not prepared"
+        (bundle, engine), self._ready = self._ready, None
+        assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
+        old, self._active = self._active, Slot(engine, ServedVersion.of(name, bundle))
+        if old is None:
+            return
+        if old.idle:
+            self._loader.give_back(old.engine)
+        else:
+            task = asyncio.create_task(self._drain(old))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+
+    async def drained(self) -> None:
+        """Returns when no batch runs on older weights than the active ones."""
+        while self._draining:
+            await asyncio.wait(self._draining)
+
+    async def _drain(self, slot: Slot[Engine]) -> None:
+        await slot.drained()
+        self._loader.give_back(slot.engine)
+
+    def _forget_ready(self) -> None:
+        """A swap that was given up has left one."""
+        if self._ready is not None:
+            self._loader.give_back(self._ready[1])
+            self._ready = None
+
+    async def _work(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._lane, job)

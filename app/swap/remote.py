@@ -1,0 +1,201 @@
+"""What the processes of one server ask of each other.
+
+The control process asks the workshop (`WorkshopCalls`, `RemoteWorkshop`) and the fronts (`RemoteFront`); the fronts
+ask the control process (`RemoteManager`, answered by `manager_calls`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.engine.base import Arrays
+from app.engine.bundle import Bundle, Graph, Prepared
+from app.errors import LinkLost, SwapRefused
+from app.processes.link import Handlers, Link
+from app.swap.manager import Manager, Swapped
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a front has to load for one policy before it can be admitted: a version and its name."""
+
+    name: str
+    graph: Graph
+    bundle: Bundle
+
+
+# Something that ends the workshop process this often does not get another chance by itself.
+_ATTEMPTS = 2
+
+
+class WorkshopCalls:
+    """Calls to the workshop process, whichever lives."""
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._there = asyncio.Event()
+        self._closed = False
+
+    def begin(self, link: Link) -> None:
+        """From now on this process is asked."""
+        self._link = link
+        self._there.set()
+
+    def close(self) -> None:
+        """No process comes any more: whoever waits for one is told so."""
+        self._closed = True
+        self._there.set()
+
+    async def call(self, name: str, *args: Any) -> Any:
+        """Asks, and asks the next process where one has ended over it.
+
+        Raises:
+          SwapRefused: the next one has ended over it too, or the server is stopping.
+        """
+        for _ in range(_ATTEMPTS):
+            await self._there.wait()
+            if self._closed or self._link is None:
+                raise SwapRefused("the server is stopping")
+            link = self._link
+            try:
+                return await link.call(name, *args)
+            except LinkLost:
+                if self._link is link and not self._closed:
+                    self._there.clear()
+        raise SwapRefused(f"the workshop process ended over it {_ATTEMPTS} times")
+
+
+class RemoteWorkshop:
+    """The workshop process as the manager of one policy sees it."""
+
+    def __init__(self, policy: str, calls: WorkshopCalls) -> None:
+        self._policy = policy
+        self._calls = calls
+
+    async def open(self, folder: Path, graphs: Path) -> Graph:
+        """See `app.workshop.load.open_export`."""
+        graph: Graph = await self._calls.call("open", folder, graphs)
+        return graph
+
+    async def prepare(
+        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+    ) -> Prepared:
+        """See `app.workshop.workshop.Workshop.prepare`."""
+        args = (self._policy, graph, source, digest, destination, recorded)
+        prepared: Prepared = await self._calls.call("prepare", *args)
+        return prepared
+
+    async def check(self, graph: Graph, folder: Path) -> int:
+        """See `app.workshop.workshop.Workshop.check`."""
+        train_step: int = await self._calls.call("check", self._policy, graph, folder)
+        return train_step
+
+
+class RemoteFront:
+    """One front as the manager of one policy sees it: see `app.swap.fleet.Front`."""
+
+    def __init__(self, policy: str, link: Link) -> None:
+        self._policy = policy
+        self._link = link
+
+    async def prepare(self, graph: Graph, bundle: Bundle) -> None:
+        """See `Front`."""
+        await self._link.call("prepare", self._policy, graph, bundle)
+
+    async def activate(self, name: str, digest: str) -> None:
+        """See `Front`."""
+        await self._link.call("activate", self._policy, name, digest)
+
+    async def drained(self) -> None:
+        """See `Front`."""
+        await self._link.call("drained", self._policy)
+
+    async def pause(self, mode: str) -> None:
+        """See `Front`."""
+        await self._link.call("pause", self._policy, mode)
+
+    async def resume(self) -> None:
+        """See `Front`."""
+        await self._link.call("resume", self._policy)
+
+    async def recorded(self) -> list[Arrays]:
+        """See `Front`."""
+        inputs: list[Arrays] = await self._link.call("recorded", self._policy)
+        return inputs
+
+
+class RemoteManager:
+    """The manager of one policy as a front sees it: see `Manager`."""
+
+    def __init__(self, policy: str, link: Link) -> None:
+        self._policy = policy
+        self._link = link
+
+    async def reload(self, name: str | None) -> Swapped:
+        """See `Manager.reload`."""
+        swapped: Swapped = await self._link.call("reload", self._policy, name)
+        return swapped
+
+    async def reload_export(self) -> Swapped:
+        """See `Manager.reload_export`."""
+        swapped: Swapped = await self._link.call("reload_export", self._policy)
+        return swapped
+
+    async def rollback(self) -> Swapped:
+        """See `Manager.rollback`."""
+        swapped: Swapped = await self._link.call("rollback", self._policy)
+        return swapped
+
+    async def wait_for(self, train_step: int) -> None:
+        """See `Manager.wait_for`."""
+        await self._link.call("wait_for", self._policy, train_step)
+
+    async def check(self, folder: Path) -> int:
+        """See `Manager.check`."""
+        train_step: int = await self._link.call("check", self._policy, folder)
+        return train_step
+
+    async def pause(self, mode: str) -> str | None:
+        """See `Manager.pause`."""
+        paused: str | None = await self._link.call("pause", self._policy, mode)
+        return paused
+
+    async def resume(self) -> None:
+        """See `Manager.resume`."""
+        await self._link.call("resume", self._policy)
+
+    async def story(self) -> dict[str, Any]:
+        """What a person wants to know of the versions: {"pinned", "stale", "versions": the latest seen first}."""
+        story: dict[str, Any] = await self._link.call("story", self._policy)
+        return story
+
+
+def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
+    """The control process's side of `RemoteManager`."""
+
+    async def story(manager: Manager) -> dict[str, Any]:
+        versions = [version.public() for version in manager.versions()]
+        return {"pinned": manager.pinned, "stale": manager.stale(), "versions": versions}
+
+    asked: list[Callable[..., Awaitable[Any]]] = [
+        Manager.reload,
+        Manager.reload_export,
+        Manager.rollback,
+        Manager.wait_for,
+        Manager.check,
+        Manager.pause,
+        Manager.resume,
+        story,
+    ]
+
+    def of_policy(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def answer(policy: str, *args: Any) -> Any:
+            return await call(managers[policy], *args)
+
+        return answer
+
+    return {call.__name__: of_policy(call) for call in asked}

@@ -1,0 +1,31 @@
+"""The workshop process: `python -m app.workshop LINK ENGINE LEVEL`, started by the control process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+from app import logs
+from saver.hush import hushed
+
+# A front gets about three times as much of a contended core as the workshop.
+_NICENESS = 5
+
+
+def main() -> None:
+    """Serves the link with the given number, until its other end is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the control process says when to stop
+    link, engine, level = sys.argv[1:]
+    logs.configure(level)
+    os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
+    with hushed():
+        from app.workshop import process
+    asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))
+
+
+if __name__ == "__main__":
+    main()

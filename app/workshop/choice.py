@@ -1,0 +1,86 @@
+"""What a version runs on: LiteRT where that is proved equal to TensorFlow, else TensorFlow, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.engine.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
+from app.engine.litert import LiteRTEngine
+from app.engine.tensorflow import TensorFlowEngine
+from app.errors import SwapRefused
+from app.workshop.compile import CannotCompile, Compiler
+from app.workshop.load import metadata_of, train_step_of
+from app.workshop.proof import Unequal, prove
+from saver.artifact import hash_files
+
+# LiteRT packs the weights at each swap, 0.8 ms a MB in which no answer leaves; and in matrices of this size
+# TensorFlow is as fast (docs/decisions/0008).
+_MOST_BYTES = 8 << 20
+# Rows of the calls that prove a version: the first one, and those for which only the weights in its file changed.
+_FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
+
+
+class EngineChoice:
+    """Chooses for the versions of one graph. `engine`: the one that it has to be, or "auto"."""
+
+    def __init__(self, graph: Graph, engine: str) -> None:
+        self._graph = graph
+        self._engine = engine
+        self._compiler: Compiler | None = None
+        self._why_not = ""
+        self._proved_once = False
+
+    def finished(self, bundle: Bundle, copy: TensorFlowEngine) -> Bundle:
+        """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
+
+        Raises:
+          SwapRefused: LiteRT was asked for, and cannot run it.
+        """
+        try:
+            self._compile(bundle, copy)
+            engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
+        except (CannotCompile, Unequal) as error:
+            if self._engine == LITERT:
+                raise SwapRefused(f"LiteRT cannot run it: {error}") from error
+            (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
+            engine, reason = TENSORFLOW, str(error)
+        compiled = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
+        return replace(
+            bundle,
+            train_step=train_step_of(copy.model),
+            metadata=metadata_of(copy.model),
+            engine=engine,
+            engine_reason=reason,
+            asked_for=self._engine,
+            files=dict(bundle.files) | hash_files(bundle.folder, compiled),
+        )
+
+    def _compile(self, bundle: Bundle, copy: TensorFlowEngine) -> None:
+        """Raises CannotCompile or Unequal."""
+        compiler = self._compiler_of(copy)
+        file = bundle.folder / COMPILED_FILE
+        compiler.compile(copy, file)
+        spec, serving = self._graph.spec, self._graph.serving
+        rows = _LATER_ROWS if self._proved_once and compiler.patches else _FIRST_ROWS
+        prove(LiteRTEngine(file, spec), copy, spec, serving, rows)
+        self._proved_once = True
+
+    def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:
+        """Made for the first version; what cannot be compiled once cannot be for others either."""
+        if self._compiler is None and not self._why_not:
+            try:
+                self._check_wanted(copy)
+                self._compiler = Compiler(copy, self._graph.spec, self._graph.serving)
+            except CannotCompile as error:
+                self._why_not = str(error)
+        if self._compiler is None:
+            raise CannotCompile(self._why_not)
+        return self._compiler
+
+    def _check_wanted(self, copy: TensorFlowEngine) -> None:
+        if self._engine == TENSORFLOW:
+            raise CannotCompile("asked for by --engine")
+        size = sum(variable.dtype.size * variable.shape.num_elements() for variable in copy.model.model_variables)
+        if self._engine != LITERT and size > _MOST_BYTES:
+            most = f"{_MOST_BYTES / 2**20:g} MB"
+            raise CannotCompile(f"with {size / 2**20:.0f} MB of weights LiteRT is no faster (it is below {most})")

@@ -1,0 +1,261 @@
+"""A policy's functions and weights → one .tflite file; or the reason why it has to stay on TensorFlow.
+
+Conversion takes 0.2 s and more. Between two versions of one graph only constants differ, so it is done once for a
+`Template`, into which the weights of each version are written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.workshop.template import Template, Weights, template_of
+from saver.artifact import PolicySpec, ServingInfo
+from saver.hush import hushed
+from saver.purity import impurities
+
+INITIAL_STATE = "get_initial_state"
+_RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
+_NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
+_COMPLAINT = re.compile(r"'tf\.(\w+)' op (?!is neither)(.+)")
+
+
+class CannotCompile(Exception):
+    """The policy stays on TensorFlow; the message says why, for a person."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Functions to convert, by name, and the variables that they read, always in the same order."""
+
+    signatures: dict[str, Any]
+    variables: list[Any]
+
+    def weights(self) -> Weights:
+        """The values of the variables now."""
+        return [variable.numpy() for variable in self.variables]
+
+
+class Compiler:
+    """Compiles copies of one export.
+
+    Args:
+      engine: any copy; it is only read.
+      spec: of the policy.
+      serving: its functions beside `action` and `get_initial_state`.
+
+    Raises:
+      CannotCompile: a function draws random numbers or changes variables (conversion would freeze what it does), may
+        refuse inputs by an assertion (conversion would drop it), or has an operation that LiteRT lacks.
+    """
+
+    def __init__(self, engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> None:
+        self._names = _to_compile(engine, spec, serving)
+        for name in self._names:
+            _check(name, engine.functions[name].concrete)
+        self._template = self._template_of(_graph_of(engine, self._names))
+
+    @property
+    def patches(self) -> bool:
+        """Whether weights can be written into a template; otherwise each version is converted anew."""
+        return self._template is not None
+
+    def compile(self, engine: TensorFlowEngine, destination: Path) -> None:
+        """Writes the model with the weights that the engine's copy holds now.
+
+        Args:
+          engine: a copy of the export that the compiler was made for.
+          destination: the file, which appears whole or not at all.
+
+        Raises:
+          CannotCompile: conversion fails with these weights.
+        """
+        graph = _graph_of(engine, self._names)
+        weights = graph.weights()
+        if self._template is not None and self._template.fits(weights):
+            pieces: Iterable[Any] = self._template.filled(weights)
+        else:
+            pieces = [_convert(graph)]
+        partial = destination.with_name(destination.name + ".partial")
+        with partial.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+        os.replace(partial, destination)
+
+    def _template_of(self, graph: _Graph) -> Template | None:
+        """None where some of the file cannot be told from the weights alone.
+
+        Raises:
+          CannotCompile: the graph cannot be converted at all.
+        """
+        own = _copy_of(graph)
+        generator = np.random.default_rng(0)
+        try:
+            one, other = (_with_random_weights(own, generator) for _ in range(2))
+        except CannotCompile:
+            _convert(graph)  # raises, unless the random weights are to blame
+            return None
+        return template_of(one, other)
+
+
+def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> list[str]:
+    """The functions that need a signature: those that are the action itself under another name do not."""
+    state = [INITIAL_STATE] if spec.signatures[INITIAL_STATE].outputs else []
+    action = _inner(engine.functions["action"])
+    others = [name for name in ("greedy", "sample") if name in serving.signatures]
+    others = [name for name in others if action is None or _inner(engine.functions[name]) != action]
+    return ["action", *state, *(["distribution"] if "distribution" in serving.signatures else []), *others]
+
+
+def _inner(function: FlatFunction) -> str | None:
+    """The name of the function that a signature of a SavedModel does nothing but call; None if it does more."""
+    operations = function.concrete.graph.get_operations()
+    called = [o.get_attr("f").name for o in operations if o.type in ("PartitionedCall", "StatefulPartitionedCall")]
+    others = {o.type for o in operations} - {"PartitionedCall", "StatefulPartitionedCall", "Placeholder", "Identity"}
+    return called[0] if len(called) == 1 and not others - {"NoOp"} else None
+
+
+def _check(name: str, function: Any) -> None:
+    """Raises CannotCompile for what conversion would change without a word."""
+    found = impurities(function)
+    if found:
+        raise CannotCompile(f"{name} {_what_they_do(found)} ({', '.join(found)})")
+    if "Assert" in _kinds(function):
+        raise CannotCompile(f"{name} may refuse inputs (Assert), and LiteRT would answer them")
+
+
+def _what_they_do(kinds: Sequence[str]) -> str:
+    if any(_RANDOM.search(kind) for kind in kinds):
+        return "draws random numbers"
+    return "runs Python code" if any("PyFunc" in kind for kind in kinds) else "keeps state in variables"
+
+
+def _kinds(function: Any) -> set[str]:
+    """The kinds of operations in a concrete function and in those that it calls."""
+    graph = function.graph.as_graph_def()
+    inner = (node for called in graph.library.function for node in called.node_def)
+    return {node.op for node in [*graph.node, *inner]}
+
+
+def _graph_of(engine: TensorFlowEngine, names: Sequence[str]) -> _Graph:
+    """The functions of a copy as LiteRTEngine wants them."""
+    functions = {name: engine.functions[name] for name in names}
+    signatures = {
+        name: _one_row(function) if name == INITIAL_STATE and function.dtypes else _traced(function)
+        for name, function in functions.items()
+    }
+    variables: dict[int, Any] = {}
+    for function in functions.values():
+        concrete = function.concrete
+        by_handle = {id(variable.handle): variable for variable in concrete.variables}
+        # In the order of the captures: that of `variables` differs from copy to copy.
+        for handle in concrete.captured_inputs:
+            if id(handle) in by_handle:
+                variables.setdefault(id(handle), by_handle[id(handle)])
+    return _Graph(signatures, list(variables.values()))
+
+
+def _traced(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
+    """A tf.function whose inputs have their flattened names."""
+    wanted = tf.nest.flatten(function.concrete.structured_input_signature)
+    specs = [tf.TensorSpec(s.shape, s.dtype, name) for s, name in zip(wanted, function.dtypes, strict=True)]
+
+    @tf.function(autograph=False, input_signature=specs)
+    def traced(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = function.on_tensors(dict(zip(function.dtypes, tensors, strict=True)))
+        return {name: tf.identity(tensor) for name, tensor in outputs.items()}
+
+    return traced
+
+
+def _one_row(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
+    """`get_initial_state` of one row, without inputs. That other rows repeat it is for the proof to see."""
+
+    @tf.function(autograph=False, input_signature=[])
+    def one_row() -> dict[str, tf.Tensor]:
+        outputs = function.on_tensors({name: tf.constant(1, dtype) for name, dtype in function.dtypes.items()})
+        return {name: tf.identity(tensor) for name, tensor in outputs.items()}
+
+    return one_row
+
+
+def _save(graph: _Graph, folder: str) -> None:
+    module = tf.Module()
+    module.weights = graph.variables
+    tf.saved_model.save(module, folder, graph.signatures)
+
+
+def _copy_of(graph: _Graph) -> _Graph:
+    """The same functions over variables of their own.
+
+    Raises:
+      CannotCompile: they use more than variables.
+    """
+    with tempfile.TemporaryDirectory() as folder, hushed():
+        try:
+            _save(graph, folder)
+        except AssertionError:
+            model = None
+        else:
+            model = tf.saved_model.load(folder)
+    if model is None:
+        raise CannotCompile("the policy uses a look-up table, or another resource that is no variable")
+    return _Graph({name: model.signatures[name] for name in graph.signatures}, list(model.weights))
+
+
+def _convert(graph: _Graph) -> bytes:
+    """The .tflite file of the graph with the values of its variables now.
+
+    Raises:
+      CannotCompile: there is something that LiteRT cannot do without TensorFlow's own operations.
+    """
+    with tempfile.TemporaryDirectory() as folder, hushed():
+        try:
+            _save(graph, folder)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(graph.signatures))
+            data: bytes = converter.convert()
+            problem = None
+        except Exception as error:  # the converter has many kinds, and none for a policy that it cannot convert
+            problem = _reason(graph, str(error))  # raised where it is not hushed: there it would print everything
+    if problem is not None:
+        raise CannotCompile(problem)
+    return data
+
+
+def _reason(graph: _Graph, said: str) -> str:
+    """What the converter said, in short."""
+    lacking = set(_NO_KERNEL.findall(said))
+    if lacking:
+        users = [name for name, function in graph.signatures.items() if _kinds(_concrete(function)) & lacking]
+        return f"{', '.join(users) or 'the policy'} needs {', '.join(sorted(lacking))}, which LiteRT lacks"
+    complaints = [" ".join(match.groups()) for match in _COMPLAINT.finditer(said)] or said.strip().splitlines()
+    return f"conversion fails: {complaints[0][:200] if complaints else 'no reason given'}"
+
+
+def _concrete(function: Any) -> Any:
+    """A tf.function's only concrete function; those of a loaded model are concrete."""
+    return function.get_concrete_function() if hasattr(function, "get_concrete_function") else function
+
+
+def _with_random_weights(graph: _Graph, generator: np.random.Generator) -> tuple[bytes, Weights]:
+    """Another file of the graph, and the weights that are in it; the graph's variables keep them."""
+    weights = [_random(value, generator) for value in graph.weights()]
+    for variable, value in zip(graph.variables, weights, strict=True):
+        variable.assign(value)
+    return _convert(graph), weights
+
+
+def _random(value: Any, generator: np.random.Generator) -> Any:
+    """Other values for a floating variable; all positive, as variances have to be. Others stay what they are."""
+    if not np.issubdtype(value.dtype, np.floating):
+        return value
+    return np.asarray(generator.uniform(0.5, 1.5, value.shape), value.dtype)

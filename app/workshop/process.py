@@ -1,0 +1,78 @@
+"""The workshop process: the calls that it answers, in the order in which they come, at low priority.
+
+It keeps nothing that cannot be had again: a call names the folders that it is about, so that the next process can
+answer it when this one has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from app.engine.base import Arrays
+from app.engine.bundle import Graph, Prepared
+from app.processes.link import Handlers, Link
+from app.workshop import checkpoints
+from app.workshop.load import open_export
+from app.workshop.workshop import Workshop
+
+T = TypeVar("T")
+
+
+class Calls:
+    """What other processes may ask; one thread does it all."""
+
+    def __init__(self, lane: ThreadPoolExecutor, engine: str) -> None:
+        self._lane = lane
+        self._engine = engine
+        self._workshops: dict[str, Workshop] = {}
+
+    def handlers(self) -> Handlers:
+        """By name; see the methods."""
+        calls = (self.open, self.prepare, self.check, self.train_step_in)
+        return {call.__name__: self._in_lane(call) for call in calls}
+
+    def open(self, folder: Path, graphs: Path) -> Graph:
+        """See `load.open_export`."""
+        return open_export(folder, graphs)
+
+    def prepare(
+        self, policy: str, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+    ) -> Prepared:
+        """See `Workshop.prepare`."""
+        return self._workshop(policy, graph).prepare(source, digest, destination, recorded)
+
+    def check(self, policy: str, graph: Graph, folder: Path) -> int:
+        """See `Workshop.check`."""
+        return self._workshop(policy, graph).check(folder)
+
+    def train_step_in(self, folder: Path) -> int:
+        """See `checkpoints.train_step_in`."""
+        return checkpoints.train_step_in(folder)
+
+    def _workshop(self, policy: str, graph: Graph) -> Workshop:
+        """The one of the policy; a new one where its graph is another."""
+        workshop = self._workshops.get(policy)
+        if workshop is None or workshop.graph != graph:
+            workshop = self._workshops[policy] = Workshop(graph, self._engine)
+        return workshop
+
+    def _in_lane(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+        async def answer(*args: object) -> T:
+            return await asyncio.get_running_loop().run_in_executor(self._lane, functools.partial(call, *args))
+
+        return answer
+
+
+async def serve(end: socket.socket, engine: str) -> None:
+    """Answers calls until the other end is gone. `engine`: what every version has to run on, or "auto"."""
+    with ThreadPoolExecutor(1, "workshop") as lane:
+        link = await Link.over(end, Calls(lane, engine).handlers())
+        await link.lost()
+        os._exit(0)  # whatever TensorFlow is busy with is of no use to anyone

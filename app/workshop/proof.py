@@ -1,0 +1,206 @@
+"""A compiled policy beside TensorFlow's: the same inputs, the same answers, or the reason why it may not serve.
+
+Integers and booleans are equal, floats within 1e-5 + 1e-5·|x|. A row may differ all the same where rounding decides, as
+between two actions of the same value, or is made large, as in a wide network. There the answer has to be like those
+that TensorFlow itself gives to inputs that differ by no more than rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from app.engine.base import Arrays, Engine, InputRefused
+from saver.artifact import Leaf, PolicySpec, ServingInfo, leaves
+from saver.artifact.probe import probe_inputs, probe_noise
+
+TOLERANCE = 1e-5
+# Of floats in probes, where the spec allows them: gentle, and far out.
+_SCALES = (1.0, 0.01, 20.0)
+_NUDGES = 64
+_NUDGE = 1e-6
+_STRINGS = np.array([b"", b"a", b"up", b"\xff"], object)
+
+
+class Unequal(Exception):
+    """The compiled policy answers otherwise; the message says where."""
+
+
+def prove(
+    compiled: Engine, reference: Engine, spec: PolicySpec, serving: ServingInfo, rows: Sequence[int] = (1, 3, 16)
+) -> None:
+    """Calls every function of the policy on probe inputs, in both engines.
+
+    Args:
+      compiled: what may serve if all is equal.
+      reference: TensorFlow's, with the same weights.
+      spec: of the policy.
+      serving: its functions beside `action`.
+      rows: of the calls.
+
+    Raises:
+      Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
+    """
+    functions = ["action", *(n for n in ("distribution", "greedy", "sample") if n in serving.signatures)]
+    for count in rows:
+        state = reference.initial_state(count)
+        _same_state(compiled.initial_state(count), state)
+        for probe, inputs in enumerate(_probes(spec, state, count)):
+            for function in functions:
+                noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
+                _Trial(compiled, reference, function, inputs | noise).check()
+
+
+def _same_state(found: Arrays, expected: Arrays) -> None:
+    differing = _differing_rows(found, expected)
+    if differing.any():
+        raise Unequal(f"get_initial_state: row {int(differing.argmax())} differs from TensorFlow's")
+
+
+class _Trial:
+    """One function and one batch of inputs."""
+
+    def __init__(self, compiled: Engine, reference: Engine, function: str, inputs: Arrays) -> None:
+        self._compiled = compiled
+        self._reference = reference
+        self._function = function
+        self._inputs = inputs
+
+    def check(self) -> None:
+        """Raises `Unequal`."""
+        expected, found = self._answer(self._reference), self._answer(self._compiled)
+        if expected is None or found is None:
+            if expected is not found:
+                raise Unequal(f"{self._function}: {'LiteRT' if found is None else 'TensorFlow'} refuses a probe input")
+            return
+        self._compare(found, expected)
+        again = self._compiled.run(self._function, self._inputs)
+        if any(not _identical(again[name], array) for name, array in found.items()):
+            raise Unequal(f"{self._function}: two calls with the same inputs differ")
+        rows = len(next(iter(self._inputs.values())))
+        alone = [self._compiled.run(self._function, _rows(self._inputs, [row])) for row in range(rows)]
+        self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
+
+    def _answer(self, engine: Engine) -> Arrays | None:
+        try:
+            return engine.run(self._function, self._inputs)
+        except InputRefused:
+            return None
+
+    def _compare(self, found: Arrays, expected: Arrays) -> None:
+        for row in np.flatnonzero(_differing_rows(found, expected)):
+            if not self._rounding_decides(row, _rows(found, [row])):
+                names = [n for n in expected if _differing_rows({n: found[n]}, {n: expected[n]})[row]]
+                raise Unequal(
+                    f"{self._function}: {names[0]} is {_shown(found[names[0]][row])} for a probe input, "
+                    f"TensorFlow says {_shown(expected[names[0]][row])}"
+                )
+
+    def _rounding_decides(self, row: int, found: Arrays) -> bool:
+        """Whether TensorFlow gives the same answer to an input that is the same up to rounding."""
+        generator = np.random.default_rng(row)
+        nudged = {n: _nudged(a, generator) for n, a in _rows(self._inputs, [row] * _NUDGES).items()}
+        try:
+            answers = self._reference.run(self._function, nudged)
+        except InputRefused:
+            return False
+        return _is_among(found, answers)
+
+
+def _is_among(found: Arrays, answers: Arrays) -> bool:
+    """Whether one row is like the rows of `answers`: integers as in some of them, and its floats between theirs."""
+    floats = {name for name, array in answers.items() if np.issubdtype(array.dtype, np.floating)}
+    integers = answers.keys() - floats
+    alike = ~_differing_rows(_rows({n: found[n] for n in integers}, [0] * _NUDGES), {n: answers[n] for n in integers})
+    if not alike.any():
+        return False
+    for name in floats:
+        chosen = answers[name][alike] if integers else answers[name]
+        low, high = chosen.min(axis=0), chosen.max(axis=0)
+        margin = TOLERANCE + TOLERANCE * np.abs(high) + (high - low)  # they are a few of many
+        if not ((found[name][0] >= low - margin) & (found[name][0] <= high + margin)).all():
+            return False
+    return True
+
+
+def _differing_rows(found: Arrays, expected: Arrays) -> np.ndarray[Any, Any]:
+    """For each row, whether any of its outputs differs by more than rounding.
+
+    Raises:
+      Unequal: names, dtypes or shapes differ.
+    """
+    if found.keys() != expected.keys():
+        raise Unequal(f"the outputs are {sorted(found)}, TensorFlow's {sorted(expected)}")
+    differs: Any = np.zeros(1, bool)
+    for name, wanted in expected.items():
+        array = found[name]
+        if (array.dtype, array.shape) != (wanted.dtype, wanted.shape):
+            raise Unequal(f"{name} is {array.dtype} {array.shape}, TensorFlow's {wanted.dtype} {wanted.shape}")
+        differs = differs | ~_close(array, wanted).reshape(len(wanted), -1).all(axis=1)
+    return np.asarray(differs)
+
+
+def _close(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if np.issubdtype(expected.dtype, np.floating):
+        return np.isclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    return np.asarray(found == expected)
+
+
+def _identical(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    return np.array_equal(one, other, equal_nan=bool(np.issubdtype(one.dtype, np.floating)))
+
+
+def _rows(arrays: Mapping[str, np.ndarray[Any, Any]], rows: Sequence[int]) -> Arrays:
+    return {name: array[rows] for name, array in arrays.items()}
+
+
+def _nudged(array: np.ndarray[Any, Any], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    return np.asarray(array * (1 + _NUDGE * generator.standard_normal(array.shape)), array.dtype)
+
+
+def _shown(value: Any) -> str:
+    text = np.array2string(np.asarray(value), threshold=6, edgeitems=2)
+    return " ".join(text.split())[:80]
+
+
+# Probe inputs
+
+
+def _probes(spec: PolicySpec, state: Arrays, rows: int) -> Iterator[Arrays]:
+    """Inputs of `action`: those of the start of an episode, and random ones with every step type and any state."""
+    yield probe_inputs(spec, state, rows)
+    for seed, scale in enumerate(_SCALES):
+        generator = np.random.default_rng(seed)
+        inputs = {leaf.name: _random(leaf, rows, scale, generator) for _, leaf in leaves(spec.inputs)}
+        if spec.takes_time_step and isinstance(spec.inputs, dict):
+            for _, leaf in leaves(spec.inputs["step_type"]):
+                inputs[leaf.name] = generator.integers(0, 3, (rows, *_shape(leaf))).astype(leaf.storage)
+        yield inputs
+
+
+def _random(leaf: Leaf, rows: int, scale: float, generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Values inside the bounds of the leaf; floats without bounds are normal, times `scale`."""
+    shape = (rows, *_shape(leaf))
+    if leaf.dtype == "string":
+        return generator.choice(_STRINGS, shape)
+    if leaf.dtype == "bool":
+        return generator.integers(0, 2, shape).astype(bool)
+    low: Any
+    high: Any
+    if leaf.is_integer:
+        limits = np.iinfo(leaf.storage)
+        low = np.asarray(max(0, limits.min) if leaf.minimum is None else leaf.minimum)
+        high = low + 9 if leaf.maximum is None else np.asarray(leaf.maximum)
+        span = np.clip(np.asarray(high, np.float64) - low, 0, 2.0**31)
+        return (low + np.floor(generator.random(shape) * (span + 1)).astype(np.int64)).astype(leaf.storage)
+    low = -np.inf if leaf.minimum is None else np.asarray(leaf.minimum, np.float64)
+    high = np.inf if leaf.maximum is None else np.asarray(leaf.maximum, np.float64)
+    return np.clip(scale * generator.standard_normal(shape), low, high).astype(leaf.storage)
+
+
+def _shape(leaf: Leaf) -> tuple[int, ...]:
+    return tuple(2 if size is None else size for size in leaf.shape)

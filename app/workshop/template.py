@@ -1,0 +1,128 @@
+"""Two .tflite files of one graph, and their weights → where in the file the weights stand; then a file for any weights.
+
+A file is a sequence of pieces: bytes that are always the same, and variables, with their axes permuted or not, and
+times a factor or not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+Weights: TypeAlias = "list[np.ndarray[Any, Any]]"
+Piece: TypeAlias = "bytes | Place"
+Part: TypeAlias = "bytes | np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a variable stands: its index among the weights, the order of its axes in the file, and what it is times.
+
+    The factor is None where there is none. One comes from scaled inputs, such as the bytes of an image divided by 255:
+    conversion scales the first layer's weights instead.
+    """
+
+    variable: int
+    axes: tuple[int, ...]
+    factor: np.generic | None = None
+
+    def filled(self, weights: Weights) -> np.ndarray[Any, Any]:
+        """The variable as it stands in the file."""
+        value = weights[self.variable].transpose(self.axes)
+        return np.ascontiguousarray(value if self.factor is None else value * self.factor)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The pieces of a file, and what it was made with: variables that no place stands for are in it as constants."""
+
+    pieces: tuple[Piece, ...]
+    made_with: Weights
+
+    def fits(self, weights: Weights) -> bool:
+        """Whether the file for these weights differs from the one it was made with in its places only."""
+        return len(weights) == len(self.made_with) and all(
+            new.dtype == old.dtype and new.shape == old.shape and (_is_patched(old) or np.array_equal(new, old))
+            for new, old in zip(weights, self.made_with, strict=True)
+        )
+
+    def filled(self, weights: Weights) -> Iterator[Part]:
+        """The parts of the file for these weights, one after the other."""
+        for piece in self.pieces:
+            yield piece.filled(weights) if isinstance(piece, Place) else piece
+
+
+def template_of(one: tuple[bytes, Weights], other: tuple[bytes, Weights]) -> Template | None:
+    """The template that gives both files; None where a difference between them is no variable.
+
+    Args:
+      one: a file and the weights that it was converted with. Floating weights are random, so that no two are alike.
+      other: the same with other floating weights; those of other dtypes have not changed.
+    """
+    data, weights = one
+    pieces: list[Piece] = []
+    done = 0
+    for start, end in _differing_buffers(data, other[0]):
+        place = _place_of(memoryview(data)[start:end], weights)
+        if place is None:
+            return None
+        pieces += [data[done:start], place]
+        done = end
+    template = Template((*pieces, data[done:]), [w if not _is_patched(w) else _no_values(w) for w in weights])
+    return template if b"".join(map(_bytes, template.filled(other[1]))) == other[0] else None
+
+
+def _is_patched(value: np.ndarray[Any, Any]) -> bool:
+    return bool(np.issubdtype(value.dtype, np.floating))
+
+
+def _no_values(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of the same dtype and shape, in no memory."""
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+
+
+def _bytes(part: Part) -> bytes:
+    return part if isinstance(part, bytes) else part.tobytes()
+
+
+def _differing_buffers(data: bytes, other: bytes) -> Iterator[tuple[int, int]]:
+    """Where the constants of a model stand (start and end, in the order of the file) that differ from another's."""
+    model = schema.Model.GetRootAs(data)
+    begin = np.frombuffer(data, np.uint8).ctypes.data
+    places = []
+    for index in range(model.BuffersLength()):
+        buffer = model.Buffers(index)
+        if buffer.DataLength():
+            start = buffer.DataAsNumpy().ctypes.data - begin
+            places.append((start, start + buffer.DataLength()))
+    for start, end in sorted(places):
+        if data[start:end] != other[start:end]:
+            yield start, end
+
+
+def _place_of(region: memoryview, weights: Weights) -> Place | None:
+    """The variable that a constant is; as it is rather than times a factor."""
+    candidates = [
+        Place(index, axes)
+        for index, value in enumerate(weights)
+        if value.nbytes == len(region) and _is_patched(value)
+        for axes in itertools.permutations(range(value.ndim))
+    ]
+    scaled = (place for unscaled in candidates for place in _scaled(unscaled, region, weights))
+    for place in itertools.chain(candidates, scaled):
+        if place.filled(weights).tobytes() == region:
+            return place
+    return None
+
+
+def _scaled(place: Place, region: memoryview, weights: Weights) -> Iterator[Place]:
+    """The place with each factor that the constant's first number may come from."""
+    value = place.filled(weights)
+    factor = np.frombuffer(region, value.dtype)[:1] / value.flat[:1]
+    for candidate in (factor, np.nextafter(factor, 0, dtype=factor.dtype), np.nextafter(factor, 9, dtype=factor.dtype)):
+        yield replace(place, factor=candidate[0])

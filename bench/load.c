@@ -1,0 +1,349 @@
+/* Load on an HTTP/1.1 server on this machine: the bytes of one request in, one JSON line about the answers out.
+ *
+ *   load -p PORT -f FILE -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]
+ *
+ * Without -r a closed loop: each of CONNECTIONS sends again as soon as it is answered, and latency counts from the
+ * sending. With -r an open loop: request k is due k/RATE seconds after the start, whatever became of those before it,
+ * and its latency counts from then. A due request that finds no free connection opens another one, up to
+ * MOST_CONNECTIONS; after that it waits, and its latency grows. Free connections take turns, the one that has been free
+ * longest first, so that every process behind the port gets its share.
+ *
+ * One thread. Requests are due for SECONDS; what is unanswered then is waited for, DRAIN_S at most. Answers must have a
+ * Content-Length. Failures are: an answer other than 2xx, a broken one, a connection lost or refused, no answer.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { DRAIN_S = 15, BUFFER = 1 << 16, NAME = 64, EVENTS = 256 };
+/* All times are in nanoseconds, of the monotonic clock. */
+#define SECOND 1000000000ULL
+#define IDLE (4 * SECOND) /* uvicorn closes what has been idle for 5 s; a request must not run into that */
+
+typedef enum { CLOSED, CONNECTING, FREE, BUSY } State;
+typedef struct {
+    int fd, blocked;
+    State state;
+    uint64_t due, free_since;
+    size_t sent, got;
+    char in[BUFFER + 1];
+} Connection;
+
+static struct {
+    int port, connections, most;
+    double seconds, rate;
+} args = {.connections = 32, .most = 512};
+static char *request;
+static size_t request_bytes;
+static int poller, timer;
+static Connection *pool;
+static int *ring, ring_first, free_count, open_count, most_open; /* the ring: free connections, in their order */
+static uint64_t start, end, sent, in_flight, late, most_late;    /* sent: of an open loop, how many of its schedule */
+static uint64_t requests, in_time, statuses[600], lost, refused, broken;
+static uint64_t *latencies, answered, room;
+static char (*versions)[NAME];
+static int version_count, version_room;
+
+static void die(const char *what) {
+    fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void *grown(void *old, size_t bytes) {
+    void *more = realloc(old, bytes);
+    if (!more) die("memory");
+    return more;
+}
+
+static uint64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * SECOND + t.tv_nsec;
+}
+
+static uint64_t due_at(uint64_t k) { return start + (uint64_t)(k * 1e9 / args.rate); }
+
+/* --- connections --- */
+
+static void watch(Connection *c, int operation, uint32_t events) {
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    if (epoll_ctl(poller, operation, c->fd, &event)) die("epoll_ctl");
+}
+
+static void close_connection(Connection *c) {
+    close(c->fd);
+    c->state = CLOSED;
+    open_count--;
+}
+
+static void put_free(Connection *c) {
+    c->state = FREE;
+    c->free_since = now();
+    ring[(ring_first + free_count++) % args.most] = c - pool;
+}
+
+/* The connection that has been free longest; NULL where there is none. */
+static Connection *take_free(void) {
+    while (free_count) {
+        Connection *c = &pool[ring[ring_first]];
+        ring_first = (ring_first + 1) % args.most;
+        free_count--;
+        if (now() - c->free_since < IDLE) return c;
+        close_connection(c);
+    }
+    return NULL;
+}
+
+/* Begins a connection, which is free once it stands. */
+static void open_connection(void) {
+    Connection *c = pool;
+    while (c->state != CLOSED) c++;
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(args.port)};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int one = 1;
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (c->fd < 0) die("socket");
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c->state = CONNECTING;
+    if (++open_count > most_open) most_open = open_count;
+    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS) {
+        refused++;
+        return close_connection(c);
+    }
+    watch(c, EPOLL_CTL_ADD, EPOLLOUT);
+}
+
+static void connected(Connection *c) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error) {
+        refused++;
+        return close_connection(c);
+    }
+    watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    put_free(c);
+}
+
+/* --- one request and its answer --- */
+
+static void lose(Connection *c) {
+    lost++;
+    in_flight--;
+    close_connection(c);
+}
+
+static void go_on_sending(Connection *c) {
+    while (c->sent < request_bytes) {
+        ssize_t n = send(c->fd, request + c->sent, request_bytes - c->sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN) {
+            c->blocked = 1;
+            return watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+        }
+        if (n < 0) return lose(c);
+        c->sent += n;
+    }
+    if (c->blocked) watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    c->blocked = 0;
+}
+
+static void begin(Connection *c, uint64_t due) {
+    c->state = BUSY;
+    c->due = due;
+    c->sent = c->got = 0;
+    requests++;
+    in_flight++;
+    go_on_sending(c);
+}
+
+/* Keeps a "version" that has not been seen before: a swap that has reached the callers. */
+static void note_version(const char *body) {
+    static const char key[] = "\"version\":\"";
+    const char *from = strstr(body, key);
+    size_t length = from ? strcspn(from += sizeof key - 1, "\"") : NAME;
+    if (length >= NAME) return;
+    for (int i = version_count - 1; i >= 0; i--)
+        if (!strncmp(versions[i], from, length) && !versions[i][length]) return;
+    if (version_count == version_room) versions = grown(versions, (version_room = 2 * version_room + 64) * NAME);
+    memcpy(versions[version_count], from, length);
+    versions[version_count++][length] = 0;
+}
+
+static void finish(Connection *c, int status, const char *body) {
+    uint64_t at = now();
+    in_flight--;
+    statuses[status]++;
+    if (status / 100 == 2) {
+        if (answered == room) latencies = grown(latencies, (room *= 2) * sizeof *latencies);
+        latencies[answered++] = at - c->due;
+        in_time += at <= end;
+        note_version(body);
+    }
+    if (strcasestr(c->in, "\r\nconnection: close\r\n")) close_connection(c);
+    else if (args.rate == 0 && at < end) begin(c, at);
+    else put_free(c);
+}
+
+/* Takes what has come as the answer, if it is whole. */
+static void look_at_answer(Connection *c) {
+    c->in[c->got] = 0;
+    char *body = strstr(c->in, "\r\n\r\n"), *length = strcasestr(c->in, "\r\ncontent-length:");
+    if (!body && c->got < BUFFER) return;
+    int status = 0;
+    size_t whole = 0;
+    sscanf(c->in, "HTTP/1.1 %3d", &status);
+    if (body && length && length < body) whole = (body + 4 - c->in) + strtoul(length + 17, NULL, 10);
+    if (whole == 0 || whole > BUFFER || c->got > whole || status < 200 || status > 599) {
+        broken++;
+        return lose(c);
+    }
+    if (c->got == whole) finish(c, status, body + 4);
+}
+
+static void readable(Connection *c) {
+    if (c->state == FREE) { /* the server has closed it: `take_free` will not use it */
+        c->free_since = 0;
+        return watch(c, EPOLL_CTL_DEL, 0);
+    }
+    ssize_t n = recv(c->fd, c->in + c->got, BUFFER - c->got, 0);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0) return lose(c);
+    c->got += n;
+    look_at_answer(c);
+}
+
+/* --- the loop --- */
+
+static int all_sent(void) { return args.rate == 0 || due_at(sent) >= end; }
+
+/* Sends what is due by now; returns when to come again at the latest. */
+static uint64_t send_due(uint64_t last) {
+    while (!all_sent()) {
+        uint64_t at = now(), due = due_at(sent);
+        if (at < due) return due;
+        Connection *c = take_free();
+        if (!c) {
+            if (open_count < args.most) open_connection();
+            return at + SECOND / 1000; /* what becomes free before then wakes us */
+        }
+        if (at - due > most_late) most_late = at - due;
+        late += at - due > SECOND / 1000;
+        sent++;
+        begin(c, due);
+    }
+    return last;
+}
+
+static void wait_until(uint64_t when) {
+    struct epoll_event events[EVENTS];
+    struct itimerspec at = {.it_value = {.tv_sec = when / SECOND, .tv_nsec = when % SECOND}};
+    timerfd_settime(timer, TFD_TIMER_ABSTIME, &at, NULL);
+    int n = epoll_wait(poller, events, EVENTS, 1000);
+    for (int i = 0; i < n; i++) {
+        Connection *c = events[i].data.ptr;
+        uint64_t expired;
+        if (!c && read(timer, &expired, sizeof expired) < 0 && errno != EAGAIN) die("timer");
+        if (!c) continue;
+        if (c->state == CONNECTING) connected(c);
+        else if (c->state == BUSY && events[i].events & EPOLLOUT) go_on_sending(c);
+        if (c->state >= FREE && events[i].events & ~EPOLLOUT) readable(c);
+    }
+}
+
+static void open_all(void) {
+    for (int i = 0; i < args.connections; i++) open_connection();
+    for (uint64_t until = now() + 5 * SECOND; free_count < args.connections && !refused && now() < until;)
+        wait_until(now() + SECOND / 100);
+    errno = ECONNREFUSED;
+    if (free_count < args.connections) die("connect");
+}
+
+static void run(void) {
+    start = now();
+    end = start + (uint64_t)(args.seconds * 1e9);
+    uint64_t last = end + DRAIN_S * SECOND;
+    if (args.rate == 0)
+        for (Connection *c; (c = take_free());) begin(c, now());
+    for (uint64_t at = start; at < last && (at < end || in_flight || !all_sent()); at = now())
+        wait_until(send_due(at < end ? end : last));
+}
+
+/* --- what is told --- */
+
+static int ascending(const void *a, const void *b) {
+    const uint64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* The smallest latency that the share `p` of the good answers did not pass, in milliseconds. */
+static double percentile(double p) {
+    uint64_t rank = (uint64_t)(p * answered + 0.999999);
+    return answered ? latencies[rank - 1] / 1e6 : -1;
+}
+
+static void tell(void) {
+    uint64_t unsent = 0;
+    while (args.rate > 0 && due_at(sent + unsent) < end) unsent++;
+    uint64_t unanswered = in_flight + unsent, failures = lost + refused + unanswered;
+    double rate = in_time / args.seconds;
+    const char *comma = "";
+    qsort(latencies, answered, sizeof *latencies, ascending);
+    printf("{\"requests\": %lu, \"statuses\": {", requests + unsent);
+    for (int i = 0; i < 600; i++) {
+        if (!statuses[i]) continue;
+        printf("%s\"%d\": %lu", comma, i, statuses[i]);
+        failures += i / 100 == 2 ? 0 : statuses[i];
+        comma = ", ";
+    }
+    printf("}, \"failures\": %lu, \"lost\": %lu, \"broken\": %lu, \"refused\": %lu, \"unanswered\": %lu", failures, lost,
+           broken, refused, unanswered);
+    printf(", \"seconds\": %.3f, \"rate_asked\": %.1f, \"rate\": %.1f, \"reached\": %s", args.seconds, args.rate, rate,
+           rate >= 0.98 * args.rate ? "true" : "false");
+    printf(", \"sent_late\": %lu, \"most_late_ms\": %.3f, \"connections\": %d", late, most_late / 1e6, most_open);
+    printf(", \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p99_9_ms\": %.3f, \"max_ms\": %.3f, \"versions\": [",
+           percentile(0.5), percentile(0.9), percentile(0.99), percentile(0.999), percentile(1));
+    for (int i = 0; i < version_count; i++) printf("%s\"%s\"", i ? ", " : "", versions[i]);
+    printf("]}\n");
+}
+
+static void read_request(const char *name) {
+    FILE *file = fopen(name, "rb");
+    if (!file) die(name);
+    request = grown(NULL, 1 << 20);
+    request_bytes = fread(request, 1, 1 << 20, file);
+    fclose(file);
+}
+
+int main(int count, char **words) {
+    for (int option; (option = getopt(count, words, "p:f:s:c:r:m:")) != -1;) {
+        if (option == 'p') args.port = atoi(optarg);
+        else if (option == 'f') read_request(optarg);
+        else if (option == 's') args.seconds = atof(optarg);
+        else if (option == 'c') args.connections = atoi(optarg);
+        else if (option == 'r') args.rate = atof(optarg);
+        else if (option == 'm') args.most = atoi(optarg);
+    }
+    if (!request_bytes || args.port < 1 || args.seconds <= 0 || args.seconds > 600 || args.connections < 1 || args.rate < 0)
+        return fprintf(stderr, "load -p PORT -f FILE -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]\n"), 2;
+    if (args.rate == 0 || args.most < args.connections) args.most = args.connections;
+    pool = calloc(args.most, sizeof *pool);
+    ring = calloc(args.most, sizeof *ring);
+    latencies = grown(NULL, (room = 1 << 20) * sizeof *latencies);
+    poller = epoll_create1(0);
+    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    struct epoll_event tick = {.events = EPOLLIN};
+    if (!pool || !ring || epoll_ctl(poller, EPOLL_CTL_ADD, timer, &tick)) die("setup");
+    open_all();
+    run();
+    tell();
+}

@@ -1,0 +1,111 @@
+# ruff: noqa: S603
+"""A server's port and a request → how it answers under load. `load.c` does it; here it is compiled, run and read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError
+
+SOURCE = Path(__file__).with_name("load.c")
+# Opening the connections takes 5 s at most, what is unanswered in the end is waited for 15 s (both in load.c).
+_EXTRA_S = 30
+# Half of what a server's waiting room holds by default: a stall makes requests wait, not fail.
+MOST_CONNECTIONS = 512
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What load.c tells of one run. Rates are per second; `rate_asked` is 0 for a closed loop."""
+
+    seconds: float
+    requests: int
+    failures: int
+    statuses: dict[str, int]
+    rate_asked: float
+    rate: float
+    reached: bool  # whether 98 % of the rate asked for were answered in time
+    sent_late: int  # requests sent more than 1 ms after they were due
+    connections: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p99_9_ms: float
+    max_ms: float
+    versions: list[str]  # in the order in which answers first named them
+
+
+@dataclass(frozen=True)
+class Generator:
+    """The compiled program, and the file with the request that it sends to 127.0.0.1."""
+
+    program: Path
+    request: Path
+
+    @contextlib.contextmanager
+    def running(
+        self, port: int, seconds: float, connections: int, rate: float = 0, most: int = MOST_CONNECTIONS
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A run that goes on while the block runs; `answers` waits for its end. It is ended with the block.
+
+        Args:
+          port: the server's.
+          seconds: for how long requests are due.
+          connections: how many there are, at the beginning if the loop is open.
+          rate: requests per second of an open loop; 0 is a closed loop.
+          most: how many connections an open loop may have.
+        """
+        words = ["-p", port, "-f", self.request, "-s", seconds, "-c", connections, "-r", rate, "-m", most]
+        with subprocess.Popen(
+            [self.program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def run(
+        self, port: int, seconds: float, connections: int, rate: float = 0, most: int = MOST_CONNECTIONS
+    ) -> Answers:
+        """As `running`, and waits for the end."""
+        with self.running(port, seconds, connections, rate, most) as process:
+            return answers(process, seconds)
+
+
+def answers(process: subprocess.Popen[str], seconds: float) -> Answers:
+    """What the program tells at its end; `seconds` is what it was started with."""
+    try:
+        told, error = process.communicate(timeout=seconds + _EXTRA_S)
+    except subprocess.TimeoutExpired:
+        raise BenchError("the load generator did not end") from None
+    if process.returncode:
+        raise BenchError(error.strip() or f"the load generator ended with status {process.returncode}")
+    known: dict[str, Any] = json.loads(told)
+    return Answers(**{name: known[name] for name in Answers.__dataclass_fields__})
+
+
+def generator(folder: Path, path: str, body: bytes) -> Generator:
+    """Compiles load.c into `folder`, to send `body` as JSON to `path`."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise BenchError("there is no C compiler (cc, gcc or clang), which the load generator bench/load.c needs")
+    program = folder / "load"
+    done = subprocess.run([compiler, "-O2", "-o", program, SOURCE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{compiler} cannot compile {SOURCE}: {done.stderr.strip()}")
+    request = folder / "request"
+    request.write_bytes(request_bytes(path, body))
+    return Generator(program, request)
+
+
+def request_bytes(path: str, body: bytes) -> bytes:
+    """A POST of JSON on a connection that is kept."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body

@@ -1,0 +1,119 @@
+# ruff: noqa: S603
+"""A real server process to measure: started, waited for, stopped. Its log goes to a file, which never blocks it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError
+
+ROOT = Path(__file__).parents[1]
+_TOKEN = "bench-admin-token"  # noqa: S105 — of a server that only this machine can reach
+_START_S = 120
+_STOP_S = 30
+_CALL_S = 60
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server on 127.0.0.1 with one policy, and where its log is."""
+
+    policy: str
+    port: int
+    log: Path
+
+    @property
+    def action(self) -> str:
+        """The path that is asked for actions."""
+        return f"/v1/policies/{self.policy}/action"
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        """Any request, with the admin token, on a connection of its own; the answer has to be a good one."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_CALL_S)
+        with contextlib.closing(connection):
+            try:
+                connection.request(method, path, body, {"Authorization": f"Bearer {_TOKEN}"})
+                response = connection.getresponse()
+                answer: dict[str, Any] = json.loads(response.read())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise BenchError(f"{method} {path}: {error or type(error).__name__}") from None
+        if response.status // 100 != 2:
+            raise BenchError(f"{method} {path}: {response.status} {answer.get('detail', '')}")
+        return answer
+
+    def wait_for(self, version: str, at_most_s: float = 30) -> None:
+        """Until the server says that `version` serves."""
+        until = time.monotonic() + at_most_s
+        while self.call("GET", f"/v1/policies/{self.policy}")["version"] != version:
+            if time.monotonic() > until:
+                raise BenchError(
+                    f"{version} does not serve {at_most_s:g} s after it was published; {_end_of(self.log)}"
+                )
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def serving(policy: str, folder: Path, log: Path, options: Sequence[str]) -> Iterator[Server]:
+    """Runs `python -m app serve` on a free port until the block ends."""
+    server = Server(policy, _free_port(), log)
+    words = [f"{policy}={folder}", "--port", str(server.port), *options]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("POLICY_SERVER_")}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "serve", *words],
+            cwd=ROOT,
+            env=kept | {"POLICY_SERVER_ADMIN_TOKEN": _TOKEN},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for this process, which then stops the server
+        )
+    try:
+        _wait_until_ready(server, process)
+        yield server
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise BenchError(f"the server ended with status {process.returncode}; {_end_of(server.log)}")
+        with contextlib.suppress(BenchError):
+            server.call("GET", "/readyz")
+            return
+        time.sleep(0.05)
+    raise BenchError(f"the server is not ready after {_START_S} s; {_end_of(server.log)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # it began a session: whatever processes it has started go with it
+        process.wait()
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return "its log ends: " + "\n".join(lines[-5:]) if lines else "its log is empty"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

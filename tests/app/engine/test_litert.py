@@ -1,0 +1,143 @@
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tf_agents.policies import tf_policy
+from tf_agents.trajectories import policy_step
+from tf_agents.trajectories import time_step as ts
+
+from app.engine import litert
+from app.engine.base import InputRefused
+from app.engine.litert import LiteRTEngine
+from saver.artifact.probe import probe_inputs
+from tests.app.compiled import Compiled, Shop
+
+
+def answers(compiled: Compiled, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What LiteRT and TensorFlow say to the same inputs."""
+    reference = compiled.opened.engine
+    inputs = probe_inputs(compiled.opened.export.spec, reference.initial_state(rows), rows)
+    return compiled.engine.run("action", inputs), reference.run("action", inputs)
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dqn-greedy", "dqn-lstm-greedy", "export-nested", "export-fixed-batch-lstm"])
+@pytest.mark.parametrize("rows", [1, 3, 4, 70])
+def test_any_number_of_rows_is_answered_as_by_tensorflow(shop: Shop, kind, rows):
+    assert_equal(*answers(shop.compiled(kind), rows))
+
+
+def test_sizes_may_change_from_call_to_call(shop: Shop):
+    for rows in (5, 1, 64, 5):
+        assert_equal(*answers(shop.compiled("export-nested"), rows))
+
+
+def test_more_rows_than_go_at_once_are_several_calls(shop: Shop, monkeypatch):
+    monkeypatch.setattr(litert, "MOST_ROWS", 4)
+    assert_equal(*answers(shop.compiled("export-nested"), 9))
+
+
+@pytest.mark.parametrize("kind", ["dqn-lstm-greedy", "export-nested", "export-fixed-batch-lstm"])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_initial_state_has_as_many_rows_as_asked(shop: Shop, kind, rows):
+    compiled = shop.compiled(kind)
+    assert_equal(compiled.engine.initial_state(rows), compiled.opened.engine.initial_state(rows))
+
+
+def test_policy_without_state_has_an_empty_initial_state(shop: Shop):
+    assert shop.compiled("dqn-greedy").engine.initial_state(3) == {}
+
+
+def test_info_of_a_whole_batch_is_given_to_each_row(shop: Shop):
+    found, expected = answers(shop.compiled("export-batch-info"), 3)
+    assert_equal(found, expected)
+    assert found["info/batch"].shape == (3,)
+
+
+def test_greedy_and_sample_of_a_deterministic_policy_are_its_action(shop: Shop):
+    compiled = shop.compiled("dqn-greedy")
+    inputs = probe_inputs(compiled.opened.export.spec, {}, 4)
+    for function in ("greedy", "sample"):
+        assert_equal(compiled.engine.run(function, inputs), compiled.opened.engine.run(function, inputs))
+
+
+def test_function_that_the_file_lacks_is_no_action(shop: Shop):
+    compiled = shop.compiled("export-nested")
+    with pytest.raises(KeyError):
+        compiled.engine.run("distribution", {"0/reward": np.zeros(1, np.float32)})
+
+
+def test_answers_stay_what_they_were_when_the_next_call_runs(shop: Shop):
+    compiled = shop.compiled("export-nested")
+    first, _ = answers(compiled, 4)
+    kept = {name: array.copy() for name, array in first.items()}
+    inputs = probe_inputs(compiled.opened.export.spec, compiled.engine.initial_state(4), 4)
+    compiled.engine.run("action", {name: array * 0 for name, array in inputs.items()})
+    assert_equal(first, kept)
+
+
+def test_initial_states_do_not_share_memory(shop: Shop):
+    engine = shop.compiled("export-nested").engine
+    state = engine.initial_state(2)
+    state["count"][:] = 7
+    assert engine.initial_state(2)["count"].tolist() == [0, 0]
+
+
+def test_engine_outlives_its_file(shop: Shop, tmp_path):
+    compiled = shop.compiled("dqn-greedy")
+    file = tmp_path / "copy.tflite"
+    file.write_bytes(compiled.file.read_bytes())
+    engine = LiteRTEngine(file, compiled.opened.export.spec)
+    file.unlink()
+    inputs = probe_inputs(compiled.opened.export.spec, {}, 4)
+    assert_equal(engine.run("action", inputs), compiled.opened.engine.run("action", inputs))
+
+
+def test_file_that_is_no_model_is_an_error(shop: Shop, tmp_path):
+    (tmp_path / "no.tflite").write_bytes(b"no model, but long enough to be one")
+    with pytest.raises(ValueError, match="odel"):
+        LiteRTEngine(tmp_path / "no.tflite", shop.compiled("dqn-greedy").opened.export.spec)
+
+
+class LookUp(tf_policy.TFPolicy):
+    """Takes from its five weights the one that the observation points to: there are positions it has not."""
+
+    def __init__(self) -> None:
+        spec = ts.time_step_spec(tf.TensorSpec([], tf.int32, "observation"))
+        super().__init__(spec, tf.TensorSpec([], tf.float32, "action"), automatic_state_reset=False)
+        self._weights = tf.Variable([0.0, 1.0, 2.0, 3.0, 4.0])
+
+    def _variables(self) -> list[tf.Variable]:
+        return [self._weights]
+
+    def _action(self, time_step: Any, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
+        return policy_step.PolicyStep(tf.gather(self._weights, time_step.observation), policy_state)
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> policy_step.PolicyStep:
+        raise NotImplementedError
+
+
+def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(shop: Shop, tmp_path):
+    opened = shop.of(LookUp)
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    engine = LiteRTEngine(tmp_path / "m.tflite", opened.export.spec)
+    inputs = probe_inputs(opened.export.spec, {}, 3)
+    good, bad = np.array([0, 4, 2], np.int32), np.array([0, 500, 2], np.int32)
+    for runs in (engine, opened.engine):
+        with pytest.raises(InputRefused):
+            runs.run("action", inputs | {"0/observation": bad})
+        assert runs.run("action", inputs | {"0/observation": good})["action"].tolist() == [0, 4, 2]
+
+
+def test_no_tensorflow_is_imported():
+    program = "import sys, app.engine.litert; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,114 @@
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from app.errors import LinkLost
+from app.processes import child as child_module
+from app.processes.child import Child, Keeper
+
+ECHO = "tests.app.processes.echo"
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+class House:
+    """A keeper of one echoing process, and what it was told."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[Child] = asyncio.Queue()
+        self.restarts = 0
+        self.refuse_to_begin = 0
+        self.keeper = Keeper("echo", self._start, self._begin, lambda child: child.end(), self._restarted)
+
+    async def _start(self) -> Child:
+        return await Child.start(ECHO, (), {})
+
+    async def _begin(self, child: Child) -> None:
+        assert await child.link.call("pid") == child.process.pid
+        if self.refuse_to_begin:
+            self.refuse_to_begin -= 1
+            raise RuntimeError("not today")
+        self.begun.put_nowait(child)
+
+    def _restarted(self) -> None:
+        self.restarts += 1
+
+
+def test_a_child_answers_and_ends_with_its_link():
+    async def test() -> None:
+        child = await Child.start(ECHO, (), {})
+        assert await child.link.call("echo", 7) == (7,)
+        await child.end()
+        assert child.process.returncode == 0
+
+    run(test)
+
+
+def test_a_child_that_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(child_module, "_PATIENCE_S", 0.1)
+
+    async def test() -> None:
+        child = await Child.start(ECHO, (), {})
+        await child.link.call("pid")
+        os.kill(child.process.pid, signal.SIGSTOP)
+        await child.end()
+        assert child.process.returncode == -signal.SIGKILL
+
+    run(test)
+
+
+def test_a_child_that_ends_is_replaced_and_nothing_of_it_stays_open(caplog):
+    async def test() -> None:
+        house = House()
+        await house.keeper.start()
+        child = await house.begun.get()
+        before = fds()
+        for number in range(1, 4):
+            os.kill(child.process.pid, signal.SIGKILL)
+            await child.link.lost()
+            with pytest.raises(LinkLost):
+                await child.link.call("echo")
+            child = await house.begun.get()
+            assert await child.link.call("echo", number) == (number,)
+            assert house.restarts == number
+        assert len(fds()) == len(before)
+        await house.keeper.close()
+        assert child.process.returncode == 0
+
+    run(test)
+    assert "echo ended (killed by SIGKILL); it is started again" in caplog.text
+
+
+def test_a_successor_that_cannot_begin_is_replaced_too(caplog):
+    async def test() -> None:
+        house = House()
+        await house.keeper.start()
+        first = await house.begun.get()
+        house.refuse_to_begin = 2
+        os.kill(first.process.pid, signal.SIGTERM)
+        assert await (await house.begun.get()).link.call("echo", 1) == (1,)
+        await house.keeper.close()
+
+    run(test)
+    assert caplog.text.count("echo could not begin: RuntimeError: not today") == 2
+
+
+def test_a_first_child_that_cannot_begin_is_told():
+    async def test() -> None:
+        house = House()
+        house.refuse_to_begin = 1
+        with pytest.raises(RuntimeError, match="not today"):
+            await house.keeper.start()
+        await house.keeper.close()
+        await house.keeper.close()
+
+    run(test)

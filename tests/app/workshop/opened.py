@@ -1,0 +1,10 @@
+"""Exports opened beside where they lie."""
+
+from pathlib import Path
+
+from app.engine.bundle import Graph
+from app.workshop.load import open_export
+
+
+def opened(folder: Path) -> Graph:
+    return open_export(folder, folder.parent / "graphs")

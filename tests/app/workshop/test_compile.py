@@ -1,0 +1,231 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tf_agents.policies import tf_policy
+from tf_agents.trajectories import policy_step
+from tf_agents.trajectories import time_step as ts
+
+from app.engine.litert import LiteRTEngine
+from app.workshop import compile as compiling
+from app.workshop.compile import CannotCompile
+from app.workshop.proof import Unequal, prove
+from saver.artifact.probe import probe_inputs
+from tests.app.compiled import Opened, Shop
+from tests.zoo.kind import FLOATS
+
+KINDS = [
+    "dqn-greedy",
+    "ppo-greedy",
+    "dqn-lstm-greedy",
+    "dqn-masked-greedy",
+    "observation-image",
+    "action-multi-discrete-greedy",
+    "export-nested",
+    "export-fixed-batch-lstm",
+    "export-batch-info",
+]
+
+
+class Own(tf_policy.TFPolicy):
+    """A policy of four floats; its action is a float that `answer` makes."""
+
+    def __init__(self, *variables: tf.Variable) -> None:
+        super().__init__(ts.time_step_spec(FLOATS), tf.TensorSpec([], tf.float32, "action"))
+        self.kept = variables
+
+    def _variables(self) -> list[tf.Variable]:
+        return list(self.kept)
+
+    def _action(self, time_step: Any, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
+        return policy_step.PolicyStep(self.answer(time_step.observation), policy_state)
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> policy_step.PolicyStep:
+        raise NotImplementedError
+
+
+class Normalised(Own):
+    """Batch normalisation before a layer: conversion folds four variables into one constant."""
+
+    def __init__(self) -> None:
+        names = ("mean", "variance", "scale", "shift")
+        super().__init__(tf.Variable(tf.ones([4, 3])), *(tf.Variable(tf.ones([3]), name=name) for name in names))
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        kernel, mean, variance, scale, shift = self.kept
+        normal = tf.nn.batch_normalization(observation @ kernel, mean, variance, shift, scale, 1e-3)
+        return tf.reduce_sum(normal, axis=1)
+
+
+class Counted(Own):
+    """An integer variable is in its answer."""
+
+    def __init__(self) -> None:
+        super().__init__(tf.Variable(tf.ones([4])), tf.Variable(3, dtype=tf.int64))
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        weights, count = self.kept
+        return tf.reduce_sum(observation * weights, axis=1) + tf.cast(count, tf.float32)
+
+
+class Careful(Own):
+    """Refuses observations that are far out."""
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.assert_less(observation, 1000.0)]):
+            return tf.reduce_sum(observation, axis=1)
+
+
+class Exotic(Own):
+    """Needs an operation that only TensorFlow has."""
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.linalg.det(observation[:, :, None] * observation[:, None, :])
+
+
+class Worded(Own):
+    """Looks numbers up in a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1]), tf.constant([2.0, 3.0])), 0.0
+        )
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        return self.table.lookup(tf.cast(observation[:, 0], tf.int32))
+
+
+@pytest.fixture
+def conversions(monkeypatch) -> list[int]:
+    """The size of each file that is converted, and not patched, from now on."""
+    sizes: list[int] = []
+    convert = compiling._convert
+
+    def counted(graph: Any) -> bytes:
+        data = convert(graph)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(compiling, "_convert", counted)
+    return sizes
+
+
+def check(opened: Opened, file: Any) -> None:
+    """The file answers as the copy does."""
+    spec = opened.export.spec
+    prove(LiteRTEngine(file, spec), opened.engine, spec, opened.export.serving, rows=(1, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_policy_answers_as_tensorflow_does(shop: Shop, kind):
+    compiled = shop.compiled(kind)
+    check(compiled.opened, compiled.file)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patched_file_is_the_converted_one_byte_by_byte(shop: Shop, kind, tmp_path, conversions):
+    compiler, other = shop.compiled(kind).compiler, shop.compiled(kind).opened.other()
+    compiler.compile(other.engine, tmp_path / "patched.tflite")
+    assert not conversions
+    converted = compiling._convert(compiling._graph_of(other.engine, compiler._names))
+    assert (tmp_path / "patched.tflite").read_bytes() == converted
+    check(other, tmp_path / "patched.tflite")
+
+
+def test_functions_that_are_the_action_are_compiled_once_and_share_its_weights(shop: Shop):
+    compiled = shop.compiled("dqn-greedy")
+    assert set(compiled.engine._functions) == {"action", "distribution"}
+    weights = sum(array.nbytes for array in compiled.opened.weights())
+    assert shop.compiled("observation-image").file.stat().st_size < 2 * weights + 20_000
+
+
+def test_compiling_leaves_the_copy_as_it_was(shop: Shop, tmp_path):
+    opened = shop.opened("dqn-greedy")
+    before = opened.weights()
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    for now, then in zip(opened.weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_nothing_is_left_beside_the_file(shop: Shop, tmp_path):
+    compiled = shop.compiled("dqn-greedy")
+    compiled.compiler.compile(compiled.opened.engine, tmp_path / "m.tflite")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def test_folded_weights_are_converted_anew_and_right(shop: Shop, tmp_path, conversions):
+    opened = shop.of(Normalised)
+    compiler = opened.compiler()
+    assert not compiler.patches
+    conversions.clear()
+    for seed in (1, 2):
+        opened.change(seed)
+        compiler.compile(opened.engine, tmp_path / "m.tflite")
+        check(opened, tmp_path / "m.tflite")
+    assert len(conversions) == 2
+
+
+def test_another_integer_is_converted_anew_and_right(shop: Shop, tmp_path, conversions):
+    opened = shop.of(Counted)
+    compiler = opened.compiler()
+    assert compiler.patches
+    conversions.clear()
+    other = opened.other()
+    compiler.compile(other.engine, tmp_path / "m.tflite")
+    assert not conversions
+    count = next(v for v in other.engine.model.model_variables if v.dtype == tf.int64)
+    count.assign(40)
+    compiler.compile(other.engine, tmp_path / "m.tflite")
+    assert len(conversions) == 1
+    check(other, tmp_path / "m.tflite")
+
+
+# What stays on TensorFlow
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("q", r"action draws random numbers \(Multinomial\)"),
+        ("ppo", r"action draws random numbers \(RandomStandardNormal\)"),
+        ("ddpg-ou-noise", r"action draws random numbers \(.*Assign"),
+        ("dqn-epsilon-variable", r"action draws random numbers \(RandomUniform"),
+    ],
+)
+def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(shop: Shop, kind, reason):
+    with pytest.raises(CannotCompile, match=reason):
+        shop.opened(kind).compiler()
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (Careful, "action may refuse inputs"),
+        (Exotic, "action needs MatrixDeterminant, which LiteRT lacks"),
+        (Worded, "a look-up table, or another resource"),
+    ],
+)
+def test_policy_that_litert_cannot_run_stays_on_tensorflow(
+    shop: Shop, policy: Callable[[], tf_policy.TFPolicy], reason, capfd
+):
+    opened = shop.of(policy)
+    capfd.readouterr()
+    with pytest.raises(CannotCompile, match=reason):
+        opened.compiler()
+    assert "MLIR" not in capfd.readouterr().err
+
+
+def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
+    """Which is why functions are looked at before; the proof would not let them pass either."""
+    opened = shop.opened("ppo")
+    spec = opened.export.spec
+    (tmp_path / "m.tflite").write_bytes(compiling._convert(compiling._graph_of(opened.engine, ["action"])))
+    engine = LiteRTEngine(tmp_path / "m.tflite", spec)
+    inputs = probe_inputs(spec, {}, 8)
+    first, second = (engine.run("action", inputs)["action"] for _ in range(2))
+    assert (first != second).any()
+    with pytest.raises(Unequal):
+        prove(engine, opened.engine, spec, opened.export.serving)

@@ -1,0 +1,214 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine.base import Arrays, InputRefused
+from app.engine.litert import LiteRTEngine
+from app.workshop.proof import Unequal, prove
+from saver.artifact import Leaf, Noise, ServingInfo, Signature
+from tests.app.compiled import Shop
+from tests.app.specs import policy_spec
+
+OBSERVATION = Leaf("0/observation", "float32", (2,))
+SERVING = ServingInfo({}, {}, Noise(0, 0), {})
+SPEC = policy_spec(OBSERVATION)
+
+
+class Values:
+    """Answers the larger of two values; subclasses err in one way each."""
+
+    name = "values"
+
+    def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        values = self.values(inputs["0/observation"])
+        return {"action": values.argmax(axis=1), "value": values.max(axis=1)}
+
+    def values(self, observation: np.ndarray) -> np.ndarray:
+        return observation.astype(np.float32)
+
+    def initial_state(self, rows: int) -> Arrays:
+        return {}
+
+
+class Rounding(Values):
+    """Less than anyone can see."""
+
+    def values(self, observation):
+        return observation * np.float32(1 + 1e-7)
+
+
+class Tied(Values):
+    """Both values are the same but for rounding, in which the two engines differ."""
+
+    def __init__(self, better: int) -> None:
+        self.better = better
+
+    def values(self, observation):
+        same = observation[:, :1] * np.ones((1, 2), np.float32)
+        lowest_bits = np.zeros(2, np.float32)
+        lowest_bits[self.better] = 1e-7
+        # The rounding of a true engine depends on its inputs.
+        noise = np.sin(observation[:, :1].astype(np.float64) * 1e9) * [[1e-7, -1e-7]]
+        return same + np.abs(same) * (lowest_bits + noise).astype(np.float32)
+
+
+class Steep(Values):
+    """Makes differences large, those of rounding too."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = np.float32(factor)
+
+    def run(self, function, inputs):
+        return {"value": 1e6 * (inputs["0/observation"].sum(axis=1) * self.factor - np.float32(1))}
+
+
+class Off(Values):
+    def values(self, observation):
+        return observation + np.float32(1e-3)
+
+
+class Swapped(Values):
+    def run(self, function, inputs):
+        return super().run(function, inputs) | {"action": 1 - super().run(function, inputs)["action"]}
+
+
+class Frozen(Values):
+    """What it said first it says for ever."""
+
+    def values(self, observation):
+        return np.repeat(observation[:1], len(observation), axis=0)
+
+
+class Unsteady(Values):
+    """Two calls differ, within what rounding may do."""
+
+    calls = 0
+
+    def values(self, observation):
+        self.calls += 1
+        return observation * np.float32(1 + 1e-7 * (self.calls % 4))
+
+
+class Neighbours(Values):
+    """A row's answer depends on how many there are."""
+
+    def values(self, observation):
+        return observation * np.float32(1.0 if len(observation) > 1 else 1.1)
+
+
+class Doubles(Values):
+    def values(self, observation):
+        return observation.astype(np.float64)
+
+
+class Nameless(Values):
+    def run(self, function, inputs):
+        return {"action": super().run(function, inputs)["action"]}
+
+
+class Stubborn(Values):
+    def values(self, observation):
+        raise InputRefused("no")
+
+
+class Awake(Values):
+    """Starts in a state of ones."""
+
+    def initial_state(self, rows):
+        return {"0": np.ones((rows, 2), np.float32)}
+
+
+class Asleep(Values):
+    def initial_state(self, rows):
+        return {"0": np.zeros((rows, 2), np.float32)}
+
+
+@pytest.mark.parametrize("engine", [Values(), Rounding()])
+def test_equal_up_to_rounding(engine):
+    prove(engine, Values(), SPEC, SERVING)
+
+
+def test_rounding_may_decide_between_equal_values():
+    prove(Tied(0), Tied(1), SPEC, SERVING)
+
+
+def test_rounding_may_be_made_large():
+    prove(Steep(1 + 1e-7), Steep(), SPEC, SERVING)
+    with pytest.raises(Unequal):
+        prove(Steep(1 + 1e-4), Steep(), SPEC, SERVING)
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        (Off(), "action: value is .* for a probe input, TensorFlow says"),
+        (Swapped(), "action: action is [01] for a probe input, TensorFlow says [01]"),
+        (Frozen(), "action: "),
+        (Unsteady(), "two calls"),
+        (Neighbours(), "action: value is"),
+        (Doubles(), "value is float64"),
+        (Nameless(), r"the outputs are \['action'\]"),
+        (Stubborn(), "LiteRT refuses a probe input"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Values) else "",
+)
+def test_engine_that_errs_is_unequal(engine, says):
+    with pytest.raises(Unequal, match=says):
+        prove(engine, Values(), SPEC, SERVING)
+
+
+def test_engine_that_answers_what_tensorflow_refuses_is_unequal():
+    with pytest.raises(Unequal, match="TensorFlow refuses"):
+        prove(Values(), Stubborn(), SPEC, SERVING)
+
+
+def test_both_may_refuse():
+    prove(Stubborn(), Stubborn(), SPEC, SERVING)
+
+
+def test_initial_states_are_compared():
+    spec = replace(policy_spec(OBSERVATION), initial_state=(Leaf("0", "float32", (2,)),))
+    with pytest.raises(Unequal, match="get_initial_state: row 0"):
+        prove(Awake(), Asleep(), spec, SERVING)
+
+
+def test_every_function_that_the_policy_has_is_compared():
+    class OffWhenGreedy(Values):
+        def run(self, function, inputs):
+            return (Off() if function == "greedy" else Values()).run("", inputs)
+
+    serving = replace(SERVING, signatures={"greedy": Signature({}, {})})
+    with pytest.raises(Unequal, match="greedy: value"):
+        prove(OffWhenGreedy(), Values(), SPEC, serving)
+
+
+def test_sample_gets_noise():
+    class Sampling(Values):
+        seen = 0
+
+        def run(self, function, inputs):
+            if function == "sample":
+                assert inputs["noise/uniform"].shape == (len(inputs["0/observation"]), 2)
+                self.seen += 1
+            return super().run(function, inputs)
+
+    engine = Sampling()
+    prove(engine, Values(), SPEC, replace(SERVING, signatures={"sample": Signature({}, {})}, noise=Noise(2, 0)))
+    assert engine.seen
+
+
+@pytest.mark.parametrize("kind", ["dqn-greedy", "dqn-lstm-greedy", "export-nested"])
+def test_compiled_file_with_other_weights_is_unequal(shop: Shop, kind, tmp_path):
+    compiled = shop.compiled(kind)
+    export, other = compiled.opened.export, compiled.opened.other()
+    compiled.compiler.compile(other.engine, tmp_path / "other.tflite")
+    with pytest.raises(Unequal):
+        prove(
+            LiteRTEngine(tmp_path / "other.tflite", export.spec),
+            compiled.opened.engine,
+            export.spec,
+            compiled.opened.export.serving,
+        )

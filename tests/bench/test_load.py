@@ -1,0 +1,139 @@
+"""The load generator against small servers whose faults are known."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import BenchError
+from bench.load import Generator, generator
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+Answer = Callable[[int], tuple[float, bytes]]
+Start = Callable[[Answer], int]
+
+
+def http(status: str, body: bytes = b'{"version":"a"}', head: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode() + body
+
+
+class Toy(asyncio.Protocol):
+    """Answers request number n as it is told to: after so many seconds, in which nothing else happens, and what."""
+
+    def __init__(self, answer: Answer, numbers: Iterator[int]) -> None:
+        self.answer, self.numbers = answer, numbers
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert data.endswith(b'\r\n\r\n{"a": 1}')
+        stall_s, answer = self.answer(next(self.numbers))
+        threading.Event().wait(stall_s)
+        if answer:
+            self.transport.write(answer)
+        else:
+            self.transport.close()
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    return generator(tmp_path_factory.mktemp("load"), "/action", b'{"a": 1}')
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a server that answers so in a thread, and returns its port."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    servers = []
+
+    async def listen(answer: Answer) -> int:
+        numbers = iter(range(10**9))
+        server = await loop.create_server(lambda: Toy(answer, numbers), "127.0.0.1", 0, backlog=1024)
+        servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def close() -> None:
+        for server in servers:
+            server.close()
+        await asyncio.sleep(0.1)  # the connections of a run that has ended are closed by now
+
+    yield lambda answer: asyncio.run_coroutine_threadsafe(listen(answer), loop).result(5)
+    asyncio.run_coroutine_threadsafe(close(), loop).result(5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.mark.parametrize(("most", "used"), [(4, range(4, 5)), (512, range(50, 513))])
+def test_latency_counts_from_when_a_request_was_due(load: Generator, start: Start, most: int, used: range) -> None:
+    """A stall of 0.4 s in 2 s delays a fifth of all requests: the longest by 0.4 s, the slowest tenth by 0.2 s.
+
+    What is due meanwhile goes out on connections of its own, or waits where there may be no more of them.
+    """
+    port = start(lambda n: (0.4 if n == 150 else 0, http("200 OK")))
+    found = load.run(port, 2, 4, rate=300, most=most)
+    assert found.requests == 600
+    assert found.failures == 0
+    assert 380 < found.max_ms < 700
+    assert found.p90_ms > 150
+    assert found.connections in used
+
+
+def test_other_statuses_and_lost_connections_are_failures(load: Generator, start: Start) -> None:
+    bad = {
+        10: http("500 Internal Server Error"),
+        20: http("429 Too Many Requests"),
+        30: b"",
+        40: b"HTTP/1.1 200\r\n\r\n",
+    }
+    port = start(lambda n: (0, bad.get(n, http("200 OK"))))
+    found = load.run(port, 0.5, 4, rate=200)
+    assert found.requests == 100
+    assert found.failures == 4
+    assert found.statuses == {"200": 96, "429": 1, "500": 1}
+
+
+def test_a_rate_that_is_not_reached_is_told(load: Generator, start: Start) -> None:
+    port = start(lambda n: (0.01, http("200 OK")))
+    found = load.run(port, 1, 4, rate=300)
+    assert not found.reached
+    assert found.rate < 120
+    assert found.requests == 300
+    assert found.failures == 0  # they were answered, late
+
+
+def test_a_closed_loop_finds_the_largest_load(load: Generator, start: Start) -> None:
+    port = start(lambda n: (0.005, http("200 OK")))
+    found = load.run(port, 1, 4)
+    assert found.rate < 205
+    assert 15 < found.p50_ms < 60  # four take turns
+    assert found.connections == 4
+
+
+def test_versions_are_told_in_their_order_and_connections_that_the_server_closes_are_no_failure(
+    load: Generator, start: Start
+) -> None:
+    def answer(n: int) -> tuple[float, bytes]:
+        body = b'{"action":1,"version":"%03d"}' % (n // 10)
+        return 0, http("200 OK", body, "Connection: close\r\n" if n % 7 == 0 else "")
+
+    found = load.run(start(answer), 0.5, 4, rate=100)
+    assert found.versions == ["000", "001", "002", "003", "004"]
+    assert found.failures == 0
+
+
+def test_nobody_listening_is_told(load: Generator) -> None:
+    with pytest.raises(BenchError, match="refused"):
+        load.run(9, 1, 1)
+
+
+def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="no C compiler"):
+        generator(tmp_path, "/", b"")

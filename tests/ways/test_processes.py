@@ -1,0 +1,232 @@
+"""Fronts that change weights together; processes that are killed and come back; a start without TensorFlow."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import RunningServer, serving
+from tests.ways.steady import SteadyLoad, log_read, until
+from tests.zoo.policies import NumberTrainer
+
+FRONT, WORKSHOP = "app.front", "app.workshop"
+
+
+class Scene:
+    """A server with two fronts, a policy whose answers tell the version, and a client of each front."""
+
+    def __init__(self, trainer: NumberTrainer, server: RunningServer) -> None:
+        self.trainer = trainer
+        self.server = server
+        self.step = 0
+        self.good = {"export": 0}
+
+    def publish(self) -> str:
+        self.step += 1
+        name = self.trainer.publish(self.step)
+        self.good[name] = self.step
+        return name
+
+    def reload(self) -> httpx.Response:
+        return self.server.reload("p", checkpoint=self.publish())
+
+    @contextlib.contextmanager
+    def client(self, front: int) -> Iterator[httpx.Client]:
+        """A client whose connection this front has accepted: the others are stopped meanwhile."""
+        others = [pid for pid in self.server.processes(FRONT) if pid != front]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with httpx.Client(base_url=self.server.url, trust_env=False, timeout=30) as client:
+                ask(client)
+                for pid in others:
+                    os.kill(pid, signal.SIGCONT)
+                others = []
+                yield client
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def clients(self) -> Iterator[list[httpx.Client]]:
+        """One client of each front."""
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(self.client(pid)) for pid in self.server.processes(FRONT)]
+
+
+def ask(client: httpx.Client, **options: object) -> int:
+    body = {"observation": [7, 0, 0, 0], "options": options}
+    answer = client.post("/action", json=body).raise_for_status().json()
+    assert answer["action"] == [1000 * answer["train_step"] + 7] * 2
+    return int(answer["train_step"])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    trainer = NumberTrainer(tmp_path_factory.mktemp("processes") / "p", filler=20_000)
+    with serving({"p": trainer.folder}, "--workers", "2", "--no-watch") as server, log_read(server):
+        yield Scene(trainer, server)
+
+
+def test_when_a_reload_answers_every_front_serves_the_new_version(scene: Scene) -> None:
+    with scene.clients() as clients:
+        assert len(clients) == 2
+        for _ in range(5):
+            assert scene.reload().status_code == 200
+            assert [ask(client) for client in clients] == [scene.step] * 2
+
+
+def test_min_train_step_holds_from_any_front(scene: Scene) -> None:
+    with scene.clients() as clients:
+        for asked, other in (clients, clients[::-1]):
+            scene.publish()
+            scene.server.reload("p")  # nothing is pinned any more
+            scene.publish()
+            assert ask(asked, min_train_step=scene.step) == scene.step
+            assert ask(other) == scene.step
+            refused = other.post(
+                "/action",
+                json={"observation": [7, 0, 0, 0], "options": {"min_train_step": scene.step + 1, "timeout_ms": 100}},
+            )
+            assert refused.status_code == 409
+
+
+def test_a_pause_holds_on_every_front(scene: Scene) -> None:
+    with scene.clients() as clients:
+        path = "/admin/policies/p"
+        assert scene.server.admin.post(f"{path}/pause", json={"mode": "reject"}).json() == {"paused": "reject"}
+        for client in clients:
+            assert client.post("/action", json={"observation": [7, 0, 0, 0]}).status_code == 503
+            assert client.get("/v1/policies/p").json()["paused"] == "reject"
+        assert scene.server.admin.post(f"{path}/resume").json() == {"paused": None}
+        assert [ask(client) for client in clients] == [scene.step] * 2
+
+
+def test_every_front_tells_what_all_have_counted(scene: Scene) -> None:
+    def counted(client: httpx.Client) -> int:
+        line = 'policy_server_answers_total{policy="p",route="action",status="200"} '
+        return int(float(client.get("/metrics").text.partition(line)[2].split()[0]))
+
+    with scene.clients() as (one, other):
+        before = counted(one)
+        for client in (one, one, one, other, other):
+            ask(client)
+        assert counted(one) == counted(other) == before + 5
+
+
+def test_a_front_that_is_killed_comes_back_on_the_version_that_serves_by_then(scene: Scene) -> None:
+    scene.reload()
+    killed, kept = scene.server.processes(FRONT)
+    with scene.client(kept) as client:
+        before = scene.server.processes()
+        os.kill(killed, signal.SIGKILL)
+        for _ in range(3):
+            path = "/admin/policies/p/reload"
+            name = scene.publish()
+            bearer = scene.server.admin.headers["authorization"]
+            answer = client.post(path, json={"checkpoint": name}, headers={"Authorization": bearer})
+            assert answer.status_code == 200
+            assert ask(client) == scene.step
+        until(lambda: len(scene.server.processes(FRONT)) == 2, "another front")
+    assert len(before) == len(scene.server.processes())
+    until(lambda: any(" front 1 ended (killed by SIGKILL)" in line for line in scene.server.lines), "a line in the log")
+    with scene.clients() as clients:
+        assert [ask(client) for client in clients] == [scene.step] * 2
+
+
+def test_a_front_killed_in_the_middle_of_a_swap_holds_nobody_up(scene: Scene, full: bool) -> None:
+    generator = random.Random(5)
+    for _ in range(20 if full else 3):
+        until(lambda: len(scene.server.processes(FRONT)) == 2, "two fronts")
+        kept, killed = scene.server.processes(FRONT)
+        with scene.client(kept) as client:
+            name, delay_s = scene.publish(), generator.uniform(0, 0.03)
+            killer = threading.Timer(delay_s, os.kill, (killed, signal.SIGKILL))
+            killer.start()
+            bearer = {"Authorization": scene.server.admin.headers["authorization"]}
+            answer = client.post("/admin/policies/p/reload", json={"checkpoint": name}, headers=bearer)
+            killer.join()
+            assert answer.status_code == 200, answer.text
+            assert ask(client) == scene.step
+        with scene.clients() as clients:
+            assert [ask(client) for client in clients] == [scene.step] * len(clients)
+
+
+def reload_meanwhile_killed(scene: Scene, workshop: int, after_s: float) -> httpx.Response:
+    """Reloads a new version, and kills the workshop that long after the request was sent."""
+    answers: list[httpx.Response] = []
+    name = scene.publish()
+    swap = threading.Thread(target=lambda: answers.append(scene.server.reload("p", checkpoint=name)))
+    swap.start()
+    time.sleep(after_s)
+    os.kill(workshop, signal.SIGKILL)
+    swap.join(60)
+    until(lambda: scene.server.processes(WORKSHOP) not in ([], [workshop]), "another workshop")
+    return answers[0]
+
+
+@pytest.mark.timeout(1200)
+def test_a_workshop_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(scene: Scene, full: bool) -> None:
+    kills, generator = 100 if full else 3, random.Random(6)
+    took_ms = []
+    with SteadyLoad(scene.server.url, "p", scene.good) as load:
+        for _ in range(kills):
+            (workshop,) = scene.server.processes(WORKSHOP)
+            answer = reload_meanwhile_killed(scene, workshop, generator.uniform(0, 0.06))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["train_step"] == scene.step
+            took_ms.append(answer.json()["took_ms"])
+            load.more(5)
+        # It may have been done when it was killed: then the next swap waits for its successor.
+        assert scene.reload().status_code == 200
+    assert load.failures == []
+    restarts = re.search(r'restarts_total{process="workshop"} (\d+)', scene.server.http.get("/metrics").text)
+    assert restarts is not None
+    assert int(restarts[1]) == kills
+    in_the_middle = sum(took > 500 for took in took_ms)
+    print(
+        f"{kills} kills, {in_the_middle} of them before the workshop was done; the slowest swap took "
+        f"{max(took_ms) / 1000:.1f} s; {load.answers.total()} answers, 0 failed"
+    )
+
+
+def test_nothing_stays_open_after_all_that(scene: Scene) -> None:
+    descriptors = list(Path(f"/proc/{scene.server.process.pid}/fd").iterdir())
+    assert len(descriptors) < 60
+    assert len(scene.server.processes()) == 3
+
+
+def test_with_a_warm_cache_it_answers_where_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
+    trainer = NumberTrainer(tmp_path / "p")
+    trainer.publish(1)
+    trainer.publish(2)
+    options = ("--state-dir", str(tmp_path / "state"))
+    with serving({"p": trainer.folder}, *options) as server:
+        assert ask(server.http) == 2
+    (tmp_path / "broken" / "tensorflow").mkdir(parents=True)
+    (tmp_path / "broken" / "tensorflow" / "__init__.py").write_text("raise ImportError('not here')")
+    with serving({"p": trainer.folder}, *options, PYTHONPATH=str(tmp_path / "broken")) as server, log_read(server):
+        assert ask(server.http) == 2
+        assert server.http.get("/v1/policies/p").json()["engine"] == "litert"
+        until(lambda: any("the workshop process ended (exit status 1)" in line for line in server.lines), "its end")
+        assert ask(server.http) == 2
+
+
+def test_server_that_is_killed_takes_its_processes_with_it_and_its_port_is_free(tmp_path: Path) -> None:
+    trainer = NumberTrainer(tmp_path / "p")
+    with serving({"p": trainer.folder}, "--workers", "2") as server, log_read(server):
+        children = server.processes()
+        assert len(children) == 3
+        server.process.kill()
+        server.process.wait(10)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the end of its processes")
+        with pytest.raises(httpx.ConnectError):
+            server.http.get("/livez")
