@@ -59,6 +59,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         fronts = _keepers_of_fronts(settings, listener, managers, opened, metrics)
 
         async def end_fronts() -> None:
+            listener.close()  # or it would still be connected to when no front listens any more
             await asyncio.gather(*(keeper.close() for keeper in fronts))
 
         stack.push_async_callback(end_fronts)

@@ -163,7 +163,7 @@ def test_the_list_and_the_description_tell_what_serves(server: RunningServer) ->
         "name": "cartpole",
         "version": "export",
         "train_step": 11,
-        "engine": "tensorflow",
+        "engine": "litert",
         "ready": True,
     }
     described = server.http.get("/v1/policies/nested").json()

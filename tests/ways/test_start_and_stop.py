@@ -16,7 +16,7 @@ OBSERVATION = {"observation": [0.1, 0.0, 0.0, 0.0]}
 def test_serve_prints_where_it_listens_and_what_it_serves(server: RunningServer) -> None:
     text = "\n".join(server.lines)
     assert f"Listening on {server.url}" in text
-    assert "cartpole: version export, train step 11, engine tensorflow" in text
+    assert "cartpole: version export, train step 11, engine litert" in text
     assert "deadline 10000 ms" in text
 
 
