@@ -21,7 +21,7 @@ from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
 from app.metrics import Metrics
 from app.processes.child import Child, Keeper
-from app.settings import PolicyFolder, Settings
+from app.settings import PolicyFolder, Settings, SettingsError
 from app.swap.manager import Manager
 from app.swap.remote import Offer, RemoteFront, RemoteWorkshop, WorkshopCalls, manager_calls
 from app.swap.source import Source, checkpoint_folders
@@ -47,7 +47,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
 
     Raises:
       UnusablePolicy: a folder is no policy; nothing was served.
-      OSError: another server listens there.
+      SettingsError: another server listens there.
     """
     for named in settings.policies:
         _check_at_once(named)
@@ -68,9 +68,13 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         try:
             await _open_managers(settings, managers, metrics, calls, stack)
             stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
-            listener.listen()  # fails where another server was faster
+            listener.listen()
             opened.set()
             await starting
+        except OSError as error:
+            raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        except (LinkLost, SwapRefused) as error:
+            raise UnusablePolicy(f"a front cannot begin: {error}") from error
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)

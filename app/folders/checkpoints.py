@@ -76,17 +76,14 @@ def manifest_of(folder: Path) -> CheckpointManifest | None:
         raise SwapRefused(str(error)) from None
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """The files that make the checkpoint, with their sha256 where its manifest tells ("" without one).
+def plain_files(folder: Path) -> list[str]:
+    """The names of the files that make a checkpoint without checkpoint.json.
 
     Raises:
-      SwapRefused: its manifest cannot be used, or it is not whole.
+      SwapRefused: it is not whole.
     """
-    manifest = manifest_of(folder)
-    if manifest is not None:
-        return manifest.files
     try:
-        return {path.relative_to(folder).as_posix(): "" for path in _files_of_plain(folder, rest_s=0)}
+        return [path.relative_to(folder).as_posix() for path in _files_of_plain(folder, rest_s=0)]
     except Incomplete as error:
         raise SwapRefused(str(error)) from None
 

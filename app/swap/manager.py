@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph, Prepared
 from app.errors import SwapRefused, TooOld, UnknownVersion, UnusablePolicy
-from app.folders.checkpoints import manifest_of
 from app.folders.exports import identify_export
 from app.metrics import PolicyMetrics
 from app.swap import plan
@@ -26,10 +24,11 @@ from app.swap.changeover import Changeover
 from app.swap.fleet import Front
 from app.swap.history import History
 from app.swap.plan import Candidate
+from app.swap.preparing import Preparing, Workshop
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT, Version
 from app.swap.store import KEPT, Kept, Memory, Pin, Store
-from saver.artifact import GRAPH_FILE, IncompleteError, check_files
+from saver.artifact import GRAPH_FILE
 
 T = TypeVar("T")
 log = logging.getLogger("policy_server.swap")
@@ -48,21 +47,6 @@ class Swapped:
     train_step: int
     previous: str
     took_ms: float
-
-
-class Workshop(Protocol):
-    """What a manager needs of the workshop process."""
-
-    async def open(self, folder: Path, graphs: Path) -> Graph:
-        """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
-
-    async def prepare(
-        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
-    ) -> Prepared:
-        """Makes a bundle of a checkpoint, or of the export's weights (None); SwapRefused where it may not serve."""
-
-    async def check(self, graph: Graph, folder: Path) -> int:
-        """Judges a checkpoint without restoring it; its train step, or SwapRefused where it may not serve."""
 
 
 class Manager:
@@ -93,6 +77,7 @@ class Manager:
         self._pin: Pin | None = None
         self._paused: str | None = None
         self._changeover = Changeover(name, self._history, metrics)
+        self._preparing = Preparing(workshop, store, self._changeover.fleet, lane)
         self._graph: Graph
         self._graph_stamp: object = None
 
@@ -122,8 +107,9 @@ class Manager:
         async with self._one_at_a_time:
             if memory.pin is not None:
                 await self._resume(memory.pin)
+            if self._changeover.begun:
                 await self._catch_up()  # it drops a pin on what is gone
-            if not self._changeover.begun:
+            else:
                 await self._begin()
             await self._note(self._pin)
 
@@ -146,7 +132,7 @@ class Manager:
             elif remembered is not None:
                 await self._swap_back(remembered, sight)
             else:
-                await self._swap_to(_named(pin.name, sight))
+                await self._swap_to(sight.named(pin.name))
         except (SwapRefused, UnknownVersion) as error:
             log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
             return
@@ -206,7 +192,7 @@ class Manager:
         if name == EXPORT:
             await self._swap_to_export(self._graph)
         elif name is not None:
-            await self._swap_to(_named(name, sight))
+            await self._swap_to(sight.named(name))
         else:
             await self._swap_to_newest(sight)
         await self._note(Pin(name) if name is not None else None)
@@ -367,45 +353,27 @@ class Manager:
 
     async def _swap_to(self, candidate: Candidate) -> None:
         """To a checkpoint that lies in one of the policy's folders."""
-
-        async def prepare() -> Prepared:
-            there = await self._work(lambda: self._store.bundle(candidate.digest, self._graph.digest))
-            if there is None:
-                return await self._prepared(self._graph, candidate.folder, candidate.digest)
-            await self._work(lambda: _check_unchanged(candidate.folder))
-            return Prepared(there)
-
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
-        await self._changeover.to(version, self._graph, prepare, candidate.stamp)
-        await self._tell()
+        await self._swap(version, lambda: self._preparing.checkpoint(self._graph, candidate), candidate.stamp)
 
     async def _swap_back(self, kept: Kept, sight: Sight) -> None:
-        """To a version that served before; its checkpoint may be gone."""
-        digest, graph = kept.digest, self._graph
-        there = await self._work(lambda: self._store.bundle(digest, graph.digest))
-        # The weights in a bundle can be prepared again where it is for another graph or engine.
-        folders = [c.folder for c in sight.complete if (c.name, c.digest) == (kept.name, digest)]
-        folders += [folder for folder in [self._store.place(digest)] if folder.is_dir()]
-        if there is None and not folders:
-            raise SwapRefused(f"checkpoint {kept.name}, which served before, is gone")
-
-        async def prepare() -> Prepared:
-            return Prepared(there) if there is not None else await self._prepared(graph, folders[0], digest)
-
-        await self._changeover.to(self._history.version(kept.name, digest, kept.train_step), graph, prepare)
-        await self._tell()
+        """To a version that served before."""
+        version = self._history.version(kept.name, kept.digest, kept.train_step)
+        await self._swap(version, lambda: self._preparing.past(self._graph, kept, sight))
 
     async def _swap_to_export(self, graph: Graph) -> None:
-        async def prepare() -> Prepared:
-            there = await self._work(lambda: self._store.bundle(graph.digest, graph.digest))
-            return Prepared(there) if there is not None else await self._prepared(graph, None, graph.digest)
+        version = self._history.version(EXPORT, graph.digest, -1)
+        await self._swap(version, lambda: self._preparing.export(graph), graph=graph)
 
-        await self._changeover.to(self._history.version(EXPORT, graph.digest, -1), graph, prepare)
+    async def _swap(
+        self,
+        version: Version,
+        prepare: Callable[[], Awaitable[Prepared]],
+        stamp: object = None,
+        graph: Graph | None = None,
+    ) -> None:
+        await self._changeover.to(version, graph or self._graph, prepare, stamp)
         await self._tell()
-
-    async def _prepared(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
-        recorded = await self._changeover.fleet.recorded()
-        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded)
 
     async def _tell(self) -> None:
         """Wakes those who wait for newer weights."""
@@ -430,15 +398,6 @@ class Manager:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)
 
 
-def _check_unchanged(folder: Path) -> None:
-    """Whether the files of a checkpoint are still what its manifest says."""
-    manifest = manifest_of(folder)
-    try:
-        check_files(folder, manifest.files if manifest is not None else {})
-    except IncompleteError as error:
-        raise SwapRefused(str(error)) from None
-
-
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
     """What changes when the graph in an export's folder is replaced."""
     try:
@@ -446,15 +405,3 @@ def _stamp(folder: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-def _named(name: str, sight: Sight) -> Candidate:
-    for candidate in sight.complete:
-        if candidate.name == name:
-            return candidate
-    if name in sight.unreadable:
-        raise SwapRefused(f"checkpoint {name} is refused: {sight.unreadable[name]}")
-    if name in sight.incomplete:
-        raise SwapRefused(f"checkpoint {name} is incomplete: {sight.incomplete[name]}")
-    there = sorted((c.name for c in plan.newest_first(sight.complete)[:5]), reverse=True)
-    raise UnknownVersion(f"no checkpoint {name!r}; the newest are: {', '.join(there) or 'none'}")

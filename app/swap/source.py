@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import Incomplete, SwapRefused
-from app.swap.plan import Candidate
+from app.errors import Incomplete, SwapRefused, UnknownVersion
+from app.swap.plan import Candidate, newest_first
 from app.swap.states import EXPORT
 from saver.artifact import CHECKPOINTS_FOLDER, is_name
 
@@ -45,6 +45,22 @@ class Sight:
     def names(self) -> set[str]:
         """Every checkpoint that is there, whatever its condition."""
         return {*(candidate.name for candidate in self.complete), *self.incomplete, *self.unreadable}
+
+    def named(self, name: str) -> Candidate:
+        """The complete checkpoint of that name.
+
+        Raises:
+          SwapRefused: it is not complete, or cannot be read.
+          UnknownVersion: there is none; the message lists the newest.
+        """
+        for candidate in self.complete:
+            if candidate.name == name:
+                return candidate
+        for kind, reasons in (("refused", self.unreadable), ("incomplete", self.incomplete)):
+            if name in reasons:
+                raise SwapRefused(f"checkpoint {name} is {kind}: {reasons[name]}")
+        there = sorted((candidate.name for candidate in newest_first(self.complete)[:5]), reverse=True)
+        raise UnknownVersion(f"no checkpoint {name!r}; the newest are: {', '.join(there) or 'none'}")
 
 
 def checkpoint_folders(policy: Path) -> list[Path]:

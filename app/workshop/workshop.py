@@ -14,11 +14,11 @@ from app.engine.base import Arrays
 from app.engine.bundle import AUTO, Bundle, Graph, Prepared
 from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused
-from app.folders.checkpoints import files_of, manifest_of
+from app.folders.checkpoints import manifest_of, plain_files
 from app.workshop import checkpoints, probe
 from app.workshop.choice import EngineChoice
 from app.workshop.load import load_copy, model_folder, restore, train_step_of
-from saver.artifact import IncompleteError, check_files, copy_files, digest_of
+from saver.artifact import CheckpointManifest, IncompleteError, check_files, copy_files, digest_of
 from saver.artifact.publishing import publish, staged_folder
 
 
@@ -45,13 +45,13 @@ class Workshop:
         """
         try:
             with staged_folder(destination) as staged:
-                files = self._copied(source, digest, staged)
+                promised = manifest_of(source) if source is not None else None
+                files = self._copied(source, promised, digest, staged) if source is not None else {}
                 unfinished = Bundle(staged, self.graph.digest, digest, -1, "", "", {}, files)
                 copy = self._restored(unfinished)
                 loaded_at = time.time()
                 probe.check(copy, self.graph.spec, recorded)
-                if source is not None:
-                    _check_promise(source, train_step_of(copy.model))
+                _check_promise(promised, train_step_of(copy.model))
                 bundle = self._choice.finished(unfinished, copy)
                 bundle.write()
                 publish(staged, destination, sync=False)
@@ -72,16 +72,14 @@ class Workshop:
             raise SwapRefused(str(error)) from None
         checkpoints.check(folder, self._variables)
         train_step = checkpoints.train_step_in(folder)
-        _check_promise(folder, train_step)
+        _check_promise(manifest, train_step)
         return train_step
 
-    def _copied(self, source: Path | None, digest: str, staged: Path) -> dict[str, str]:
+    def _copied(self, source: Path, promised: CheckpointManifest | None, digest: str, staged: Path) -> dict[str, str]:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
-        if source is None:
-            return {}
-        known = files_of(source)
+        hashes = promised.files if promised is not None else {}
         try:
-            files = copy_files(source, known, staged, {name: sha for name, sha in known.items() if sha})
+            files = copy_files(source, hashes or plain_files(source), staged, hashes)
         except IncompleteError as error:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
@@ -97,7 +95,6 @@ class Workshop:
         return copy
 
 
-def _check_promise(folder: Path, train_step: int) -> None:
-    promised = manifest_of(folder)
+def _check_promise(promised: CheckpointManifest | None, train_step: int) -> None:
     if promised is not None and promised.train_step != train_step:
         raise SwapRefused(f"checkpoint.json says train step {promised.train_step}, the weights say {train_step}")

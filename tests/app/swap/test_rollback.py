@@ -138,6 +138,19 @@ def test_a_pin_whose_checkpoint_is_gone_at_the_start_is_dropped(tmp_path, caplog
     assert "pin on" in caplog.text
 
 
+def test_a_pin_that_cannot_be_resumed_is_dropped(tmp_path, caplog):
+    async def test() -> None:
+        async with open_house(tmp_path / "p", ("a", 1), ("b", 2), state=tmp_path / "state") as house:
+            await house.manager.reload("a")
+        shutil.rmtree(tmp_path / "state" / "versions")
+        house.put("a", 1, refuse="it holds NaN")
+        async with open_house(tmp_path / "p", state=tmp_path / "state") as house:
+            assert (house.serves, house.manager.pinned) == (("b", 2), None)
+
+    run(test)
+    assert "the pin on a is dropped" in caplog.text
+
+
 def test_another_export_forgets_what_the_first_one_served(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path / "p", ("a", 1), ("b", 2), state=tmp_path / "state") as house:

@@ -1,0 +1,102 @@
+"""From what a version is wanted from (a checkpoint, the export, the past) to the bundle that the fronts load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from app.engine.base import Arrays
+from app.engine.bundle import Bundle, Graph, Prepared
+from app.errors import SwapRefused
+from app.folders.checkpoints import manifest_of
+from app.swap.fleet import Fleet
+from app.swap.plan import Candidate
+from app.swap.source import Sight
+from app.swap.store import Kept, Store
+from saver.artifact import IncompleteError, check_files
+
+T = TypeVar("T")
+
+
+class Workshop(Protocol):
+    """What the control process needs of the workshop, for one policy."""
+
+    async def open(self, folder: Path, graphs: Path) -> Graph:
+        """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
+
+    async def prepare(
+        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+    ) -> Prepared:
+        """Makes a bundle of a checkpoint, or of the export's weights (None); SwapRefused where it may not serve."""
+
+    async def check(self, graph: Graph, folder: Path) -> int:
+        """Judges a checkpoint without restoring it; its train step, or SwapRefused where it may not serve."""
+
+
+class Preparing:
+    """One policy's. What was prepared before is taken from the store; the rest is the workshop's work."""
+
+    def __init__(self, workshop: Workshop, store: Store, fleet: Fleet, lane: Executor) -> None:
+        self._workshop = workshop
+        self._store = store
+        self._fleet = fleet
+        self._lane = lane
+
+    async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
+        """Of a checkpoint in one of the policy's folders.
+
+        Raises:
+          SwapRefused: it may not serve.
+        """
+        there = await self._bundle(graph, candidate.digest)
+        if there is None:
+            return await self._prepare(graph, candidate.folder, candidate.digest)
+        await self._work(lambda: _check_unchanged(candidate.folder))
+        return Prepared(there)
+
+    async def past(self, graph: Graph, kept: Kept, sight: Sight) -> Prepared:
+        """Of a version that served before; its checkpoint may be gone.
+
+        Raises:
+          SwapRefused: so is what it ran from.
+        """
+        there = await self._bundle(graph, kept.digest)
+        if there is not None:
+            return Prepared(there)
+        folders = [c.folder for c in sight.complete if (c.name, c.digest) == (kept.name, kept.digest)]
+        # The weights in a bundle for another graph or engine will do.
+        folders += [folder for folder in [self._store.place(kept.digest)] if folder.is_dir()]
+        if not folders:
+            raise SwapRefused("it served before, and is gone")
+        return await self._prepare(graph, folders[0], kept.digest)
+
+    async def export(self, graph: Graph) -> Prepared:
+        """Of the export's own weights.
+
+        Raises:
+          SwapRefused: they may not serve.
+        """
+        there = await self._bundle(graph, graph.digest)
+        return Prepared(there) if there is not None else await self._prepare(graph, None, graph.digest)
+
+    async def _bundle(self, graph: Graph, digest: str) -> Bundle | None:
+        return await self._work(lambda: self._store.bundle(digest, graph.digest))
+
+    async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
+        recorded = await self._fleet.recorded()
+        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded)
+
+    async def _work(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+
+
+def _check_unchanged(folder: Path) -> None:
+    """Whether the files of a checkpoint are still what its manifest says."""
+    manifest = manifest_of(folder)
+    try:
+        check_files(folder, manifest.files if manifest is not None else {})
+    except IncompleteError as error:
+        raise SwapRefused(str(error)) from None
