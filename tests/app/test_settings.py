@@ -100,7 +100,7 @@ def test_words_of_switches_in_the_environment(text, value):
         ({"workers": "65"}, {}, "--workers is 65, expected 1 to 64"),
         ({"deadline_ms": "0"}, {}, "--deadline-ms is 0, expected 1 or more"),
         ({}, {"POLICY_SERVER_ROWS_LIMIT": "0"}, "POLICY_SERVER_ROWS_LIMIT is 0, expected 1 or more"),
-        ({"engine": "litert"}, {}, "--engine is 'litert', expected one of auto, tensorflow"),
+        ({"engine": "onnx"}, {}, "--engine is 'onnx', expected one of auto, litert, tensorflow"),
         ({}, {"POLICY_SERVER_LOG_LEVEL": "loud"}, "POLICY_SERVER_LOG_LEVEL is 'loud', expected one of debug"),
         ({}, {"POLICY_SERVER_WATCH": "maybe"}, "POLICY_SERVER_WATCH is 'maybe', expected true or false"),
     ],
