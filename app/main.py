@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -53,7 +53,8 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         _check_at_once(named)
     async with AsyncExitStack() as stack:
         metrics = Metrics()
-        calls = await _start_workshop(settings, metrics, stack)
+        calls = WorkshopCalls()
+        end_workshop = await _start_workshop(settings, metrics, calls, stack)
         managers: dict[str, Manager] = {}
         opened = asyncio.Event()
         fronts = _keepers_of_fronts(settings, listener, managers, opened, metrics)
@@ -66,7 +67,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         # They import what they need while the policies are opened.
         starting = asyncio.gather(*(keeper.start() for keeper in fronts))
         try:
-            await _open_managers(settings, managers, metrics, calls, stack)
+            await _open_managers(settings, managers, metrics, calls, stack, end_workshop)
             stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
             listener.listen()
             opened.set()
@@ -91,11 +92,13 @@ def _check_at_once(named: PolicyFolder) -> None:
         raise UnusablePolicy(str(error)) from None
 
 
-async def _start_workshop(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> WorkshopCalls:
-    calls = WorkshopCalls()
+async def _start_workshop(
+    settings: Settings, metrics: Metrics, calls: WorkshopCalls, stack: AsyncExitStack
+) -> Callable[[], Awaitable[None]]:
+    """Returns what ends it; done also when the stack is left."""
 
     async def begin(child: Child) -> None:
-        calls.begin(child.link)
+        calls.begin(child)
 
     arguments = (settings.engine, settings.log_level)
     keeper = Keeper(
@@ -105,10 +108,14 @@ async def _start_workshop(settings: Settings, metrics: Metrics, stack: AsyncExit
         lambda child: child.end(),
         lambda: metrics.restarted("workshop"),
     )
-    stack.push_async_callback(keeper.close)
-    stack.callback(calls.close)
+
+    async def end() -> None:
+        calls.close()
+        await keeper.close()
+
+    stack.push_async_callback(end)
     await keeper.start()
-    return calls
+    return end
 
 
 def _keepers_of_fronts(
@@ -139,20 +146,31 @@ def _keepers_of_fronts(
 
 async def _begin_front(child: Child, settings: Settings, managers: Mapping[str, Manager]) -> None:
     """Has it load what serves; it answers only once it takes part in every swap, with the version that serves then."""
-    offers = {name: manager.offer() for name, manager in managers.items()}
-    loads = {name: Offer(version.name, graph, bundle) for name, (version, graph, bundle) in offers.items()}
-    await child.link.call("open", settings, loads)
-    for name, manager in managers.items():
-        await manager.admit(RemoteFront(name, child.link), offers[name][0].key)
+    with contextlib.ExitStack() as stack:
+        offers = {name: stack.enter_context(manager.offered()) for name, manager in managers.items()}
+        loads = {name: Offer(version.name, graph, bundle) for name, (version, graph, bundle) in offers.items()}
+        await child.link.call("open", settings, loads)
+        for name, manager in managers.items():
+            await manager.admit(RemoteFront(name, child.link), offers[name][0].key)
     await child.link.call("listen")
 
 
 async def _open_managers(
-    settings: Settings, managers: dict[str, Manager], metrics: Metrics, calls: WorkshopCalls, stack: AsyncExitStack
+    settings: Settings,
+    managers: dict[str, Manager],
+    metrics: Metrics,
+    calls: WorkshopCalls,
+    stack: AsyncExitStack,
+    end_workshop: Callable[[], Awaitable[None]],
 ) -> None:
     state = _state_folder(settings, stack)
-    lane = stack.enter_context(ThreadPoolExecutor(1, "control"))
+    lane = ThreadPoolExecutor(1, "control")
+    # In a thread: what the lane still does may wait for this loop (see `_identifier`).
+    stack.push_async_callback(asyncio.to_thread, lane.shutdown)
     loop = asyncio.get_running_loop()
+    closing = AsyncExitStack()
+    stack.push_async_callback(closing.aclose)
+    stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
     for named in settings.policies:
         store = stack.enter_context(Store(state / named.name, settings.engine).opened())
         source = Source(named.folder, _identifier(calls, store, loop), upload_folders(named, settings.state_dir))
@@ -166,7 +184,7 @@ async def _open_managers(
             raise
         except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
             raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
-        stack.push_async_callback(manager.close)
+        closing.push_async_callback(manager.close)
         managers[named.name] = manager
 
 

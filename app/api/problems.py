@@ -15,6 +15,7 @@ from app import errors
 log = logging.getLogger("policy_server.http")
 
 MEDIA_TYPE = "application/problem+json"
+_BUG = "Internal error"
 
 # Error → status and title. A subclass without a row of its own would be a 500: a test walks the tree.
 STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
@@ -41,15 +42,19 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
 
 def status_of(error: Exception) -> int:
     """The HTTP status of an error; 500 for what is in no table."""
-    return STATUS[type(error)][0] if isinstance(error, errors.PolicyServerError) else 500
+    return _row(error)[0]
+
+
+def _row(error: Exception) -> tuple[int, str]:
+    return STATUS.get(type(error), (500, _BUG)) if isinstance(error, errors.PolicyServerError) else (500, _BUG)
 
 
 def problem_response(error: Exception) -> Response:
     """The answer for an error of ours."""
-    if not isinstance(error, errors.PolicyServerError):
+    status, title = _row(error)
+    if title == _BUG:
         log.error("a request ended in a bug", exc_info=error)
-        return _response(500, "Internal error", "this is a bug of the server; its log has the details")
-    status, title = STATUS[type(error)]
+        return _response(status, title, "this is a bug of the server; its log has the details")
     extra: dict[str, Any] = {}
     headers = {}
     if isinstance(error, errors.DoesNotFit):

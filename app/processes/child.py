@@ -49,6 +49,7 @@ class Child:
                 *arguments,
                 pass_fds=numbers,
                 stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in a terminal is for the one that starts them
             )
         return cls(process, await Link.over(ours, handlers))
 
@@ -126,13 +127,15 @@ class Keeper:
     async def _replaced(self, pause_s: float) -> Child:
         while True:
             await asyncio.sleep(pause_s)
-            self._child = await self._start()
+            child = None
             try:
-                await self._begin(self._child)
-                return self._child
+                child = self._child = await self._start()
+                await self._begin(child)
+                return child
             except Exception as error:
                 log.error("%s could not begin: %s: %s", self._name, type(error).__name__, error)
-                await self._child.end()
+                if child is not None:
+                    await child.end()
                 pause_s = _longer(pause_s)
 
 

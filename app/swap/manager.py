@@ -7,9 +7,11 @@ ready. The manager lives in the control process, of which there is one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,7 @@ class Manager:
         self._next_look: asyncio.Task[float | None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._served: list[Kept] = []
+        self._offered: Counter[str] = Counter()
         self._pin: Pin | None = None
         self._paused: str | None = None
         self._changeover = Changeover(name, self._history, metrics)
@@ -138,9 +141,16 @@ class Manager:
             return
         self._pin = pin
 
-    def offer(self) -> tuple[Version, Graph, Bundle]:
-        """What a front has to load before it can be admitted."""
-        return self._changeover.offer()
+    @contextlib.contextmanager
+    def offered(self) -> Iterator[tuple[Version, Graph, Bundle]]:
+        """What a front has to load before it can be admitted; within, its files stay where they are."""
+        offer = self._changeover.offer()
+        digest = offer[2].digest
+        self._offered[digest] += 1
+        try:
+            yield offer
+        finally:
+            self._offered[digest] -= 1
 
     async def admit(self, front: Front, loaded: tuple[str, str]) -> None:
         """Takes in a front that has loaded the version `loaded` (name and digest); it is asked in every swap from now.
@@ -214,8 +224,9 @@ class Manager:
         if (graph.spec, graph.serving) != (self._graph.spec, self._graph.serving):
             raise SwapRefused("the new graph has other specs: a server started anew can serve it")
         await self._swap_to_export(graph)
+        if graph.digest != self._graph.digest:  # what served before did so by another graph
+            self._served = [kept for kept in self._served[-1:] if kept.name != EXPORT]
         self._graph, self._graph_stamp = graph, stamp
-        self._served = self._served[-1:]  # the others were served by another graph
         await self._note(Pin(EXPORT))  # or watching would put an older checkpoint in its place at once
 
     async def rollback(self) -> Swapped:
@@ -392,7 +403,8 @@ class Manager:
         if not self._served or self._served[-1] != active:
             self._served = [*self._served, active][-KEPT:]
         memory = Memory(self._graph.digest, tuple(self._served), pin)
-        await self._work(lambda: self._store.remember(memory))
+        offered = [digest for digest, count in self._offered.items() if count]
+        await self._work(lambda: self._store.remember(memory, offered))
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

@@ -7,6 +7,7 @@ ask the control process (`RemoteManager`, answered by `manager_calls`).
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph, Prepared
 from app.errors import LinkLost, SwapRefused
+from app.processes.child import Child
 from app.processes.link import Handlers, Link
 from app.swap.manager import Manager, Swapped
 
@@ -28,21 +30,34 @@ class Offer:
     bundle: Bundle
 
 
-# Something that ends the workshop process this often does not get another chance by itself.
-_ATTEMPTS = 2
+# How a process ends that C++ code has crashed.
+_CRASHES = {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -signal.SIGSEGV}
+
+
+class _Ended(Exception):
+    """The workshop process has ended over a call. `crashed`: by a fault of its own; else somebody has killed it."""
+
+    def __init__(self, crashed: bool) -> None:
+        super().__init__("the workshop process ended over it")
+        self.crashed = crashed
+
+    def refusal(self) -> SwapRefused:
+        """What a caller is told. Who was killed may be luckier the next time."""
+        return SwapRefused(str(self), for_now=not self.crashed)
 
 
 class WorkshopCalls:
-    """Calls to the workshop process, whichever lives."""
+    """Calls to the workshop process, whichever lives; one at a time, so that each is to blame for how it ends."""
 
     def __init__(self) -> None:
-        self._link: Link | None = None
+        self._child: Child | None = None
         self._there = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
         self._closed = False
 
-    def begin(self, link: Link) -> None:
+    def begin(self, child: Child) -> None:
         """From now on this process is asked."""
-        self._link = link
+        self._child = child
         self._there.set()
 
     def close(self) -> None:
@@ -51,22 +66,37 @@ class WorkshopCalls:
         self._there.set()
 
     async def call(self, name: str, *args: Any) -> Any:
-        """Asks, and asks the next process where one has ended over it.
+        """Asks, and asks the next process where one was killed over it.
 
         Raises:
-          SwapRefused: the next one has ended over it too, or the server is stopping.
+          SwapRefused: it has crashed over it, or was killed again; or the server is stopping.
         """
-        for _ in range(_ATTEMPTS):
-            await self._there.wait()
-            if self._closed or self._link is None:
-                raise SwapRefused("the server is stopping")
-            link = self._link
+        try:
+            return await self.ask(name, *args)
+        except _Ended as error:
+            raise error.refusal() from None
+
+    async def ask(self, name: str, *args: Any) -> Any:
+        """The same; a process that ends is told as `_Ended`."""
+        async with self._one_at_a_time:
             try:
-                return await link.call(name, *args)
-            except LinkLost:
-                if self._link is link and not self._closed:
-                    self._there.clear()
-        raise SwapRefused(f"the workshop process ended over it {_ATTEMPTS} times")
+                return await self._once(name, *args)
+            except _Ended as error:
+                if error.crashed:
+                    raise
+            return await self._once(name, *args)
+
+    async def _once(self, name: str, *args: Any) -> Any:
+        await self._there.wait()
+        if self._closed or self._child is None:
+            raise SwapRefused("the server is stopping")
+        child = self._child
+        try:
+            return await child.link.call(name, *args)
+        except LinkLost:
+            if not self._closed:
+                self._there.clear()
+            raise _Ended(await child.process.wait() in _CRASHES) from None
 
 
 class RemoteWorkshop:
@@ -75,6 +105,7 @@ class RemoteWorkshop:
     def __init__(self, policy: str, calls: WorkshopCalls) -> None:
         self._policy = policy
         self._calls = calls
+        self._not_to_compile: set[str] = set()
 
     async def open(self, folder: Path, graphs: Path) -> Graph:
         """See `app.workshop.load.open_export`."""
@@ -84,9 +115,19 @@ class RemoteWorkshop:
     async def prepare(
         self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
     ) -> Prepared:
-        """See `app.workshop.workshop.Workshop.prepare`."""
+        """See `app.workshop.workshop.Workshop.prepare`.
+
+        Where the process crashes, compiling may be to blame: the next one leaves it out, now and for what is to come.
+        """
         args = (self._policy, graph, source, digest, destination, recorded)
-        prepared: Prepared = await self._calls.call("prepare", *args)
+        compiled = graph.digest not in self._not_to_compile
+        try:
+            prepared: Prepared = await self._calls.ask("prepare", *args, compiled)
+        except _Ended as error:
+            if not (error.crashed and compiled):
+                raise error.refusal() from None
+            prepared = await self._calls.call("prepare", *args, False)
+            self._not_to_compile.add(graph.digest)
         return prepared
 
     async def check(self, graph: Graph, folder: Path) -> int:

@@ -13,11 +13,11 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.engine.bundle import AUTO, Bundle, Graph
+from app.engine.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
 from app.errors import UnusablePolicy
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json
@@ -68,7 +68,7 @@ class Store:
         self._engine = engine
         self._versions = folder / "versions"
         self.graphs = folder / "graphs"
-        self._known: dict[str, Bundle] = {}
+        self._known: dict[str, tuple[object, Bundle]] = {}
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Store]:
@@ -115,14 +115,16 @@ class Store:
             log.warning("%s: what served last is unknown: %s", self._folder.name, error)
             return Memory(export)
 
-    def remember(self, memory: Memory) -> None:
+    def remember(self, memory: Memory, besides: Collection[str] = ()) -> None:
         """Replaces what is remembered, and deletes the graphs and bundles that it has no more use for.
+
+        `besides` are digests of bundles that are in use all the same.
 
         A disk that is full or read-only costs the memory, not the service: the log tells it.
         """
         try:
             write_json(self._folder / _STATE_FILE, {"format": FORMAT, **asdict(memory)}, sync=True)
-            _keep_only(self._versions, {kept.digest for kept in memory.served})
+            _keep_only(self._versions, {*besides, *(kept.digest for kept in memory.served)})
             _keep_only(self.graphs, {memory.export})
         except OSError as error:
             log.warning("%s: a restart will not know what served last: %s", self._folder.name, error)
@@ -145,13 +147,22 @@ class Store:
 
         Its files are compared the first time.
         """
+        stamp = _stamp(self.place(digest) / BUNDLE_MANIFEST)
         known = self._known.get(digest)
-        if known is None or not known.folder.is_dir():
-            known = Bundle.read(self.place(digest))
-        if known is None or (known.graph, known.asked_for) != (graph, self._engine):
+        found = known[1] if known is not None and known[0] == stamp else Bundle.read(self.place(digest))
+        if found is None or (found.graph, found.asked_for) != (graph, self._engine):
             return None
-        self._known[digest] = known
-        return known
+        self._known[digest] = stamp, found
+        return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when another bundle takes the place of one."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:

@@ -22,6 +22,8 @@ def main() -> None:
     link, engine, level = sys.argv[1:]
     logs.configure(level)
     os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
+    for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
+        os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
     with hushed():
         from app.workshop import process
     asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from app.engine.base import Arrays
 from app.engine.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.litert import LiteRTEngine
 from app.engine.tensorflow import TensorFlowEngine
@@ -30,21 +32,31 @@ class EngineChoice:
         self._why_not = ""
         self._proved_once = False
 
-    def finished(self, bundle: Bundle, copy: TensorFlowEngine) -> Bundle:
+    def finished(
+        self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays] = (), compiled: bool = True
+    ) -> Bundle:
         """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
+
+        Args:
+          bundle: with the checkpoint's files in its folder.
+          copy: of the policy, with the same weights.
+          recorded: inputs of real requests, to be compared too.
+          compiled: False where compiling it has crashed a process.
 
         Raises:
           SwapRefused: LiteRT was asked for, and cannot run it.
         """
+        if not compiled:
+            self._why_not = "compiling it ended the process that tried"
         try:
-            self._compile(bundle, copy)
+            self._compile(bundle, copy, recorded)
             engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
         except (CannotCompile, Unequal) as error:
             if self._engine == LITERT:
                 raise SwapRefused(f"LiteRT cannot run it: {error}") from error
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
             engine, reason = TENSORFLOW, str(error)
-        compiled = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
+        files = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
         return replace(
             bundle,
             train_step=train_step_of(copy.model),
@@ -52,17 +64,21 @@ class EngineChoice:
             engine=engine,
             engine_reason=reason,
             asked_for=self._engine,
-            files=dict(bundle.files) | hash_files(bundle.folder, compiled),
+            files=dict(bundle.files) | hash_files(bundle.folder, files),
         )
 
-    def _compile(self, bundle: Bundle, copy: TensorFlowEngine) -> None:
+    def _compile(self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays]) -> None:
         """Raises CannotCompile or Unequal."""
         compiler = self._compiler_of(copy)
         file = bundle.folder / COMPILED_FILE
         compiler.compile(copy, file)
         spec, serving = self._graph.spec, self._graph.serving
         rows = _LATER_ROWS if self._proved_once and compiler.patches else _FIRST_ROWS
-        prove(LiteRTEngine(file, spec), copy, spec, serving, rows)
+        try:
+            engine = LiteRTEngine(file, spec)
+        except (RuntimeError, ValueError) as error:
+            raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
+        prove(engine, copy, spec, serving, rows, recorded)
         self._proved_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:

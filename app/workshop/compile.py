@@ -16,15 +16,20 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.workshop.template import Template, Weights, template_of
-from saver.artifact import PolicySpec, ServingInfo
+from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
 from saver.purity import impurities
 
 INITIAL_STATE = "get_initial_state"
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
+# Softplus is infinite above 88 and 0 far below; the others lose their argument's period above some 1e7.
+_INEXACT = {"Softplus", "Sin", "Cos", "Tan"}
+# What needs nothing of its inputs but their shape.
+_SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank"}
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
 _COMPLAINT = re.compile(r"'tf\.(\w+)' op (?!is neither)(.+)")
 
@@ -59,6 +64,10 @@ class Compiler:
     """
 
     def __init__(self, engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> None:
+        if any(None in leaf.shape for _, leaf in leaves(spec.inputs)):
+            raise CannotCompile(
+                "an input has no fixed size, and LiteRT cannot refuse sizes that the policy does not take"
+            )
         self._names = _to_compile(engine, spec, serving)
         for name in self._names:
             _check(name, engine.functions[name].concrete)
@@ -129,14 +138,32 @@ def _check(name: str, function: Any) -> None:
     found = impurities(function)
     if found:
         raise CannotCompile(f"{name} {_what_they_do(found)} ({', '.join(found)})")
-    if "Assert" in _kinds(function):
+    kinds = _kinds(function)
+    if "Assert" in kinds:
         raise CannotCompile(f"{name} may refuse inputs (Assert), and LiteRT would answer them")
+    if inexact := sorted(_kinds_computed(function) & _INEXACT):
+        raise CannotCompile(f"{name} has {inexact[0]}, which LiteRT works out otherwise for large inputs")
 
 
 def _what_they_do(kinds: Sequence[str]) -> str:
     if any(_RANDOM.search(kind) for kind in kinds):
         return "draws random numbers"
     return "runs Python code" if any("PyFunc" in kind for kind in kinds) else "keeps state in variables"
+
+
+def _kinds_computed(function: Any) -> set[str]:
+    """The kinds of operations that the values of its outputs come from, those of loops and branches included."""
+    frozen = convert_variables_to_constants_v2(function)
+    waiting = [tensor.op for tensor in frozen.graph.outputs]
+    reached = set(waiting)
+    while waiting:
+        operation = waiting.pop()
+        if operation.type not in _SHAPE_ONLY:
+            before = {tensor.op for tensor in operation.inputs} - reached
+            waiting += before
+            reached |= before
+    library = {node.op for inner in frozen.graph.as_graph_def().library.function for node in inner.node_def}
+    return {operation.type for operation in reached} | library
 
 
 def _kinds(function: Any) -> set[str]:

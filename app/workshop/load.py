@@ -63,6 +63,8 @@ def _copied(exported: Exported, staged: Path) -> Graph:
         files = copy_files(exported.folder, names, target, exported.files)
     except IncompleteError as error:
         raise UnusablePolicy(f"{exported.folder} was replaced while it was read: {error}") from None
+    except OSError as error:
+        raise UnusablePolicy(f"{exported.folder} cannot be copied: {error.strerror}") from error
     root = target.relative_to(staged)
     spec, serving = (manifest.spec, manifest.serving) if manifest else (_UNKNOWN, None)
     hashes = {(root / name).as_posix(): digest for name, digest in files.items()}

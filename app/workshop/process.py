@@ -43,10 +43,17 @@ class Calls:
         return open_export(folder, graphs)
 
     def prepare(
-        self, policy: str, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+        self,
+        policy: str,
+        graph: Graph,
+        source: Path | None,
+        digest: str,
+        destination: Path,
+        recorded: Sequence[Arrays],
+        compiled: bool,
     ) -> Prepared:
         """See `Workshop.prepare`."""
-        return self._workshop(policy, graph).prepare(source, digest, destination, recorded)
+        return self._workshop(policy, graph).prepare(source, digest, destination, recorded, compiled)
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Workshop.check`."""

@@ -18,7 +18,9 @@ from saver.artifact.probe import probe_inputs, probe_noise
 
 TOLERANCE = 1e-5
 # Of floats in probes, where the spec allows them: gentle, and far out.
-_SCALES = (1.0, 0.01, 20.0)
+_SCALES = (1.0, 0.01, 20.0, 1e3, 1e6)
+# Bounds that are further apart are those of a dtype, and no range to probe all over.
+_WIDE = 1e12
 _NUDGES = 64
 _NUDGE = 1e-6
 _STRINGS = np.array([b"", b"a", b"up", b"\xff"], object)
@@ -29,7 +31,12 @@ class Unequal(Exception):
 
 
 def prove(
-    compiled: Engine, reference: Engine, spec: PolicySpec, serving: ServingInfo, rows: Sequence[int] = (1, 3, 16)
+    compiled: Engine,
+    reference: Engine,
+    spec: PolicySpec,
+    serving: ServingInfo,
+    rows: Sequence[int] = (1, 3, 16),
+    recorded: Sequence[Arrays] = (),
 ) -> None:
     """Calls every function of the policy on probe inputs, in both engines.
 
@@ -39,6 +46,7 @@ def prove(
       spec: of the policy.
       serving: its functions beside `action`.
       rows: of the calls.
+      recorded: inputs of real requests, one row each; `action` is called on them too.
 
     Raises:
       Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
@@ -51,6 +59,9 @@ def prove(
             for function in functions:
                 noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
                 _Trial(compiled, reference, function, inputs | noise).check()
+    for row in recorded:
+        known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
+        _Trial(compiled, reference, "action", spec.state_inputs(reference.initial_state(1)) | known).check()
 
 
 def _same_state(found: Arrays, expected: Arrays) -> None:
@@ -88,6 +99,8 @@ class _Trial:
             return engine.run(self._function, self._inputs)
         except InputRefused:
             return None
+        except RuntimeError as error:  # LiteRT's own
+            raise Unequal(f"{self._function}: {engine.name} fails on a probe input: {str(error)[:200]}") from error
 
     def _compare(self, found: Arrays, expected: Arrays) -> None:
         for row in np.flatnonzero(_differing_rows(found, expected)):
@@ -194,12 +207,23 @@ def _random(leaf: Leaf, rows: int, scale: float, generator: np.random.Generator)
     if leaf.is_integer:
         limits = np.iinfo(leaf.storage)
         low = np.asarray(max(0, limits.min) if leaf.minimum is None else leaf.minimum)
-        high = low + 9 if leaf.maximum is None else np.asarray(leaf.maximum)
+        # Without bounds: small ones, as of a look-up, and then any.
+        most = low + 9 if scale < _SCALES[2] else np.minimum(limits.max, 2.0**53)
+        high = most if leaf.maximum is None else np.asarray(leaf.maximum)
         span = np.clip(np.asarray(high, np.float64) - low, 0, 2.0**31)
-        return (low + np.floor(generator.random(shape) * (span + 1)).astype(np.int64)).astype(leaf.storage)
+        values = low + np.floor(generator.random(shape) * (span + 1)).astype(np.int64)
+        if leaf.maximum is None and limits.bits == 64 and scale == _SCALES[-1]:
+            values = values + 2**32 * generator.integers(0, 2, shape)  # what LiteRT might take for 32 bits
+        return values.astype(leaf.storage)
     low = -np.inf if leaf.minimum is None else np.asarray(leaf.minimum, np.float64)
     high = np.inf if leaf.maximum is None else np.asarray(leaf.maximum, np.float64)
-    return np.clip(scale * generator.standard_normal(shape), low, high).astype(leaf.storage)
+    normal = np.clip(scale * generator.standard_normal(shape), low, high)
+    bounded = np.isfinite(low) & np.isfinite(high) & (high - low < _WIDE)
+    if not bounded.all() or scale <= 1.0:
+        return normal.astype(leaf.storage)
+    # All over the range, and at its ends.
+    share = np.clip(generator.uniform(-0.2, 1.2, shape), 0.0, 1.0)
+    return (np.where(bounded, low, 0.0) + share * np.where(bounded, high - low, 0.0)).astype(leaf.storage)
 
 
 def _shape(leaf: Leaf) -> tuple[int, ...]:

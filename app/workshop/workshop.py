@@ -31,7 +31,14 @@ class Workshop:
         self._variables = checkpoints.variables_of(model_folder(graph))
         self._copy: TensorFlowEngine | None = load_copy(graph)
 
-    def prepare(self, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays] = ()) -> Prepared:
+    def prepare(
+        self,
+        source: Path | None,
+        digest: str,
+        destination: Path,
+        recorded: Sequence[Arrays] = (),
+        compiled: bool = True,
+    ) -> Prepared:
         """Makes a version ready to serve: copied, checked, restored, verified, and put at `destination`.
 
         Args:
@@ -39,6 +46,7 @@ class Workshop:
           digest: what identifies the version.
           destination: where its bundle shall lie; an earlier one is replaced.
           recorded: inputs of real requests, one row each, that the version has to answer too.
+          compiled: whether it may be compiled at all.
 
         Raises:
           SwapRefused: it may not serve; the message says why. Nothing lies at `destination`.
@@ -52,7 +60,7 @@ class Workshop:
                 loaded_at = time.time()
                 probe.check(copy, self.graph.spec, recorded)
                 _check_promise(promised, train_step_of(copy.model))
-                bundle = self._choice.finished(unfinished, copy)
+                bundle = self._choice.finished(unfinished, copy, recorded, compiled)
                 bundle.write()
                 publish(staged, destination, sync=False)
         except OSError as error:

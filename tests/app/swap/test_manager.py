@@ -158,6 +158,11 @@ class House:
         (self.policy / "saved_model.pb").write_text(content)
 
     @property
+    def graph(self) -> Graph:
+        with self.manager.offered() as (_, graph, _):
+            return graph
+
+    @property
     def slot(self) -> Any:
         return self.front.copies.active
 
@@ -186,9 +191,9 @@ class House:
     async def admit(self) -> LocalFront:
         """One more front."""
         front = LocalFront(self.lane)
-        version, graph, bundle = self.manager.offer()
-        await front.copies.begin(version.name, graph, bundle)
-        await self.manager.admit(front, version.key)
+        with self.manager.offered() as (version, graph, bundle):
+            await front.copies.begin(version.name, graph, bundle)
+            await self.manager.admit(front, version.key)
         return front
 
     async def preparing(self) -> None:
@@ -563,7 +568,7 @@ def test_new_graph_serves_its_own_weights_and_what_was_prepared_under_the_old_on
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             assert not house.manager.stale()
-            first = house.manager.offer()[1]
+            first = house.graph
             house.replace_graph("another graph")
             house.workshop.train_step = 50
             assert house.manager.stale()
@@ -574,7 +579,7 @@ def test_new_graph_serves_its_own_weights_and_what_was_prepared_under_the_old_on
             assert not first.folder.exists()
             await house.manager.rollback()  # the weights of before, under the new graph
             assert house.serves == ("a", 1)
-            assert house.manager.offer()[1].digest != first.digest
+            assert house.graph.digest != first.digest
             assert house.workshop.prepared == ["a", "export", "a"]
 
     run(test)
@@ -708,15 +713,20 @@ def test_front_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             late = LocalFront(house.lane)
-            version, graph, bundle = house.manager.offer()
-            await late.copies.begin(version.name, graph, bundle)
-            house.put("b", 2)
-            await house.manager.reload(None)
-            await house.manager.pause("wait")
-            assert late.copies.active.version.name == "a"
-            await house.manager.admit(late, version.key)
+            with house.manager.offered() as (version, graph, bundle):
+                for step in range(2, 12):  # more than are kept
+                    house.put("b", step)
+                    await house.manager.reload(None)
+                assert bundle.folder.is_dir()
+                await late.copies.begin(version.name, graph, bundle)
+                await house.manager.pause("wait")
+                assert late.copies.active.version.name == "a"
+                await house.manager.admit(late, version.key)
+            await house.manager.reload("export")
+            assert not bundle.folder.exists()
+            await house.manager.reload("b")
             assert late.copies.active.version.name == "b"
-            assert late.did == ["prepare", "activate", "pause wait"]
+            assert late.did[:3] == ["prepare", "activate", "pause wait"]
 
     run(test)
 

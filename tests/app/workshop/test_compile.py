@@ -70,6 +70,41 @@ class Counted(Own):
         return tf.reduce_sum(observation * weights, axis=1) + tf.cast(count, tf.float32)
 
 
+class Softplus(Own):
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.nn.softplus(observation), axis=1)
+
+
+class Wave(Own):
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.sin(observation), axis=1)
+
+
+class ShapeOfSoftplus(Own):
+    """Only the shape of what LiteRT would work out otherwise is in its answer."""
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        ones = tf.broadcast_to(1.0, tf.shape(tf.nn.softplus(observation)))
+        return tf.reduce_sum(observation + ones, axis=1)
+
+
+class AnySize(tf_policy.TFPolicy):
+    """Takes observations of any size."""
+
+    def __init__(self) -> None:
+        observation = tf.TensorSpec([None], tf.float32, "observation")
+        super().__init__(ts.time_step_spec(observation), tf.TensorSpec([], tf.float32, "action"))
+
+    def _variables(self) -> list[tf.Variable]:
+        return []
+
+    def _action(self, time_step: Any, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
+        return policy_step.PolicyStep(tf.reduce_sum(time_step.observation, axis=1), policy_state)
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> policy_step.PolicyStep:
+        raise NotImplementedError
+
+
 class Careful(Own):
     """Refuses observations that are far out."""
 
@@ -204,6 +239,9 @@ def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(shop: S
     ("policy", "reason"),
     [
         (Careful, "action may refuse inputs"),
+        (Softplus, "action has Softplus, which LiteRT works out otherwise for large inputs"),
+        (Wave, "action has Sin, which LiteRT works out otherwise for large inputs"),
+        (AnySize, "an input has no fixed size"),
         (Exotic, "action needs MatrixDeterminant, which LiteRT lacks"),
         (Worded, "a look-up table, or another resource"),
     ],
@@ -229,3 +267,7 @@ def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
     assert (first != second).any()
     with pytest.raises(Unequal):
         prove(engine, opened.engine, spec, opened.export.serving)
+
+
+def test_what_only_lends_its_shape_is_no_obstacle(shop: Shop):
+    shop.of(ShapeOfSoftplus).compiler()

@@ -132,7 +132,7 @@ def test_equal_up_to_rounding(engine):
 
 
 def test_rounding_may_decide_between_equal_values():
-    prove(Tied(0), Tied(1), SPEC, SERVING)
+    prove(Tied(0), Tied(1), SPEC, SERVING, rows=(1, 3))
 
 
 def test_rounding_may_be_made_large():
