@@ -102,6 +102,27 @@ def test_a_successor_that_cannot_begin_is_replaced_too(caplog):
     assert caplog.text.count("echo could not begin: RuntimeError: not today") == 2
 
 
+def test_a_successor_that_cannot_even_be_started_is_tried_again(caplog):
+    async def test() -> None:
+        house = House()
+        await house.keeper.start()
+        first = await house.begun.get()
+        start, failures = house._start, [OSError("no more processes"), OSError("no more processes")]
+
+        async def start_at_last() -> Child:
+            if failures:
+                raise failures.pop()
+            return await start()
+
+        house.keeper._start = start_at_last
+        os.kill(first.process.pid, signal.SIGKILL)
+        assert await (await house.begun.get()).link.call("echo", 1) == (1,)
+        await house.keeper.close()
+
+    run(test)
+    assert caplog.text.count("echo could not begin: OSError: no more processes") == 2
+
+
 def test_a_first_child_that_cannot_begin_is_told():
     async def test() -> None:
         house = House()

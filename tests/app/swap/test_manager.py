@@ -585,6 +585,30 @@ def test_new_graph_serves_its_own_weights_and_what_was_prepared_under_the_old_on
     run(test)
 
 
+def test_there_is_no_way_back_to_the_weights_of_an_export_that_was_replaced(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path) as house:
+            house.replace_graph("another graph")
+            await house.manager.reload_export()
+            with pytest.raises(SwapRefused, match="no version served before export"):
+                await house.manager.rollback()
+
+    run(test)
+
+
+def test_reloading_a_graph_that_has_not_changed_forgets_nothing(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1), ("b", 2)) as house:
+            await house.manager.reload("a")
+            await house.manager.reload_export()
+            assert house.serves == ("export", 0)
+            await house.manager.rollback()
+            await house.manager.rollback()
+            assert house.serves == ("b", 2)
+
+    run(test)
+
+
 def test_graph_that_may_not_serve_changes_nothing(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:

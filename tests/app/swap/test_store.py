@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from app.engine.bundle import Bundle
 from app.errors import UnusablePolicy
 from app.swap.store import Kept, Memory, Pin, Store
 from saver.artifact import hash_files
+from saver.artifact.publishing import discard, staged_folder
 
 A, B = Kept("a", "digest-a", 1), Kept("b", "digest-b", 2)
 
@@ -58,6 +60,43 @@ def test_bundle_of_another_graph_is_none(store):
     bundle(store, A)
     assert store.bundle(A.digest, "another graph") is None
     assert store.bundle("another digest", "graph") is None
+
+
+def test_a_bundle_that_took_the_place_of_another_is_not_taken_for_it(store):
+    bundle(store, A)
+    assert store.bundle(A.digest, "graph") is not None
+    discard(store.place(A.digest))
+    bundle(store, A, "another graph")
+    assert store.bundle(A.digest, "graph") is None
+    assert store.bundle(A.digest, "another graph") is not None
+
+
+def test_what_a_front_is_loading_stays(store):
+    made = bundle(store, A)
+    store.remember(Memory("e", (B,)), besides=[A.digest])
+    assert made.folder.is_dir()
+    store.remember(Memory("e", (B,)))
+    assert not made.folder.exists()
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "litert"])
+def test_a_bundle_for_another_engine_is_none(store, tmp_path, engine):
+    bundle(store, A)
+    assert Store(tmp_path / "state" / "p", engine).bundle(A.digest, "graph") is None
+
+
+def test_what_a_killed_server_was_writing_is_gone_at_the_next_start(tmp_path):
+    state = tmp_path / "p"
+    with Store(state).opened():
+        pass
+    for name in ("versions", "graphs", "uploads"):
+        with contextlib.ExitStack() as stack:
+            staged = stack.enter_context(staged_folder(state / name / "x"))
+            left = staged.with_name(f"{staged.name}0")  # as if nobody held its lock
+            left.mkdir()
+    (state / ".state.json.123").write_text("{")
+    with Store(state).opened():
+        assert list(state.rglob(".*")) == []
 
 
 @pytest.mark.parametrize(

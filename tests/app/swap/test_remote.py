@@ -1,0 +1,125 @@
+"""Calls to a workshop process that is killed, or crashes, over them."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine.bundle import Graph
+from app.errors import LinkLost, SwapRefused
+from app.swap.remote import RemoteWorkshop, WorkshopCalls
+from saver.artifact import Noise, PolicySpec, ServingInfo
+
+GRAPH = Graph(
+    Path("/graph"), "graph", PolicySpec((), (), (), (), (), None, True, {}), ServingInfo({}, {}, Noise(0, 0), {}), False
+)
+
+
+class Process:
+    """A workshop process; `ends_with` is the signal that ends it over the next call, 0 for none."""
+
+    def __init__(self, ends_with: int = 0) -> None:
+        self.ends_with = ends_with
+        self.calls: list[tuple[Any, ...]] = []
+        self.link = self.process = self
+
+    async def call(self, *args: Any) -> str:
+        self.calls.append(args)
+        await asyncio.sleep(0)
+        if self.ends_with:
+            raise LinkLost("gone")
+        return "answer"
+
+    async def wait(self) -> int:
+        return -self.ends_with
+
+
+class House:
+    """The calls, and the processes that come one after the other."""
+
+    def __init__(self, *endings: int) -> None:
+        self.calls = WorkshopCalls()
+        self.processes = [Process(ending) for ending in endings]
+        self.keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        for process in self.processes:
+            self.calls.begin(process)  # type: ignore[arg-type]
+            while process.ends_with == 0 or not process.calls:
+                await asyncio.sleep(0)
+            while self.calls._there.is_set():
+                await asyncio.sleep(0)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_call_over_which_a_process_was_killed_is_made_again():
+    async def test() -> None:
+        house = House(signal.SIGKILL, 0)
+        assert await house.calls.call("check", 7) == "answer"
+        assert [process.calls for process in house.processes] == [[("check", 7)]] * 2
+
+    run(test)
+
+
+def test_a_call_over_which_two_were_killed_is_refused_for_now():
+    async def test() -> None:
+        house = House(signal.SIGKILL, signal.SIGKILL, 0)
+        with pytest.raises(SwapRefused, match="the workshop process ended over it") as caught:
+            await house.calls.call("check", 7)
+        assert caught.value.for_now
+        assert await house.calls.call("check", 8) == "answer"
+
+    run(test)
+
+
+def test_a_call_that_crashes_the_process_is_refused_and_not_made_again():
+    async def test() -> None:
+        house = House(signal.SIGSEGV, 0)
+        with pytest.raises(SwapRefused) as caught:
+            await house.calls.call("check", 7)
+        assert not caught.value.for_now
+        assert await house.calls.call("check", 8) == "answer"
+
+    run(test)
+
+
+def test_those_that_wait_are_not_to_blame_for_the_one_that_crashes():
+    async def test() -> None:
+        house = House(signal.SIGSEGV, 0)
+        bad, good, other = await asyncio.gather(
+            *(house.calls.call("check", number) for number in (7, 8, 9)), return_exceptions=True
+        )
+        assert isinstance(bad, SwapRefused)
+        assert (good, other) == ("answer", "answer")
+
+    run(test)
+
+
+def test_what_crashes_the_process_is_prepared_without_compiling_from_then_on():
+    async def test() -> None:
+        house = House(signal.SIGABRT, 0)
+        workshop = RemoteWorkshop("p", house.calls)
+        for digest in ("a", "b"):
+            assert await workshop.prepare(GRAPH, None, digest, Path("/there"), []) == "answer"
+        compiled = [call[-1] for process in house.processes for call in process.calls]
+        assert compiled == [True, False, False]
+
+    run(test)
+
+
+def test_who_waits_for_a_process_is_told_when_none_will_come():
+    async def test() -> None:
+        calls = WorkshopCalls()
+        waiting = asyncio.create_task(calls.call("check", 7))
+        await asyncio.sleep(0)
+        calls.close()
+        with pytest.raises(SwapRefused, match="the server is stopping"):
+            await waiting
+
+    run(test)
