@@ -23,10 +23,12 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import logs
+from app.answers import forms_of
 from app.api import openapi, problems
 from app.api.access import admin_guard, data_guard
 from app.api.admin import admin_router
 from app.api.data import data_router
+from app.api.direct import Direct
 from app.api.health import health_router
 from app.api.policies import policies_router
 from app.api.uploads import uploads_router
@@ -35,14 +37,16 @@ from app.batching.rule import Pause
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph
 from app.http_server import HttpServer
-from app.metrics import Metrics
+from app.metrics import FLUSH_S, Metrics
+from app.policy import Policy
 from app.processes.link import Link
-from app.service import Policy, Service
+from app.quick import QuickReader
+from app.service import Service
 from app.settings import PolicyFolder, Settings
 from app.swap.copies import Copies
 from app.swap.remote import Offer, RemoteManager
 from app.swap.upload import Uploads, upload_folders
-from app.validate import InputReader
+from app.validate import Defaults, InputReader
 from app.workshop.loader import BundleLoader
 from saver.artifact import CHECKPOINTS_FOLDER
 
@@ -72,7 +76,15 @@ class Front:
             self._policies[named.name] = await self._open_policy(named, offer, settings, metrics)
         self._service = Service(self._policies, settings.deadline_ms, settings.rows_limit)
         app = build_app(self._service, metrics, settings)
-        self._http = HttpServer(app, settings.root_path, _grace_s(settings))
+        direct = Direct(
+            self._service,
+            metrics,
+            token=settings.data_token,
+            body_limit=settings.body_limit_bytes,
+            crosses_origins=bool(settings.cors_origins),
+        )
+        self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings))
+        self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
 
     async def listen(self) -> None:
         """Returns when connections are accepted."""
@@ -135,7 +147,7 @@ class Front:
         batcher = Batcher(
             named.name,
             lambda: copies.active.lease(),
-            functools.partial(_with_initial_state, spec),
+            Defaults(spec).complete,
             data_lane,
             of_policy,
             settings.waiting_room_requests,
@@ -146,7 +158,9 @@ class Front:
             named.name,
             spec,
             offer.graph.serving,
+            QuickReader(spec, rows_limit=settings.rows_limit),
             InputReader(spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
+            forms_of(spec, offer.graph.serving),
             copies,
             manager,
             batcher,
@@ -183,8 +197,18 @@ def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI
     return app
 
 
-def _with_initial_state(spec: Any, inputs: Any, initial: Any) -> Any:
-    return inputs | spec.state_inputs(initial)
+async def _flush_now_and_then(metrics: Metrics) -> None:
+    try:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            metrics.flush()
+    finally:
+        metrics.flush()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _grace_s(settings: Settings) -> int:

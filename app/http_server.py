@@ -10,16 +10,20 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.direct import Direct
+from app.http_protocol import protocol_with
+
 
 class HttpServer(uvicorn.Server):
-    """Serves `app` between `start` and `stop`.
+    """Serves `app`, and what needs no framework by `direct`, between `start` and `stop`.
 
     `grace_s`: how long what was accepted has to be answered, once it stops.
     """
 
-    def __init__(self, app: FastAPI, root_path: str, grace_s: int) -> None:
+    def __init__(self, app: FastAPI, direct: Direct, root_path: str, grace_s: int) -> None:
         config = uvicorn.Config(
             app,
+            http=protocol_with(direct),
             lifespan="off",
             access_log=False,
             log_config=None,

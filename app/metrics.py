@@ -1,13 +1,15 @@
 """What is counted, each name once. Made per process and handed down: there is no global registry.
 
 The processes of one server count together: `PROMETHEUS_MULTIPROC_DIR`, which the client library reads when it is
-imported, names the folder in which each has its files. So no count is lost with a process that ends.
+imported, names the folder in which each has its files. What is counted for every request is counted in plain numbers
+first, and poured into those files by `flush`: a process that is killed takes with it what it counted since.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -18,11 +20,64 @@ _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
+FLUSH_S = 1.0
+
+
+class Tally:
+    """A histogram in plain numbers. `bounds` are those of the histogram that it is poured into."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._empty = [0] * (len(bounds) + 1)
+        self._counts = self._empty.copy()
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def pour(self, histogram: Histogram) -> None:
+        """Adds what was counted to a histogram, and begins anew."""
+        counts, total = self._counts, self._sum
+        self._counts, self._sum = self._empty.copy(), 0.0
+        # The library has no call for counts that were made elsewhere.
+        for bucket, count in zip(histogram._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        if total:
+            histogram._sum.inc(total)
+
+
+class DataMetrics:
+    """What is counted of the answers of one data route of one policy."""
+
+    def __init__(self, answers: Callable[[int], Counter], latency: Histogram) -> None:
+        self._answers = answers
+        self._latency = latency
+        self._statuses: dict[int, int] = {}
+        self._seconds = Tally(_LATENCY_S)
+
+    def answered(self, status: int, seconds: float) -> None:
+        """Counts one answer."""
+        self._statuses[status] = self._statuses.get(status, 0) + 1
+        self._seconds.observe(seconds)
+
+    def flush(self) -> None:
+        """See `Metrics.flush`."""
+        statuses, self._statuses = self._statuses, {}
+        for status, count in statuses.items():
+            self._answers(status).inc(count)
+        self._seconds.pour(self._latency)
+
+
 class Metrics:
     """The server's registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._data: dict[tuple[str, str], DataMetrics] = {}
+        self._policies: list[PolicyMetrics] = []
         self._answers = self._make(Counter, "answers", "Data requests answered, by route and HTTP status.")
         self._latency = Histogram(
             "policy_server_answer_seconds",
@@ -68,7 +123,7 @@ class Metrics:
 
     def policy(self, name: str) -> PolicyMetrics:
         """The metrics of one policy, with the label look-ups done once."""
-        return PolicyMetrics(
+        metrics = PolicyMetrics(
             self._train_step.labels(name),
             self._counters["swaps"].labels(name),
             self._swap_seconds.labels(name),
@@ -78,11 +133,26 @@ class Metrics:
             self._paused.labels(name),
             lambda stage: self._stage_seconds.labels(name, stage),
         )
+        self._policies.append(metrics)
+        return metrics
 
-    def answered(self, policy: str, route: str, status: int, seconds: float) -> None:
-        """Counts one answer of a data route. `policy` is one that is served, or "" for any other name."""
-        self._answers.labels(policy, route, str(status)).inc()
-        self._latency.labels(policy, route).observe(seconds)
+    def data(self, policy: str, route: str) -> DataMetrics:
+        """Those of a data route. `policy` is one that is served, or "" for any other name."""
+        found = self._data.get((policy, route))
+        if found is None:
+
+            def answers(status: int) -> Counter:
+                return self._answers.labels(policy, route, str(status))
+
+            found = self._data[policy, route] = DataMetrics(answers, self._latency.labels(policy, route))
+        return found
+
+    def flush(self) -> None:
+        """Lets all processes see what this one has counted: to be called every `FLUSH_S` seconds, and at the end."""
+        for data in self._data.values():
+            data.flush()
+        for policy in self._policies:
+            policy.flush()
 
     def restarted(self, process: str) -> None:
         """A process was started again."""
@@ -90,6 +160,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """What all processes of the server have counted, in Prometheus's text format."""
+        self.flush()
         if SHARED_FOLDER_VARIABLE not in os.environ:
             return generate_latest(self.registry)
         together = CollectorRegistry()
@@ -123,6 +194,7 @@ class PolicyMetrics:
         self._refused = refused
         self._outside_bounds = outside_bounds
         self._batch_rows = batch_rows
+        self._rows = Tally(_ROWS)
         self._paused = paused
         self._stage_seconds = stage_seconds
 
@@ -153,4 +225,8 @@ class PolicyMetrics:
 
     def batch(self, rows: int) -> None:
         """A batch ran."""
-        self._batch_rows.observe(rows)
+        self._rows.observe(rows)
+
+    def flush(self) -> None:
+        """See `Metrics.flush`."""
+        self._rows.pour(self._batch_rows)

@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from app.batching.batcher import Batcher
-from app.batching.noise import fresh_noise, seeded_noise
-from app.batching.rule import INITIAL_STATE, Job, Pause, Result
-from app.engine.base import Arrays
-from app.errors import DeadlinePassed, DoesNotFit, Problem, TooOld, UnknownPolicy, Unsupported
-from app.metrics import PolicyMetrics
-from app.swap.copies import Copies
-from app.swap.remote import RemoteManager
-from app.swap.upload import Uploads
-from app.validate import InputReader, Options, read_options
-from app.wire.tensors import show
-from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, nest_to_json, pack
-
-
-@dataclass(frozen=True)
-class Policy:
-    """One policy that is served, with all its parts."""
-
-    name: str
-    spec: PolicySpec
-    serving: ServingInfo
-    reader: InputReader
-    copies: Copies
-    manager: RemoteManager
-    batcher: Batcher
-    metrics: PolicyMetrics
-    uploads: Uploads
+from app.batching.rule import Pause, Result, Waiter
+from app.errors import DeadlinePassed, TooOld, UnknownPolicy
+from app.policy import Policy
+from app.questions import Question, Questions
+from app.wire.codec import Codec
+from saver.artifact import Leaf, nest_to_json, pack
 
 
 class Service:
@@ -44,8 +20,7 @@ class Service:
     def __init__(self, policies: Mapping[str, Policy], deadline_ms: int, rows_limit: int) -> None:
         self._policies = policies
         self._deadline_s = deadline_ms / 1000
-        self._rows_limit = rows_limit
-        self._generator = np.random.default_rng()
+        self._questions = Questions(rows_limit)
 
     @property
     def policies(self) -> list[Policy]:
@@ -65,62 +40,38 @@ class Service:
         except KeyError:
             raise UnknownPolicy(f"no policy {name!r} is served; there are: {', '.join(self._policies)}") from None
 
-    async def act(self, policy: Policy, body: dict[str, Any]) -> dict[str, Any]:
-        """The policy's action for a request's object: {"action", "policy_state"?, "info"?, "log_prob"?, …}.
+    def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
+        """The question that a request to a data route puts; raises as the methods of `Questions` do."""
+        return self._questions.readers[route](policy, codec, body)
+
+    def waits(self, question: Question) -> bool:
+        """Whether newer weights are needed than those that serve."""
+        wanted = question.min_train_step
+        return wanted is not None and question.policy.copies.active.version.train_step < wanted
+
+    def submit(self, question: Question, waiter: Waiter, began: float) -> None:
+        """Puts the question to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
+        question.policy.batcher.submit(question.job(began + self._timeout_s(question), waiter))
+
+    async def answered(self, question: Question) -> Result:
+        """What the policy says, once it has weights that are new enough.
 
         Raises:
-          Unsupported: an option that this policy's export cannot honour.
+          TooOld: they have not come before the deadline.
+          DeadlinePassed: the answer has not.
+          Overloaded, NotReady: see `Batcher.submit`.
         """
-        options = read_options(body.get("options"))
-        function = _function_of(policy, options)
-        result, batched = await self._compute(policy, function, body, options)
-        answer = {"action": _packed(policy.spec.action, result.outputs, batched)}
-        rest = _rest(policy.spec, result, batched)
-        if options.log_prob:
-            log_prob = result.outputs[LOG_PROB]
-            rest = {LOG_PROB: log_prob if batched else log_prob[0]} | rest
-        return answer | rest
-
-    async def distribution(self, policy: Policy, body: dict[str, Any]) -> dict[str, Any]:
-        """The distribution of the policy's action, as data: {"distribution", "policy_state"?, …}.
-
-        Raises:
-          Unsupported: the policy has none.
-        """
-        options = read_options(body.get("options"))
-        _require(policy, "distribution", f"policy {policy.name} has no distribution")
-        for name, asked in (("mode", options.mode), ("seed", options.seed), (LOG_PROB, options.log_prob or None)):
-            if asked is not None:
-                raise Unsupported(f"option {name} is for action: a distribution is not sampled")
-        infos = policy.serving.distributions
-        result, batched = await self._compute(policy, "distribution", body, options)
-
-        def described(leaf: Leaf) -> dict[str, Any]:
-            info = infos[leaf.name]
-
-            def value(name: str) -> Any:
-                array = result.outputs[f"{leaf.name}/{name}"]
-                return array if batched else array[0]
-
-            parameters = {name: value(name) for name in info.parameters}
-            statistics = {name: value(name) for name in info.statistics}
-            return {"family": info.family, **info.details, "parameters": parameters, **statistics}
-
-        return {"distribution": pack(policy.spec.action, described)} | _rest(policy.spec, result, batched)
-
-    async def initial_state(self, policy: Policy, body: dict[str, Any]) -> dict[str, Any]:
-        """{"batch_size": n} → {"policy_state": …}; without, one unbatched state."""
-        unknown = sorted(body.keys() - {"batch_size"})
-        if unknown:
-            raise DoesNotFit([Problem(unknown[0], "is no field of this request", "batch_size")])
-        size = body.get("batch_size")
-        if size is not None and (type(size) is not int or not 1 <= size <= self._rows_limit):
-            raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._deadline_s
-        job = Job(INITIAL_STATE, {}, size or 1, False, None, deadline, loop.create_future())
-        result = await _answered(policy, job, self._deadline_s)
-        return {"policy_state": _packed(policy.spec.initial_state, result.outputs, size is not None)}
+        began = loop.time()
+        if self.waits(question):
+            question.policy.batcher.check_open()
+            await _catch_up(question, began + self._timeout_s(question))
+        answer: asyncio.Future[Result] = loop.create_future()
+        self.submit(question, answer, began)
+        return await answer
+
+    def _timeout_s(self, question: Question) -> float:
+        return self._deadline_s if question.timeout_s is None else question.timeout_s
 
     async def pause(self, policy: Policy, mode: Pause) -> str | None:
         """Pauses every front; returns what is in force when no batch runs any more.
@@ -139,38 +90,6 @@ class Service:
         """The server stops: whatever a pause holds is refused now."""
         for policy in self.policies:
             policy.batcher.stop_holding()
-
-    async def _compute(
-        self, policy: Policy, function: str, body: dict[str, Any], options: Options
-    ) -> tuple[Result, bool]:
-        inputs = policy.reader.read({key: value for key, value in body.items() if key != "options"})
-        if inputs.outside_bounds:
-            policy.metrics.outside_bounds(inputs.outside_bounds)
-        loop = asyncio.get_running_loop()
-        timeout = self._deadline_s if options.timeout_ms is None else options.timeout_ms / 1000
-        deadline = loop.time() + timeout
-        if options.min_train_step is not None:
-            policy.batcher.check_open()
-            await _catch_up(policy, options.min_train_step, deadline)
-        arrays = inputs.arrays
-        if function == "sample":
-            arrays = arrays | self._noise(policy, inputs.rows, options.seed)
-        job = Job(
-            function,
-            arrays,
-            inputs.rows,
-            inputs.needs_state,
-            options.min_train_step,
-            deadline,
-            loop.create_future(),
-            alone=options.seed is not None,
-        )
-        return await _answered(policy, job, timeout), inputs.batched
-
-    def _noise(self, policy: Policy, rows: int, seed: int | None) -> Arrays:
-        if seed is None:
-            return fresh_noise(policy.serving.noise, rows, self._generator)
-        return seeded_noise(policy.serving.noise, rows, seed)
 
     def describe_all(self) -> list[dict[str, Any]]:
         """What `GET /v1/policies` lists."""
@@ -193,42 +112,9 @@ class Service:
         }
 
 
-def _function_of(policy: Policy, options: Options) -> str:
-    """The function that honours the options.
-
-    Raises:
-      Unsupported: there is none; names the option and the reason.
-    """
-    if options.mode is None and options.seed is None and not options.log_prob:
-        return "action"
-    function = "greedy" if options.mode == "greedy" else "sample"
-    asked = "mode" if options.mode is not None else "seed" if options.seed is not None else LOG_PROB
-    _require(policy, function, f"option {asked}: policy {policy.name} has no {function} action")
-    serving = policy.serving
-    if options.log_prob and not (LOG_PROB in serving.signatures and LOG_PROB in serving.signatures[function].outputs):
-        reason = policy.serving.unavailable.get(LOG_PROB, f"not for {function} actions")
-        raise Unsupported(f"option {LOG_PROB}: policy {policy.name} has none: {reason}")
-    return function
-
-
-def _require(policy: Policy, function: str, otherwise: str) -> None:
-    if function not in policy.serving.signatures:
-        raise Unsupported(f"{otherwise}: {policy.serving.unavailable.get(function, 'not exported')}")
-
-
-async def _answered(policy: Policy, job: Job, timeout_s: float) -> Result:
-    policy.batcher.submit(job)
-    try:
-        async with asyncio.timeout_at(job.deadline):
-            return await job.done
-    except TimeoutError:
-        why = f": policy {policy.name} is paused" if policy.batcher.paused else ""
-        raise DeadlinePassed(f"no answer within {timeout_s * 1000:.0f} ms{why}") from None
-
-
-async def _catch_up(policy: Policy, train_step: int, deadline: float) -> None:
-    if policy.copies.active.version.train_step >= train_step:
-        return
+async def _catch_up(question: Question, deadline: float) -> None:
+    policy, train_step = question.policy, question.min_train_step
+    assert train_step is not None
     try:
         async with asyncio.timeout_at(deadline):
             await policy.manager.wait_for(train_step)
@@ -237,19 +123,6 @@ async def _catch_up(policy: Policy, train_step: int, deadline: float) -> None:
         raise TooOld(
             f"the newest weights are {version.name} (train step {version.train_step}), min_train_step is {train_step}"
         ) from None
-
-
-def _packed(nest: Any, outputs: Arrays, batched: bool) -> Any:
-    return pack(nest, lambda leaf: outputs[leaf.name] if batched else outputs[leaf.name][0])
-
-
-def _rest(spec: PolicySpec, result: Result, batched: bool) -> dict[str, Any]:
-    rest: dict[str, Any] = {}
-    for key, nest in (("policy_state", spec.state), ("info", spec.info)):
-        names = [leaf.name for _, leaf in leaves(nest)]
-        if names and all(name in result.outputs for name in names):
-            rest[key] = _packed(nest, result.outputs, batched)
-    return rest | {"version": result.version, "train_step": result.train_step}
 
 
 def _brief(policy: Policy) -> dict[str, Any]:

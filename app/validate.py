@@ -1,6 +1,7 @@
-"""A request's object → arrays that fit the policy's spec, with the defaults filled in; or every problem found.
+"""A request's object → arrays that fit the policy's spec; or every problem found.
 
-An `InputReader` is made once for each policy: it knows every name that a field may be sent under.
+An `InputReader` is made once for each policy: it knows every name that a field may be sent under. `Defaults` knows what
+stands for that which a request leaves out.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
 from app.wire.tensors import (
     Array,
+    Arrays,
     Tensor,
     Unfit,
     expected_text,
@@ -28,6 +30,8 @@ FIRST, MID, LAST = 0, 1, 2
 LONGEST_TIMEOUT_MS = 600_000
 # More would help nobody, and an answer should not be larger than its question.
 MOST_PROBLEMS = 20
+# Defaults for more rows are made when they are needed.
+_MOST_ROWS_KEPT = 64
 DEFAULTED = ("step_type", "reward", "discount", "policy_state")
 
 
@@ -42,9 +46,8 @@ class Options:
     timeout_ms: int | None = None
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Arrays [rows, …] by flattened name, ready for the engine.
+class Inputs(NamedTuple):
+    """Arrays [rows, …] by flattened name: what was sent.
 
     `needs_state`: the policy has state and none was sent, so the initial state is to be used.
     `outside_bounds`: how many floats lie outside the bounds of the spec.
@@ -81,7 +84,7 @@ class InputReader:
         self._names = _names(self._nests)
         self._leaves = {leaf.name: leaf for _, leaf in leaves(spec.inputs)}
         self._state = [leaf.name for _, leaf in leaves(self._nests.get("policy_state", ()))]
-        self._defaults = self._default_leaves()
+        self._defaults = _default_leaves(spec)
 
     def read(self, body: dict[str, Any]) -> Inputs:
         """The fields of `body` (without `options`) as arrays.
@@ -105,18 +108,7 @@ class InputReader:
             raise DoesNotFit(sent.problems)
         arrays = {name: tensor.array for name, tensor in sent.tensors.items()}
         needs_state = bool(self._state) and self._state[0] not in arrays
-        for name, (top, leaf) in self._defaults.items():
-            if name not in arrays:
-                arrays[name] = _default(top, leaf, rows, needs_state)
         return Inputs(arrays, rows, batched, needs_state, outside)
-
-    def _default_leaves(self) -> dict[str, tuple[str, Leaf]]:
-        """The leaves that a request may leave out: flattened name → its field and itself."""
-        if not self._time_steps:
-            return {}
-        return {
-            leaf.name: (top, leaf) for top in DEFAULTED if top != "policy_state" for _, leaf in leaves(self._nests[top])
-        }
 
     def _collect(self, nest: Nest, raw: Any, where: str, sent: _Sent) -> None:
         """Walks nest and value side by side, down to the leaves."""
@@ -205,6 +197,35 @@ class InputReader:
         return 0
 
 
+class Defaults:
+    """What stands for the fields of a time step that a request leaves out."""
+
+    def __init__(self, spec: PolicySpec) -> None:
+        self._spec = spec
+        self._leaves = _default_leaves(spec)
+        self._made: dict[tuple[int, bool], Arrays] = {}
+
+    def complete(self, inputs: Arrays, rows: int, initial: Arrays | None) -> Arrays:
+        """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
+
+        Args:
+          inputs: [rows, …] by flattened name, as they were sent.
+          rows: how many there are.
+          initial: the policy state at the start of an episode, by the names of `get_initial_state`; None where the
+            policy has none, or where it was sent.
+        """
+        whole = self._defaults(rows, initial is not None) | inputs
+        return whole | self._spec.state_inputs(initial) if initial else whole
+
+    def _defaults(self, rows: int, first: bool) -> Arrays:
+        made = self._made.get((rows, first))
+        if made is None:
+            made = {name: _default(top, leaf, rows, first) for name, (top, leaf) in self._leaves.items()}
+            if rows <= _MOST_ROWS_KEPT:
+                self._made[rows, first] = made
+        return made
+
+
 def read_options(raw: Any) -> Options:
     """The `options` of a request.
 
@@ -248,6 +269,14 @@ def top_level(spec: PolicySpec) -> dict[str, Nest]:
     return {str(index): child for index, child in enumerate(spec.inputs)}
 
 
+def _default_leaves(spec: PolicySpec) -> dict[str, tuple[str, Leaf]]:
+    """The leaves that a request may leave out: flattened name → its field and itself."""
+    if not spec.takes_time_step:
+        return {}
+    nests = top_level(spec)
+    return {leaf.name: (top, leaf) for top in DEFAULTED if top != "policy_state" for _, leaf in leaves(nests[top])}
+
+
 def _names(nests: dict[str, Nest]) -> dict[str, Nest]:
     """Every name that a field may have: friendly, nested path, flattened, and flattened as Python keyword."""
     names: dict[str, Nest] = dict(nests)
@@ -267,10 +296,12 @@ def _spellings(nests: dict[str, Nest]) -> Iterator[tuple[str, Leaf]]:
         yield (f"arg_{keyword}" if keyword[:1].isdigit() else keyword), leaf
 
 
-def _default(top: str, leaf: Leaf, rows: int, needs_state: bool) -> Array:
-    value = {"step_type": FIRST if needs_state else MID, "discount": 1}.get(top, 0)
+def _default(top: str, leaf: Leaf, rows: int, first: bool) -> Array:
+    value = {"step_type": FIRST if first else MID, "discount": 1}.get(top, 0)
     shape = (rows, *(1 if size is None else size for size in leaf.shape))
-    return np.full(shape, value, leaf.storage)
+    array = np.full(shape, value, leaf.storage)
+    array.flags.writeable = False  # it is used again and again
+    return array
 
 
 def _rows(rows: int, batched: bool) -> str:

@@ -1,64 +1,58 @@
-"""The data routes: action, distribution and get_initial_state, per policy and for the default one."""
+"""The data routes: action, distribution and get_initial_state, per policy and for the default one.
+
+They are declared to FastAPI here. Most requests never get there: see `app/api/direct.py`, which answers alike.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard
 from app.api.bodies import read_body
+from app.api.media import codecs_of
 from app.api.presence import given_up_with_its_client
 from app.api.problems import problem_response, status_of
-from app.errors import UnknownMediaType
 from app.metrics import Metrics
-from app.service import Policy, Service
-from app.wire import json_body
+from app.service import Service
 
-# What curl and HTML forms send unasked counts as JSON too.
-_JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded", "text/json")
-Handler = Callable[[Policy, dict[str, Any]], Awaitable[dict[str, Any]]]
+ROUTES = ("action", "distribution", "get_initial_state")
+
+
+def data_paths(route: str, policy: str) -> Iterator[str]:
+    """Where a route is: under the name of a policy, and for the default one."""
+    yield f"/v1/policies/{policy}/{route}"
+    yield f"/{route}"
 
 
 def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: int) -> APIRouter:
     """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
-    handlers: dict[str, Handler] = {
-        "action": service.act,
-        "distribution": service.distribution,
-        "get_initial_state": service.initial_state,
-    }
 
-    def endpoint(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(route: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             began = time.perf_counter()
             known = ""
             try:
                 policy = service.policy(request.path_params.get("policy"))
                 known = policy.name
-                _check_media_type(request)
-                body = json_body.decode(await read_body(request, body_limit))
+                reads, writes = codecs_of(request.headers.get("content-type", ""), request.headers.get("accept", ""))
+                question = service.read(policy, route, reads, await read_body(request, body_limit))
                 with given_up_with_its_client(request):
-                    answer = await handler(policy, body)
-                response = Response(json_body.encode(answer), media_type="application/json")
+                    result = await service.answered(question)
+                response = Response(question.answer(result, writes), media_type=writes.media_type)
             except Exception as error:
                 response = problem_response(error)
-                metrics.answered(known, route, status_of(error), time.perf_counter() - began)
+                metrics.data(known, route).answered(status_of(error), time.perf_counter() - began)
             else:
-                metrics.answered(known, route, 200, time.perf_counter() - began)
+                metrics.data(known, route).answered(200, time.perf_counter() - began)
             return response
 
         return respond
 
-    for route, handler in handlers.items():
-        for path in (f"/v1/policies/{{policy}}/{route}", f"/{route}"):
-            router.add_api_route(path, endpoint(route, handler), methods=["POST"])
+    for route in ROUTES:
+        for path in data_paths(route, "{policy}"):
+            router.add_api_route(path, endpoint(route), methods=["POST"])
     return router
-
-
-def _check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _JSON_TYPES:
-        raise UnknownMediaType(f"content type {media_type!r}, expected application/json")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from app.api.problems import MEDIA_TYPE
-from app.service import Policy
+from app.policy import Policy
 from app.validate import DEFAULTED, top_level
 from saver.artifact import Leaf, Nest, leaves, pack
 

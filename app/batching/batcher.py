@@ -1,7 +1,7 @@
 """Zero-wait batches for one policy: an idle engine takes what is there; what arrives meanwhile goes next.
 
-The event loop owns the queue; the engine runs in the policy's data lane, one thread. A pause is a gate between the
-two: it closes between batches.
+The event loop owns the queue. A call that is known to be short runs on it, between two rounds of reading requests; any
+other runs in the policy's data lane, one thread. A pause is a gate before both: it closes between batches.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 
+from app.batching.pace import Pace
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.engine.base import Arrays, Engine, InputRefused
@@ -30,33 +33,43 @@ MOST_ROWS = 4096
 # A row's rounding may depend on the shape of its call and on its place in it: jobs that must come out the same
 # at any load run in calls of this size.
 ALONE_ROWS = 16
-AddState = Callable[[Arrays, Arrays], Arrays]
+# Handing a call to a thread and its answer back takes some 100 µs, of which the event loop spends half.
+INLINE_S = 0.0003
+# Inputs, rows, and the initial policy state where they begin with it → all inputs that the functions take.
+Complete: TypeAlias = "Callable[[Arrays, int, Arrays | None], Arrays]"
 
 
 class Batcher:
     """Runs the jobs of the policy `name` in batches, each batch on one version.
 
-    `lease()` gives the active slot for the length of a batch; `add_state(inputs, initial)` puts initial states
-    into inputs under the names that the functions take them by.
+    `lease()` gives the active slot for the length of a batch; `complete` adds what requests have left out. A call
+    expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`.
     """
 
     def __init__(
         self,
         name: str,
         lease: Callable[[], AbstractContextManager[Slot[Engine]]],
-        add_state: AddState,
+        complete: Complete,
         lane: Executor,
         metrics: PolicyMetrics,
         waiting_room: int,
+        inline_s: float = INLINE_S,
     ) -> None:
         self._name = name
         self._lease = lease
-        self._add_state = add_state
+        self._complete = complete
         self._lane = lane
         self._metrics = metrics
         self._waiting_room = waiting_room
+        self._inline_s = inline_s
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
+        self._in_lane: Sequence[Job] = ()
         self._running: asyncio.Task[None] | None = None
+        self._next_step: asyncio.Handle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._paces: dict[str, Pace] = {}
         self._recorder = Recorder()
         self._paused: Pause | None = None
         self._stopping = False
@@ -72,19 +85,23 @@ class Batcher:
         return self._recorder.rows()
 
     def submit(self, job: Job) -> None:
-        """Puts a job into the waiting room; its future gets the answer.
+        """Puts a job into the waiting room; its waiter is told the answer, or that the deadline has passed.
 
         Raises:
           Overloaded: the room is full.
           NotReady: see `check_open`.
         """
-        self.check_open()
+        if self._paused or self._closed:
+            self.check_open()
         if len(self._waiting) >= self._waiting_room:
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.done.done())
-        if len(self._waiting) >= self._waiting_room:
-            raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
+            if len(self._waiting) >= self._waiting_room:
+                raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
         self._waiting.append(job)
-        self._start()
+        if self._running is not None or self._paused:
+            self._expire_from(job.deadline)
+        elif self._next_step is None:
+            self._next_step = self._loop.call_soon(self._step)
 
     def check_open(self) -> None:
         """Whether jobs are taken at all.
@@ -115,15 +132,18 @@ class Batcher:
         self._metrics.paused(True)
         if before is Pause.WAIT and mode is Pause.REJECT:
             self._refuse_waiting(f"policy {self._name} is paused")
-        if self._running is not None:
+        if mode is Pause.REJECT:
+            await self._finished()
+        elif self._running is not None:
             await asyncio.wait({self._running})
+        self._expire_at_all()
         return self._paused
 
     def resume(self) -> None:
         """Opens the gate; what waits goes on at once, on the weights that serve now."""
         self._paused = None
         self._metrics.paused(False)
-        self._start()
+        self._go_on()
 
     def stop_holding(self) -> None:
         """The server stops: what a pause holds is refused now, and from now on nothing is held."""
@@ -135,88 +155,178 @@ class Batcher:
         """Finishes what was accepted and is not held by a pause, then takes nothing more."""
         self.stop_holding()
         self._closed = True
-        if self._running is not None:
-            await self._running
+        await self._finished()
+        if self._expiry is not None:
+            self._expiry.cancel()
 
-    def _start(self) -> None:
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
+    async def _finished(self) -> None:
+        """Returns when nothing waits any more but what a pause holds."""
+        while self._running is not None or (self._waiting and self._paused is not Pause.WAIT):
+            if self._running is not None:
+                await asyncio.wait({self._running})
+            elif self._closed or self._paused:
+                self._go_on()
+                await asyncio.sleep(0)
+            else:
+                return  # the pause was ended meanwhile
 
     def _refuse_waiting(self, reason: str) -> None:
         while self._waiting:
             _fail(self._waiting.popleft(), NotReady(reason))
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting and self._paused is not Pause.WAIT:
-            batch, expired = next_batch(self._waiting, MOST_ROWS, loop.time())
-            for job in expired:
-                _fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
-            try:
-                if batch:
-                    with self._lease() as slot:
-                        await self._run_on(slot, batch)
-            except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
-                for job in batch:
-                    _fail(job, _explained(error))
+    # From here on: which batch runs where.
 
-    async def _run_on(self, slot: Slot[Engine], batch: Sequence[Job]) -> None:
-        version = slot.version
-        jobs = []
-        for job in batch:
-            if job.min_train_step is not None and version.train_step < job.min_train_step:
-                _fail(job, TooOld(f"version {version.name} has train step {version.train_step}"))
-            else:
-                jobs.append(job)
-        if not jobs:
+    def _go_on(self) -> None:
+        if self._waiting and self._next_step is None and self._running is None:
+            self._next_step = self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        """Runs the next batch, or has it run; between two batches the event loop does what else there is to do."""
+        self._next_step = None
+        if self._paused is Pause.WAIT or self._running is not None:
             return
-        outcomes = await asyncio.get_running_loop().run_in_executor(
-            self._lane, _compute, slot.engine, jobs, self._add_state
-        )
-        self._metrics.batch(sum(job.rows for job in jobs))
+        batch, expired = next_batch(self._waiting, MOST_ROWS, self._loop.time())
+        for job in expired:
+            _fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
+        if batch:
+            try:
+                self._run(batch)
+            except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
+                _fail_all(batch, error)
+        self._go_on()
+
+    def _run(self, batch: Sequence[Job]) -> None:
+        with ExitStack() as lease:
+            slot = lease.enter_context(self._lease())
+            jobs = _new_enough(batch, slot.version.train_step, slot.version.name)
+            pace = self._paces.setdefault(slot.engine.name, Pace())
+            if jobs and pace.expected_s(jobs[0].function, _rows(jobs)) <= self._inline_s:
+                self._tell(slot, jobs, _compute(slot.engine, jobs, self._complete, pace))
+            elif jobs:
+                self._in_lane = jobs
+                self._running = self._loop.create_task(self._run_in_lane(slot, lease.pop_all(), jobs, pace))
+                self._expire_at_all()
+
+    async def _run_in_lane(self, slot: Slot[Engine], lease: ExitStack, jobs: Sequence[Job], pace: Pace) -> None:
+        try:
+            with lease:
+                work = self._loop.run_in_executor(self._lane, _compute, slot.engine, jobs, self._complete, pace)
+                self._tell(slot, jobs, await work)
+        except Exception as error:  # as in `_step`
+            _fail_all(jobs, error)
+        finally:
+            self._running, self._in_lane = None, ()
+            self._go_on()
+
+    def _tell(self, slot: Slot[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]) -> None:
+        self._metrics.batch(_rows(jobs))
         self._record(jobs[0], outcomes[0])
+        name, train_step = slot.version.name, slot.version.train_step
         for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.done.done():
+                continue
             if isinstance(outcome, Exception):
-                _fail(job, outcome)
-            elif not job.done.done():
-                job.done.set_result(Result(outcome, version.name, version.train_step))
+                job.done.set_exception(outcome)
+            else:
+                job.done.set_result(Result(outcome, name, train_step))
 
     def _record(self, job: Job, outcome: Arrays | Exception) -> None:
-        if job.function != INITIAL_STATE and not isinstance(outcome, Exception):
-            self._recorder.offer(job.inputs, outcome, asyncio.get_running_loop().time())
+        now = self._loop.time()
+        if self._recorder.wants(now) and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
+            whole = self._complete(job.inputs, job.rows, {} if job.needs_state else None)
+            self._recorder.offer(whole, outcome, now)
+
+    # Deadlines of those that wait, or whose batch runs elsewhere: one timer for all of them.
+
+    def _expire_at_all(self) -> None:
+        for job in (*self._waiting, *self._in_lane):
+            self._expire_from(job.deadline)
+
+    def _expire_from(self, deadline: float) -> None:
+        if self._expiry is None or deadline < self._expiry.when():
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        now = self._loop.time()
+        why = f": policy {self._name} is paused" if self._paused else ""
+        left = []
+        for job in (*self._waiting, *self._in_lane):
+            if job.deadline <= now:
+                _fail(job, DeadlinePassed(f"no answer before the deadline{why}"))
+            elif not job.done.done():
+                left.append(job.deadline)
+        if left:
+            self._expire_from(min(left))
 
 
-def _compute(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[Arrays | Exception]:
-    """One call for all jobs; where it fails, one call for each, so that only the guilty fail. In the lane."""
+def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job]:
+    """Those that may run on the version; the others are told."""
+    jobs = []
+    for job in batch:
+        if job.min_train_step is not None and train_step < job.min_train_step:
+            _fail(job, TooOld(f"version {version} has train step {train_step}"))
+        else:
+            jobs.append(job)
+    return jobs
+
+
+def _compute(engine: Engine, jobs: Sequence[Job], complete: Complete, pace: Pace) -> list[Arrays | Exception]:
+    """One call for all jobs; where it fails, one call for each, so that only the guilty fail."""
     try:
-        return list(_call(engine, jobs, add_state))
+        began = perf_counter()
+        outcomes = _call(engine, jobs, complete)
+        pace.note(jobs[0].function, _rows(jobs), perf_counter() - began)
+        return list(outcomes)
     except Exception as error:
         if len(jobs) == 1:
             return [_explained(error)]
-    outcomes: list[Arrays | Exception] = []
+    each: list[Arrays | Exception] = []
     for job in jobs:
         try:
-            outcomes.append(_call(engine, [job], add_state)[0])
+            each.append(_call(engine, [job], complete)[0])
         except Exception as error:
-            outcomes.append(_explained(error))
-    return outcomes
+            each.append(_explained(error))
+    return each
 
 
-def _call(engine: Engine, jobs: Sequence[Job], add_state: AddState) -> list[Arrays]:
-    inputs = [_with_state(engine, job, add_state) for job in jobs]
-    together = inputs[0] if len(inputs) == 1 else _concatenate(inputs)
-    function = jobs[0].function
+def _call(engine: Engine, jobs: Sequence[Job], complete: Complete) -> list[Arrays]:
+    function, rows = jobs[0].function, _rows(jobs)
     if function == INITIAL_STATE:
-        outputs = engine.initial_state(sum(job.rows for job in jobs))
+        outputs = engine.initial_state(rows)
     else:
-        outputs = _run_alone(engine, function, together) if jobs[0].alone else engine.run(function, together)
+        inputs = _gathered(engine, jobs, rows, complete)
+        outputs = _run_alone(engine, function, inputs) if jobs[0].alone else engine.run(function, inputs)
     if len(jobs) == 1:
         return [outputs]
-    ends = np.cumsum([job.rows for job in jobs])
-    return [
-        {name: array[end - job.rows : end] for name, array in outputs.items()}
-        for job, end in zip(jobs, ends, strict=True)
-    ]
+    shares, start = [], 0
+    for job in jobs:
+        end = start + job.rows
+        shares.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return shares
+
+
+def _gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete) -> Arrays:
+    """The inputs of all jobs, one below the other. What is left out is added once where all leave out the same."""
+    first = jobs[0]
+    if len(jobs) == 1:
+        return _completed(engine, first, complete)
+    names = first.inputs.keys()
+    if all(job.needs_state is first.needs_state and job.inputs.keys() == names for job in jobs):
+        together = _concatenated([job.inputs for job in jobs])
+        return complete(together, rows, engine.initial_state(rows) if first.needs_state else None)
+    return _concatenated([_completed(engine, job, complete) for job in jobs])
+
+
+def _completed(engine: Engine, job: Job, complete: Complete) -> Arrays:
+    return complete(job.inputs, job.rows, engine.initial_state(job.rows) if job.needs_state else None)
+
+
+def _concatenated(inputs: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
 
 
 def _run_alone(engine: Engine, function: str, inputs: Arrays) -> Arrays:
@@ -225,12 +335,8 @@ def _run_alone(engine: Engine, function: str, inputs: Arrays) -> Arrays:
     return join([engine.run(function, piece) for piece in split(inputs, ALONE_ROWS)], rows)
 
 
-def _concatenate(inputs: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
-
-
-def _with_state(engine: Engine, job: Job, add_state: AddState) -> Arrays:
-    return add_state(job.inputs, engine.initial_state(job.rows)) if job.needs_state else job.inputs
+def _rows(jobs: Sequence[Job]) -> int:
+    return sum([job.rows for job in jobs])
 
 
 def _explained(error: Exception) -> Exception:
@@ -238,6 +344,12 @@ def _explained(error: Exception) -> Exception:
         return DoesNotFit([Problem("observation", f"the policy refused it: {error}", "an input it accepts")])
     log.error("the engine failed", exc_info=error)
     return EngineFailed(f"the policy failed: {type(error).__name__}")
+
+
+def _fail_all(jobs: Sequence[Job], error: Exception) -> None:
+    explained = _explained(error)
+    for job in jobs:
+        _fail(job, explained)
 
 
 def _fail(job: Job, error: Exception) -> None:

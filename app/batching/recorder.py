@@ -21,9 +21,13 @@ class Recorder:
         self._rows: deque[Arrays] = deque(maxlen=KEPT_ROWS)
         self._next = 0.0
 
+    def wants(self, now: float) -> bool:
+        """Whether it is time for another one."""
+        return now >= self._next
+
     def offer(self, inputs: Arrays, outputs: Arrays, now: float) -> None:
         """Keeps the first row of `inputs` where it is time for one. `now` is any clock, in seconds."""
-        if now >= self._next and all(map(_finite, outputs.values())):
+        if self.wants(now) and all(map(_finite, outputs.values())):
             self._next = now + _EVERY_S
             self._rows.append({name: array[:1].copy() for name, array in inputs.items()})
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 from app.engine.base import Arrays
 
@@ -20,13 +20,35 @@ class Pause(StrEnum):
     REJECT = "reject"
 
 
-@dataclass(frozen=True, eq=False)
+class Result(NamedTuple):
+    """A job's rows of each output, and the version that computed them."""
+
+    outputs: Arrays
+    version: str
+    train_step: int
+
+
+class Waiter(Protocol):
+    """Who waits for a job: a future, or a connection."""
+
+    def done(self) -> bool:
+        """Whether it waits no more: it was told, or has gone."""
+
+    def set_result(self, result: Result) -> None:
+        """The answer."""
+
+    def set_exception(self, error: Exception) -> None:
+        """What came instead of an answer."""
+
+
+@dataclass(slots=True, eq=False)
 class Job:
     """One request's share of a batch.
 
-    `deadline` is on the event loop's clock, in seconds. `needs_state`: its rows start from the initial policy
-    state. `min_train_step`: it may not run on older weights. `alone`: its rows run in calls of their own, of a
-    fixed size, so that no neighbour changes their rounding. `done` gets a `Result`, or the error.
+    `inputs` are those that were sent; what they leave out has defaults. `deadline` is on the event loop's clock, in
+    seconds. `needs_state`: its rows start from the initial policy state. `min_train_step`: it may not run on older
+    weights. `alone`: its rows run in calls of their own, of a fixed size, so that no neighbour changes their rounding.
+    `done` gets a `Result`, or the error.
     """
 
     function: str
@@ -35,17 +57,8 @@ class Job:
     needs_state: bool
     min_train_step: int | None
     deadline: float
-    done: asyncio.Future[Result] = field(repr=False)
+    done: Waiter = field(repr=False)
     alone: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """A job's rows of each output, and the version that computed them."""
-
-    outputs: Arrays
-    version: str
-    train_step: int
 
 
 def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
-Arrays: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
+from app.wire.tensors import Arrays as Arrays
 
 
 class InputRefused(Exception):

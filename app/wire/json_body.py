@@ -60,6 +60,8 @@ def _plain(structure: Any) -> Any:
         return [_plain(value) for value in structure]
     if isinstance(structure, np.ndarray | np.generic):
         return _plain_array(np.asarray(structure))
+    if isinstance(structure, bytes):  # an item of an array of strings
+        return _texts(structure)
     if isinstance(structure, float) and not math.isfinite(structure):
         return _word(structure)
     return structure

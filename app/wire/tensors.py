@@ -17,6 +17,7 @@ from app.errors import Problem
 from saver.artifact import Leaf
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+Arrays: TypeAlias = "dict[str, Array]"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, Problem
-from app.validate import FIRST, MID, InputReader, Inputs, Options, read_options
+from app.validate import FIRST, MID, Defaults, InputReader, Inputs, Options, read_options
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
@@ -29,7 +29,10 @@ ROW = [0.1, 0.2, 0.3, 0.4]
 
 
 def read(spec: PolicySpec, body: dict, *, rows_limit: int = 100, strict_bounds: bool = False) -> Inputs:
-    return InputReader(spec, rows_limit=rows_limit, strict_bounds=strict_bounds).read(body)
+    """With the defaults filled in."""
+    inputs = InputReader(spec, rows_limit=rows_limit, strict_bounds=strict_bounds).read(body)
+    initial = {} if inputs.needs_state else None
+    return inputs._replace(arrays=Defaults(spec).complete(inputs.arrays, inputs.rows, initial))
 
 
 def problems(spec: PolicySpec, body: dict, **limits) -> list[Problem]:

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -42,12 +43,12 @@ class EchoEngine(FakeEngine):
 class House:
     """A batcher over one slot at a time, driven by hand."""
 
-    def __init__(self, lane: ThreadPoolExecutor, waiting_room: int) -> None:
+    def __init__(self, lane: ThreadPoolExecutor, waiting_room: int, inline_s: float) -> None:
         self.engine = EchoEngine()
         self.slot = Slot(self.engine, Version("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
-        self.batcher = Batcher("p", self._lease, _add_state, lane, self.metrics.policy("p"), waiting_room)
+        self.batcher = Batcher("p", self._lease, _complete, lane, self.metrics.policy("p"), waiting_room, inline_s)
 
     def _lease(self):
         self.leased.append(self.slot.version.name)
@@ -71,14 +72,15 @@ class House:
         await asyncio.get_running_loop().run_in_executor(None, self.engine.entered.wait, 10)
 
 
-def _add_state(inputs, initial):
-    return inputs | {"1/0": initial["0"]}
+def _complete(inputs, rows, initial):
+    return inputs | {"1/0": initial["0"]} if initial else inputs
 
 
 @asynccontextmanager
-async def open_house(waiting_room: int = 100) -> AsyncIterator[House]:
+async def open_house(waiting_room: int = 100, inline_s: float = 0.0) -> AsyncIterator[House]:
+    """By default every call runs in the lane, where it can be held."""
     with ThreadPoolExecutor(1) as lane:
-        house = House(lane, waiting_room)
+        house = House(lane, waiting_room, inline_s)
         try:
             yield house
         finally:
@@ -616,8 +618,6 @@ def test_close_while_paused_refuses_what_is_held():
 
     run(test)
 
-    run(test)
-
 
 def test_rows_of_each_batch_are_counted():
     async def test() -> None:
@@ -643,5 +643,117 @@ def test_a_job_that_wants_to_be_alone_runs_in_calls_of_one_fixed_size():
             assert answers(await alone) == list(range(20))
             await asyncio.gather(first, *neighbours)
             assert house.engine.calls == [1, 16, 16, 2]
+
+    run(test)
+
+
+def threads_of(house: House) -> list[str]:
+    """Has the engine note the thread of each of its calls from now on."""
+    threads: list[str] = []
+    run_engine = house.engine.run
+
+    def noted(function, inputs):
+        threads.append(threading.current_thread().name)
+        return run_engine(function, inputs)
+
+    house.engine.run = noted
+    return threads
+
+
+def test_a_call_that_is_known_to_be_short_runs_on_the_event_loop():
+    async def test() -> None:
+        async with open_house(inline_s=60.0) as house:
+            threads = threads_of(house)
+            for value in range(3):
+                assert answers(await house.submit(value)) == [value]
+            assert threads[0] != threads[1] == threads[2] == threading.current_thread().name
+
+    run(test)
+
+
+def test_jobs_of_one_round_of_the_event_loop_are_one_batch():
+    async def test() -> None:
+        async with open_house(inline_s=60.0) as house:
+            await house.submit(0)
+            jobs = [house.submit(value) for value in range(5)]
+            await asyncio.gather(*jobs)
+            assert house.engine.calls == [1, 5]
+            assert [answers(job.result()) for job in jobs] == [[value] for value in range(5)]
+
+    run(test)
+
+
+def test_a_failing_job_of_a_batch_on_the_event_loop_fails_alone():
+    async def test() -> None:
+        async with open_house(inline_s=60.0) as house:
+            await house.submit(0)
+            house.engine.fails_at = 99
+            good, bad = house.submit(1), house.submit(99)
+            with pytest.raises(EngineFailed):
+                await bad
+            assert answers(await good) == [1]
+
+    run(test)
+
+
+def test_deadline_of_a_job_whose_batch_runs_is_told_while_it_runs():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.go_on.clear()
+            running, waiting = house.submit(1, timeout=0.01), house.submit(2, function="distribution", timeout=0.02)
+            for job in (running, waiting):
+                with pytest.raises(DeadlinePassed):
+                    await job
+            house.engine.go_on.set()
+            assert answers(await house.submit(3)) == [3]
+            assert house.engine.functions == ["action", "action"]
+
+    run(test)
+
+
+def test_deadline_of_a_held_job_is_told_while_it_is_held():
+    async def test() -> None:
+        async with open_house() as house:
+            later = house.submit(1, timeout=60)
+            await later
+            await house.batcher.pause(Pause.WAIT)
+            patient, impatient = house.submit(1, timeout=60), house.submit(2, timeout=0.01)
+            with pytest.raises(DeadlinePassed, match="policy p is paused"):
+                await impatient
+            house.batcher.resume()
+            assert answers(await patient) == [1]
+
+    run(test)
+
+
+def test_version_that_a_job_was_found_new_enough_for_is_the_one_that_runs_it():
+    async def test() -> None:
+        async with open_house() as house:
+            house.swap(5)
+            job = house.submit(0, min_train_step=5)
+            await asyncio.sleep(0)  # its batch has begun
+            house.swap(4)
+            assert (await job).version == "v5"
+
+    run(test)
+
+
+def test_what_requests_leave_out_is_added_once_for_a_batch_that_leaves_out_the_same():
+    async def test() -> None:
+        async with open_house() as house:
+            house.engine.state = 100.0
+            house.engine.go_on.clear()
+            first = house.submit(0)
+            await house.held()
+            alike = [house.submit(1, needs_state=True), house.submit(2, 3, needs_state=True)]
+            house.engine.go_on.set()
+            assert [answers(await job) for job in (first, *alike)] == [[0], [101], [102, 103]]
+            house.engine.go_on.clear()
+            house.engine.entered.clear()
+            first = house.submit(0)
+            await house.held()
+            mixed = [house.submit(1, needs_state=True), house.submit(2)]
+            house.engine.go_on.set()
+            assert [answers(await job) for job in (first, *mixed)] == [[0], [101], [2]]
 
     run(test)

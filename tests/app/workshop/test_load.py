@@ -12,7 +12,7 @@ from tf_agents.policies import policy_saver
 from app.engine.base import InputRefused
 from app.engine.bundle import Graph
 from app.errors import UnusablePolicy
-from app.validate import InputReader
+from app.validate import Defaults, InputReader
 from app.workshop.load import load_copy, metadata_of, train_step_of
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
@@ -249,7 +249,7 @@ def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(s
     reader = InputReader(export.spec, rows_limit=10, strict_bounds=False)
     observation = {"camera": [[1, 2], [3, 4]], "speed": 0.5, "joints": [[0.25, -3.0], [2, 0]]}
     inputs = reader.read({"observation": observation})
-    arrays = inputs.arrays | export.spec.state_inputs(engine.initial_state(1))
+    arrays = Defaults(export.spec).complete(inputs.arrays, 1, engine.initial_state(1))
     outputs = engine.run("action", arrays)
     assert outputs["action/move"].tolist() == [[0.25, -1.0]]
     assert outputs["action/grip"].tolist() == [2]

@@ -1,0 +1,159 @@
+"""What an engine gave for one request → the answer: as a structure of arrays, or as JSON by a template."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app.batching.rule import INITIAL_STATE, Result
+from app.wire import json_body
+from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, pack
+
+# The name of an output → its value; what a form is filled with.
+ValueOf = Callable[[str], Any]
+
+
+class Form:
+    """The form of one kind of answer: a structure that has an output of the engine at each leaf.
+
+    Args:
+      build: makes the structure, from a function that gives the value of each output by its name.
+      tells_version: whether version and train step stand at the end.
+    """
+
+    def __init__(self, build: Callable[[ValueOf], dict[str, Any]], tells_version: bool = True) -> None:
+        self._build = build
+        self._tells_version = tells_version
+        self._pieces = _pieces(build(_Slot))
+
+    def structure(self, result: Result, batched: bool) -> dict[str, Any]:
+        """The answer with arrays at its leaves."""
+        filled = self._build(lambda name: result.outputs[name] if batched else result.outputs[name][0])
+        return filled | {"version": result.version, "train_step": result.train_step} if self._tells_version else filled
+
+    def json(self, result: Result, batched: bool) -> bytes:
+        """The answer as JSON: what `json_body.encode` makes of its structure, sooner where all numbers are finite."""
+        parts = []
+        for piece in self._pieces:
+            part = piece if isinstance(piece, bytes) else _numbers(result.outputs[piece], batched)
+            if part is None:
+                return json_body.encode(self.structure(result, batched))
+            parts.append(part)
+        parts.append(_version(result.version, result.train_step) if self._tells_version else b"}")
+        return b"".join(parts)
+
+
+def forms_of(spec: PolicySpec, serving: ServingInfo) -> dict[tuple[str, bool], Form]:
+    """Of all answers of one policy, by the function that gives them and whether they tell its log-probability."""
+    forms = {(INITIAL_STATE, False): initial_state_form(spec)}
+    if "distribution" in serving.signatures:
+        forms["distribution", False] = distribution_form(spec, serving)
+    by_name = {"action": spec.signatures["action"].outputs}
+    by_name |= {name: serving.signatures[name].outputs for name in ("greedy", "sample") if name in serving.signatures}
+    for name, outputs in by_name.items():
+        forms[name, False] = action_form(spec, outputs, log_prob=False)
+        if LOG_PROB in outputs and LOG_PROB in serving.signatures:
+            forms[name, True] = action_form(spec, outputs, log_prob=True)
+    return forms
+
+
+def action_form(spec: PolicySpec, outputs: Mapping[str, Any], log_prob: bool) -> Form:
+    """{"action", "log_prob"?, "policy_state"?, "info"?}; `outputs` are those of the function that answers."""
+
+    def build(value: ValueOf) -> dict[str, Any]:
+        action = {"action": pack(spec.action, lambda leaf: value(leaf.name))}
+        return action | ({LOG_PROB: value(LOG_PROB)} if log_prob else {}) | _rest(spec, outputs, value)
+
+    return Form(build)
+
+
+def distribution_form(spec: PolicySpec, serving: ServingInfo) -> Form:
+    """{"distribution": a nest of {"family", …}, "policy_state"?, "info"?}."""
+
+    def build(value: ValueOf) -> dict[str, Any]:
+        def described(leaf: Leaf) -> dict[str, Any]:
+            info = serving.distributions[leaf.name]
+            parameters = {name: value(f"{leaf.name}/{name}") for name in info.parameters}
+            statistics = {name: value(f"{leaf.name}/{name}") for name in info.statistics}
+            return {"family": info.family, **info.details, "parameters": parameters, **statistics}
+
+        outputs = serving.signatures["distribution"].outputs
+        return {"distribution": pack(spec.action, described)} | _rest(spec, outputs, value)
+
+    return Form(build)
+
+
+def initial_state_form(spec: PolicySpec) -> Form:
+    """{"policy_state"}, the same for every version."""
+    return Form(lambda value: {"policy_state": pack(spec.initial_state, lambda leaf: value(leaf.name))}, False)
+
+
+def _rest(spec: PolicySpec, outputs: Mapping[str, Any], value: ValueOf) -> dict[str, Any]:
+    rest = {}
+    for key, nest in (("policy_state", spec.state), ("info", spec.info)):
+        names = [leaf.name for _, leaf in leaves(nest)]
+        if names and all(name in outputs for name in names):
+            rest[key] = pack(nest, lambda leaf: value(leaf.name))
+    return rest
+
+
+class _Slot(str):
+    """Stands in a form where an output goes; it is the output's name."""
+
+    __slots__ = ()
+
+
+def _pieces(structure: dict[str, Any]) -> list[bytes | _Slot]:
+    """The JSON of the structure without its last brace, cut at each slot."""
+    pieces: list[bytes | _Slot] = []
+    _write(structure, pieces)
+    merged: list[bytes | _Slot] = []
+    for piece in pieces:
+        if isinstance(piece, bytes) and merged and isinstance(merged[-1], bytes):
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    last = merged.pop()
+    assert isinstance(last, bytes), "a structure ends with a brace"
+    return [*merged, last[:-1]] if last != b"}" else merged
+
+
+def _write(value: Any, pieces: list[bytes | _Slot]) -> None:
+    if isinstance(value, _Slot):
+        pieces.append(value)
+    elif isinstance(value, dict):
+        for index, (key, child) in enumerate(value.items()):
+            pieces.append((b"," if index else b"{") + orjson.dumps(key) + b":")
+            _write(child, pieces)
+        pieces.append(b"}" if value else b"{}")
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            pieces.append(b"," if index else b"[")
+            _write(child, pieces)
+        pieces.append(b"]" if value else b"[]")
+    else:
+        pieces.append(orjson.dumps(value))
+
+
+def _numbers(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
+    """An output's rows, or its only one; None where orjson alone would not write what `json_body` does."""
+    if array.dtype.kind not in "biuf" or array.dtype == np.float16:
+        return None
+    try:
+        # The list of one number rather than the number: orjson writes a float32 by itself as if it were a double.
+        listed = batched or array.ndim == 1
+        text = orjson.dumps(array if listed else array[0], option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # not contiguous
+        return None
+    if array.dtype.kind == "f" and b"n" in text:  # null, which stands for what is not finite
+        return None
+    return text if batched or array.ndim > 1 else text[1:-1]
+
+
+@functools.lru_cache(maxsize=256)
+def _version(name: str, train_step: int) -> bytes:
+    return b',"version":' + orjson.dumps(name) + b',"train_step":%d}' % train_step

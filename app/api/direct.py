@@ -1,0 +1,170 @@
+"""Data requests answered without the framework: no scope, no task, no middleware; one call from body to batch.
+
+Whatever takes more than that is left to FastAPI. Both ways read, ask, answer and refuse by the same calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+from fastapi import Response
+
+from app.api.access import check_bearer
+from app.api.data import ROUTES, data_paths
+from app.api.media import codecs_of
+from app.api.problems import problem_response
+from app.batching.rule import Result
+from app.errors import UnknownMediaType
+from app.metrics import DataMetrics, Metrics
+from app.policy import Policy
+from app.questions import Question
+from app.service import Service
+from app.wire.codec import Codec
+
+Headers = Iterable[tuple[bytes, bytes]]
+# The bytes of a header are remembered with what they mean; so many kinds of clients are there at most.
+_MOST_MEDIA = 64
+
+
+class Way(NamedTuple):
+    """What the path and the headers of a request say of it."""
+
+    policy: Policy
+    route: str
+    reads: Codec
+    writes: Codec
+    metrics: DataMetrics
+
+
+class Wire(Protocol):
+    """The connection that a request came on."""
+
+    def write_answer(self, media_type: str, body: bytes) -> None:
+        """Answers with status 200."""
+
+    def write_response(self, response: Response) -> None:
+        """Answers with anything else."""
+
+
+class Exchange:
+    """One request and its answer: the waiter for its job. `gone` is set when the client has closed the connection."""
+
+    __slots__ = ("_began", "_question", "_way", "_wire", "gone", "over", "waiting")
+
+    def __init__(self, way: Way, wire: Wire) -> None:
+        self.gone = False
+        self.over = False
+        self.waiting: asyncio.Task[None] | None = None
+        self._way = way
+        self._wire = wire
+        self._began = perf_counter()
+        self._question: Question
+
+    def ask(self, service: Service, body: bytes, now: float) -> None:
+        """Puts the question that `body` holds; the answer goes to the wire. `now` is on the event loop's clock."""
+        way = self._way
+        try:
+            self._question = question = service.read(way.policy, way.route, way.reads, body)
+            if service.waits(question):
+                self.waiting = asyncio.get_running_loop().create_task(self._wait(service))
+            else:
+                service.submit(question, self, now)
+        except Exception as error:
+            self.set_exception(error)
+
+    async def _wait(self, service: Service) -> None:
+        """For weights that are new enough."""
+        try:
+            result = await service.answered(self._question)
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self.set_result(result)
+
+    def give_up(self) -> None:
+        """The client has closed the connection."""
+        self.gone = True
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+    def done(self) -> bool:
+        """See `Waiter`."""
+        return self.over or self.gone
+
+    def set_result(self, result: Result) -> None:
+        """See `Waiter`."""
+        try:
+            body = self._question.answer(result, self._way.writes)
+        except Exception as error:
+            self.set_exception(error)
+            return
+        self._end(200)
+        self._wire.write_answer(self._way.writes.media_type, body)
+
+    def set_exception(self, error: Exception) -> None:
+        """See `Waiter`."""
+        response = problem_response(error)
+        self._end(response.status_code)
+        self._wire.write_response(response)
+
+    def _end(self, status: int) -> None:
+        self.over = True
+        self._way.metrics.answered(status, perf_counter() - self._began)
+
+
+class Direct:
+    """Knows which requests need no framework.
+
+    `token` guards the data routes; "" leaves them open. `crosses_origins`: browsers' requests get headers from
+    middleware, and so are not for here.
+    """
+
+    def __init__(
+        self, service: Service, metrics: Metrics, *, token: str, body_limit: int, crosses_origins: bool
+    ) -> None:
+        self.service = service
+        self._token = token
+        self._body_limit = body_limit
+        self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
+        self._media: dict[tuple[bytes, bytes], tuple[Codec, Codec]] = {}
+        self._places = {}
+        for policy in reversed(service.policies):  # the first is the default
+            for route in ROUTES:
+                for path in data_paths(route, policy.name):
+                    self._places[path.encode()] = policy, route, metrics.data(policy.name, route)
+
+    def way(self, path: bytes, headers: Headers) -> Way | None:
+        """What a POST with these headers is about (names in lower case); None where the framework has to see it."""
+        place = self._places.get(path)
+        if place is None:
+            return None
+        length, media, accept, bearer = -1, b"", b"", b""
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"content-type":
+                media = media or value
+            elif name == b"accept":
+                accept = accept or value
+            elif name == b"authorization":
+                bearer = bearer or value
+            elif name in self._not_for_here:
+                return None
+        if not 0 <= length <= self._body_limit:
+            return None
+        codecs = self._media.get((media, accept)) or self._codecs_of(media, accept)
+        if codecs is None or (self._token and not check_bearer(bearer.decode("latin-1"), self._token)):
+            return None  # the framework says what is wrong
+        return Way(place[0], place[1], codecs[0], codecs[1], place[2])
+
+    def _codecs_of(self, media: bytes, accept: bytes) -> tuple[Codec, Codec] | None:
+        try:
+            codecs = codecs_of(media.decode("latin-1"), accept.decode("latin-1"))
+        except UnknownMediaType:
+            return None
+        if len(self._media) < _MOST_MEDIA:
+            self._media[media, accept] = codecs
+        return codecs

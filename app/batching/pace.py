@@ -1,0 +1,42 @@
+"""How long the engine's calls take, as far as it is known. Pure: times are passed in."""
+
+from __future__ import annotations
+
+import math
+
+# A call that other processes held up says little of the next one: what is expected grows slowly, and falls at once.
+_GROWTH = 0.1
+
+
+class Pace:
+    """Of one engine: the time of a call by its function and its number of rows.
+
+    Calls are told apart by the power of two above their rows.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[int, float]] = {}
+
+    def note(self, function: str, rows: int, seconds: float) -> None:
+        """A call took so long."""
+        known = self._seconds.setdefault(function, {})
+        size = rows.bit_length()
+        before = known.get(size, seconds)
+        known[size] = min(seconds, before * (1 + _GROWTH))
+
+    def expected_s(self, function: str, rows: int) -> float:
+        """How long such a call will take, in seconds: infinite where nothing is known.
+
+        Where only other sizes are known: as long as a larger one, or in proportion to the largest.
+        """
+        known = self._seconds.get(function)
+        if not known:
+            return math.inf
+        size = rows.bit_length()
+        if size in known:
+            return known[size]
+        larger = [known[other] for other in known if other > size]
+        if larger:
+            return min(larger)
+        largest = max(known)
+        return known[largest] * 2.0 ** (size - largest)

@@ -1,0 +1,144 @@
+"""Bytes of a connection → requests, each to the direct way or to the framework; answers → bytes.
+
+uvicorn's protocol on httptools, with one more way out of it. The direct way takes a request only while nothing else is
+under way on its connection: requests that are sent ahead of their turn (pipelining) queue up as uvicorn has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.api.direct import Direct, Exchange, Way
+
+Headers = list[tuple[bytes, bytes]]
+_OK = STATUS_LINE[200]
+
+
+class _Nobody:
+    """Where uvicorn's protocol would wake the task that waits for a request's body."""
+
+    def set(self) -> None:
+        """There is none."""
+
+
+_NOBODY = _Nobody()
+
+
+class DirectCycle(Exchange):
+    """An exchange in the place of uvicorn's cycle: the attributes that its protocol looks at."""
+
+    __slots__ = ("keep_alive", "pieces")
+    message_event = _NOBODY
+
+    def __init__(self, way: Way, protocol: DirectProtocol) -> None:
+        super().__init__(way, protocol)
+        self.keep_alive = True
+        self.pieces: list[bytes] = []
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether the answer was written."""
+        return self.over
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has closed the connection."""
+        return self.gone
+
+    @disconnected.setter
+    def disconnected(self, _: bool) -> None:
+        self.give_up()
+
+
+class DirectProtocol(HttpToolsProtocol):
+    """One connection. `direct` is set by `protocol_with`."""
+
+    direct: Direct
+    cycle: Any
+    _common: tuple[Any, bytes] = (None, b"")
+
+    def on_message_begin(self) -> None:
+        """As uvicorn's, but for the scope, which only the framework needs."""
+        self.url = b""
+        self.headers: Headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """Chooses the way."""
+        before = self.cycle
+        if (before is None or before.response_complete) and self._is_plain():
+            way = self.direct.way(self.url, self.headers)
+            if way is not None:
+                self.cycle = DirectCycle(way, self)
+                return
+        self._to_framework()
+
+    def _is_plain(self) -> bool:
+        parser = self.parser
+        return (
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not self.flow.write_paused
+        )
+
+    def _to_framework(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # the scope holds this list
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keeps a piece; there are no more than the length that was allowed."""
+        if type(self.cycle) is DirectCycle:
+            self.cycle.pieces.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        cycle = self.cycle
+        if type(cycle) is DirectCycle:
+            body = cycle.pieces[0] if len(cycle.pieces) == 1 else b"".join(cycle.pieces)
+            cycle.ask(self.direct.service, body, self.loop.time())
+        else:
+            super().on_message_complete()
+
+    def write_answer(self, media_type: str, body: bytes) -> None:
+        """See `Wire`."""
+        head = b"content-length: %d\r\ncontent-type: %s\r\n" % (len(body), media_type.encode())
+        self._write(_OK, head, body)
+
+    def write_response(self, response: Response) -> None:
+        """See `Wire`."""
+        head = b"".join([b"%s: %s\r\n" % header for header in response.raw_headers])
+        self._write(STATUS_LINE[response.status_code], head, bytes(response.body))
+
+    def _write(self, status: bytes, head: bytes, body: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        stays = self.cycle.keep_alive
+        end = b"\r\n" if stays else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join((status, self._common_head(), head, end, body)))
+        if not stays:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _common_head(self) -> bytes:
+        """Date, and what else every answer has: uvicorn makes the list anew each second."""
+        headers = self.server_state.default_headers
+        known, text = self._common
+        if known is not headers:
+            text = b"".join([b"%s: %s\r\n" % header for header in headers])
+            type(self)._common = headers, text
+        return text
+
+
+def protocol_with(direct: Direct) -> type[asyncio.Protocol]:
+    """The protocol of a server."""
+    return type("DirectProtocol", (DirectProtocol,), {"direct": direct})

@@ -1,0 +1,32 @@
+"""One policy that is served, with all its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.answers import Form
+from app.batching.batcher import Batcher
+from app.metrics import PolicyMetrics
+from app.quick import QuickReader
+from app.swap.copies import Copies
+from app.swap.remote import RemoteManager
+from app.swap.upload import Uploads
+from app.validate import InputReader
+from saver.artifact import PolicySpec, ServingInfo
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The parts, and `forms`: those of its answers, by the function and whether its log-probability was asked for."""
+
+    name: str
+    spec: PolicySpec
+    serving: ServingInfo
+    quick_reader: QuickReader
+    reader: InputReader
+    forms: dict[tuple[str, bool], Form]
+    copies: Copies
+    manager: RemoteManager
+    batcher: Batcher
+    metrics: PolicyMetrics
+    uploads: Uploads

@@ -1,0 +1,154 @@
+"""A data request's body → a question: which function of the policy answers it, on which inputs, in which form.
+
+What cannot be asked of a policy is refused here. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.answers import Form
+from app.batching.noise import fresh_noise, seeded_noise
+from app.batching.rule import INITIAL_STATE, Job, Result, Waiter
+from app.engine.base import Arrays
+from app.errors import DoesNotFit, Problem, Unsupported
+from app.policy import Policy
+from app.validate import Options, read_options
+from app.wire.codec import Codec
+from app.wire.tensors import show
+from saver.artifact import LOG_PROB
+
+
+@dataclass(slots=True)
+class Question:
+    """A request that was understood. `timeout_s`: what the request allows; None leaves it to the server."""
+
+    policy: Policy
+    function: str
+    inputs: Arrays
+    rows: int
+    batched: bool
+    needs_state: bool
+    form: Form
+    min_train_step: int | None = None
+    timeout_s: float | None = None
+    alone: bool = False
+
+    def answer(self, result: Result, codec: Codec) -> bytes:
+        """The body of the answer."""
+        if codec.is_json:
+            return self.form.json(result, self.batched)
+        return codec.encode(self.form.structure(result, self.batched))
+
+    def job(self, deadline: float, done: Waiter) -> Job:
+        """What its policy's batcher takes; `deadline` is on the event loop's clock."""
+        return Job(
+            self.function, self.inputs, self.rows, self.needs_state, self.min_train_step, deadline, done, self.alone
+        )
+
+
+class Questions:
+    """Reads the bodies of data requests; one for the whole server. `readers` are its methods by the route's name."""
+
+    def __init__(self, rows_limit: int) -> None:
+        self._rows_limit = rows_limit
+        self._generator = np.random.default_rng()
+        self.readers: dict[str, Callable[[Policy, Codec, bytes], Question]] = {
+            "action": self.action,
+            "distribution": self.distribution,
+            "get_initial_state": self.initial_state,
+        }
+
+    def action(self, policy: Policy, codec: Codec, body: bytes) -> Question:
+        """The policy's action for an observation.
+
+        Raises:
+          NotJson: the body is none of the codec's.
+          DoesNotFit: the input is not what the spec says.
+          Unsupported: an option that this policy's export cannot honour.
+        """
+        return self._read(policy, codec, body, _function_of)
+
+    def distribution(self, policy: Policy, codec: Codec, body: bytes) -> Question:
+        """The distribution of the policy's action; raises as `action` does."""
+        return self._read(policy, codec, body, _distribution)
+
+    def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> Question:
+        """{"batch_size": n} → {"policy_state": …}; without, one unbatched state. Raises as `action` does."""
+        fields = codec.decode(body)
+        unknown = sorted(fields.keys() - {"batch_size"})
+        if unknown:
+            raise DoesNotFit([Problem(unknown[0], "is no field of this request", "batch_size")])
+        size = fields.get("batch_size")
+        if size is not None and (type(size) is not int or not 1 <= size <= self._rows_limit):
+            raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
+        form = policy.forms[INITIAL_STATE, False]
+        return Question(policy, INITIAL_STATE, {}, size or 1, size is not None, False, form)
+
+    def _read(
+        self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
+    ) -> Question:
+        quick = policy.quick_reader.read(body) if codec.is_json else None
+        if quick is not None:
+            inputs, options = quick
+            function = function_of(policy, options)
+        else:
+            fields = codec.decode(body)
+            options = read_options(fields.pop("options", None))
+            function = function_of(policy, options)
+            inputs = policy.reader.read(fields)
+            if inputs.outside_bounds:
+                policy.metrics.outside_bounds(inputs.outside_bounds)
+        arrays = inputs.arrays
+        if function == "sample":
+            arrays = arrays | self._noise(policy, inputs.rows, options.seed)
+        return Question(
+            policy,
+            function,
+            arrays,
+            inputs.rows,
+            inputs.batched,
+            inputs.needs_state,
+            policy.forms[function, options.log_prob],
+            options.min_train_step,
+            None if options.timeout_ms is None else options.timeout_ms / 1000,
+            options.seed is not None,
+        )
+
+    def _noise(self, policy: Policy, rows: int, seed: int | None) -> Arrays:
+        if seed is None:
+            return fresh_noise(policy.serving.noise, rows, self._generator)
+        return seeded_noise(policy.serving.noise, rows, seed)
+
+
+def _function_of(policy: Policy, options: Options) -> str:
+    """The function that honours the options of `action`.
+
+    Raises:
+      Unsupported: there is none; names the option and the reason.
+    """
+    if options.mode is None and options.seed is None and not options.log_prob:
+        return "action"
+    function = "greedy" if options.mode == "greedy" else "sample"
+    asked = "mode" if options.mode is not None else "seed" if options.seed is not None else LOG_PROB
+    _require(policy, function, f"option {asked}: policy {policy.name} has no {function} action")
+    if options.log_prob and (function, True) not in policy.forms:
+        reason = policy.serving.unavailable.get(LOG_PROB, f"not for {function} actions")
+        raise Unsupported(f"option {LOG_PROB}: policy {policy.name} has none: {reason}")
+    return function
+
+
+def _distribution(policy: Policy, options: Options) -> str:
+    _require(policy, "distribution", f"policy {policy.name} has no distribution")
+    for name, asked in (("mode", options.mode), ("seed", options.seed), (LOG_PROB, options.log_prob or None)):
+        if asked is not None:
+            raise Unsupported(f"option {name} is for action: a distribution is not sampled")
+    return "distribution"
+
+
+def _require(policy: Policy, function: str, otherwise: str) -> None:
+    if function not in policy.serving.signatures:
+        raise Unsupported(f"{otherwise}: {policy.serving.unavailable.get(function, 'not exported')}")

@@ -1,0 +1,235 @@
+"""The bytes of a usual request → arrays, decoded and checked in one go; or None, where it takes a closer look.
+
+msgspec compiles a decoder from types, so that a policy's spec is made into types here: names, shapes, the range of each
+dtype, and bounds. What does not fit is not refused here: `InputReader`, which takes longer, finds out what is wrong, or
+that nothing is. What both take, they read alike.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, UnsetType
+
+from app.validate import DEFAULTED, FIRST, LAST, LONGEST_TIMEOUT_MS, Inputs, Options, top_level
+from app.wire.tensors import Array, Arrays
+from saver.artifact import Leaf, Nest, PolicySpec
+
+_NO_OPTIONS = Options()
+# So many numbers are written into a buffer and read from there, which takes half as long as from lists.
+_FEW = 8
+# Of more entries than these, types for each would take long to compile.
+_MOST_BOUNDS = 256
+
+
+class _NotQuick(Exception):
+    """The spec has something that types cannot say."""
+
+
+class Read(NamedTuple):
+    """A request that was understood."""
+
+    inputs: Inputs
+    options: Options
+
+
+class QuickReader:
+    """Reads requests of `action` and `distribution` for one policy. See `InputReader` for the arguments."""
+
+    def __init__(self, spec: PolicySpec, *, rows_limit: int) -> None:
+        named = enumerate(top_level(spec).items())
+        self._fields = [_Field(f"f{i}", name, nest, _is_optional(name, spec)) for i, (name, nest) in named]
+        self._has_state = any(field.name == "policy_state" and field.leaves for field in self._fields)
+        self._rows_limit = rows_limit
+        self._batch_mark = _mark_of_batch(self._fields)
+        self._one: msgspec.json.Decoder[Any] | None = None
+        try:
+            self._one = msgspec.json.Decoder(_request_type(self._fields, _type_of))
+            self._batch = msgspec.json.Decoder(_request_type(self._fields, _batch_type_of))
+        except _NotQuick:
+            pass
+
+    def read(self, body: bytes) -> Read | None:
+        """What `InputReader.read` and `read_options` would make of the JSON `body`; None where they have to try."""
+        if self._one is None:
+            return None
+        # A guess, which saves a vain attempt.
+        batched = self._batch_mark in body
+        try:
+            request = (self._batch if batched else self._one).decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            try:
+                batched = not batched
+                request = (self._batch if batched else self._one).decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                return None
+        return self._arrays_of(request, batched)
+
+    def _arrays_of(self, request: Any, batched: bool) -> Read | None:
+        arrays: Arrays = {}
+        rows = None if batched else 1
+        needs_state = self._has_state
+        for field in self._fields:
+            value = getattr(request, field.key)
+            if value is UNSET:
+                continue
+            if field.name == "policy_state":
+                needs_state = False
+            for leaf in field.leaves:
+                raw = leaf.raw(value)
+                if batched and rows is None:
+                    rows = len(raw)
+                if batched and len(raw) != rows:
+                    return None
+                arrays[leaf.name] = leaf.array(raw, rows or 1, batched)
+        if not rows or rows > self._rows_limit:
+            return None
+        options = request.options
+        return Read(
+            Inputs(arrays, rows, batched, needs_state, 0),
+            _NO_OPTIONS if options is UNSET else _options(options),
+        )
+
+
+class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
+    mode: Literal["sample", "greedy"] | UnsetType = UNSET
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
+    log_prob: bool | UnsetType = UNSET
+    min_train_step: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | UnsetType = UNSET
+    timeout_ms: Annotated[int, Meta(ge=1, le=LONGEST_TIMEOUT_MS)] | UnsetType = UNSET
+
+
+def _options(raw: _RawOptions) -> Options:
+    given = {name: getattr(raw, name) for name in _RawOptions.__struct_fields__}
+    return Options(**{name: value for name, value in given.items() if value is not UNSET})
+
+
+@dataclass(frozen=True)
+class _QuickLeaf:
+    """One leaf: how it is found in its field's value, and how it becomes an array."""
+
+    name: str
+    raw: Callable[[Any], Any]
+    shape: tuple[int, ...]
+    storage: np.dtype[Any]
+    code: str
+    wide: np.dtype[Any]
+
+    def array(self, raw: Any, rows: int, batched: bool) -> Array:
+        """[rows, …] of numbers in nested lists that are known to fit."""
+        count = rows
+        for size in self.shape:
+            count *= size
+        if count <= _FEW:
+            return np.array(raw if batched else [raw], self.storage)
+        numbers: Iterable[Any] = raw
+        for _ in range(len(self.shape) - (not batched)):
+            numbers = chain.from_iterable(numbers)
+        packed = struct.pack(f"{count}{self.code}", *numbers)
+        return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
+
+
+class _Field:
+    """A field of a request; `key` is its attribute in the decoded struct."""
+
+    def __init__(self, key: str, name: str, nest: Nest, optional: bool) -> None:
+        self.key = key
+        self.name = name
+        self.nest = nest
+        self.optional = optional
+        self.leaves = list(_leaves(nest, lambda value: value))
+
+
+def _leaves(nest: Nest, get: Callable[[Any], Any]) -> Iterable[_QuickLeaf]:
+    if isinstance(nest, Leaf):
+        wide = {"f": ("d", float), "b": ("?", bool)}.get(nest.storage.kind, ("q", np.int64))
+        shape = tuple(size or 0 for size in nest.shape)
+        yield _QuickLeaf(nest.name, get, shape, nest.storage, wide[0], np.dtype(wide[1]))
+    elif isinstance(nest, dict):
+        for index, child in enumerate(nest.values()):
+            yield from _leaves(child, lambda value, key=f"f{index}": getattr(get(value), key))  # type: ignore[misc]
+    else:
+        for index, child in enumerate(nest):
+            yield from _leaves(child, lambda value, index=index: get(value)[index])  # type: ignore[misc]
+
+
+# Types
+
+
+def _is_optional(name: str, spec: PolicySpec) -> bool:
+    return spec.takes_time_step and name in DEFAULTED
+
+
+def _mark_of_batch(fields: Iterable[_Field]) -> bytes:
+    """What the JSON of a batch has in it, as it is usually written, and that of one row has not."""
+    ranks = [len(leaf.shape) for field in fields if not field.optional for leaf in field.leaves]
+    return b"[" * (max(ranks, default=0) + 1)
+
+
+def _request_type(fields: Iterable[_Field], type_of: Callable[[Nest, bool], Any]) -> Any:
+    members: list[Any] = []
+    for field in fields:
+        kind = type_of(field.nest, field.name == "step_type" and field.optional)
+        members.append((field.key, kind | UnsetType, UNSET) if field.optional else (field.key, kind))
+    members.sort(key=len)  # those with defaults come last
+    members.append(("options", _RawOptions | UnsetType, UNSET))
+    names = {field.key: field.name for field in fields}
+    if "options" in names.values():
+        raise _NotQuick
+    return msgspec.defstruct("Request", members, forbid_unknown_fields=True, rename=names)
+
+
+def _type_of(nest: Nest, step_type: bool = False) -> Any:
+    """The type of one value of a nest."""
+    return _nest_type(nest, lambda leaf: _leaf_type(leaf, step_type))
+
+
+def _batch_type_of(nest: Nest, step_type: bool = False) -> Any:
+    """The type of a batch: each leaf is a list of values."""
+    return _nest_type(nest, lambda leaf: list[_leaf_type(leaf, step_type)])  # type: ignore[misc]
+
+
+def _nest_type(nest: Nest, leaf_type: Callable[[Leaf], Any]) -> Any:
+    if isinstance(nest, Leaf):
+        return leaf_type(nest)
+    if isinstance(nest, tuple):
+        return tuple[tuple(_nest_type(child, leaf_type) for child in nest)]  # type: ignore[misc]
+    members = [(f"f{index}", _nest_type(child, leaf_type)) for index, child in enumerate(nest.values())]
+    names = {f"f{index}": name for index, name in enumerate(nest)}
+    return msgspec.defstruct("Nest", members, forbid_unknown_fields=True, rename=names)
+
+
+def _leaf_type(leaf: Leaf, step_type: bool) -> Any:
+    """Raises `_NotQuick`."""
+    if leaf.dtype in ("string", "bfloat16", "uint64") or not all(leaf.shape):
+        raise _NotQuick
+    low, high = (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
+    if isinstance(low, list) or isinstance(high, list):
+        count = leaf.shape[0] or 0
+        if len(leaf.shape) != 1 or count > _MOST_BOUNDS:
+            raise _NotQuick
+        lows, highs = (np.broadcast_to(np.array(b, object), (count,)) for b in (low, high))
+        return tuple[tuple(_item_type(leaf, one, other) for one, other in zip(lows, highs, strict=True))]  # type: ignore[misc]
+    kind = _item_type(leaf, low, high)
+    for size in reversed(leaf.shape):
+        kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]
+    return kind
+
+
+def _item_type(leaf: Leaf, low: Any, high: Any) -> Any:
+    """One number: finite, inside the range of its dtype and the bounds of the spec."""
+    if leaf.dtype == "bool":
+        return bool
+    if leaf.is_integer:
+        limits = np.iinfo(leaf.dtype)
+        least, most = (limits.min if low is None else low), (limits.max if high is None else high)
+        return Annotated[int, Meta(ge=int(max(least, limits.min)), le=int(min(most, limits.max)))]
+    ends = np.finfo(leaf.storage)
+    least, most = (ends.min if low is None else low), (ends.max if high is None else high)
+    return Annotated[float, Meta(ge=float(max(least, ends.min)), le=float(min(most, ends.max)))]

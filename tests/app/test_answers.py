@@ -1,0 +1,104 @@
+"""Answers by template are byte for byte what the patient encoder makes of the same structure."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from app.answers import Form, action_form, distribution_form, forms_of, initial_state_form
+from app.batching.rule import INITIAL_STATE, Result
+from app.wire import json_body
+from saver.artifact import DistributionInfo, Leaf, Noise, ServingInfo, Signature
+from tests.app.specs import LSTM_STATE, policy_spec
+
+VALUES = [
+    np.arange(3, dtype=np.int64),
+    np.array([[1, 2], [3, 4]], np.uint8),
+    np.array([0.1, 1 / 3], np.float32),
+    np.array([[0.1, 1e-30]], np.float32),
+    np.array([1 / 3], np.float64),
+    np.array([True, False]),
+    np.array([1.5, np.nan], np.float32),
+    np.array([[np.inf, 1.0]], np.float64),
+    np.array([1.5], np.float16),
+    np.array([1.5], ml_dtypes.bfloat16),
+    np.array([b"up", b"\xff"], object),
+    np.array([2**64 - 1], np.uint64),
+    np.broadcast_to(np.float32([1, 2]), (3, 2)),
+    np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2],
+    np.zeros((2, 0), np.float32),
+]
+
+
+def result(**outputs: np.ndarray) -> Result:
+    return Result(outputs, 'step "7"', 700)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{value.dtype}{list(value.shape)}")
+def test_every_kind_of_output_is_written_as_it_should_be(value: np.ndarray, batched: bool) -> None:
+    form = Form(lambda value_of: {"é": {"x": value_of("x"), "list": [value_of("y"), 1, None, []]}, "empty": {}})
+    filled = result(x=value if batched else value[:1], y=np.array([7]))
+    assert form.json(filled, batched) == json_body.encode(form.structure(filled, batched))
+
+
+def test_version_stands_at_the_end() -> None:
+    form = Form(lambda value: {"action": value("action")})
+    assert form.json(result(action=np.array([3])), False) == b'{"action":3,"version":"step \\"7\\"","train_step":700}'
+
+
+def test_initial_state_tells_no_version() -> None:
+    form = initial_state_form(policy_spec(state=LSTM_STATE))
+    outputs = {"0": np.zeros((1, 3), np.float32), "1": np.ones((1, 3), np.float32)}
+    assert form.json(result(**outputs), False) == b'{"policy_state":[[0.0,0.0,0.0],[1.0,1.0,1.0]]}'
+    assert initial_state_form(policy_spec()).json(result(), False) == b'{"policy_state":[]}'
+
+
+def test_action_tells_state_and_log_probability_where_there_are_any() -> None:
+    spec = policy_spec(state=LSTM_STATE)
+    outputs = {
+        "action": np.array([1, 0]),
+        "log_prob": np.float32([-0.5, -1]),
+        "state/0": np.eye(3)[:2],
+        "state/1": np.eye(3)[:2],
+    }
+    form = action_form(spec, outputs, log_prob=True)
+    assert list(form.structure(result(**outputs), True)) == [
+        "action",
+        "log_prob",
+        "policy_state",
+        "version",
+        "train_step",
+    ]
+    assert list(action_form(spec, {"action": 1}, log_prob=False).structure(result(**outputs), True)) == [
+        "action",
+        "version",
+        "train_step",
+    ]
+
+
+def serving(**outputs: list[str]) -> ServingInfo:
+    signatures = {name: Signature({}, dict.fromkeys(names)) for name, names in outputs.items()}  # type: ignore[arg-type]
+    info = DistributionInfo("normal", ("loc", "scale"), ("mode",), {"base": {"family": "x"}})
+    return ServingInfo(signatures, {"action": info}, Noise(0, 1), {})
+
+
+def test_distribution_names_family_parameters_and_statistics() -> None:
+    form = distribution_form(policy_spec(), serving(distribution=[]))
+    outputs = {f"action/{name}": np.float32([[0.5, 1.5]]) for name in ("loc", "scale", "mode")}
+    assert form.json(result(**outputs), True) == (
+        b'{"distribution":{"family":"normal","base":{"family":"x"},"parameters":{"loc":[[0.5,1.5]],"scale":[[0.5,1.5]]},'
+        b'"mode":[[0.5,1.5]]},"version":"step \\"7\\"","train_step":700}'
+    )
+
+
+def test_there_is_a_form_for_every_function_that_a_policy_has() -> None:
+    spec = policy_spec(action=Leaf("action", "int64", ()), signatures={"action": Signature({}, {"action": None})})  # type: ignore[dict-item]
+    forms = forms_of(spec, serving(distribution=[], sample=["action", "log_prob"], greedy=["action"], log_prob=[]))
+    assert set(forms) == {
+        (INITIAL_STATE, False),
+        ("action", False),
+        ("distribution", False),
+        ("greedy", False),
+        ("sample", False),
+        ("sample", True),
+    }

@@ -1,0 +1,194 @@
+"""The quick reader beside the patient one: it reads the same, or says nothing."""
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from app.errors import DoesNotFit
+from app.quick import QuickReader
+from app.validate import InputReader, Options, read_options
+from saver.artifact import Leaf, PolicySpec
+from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
+
+ROW = [0.1, -0.2, 0.3, -0.4]
+SPECS = {
+    "flat": policy_spec(),
+    "nested": policy_spec(NESTED),
+    "recurrent": policy_spec(state=LSTM_STATE),
+    "cart": policy_spec(Leaf("0/observation", "float32", (4,), [-4.8, -3e38, -0.4, -3e38], [4.8, 3e38, 0.4, 3e38])),
+    "number": policy_spec(Leaf("0/observation", "int64", (), -5, 5)),
+    "switches": policy_spec(Leaf("0/observation", "bool", (2, 3))),
+    "image": policy_spec(Leaf("0/observation", "uint8", (4, 4, 2), 0, 255)),
+    "half": policy_spec(Leaf("0/observation", "float16", (3,))),
+    "double": policy_spec(Leaf("0/observation", "float64", (3,), -1.0, 1.0)),
+    "custom": custom_spec({"pos x": Leaf("pos x", "float32", (2,)), "a/b": Leaf("a/b", "int8", ())}),
+    "twins": custom_spec({"a b": Leaf("a b", "float32", ()), "a_b": Leaf("a_b", "float32", ())}),
+}
+UNTYPED = {
+    "text": policy_spec(Leaf("0/observation", "string", ())),
+    "any size": policy_spec(Leaf("0/observation", "float32", (None,))),
+    "large numbers": policy_spec(Leaf("0/observation", "uint64", ())),
+    "bounds of each pixel": policy_spec(Leaf("0/observation", "int32", (2, 2), 0, [[1, 2], [3, 4]])),
+    "an input named options": custom_spec({"options": Leaf("options", "float32", ())}),
+}
+
+
+def quick(spec: PolicySpec, body: bytes, rows_limit: int = 100) -> Any:
+    return QuickReader(spec, rows_limit=rows_limit).read(body)
+
+
+def patient(spec: PolicySpec, body: bytes) -> Any:
+    fields = orjson.loads(body)
+    options = read_options(fields.pop("options", None))
+    return InputReader(spec, rows_limit=100, strict_bounds=False).read(fields), options
+
+
+def check_alike(found: Any, expected: Any) -> None:
+    (inputs, options), (wanted, wanted_options) = found, expected
+    assert options == wanted_options
+    assert inputs[1:] == wanted[1:]
+    assert inputs.arrays.keys() == wanted.arrays.keys()
+    for name, array in wanted.arrays.items():
+        assert inputs.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(inputs.arrays[name], array)
+
+
+def value_of(nest: Any, rows: int | None, draw: random.Random) -> Any:
+    if isinstance(nest, dict):
+        return {key: value_of(child, rows, draw) for key, child in nest.items()}
+    if isinstance(nest, tuple):
+        return [value_of(child, rows, draw) for child in nest]
+    shape = nest.shape if rows is None else (rows, *nest.shape)
+    low = 0 if nest.minimum is None or isinstance(nest.minimum, list) else nest.minimum
+    high = 1 if nest.maximum is None or isinstance(nest.maximum, list) else nest.maximum
+
+    def item() -> Any:
+        if nest.dtype == "bool":
+            return draw.random() < 0.5
+        return draw.randint(low, high) if nest.is_integer else draw.choice([draw.uniform(low, high) / 3, 0, 1e-30])
+
+    def filled(sizes: tuple[int, ...]) -> Any:
+        return [filled(sizes[1:]) for _ in range(sizes[0])] if sizes else item()
+
+    return filled(shape)
+
+
+def bodies(spec: PolicySpec, draw: random.Random) -> Any:
+    """An ordinary request: with or without what may be left out."""
+    rows = draw.choice([None, 1, 2, 7, 30])
+    needed = [name for name in spec.inputs if not spec.takes_time_step or name == "observation"]
+    optional = [name for name in spec.inputs if name not in needed and name != "step_type" and draw.random() < 0.4]
+    body = {name: value_of(spec.inputs[name], rows, draw) for name in (*needed, *optional)}
+    if spec.takes_time_step and draw.random() < 0.4:
+        body["step_type"] = draw.randint(0, 2) if rows is None else [draw.randint(0, 2) for _ in range(rows)]
+    if draw.random() < 0.4:
+        body["options"] = {"seed": draw.randint(0, 2**63 - 1), "mode": "greedy", "timeout_ms": 50}
+    return body
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_usual_requests_are_read_quickly_and_alike(name: str) -> None:
+    spec, draw = SPECS[name], random.Random(name)
+    reader = QuickReader(spec, rows_limit=100)
+    for _ in range(60):
+        body = json.dumps(bodies(spec, draw)).encode()
+        found = reader.read(body)
+        assert found is not None, body
+        check_alike(found, patient(spec, body))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_whatever_is_read_quickly_is_read_alike(name: str) -> None:
+    """Bodies with something changed anywhere: mostly wrong, sometimes just unusual."""
+    spec, draw = SPECS[name], random.Random(name)
+    reader = QuickReader(spec, rows_limit=100)
+    read = 0
+    for _ in range(600):
+        body = bytearray(json.dumps(bodies(spec, draw)).encode())
+        for _ in range(draw.randint(1, 2)):
+            place = draw.randrange(len(body))
+            body[place : place + draw.randint(0, 2)] = draw.choice(
+                [
+                    b"",
+                    b"1",
+                    b"-",
+                    b".",
+                    b"e9",
+                    b"[",
+                    b"]",
+                    b",",
+                    b" ",
+                    b'"',
+                    b"0",
+                    b"true",
+                    b"null",
+                    b"1e39",
+                    b"[[",
+                    b"NaN",
+                ]
+            )
+        found = reader.read(bytes(body))
+        if found is not None:
+            read += 1
+            check_alike(found, patient(spec, bytes(body)))
+    assert read > 20
+
+
+@pytest.mark.parametrize(
+    ("spec", "body"),
+    [
+        ("flat", {"observation": [1, 2, 3]}),
+        ("flat", {"observation": [1, 2, 3, True]}),
+        ("flat", {"observation": [1, 2, 3, 1e39]}),
+        ("flat", {"observation": []}),
+        ("flat", {"observation": [ROW] * 101}),
+        ("flat", {"observation": [ROW, ROW[:3]]}),
+        ("flat", {"observation": [ROW, ROW], "reward": 1.0}),
+        ("flat", {"observation": [ROW, ROW], "reward": [1.0]}),
+        ("flat", {"observation": ROW, "step_type": 3}),
+        ("flat", {"observation": ROW, "colour": 1}),
+        ("flat", {"observation": ROW, "options": {"seed": -1}}),
+        ("flat", {"observation": ROW, "options": {"sead": 1}}),
+        ("flat", {"observation": ROW, "options": None}),
+        ("number", {"observation": 6}),
+        ("number", {"observation": 1.0}),
+        ("image", {"observation": [[[0, 256]] * 4] * 4}),
+        ("recurrent", {"observation": ROW, "policy_state": [[0, 0, 0]]}),
+        ("cart", {"observation": [5.0, 0, 0, 0]}),
+        ("flat", {"0/observation": ROW}),
+        ("flat", {}),
+    ],
+)
+def test_what_takes_a_closer_look_is_left_to_it(spec: str, body: dict) -> None:
+    assert quick(SPECS[spec], json.dumps(body).encode()) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"[", b"null", b"\xff", b'{"observation":[1,2,3,NaN]}', b"{" * 10_000])
+def test_no_json_is_left_to_the_closer_look(body: bytes) -> None:
+    assert quick(SPECS["flat"], body) is None
+
+
+@pytest.mark.parametrize("name", UNTYPED)
+def test_specs_that_types_cannot_say_are_left_to_the_closer_look(name: str) -> None:
+    assert quick(UNTYPED[name], b'{"observation": 1}') is None
+
+
+def test_request_without_state_begins_an_episode_and_one_with_state_does_not() -> None:
+    row = json.dumps({"observation": ROW}).encode()
+    state = json.dumps({"observation": ROW, "policy_state": [[0, 0, 0], [1, 1, 1]]}).encode()
+    assert [quick(SPECS["recurrent"], body).inputs.needs_state for body in (row, state)] == [True, False]
+
+
+def test_floats_out_of_bounds_pass_and_are_counted_by_the_closer_look() -> None:
+    inputs, _ = patient(SPECS["cart"], json.dumps({"observation": [5.0, 0, 0, 0]}).encode())
+    assert inputs.outside_bounds == 1
+    with pytest.raises(DoesNotFit):
+        InputReader(SPECS["cart"], rows_limit=1, strict_bounds=True).read({"observation": [5.0, 0, 0, 0]})
+
+
+def test_options_that_are_not_given_are_the_defaults() -> None:
+    assert quick(SPECS["flat"], json.dumps({"observation": ROW, "options": {}}).encode()).options == Options()
