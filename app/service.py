@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from app.batching.batcher import Batcher
-from app.batching.noise import fresh_noise, seeded_noise
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result
 from app.engine.base import Arrays
+from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DeadlinePassed, DoesNotFit, Problem, TooOld, UnknownPolicy, Unsupported
 from app.metrics import PolicyMetrics
 from app.swap.copies import Copies
