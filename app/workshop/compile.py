@@ -19,6 +19,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.workshop.exact import make_exact
 from app.workshop.template import Template, Weights, template_of
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
@@ -26,8 +27,8 @@ from saver.purity import impurities
 
 INITIAL_STATE = "get_initial_state"
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
-# Softplus is infinite above 88 and 0 far below; the others lose their argument's period above some 1e7.
-_INEXACT = {"Softplus", "Sin", "Cos", "Tan"}
+# They lose their argument's period above some 1e7. What can be had exactly, `make_exact` has replaced.
+_INEXACT = {"Sin", "Cos", "Tan"}
 # What needs nothing of its inputs but their shape.
 _SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank"}
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
@@ -58,9 +59,12 @@ class Compiler:
       spec: of the policy.
       serving: its functions beside `action` and `get_initial_state`.
 
+    An `action` that draws random numbers is left out, as conversion may freeze what it draws: `sample`, which takes
+    them as an input, stands for it.
+
     Raises:
-      CannotCompile: a function draws random numbers or changes variables (conversion would freeze what it does), may
-        refuse inputs by an assertion (conversion would drop it), or has an operation that LiteRT lacks.
+      CannotCompile: a function draws random numbers or changes variables, may refuse inputs by an assertion (conversion
+        would drop it), or has an operation that LiteRT lacks.
     """
 
     def __init__(self, engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> None:
@@ -72,6 +76,11 @@ class Compiler:
         for name in self._names:
             _check(name, engine.functions[name].concrete)
         self._template = self._template_of(_graph_of(engine, self._names))
+
+    @property
+    def draws(self) -> bool:
+        """Whether `action` draws, so that it is not in the file."""
+        return "action" not in self._names
 
     @property
     def patches(self) -> bool:
@@ -117,12 +126,21 @@ class Compiler:
 
 
 def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> list[str]:
-    """The functions that need a signature: those that are the action itself under another name do not."""
+    """The functions that need a signature: those that are the action itself under another name do not.
+
+    Raises:
+      CannotCompile: `action` draws, and nothing can stand for it.
+    """
     state = [INITIAL_STATE] if spec.signatures[INITIAL_STATE].outputs else []
     action = _inner(engine.functions["action"])
     others = [name for name in ("greedy", "sample") if name in serving.signatures]
     others = [name for name in others if action is None or _inner(engine.functions[name]) != action]
-    return ["action", *state, *(["distribution"] if "distribution" in serving.signatures else []), *others]
+    drawn = impurities(engine.functions["action"].concrete)
+    if drawn and "sample" not in others:
+        why = serving.unavailable["sample"]
+        raise CannotCompile(f"action {_what_they_do(drawn)} ({', '.join(drawn)}), and has no sample: {why}")
+    distribution = ["distribution"] if "distribution" in serving.signatures else []
+    return [*([] if drawn else ["action"]), *state, *distribution, *others]
 
 
 def _inner(function: FlatFunction) -> str | None:
@@ -219,6 +237,7 @@ def _save(graph: _Graph, folder: str) -> None:
     module = tf.Module()
     module.weights = graph.variables
     tf.saved_model.save(module, folder, graph.signatures)
+    make_exact(Path(folder))
 
 
 def _copy_of(graph: _Graph) -> _Graph:
