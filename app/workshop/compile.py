@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.workshop.assertions import SHAPE_ONLY, may_refuse
 from app.workshop.exact import make_exact
 from app.workshop.template import Template, Weights, template_of
 from saver.artifact import PolicySpec, ServingInfo, leaves
@@ -29,8 +31,6 @@ INITIAL_STATE = "get_initial_state"
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
 # They lose their argument's period above some 1e7. What can be had exactly, `make_exact` has replaced.
 _INEXACT = {"Sin", "Cos", "Tan"}
-# What needs nothing of its inputs but their shape.
-_SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank"}
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
 _COMPLAINT = re.compile(r"'tf\.(\w+)' op (?!is neither)(.+)")
 
@@ -156,10 +156,9 @@ def _check(name: str, function: Any) -> None:
     found = impurities(function)
     if found:
         raise CannotCompile(f"{name} {_what_they_do(found)} ({', '.join(found)})")
-    kinds = _kinds(function)
-    if "Assert" in kinds:
-        raise CannotCompile(f"{name} may refuse inputs (Assert), and LiteRT would answer them")
-    if inexact := sorted(_kinds_computed(function) & _INEXACT):
+    if may_refuse(function):
+        raise CannotCompile(f"{name} may refuse inputs by an assertion, and LiteRT would answer them")
+    if _kinds(function) & _INEXACT and (inexact := sorted(_kinds_computed(function) & _INEXACT)):
         raise CannotCompile(f"{name} has {inexact[0]}, which LiteRT works out otherwise for large inputs")
 
 
@@ -176,7 +175,7 @@ def _kinds_computed(function: Any) -> set[str]:
     reached = set(waiting)
     while waiting:
         operation = waiting.pop()
-        if operation.type not in _SHAPE_ONLY:
+        if operation.type not in SHAPE_ONLY:
             before = {tensor.op for tensor in operation.inputs} - reached
             waiting += before
             reached |= before
@@ -267,8 +266,9 @@ def _convert(graph: _Graph) -> bytes:
     with tempfile.TemporaryDirectory() as folder, hushed():
         try:
             _save(graph, folder)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(graph.signatures))
-            data: bytes = converter.convert()
+            # Its public way loads the SavedModel three times before it converts what lies in the folder.
+            converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, list(graph.signatures))
+            data: bytes = converter._convert_from_saved_model(tf.compat.v1.GraphDef())
             problem = None
         except Exception as error:  # the converter has many kinds, and none for a policy that it cannot convert
             problem = _reason(graph, str(error))  # raised where it is not hushed: there it would print everything

@@ -109,9 +109,12 @@ def _replace(library: Any) -> bool:
 
 
 def _dtypes(node: Any, side: str) -> tuple[tf.DType, ...]:
-    """Of a node's inputs or outputs."""
-    arguments = getattr(op_def_registry.get(node.op), side)
-    return tuple(tf.as_dtype(node.attr[a.type_attr].type if a.type_attr else a.type) for a in arguments)
+    """Of a node's inputs or outputs. Attributes that have their default value may have been left out."""
+    operation = op_def_registry.get(node.op)
+    types = {attribute.name: attribute.default_value.type for attribute in operation.attr}
+    types |= {name: value.type for name, value in node.attr.items()}
+    arguments = getattr(operation, side)
+    return tuple(tf.as_dtype(types[a.type_attr] if a.type_attr else a.type) for a in arguments)
 
 
 def _definition(name: str, form: _Form, dtypes: tuple[tf.DType, ...]) -> Any:
