@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.answers import Form
-from app.batching.noise import fresh_noise, seeded_noise
+from app.engine.noise import fresh_noise, seeded_noise
 from app.batching.rule import INITIAL_STATE, Job, Result, Waiter
 from app.engine.base import Arrays
 from app.errors import DoesNotFit, Problem, Unsupported

@@ -8,7 +8,7 @@ from typing import Any
 
 _IMPURE = re.compile(
     r"Random|Multinomial|Rng|TruncatedNormal|^Stateful(?!PartitionedCall)"  # draws
-    r"|Assign|^Resource(Scatter|Apply|SparseApply)|^LookupTable(Insert|Import|Remove)|Queue|Stack|Iterator"  # keeps
+    r"|Assign|^Resource(Scatter|Apply|SparseApply)|^LookupTable(Insert|Import|Remove)|Queue|^Stack|Iterator"  # keeps
     r"|Timestamp|^(Eager)?PyFunc"  # cannot be judged
 )
 

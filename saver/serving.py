@@ -162,7 +162,7 @@ class _Maker:
         )
 
     def sample(self) -> Any:
-        counted = Counting()
+        counted = Counting(self._interface.batch_size)
         self._traced(lambda tensors: self._sampled(tensors, counted), [])
         if counted.refusal is not None:
             raise NotDescribable(counted.refusal)
@@ -175,7 +175,7 @@ class _Maker:
         def sample(tensors: Sequence[tf.Tensor]) -> Tensors:
             count = len(self._interface.inputs)
             given = {spec.name: noise for spec, noise in zip(noise_specs, tensors[count:], strict=True)}
-            return self._sampled(tensors[:count], Given(given))
+            return self._sampled(tensors[:count], Given(self._interface.batch_size, given))
 
         function = _pure(self._traced(sample, noise_specs), "the policy draws random numbers of its own")
         self.noise = Noise(counted.sizes[NOISE_UNIFORM], counted.sizes[NOISE_NORMAL])

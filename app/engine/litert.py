@@ -17,12 +17,14 @@ from ai_edge_litert.interpreter import Interpreter
 
 from app.engine.base import Arrays, InputRefused
 from app.engine.chunks import join, split
-from saver.artifact import PolicySpec, leaves
+from app.engine.noise import fresh_noise
+from saver.artifact import Noise, PolicySpec, leaves
 from saver.hush import hushed
 
 INITIAL_STATE = "get_initial_state"
 # More rows go as several calls: so much at once is as fast as can be, and the memory that a call takes stays taken.
 MOST_ROWS = 4096
+_NO_NOISE = Noise(0, 0)
 # What has no signature in the file where it is the action itself.
 _SAME_AS_ACTION = ("greedy", "sample")
 
@@ -31,11 +33,13 @@ class LiteRTEngine:
     """One interpreter over one file of weights.
 
     The file has a signature for each function; `greedy` and `sample` have none where they are the action itself.
+    A policy that draws has no `action` in it: then `sample` answers that, from fresh noise for every row of every call.
     `get_initial_state` takes nothing and gives the first rows of a state whose further rows repeat them.
 
     Args:
       model: the file; it may be deleted afterwards, but not written to.
       spec: of the policy.
+      noise: what its `sample` takes.
 
     Raises:
       ValueError, RuntimeError: the file is no model that LiteRT can run.
@@ -43,7 +47,7 @@ class LiteRTEngine:
 
     name = "litert"
 
-    def __init__(self, model: Path, spec: PolicySpec) -> None:
+    def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
         self._interpreter = _interpreter(model)
         names = self._interpreter.get_signature_list()
         self._functions = {name: _Function(self._interpreter, name) for name in names}
@@ -52,12 +56,21 @@ class LiteRTEngine:
         self._ranks = {
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
         }
+        self._noise = noise
+        self._draws = "action" not in names
+        # Of this engine alone, and seeded by the operating system: no two copies or processes draw the same numbers.
+        self._generator = np.random.default_rng()
+        self._answer = tuple(spec.signatures["action"].outputs)
         # Packs the weights, which takes 1 ms for each MB: no request should pay for it.
-        action = spec.signatures["action"].inputs
-        self._functions["action"].prepare({n: tuple(size or 1 for size in t.shape) for n, t in action.items()})
+        shapes = {n: tuple(size or 1 for size in t.shape) for n, t in spec.signatures["action"].inputs.items()}
+        if self._draws:
+            shapes |= {n: a.shape for n, a in fresh_noise(noise, spec.batch_size or 1, self._generator).items()}
+        self._functions["sample" if self._draws else "action"].prepare(shapes)
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
+        if self._draws and function == "action":
+            return self._drawn(inputs)
         rows = len(next(iter(inputs.values())))
         if rows == self._batch_size or (self._batch_size is None and rows <= MOST_ROWS):
             return self._call(function, inputs)
@@ -67,6 +80,12 @@ class LiteRTEngine:
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
         return {name: array[np.arange(rows) % len(array)] for name, array in self._initial.items()}
+
+    def _drawn(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """`action` by `sample`, without what only `sample` tells."""
+        rows = len(next(iter(inputs.values())))
+        outputs = self.run("sample", {**inputs, **fresh_noise(self._noise, rows, self._generator)})
+        return {name: outputs[name] for name in self._answer}
 
     def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         if function in _SAME_AS_ACTION and function not in self._functions:

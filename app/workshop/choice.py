@@ -75,10 +75,10 @@ class EngineChoice:
         spec, serving = self._graph.spec, self._graph.serving
         rows = _LATER_ROWS if self._proved_once and compiler.patches else _FIRST_ROWS
         try:
-            engine = LiteRTEngine(file, spec)
+            engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
-        prove(engine, copy, spec, serving, rows, recorded)
+        prove(engine, copy, spec, serving, rows, recorded, compiler.draws)
         self._proved_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:

@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.workshop.assertions import SHAPE_ONLY, may_refuse
+from app.workshop.exact import make_exact
 from app.workshop.template import Template, Weights, template_of
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
@@ -26,10 +29,8 @@ from saver.purity import impurities
 
 INITIAL_STATE = "get_initial_state"
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
-# Softplus is infinite above 88 and 0 far below; the others lose their argument's period above some 1e7.
-_INEXACT = {"Softplus", "Sin", "Cos", "Tan"}
-# What needs nothing of its inputs but their shape.
-_SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank"}
+# They lose their argument's period above some 1e7. What can be had exactly, `make_exact` has replaced.
+_INEXACT = {"Sin", "Cos", "Tan"}
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
 _COMPLAINT = re.compile(r"'tf\.(\w+)' op (?!is neither)(.+)")
 
@@ -58,9 +59,12 @@ class Compiler:
       spec: of the policy.
       serving: its functions beside `action` and `get_initial_state`.
 
+    An `action` that draws random numbers is left out, as conversion may freeze what it draws: `sample`, which takes
+    them as an input, stands for it.
+
     Raises:
-      CannotCompile: a function draws random numbers or changes variables (conversion would freeze what it does), may
-        refuse inputs by an assertion (conversion would drop it), or has an operation that LiteRT lacks.
+      CannotCompile: a function draws random numbers or changes variables, may refuse inputs by an assertion (conversion
+        would drop it), or has an operation that LiteRT lacks.
     """
 
     def __init__(self, engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> None:
@@ -72,6 +76,11 @@ class Compiler:
         for name in self._names:
             _check(name, engine.functions[name].concrete)
         self._template = self._template_of(_graph_of(engine, self._names))
+
+    @property
+    def draws(self) -> bool:
+        """Whether `action` draws, so that it is not in the file."""
+        return "action" not in self._names
 
     @property
     def patches(self) -> bool:
@@ -117,12 +126,21 @@ class Compiler:
 
 
 def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> list[str]:
-    """The functions that need a signature: those that are the action itself under another name do not."""
+    """The functions that need a signature: those that are the action itself under another name do not.
+
+    Raises:
+      CannotCompile: `action` draws, and nothing can stand for it.
+    """
     state = [INITIAL_STATE] if spec.signatures[INITIAL_STATE].outputs else []
     action = _inner(engine.functions["action"])
     others = [name for name in ("greedy", "sample") if name in serving.signatures]
     others = [name for name in others if action is None or _inner(engine.functions[name]) != action]
-    return ["action", *state, *(["distribution"] if "distribution" in serving.signatures else []), *others]
+    drawn = impurities(engine.functions["action"].concrete)
+    if drawn and "sample" not in others:
+        why = serving.unavailable["sample"]
+        raise CannotCompile(f"action {_what_they_do(drawn)} ({', '.join(drawn)}), and has no sample: {why}")
+    distribution = ["distribution"] if "distribution" in serving.signatures else []
+    return [*([] if drawn else ["action"]), *state, *distribution, *others]
 
 
 def _inner(function: FlatFunction) -> str | None:
@@ -138,10 +156,9 @@ def _check(name: str, function: Any) -> None:
     found = impurities(function)
     if found:
         raise CannotCompile(f"{name} {_what_they_do(found)} ({', '.join(found)})")
-    kinds = _kinds(function)
-    if "Assert" in kinds:
-        raise CannotCompile(f"{name} may refuse inputs (Assert), and LiteRT would answer them")
-    if inexact := sorted(_kinds_computed(function) & _INEXACT):
+    if may_refuse(function):
+        raise CannotCompile(f"{name} may refuse inputs by an assertion, and LiteRT would answer them")
+    if _kinds(function) & _INEXACT and (inexact := sorted(_kinds_computed(function) & _INEXACT)):
         raise CannotCompile(f"{name} has {inexact[0]}, which LiteRT works out otherwise for large inputs")
 
 
@@ -158,7 +175,7 @@ def _kinds_computed(function: Any) -> set[str]:
     reached = set(waiting)
     while waiting:
         operation = waiting.pop()
-        if operation.type not in _SHAPE_ONLY:
+        if operation.type not in SHAPE_ONLY:
             before = {tensor.op for tensor in operation.inputs} - reached
             waiting += before
             reached |= before
@@ -219,6 +236,7 @@ def _save(graph: _Graph, folder: str) -> None:
     module = tf.Module()
     module.weights = graph.variables
     tf.saved_model.save(module, folder, graph.signatures)
+    make_exact(Path(folder))
 
 
 def _copy_of(graph: _Graph) -> _Graph:
@@ -248,8 +266,9 @@ def _convert(graph: _Graph) -> bytes:
     with tempfile.TemporaryDirectory() as folder, hushed():
         try:
             _save(graph, folder)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(graph.signatures))
-            data: bytes = converter.convert()
+            # Its public way loads the SavedModel three times before it converts what lies in the folder.
+            converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, list(graph.signatures))
+            data: bytes = converter._convert_from_saved_model(tf.compat.v1.GraphDef())
             problem = None
         except Exception as error:  # the converter has many kinds, and none for a policy that it cannot convert
             problem = _reason(graph, str(error))  # raised where it is not hushed: there it would print everything

@@ -27,7 +27,7 @@ class BundleLoader:
     def load(self, graph: Graph, bundle: Bundle) -> Engine:
         """See `Loader`."""
         if bundle.engine == LITERT:
-            return LiteRTEngine(bundle.folder / COMPILED_FILE, graph.spec)
+            return LiteRTEngine(bundle.folder / COMPILED_FILE, graph.spec, graph.serving.noise)
         _import_tensorflow()
         from app.workshop.load import load_copy, restore
 

@@ -37,6 +37,7 @@ def prove(
     serving: ServingInfo,
     rows: Sequence[int] = (1, 3, 16),
     recorded: Sequence[Arrays] = (),
+    draws: bool = False,
 ) -> None:
     """Calls every function of the policy on probe inputs, in both engines.
 
@@ -47,11 +48,14 @@ def prove(
       serving: its functions beside `action`.
       rows: of the calls.
       recorded: inputs of real requests, one row each; `action` is called on them too.
+      draws: whether `action` is answered by `sample` from fresh noise. Then `sample` is compared, with the same noise,
+        and `action` has to give the same outputs as TensorFlow's, in kind.
 
     Raises:
       Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
     """
-    functions = ["action", *(n for n in ("distribution", "greedy", "sample") if n in serving.signatures)]
+    first = "sample" if draws else "action"
+    functions = [first, *(n for n in ("distribution", "greedy", "sample") if n in serving.signatures and n != first)]
     for count in rows:
         state = reference.initial_state(count)
         _same_state(compiled.initial_state(count), state)
@@ -59,9 +63,13 @@ def prove(
             for function in functions:
                 noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
                 _Trial(compiled, reference, function, inputs | noise).check()
-    for row in recorded:
+            if draws:
+                _Trial(compiled, reference, "action", inputs).check_form()
+    for probe, row in enumerate(recorded):
         known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
-        _Trial(compiled, reference, "action", spec.state_inputs(reference.initial_state(1)) | known).check()
+        inputs = spec.state_inputs(reference.initial_state(1)) | known
+        noise = probe_noise(serving.noise, 1, probe) if draws else {}
+        _Trial(compiled, reference, first, inputs | noise).check()
 
 
 def _same_state(found: Arrays, expected: Arrays) -> None:
@@ -81,11 +89,10 @@ class _Trial:
 
     def check(self) -> None:
         """Raises `Unequal`."""
-        expected, found = self._answer(self._reference), self._answer(self._compiled)
-        if expected is None or found is None:
-            if expected is not found:
-                raise Unequal(f"{self._function}: {'LiteRT' if found is None else 'TensorFlow'} refuses a probe input")
+        answers = self._answers()
+        if answers is None:
             return
+        found, expected = answers
         self._compare(found, expected)
         again = self._compiled.run(self._function, self._inputs)
         if any(not _identical(again[name], array) for name, array in found.items()):
@@ -93,6 +100,21 @@ class _Trial:
         rows = len(next(iter(self._inputs.values())))
         alone = [self._compiled.run(self._function, _rows(self._inputs, [row])) for row in range(rows)]
         self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
+
+    def check_form(self) -> None:
+        """Raises `Unequal` for other names, dtypes or shapes; the values are drawn."""
+        answers = self._answers()
+        if answers is not None:
+            _differing_rows(*answers)
+
+    def _answers(self) -> tuple[Arrays, Arrays] | None:
+        """What the compiled policy and TensorFlow say; None where both refuse."""
+        expected, found = self._answer(self._reference), self._answer(self._compiled)
+        if expected is None or found is None:
+            if expected is not found:
+                raise Unequal(f"{self._function}: {'LiteRT' if found is None else 'TensorFlow'} refuses a probe input")
+            return None
+        return found, expected
 
     def _answer(self, engine: Engine) -> Arrays | None:
         try:

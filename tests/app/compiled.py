@@ -87,5 +87,7 @@ class Shop:
             compiler = there.compiler()
             file = self._folder / f"{kind}.tflite"
             compiler.compile(there.engine, file)
-            self._compiled[kind] = Compiled(there, compiler, file, LiteRTEngine(file, there.export.spec))
+            self._compiled[kind] = Compiled(
+                there, compiler, file, LiteRTEngine(file, there.export.spec, there.export.serving.noise)
+            )
         return self._compiled[kind]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.batching.noise import fresh_noise, seeded_noise
+from app.engine.noise import fresh_noise, seeded_noise
 from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, Noise
 
 BOTH = Noise(uniform=3, normal=5)
@@ -63,7 +63,7 @@ def test_numbers_are_uniform_and_normal(seeded):
 
 def test_uniform_numbers_are_never_0_or_1_in_the_precision_that_is_sent():
     extremes = np.array([0, 2**23 - 1], np.uint64)
-    from app.batching.noise import _uniform
+    from app.engine.noise import _uniform
 
     low, high = _uniform(extremes)
     assert np.float32(0) < low
