@@ -12,13 +12,10 @@ from app.api.access import Guard
 from app.api.bodies import read_body
 from app.api.presence import given_up_with_its_client
 from app.api.problems import problem_response, status_of
-from app.errors import UnknownMediaType
 from app.metrics import Metrics
 from app.service import Policy, Service
-from app.wire import json_body
+from app.wire.codecs import reader_of, writer_of
 
-# What curl and HTML forms send unasked counts as JSON too.
-_JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded", "text/json")
 Handler = Callable[[Policy, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -38,11 +35,12 @@ def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: in
             try:
                 policy = service.policy(request.path_params.get("policy"))
                 known = policy.name
-                _check_media_type(request)
-                body = json_body.decode(await read_body(request, body_limit))
+                reader = reader_of(request.headers.get("content-type", ""))
+                writer = writer_of(request.headers.get("accept", ""), reader)
+                body = reader.decode(await read_body(request, body_limit))
                 with given_up_with_its_client(request):
                     answer = await handler(policy, body)
-                response = Response(json_body.encode(answer), media_type="application/json")
+                response = Response(writer.encode(answer), media_type=writer.media_type)
             except Exception as error:
                 response = problem_response(error)
                 metrics.answered(known, route, status_of(error), time.perf_counter() - began)
@@ -56,9 +54,3 @@ def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: in
         for path in (f"/v1/policies/{{policy}}/{route}", f"/{route}"):
             router.add_api_route(path, endpoint(route, handler), methods=["POST"])
     return router
-
-
-def _check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _JSON_TYPES:
-        raise UnknownMediaType(f"content type {media_type!r}, expected application/json")
