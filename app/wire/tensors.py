@@ -66,8 +66,7 @@ def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
     accepted = "iuf" if leaf.is_float else "iu" if leaf.is_integer else "b" if leaf.dtype == "bool" else ""
     if array.dtype.kind not in accepted:
         raise Unfit(Problem(where, show(array if tensor.batched else array[0]), expected_text(leaf)))
-    with np.errstate(over="ignore"):
-        values = array.astype(leaf.storage, copy=False)
+    values = _cast(array, leaf.storage)
     if leaf.is_float:
         fits = np.isfinite(values)
     elif np.can_cast(array.dtype, values.dtype):
@@ -80,6 +79,13 @@ def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
         index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
         raise Unfit(Problem(where + index, show(array[first].item()), _item_expected(leaf)))
     return Tensor(values, tensor.batched)
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
 
 
 def expected_text(leaf: Leaf) -> str:
@@ -106,8 +112,7 @@ def _quickly(raw: Any, leaf: Leaf) -> Array | None:
     if not types <= ({int} if leaf.is_integer else {int, float}) or array.dtype.kind not in "iuf":
         return None
     if leaf.is_float:
-        with np.errstate(over="ignore"):
-            array = array.astype(leaf.storage)
+        array = _cast(array, leaf.storage)
         return array if np.isfinite(array).all() else None
     limits = np.iinfo(leaf.dtype)
     if array.size and (array.dtype.kind == "f" or array.min() < limits.min or array.max() > limits.max):
@@ -182,7 +187,7 @@ def _item_problem(item: Any, leaf: Leaf) -> str | None:
         return None if kind is int and limits.min <= item <= limits.max else show(item)
     if kind not in (int, float):
         return show(item)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         try:
             finite = math.isfinite(float(leaf.storage.type(item)))
         except OverflowError:
