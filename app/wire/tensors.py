@@ -65,7 +65,7 @@ def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
     array = tensor.array
     accepted = "iuf" if leaf.is_float else "iu" if leaf.is_integer else "b" if leaf.dtype == "bool" else ""
     if array.dtype.kind not in accepted:
-        raise Unfit(Problem(where, show(array if tensor.batched else array[0]), expected_text(leaf)))
+        raise Unfit(Problem(where, show(array if tensor.batched else np.asarray(array[0])), expected_text(leaf)))
     values = _cast(array, leaf.storage)
     if leaf.is_float:
         fits = np.isfinite(values)
