@@ -32,7 +32,8 @@ class Form:
 
     def structure(self, result: Result, batched: bool) -> dict[str, Any]:
         """The answer with arrays at its leaves."""
-        filled = self._build(lambda name: result.outputs[name] if batched else result.outputs[name][0])
+        outputs = result.outputs
+        filled = self._build(lambda name: outputs[name] if batched else outputs[name][0, ...])
         return filled | {"version": result.version, "train_step": result.train_step} if self._tells_version else filled
 
     def json(self, result: Result, batched: bool) -> bytes:

@@ -3,6 +3,7 @@
     PolicyServerError
     ├── Refusal                   the caller's cause; nothing has changed
     │   ├── NotJson               the body is no JSON object
+    │   ├── NotMsgpack            the body is no msgpack map
     │   ├── Unauthorized          no token, or a wrong one
     │   ├── Forbidden             the routes are closed: no token is configured
     │   ├── UnknownPolicy
@@ -41,6 +42,10 @@ class Refusal(PolicyServerError):
 
 class NotJson(Refusal):
     """The body is no JSON object."""
+
+
+class NotMsgpack(Refusal):
+    """The body is no msgpack map."""
 
 
 class Unauthorized(Refusal):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.answers import Form
-from app.engine.noise import fresh_noise, seeded_noise
 from app.batching.rule import INITIAL_STATE, Job, Result, Waiter
 from app.engine.base import Arrays
+from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, Problem, Unsupported
 from app.policy import Policy
 from app.validate import Options, read_options
-from app.wire.codec import Codec
+from app.wire.codecs import JSON, Codec
 from app.wire.tensors import show
 from saver.artifact import LOG_PROB
 
@@ -39,7 +39,7 @@ class Question:
 
     def answer(self, result: Result, codec: Codec) -> bytes:
         """The body of the answer."""
-        if codec.is_json:
+        if codec is JSON:
             return self.form.json(result, self.batched)
         return codec.encode(self.form.structure(result, self.batched))
 
@@ -91,7 +91,7 @@ class Questions:
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
     ) -> Question:
-        quick = policy.quick_reader.read(body) if codec.is_json else None
+        quick = policy.quick_reader.read(body) if codec is JSON else None
         if quick is not None:
             inputs, options = quick
             function = function_of(policy, options)

@@ -10,7 +10,7 @@ from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, TooOld, UnknownPolicy
 from app.policy import Policy
 from app.questions import Question, Questions
-from app.wire.codec import Codec
+from app.wire.codecs import Codec
 from saver.artifact import Leaf, nest_to_json, pack
 
 

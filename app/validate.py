@@ -97,7 +97,7 @@ class InputReader:
             nest = self._names.get(key)
             if key == "policy_state" and raw is None:
                 continue  # what an answer without state gives a client to send back
-            if nest is None and not (key == "policy_state" and raw in ([], {})):
+            if nest is None and not (key == "policy_state" and isinstance(raw, list | dict) and not raw):
                 sent.problem(key, "is no field of this policy", f"one of {', '.join(self._nests)}, options")
             elif nest is not None:
                 self._collect(nest, raw, key, sent)
@@ -252,7 +252,7 @@ def _is_integer_in(low: int, high: int) -> Any:
 
 
 _OPTIONS: dict[str, tuple[Any, str]] = {
-    "mode": (lambda value: value in ("sample", "greedy"), '"sample" or "greedy"'),
+    "mode": (lambda value: isinstance(value, str) and value in ("sample", "greedy"), '"sample" or "greedy"'),
     "seed": (_is_integer_in(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"),
     "log_prob": (lambda value: type(value) is bool, "true or false"),
     "min_train_step": (_is_integer_in(-(2**63), 2**63 - 1), "an integer"),

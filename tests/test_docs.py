@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -137,3 +139,80 @@ def test_every_metric_is_documented(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     for family in Metrics().registry.collect():
         assert family.name in page
+
+
+# docs/binary.md
+
+BINARY = (ROOT / "docs" / "binary.md").read_text()
+REQUEST, ANSWER = (
+    bytes.fromhex("".join(line.partition("   ")[0] for line in block.splitlines())) for block in blocks("hex", BINARY)
+)
+
+
+def test_bytes_of_the_docs_are_what_the_server_reads_and_writes() -> None:
+    import numpy as np
+
+    from app.wire.msgpack_body import decode, encode
+
+    observation = decode(REQUEST)["observation"]
+    assert (observation.dtype, observation.tolist()) == (np.float32, [0.5, -0.25, 2.0, 0.0])
+    action = np.array([0.5, -1.25], np.float32)
+    assert encode({"action": action, "version": "0000000700", "train_step": 700}) == ANSWER
+
+
+def test_dtypes_of_the_docs_are_those_of_the_server() -> None:
+    from app.wire.msgpack_body import DTYPES
+
+    (row,) = re.findall(r"^\| `dtype` \| (.*) \|$", BINARY, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == list(DTYPES)
+
+
+def _compiler(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path=str(Path.home() / ".cargo" / "bin"))
+    return found or pytest.skip(f"there is no {name}")
+
+
+def _cpp(source: Path) -> list[str]:
+    program = source.with_suffix(".out")
+    subprocess.run(
+        [_compiler("g++"), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True, timeout=120
+    )
+    return [str(program)]
+
+
+def _rust(source: Path) -> list[str]:
+    program = source.with_suffix(".out")
+    subprocess.run([_compiler("rustc"), "-D", "warnings", "-o", program, source], check=True, timeout=120)
+    return [str(program)]
+
+
+def _csharp(source: Path) -> list[str]:
+    dotnet = _compiler("dotnet")
+    version = subprocess.run([dotnet, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    target = f"<TargetFramework>net{version.split('.')[0]}.0</TargetFramework>"
+    properties = f"<PropertyGroup><OutputType>Exe</OutputType>{target}</PropertyGroup>"
+    source.with_suffix(".csproj").write_text(f'<Project Sdk="Microsoft.NET.Sdk">{properties}</Project>')
+    return [dotnet, "run", "--project", str(source.parent)]
+
+
+@pytest.mark.parametrize(("language", "built"), [("cpp", _cpp), ("rust", _rust), ("csharp", _csharp)])
+def test_writers_of_the_docs_write_the_bytes_that_the_docs_show(
+    language: str, built: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    (program,) = blocks(language, BINARY)
+    source = tmp_path / {"cpp": "writer.cpp", "rust": "writer.rs", "csharp": "writer.cs"}[language]
+    source.write_text(program)
+    assert subprocess.run(built(source), capture_output=True, check=True, timeout=120).stdout == REQUEST
+
+
+def test_python_of_the_docs_writes_and_reads_the_same() -> None:
+    import msgspec
+    import numpy as np
+
+    from app.wire.msgpack_body import decode
+
+    (program,) = blocks("python", BINARY)
+    names: dict[str, Any] = {}
+    exec(compile(program, "binary.md", "exec"), names)
+    np.testing.assert_array_equal(decode(names["body"])["observation"], decode(REQUEST)["observation"])
+    np.testing.assert_array_equal(names["array"](msgspec.msgpack.decode(ANSWER)["action"]), np.float32([0.5, -1.25]))

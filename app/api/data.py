@@ -12,11 +12,11 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard
 from app.api.bodies import read_body
-from app.api.media import codecs_of
 from app.api.presence import given_up_with_its_client
 from app.api.problems import problem_response, status_of
 from app.metrics import Metrics
 from app.service import Service
+from app.wire.codecs import reader_of, writer_of
 
 ROUTES = ("action", "distribution", "get_initial_state")
 
@@ -38,7 +38,8 @@ def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: in
             try:
                 policy = service.policy(request.path_params.get("policy"))
                 known = policy.name
-                reads, writes = codecs_of(request.headers.get("content-type", ""), request.headers.get("accept", ""))
+                reads = reader_of(request.headers.get("content-type", ""))
+                writes = writer_of(request.headers.get("accept", ""), reads)
                 question = service.read(policy, route, reads, await read_body(request, body_limit))
                 with given_up_with_its_client(request):
                     result = await service.answered(question)

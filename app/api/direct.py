@@ -14,7 +14,6 @@ from fastapi import Response
 
 from app.api.access import check_bearer
 from app.api.data import ROUTES, data_paths
-from app.api.media import codecs_of
 from app.api.problems import problem_response
 from app.batching.rule import Result
 from app.errors import UnknownMediaType
@@ -22,7 +21,7 @@ from app.metrics import DataMetrics, Metrics
 from app.policy import Policy
 from app.questions import Question
 from app.service import Service
-from app.wire.codec import Codec
+from app.wire.codecs import Codec, reader_of, writer_of
 
 Headers = Iterable[tuple[bytes, bytes]]
 # The bytes of a header are remembered with what they mean; so many kinds of clients are there at most.
@@ -162,9 +161,10 @@ class Direct:
 
     def _codecs_of(self, media: bytes, accept: bytes) -> tuple[Codec, Codec] | None:
         try:
-            codecs = codecs_of(media.decode("latin-1"), accept.decode("latin-1"))
+            reads = reader_of(media.decode("latin-1"))
         except UnknownMediaType:
             return None
+        codecs = reads, writer_of(accept.decode("latin-1"), reads)
         if len(self._media) < _MOST_MEDIA:
             self._media[media, accept] = codecs
         return codecs

@@ -13,6 +13,7 @@ import numpy as np
 from app.api.problems import MEDIA_TYPE
 from app.policy import Policy
 from app.validate import DEFAULTED, top_level
+from app.wire.codecs import JSON, MSGPACK
 from saver.artifact import Leaf, Nest, leaves, pack
 
 # The example of an image would be pages long.
@@ -202,25 +203,35 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
         "operationId": f"{policy.name}.{route}",
         "requestBody": {
             "required": route != "get_initial_state",
-            "content": {"application/json": {"schema": ref(request)}},
+            "content": _bodies(ref(request)),
         },
         "responses": {
             "200": {
                 "description": "The answer, in the form of the question: one, or a batch",
-                "content": {"application/json": {"schema": ref(f"{route}.answer")}},
+                "content": _bodies(ref(f"{route}.answer")),
             },
             **{status: {"description": text, **problem} for status, text in _PROBLEMS.items()},
         },
     }
 
 
+def _bodies(schema: dict[str, Any]) -> dict[str, Any]:
+    return {JSON.media_type: {"schema": schema}, MSGPACK.media_type: {"schema": _MSGPACK}}
+
+
+_MSGPACK = {
+    "type": "string",
+    "format": "binary",
+    "description": "A msgpack map with the fields of the JSON object; any array in it may be "
+    '{"dtype", "shape", "data"} with raw little-endian bytes. docs/binary.md tells it byte by byte',
+}
 _SUMMARIES = {
     "action": "The policy's action",
     "distribution": "The distribution of the action, as data",
     "get_initial_state": "The policy state at the start of an episode",
 }
 _PROBLEMS = {
-    "400": "Not JSON",
+    "400": "Not JSON, or not msgpack",
     "409": "No weights as new as asked",
     "422": "The input does not fit the spec; `errors` names each field",
     "429": "Too many requests wait; come again after `Retry-After` seconds",

@@ -20,6 +20,7 @@ _BUG = "Internal error"
 # Error → status and title. A subclass without a row of its own would be a 500: a test walks the tree.
 STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotJson: (400, "Not JSON"),
+    errors.NotMsgpack: (400, "Not msgpack"),
     errors.Unauthorized: (401, "Unauthorized"),
     errors.Forbidden: (403, "Forbidden"),
     errors.UnknownPolicy: (404, "Unknown policy"),

@@ -60,8 +60,6 @@ def _plain(structure: Any) -> Any:
         return [_plain(value) for value in structure]
     if isinstance(structure, np.ndarray | np.generic):
         return _plain_array(np.asarray(structure))
-    if isinstance(structure, bytes):  # an item of an array of strings
-        return _texts(structure)
     if isinstance(structure, float) and not math.isfinite(structure):
         return _word(structure)
     return structure
@@ -69,7 +67,7 @@ def _plain(structure: Any) -> Any:
 
 def _plain_array(array: np.ndarray[Any, Any]) -> Any:
     if array.dtype.kind in "OSU":
-        return _texts(array.tolist())
+        return texts(array.tolist())
     if array.dtype.kind not in "biuf" or array.dtype == np.float16:  # bfloat16 has a kind of its own
         array = array.astype(np.float32)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -92,9 +90,10 @@ def _word(value: float) -> str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _texts(value: Any) -> Any:
+def texts(value: Any) -> Any:
+    """Nested lists of strings, as text throughout."""
     if isinstance(value, list):
-        return [_texts(item) for item in value]
+        return [texts(item) for item in value]
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 

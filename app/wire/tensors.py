@@ -1,4 +1,4 @@
-"""Nested JSON lists → the array of one leaf, rows first; or the `Problem` that says which item is wrong.
+"""Nested lists, or an array → the array of one leaf, rows first; or the `Problem` that says which item is wrong.
 
 The quick way asks NumPy; only where that does not settle the matter are the items looked at one by one.
 """
@@ -42,20 +42,51 @@ def read_tensor(raw: Any, leaf: Leaf, where: str) -> Tensor:
     Raises:
       Unfit: wrong shape, ragged, wrong type, out of the dtype's range, or not finite.
     """
+    if isinstance(raw, np.ndarray):
+        return _converted(_with_rows(raw, raw, leaf, where), leaf, where)
     array = _quickly(raw, leaf)
     if array is None:
         _find_problem(raw, leaf, where)
         array = np.array(raw, dtype=leaf.storage)
+    return _with_rows(array, raw, leaf, where)
+
+
+def _with_rows(array: Array, raw: Any, leaf: Leaf, where: str) -> Tensor:
     rank = len(leaf.shape)
-    if array.ndim == rank:
-        array, batched = array[np.newaxis], False
-    else:
-        batched = True
-    if array.ndim != rank + 1 or not _fits(array.shape[1:], leaf.shape):
-        shape = list(array.shape if batched else array.shape[1:])
-        came = f"shape {shape}" if isinstance(raw, list) else show(raw)
+    batched = array.ndim != rank
+    rows = array if batched else array[np.newaxis]
+    if rows.ndim != rank + 1 or not _fits(rows.shape[1:], leaf.shape):
+        came = f"shape {list(array.shape)}" if isinstance(raw, list | np.ndarray) else show(raw)
         raise Unfit(Problem(where, came, expected_text(leaf)))
-    return Tensor(array, batched)
+    return Tensor(rows, batched)
+
+
+def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
+    """An array that came as one, in the leaf's dtype: the same one, if it has that already."""
+    array = tensor.array
+    accepted = "iuf" if leaf.is_float else "iu" if leaf.is_integer else "b" if leaf.dtype == "bool" else ""
+    if array.dtype.kind not in accepted:
+        raise Unfit(Problem(where, show(array if tensor.batched else np.asarray(array[0])), expected_text(leaf)))
+    values = _cast(array, leaf.storage)
+    if leaf.is_float:
+        fits = np.isfinite(values)
+    elif np.can_cast(array.dtype, values.dtype):
+        return Tensor(values, tensor.batched)
+    else:
+        limits = np.iinfo(values.dtype)
+        fits = (array >= limits.min) & (array <= limits.max)
+    if not fits.all():
+        first = np.unravel_index(int(fits.argmin()), fits.shape)
+        index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
+        raise Unfit(Problem(where + index, show(array[first].item()), _item_expected(leaf)))
+    return Tensor(values, tensor.batched)
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
 
 
 def expected_text(leaf: Leaf) -> str:
@@ -72,6 +103,8 @@ def _quickly(raw: Any, leaf: Leaf) -> Array | None:
         array = np.array(raw, dtype=object) if text else np.array(raw)
     except (ValueError, OverflowError):
         return None
+    if array.ndim != len(outline(raw)):
+        return None  # ragged, or with arrays inside
     types = _types(raw, array.ndim)
     if text:
         return array if types <= {str} else None
@@ -80,8 +113,7 @@ def _quickly(raw: Any, leaf: Leaf) -> Array | None:
     if not types <= ({int} if leaf.is_integer else {int, float}) or array.dtype.kind not in "iuf":
         return None
     if leaf.is_float:
-        with np.errstate(over="ignore"):
-            array = array.astype(leaf.storage)
+        array = _cast(_cast(array, np.dtype(np.float64)), leaf.storage)  # as other decoders round large integers
         return array if np.isfinite(array).all() else None
     limits = np.iinfo(leaf.dtype)
     if array.size and (array.dtype.kind == "f" or array.min() < limits.min or array.max() > limits.max):
@@ -156,7 +188,7 @@ def _item_problem(item: Any, leaf: Leaf) -> str | None:
         return None if kind is int and limits.min <= item <= limits.max else show(item)
     if kind not in (int, float):
         return show(item)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         try:
             finite = math.isfinite(float(leaf.storage.type(item)))
         except OverflowError:
@@ -179,6 +211,8 @@ def show(item: Any) -> str:
         return "an object"
     if isinstance(item, list):
         return f"a list of {len(item)} items"
+    if isinstance(item, np.ndarray):
+        return f"a tensor of {item.dtype}, shape {list(item.shape)}"
     if item is None:
         return "null"
     if isinstance(item, bool):
@@ -187,5 +221,9 @@ def show(item: Any) -> str:
         return f"the string {item[:40]!r}"
     if isinstance(item, float) and not math.isfinite(item):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(item)]
+    if isinstance(item, bytes | memoryview):
+        return f"{len(item)} raw bytes"
+    if not isinstance(item, int | float):
+        return f"a value of type {type(item).__name__}"
     text = str(item) if not isinstance(item, int) or abs(item) < 10**30 else "a very large integer"
     return text[:40]

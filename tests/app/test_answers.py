@@ -1,12 +1,14 @@
 """Answers by template are byte for byte what the patient encoder makes of the same structure."""
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import pytest
 
 from app.answers import Form, action_form, distribution_form, forms_of, initial_state_form
 from app.batching.rule import INITIAL_STATE, Result
 from app.wire import json_body
+from app.wire.codecs import MSGPACK
 from saver.artifact import DistributionInfo, Leaf, Noise, ServingInfo, Signature
 from tests.app.specs import LSTM_STATE, policy_spec
 
@@ -102,3 +104,10 @@ def test_there_is_a_form_for_every_function_that_a_policy_has() -> None:
         ("sample", False),
         ("sample", True),
     }
+
+
+def test_a_single_string_is_text_in_every_codec() -> None:
+    form = Form(lambda value: {"action": value("action")}, tells_version=False)
+    up = result(action=np.array([b"up"], object))
+    assert form.json(up, False) == b'{"action":"up"}'
+    assert msgspec.msgpack.decode(MSGPACK.encode(form.structure(up, False))) == {"action": "up"}

@@ -192,3 +192,8 @@ def test_floats_out_of_bounds_pass_and_are_counted_by_the_closer_look() -> None:
 
 def test_options_that_are_not_given_are_the_defaults() -> None:
     assert quick(SPECS["flat"], json.dumps({"observation": ROW, "options": {}}).encode()).options == Options()
+
+
+def test_integers_too_large_for_a_float_are_rounded_alike() -> None:
+    body = json.dumps({"observation": [2**60 + 2**36 + 1, 10**30, -(2**53) - 1, 3]}).encode()
+    check_alike(quick(SPECS["flat"], body), patient(SPECS["flat"], body))

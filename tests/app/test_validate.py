@@ -99,6 +99,21 @@ def test_stateless_policy_takes_back_the_empty_state(state):
     assert not read(FLAT, {"observation": ROW, "policy_state": state}).needs_state
 
 
+def test_arrays_stand_for_values_and_for_nothing_else():
+    body = {"observation": np.array([ROW, ROW], np.float32), "reward": np.array([1, 2]), "discount": [1, 0.5]}
+    inputs = read(FLAT, body)
+    assert (inputs.rows, inputs.batched) == (2, True)
+    assert inputs.arrays["0/reward"].tolist() == [1.0, 2.0]
+    assert wheres(FLAT, {"observation": ROW, "policy_state": np.zeros(0)}) == ["policy_state"]
+    assert wheres(DEEP, {"observation": np.zeros(3)})[0] == "observation"
+    assert wheres(RECURRENT, {"observation": ROW, "policy_state": np.zeros((2, 3))})[0] == "policy_state"
+    assert wheres(FLAT, {"observation": np.zeros((101, 4))}) == ["observation"]
+    assert wheres(FLAT, {"observation": ROW, "step_type": np.array(3)}) == ["step_type"]
+    for option in ("mode", "seed", "log_prob", "min_train_step", "timeout_ms"):
+        with pytest.raises(DoesNotFit, match=f"options.{option}"):
+            read_options({option: np.array([1, 2])})
+
+
 def test_stateless_policy_refuses_a_state():
     assert wheres(FLAT, {"observation": ROW, "policy_state": [[0.0]]}) == ["policy_state"]
 

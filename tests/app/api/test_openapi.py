@@ -188,6 +188,15 @@ def test_every_policy_has_its_routes_and_the_first_is_the_default():
     assert default["tags"] == ["first, the default policy"]
 
 
+def test_every_body_may_be_json_or_msgpack():
+    for path in whole(policy(SPECS["flat"]))["paths"].values():
+        for bodies in (path["post"]["requestBody"], path["post"]["responses"]["200"]):
+            assert list(bodies["content"]) == ["application/json", "application/msgpack"]
+            binary = bodies["content"]["application/msgpack"]["schema"]
+            assert binary["format"] == "binary"
+            assert "docs/binary.md" in binary["description"]
+
+
 def test_every_reference_leads_somewhere():
     described = whole(*(policy(spec, f"p{i}") for i, spec in enumerate(SPECS.values())))
 

@@ -165,6 +165,95 @@ def test_booleans_and_strings_are_read():
     assert (texts.array.tolist(), texts.batched, texts.array.dtype) == (["a", "é\0b"], True, np.dtype(object))
 
 
+# Arrays: what binary bodies bring
+
+
+def outcome(raw: object, of: Leaf) -> tuple:
+    """What was read, or what was wrong."""
+    try:
+        tensor = read_tensor(raw, of, "observation")
+    except Unfit as unfit:
+        return (unfit.problem,)
+    return tensor.batched, tensor.array.dtype, tensor.array.shape, tensor.array.tolist()
+
+
+NUMBERS = ["float16", "float32", "float64", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64))]
+
+
+def random_array(random: np.random.Generator, dtype: str) -> np.ndarray:
+    """Any bits, or small numbers."""
+    shape = [(2,), (1, 2), (3, 2)][random.integers(3)]
+    if random.random() < 0.5:
+        return random.integers(0, 9, shape).astype(dtype)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(random.bytes(size), dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", *NUMBERS])
+def test_random_arrays_are_read_or_refused_as_the_same_values_in_lists(dtype):
+    random = np.random.default_rng(4)
+    # A list may mix integers with floats, a tensor is one or the other.
+    for came in [d for d in NUMBERS if "int" in d or "float" in dtype]:
+        for _ in range(50):
+            array = random_array(random, came)
+            assert outcome(array, leaf(dtype, 2)) == outcome(array.tolist(), leaf(dtype, 2)), array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "bool", "int64"])
+@pytest.mark.parametrize(("shape", "batched"), [((2, 3), False), ((5, 2, 3), True)])
+def test_array_of_the_leafs_dtype_is_used_as_it_is(dtype, shape, batched):
+    array = np.ones(shape, dtype)
+    tensor = read_tensor(array, leaf(dtype, 2, 3), "observation")
+    assert np.shares_memory(tensor.array, array)
+    assert (tensor.batched, tensor.array.shape[1:]) == (batched, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype", "where", "problem"),
+    [
+        (np.array([1, np.nan, 3], np.float32), "float32", "observation[1]", "NaN"),
+        (np.array([[1, 2, 3], [1, 2, -np.inf]], np.float32), "float32", "observation[1][2]", "-Infinity"),
+        (np.array([1, 1e39, 3]), "float32", "observation[1]", "1e+39"),
+        (np.array([1, 2, 70_000], np.int32), "float16", "observation[2]", "70000"),
+        (np.array([1, 256, 3], np.int64), "uint8", "observation[1]", "256"),
+        (np.array([1, -1, 3], np.int8), "uint64", "observation[1]", "-1"),
+        (np.array([1, 2**63, 3], np.uint64), "int64", "observation[1]", "9223372036854775808"),
+        (np.array([1, 2**63 - 1, 2**64 - 1], np.uint64), "int64", "observation[2]", "18446744073709551615"),
+        (np.ones(3, np.float32), "int32", "observation", "a tensor of float32, shape [3]"),
+        (np.ones((2, 3), np.float64), "uint8", "observation", "a tensor of float64, shape [2, 3]"),
+        (np.ones(3, bool), "int32", "observation", "a tensor of bool, shape [3]"),
+        (np.ones(3, bool), "float32", "observation", "a tensor of bool, shape [3]"),
+        (np.ones(3, np.uint8), "bool", "observation", "a tensor of uint8, shape [3]"),
+        (np.ones(3, np.uint8), "string", "observation", "a tensor of uint8, shape [3]"),
+        (np.ones(4, np.float32), "float32", "observation", "shape [4]"),
+        (np.ones((2, 4), np.float32), "float32", "observation", "shape [2, 4]"),
+        (np.array(1, np.float32), "float32", "observation", "shape []"),
+        (np.ones((1, 1, 3), np.float32), "float32", "observation", "shape [1, 1, 3]"),
+        (np.ones((1,) * 32, np.float32), "float32", "observation", f"shape {[1] * 32}"),
+    ],
+)
+def test_array_that_does_not_fit_names_place_what_came_and_what_was_expected(array, dtype, where, problem):
+    found = problem_of(array, leaf(dtype, 3))
+    assert (found.where, found.problem) == (where, problem)
+    assert dtype in found.expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [np.ones(3, np.float32)] * 3,
+        [[1, 2, 3], np.ones(3)],
+        [1.0, np.array(1.0), 1.0],
+        [np.zeros((2**40, 0))],
+        [[], np.zeros((0, 2**40))],
+        [b"", b"", b""],
+        b"123",
+    ],
+)
+def test_arrays_and_bytes_inside_lists_are_refused(raw):
+    assert problem_of(raw, leaf("float32", 3)).where.startswith("observation")
+
+
 def test_float32_values_are_those_numpy_rounds_to():
     values = np.random.default_rng(0).normal(size=1000) * 10.0 ** np.arange(-20, 20).repeat(25)
     array = read_tensor(values.tolist(), leaf("float32", None), "x").array

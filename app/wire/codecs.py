@@ -1,0 +1,58 @@
+"""The headers of a request → the codecs that read its body and write its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import UnknownMediaType
+from app.wire import json_body, msgpack_body
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Bytes ⇄ structures of arrays, under the name that headers have for it."""
+
+    media_type: str
+    decode: Callable[[bytes], dict[str, Any]]
+    encode: Callable[[Any], bytes]
+
+
+JSON = Codec("application/json", json_body.decode, json_body.encode)
+MSGPACK = Codec("application/msgpack", msgpack_body.decode, msgpack_body.encode)
+# No content type, and what curl and HTML forms send unasked, count as JSON too.
+_CODECS = {
+    **dict.fromkeys((JSON.media_type, "", "application/x-www-form-urlencoded", "text/json"), JSON),
+    **dict.fromkeys((MSGPACK.media_type, "application/x-msgpack", "application/vnd.msgpack"), MSGPACK),
+}
+_ANY = {"*/*", "application/*"}
+
+
+def reader_of(content_type: str) -> Codec:
+    """The codec for a request's `Content-Type`.
+
+    Raises:
+      UnknownMediaType: there is none.
+    """
+    media_type = _name(content_type)
+    try:
+        return _CODECS[media_type]
+    except KeyError:
+        known = f"{JSON.media_type} or {MSGPACK.media_type}"
+        raise UnknownMediaType(f"content type {media_type!r}, expected {known}") from None
+
+
+def writer_of(accept: str, reader: Codec) -> Codec:
+    """The codec for the answer: that of the question, unless `Accept` names the other one alone."""
+    ranges = {_name(part) for part in accept.split(",")} - {""}
+    named = {_CODECS[name].media_type for name in ranges if name in _CODECS}
+    if named == {MSGPACK.media_type}:
+        return MSGPACK
+    if named == {JSON.media_type} and not ranges & _ANY:
+        return JSON
+    return reader
+
+
+def _name(header: str) -> str:
+    return header.partition(";")[0].strip().lower()

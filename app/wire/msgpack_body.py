@@ -1,0 +1,211 @@
+"""Msgpack bytes → Python structure with tensors as views of those bytes; structure of arrays → msgpack bytes.
+
+A tensor is a map of exactly `dtype`, `shape` and `data`; docs/binary.md tells it byte by byte.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+from msgspec.msgpack import Decoder, Encoder
+
+from app.errors import DoesNotFit, NotMsgpack, Problem
+from app.wire.json_body import texts
+from app.wire.tensors import Array, show
+
+_SIZED = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "float64", *_SIZED, "bool")}
+# More dimensions than NumPy has, and deeper maps than any policy's nest: each level is gone through once more.
+_MOST_DIMENSIONS = 32
+_MOST_LEVELS = 16
+
+
+class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: list[int]
+    data: memoryview  # of the body itself, where bytes would be a copy
+
+
+def _nested(*items: Any) -> Any:
+    """The type of such an item, or of lists of them."""
+    kind: Any = int | float | bool | str | None
+    for item in items:
+        kind |= item
+    scalar = kind
+    for _ in range(_MOST_DIMENSIONS):
+        kind = scalar | list[kind]
+    return kind
+
+
+_FIELDS = Decoder(dict[str, Raw])
+_TENSOR = Decoder(_Tensor)
+_PLAIN = Decoder(_nested())
+_WITH_TENSORS = Decoder(_nested(_Tensor))
+_ANYTHING = Decoder()
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The map in a request's body, its tensors as read-only arrays over `body`; an empty body is an empty map.
+
+    Raises:
+      NotMsgpack: no msgpack, or no map; the message says where.
+      DoesNotFit: a tensor that is none: unknown dtype, a shape of something else, too few bytes or too many.
+    """
+    if not body:
+        return {}
+    if _kind(body[0]) != "a map":
+        raise NotMsgpack(f"the body begins with 0x{body[0]:02x}, {_kind(body[0])}, expected a map")
+    where = ""
+    try:
+        fields = _FIELDS.decode(body)
+        found = {}
+        for where, raw in fields.items():
+            found[where] = _value(raw, where, 1)
+        return found
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotMsgpack(f"the body is not msgpack: {_reason(error, body, where)}") from None
+
+
+def encode(structure: Any) -> bytes:
+    """Nested dicts and lists with arrays at the leaves → msgpack.
+
+    Arrays with dimensions become tensors; single values and strings are msgpack's own.
+    """
+    return _ENCODER.encode(structure)
+
+
+def _value(raw: Raw, where: str, level: int) -> Any:
+    """The value of one field. Only maps inside lists are copied on the way."""
+    kind = _kind(memoryview(raw)[0])
+    if kind == "a map":
+        with suppress(msgspec.ValidationError):
+            tensor = _TENSOR.decode(raw)
+            return _array(tensor.dtype, tensor.shape, tensor.data, where)
+        return _map(raw, where, level)
+    if kind == "an array":
+        with suppress(msgspec.ValidationError):
+            return _PLAIN.decode(raw)
+        with suppress(msgspec.ValidationError):
+            return _with_arrays(_WITH_TENSORS.decode(raw), where)
+    return _with_arrays(_ANYTHING.decode(raw), where)
+
+
+def _map(raw: Raw, where: str, level: int) -> Any:
+    if level > _MOST_LEVELS:
+        raise NotMsgpack(f"{where} is nested too deep, expected at most {_MOST_LEVELS} levels")
+    fields = _FIELDS.decode(raw)
+    if fields.keys() == set(_Tensor.__struct_fields__):
+        return _with_arrays(_ANYTHING.decode(raw), where)  # says what is wrong with it
+    return {key: _value(value, _inside(where, key), level + 1) for key, value in fields.items()}
+
+
+def _with_arrays(value: Any, where: str) -> Any:
+    """The same with arrays in the place of tensors."""
+    if isinstance(value, list):
+        return [
+            _with_arrays(item, f"{where}[{index}]") if isinstance(item, list | dict | _Tensor) else item
+            for index, item in enumerate(value)
+        ]
+    if isinstance(value, _Tensor):
+        return _array(value.dtype, value.shape, value.data, where)
+    if isinstance(value, dict):
+        if value.keys() == set(_Tensor.__struct_fields__):
+            return _array(value["dtype"], value["shape"], value["data"], where)
+        return {key: _with_arrays(item, _inside(where, key)) for key, item in value.items()}
+    return value
+
+
+def _array(dtype: Any, shape: Any, data: Any, where: str) -> Array:
+    """A view of `data`.
+
+    Raises:
+      DoesNotFit: the three do not make an array.
+    """
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise _unfit(f"{where}.dtype", show(dtype), f"one of {', '.join(DTYPES)}")
+    if not _is_shape(shape):
+        raise _unfit(f"{where}.shape", show(shape), f"a list of at most {_MOST_DIMENSIONS} integers, none below 0")
+    if not isinstance(data, bytes | memoryview):
+        raise _unfit(f"{where}.data", show(data), "raw bytes (msgpack's bin)")
+    size = math.prod(shape) * DTYPES[dtype].itemsize
+    if len(data) != size:
+        raise _unfit(f"{where}.data", f"{len(data)} bytes", f"{size} bytes: {dtype} of shape {shape}")
+    try:
+        array: Array = np.ndarray(shape, DTYPES[dtype], data)
+    except ValueError:  # of no size, but with dimensions beyond all memory
+        raise _unfit(f"{where}.shape", str(shape), "smaller dimensions") from None
+    if dtype == "bool":
+        _check_booleans(array.view(np.uint8), where)
+    return array
+
+
+def _is_shape(shape: Any) -> bool:
+    return (
+        isinstance(shape, list)
+        and len(shape) <= _MOST_DIMENSIONS
+        and all(type(size) is int and size >= 0 for size in shape)
+    )
+
+
+def _check_booleans(array: Array, where: str) -> None:
+    if array.size and array.max() > 1:
+        at = int((array.reshape(-1) > 1).argmax())
+        raise _unfit(f"{where}.data[{at}]", f"the byte {array.reshape(-1)[at]}", "0 or 1, for false or true")
+
+
+def _unfit(where: str, problem: str, expected: str) -> DoesNotFit:
+    return DoesNotFit([Problem(where, problem, expected)])
+
+
+def _inside(where: str, key: Any) -> str:
+    return f"{where}.{key}"[:200]
+
+
+def _reason(error: Exception, body: bytes, where: str) -> str:
+    """Where the fault lies: at a byte of the body, or of the value of the field `where`."""
+    at = f"in the value of {where[:100]!r}: " if where else ""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{at}a string that is not UTF-8"
+    if isinstance(error, RecursionError):
+        return f"{at}nested too deep"
+    if isinstance(error, msgspec.ValidationError):  # all that `_FIELDS` asks for
+        return f"{at}a map with a key that is no string"
+    if "truncated" in str(error):
+        return f"it ends within a value, after {len(body)} bytes"
+    return at + str(error).removeprefix("MessagePack data is malformed: ")
+
+
+def _kind(tag: int) -> str:
+    """What msgpack calls a value that begins with this byte."""
+    if tag < 0x80 or tag >= 0xE0 or 0xCA <= tag <= 0xD3:
+        return "a number"
+    if tag <= 0x8F or tag in (0xDE, 0xDF):
+        return "a map"
+    if tag <= 0x9F or tag in (0xDC, 0xDD):
+        return "an array"
+    if tag <= 0xBF or 0xD9 <= tag <= 0xDB:
+        return "a string"
+    if tag <= 0xC3:
+        return ("nil", "no msgpack", "a boolean", "a boolean")[tag - 0xC0]
+    return "raw bytes" if tag <= 0xC6 else "an extension"
+
+
+def _plain(leaf: Any) -> Any:
+    """What msgspec is to write for an array, or a number of NumPy's."""
+    array = np.asarray(leaf)
+    if array.dtype.kind in "OSU":
+        return texts(array.tolist())
+    if array.dtype.kind not in "biuf":  # bfloat16 has a kind of its own
+        array = array.astype(np.float32)
+    if array.ndim == 0:
+        return array.item()
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return {"dtype": array.dtype.name, "shape": array.shape, "data": little.reshape(-1).view(np.uint8).data}
+
+
+_ENCODER = Encoder(enc_hook=_plain)
