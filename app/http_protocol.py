@@ -59,6 +59,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     direct: Direct
     cycle: Any
+    _with_framework: Any = None
     _common: tuple[Any, bytes] = (None, b"")
 
     def on_message_begin(self) -> None:
@@ -92,6 +93,18 @@ class DirectProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the scope holds this list
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._with_framework = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's, which tells it only to the request that came last."""
+        for cycle in (self._with_framework, *(queued for queued, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        super().connection_lost(exc)
 
     def on_body(self, body: bytes) -> None:
         """Keeps a piece; there are no more than the length that was allowed."""

@@ -30,8 +30,8 @@ FIRST, MID, LAST = 0, 1, 2
 LONGEST_TIMEOUT_MS = 600_000
 # More would help nobody, and an answer should not be larger than its question.
 MOST_PROBLEMS = 20
-# Defaults for more rows are made when they are needed.
-_MOST_ROWS_KEPT = 64
+# Defaults for so many rows are there at once, those for more are made when they are needed.
+_ROWS_KEPT = 1024
 DEFAULTED = ("step_type", "reward", "discount", "policy_state")
 
 
@@ -203,7 +203,7 @@ class Defaults:
     def __init__(self, spec: PolicySpec) -> None:
         self._spec = spec
         self._leaves = _default_leaves(spec)
-        self._made: dict[tuple[int, bool], Arrays] = {}
+        self._made = {first: self._defaults(_ROWS_KEPT, first) for first in (False, True)}
 
     def complete(self, inputs: Arrays, rows: int, initial: Arrays | None) -> Arrays:
         """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
@@ -214,16 +214,13 @@ class Defaults:
           initial: the policy state at the start of an episode, by the names of `get_initial_state`; None where the
             policy has none, or where it was sent.
         """
-        whole = self._defaults(rows, initial is not None) | inputs
+        first = initial is not None
+        made = self._made[first] if rows <= _ROWS_KEPT else self._defaults(rows, first)
+        whole = {name: array[:rows] for name, array in made.items() if name not in inputs} | inputs
         return whole | self._spec.state_inputs(initial) if initial else whole
 
     def _defaults(self, rows: int, first: bool) -> Arrays:
-        made = self._made.get((rows, first))
-        if made is None:
-            made = {name: _default(top, leaf, rows, first) for name, (top, leaf) in self._leaves.items()}
-            if rows <= _MOST_ROWS_KEPT:
-                self._made[rows, first] = made
-        return made
+        return {name: _default(top, leaf, rows, first) for name, (top, leaf) in self._leaves.items()}
 
 
 def read_options(raw: Any) -> Options:
@@ -300,7 +297,7 @@ def _default(top: str, leaf: Leaf, rows: int, first: bool) -> Array:
     value = {"step_type": FIRST if first else MID, "discount": 1}.get(top, 0)
     shape = (rows, *(1 if size is None else size for size in leaf.shape))
     array = np.full(shape, value, leaf.storage)
-    array.flags.writeable = False  # it is used again and again
+    array.flags.writeable = False  # it serves many requests
     return array
 
 

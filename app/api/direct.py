@@ -14,9 +14,9 @@ from fastapi import Response
 
 from app.api.access import check_bearer
 from app.api.data import ROUTES, data_paths
-from app.api.problems import problem_response
+from app.api.problems import problem_response, status_of
 from app.batching.rule import Result
-from app.errors import UnknownMediaType
+from app.errors import ClientGone, NotJson, UnknownMediaType
 from app.metrics import DataMetrics, Metrics
 from app.policy import Policy
 from app.questions import Question
@@ -60,7 +60,7 @@ class Exchange:
         self._way = way
         self._wire = wire
         self._began = perf_counter()
-        self._question: Question
+        self._question: Question | None = None
 
     def ask(self, service: Service, body: bytes, now: float) -> None:
         """Puts the question that `body` holds; the answer goes to the wire. `now` is on the event loop's clock."""
@@ -68,23 +68,25 @@ class Exchange:
         try:
             self._question = question = service.read(way.policy, way.route, way.reads, body)
             if service.waits(question):
-                self.waiting = asyncio.get_running_loop().create_task(self._wait(service))
+                self.waiting = asyncio.get_running_loop().create_task(self._wait(service, question))
             else:
                 service.submit(question, self, now)
         except Exception as error:
             self.set_exception(error)
 
-    async def _wait(self, service: Service) -> None:
+    async def _wait(self, service: Service, question: Question) -> None:
         """For weights that are new enough."""
         try:
-            result = await service.answered(self._question)
+            result = await service.answered(question)
         except Exception as error:
             self.set_exception(error)
         else:
             self.set_result(result)
 
     def give_up(self) -> None:
-        """The client has closed the connection."""
+        """The client has closed the connection, perhaps before the end of its body."""
+        if not self.done():
+            self._count(status_of(ClientGone() if self._question else NotJson()))
         self.gone = True
         if self.waiting is not None:
             self.waiting.cancel()
@@ -95,6 +97,7 @@ class Exchange:
 
     def set_result(self, result: Result) -> None:
         """See `Waiter`."""
+        assert self._question is not None
         try:
             body = self._question.answer(result, self._way.writes)
         except Exception as error:
@@ -111,6 +114,9 @@ class Exchange:
 
     def _end(self, status: int) -> None:
         self.over = True
+        self._count(status)
+
+    def _count(self, status: int) -> None:
         self._way.metrics.answered(status, perf_counter() - self._began)
 
 

@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
 from time import perf_counter
 from typing import TypeAlias
 
@@ -42,14 +41,14 @@ Complete: TypeAlias = "Callable[[Arrays, int, Arrays | None], Arrays]"
 class Batcher:
     """Runs the jobs of the policy `name` in batches, each batch on one version.
 
-    `lease()` gives the active slot for the length of a batch; `complete` adds what requests have left out. A call
-    expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`.
+    `lease()` gives the active slot, to be entered for the length of a batch; `complete` adds what requests have left
+    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`.
     """
 
     def __init__(
         self,
         name: str,
-        lease: Callable[[], AbstractContextManager[Slot[Engine]]],
+        lease: Callable[[], Slot[Engine]],
         complete: Complete,
         lane: Executor,
         metrics: PolicyMetrics,
@@ -196,25 +195,26 @@ class Batcher:
         self._go_on()
 
     def _run(self, batch: Sequence[Job]) -> None:
-        with ExitStack() as lease:
-            slot = lease.enter_context(self._lease())
+        with self._lease() as slot:
             jobs = _new_enough(batch, slot.version.train_step, slot.version.name)
             pace = self._paces.setdefault(slot.engine.name, Pace())
             if jobs and pace.expected_s(jobs[0].function, _rows(jobs)) <= self._inline_s:
                 self._tell(slot, jobs, _compute(slot.engine, jobs, self._complete, pace))
             elif jobs:
                 self._in_lane = jobs
-                self._running = self._loop.create_task(self._run_in_lane(slot, lease.pop_all(), jobs, pace))
+                slot.hold()
+                self._running = self._loop.create_task(self._run_in_lane(slot, jobs, pace))
                 self._expire_at_all()
 
-    async def _run_in_lane(self, slot: Slot[Engine], lease: ExitStack, jobs: Sequence[Job], pace: Pace) -> None:
+    async def _run_in_lane(self, slot: Slot[Engine], jobs: Sequence[Job], pace: Pace) -> None:
+        """Takes over one lease of the slot."""
         try:
-            with lease:
-                work = self._loop.run_in_executor(self._lane, _compute, slot.engine, jobs, self._complete, pace)
-                self._tell(slot, jobs, await work)
+            work = self._loop.run_in_executor(self._lane, _compute, slot.engine, jobs, self._complete, pace)
+            self._tell(slot, jobs, await work)
         except Exception as error:  # as in `_step`
             _fail_all(jobs, error)
         finally:
+            slot.release()
             self._running, self._in_lane = None, ()
             self._go_on()
 

@@ -8,7 +8,7 @@ copy of the weights.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ai_edge_litert.interpreter import Interpreter
 from app.engine.base import Arrays, InputRefused
 from app.engine.chunks import join, split
 from app.engine.noise import fresh_noise
+from app.engine.tflite import tensors_read
 from saver.artifact import Noise, PolicySpec, leaves
 from saver.hush import hushed
 
@@ -50,8 +51,9 @@ class LiteRTEngine:
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
         self._interpreter = _interpreter(model)
         names = self._interpreter.get_signature_list()
-        self._functions = {name: _Function(self._interpreter, name) for name in names}
-        self._initial = self._functions[INITIAL_STATE]({}) if INITIAL_STATE in names else {}
+        read = tensors_read(model)
+        self._functions = {name: _Function(self._interpreter, name, read) for name in names}
+        self._initial = self._functions[INITIAL_STATE]({}, 1) if INITIAL_STATE in names else {}
         self._batch_size = spec.batch_size
         self._ranks = {
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
@@ -90,8 +92,8 @@ class LiteRTEngine:
     def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         if function in _SAME_AS_ACTION and function not in self._functions:
             function = "action"
-        outputs = self._functions[function](inputs)
         rows = len(next(iter(inputs.values())))
+        outputs = self._functions[function](inputs, rows)
         for name, array in outputs.items():
             # Some policies give one value of their info for the whole batch.
             if array.ndim == self._ranks.get(name):
@@ -121,34 +123,34 @@ class _Function:
     is refused from a lack of memory.
     """
 
-    def __init__(self, interpreter: Any, name: str) -> None:
+    def __init__(self, interpreter: Any, name: str, read: Sequence[set[int]]) -> None:
         self._runtime = interpreter._interpreter
         signature = self._runtime.GetSignatureDefs()[name]
-        self._inputs: dict[str, int] = signature["inputs"]
-        self._outputs: dict[str, int] = signature["outputs"]
-        self._subgraph = self._runtime.GetSubgraphIndexFromSignature(name)
-        self._shapes: dict[str, tuple[int, ...]] | None = None
+        self._subgraph: int = self._runtime.GetSubgraphIndexFromSignature(name)
+        self._inputs = [(n, tensor) for n, tensor in signature["inputs"].items() if tensor in read[self._subgraph]]
+        self._outputs = list(signature["outputs"].items())
+        self._rows: int | None = None
 
-    def prepare(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Makes room for inputs of these shapes."""
-        if shapes == self._shapes:
-            return
-        self._shapes = None
-        for name, shape in shapes.items():
-            self._runtime.ResizeInputTensor(self._inputs[name], np.array(shape, np.int32), False, self._subgraph)
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Makes room for inputs of these shapes, all with the same rows; beyond the rows they are always the same."""
+        self._rows = None
+        for name, tensor in self._inputs:
+            self._runtime.ResizeInputTensor(tensor, np.array(shapes[name], np.int32), False, self._subgraph)
         self._runtime.AllocateTensors(self._subgraph)
-        self._shapes = shapes
 
-    def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Arrays by flattened name in, copies of the outputs out."""
-        self.prepare({name: inputs[name].shape for name in self._inputs})
-        for name, tensor in self._inputs.items():
-            self._runtime.SetTensor(tensor, inputs[name], self._subgraph)
+    def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Arrays:
+        """Arrays of so many rows by flattened name in, copies of the outputs out."""
+        runtime, subgraph = self._runtime, self._subgraph
+        if rows != self._rows:
+            self.prepare({name: inputs[name].shape for name, _ in self._inputs})
+            self._rows = rows
+        for name, tensor in self._inputs:
+            runtime.SetTensor(tensor, inputs[name], subgraph)
         try:
-            self._runtime.Invoke(self._subgraph)
+            runtime.Invoke(subgraph)
         except RuntimeError as error:  # a look-up outside its table, say: with other inputs it has been seen to run
             raise InputRefused(_reason(error)) from error
-        return {name: self._runtime.GetTensor(tensor, self._subgraph) for name, tensor in self._outputs.items()}
+        return {name: runtime.GetTensor(tensor, subgraph) for name, tensor in self._outputs}
 
 
 def _slices(inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Iterator[Arrays]:

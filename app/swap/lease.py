@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -37,20 +35,28 @@ class Slot(Generic[E]):
         self.engine = engine
         self.version = version
         self._leases = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiting: asyncio.Event | None = None
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[Slot[E]]:
-        """For the length of one batch: the slot is not restored into while anyone holds a lease."""
+    def lease(self) -> Slot[E]:
+        """To be entered for the length of one batch: the slot is not restored into while anyone holds a lease."""
+        return self
+
+    def __enter__(self) -> Slot[E]:
+        self.hold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def hold(self) -> None:
+        """Begins a lease, for those whose batch ends elsewhere than it began."""
         self._leases += 1
-        self._idle.clear()
-        try:
-            yield self
-        finally:
-            self._leases -= 1
-            if not self._leases:
-                self._idle.set()
+
+    def release(self) -> None:
+        """Ends one."""
+        self._leases -= 1
+        if not self._leases and self._waiting is not None:
+            self._waiting.set()
 
     @property
     def idle(self) -> bool:
@@ -59,4 +65,7 @@ class Slot(Generic[E]):
 
     async def drained(self) -> None:
         """Returns once nobody holds a lease."""
-        await self._idle.wait()
+        while self._leases:
+            self._waiting = self._waiting or asyncio.Event()
+            self._waiting.clear()
+            await self._waiting.wait()
