@@ -129,7 +129,7 @@ def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo
     """The functions that need a signature: those that are the action itself under another name do not.
 
     Raises:
-      CannotCompile: `action` draws, and nothing can stand for it.
+      CannotCompile: `action` draws, and `sample` cannot stand for it.
     """
     state = [INITIAL_STATE] if spec.signatures[INITIAL_STATE].outputs else []
     action = _inner(engine.functions["action"])
@@ -139,6 +139,8 @@ def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo
     if drawn and "sample" not in others:
         why = serving.unavailable["sample"]
         raise CannotCompile(f"action {_what_they_do(drawn)} ({', '.join(drawn)}), and has no sample: {why}")
+    if drawn and _is_seeded(engine.functions["action"].concrete):
+        raise CannotCompile("action draws from a seed in the export, and so the same again after each start")
     distribution = ["distribution"] if "distribution" in serving.signatures else []
     return [*([] if drawn else ["action"]), *state, *distribution, *others]
 
@@ -185,9 +187,16 @@ def _kinds_computed(function: Any) -> set[str]:
 
 def _kinds(function: Any) -> set[str]:
     """The kinds of operations in a concrete function and in those that it calls."""
+    return {node.op for node in _nodes(function)}
+
+
+def _is_seeded(function: Any) -> bool:
+    return any(node.attr[name].i for node in _nodes(function) for name in ("seed", "seed2") if name in node.attr)
+
+
+def _nodes(function: Any) -> list[Any]:
     graph = function.graph.as_graph_def()
-    inner = (node for called in graph.library.function for node in called.node_def)
-    return {node.op for node in [*graph.node, *inner]}
+    return [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
 
 
 def _graph_of(engine: TensorFlowEngine, names: Sequence[str]) -> _Graph:
