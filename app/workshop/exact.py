@@ -116,7 +116,7 @@ _FORMS = (
     _Form("Einsum", lambda x, y: tf.reduce_sum(x * y, 0), (_FLOAT,) * 2, (None, None), _of_equation(b"ij,ij->j")),
     _Form("Fill", lambda n, x: tf.cast(tf.fill(n, tf.cast(x, _FLOAT)), x.dtype), (None, tf.float64), ([None], [])),
     _Form("SparseSoftmaxCrossEntropyWithLogits", _cross_entropy, (_FLOAT, None), ([None, None], [None])),
-    _Form("StridedSlice", lambda x, *_: x[..., None], (None,) * 4, (None, [2], [2], [2]), _new_last_axis),
+    _Form("StridedSlice", lambda x, *_: tf.expand_dims(x, -1), (None,) * 4, (None, [2], [2], [2]), _new_last_axis),
 )
 
 

@@ -19,7 +19,7 @@ from tests.zoo.statistics import same_distribution
 
 ERROR_RATE = 1e-6
 MANY = 2000
-# Categories, normal numbers, exploration, a fixed number of rows. tests/zoo/test_engines.py has every kind, with --full.
+# Categories, normal numbers, exploration, a fixed batch; with --full, test_engines.py in tests/zoo takes every kind.
 SAMPLED = ["q", "ppo", "dqn-epsilon", "export-fixed-batch-sampled"]
 
 
