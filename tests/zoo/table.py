@@ -46,9 +46,10 @@ def page(manifests: Mapping[str, PolicyManifest], engines: Engines) -> str:
 def total(engines: Mapping[str, str]) -> str:
     """How many kinds are compiled."""
     compiled = sum(engine == "litert" for engine in engines.values())
+    share = 100 * compiled_share(engines)
     return (
-        f"{compiled} of {len(engines)} kinds run compiled. Of the {len(NAMED)} sorts that `tests/zoo/engines.py` names, each\n"
-        f"counted once and only where all its kinds are compiled, {100 * compiled_share(engines):.0f} % do.\n"
+        f"{compiled} of {len(engines)} kinds run compiled. Of the {len(NAMED)} sorts named in `tests/zoo/engines.py`,\n"
+        f"each counted once and only where all its kinds are compiled, {share:.0f} % do.\n"
     )
 
 
