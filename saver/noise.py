@@ -85,7 +85,9 @@ def drawing_from(noise: Counting | Given) -> Iterator[None]:
     here, graph = threading.get_ident(), tf.compat.v1.get_default_graph()
 
     def served(draw: Callable[[], tf.Tensor]) -> tf.Tensor | None:
-        """A draw from the noise; None, and a refusal noted, where there is none."""
+        """A draw from the noise; None where it is refused, or another one has been: then nothing comes of the trace."""
+        if noise.refusal is not None:
+            return None
         if tf.compat.v1.get_default_graph() is not graph:
             noise.refusal = "the policy draws inside a loop, a branch or a function of its own"
             return None
@@ -104,19 +106,21 @@ def drawing_from(noise: Counting | Given) -> Iterator[None]:
                 return drawn
         return policys_own(distribution, *args, **kwargs)
 
-    def any_sample(distribution: Any, sample_shape: Any = (), **kwargs: Any) -> tf.Tensor:
+    def any_sample(distribution: Any, sample_shape: Any = (), *args: Any, **kwargs: Any) -> tf.Tensor:
         if threading.get_ident() == here:
             drawn = served(lambda: sample(_with_rows(distribution, sample_shape, noise.rows), noise))
             if drawn is not None:
                 return drawn
-        return any_own(distribution, sample_shape, **kwargs)
+        return any_own(distribution, sample_shape, *args, **kwargs)
 
-    def uniform(shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32, **kwargs: Any) -> tf.Tensor:
+    def uniform(
+        shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32, *args: Any, **kwargs: Any
+    ) -> tf.Tensor:
         if threading.get_ident() == here:
             drawn = served(lambda: _uniform(noise, shape, minval, maxval, tf.as_dtype(dtype)))
             if drawn is not None:
                 return drawn
-        return uniform_own(shape, minval, maxval, dtype, **kwargs)
+        return uniform_own(shape, minval, maxval, dtype, *args, **kwargs)
 
     with _ONE_AT_A_TIME:
         policys_own, any_own, uniform_own = reparameterized_sampling.sample, tfd.Distribution.sample, tf.random.uniform
@@ -176,16 +180,14 @@ def _uniform(noise: Counting | Given, shape: Any, low: Any, high: Any, dtype: tf
 def _static_shape(shape: Any) -> list[int | None]:
     """As much as is known of a shape, or of one size, while its graph is traced."""
     sizes = tf.convert_to_tensor(shape, dtype_hint=tf.int32)
-    known: list[int | None] = tensor_util.constant_value_as_shape(
-        tf.stack([sizes]) if sizes.shape == [] else sizes
-    ).as_list()
-    return known
+    known = tensor_util.constant_value_as_shape(tf.stack([sizes]) if sizes.shape == [] else sizes)
+    return [None] if known.rank is None else list(known.as_list())
 
 
 def _check_rows(shape: Any, rows: int | None) -> None:
     """Raises NotDescribable unless the first dimension is the rows."""
-    sizes = list(shape)
-    if not sizes or sizes[0] != rows:
+    shape = tf.TensorShape(shape)
+    if not shape.rank or shape[0] != rows:
         raise NotDescribable("the policy draws the same numbers for all rows of a call")
 
 

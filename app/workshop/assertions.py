@@ -13,6 +13,7 @@ _ASSERTIONS = {"Assert", "CheckNumerics"}
 # What needs nothing of its inputs but their shape.
 SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_BRANCHES = {"If", "StatelessIf"}
 
 
 def may_refuse(function: Any) -> bool:
@@ -62,7 +63,9 @@ class _Body:
             return False
         if node.op in _CALLS:
             return self._inside(called[0], inputs).refuses()
-        # Branches and loops: what decides which of them runs, or how often, may be an input.
+        if node.op in _BRANCHES and not inputs[0]:
+            return any(self._inside(branch, inputs[1:]).refuses() for branch in called)
+        # An input decides which branch runs, or may decide how often a loop does.
         return any(inner.op in _ASSERTIONS for function in called for inner in self._all_nodes(function))
 
     def _outputs(self, node: Any) -> list[bool]:

@@ -96,7 +96,8 @@ class EngineChoice:
     def _check_wanted(self, copy: TensorFlowEngine) -> None:
         if self._engine == TENSORFLOW:
             raise CannotCompile("asked for by --engine")
-        size = sum(variable.dtype.size * variable.shape.num_elements() for variable in copy.model.model_variables)
+        variables = getattr(copy.model, "model_variables", ())  # a policy may have none
+        size = sum(variable.dtype.size * variable.shape.num_elements() for variable in variables)
         if self._engine != LITERT and size > _MOST_BYTES:
             most = f"{_MOST_BYTES / 2**20:g} MB"
             raise CannotCompile(f"with {size / 2**20:.0f} MB of weights LiteRT is no faster (it is below {most})")

@@ -17,20 +17,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
-from app.workshop.assertions import SHAPE_ONLY, may_refuse
 from app.workshop.exact import make_exact
+from app.workshop.obstacles import is_seeded, kinds, obstacle, what_they_do
 from app.workshop.template import Template, Weights, template_of
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
 from saver.purity import impurities
 
 INITIAL_STATE = "get_initial_state"
-_RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
-# They lose their argument's period above some 1e7. What can be had exactly, `make_exact` has replaced.
-_INEXACT = {"Sin", "Cos", "Tan"}
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
 _COMPLAINT = re.compile(r"'tf\.(\w+)' op (?!is neither)(.+)")
 
@@ -54,13 +50,13 @@ class _Graph:
 class Compiler:
     """Compiles copies of one export.
 
+    An `action` that draws random numbers is left out, as conversion may freeze what it draws: `sample`, which takes
+    them as an input, stands for it.
+
     Args:
       engine: any copy; it is only read.
       spec: of the policy.
       serving: its functions beside `action` and `get_initial_state`.
-
-    An `action` that draws random numbers is left out, as conversion may freeze what it draws: `sample`, which takes
-    them as an input, stands for it.
 
     Raises:
       CannotCompile: a function draws random numbers or changes variables, may refuse inputs by an assertion (conversion
@@ -74,7 +70,8 @@ class Compiler:
             )
         self._names = _to_compile(engine, spec, serving)
         for name in self._names:
-            _check(name, engine.functions[name].concrete)
+            if why_not := obstacle(engine.functions[name].concrete):
+                raise CannotCompile(f"{name} {why_not}")
         self._template = self._template_of(_graph_of(engine, self._names))
 
     @property
@@ -129,7 +126,7 @@ def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo
     """The functions that need a signature: those that are the action itself under another name do not.
 
     Raises:
-      CannotCompile: `action` draws, and nothing can stand for it.
+      CannotCompile: `action` draws, and `sample` cannot stand for it.
     """
     state = [INITIAL_STATE] if spec.signatures[INITIAL_STATE].outputs else []
     action = _inner(engine.functions["action"])
@@ -138,7 +135,9 @@ def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo
     drawn = impurities(engine.functions["action"].concrete)
     if drawn and "sample" not in others:
         why = serving.unavailable["sample"]
-        raise CannotCompile(f"action {_what_they_do(drawn)} ({', '.join(drawn)}), and has no sample: {why}")
+        raise CannotCompile(f"action {what_they_do(drawn)}, and has no sample: {why}")
+    if drawn and is_seeded(engine.functions["action"].concrete):
+        raise CannotCompile("action draws from a seed in the export, and so the same again after each start")
     distribution = ["distribution"] if "distribution" in serving.signatures else []
     return [*([] if drawn else ["action"]), *state, *distribution, *others]
 
@@ -149,45 +148,6 @@ def _inner(function: FlatFunction) -> str | None:
     called = [o.get_attr("f").name for o in operations if o.type in ("PartitionedCall", "StatefulPartitionedCall")]
     others = {o.type for o in operations} - {"PartitionedCall", "StatefulPartitionedCall", "Placeholder", "Identity"}
     return called[0] if len(called) == 1 and not others - {"NoOp"} else None
-
-
-def _check(name: str, function: Any) -> None:
-    """Raises CannotCompile for what conversion would change without a word."""
-    found = impurities(function)
-    if found:
-        raise CannotCompile(f"{name} {_what_they_do(found)} ({', '.join(found)})")
-    if may_refuse(function):
-        raise CannotCompile(f"{name} may refuse inputs by an assertion, and LiteRT would answer them")
-    if _kinds(function) & _INEXACT and (inexact := sorted(_kinds_computed(function) & _INEXACT)):
-        raise CannotCompile(f"{name} has {inexact[0]}, which LiteRT works out otherwise for large inputs")
-
-
-def _what_they_do(kinds: Sequence[str]) -> str:
-    if any(_RANDOM.search(kind) for kind in kinds):
-        return "draws random numbers"
-    return "runs Python code" if any("PyFunc" in kind for kind in kinds) else "keeps state in variables"
-
-
-def _kinds_computed(function: Any) -> set[str]:
-    """The kinds of operations that the values of its outputs come from, those of loops and branches included."""
-    frozen = convert_variables_to_constants_v2(function)
-    waiting = [tensor.op for tensor in frozen.graph.outputs]
-    reached = set(waiting)
-    while waiting:
-        operation = waiting.pop()
-        if operation.type not in SHAPE_ONLY:
-            before = {tensor.op for tensor in operation.inputs} - reached
-            waiting += before
-            reached |= before
-    library = {node.op for inner in frozen.graph.as_graph_def().library.function for node in inner.node_def}
-    return {operation.type for operation in reached} | library
-
-
-def _kinds(function: Any) -> set[str]:
-    """The kinds of operations in a concrete function and in those that it calls."""
-    graph = function.graph.as_graph_def()
-    inner = (node for called in graph.library.function for node in called.node_def)
-    return {node.op for node in [*graph.node, *inner]}
 
 
 def _graph_of(engine: TensorFlowEngine, names: Sequence[str]) -> _Graph:
@@ -281,7 +241,7 @@ def _reason(graph: _Graph, said: str) -> str:
     """What the converter said, in short."""
     lacking = set(_NO_KERNEL.findall(said))
     if lacking:
-        users = [name for name, function in graph.signatures.items() if _kinds(_concrete(function)) & lacking]
+        users = [name for name, function in graph.signatures.items() if kinds(_concrete(function)) & lacking]
         return f"{', '.join(users) or 'the policy'} needs {', '.join(sorted(lacking))}, which LiteRT lacks"
     complaints = [" ".join(match.groups()) for match in _COMPLAINT.finditer(said)] or said.strip().splitlines()
     return f"conversion fails: {complaints[0][:200] if complaints else 'no reason given'}"

@@ -1,18 +1,19 @@
 """A SavedModel → the same one, without operations that LiteRT lacks, or works out otherwise than TensorFlow.
 
 LiteRT takes log(1 + exp(x)) for a softplus, which is infinite above 88 and 0 far below, and log(1 + x) for log1p(x),
-which is rough for small ones. Here each becomes a call of a function that is as exact as TensorFlow's own.
+which is rough for small ones; and its converter takes some sums for 0. Here each becomes a call of a function that is
+as exact as TensorFlow's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.framework import attr_value_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
@@ -51,34 +52,72 @@ def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.
     return -tf.gather(tf.nn.log_softmax(logits), labels, batch_dims=1), gradient
 
 
-def _abs(x: tf.Tensor) -> tf.Tensor:
-    return tf.maximum(x, -x)
-
-
-def _fill(shape: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.fill(shape, tf.cast(value, tf.float32)), tf.float64)
+def _diagonal(matrix: tf.Tensor) -> tf.Tensor:
+    """Of a square matrix."""
+    index = tf.range(tf.shape(matrix)[0])
+    return tf.reduce_sum(tf.where(index[:, None] == index, matrix, 0.0), axis=1)
 
 
 @dataclass(frozen=True)
 class _Form:
-    """Another form of one kind of operation, for inputs of some dtypes (of which None is any) and ranks."""
+    """Another form of one kind of operation.
 
+    `dtypes` (of which None is any) and `shapes` are those of the inputs for which it is meant; `only` says, of a node
+    and the constants around it, whether it is meant for that.
+    """
+
+    kind: str
     compute: Callable[..., Any]
     dtypes: tuple[tf.DType | None, ...]
-    shapes: tuple[Any, ...]
+    shapes: tuple[Any, ...] = (None,)
+    only: Callable[[Any, Mapping[str, Any]], bool] = lambda _, __: True
 
-    def fits(self, dtypes: tuple[tf.DType, ...]) -> bool:
-        return all(own is None or own == other for own, other in zip(self.dtypes, dtypes, strict=True))
+    def fits(self, node: Any, constants: Mapping[str, Any]) -> bool:
+        dtypes = _dtypes(node, "input_arg")
+        alike = len(dtypes) == len(self.dtypes) and all(
+            o in (None, d) for o, d in zip(self.dtypes, dtypes, strict=True)
+        )
+        return alike and self.only(node, constants)
 
 
-_FORMS = {
-    "Abs": _Form(_abs, (tf.int64,), (None,)),
-    "Atanh": _Form(_atanh, (tf.float32,), (None,)),
-    "Fill": _Form(_fill, (None, tf.float64), ([None], [])),
-    "Log1p": _Form(_log1p, (tf.float32,), (None,)),
-    "Softplus": _Form(_softplus, (tf.float32,), (None,)),
-    "SparseSoftmaxCrossEntropyWithLogits": _Form(_cross_entropy, (tf.float32, None), ([None, None], [None])),
-}
+def _attribute(node: Any, name: str) -> Any:
+    """To ask the map itself for a missing one would put it there."""
+    return node.attr[name] if name in node.attr else attr_value_pb2.AttrValue()
+
+
+def _of_equation(equation: bytes) -> Callable[[Any, Any], bool]:
+    return lambda node, _: _attribute(node, "equation").s == equation
+
+
+def _of_vector(node: Any, constants: Mapping[str, Any]) -> bool:
+    """A slice of a vector, such as a shape, with a size that is known."""
+    _, begin, size = (constants.get(_name(reference)) for reference in node.input[:3])
+    return begin is not None and size is not None and begin.size == size.size == 1 and int(size[0]) >= 0
+
+
+def _new_last_axis(node: Any, _: Any) -> bool:
+    """Whether it is x[..., None]."""
+    masks = [_attribute(node, f"{name}_mask").i for name in ("ellipsis", "new_axis", "shrink_axis")]
+    return masks == [1, 2, 0]
+
+
+_FLOAT, _INT = tf.float32, tf.int32
+_FORMS = (
+    # LiteRT works these out otherwise.
+    _Form("Log1p", _log1p, (_FLOAT,)),
+    _Form("Softplus", _softplus, (_FLOAT,)),
+    # A sum over the last axis of what has a shape that was sliced so comes out of the converter as 0.
+    _Form("Slice", lambda x, i, n: tf.strided_slice(x, i, i + n), (_INT, _INT, _INT), ([None],) * 3, _of_vector),
+    # These it lacks.
+    _Form("Abs", lambda x: tf.maximum(x, -x), (tf.int64,)),
+    _Form("Atanh", _atanh, (_FLOAT,)),
+    _Form("DiagPart", _diagonal, (_FLOAT,), ([None, None],)),
+    _Form("Einsum", lambda x, y: (x[None] @ y)[0], (_FLOAT,) * 2, ([None], [None, None]), _of_equation(b"j,jk->k")),
+    _Form("Einsum", lambda x, y: tf.reduce_sum(x * y, 0), (_FLOAT,) * 2, (None, None), _of_equation(b"ij,ij->j")),
+    _Form("Fill", lambda n, x: tf.cast(tf.fill(n, tf.cast(x, _FLOAT)), x.dtype), (None, tf.float64), ([None], [])),
+    _Form("SparseSoftmaxCrossEntropyWithLogits", _cross_entropy, (_FLOAT, None), ([None, None], [None])),
+    _Form("StridedSlice", lambda x, *_: tf.expand_dims(x, -1), (None,) * 4, (None, [2], [2], [2]), _new_last_axis),
+)
 
 
 def make_exact(folder: Path) -> None:
@@ -94,15 +133,17 @@ def _replace(library: Any) -> bool:
     """Whether there was anything to replace in a library of functions."""
     definitions: dict[str, Any] = {}
     for function in library.function:
+        constants = {n.name: tf.make_ndarray(n.attr["value"].tensor) for n in function.node_def if n.op == "Const"}
         outputs: dict[str, dict[str, int]] = {}
         for node in function.node_def:
-            dtypes = _dtypes(node, "input_arg") if node.op in _FORMS else ()
-            if dtypes and _FORMS[node.op].fits(dtypes):
-                name = "_".join(["exact", node.op, *(dtype.name for dtype in dtypes)])
-                if name not in definitions:
-                    definitions[name] = _definition(name, _FORMS[node.op], dtypes)
-                outputs[node.name] = {a.name: i for i, a in enumerate(op_def_registry.get(node.op).output_arg)}
-                node.CopyFrom(_call(node, name, dtypes, _dtypes(node, "output_arg")))
+            for number, form in enumerate(_FORMS):
+                if node.op == form.kind and form.fits(node, constants):
+                    dtypes = _dtypes(node, "input_arg")
+                    name = "_".join([f"exact_{number}", *(dtype.name for dtype in dtypes)])
+                    if name not in definitions:
+                        definitions[name] = _definition(name, form, dtypes)
+                    outputs[node.name] = {a.name: i for i, a in enumerate(op_def_registry.get(node.op).output_arg)}
+                    node.CopyFrom(_call(node, name, dtypes, _dtypes(node, "output_arg")))
         _rename_outputs(function, outputs)
     library.function.extend(definitions.values())
     return bool(definitions)
@@ -113,8 +154,11 @@ def _dtypes(node: Any, side: str) -> tuple[tf.DType, ...]:
     operation = op_def_registry.get(node.op)
     types = {attribute.name: attribute.default_value.type for attribute in operation.attr}
     types |= {name: value.type for name, value in node.attr.items()}
-    arguments = getattr(operation, side)
-    return tuple(tf.as_dtype(types[a.type_attr] if a.type_attr else a.type) for a in arguments)
+    dtypes: list[tf.DType] = []
+    for argument in getattr(operation, side):
+        count = _attribute(node, argument.number_attr).i if argument.number_attr else 1
+        dtypes += [tf.as_dtype(types[argument.type_attr] if argument.type_attr else argument.type)] * count
+    return tuple(dtypes)
 
 
 def _definition(name: str, form: _Form, dtypes: tuple[tf.DType, ...]) -> Any:
@@ -150,3 +194,7 @@ def _rename_outputs(function: Any, indices: dict[str, dict[str, int]]) -> None:
         node.input[:] = [renamed(reference) for reference in node.input]
     for key, reference in list(function.ret.items()):
         function.ret[key] = renamed(reference)
+
+
+def _name(reference: str) -> str:
+    return reference.partition(":")[0]

@@ -180,11 +180,13 @@ def test_greedy_leaves_exploration_out(tmp_path):
     serving, functions = served(explorer, tmp_path / "p")
     step = greedy_policy.GreedyPolicy(explorer.wrapped_policy).action(ts.restart(inputs()["arg_0_observation"], ROWS))
     np.testing.assert_array_equal(functions["greedy"](**inputs())["action"], step.action)
-    assert "random numbers of its own" in serving.unavailable["sample"]
+    noise = tf.random.uniform([ROWS, serving.noise.uniform])
+    drawn = functions["sample"](**inputs(noise_uniform=noise))["action"]
+    assert (drawn.numpy() != step.action.numpy()).any()
 
 
 def test_policies_draw_as_ever_after_and_during_an_export_in_another_thread(tmp_path):
-    before = reparameterized_sampling.sample
+    before = reparameterized_sampling.sample, tfd.Distribution.sample, tf.random.uniform
     policy = Gaussian()
     steps = ts.restart(inputs()["arg_0_observation"], ROWS)
     stop, failures = threading.Event(), []
@@ -208,7 +210,7 @@ def test_policies_draw_as_ever_after_and_during_an_export_in_another_thread(tmp_
         stop.set()
         collector.join()
     assert failures == []
-    assert reparameterized_sampling.sample is before
+    assert (reparameterized_sampling.sample, tfd.Distribution.sample, tf.random.uniform) == before
     assert all(read_policy_manifest(tmp_path / str(i)).serving.unavailable == {} for i in range(2))
 
 

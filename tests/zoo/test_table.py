@@ -1,22 +1,41 @@
-"""docs/policies.md says of each kind what its export says."""
+"""docs/policies.md says of each kind what its export says, and what would run it."""
 
 import re
+from pathlib import Path
+
+import pytest
 
 from saver.artifact import read_policy_manifest
 from tests.server import ROOT
+from tests.zoo.engines import engine_of
 from tests.zoo.exported import Exports
 from tests.zoo.kinds import KINDS
-from tests.zoo.table import row
+from tests.zoo.table import PROVED, engines_in, row, total
 
 PAGE = (ROOT / "docs" / "policies.md").read_text()
+ROWS = {line.split("`")[1]: line for line in PAGE.splitlines() if line.startswith("| `")}
+REASONS = {reason: int(number) for number, reason in re.findall(r"^(\d+)\. (.*)$", PAGE, re.MULTILINE)}
 
 
 def test_every_kind_has_its_row() -> None:
-    assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", PAGE, re.MULTILINE)) == sorted(KINDS)
+    assert sorted(ROWS) == sorted(KINDS)
+
+
+def test_total_is_that_of_the_rows() -> None:
+    assert total(engines_in(PAGE)) in PAGE
 
 
 def test_rows_are_what_the_exports_say(zoo: Exports, kinds: list[str]) -> None:
-    rows = {line.split("`")[1]: line for line in PAGE.splitlines() if line.startswith("| `")}
-    reasons = {reason: int(number) for number, reason in re.findall(r"^(\d+)\. (.*)$", PAGE, re.MULTILINE)}
     for name in kinds:
-        assert row(KINDS[name], read_policy_manifest(zoo[name].folder), dict(reasons)) == rows[name]
+        cell = ROWS[name].split(" | ")[2]
+        number = re.search(r"\((\d+)\)$", cell)
+        why = PROVED if number is None else next(r for r, n in REASONS.items() if n == int(number[1]))
+        engine = (engines_in(PAGE)[name], why)
+        assert row(KINDS[name], read_policy_manifest(zoo[name].folder), engine, dict(REASONS)) == ROWS[name]
+
+
+@pytest.mark.timeout(3600)
+def test_engines_are_what_the_workshop_chooses(zoo: Exports, full: bool, tmp_path: Path) -> None:
+    for name in KINDS if full else ("dqn-greedy", "random-discrete", "ou-noise"):
+        engine = engine_of(zoo[name], tmp_path / name)
+        assert row(KINDS[name], read_policy_manifest(zoo[name].folder), engine, dict(REASONS)) == ROWS[name]

@@ -1,0 +1,66 @@
+"""A concrete function → what conversion to LiteRT would change without a word: read off its graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from app.workshop.assertions import SHAPE_ONLY, may_refuse
+from saver.purity import impurities
+
+_RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
+# They lose their argument's period above some 1e7. What can be had exactly, `app.workshop.exact` replaces.
+_INEXACT = {"Sin", "Cos", "Tan"}
+
+
+def obstacle(function: Any) -> str | None:
+    """Why the function must not be converted, as the predicate of a sentence; None where it may be."""
+    if found := impurities(function):
+        return what_they_do(found)
+    if may_refuse(function):
+        return "may refuse inputs by an assertion, and LiteRT would answer them"
+    if kinds(function) & _INEXACT and (inexact := sorted(_kinds_computed(function) & _INEXACT)):
+        return f"has {inexact[0]}, which LiteRT works out otherwise for large inputs"
+    return None
+
+
+def what_they_do(impure: Sequence[str]) -> str:
+    """What kinds of operations do that make two calls differ."""
+    if any(_RANDOM.search(kind) for kind in impure):
+        does = "draws random numbers"
+    else:
+        does = "runs Python code" if any("PyFunc" in kind for kind in impure) else "keeps state in variables"
+    return f"{does} ({', '.join(impure)})"
+
+
+def is_seeded(function: Any) -> bool:
+    """Whether it draws from a seed that stands in its graph, and so the same numbers in each process."""
+    return any(node.attr[name].i for node in _nodes(function) for name in ("seed", "seed2") if name in node.attr)
+
+
+def kinds(function: Any) -> set[str]:
+    """The kinds of operations in a concrete function and in those that it calls."""
+    return {node.op for node in _nodes(function)}
+
+
+def _nodes(function: Any) -> list[Any]:
+    graph = function.graph.as_graph_def()
+    return [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
+
+
+def _kinds_computed(function: Any) -> set[str]:
+    """The kinds of operations that the values of its outputs come from, those of loops and branches included."""
+    frozen = convert_variables_to_constants_v2(function)
+    waiting = [tensor.op for tensor in frozen.graph.outputs]
+    reached = set(waiting)
+    while waiting:
+        operation = waiting.pop()
+        if operation.type not in SHAPE_ONLY:
+            before = {tensor.op for tensor in operation.inputs} - reached
+            waiting += before
+            reached |= before
+    library = {node.op for inner in frozen.graph.as_graph_def().library.function for node in inner.node_def}
+    return {operation.type for operation in reached} | library

@@ -1,0 +1,119 @@
+"""Policies that draw, in LiteRT: `action` is `sample` with fresh noise, as random as TensorFlow's own."""
+
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine import litert
+from app.engine.litert import LiteRTEngine
+from app.engine.noise import fresh_noise
+from app.workshop import compile as compiling
+from app.workshop.compile import CannotCompile
+from saver.artifact.probe import probe_inputs
+from tests.app.compiled import Compiled, Opened, Shop
+from tests.zoo.statistics import same_distribution
+
+ERROR_RATE = 1e-6
+MANY = 2000
+# Categories, normal numbers, exploration, a fixed batch; with --full, test_engines.py in tests/zoo takes every kind.
+SAMPLED = ["q", "ppo", "dqn-epsilon", "export-fixed-batch-sampled"]
+
+
+def one_row(opened: Opened, rows: int) -> dict[str, np.ndarray]:
+    """So many times the same valid inputs."""
+    inputs = probe_inputs(opened.export.spec, opened.engine.initial_state(1), 1)
+    return {name: np.repeat(array, rows, axis=0) for name, array in inputs.items()}
+
+
+def agree(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether samples of every output are of one distribution."""
+    assert found.keys() == expected.keys()
+    return all(same_distribution(found[name], expected[name], ERROR_RATE / len(expected)) for name in expected)
+
+
+def naive(opened: Opened, file: Any) -> LiteRTEngine:
+    """What conversion alone makes of `action`."""
+    file.write_bytes(compiling._convert(compiling._graph_of(opened.engine, ["action"])))
+    return LiteRTEngine(file, opened.export.spec)
+
+
+def test_conversion_of_action_itself_freezes_draws_that_have_a_seed(shop: Shop, tmp_path):
+    """A seed is in every export of a program that begins with `tf.random.set_seed`, or gives one to the saver."""
+    opened = shop.opened("export-seeded")
+    first, second = (naive(opened, tmp_path / f"{i}.tflite") for i in range(2))
+    many, few = one_row(opened, 64), one_row(opened, 16)
+    in_each_process = [engine.run("action", many)["action"] for engine in (first, second)]
+    np.testing.assert_array_equal(*in_each_process)
+    at_each_change_of_size = [first.run("action", inputs)["action"] for inputs in (few, many, few, many)]
+    np.testing.assert_array_equal(at_each_change_of_size[0], at_each_change_of_size[2])
+    with pytest.raises(CannotCompile, match="draws from a seed in the export"):
+        opened.compiler()
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_sampled_answers_are_as_random_as_tensorflows(shop: Shop, kind):
+    compiled = shop.compiled(kind)
+    inputs = one_row(compiled.opened, MANY)
+    expected = compiled.opened.engine.run("action", inputs)
+    across_rows = compiled.engine.run("action", inputs)
+    assert agree(across_rows, expected)
+    few = {name: array[:4] for name, array in inputs.items()}
+    calls = [compiled.engine.run("action", few) for _ in range(MANY // 4)]
+    assert agree({name: np.concatenate([call[name] for call in calls]) for name in expected}, expected)
+    assert len({call["action"].tobytes() for call in calls}) > 10
+    assert len(np.unique(across_rows["action"], axis=0)) > 1
+
+
+def test_other_copies_and_processes_draw_other_numbers(shop: Shop):
+    compiled = shop.compiled("ppo")
+    spec, noise = compiled.opened.export.spec, compiled.opened.export.serving.noise
+    inputs = one_row(compiled.opened, 500)
+    program = (
+        "import pickle, sys; from pathlib import Path; from app.engine.litert import LiteRTEngine\n"
+        "file, spec, noise, inputs = pickle.load(sys.stdin.buffer)\n"
+        "pickle.dump(LiteRTEngine(Path(file), spec, noise).run('action', inputs), sys.stdout.buffer)\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    sent = pickle.dumps((str(compiled.file), spec, noise, inputs))
+    elsewhere = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True)
+    answers = [
+        compiled.engine.run("action", inputs),
+        LiteRTEngine(compiled.file, spec, noise).run("action", inputs),
+        pickle.loads(elsewhere.stdout),
+    ]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not (answers[one]["action"][:, None] == answers[other]["action"]).all(axis=2).any()
+        assert agree(answers[one], answers[other])
+
+
+def test_action_is_sample_of_fresh_noise_without_what_only_that_tells(shop: Shop):
+    compiled = shop.compiled("ppo")
+    assert "action" not in compiled.engine._functions
+    noise = compiled.opened.export.serving.noise
+    inputs = one_row(compiled.opened, 5)
+    engine = LiteRTEngine(compiled.file, compiled.opened.export.spec, noise)
+    engine._generator = np.random.default_rng(3)
+    found = engine.run("action", inputs)
+    expected = engine.run("sample", inputs | fresh_noise(noise, 5, np.random.default_rng(3)))
+    assert found.keys() == compiled.opened.engine.run("action", inputs).keys()
+    assert "log_prob" in expected.keys() - found.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 60, 130])
+def test_fixed_batch_draws_for_any_number_of_rows(shop: Shop, rows):
+    compiled = shop.compiled("export-fixed-batch-sampled")
+    found = compiled.engine.run("action", one_row(compiled.opened, rows))
+    assert {len(array) for array in found.values()} == {rows}
+
+
+def test_every_piece_of_a_large_call_has_noise_of_its_own(shop: Shop, monkeypatch):
+    monkeypatch.setattr(litert, "MOST_ROWS", 4)
+    compiled: Compiled = shop.compiled("ppo")
+    found = compiled.engine.run("action", one_row(compiled.opened, 11))["action"]
+    assert len(np.unique(found, axis=0)) == 11
