@@ -98,7 +98,7 @@ def started(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> 
 
 
 def wait_until_ready(
-    process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool], pause_s: float = 0.05
+    process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool], pause_s: float = 0.02
 ) -> None:
     """Returns once `is_ready`, which may raise BenchError until then."""
     until = time.monotonic() + _START_S

@@ -18,7 +18,7 @@ from tf_agents.trajectories import time_step
 from saver import PolicySaver
 
 ACTION = tensor_spec.BoundedTensorSpec((), tf.int64, 0, 1, "action")
-_STEPS = 100
+STEPS = 100
 
 
 def q_policy_of(units: tuple[int, ...]) -> tf_policy.TFPolicy:
@@ -56,7 +56,7 @@ class Trainer:
         """Writes the next checkpoint into `parent`, and returns its name."""
         for variable in self._policy.variables():
             variable.assign_add(tf.random.normal(variable.shape, stddev=0.01, dtype=variable.dtype))
-        self._train_step.assign_add(_STEPS)
+        self._train_step.assign_add(STEPS)
         name = f"{int(self._train_step.numpy()):010}"
         self._saver.save_checkpoint(parent / name)
         return name
