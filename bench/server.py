@@ -21,7 +21,7 @@ from bench import BenchError
 
 ROOT = Path(__file__).parents[1]
 _TOKEN = "bench-admin-token"  # noqa: S105 — of a server that only this machine can reach
-_START_S = 120
+_START_S, _POLICY_S = 120, 5  # the second for each policy, which may have to be compiled
 _STOP_S = 30
 _CALL_S = 60
 
@@ -73,7 +73,8 @@ def serving(policies: Mapping[str, Path], log: Path, options: Sequence[str]) -> 
     words = [sys.executable, "-m", "app", "serve", *named, "--port", str(port), *options]
     with started(words, log, {"POLICY_SERVER_ADMIN_TOKEN": _TOKEN}) as process:
         server = Server(next(iter(policies)), port, log, process.pid)
-        wait_until_ready(process, log, lambda: bool(server.call("GET", "/readyz")))
+        at_most_s = _START_S + _POLICY_S * len(policies)
+        wait_until_ready(process, log, lambda: bool(server.call("GET", "/readyz")), at_most_s)
         yield server
 
 
@@ -98,18 +99,18 @@ def started(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> 
 
 
 def wait_until_ready(
-    process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool], pause_s: float = 0.02
+    process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool], at_most_s: float = _START_S
 ) -> None:
     """Returns once `is_ready`, which may raise BenchError until then."""
-    until = time.monotonic() + _START_S
+    until = time.monotonic() + at_most_s
     while time.monotonic() < until:
         if process.poll() is not None:
             raise BenchError(f"the server ended with status {process.returncode}; {_end_of(log)}")
         with contextlib.suppress(BenchError):
             if is_ready():
                 return
-        time.sleep(pause_s)
-    raise BenchError(f"the server is not ready after {_START_S} s; {_end_of(log)}")
+        time.sleep(0.02)
+    raise BenchError(f"the server is not ready after {at_most_s:g} s; {_end_of(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -51,11 +51,17 @@ class Exports:
         shutil.copytree(self.folder / name, to, ignore=shutil.ignore_patterns(READY))
         return to
 
-    def compiled(self, name: str) -> Path:
-        """A server's --state-dir in which the policy lies compiled: for warm starts, and to run it without a server."""
-        state = self.folder / f"{name}-state"
+    def compiled(self, name: str, count: int = 1) -> Path:
+        """A server's --state-dir in which policies lie compiled: for warm starts, and to run one without a server."""
+        state = self.folder / f"{name}-{count}-state"
         if not state.exists():
             self.tell(f"{name}: compiled beforehand")
-            with serving(self.policies(name), self.folder / f"{name}.log", ["--state-dir", str(state)]):
+            made = self.folder / f".{state.name}"
+            with serving(
+                self.policies(name, count),
+                self.folder / f"{name}.log",
+                ["--engine", "litert", "--state-dir", str(made)],
+            ):
                 pass
+            made.rename(state)  # whole, or not there
         return state

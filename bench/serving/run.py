@@ -15,6 +15,7 @@ from bench.serving.exports import SMALL, Exports
 from bench.serving.launch import Launcher
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import Scenario
+from bench.serving.starting import Starter
 from bench.serving.targets import Direct, Loaded
 
 _WARM_UP = 0.15  # of a turn
@@ -46,7 +47,7 @@ class Bench:
         self.exports.make([*names, SMALL] if with_starts else names)
         for stage in stages:
             with TemporaryDirectory(dir=self.folder) as folder, ExitStack() as stack:
-                launcher = Launcher(self.exports, self.program, Path(folder), stack)
+                launcher = Launcher(Starter(self.exports, Path(folder), stack), self.program)
                 started = self._started(stage, launcher)
                 _wait_until_quiet(launcher)
                 for scenario, targets, rows in started:
@@ -95,7 +96,8 @@ class Bench:
     def _turn(self, target: Direct | Loaded, row: Row, seconds: float, launcher: Launcher) -> None:
         """One sample; whoever breaks is out."""
         running = target.pid if isinstance(target, Loaded) else 0
-        others = [pid for other in launcher.running.values() if other.pid != running for pid in usage.family(other.pid)]
+        running = target.pid if isinstance(target, Loaded) else 0
+        others = [pid for other in launcher.running if other != running for pid in usage.family(other)]
         before = usage.cpu_s(others)
         try:
             sample = target.measure(seconds)
@@ -108,7 +110,7 @@ class Bench:
 
 def _wait_until_quiet(launcher: Launcher) -> None:
     """A server that has just started still makes things ready, for a while."""
-    pids = [pid for one in launcher.running.values() for pid in usage.family(one.pid)]
+    pids = [pid for one in launcher.running for pid in usage.family(one)]
     until = time.monotonic() + _PATIENCE_S
     cores = 1.0
     while cores > _QUIET_CORES and time.monotonic() < until:

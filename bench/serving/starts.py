@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench.server import Server, serving
 from bench.serving import usage
+from bench.serving.calls import check_answer
 from bench.serving.exchanges import ROW, exchange
 from bench.serving.exports import SMALL, Exports
-from bench.serving.launch import check_answer
 from bench.serving.results import Start
 
 
@@ -34,5 +34,7 @@ def measure(exports: Exports, folder: Path, times: int) -> list[Start]:
 
 @contextmanager
 def _server(exports: Exports, folder: Path, state: Path) -> Iterator[Server]:
-    with serving(exports.policies(SMALL), folder / "start.log", ["--state-dir", str(state)]) as server:
+    with serving(
+        exports.policies(SMALL), folder / "start.log", ["--engine", "litert", "--state-dir", str(state)]
+    ) as server:
         yield server

@@ -37,7 +37,11 @@ class Loaded:
         pids = usage.family(self.pid)
         before = usage.cpu_s(pids)
         found = self.load(seconds)
-        return _sample(found, usage.cpu_s(pids) - before, pids)
+        return _sample(found, usage.cpu_s(pids) - before, pids, self.swaps(found))
+
+    def swaps(self, _: Answers) -> int:
+        """How many of them reached the callers."""
+        return 0
 
     def load(self, seconds: float) -> Answers:
         """What the callers saw."""
@@ -49,6 +53,10 @@ class Swapped(Loaded):
     """The same while `publish` publishes checkpoint after checkpoint."""
 
     publish: Callable[[], object]
+
+    def swaps(self, found: Answers) -> int:
+        """How many of them reached the callers."""
+        return len(found.versions) - 1
 
     def load(self, seconds: float) -> Answers:
         """What the callers saw."""
@@ -99,7 +107,7 @@ class Direct:
         return Sample(**figures)
 
 
-def _sample(found: Answers, cpu_s: float, pids: list[int]) -> Sample:
+def _sample(found: Answers, cpu_s: float, pids: list[int], swaps: int = 0) -> Sample:
     good = sum(count for status, count in found.statuses.items() if status.startswith("2"))
     fronts = usage.running_module(pids, _FRONT)
     return Sample(
@@ -110,5 +118,5 @@ def _sample(found: Answers, cpu_s: float, pids: list[int]) -> Sample:
         resident_mb=usage.resident_mb(pids),
         front_mb=max((usage.resident_mb([pid]) for pid in fronts), default=0),
         failures=found.failures,
-        swaps=max(0, len(found.versions) - 1),
+        swaps=swaps,
     )
