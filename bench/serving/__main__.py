@@ -22,6 +22,8 @@ from bench.load import compiled
 from bench.machine import Neighbours, machine, warning_before
 from bench.serving import acceptance, chart, report
 from bench.serving.exports import Exports
+from bench.serving.peers import environments
+from bench.serving.peers.table import PEERS
 from bench.serving.run import Bench, Plan
 from bench.serving.scenarios import NAMES, SCENARIOS, START, stages
 
@@ -42,17 +44,21 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    wanted = stages(options.scenario, options.only)
+    peers = list(PEERS.values()) if options.peers else []
+    wanted = stages(options.scenario, options.only, [peer.competitor for peer in peers])
     on = machine()
     if busy := warning_before(on):
         _tell(busy)
+    for peer in peers:
+        if any(one.name == peer.name for stage in wanted for scenario in stage for one in scenario.competitors):
+            environments.make(options.peers, peer, _tell)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as name, _exports(options.exports, name) as exports:
         folder = Path(name)
-        bench = Bench(Plan(options.rounds, options.seconds), exports, compiled(folder), folder, _tell)
+        bench = Bench(Plan(options.rounds, options.seconds), exports, compiled(folder), folder, _tell, options.peers)
         results = bench.run(wanted, with_starts=not options.only and START in (options.scenario or NAMES))
     results.machine = on | {"others_cores": round(neighbours.cores(), 2)}
-    lines = acceptance.lines(results)
+    lines = acceptance.lines(results, [peer.name for peer in peers])
     report.show(results, lines)
     if options.json:
         told = report.as_json(results, lines, _as_json(options))
@@ -78,6 +84,7 @@ def _options() -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="in which everybody has a turn (%(default)s)")
     add("--seconds", type=float, default=2.0, help="of a turn (%(default)s)")
     add("--exports", type=Path, metavar="FOLDER", help="where policies are kept from run to run, some 50 MB")
+    add("--peers", type=Path, metavar="FOLDER", help=f"with {', '.join(PEERS)}, whose environments are made there")
     add("--json", type=Path, metavar="FILE", help="write all figures there, too")
     add("--chart", type=Path, metavar="FILE", help="draw a picture: .png or .svg")
     return parser.parse_args()

@@ -9,6 +9,7 @@ from bench import BenchError
 from bench.load import Generator, request_bytes
 from bench.serving.calls import check_answer
 from bench.serving.exchanges import Exchange, exchange
+from bench.serving.peers.table import PEERS
 from bench.serving.scenarios import Competitor, Kind, Scenario
 from bench.serving.starting import Running, Starter
 from bench.serving.targets import Direct, Loaded, Overloaded, Swapped
@@ -37,6 +38,8 @@ class Launcher:
         if competitor.kind is Kind.DIRECT:
             return Direct(self.starter.exports.compiled(scenario.policy), asked.rows)
         running = self._running(competitor, scenario)
+        if competitor.kind is Kind.PEER:
+            asked = PEERS[competitor.name].exchange(asked)
         paths = running.paths if competitor.spread else running.paths[:1]
         for path in paths:
             check_answer(running.port, path, asked)

@@ -39,6 +39,7 @@ class Bench:
     program: Path
     folder: Path
     tell: Callable[[str], None]
+    environments: Path | None = None  # of the peers, where they take part
 
     def run(self, stages: Sequence[Sequence[Scenario]], with_starts: bool) -> Results:
         """Everything."""
@@ -47,7 +48,7 @@ class Bench:
         self.exports.make([*names, SMALL] if with_starts else names)
         for stage in stages:
             with TemporaryDirectory(dir=self.folder) as folder, ExitStack() as stack:
-                launcher = Launcher(Starter(self.exports, Path(folder), stack), self.program)
+                launcher = Launcher(Starter(self.exports, Path(folder), stack, self.environments), self.program)
                 started = self._started(stage, launcher)
                 _wait_until_quiet(launcher)
                 for scenario, targets, rows in started:

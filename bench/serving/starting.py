@@ -9,11 +9,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import BenchError
 from bench.server import free_port, serving, started, wait_until_ready
-from bench.serving import exports
-from bench.serving.calls import is_listening
+from bench.serving import exports, peers
+from bench.serving.calls import check_answer, is_listening
+from bench.serving.direct import compiled_in
 from bench.serving.exchanges import exchange
 from bench.serving.exports import Exports
+from bench.serving.peers.environments import python_of
+from bench.serving.peers.table import MODEL, PEERS, Peer
 from bench.serving.scenarios import WAITING_ROOM, Competitor, Kind, Scenario
 from bench.serving.stock import Stock
 from bench.swaps.checkpoints import Checkpoints
@@ -38,6 +42,7 @@ class Starter:
     exports: Exports
     folder: Path
     stack: ExitStack
+    environments: Path | None = None  # of the peers
 
     def start(self, competitor: Competitor, scenario: Scenario) -> Running:
         """Returns when it answers.
@@ -50,6 +55,8 @@ class Starter:
         if competitor.kind is Kind.NAIVE:
             (folder,) = self.exports.policies(scenario.policy).values()
             return self._module("bench.serving.naive", str(folder))
+        if competitor.kind is Kind.PEER:
+            return self._peer(PEERS[competitor.name], scenario)
         return self._ours(competitor, scenario)
 
     def _echo(self, scenario: Scenario) -> Running:
@@ -84,6 +91,19 @@ class Starter:
         process = self.stack.enter_context(started([sys.executable, "-m", module, str(port), *words], log, {}))
         wait_until_ready(process, log, lambda: is_listening(port))
         return Running(port, process.pid, ("/action",))
+
+    def _peer(self, peer: Peer, scenario: Scenario) -> Running:
+        """Its own Python; it may take long until it answers, and answers nonsense before."""
+        if self.environments is None:
+            raise BenchError("no environments of peers were named")
+        python, port, log = python_of(self.environments, peer), free_port(), self._log(peer.name)
+        model, _ = compiled_in(self.exports.compiled(scenario.policy))
+        here = Path(peers.__file__).parent
+        words = [str(python), str(here / f"{peer.module}.py"), str(port)]
+        process = self.stack.enter_context(started(words, log, {MODEL: str(model), "PYTHONPATH": str(here)}))
+        asked = peer.exchange(exchange(scenario.exchange))
+        wait_until_ready(process, log, lambda: bool(check_answer(port, peer.path, asked)))
+        return Running(port, process.pid, (peer.path,))
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
