@@ -33,12 +33,13 @@ class Sample:
 
 @dataclass
 class Row:
-    """All turns of a competitor in a scenario; `problem` says why there are none."""
+    """All turns of a competitor in a scenario; `problem` says why there are none, or no more. A guest may fail."""
 
     scenario: str
     competitor: str
     samples: list[Sample] = field(default_factory=list)
     problem: str = ""
+    guest: bool = False
 
     def median(self, figure: str) -> float:
         """Of all turns."""
@@ -86,5 +87,5 @@ class Results:
 
     @property
     def failures(self) -> int:
-        """Requests without a good answer, those of ours."""
-        return sum(row.total("failures") for row in self.rows)
+        """Requests without a good answer, but those of guests."""
+        return sum(row.total("failures") for row in self.rows if not row.guest)

@@ -14,7 +14,7 @@ from bench.serving import starts, usage
 from bench.serving.exports import SMALL, Exports
 from bench.serving.launch import Launcher
 from bench.serving.results import Results, Row
-from bench.serving.scenarios import Scenario
+from bench.serving.scenarios import Kind, Scenario
 from bench.serving.starting import Starter
 from bench.serving.targets import Direct, Loaded
 
@@ -68,7 +68,7 @@ class Bench:
             targets: list[Direct | Loaded | None] = []
             rows = []
             for competitor in scenario.competitors:
-                row = Row(scenario.name, competitor.name)
+                row = Row(scenario.name, competitor.name, guest=competitor.kind is Kind.PEER)
                 rows.append(row)
                 self.tell(f"{scenario.name}: {competitor.name} is made ready")
                 try:

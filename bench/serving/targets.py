@@ -109,12 +109,14 @@ class Direct:
 
 def _sample(found: Answers, cpu_s: float, pids: list[int], swaps: int = 0) -> Sample:
     good = sum(count for status, count in found.statuses.items() if status.startswith("2"))
+    if not good:
+        raise BenchError(f"no good answer; {found.failures} failures, statuses {found.statuses}")
     fronts = usage.running_module(pids, _FRONT)
     return Sample(
         rate=found.rate,
         p50_ms=found.p50_ms,
         p99_ms=found.p99_ms,
-        cpu_s_per_1000=1000 * cpu_s / max(1, good),
+        cpu_s_per_1000=1000 * cpu_s / good,
         resident_mb=usage.resident_mb(pids),
         front_mb=max((usage.resident_mb([pid]) for pid in fronts), default=0),
         failures=found.failures,

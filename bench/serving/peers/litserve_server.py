@@ -15,7 +15,8 @@ class Action(litserve.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002, D102
         self.policy = Policy()
 
-    def decode_request(self, request: dict[str, Any], **_: Any) -> Any:  # noqa: D102
+    # Without a type for the request: the library reads it, and makes a route of it.
+    def decode_request(self, request, **_: Any) -> Any:  # type: ignore[no-untyped-def] # noqa: D102
         return request["observation"]
 
     def batch(self, inputs: list[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ import ray
 from policy import MOST_REQUESTS, Policy
 from ray import serve
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 
 @serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 1})
@@ -24,9 +25,9 @@ class Small:
         """What has come meanwhile."""
         return self.policy.together(requests)
 
-    async def __call__(self, request: Request) -> dict[str, Any]:
-        """One request."""
-        return {"action": await self.together((await request.json())["observation"])}
+    async def __call__(self, request: Request) -> JSONResponse:
+        """One request. A response with a length: what has none is sent in chunks."""
+        return JSONResponse({"action": await self.together((await request.json())["observation"])})
 
 
 if __name__ == "__main__":
