@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock docs bench-checkpoint bench-swap
+.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff check .
 	$(BIN)/mypy app saver
 	$(BIN)/lint-imports
+
+bench: $(READY)  ## answers a second beside a bare echo and a naive server: some fifteen minutes
+	$(BIN)/python -m bench.serving $(OPTIONS)
+
+bench-peers: $(READY)  ## the same beside other model servers, in environments of their own under .bench-peers
+	$(BIN)/python -m bench.serving --peers .bench-peers --scenario one-row-1 one-row-32 rows-64 $(OPTIONS)
 
 bench-checkpoint: $(READY)  ## save_checkpoint beside TF-Agents' own
 	$(BIN)/python -m bench.save_checkpoint

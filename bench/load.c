@@ -1,6 +1,8 @@
-/* Load on an HTTP/1.1 server on this machine: the bytes of one request in, one JSON line about the answers out.
+/* Load on an HTTP/1.1 server on this machine: the bytes of requests in, one JSON line about the answers out.
  *
- *   load -p PORT -f FILE -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]
+ *   load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]
+ *
+ * Each FILE is a whole request; several take turns.
  *
  * Without -r a closed loop: each of CONNECTIONS sends again as soon as it is answered, and latency counts from the
  * sending. With -r an open loop: request k is due k/RATE seconds after the start, whatever became of those before it,
@@ -9,7 +11,8 @@
  * longest first, so that every process behind the port gets its share.
  *
  * One thread. Requests are due for SECONDS; what is unanswered then is waited for, DRAIN_S at most. Answers must have a
- * Content-Length. Failures are: an answer other than 2xx, a broken one, a connection lost or refused, no answer.
+ * Content-Length. Failures are: an answer other than 2xx, a broken one, a connection lost or refused, no answer. Latency
+ * is that of good answers; that of answers 429, which turn a request away, is told apart.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,11 +33,19 @@ enum { DRAIN_S = 15, BUFFER = 1 << 16, NAME = 64, EVENTS = 256 };
 #define SECOND 1000000000ULL
 #define IDLE (4 * SECOND) /* uvicorn closes what has been idle for 5 s; a request must not run into that */
 
+typedef struct {
+    char *bytes;
+    size_t length;
+} Request;
+typedef struct {
+    uint64_t *of, count, room;
+} Latencies;
 typedef enum { CLOSED, CONNECTING, FREE, BUSY } State;
 typedef struct {
     int fd, blocked;
     State state;
     uint64_t due, free_since;
+    const Request *request;
     size_t sent, got;
     char in[BUFFER + 1];
 } Connection;
@@ -43,14 +54,14 @@ static struct {
     int port, connections, most;
     double seconds, rate;
 } args = {.connections = 32, .most = 512};
-static char *request;
-static size_t request_bytes;
+static Request *kinds;
+static int kind_count;
 static int poller, timer;
 static Connection *pool;
 static int *ring, ring_first, free_count, open_count, most_open; /* the ring: free connections, in their order */
 static uint64_t start, end, sent, in_flight, late, most_late;    /* sent: of an open loop, how many of its schedule */
 static uint64_t requests, in_time, statuses[600], lost, refused, broken;
-static uint64_t *latencies, answered, room;
+static Latencies good, turned_away; /* turned away: by a 429 */
 static char (*versions)[NAME];
 static int version_count, version_room;
 
@@ -144,8 +155,8 @@ static void lose(Connection *c) {
 }
 
 static void go_on_sending(Connection *c) {
-    while (c->sent < request_bytes) {
-        ssize_t n = send(c->fd, request + c->sent, request_bytes - c->sent, MSG_NOSIGNAL);
+    while (c->sent < c->request->length) {
+        ssize_t n = send(c->fd, c->request->bytes + c->sent, c->request->length - c->sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN) {
             c->blocked = 1;
             return watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
@@ -161,7 +172,7 @@ static void begin(Connection *c, uint64_t due) {
     c->state = BUSY;
     c->due = due;
     c->sent = c->got = 0;
-    requests++;
+    c->request = &kinds[requests++ % kind_count];
     in_flight++;
     go_on_sending(c);
 }
@@ -179,13 +190,18 @@ static void note_version(const char *body) {
     versions[version_count++][length] = 0;
 }
 
+static void note_latency(Latencies *l, uint64_t latency) {
+    if (l->count == l->room) l->of = grown(l->of, (l->room = 2 * l->room + 4096) * sizeof *l->of);
+    l->of[l->count++] = latency;
+}
+
 static void finish(Connection *c, int status, const char *body) {
     uint64_t at = now();
     in_flight--;
     statuses[status]++;
+    if (status == 429) note_latency(&turned_away, at - c->due);
     if (status / 100 == 2) {
-        if (answered == room) latencies = grown(latencies, (room *= 2) * sizeof *latencies);
-        latencies[answered++] = at - c->due;
+        note_latency(&good, at - c->due);
         in_time += at <= end;
         note_version(body);
     }
@@ -285,10 +301,14 @@ static int ascending(const void *a, const void *b) {
     return (*x > *y) - (*x < *y);
 }
 
-/* The smallest latency that the share `p` of the good answers did not pass, in milliseconds. */
-static double percentile(double p) {
-    uint64_t rank = (uint64_t)(p * answered + 0.999999);
-    return answered ? latencies[rank - 1] / 1e6 : -1;
+static void sort(Latencies *l) {
+    if (l->count) qsort(l->of, l->count, sizeof *l->of, ascending);
+}
+
+/* The smallest latency that the share `p` of them did not pass, in milliseconds; -1 where there are none. */
+static double percentile(const Latencies *l, double p) {
+    uint64_t rank = (uint64_t)(p * l->count + 0.999999);
+    return l->count ? l->of[rank - 1] / 1e6 : -1;
 }
 
 static void tell(void) {
@@ -297,7 +317,8 @@ static void tell(void) {
     uint64_t unanswered = in_flight + unsent, failures = lost + refused + unanswered;
     double rate = in_time / args.seconds;
     const char *comma = "";
-    qsort(latencies, answered, sizeof *latencies, ascending);
+    sort(&good);
+    sort(&turned_away);
     printf("{\"requests\": %lu, \"statuses\": {", requests + unsent);
     for (int i = 0; i < 600; i++) {
         if (!statuses[i]) continue;
@@ -310,18 +331,25 @@ static void tell(void) {
     printf(", \"seconds\": %.3f, \"rate_asked\": %.1f, \"rate\": %.1f, \"reached\": %s", args.seconds, args.rate, rate,
            rate >= 0.98 * args.rate ? "true" : "false");
     printf(", \"sent_late\": %lu, \"most_late_ms\": %.3f, \"connections\": %d", late, most_late / 1e6, most_open);
-    printf(", \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p99_9_ms\": %.3f, \"max_ms\": %.3f, \"versions\": [",
-           percentile(0.5), percentile(0.9), percentile(0.99), percentile(0.999), percentile(1));
+    printf(", \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p99_9_ms\": %.3f, \"max_ms\": %.3f",
+           percentile(&good, 0.5), percentile(&good, 0.9), percentile(&good, 0.99), percentile(&good, 0.999),
+           percentile(&good, 1));
+    printf(", \"refused_p50_ms\": %.3f, \"refused_p99_ms\": %.3f, \"versions\": [", percentile(&turned_away, 0.5),
+           percentile(&turned_away, 0.99));
     for (int i = 0; i < version_count; i++) printf("%s\"%s\"", i ? ", " : "", versions[i]);
     printf("]}\n");
 }
 
 static void read_request(const char *name) {
     FILE *file = fopen(name, "rb");
-    if (!file) die(name);
-    request = grown(NULL, 1 << 20);
-    request_bytes = fread(request, 1, 1 << 20, file);
+    if (!file || fseek(file, 0, SEEK_END)) die(name);
+    Request request = {.length = ftell(file)};
+    rewind(file);
+    request.bytes = grown(NULL, request.length + 1);
+    if (fread(request.bytes, 1, request.length, file) != request.length) die(name);
     fclose(file);
+    kinds = grown(kinds, (kind_count + 1) * sizeof *kinds);
+    kinds[kind_count++] = request;
 }
 
 int main(int count, char **words) {
@@ -333,12 +361,11 @@ int main(int count, char **words) {
         else if (option == 'r') args.rate = atof(optarg);
         else if (option == 'm') args.most = atoi(optarg);
     }
-    if (!request_bytes || args.port < 1 || args.seconds <= 0 || args.seconds > 600 || args.connections < 1 || args.rate < 0)
-        return fprintf(stderr, "load -p PORT -f FILE -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]\n"), 2;
+    if (!kind_count || args.port < 1 || args.seconds <= 0 || args.seconds > 600 || args.connections < 1 || args.rate < 0)
+        return fprintf(stderr, "load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST]]\n"), 2;
     if (args.rate == 0 || args.most < args.connections) args.most = args.connections;
     pool = calloc(args.most, sizeof *pool);
     ring = calloc(args.most, sizeof *ring);
-    latencies = grown(NULL, (room = 1 << 20) * sizeof *latencies);
     poller = epoll_create1(0);
     timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     struct epoll_event tick = {.events = EPOLLIN};

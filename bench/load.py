@@ -39,15 +39,17 @@ class Answers:
     p99_ms: float
     p99_9_ms: float
     max_ms: float
+    refused_p50_ms: float  # of answers 429; -1 where there are none
+    refused_p99_ms: float
     versions: list[str]  # in the order in which answers first named them
 
 
 @dataclass(frozen=True)
 class Generator:
-    """The compiled program, and the file with the request that it sends to 127.0.0.1."""
+    """The compiled program, and the files with the requests that it sends to 127.0.0.1, by turns."""
 
     program: Path
-    request: Path
+    requests: tuple[Path, ...]
 
     @contextlib.contextmanager
     def running(
@@ -62,7 +64,9 @@ class Generator:
           rate: requests per second of an open loop; 0 is a closed loop.
           most: how many connections an open loop may have.
         """
-        words = ["-p", port, "-f", self.request, "-s", seconds, "-c", connections, "-r", rate, "-m", most]
+        words = ["-p", port, "-s", seconds, "-c", connections, "-r", rate, "-m", most]
+        for request in self.requests:
+            words += ["-f", request]
         with subprocess.Popen(
             [self.program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -93,6 +97,13 @@ def answers(process: subprocess.Popen[str], seconds: float) -> Answers:
 
 def generator(folder: Path, path: str, body: bytes) -> Generator:
     """Compiles load.c into `folder`, to send `body` as JSON to `path`."""
+    request = folder / "request"
+    request.write_bytes(request_bytes(path, body))
+    return Generator(compiled(folder), (request,))
+
+
+def compiled(folder: Path) -> Path:
+    """The program, made in `folder`."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise BenchError("there is no C compiler (cc, gcc or clang), which the load generator bench/load.c needs")
@@ -100,12 +111,10 @@ def generator(folder: Path, path: str, body: bytes) -> Generator:
     done = subprocess.run([compiler, "-O2", "-o", program, SOURCE], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"{compiler} cannot compile {SOURCE}: {done.stderr.strip()}")
-    request = folder / "request"
-    request.write_bytes(request_bytes(path, body))
-    return Generator(program, request)
+    return program
 
 
-def request_bytes(path: str, body: bytes) -> bytes:
-    """A POST of JSON on a connection that is kept."""
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+def request_bytes(path: str, body: bytes, media_type: str = "application/json") -> bytes:
+    """A POST on a connection that is kept."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body

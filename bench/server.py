@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ from bench import BenchError
 
 ROOT = Path(__file__).parents[1]
 _TOKEN = "bench-admin-token"  # noqa: S105 — of a server that only this machine can reach
-_START_S = 120
+_START_S, _POLICY_S = 120, 5  # the second for each policy, which may have to be compiled
 _STOP_S = 30
 _CALL_S = 60
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server on 127.0.0.1 with one policy, and where its log is."""
+    """A server on 127.0.0.1, the policy that is measured, where its log is, and the process that was started."""
 
     policy: str
     port: int
     log: Path
+    pid: int
 
     @property
     def action(self) -> str:
@@ -65,38 +66,51 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(policy: str, folder: Path, log: Path, options: Sequence[str]) -> Iterator[Server]:
-    """Runs `python -m app serve` on a free port until the block ends."""
-    server = Server(policy, _free_port(), log)
-    words = [f"{policy}={folder}", "--port", str(server.port), *options]
+def serving(policies: Mapping[str, Path], log: Path, options: Sequence[str]) -> Iterator[Server]:
+    """Runs `python -m app serve` on a free port until the block ends. The first policy is the one that is measured."""
+    port = free_port()
+    named = [f"{name}={folder}" for name, folder in policies.items()]
+    words = [sys.executable, "-m", "app", "serve", *named, "--port", str(port), *options]
+    with started(words, log, {"POLICY_SERVER_ADMIN_TOKEN": _TOKEN}) as process:
+        server = Server(next(iter(policies)), port, log, process.pid)
+        at_most_s = _START_S + _POLICY_S * len(policies)
+        wait_until_ready(process, log, lambda: bool(server.call("GET", "/readyz")), at_most_s)
+        yield server
+
+
+@contextlib.contextmanager
+def started(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server's process, until the block ends."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("POLICY_SERVER_")}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", *words],
+            words,
             cwd=ROOT,
-            env=kept | {"POLICY_SERVER_ADMIN_TOKEN": _TOKEN},
+            env={**kept, **environment},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for this process, which then stops the server
         )
     try:
-        _wait_until_ready(server, process)
-        yield server
+        yield process
     finally:
         _stop(process)
 
 
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + _START_S
+def wait_until_ready(
+    process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool], at_most_s: float = _START_S
+) -> None:
+    """Returns once `is_ready`, which may raise BenchError until then."""
+    until = time.monotonic() + at_most_s
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise BenchError(f"the server ended with status {process.returncode}; {_end_of(server.log)}")
+            raise BenchError(f"the server ended with status {process.returncode}; {_end_of(log)}")
         with contextlib.suppress(BenchError):
-            server.call("GET", "/readyz")
-            return
-        time.sleep(0.05)
-    raise BenchError(f"the server is not ready after {_START_S} s; {_end_of(server.log)}")
+            if is_ready():
+                return
+        time.sleep(0.02)
+    raise BenchError(f"the server is not ready after {at_most_s:g} s; {_end_of(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -113,7 +127,8 @@ def _end_of(log: Path) -> str:
     return "its log ends: " + "\n".join(lines[-5:]) if lines else "its log is empty"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from bench import BenchError
 from bench.load import generator
+from bench.machine import Neighbours, machine, warning_before
 from bench.swaps import report
-from bench.swaps.neighbours import Neighbours
 from bench.swaps.run import ACTION, BODY, UNITS, Bench, Wanted
 from bench.swaps.under_load import Plan
 
@@ -51,9 +51,9 @@ def _run(options: argparse.Namespace) -> int:
         plan=Plan(options.rounds, options.phase_s, options.every_s, options.maximum_s, options.connections),
         server_options=options.server_options,
     )
-    on = report.machine()
-    if on["load_average"] > 0.5:
-        _tell(f"the machine is busy (load average {on['load_average']}): the figures will not be worth keeping")
+    on = machine()
+    if busy := warning_before(on):
+        _tell(busy)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-swaps-", dir=options.folder) as folder:
         results = Bench(wanted, generator(Path(folder), ACTION, BODY), Path(folder), _tell).run()

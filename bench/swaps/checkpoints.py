@@ -28,7 +28,7 @@ class Checkpoints:
         self._published = policy / "checkpoints"
         self._ready = ready
         self._names: list[str] = []
-        self._published.mkdir()
+        self._published.mkdir(exist_ok=True)
         self._ready.mkdir()
 
     def prepare(self, count: int) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import warning_after
 from bench.swaps.first_answer import FirstAnswers
 from bench.swaps.under_load import UnderLoad
 
 _STAGES = ("loaded", "verified", "active", "drained")
 _FIGURES = ("p50_ms", "p99_ms", "p99_9_ms", "max_ms")
-_BUSY_CORES = 0.15
 _WIDE = 150  # columns where the output is no terminal
 
 
@@ -48,18 +44,6 @@ class Results:
     def missed(self) -> int:
         """Swaps during the load that no answer showed."""
         return sum(one.published - one.swaps for _, found in self.under_load for one in found.rounds)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on, and how busy it was before."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": models[0] if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": round(os.getloadavg()[0], 2),
-    }
 
 
 def as_json(results: Results, on: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -166,10 +150,7 @@ def _remarks(results: Results, on: dict[str, Any]) -> list[str]:
     ]
     if results.missed:
         lines.append(f"! {results.missed} published checkpoints answered nothing before their phase had ended")
-    if on["others_cores"] > _BUSY_CORES:
-        lines.append(
-            f"! others used {on['others_cores']} of {on['cores']} cores meanwhile: these figures are not worth keeping"
-        )
+    lines += filter(None, [warning_after(on)])
     return [*lines, f"{results.failures} failures"]
 
 

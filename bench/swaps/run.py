@@ -57,9 +57,9 @@ class Bench:
             policy = Path(folder) / "policy"
             self.tell(f"{size}: export")
             with hushed():
-                from bench.swaps.trainer import Trainer  # here, so that --help need not wait for TensorFlow
+                from bench.trainer import Trainer, q_policy_of  # here, so that --help need not wait for TensorFlow
 
-                trainer = Trainer(UNITS[size])
+                trainer = Trainer(q_policy_of(UNITS[size]))
                 trainer.export(policy)
             subject = Subject(size, trainer.megabytes, workers)
             checkpoints = Checkpoints(trainer, policy, Path(folder) / "ready")
@@ -90,7 +90,7 @@ class Bench:
     def _serving(self, subject: Subject, policy: Path, watch: str) -> AbstractContextManager[Server]:
         self._tell(subject, f"a server with {watch}")
         options = ["--workers", str(subject.workers), watch, *self.wanted.server_options]
-        return serving(POLICY, policy, self.folder / "server.log", options)
+        return serving({POLICY: policy}, self.folder / "server.log", options)
 
     def _tell(self, subject: Subject, what: str) -> None:
         self.tell(f"{subject.size}, {subject.workers} worker{'s' if subject.workers > 1 else ''}: {what}")

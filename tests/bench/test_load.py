@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
-from bench.load import Generator, generator
+from bench.load import Generator, generator, request_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 Answer = Callable[[int], tuple[float, bytes]]
-Start = Callable[[Answer], int]
+Start = Callable[..., int]
 
 
 def http(status: str, body: bytes = b'{"version":"a"}', head: str = "") -> bytes:
@@ -52,9 +52,9 @@ def start() -> Iterator[Start]:
     thread.start()
     servers = []
 
-    async def listen(answer: Answer) -> int:
+    async def listen(answer: Answer, kind: type[Toy]) -> int:
         numbers = iter(range(10**9))
-        server = await loop.create_server(lambda: Toy(answer, numbers), "127.0.0.1", 0, backlog=1024)
+        server = await loop.create_server(lambda: kind(answer, numbers), "127.0.0.1", 0, backlog=1024)
         servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -63,7 +63,7 @@ def start() -> Iterator[Start]:
             server.close()
         await asyncio.sleep(0.1)  # the connections of a run that has ended are closed by now
 
-    yield lambda answer: asyncio.run_coroutine_threadsafe(listen(answer), loop).result(5)
+    yield lambda answer, kind=Toy: asyncio.run_coroutine_threadsafe(listen(answer, kind), loop).result(5)
     asyncio.run_coroutine_threadsafe(close(), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
@@ -97,6 +97,42 @@ def test_other_statuses_and_lost_connections_are_failures(load: Generator, start
     assert found.requests == 100
     assert found.failures == 4
     assert found.statuses == {"200": 96, "429": 1, "500": 1}
+
+
+def test_latencies_of_what_is_turned_away_are_told_apart(load: Generator, start: Start) -> None:
+    port = start(lambda n: (0.02, http("200 OK")) if n % 2 else (0, http("429 Too Many Requests")))
+    found = load.run(port, 1, 1)
+    assert found.statuses["429"] == found.failures > 5
+    assert 0 < found.refused_p50_ms < 15 < 20 <= found.p50_ms
+    assert load.run(start(lambda n: (0, http("200 OK"))), 0.2, 1).refused_p99_ms == -1
+
+
+def test_several_requests_take_turns(load: Generator, start: Start, tmp_path: Path) -> None:
+    """And a request may be larger than what a socket takes at once."""
+    sizes = []
+
+    class Counting(Toy):
+        """Each request tells its own size by its head."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.seen = b""
+
+        def data_received(self, data: bytes) -> None:
+            self.seen += data
+            head, separator, body = self.seen.partition(b"\r\n\r\n")
+            if separator and len(body) == int(head.rpartition(b" ")[2]):
+                sizes.append(len(body))
+                self.seen = b""
+                self.transport.write(http("200 OK"))
+
+    files = []
+    for size in (3, 5_000_000, 7):
+        files.append(tmp_path / str(size))
+        files[-1].write_bytes(request_bytes("/action", b"x" * size))
+    found = Generator(load.program, tuple(files)).run(start(lambda n: (0, b""), Counting), 0.3, 1)
+    assert found.failures == 0
+    assert sizes[:6] == [3, 5_000_000, 7] * 2
 
 
 def test_a_rate_that_is_not_reached_is_told(load: Generator, start: Start) -> None:

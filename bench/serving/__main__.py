@@ -1,0 +1,109 @@
+# ruff: noqa: T201
+"""What an answer costs beside the HTTP around it, beside what people write, and with one or two processes.
+
+Real servers on this machine, loaded by a compiled client: a bare echo, a naive server, and ours with each engine. All
+servers of a scenario run at once and are measured by turns, in rounds. The machine should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench import BenchError
+from bench.load import compiled
+from bench.machine import Neighbours, machine, warning_before
+from bench.serving import acceptance, chart, report
+from bench.serving.exports import Exports
+from bench.serving.peers import environments
+from bench.serving.peers.table import PEERS
+from bench.serving.run import Bench, Plan
+from bench.serving.scenarios import NAMES, SCENARIOS, START, stages
+
+
+def main() -> int:
+    """Measures and prints. 0: well; 1: failures, or nothing could be measured; 130: stopped."""
+    options = _options()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        return _run(options)
+    except BenchError as error:
+        print(f"bench.serving: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench.serving: stopped, and everything that it started", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    peers = list(PEERS.values()) if options.peers else []
+    wanted = stages(options.scenario, options.only, [peer.competitor for peer in peers])
+    on = machine()
+    if busy := warning_before(on):
+        _tell(busy)
+    for peer in peers:
+        if any(one.name == peer.name for stage in wanted for scenario in stage for one in scenario.competitors):
+            environments.make(options.peers, peer, _tell)
+    neighbours = Neighbours()
+    with tempfile.TemporaryDirectory(prefix="bench-serving-") as name, _exports(options.exports, name) as exports:
+        folder = Path(name)
+        bench = Bench(Plan(options.rounds, options.seconds), exports, compiled(folder), folder, _tell, options.peers)
+        results = bench.run(wanted, with_starts=not options.only and START in (options.scenario or NAMES))
+    results.machine = on | {"others_cores": round(neighbours.cores(), 2)}
+    lines = acceptance.lines(results, [peer.name for peer in peers])
+    report.show(results, lines)
+    if options.json:
+        told = report.as_json(results, lines, _as_json(options))
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    if options.chart:
+        chart.draw(results, options.chart)
+    return 1 if results.failures else 0
+
+
+@contextlib.contextmanager
+def _exports(kept: Path | None, folder: str) -> Iterator[Exports]:
+    where = kept or Path(folder, "exports")
+    where.mkdir(parents=True, exist_ok=True)
+    yield Exports(where.absolute(), _tell)
+
+
+def _options() -> argparse.Namespace:
+    competitors = dict.fromkeys(one.name for scenario in SCENARIOS for one in scenario.competitors)
+    parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
+    add = parser.add_argument
+    add("--scenario", nargs="+", choices=NAMES, default=[], metavar="NAME", help=f"of {', '.join(NAMES)} (all)")
+    add("--only", nargs="+", default=[], metavar="COMPETITOR", help=f"of {', '.join(competitors)} (all)")
+    add("--rounds", type=int, default=5, help="in which everybody has a turn (%(default)s)")
+    add("--seconds", type=float, default=2.0, help="of a turn (%(default)s)")
+    add("--exports", type=Path, metavar="FOLDER", help="where policies are kept from run to run, some 50 MB")
+    add("--peers", type=Path, metavar="FOLDER", help=f"with {', '.join(PEERS)}, whose environments are made there")
+    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    add("--chart", type=Path, metavar="FILE", help="draw a picture: .png or .svg")
+    return parser.parse_args()
+
+
+def _as_json(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _stop(*_: object) -> NoReturn:
+    """Once: what is cleaned up then is not to be interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Results → what was to be reached: a figure, its bound, yes or no. Pure."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.serving.results import Results, Row
+
+_Compare = Callable[[float, float], bool]
+AT_LEAST: tuple[str, _Compare] = ("at least", operator.ge)
+AT_MOST: tuple[str, _Compare] = ("at most", operator.le)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was to be reached; `figure` is None where it was not measured."""
+
+    number: str
+    what: str
+    figure: float | None
+    bound: float
+    relation: tuple[str, _Compare]
+
+    @property
+    def reached(self) -> bool | None:
+        """None where it was not measured."""
+        return None if self.figure is None else self.relation[1](self.figure, self.bound)
+
+
+def lines(results: Results, peers: Sequence[str] = ()) -> list[Line]:
+    """All of them, in the order of their numbers."""
+    return [
+        *_one_row(results, peers),
+        *_large(results),
+        *_many_callers(results),
+        *_overload(results),
+        *_policies(results),
+        *_starts(results),
+    ]
+
+
+def _one_row(results: Results, peers: Sequence[str]) -> list[Line]:
+    rates = [
+        Line(
+            "1", "one row, 32 clients: answers/s by the echo's", _ratio(results, "one-row-32", "echo"), 0.75, AT_LEAST
+        ),
+        Line("1", "… by the naive server's", _ratio(results, "one-row-32", "naive"), 20, AT_LEAST),
+    ]
+    found = [ratio for peer in peers if (ratio := _ratio(results, "one-row-32", peer)) is not None]
+    if peers:
+        rates.append(Line("1", "… by the best peer's", min(found, default=None), 8, AT_LEAST))
+    echo, naive = (_ratio(results, "one-row-1", other, "p50_ms") for other in ("echo", "naive"))
+    return [
+        *rates,
+        Line("2", "one row, 1 client: p50 by the echo's", echo, 1.6, AT_MOST),
+        Line("2", "… by the naive server's", naive, 1 / 7, AT_MOST),
+    ]
+
+
+def _large(results: Results) -> list[Line]:
+    images = [
+        Line(
+            "3",
+            f"images in binary, {clients} clients: answers/s by the engine's own",
+            _ratio(results, f"images-binary-{clients}", "direct"),
+            0.7,
+            AT_LEAST,
+        )
+        for clients in (2, 4)
+    ]
+    return [
+        Line("3", "64 rows: answers/s by the echo's", _ratio(results, "rows-64", "echo"), 0.75, AT_LEAST),
+        *images,
+    ]
+
+
+def _many_callers(results: Results) -> list[Line]:
+    row = _ours(results, "one-row-256")
+    spread = row.median("p99_ms") / row.median("p50_ms") if row else None
+    return [
+        Line("4", "256 clients: failures", _failures(row), 0, AT_MOST),
+        Line("4", "… p99 by p50", spread, 3, AT_MOST),
+        Line("4", "512 clients: failures", _failures(_ours(results, "one-row-512")), 0, AT_MOST),
+    ]
+
+
+def _overload(results: Results) -> list[Line]:
+    row = _ours(results, "overload")
+    rate = row.median("rate") / row.median("maximum") if row and row.median("maximum") else None
+    refused = float(row.total("refused")) if row else None
+    wait = row.median("refused_p99_ms") if row else None
+    return [
+        Line("4", "twice too many: answers/s by the maximum", rate, 0.9, AT_LEAST),
+        Line("4", "… turned away by a 429", refused, 1, AT_LEAST),
+        Line("4", "… p99 of these, ms", wait, 5, AT_MOST),
+        Line("4", "… other failures", _failures(row), 0, AT_MOST),
+    ]
+
+
+def _policies(results: Results) -> list[Line]:
+    one = results.row("policies", "litert-1")
+    what = "100 policies loaded, answers/s by those with one"
+    found = [(name, results.row("policies", f"litert-100-{name}")) for name in ("policies", "spread")]
+    words = {"policies": "one of them asked", "spread": "all asked"}
+    return [
+        Line("5", f"{what}: {words[name]}", row.ratio(one, "rate") if row else None, 0.9, AT_LEAST)
+        for name, row in found
+    ]
+
+
+def _starts(results: Results) -> list[Line]:
+    row = _ours(results, "one-row-32")
+    held = [row.most("front_mb")] if row else []
+    held += [start.front_mb for start in results.starts]
+    took = sorted(start.ready_s for start in results.starts)
+    return [
+        Line("5", "a front without TensorFlow, resident MB", max(held, default=None), 150, AT_MOST),
+        Line("5", "warm start to the first answer, s", took[len(took) // 2] if took else None, 1.5, AT_MOST),
+    ]
+
+
+def _ours(results: Results, scenario: str) -> Row | None:
+    return results.row(scenario, "litert-1")
+
+
+def _ratio(results: Results, scenario: str, other: str, figure: str = "rate") -> float | None:
+    row = _ours(results, scenario)
+    return row.ratio(results.row(scenario, other), figure) if row else None
+
+
+def _failures(row: Row | None) -> float | None:
+    return float(row.total("failures")) if row else None

@@ -1,0 +1,89 @@
+"""The bytes of each kind of request, and of an answer of the size that the server gives to it."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import orjson
+
+JSON, BINARY = "application/json", "application/msgpack"
+ROW, ROWS, STATE, IMAGES, BINARY_IMAGES = "row", "rows", "state", "images", "binary-images"
+_ROWS, _IMAGES, _LSTM = 64, 8, 32
+_IMAGE_SHAPE = (84, 84, 4)
+_VERSION = {"version": "0000000700", "train_step": 700}
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A body as it is sent, and a constant answer; `rows` observations are in it."""
+
+    body: bytes
+    answer: bytes
+    media_type: str = JSON
+    rows: int = 1
+
+
+def _row() -> Exchange:
+    return Exchange(b'{"observation":[0.1,-0.2,0.3,-0.4]}', _answer({"action": 1}))
+
+
+def _rows() -> Exchange:
+    body = orjson.dumps({"observation": [[_number() for _ in range(4)] for _ in range(_ROWS)]})
+    return Exchange(body, _answer({"action": [i % 2 for i in range(_ROWS)]}), rows=_ROWS)
+
+
+def _state() -> Exchange:
+    """As in the midst of an episode: the state that the answer before gave is sent along."""
+    state = [[_number(8) for _ in range(_LSTM)] for _ in range(2)]
+    body = orjson.dumps({"observation": [0.1, -0.2, 0.3, -0.4], "policy_state": state})
+    return Exchange(body, _answer({"action": 1, "policy_state": state}))
+
+
+def _images() -> Exchange:
+    height, width, depth = _IMAGE_SHAPE
+    pixels = iter(_pixels())
+    images = [[[[next(pixels) for _ in range(depth)] for _ in range(width)] for _ in range(height)] for _ in range(8)]
+    return Exchange(orjson.dumps({"observation": images}), _answer({"action": [0, 1] * 4}), rows=_IMAGES)
+
+
+def _binary_images() -> Exchange:
+    tensor = {"dtype": "uint8", "shape": [_IMAGES, *_IMAGE_SHAPE], "data": _pixels()}
+    actions = {"dtype": "int64", "shape": [_IMAGES], "data": bytes(8 * _IMAGES)}
+    answer = msgspec.msgpack.encode({"action": actions, **_VERSION})
+    return Exchange(msgspec.msgpack.encode({"observation": tensor}), answer, BINARY, _IMAGES)
+
+
+_MAKERS: dict[str, Callable[[], Exchange]] = {
+    ROW: _row,
+    ROWS: _rows,
+    STATE: _state,
+    IMAGES: _images,
+    BINARY_IMAGES: _binary_images,
+}
+
+
+@functools.cache
+def exchange(name: str) -> Exchange:
+    """The one of that name."""
+    return _MAKERS[name]()
+
+
+_random = random.Random(0)
+
+
+def _number(digits: int = 4) -> float:
+    return round(_random.uniform(-1, 1), digits)
+
+
+@functools.cache
+def _pixels() -> bytes:
+    height, width, depth = _IMAGE_SHAPE
+    return _random.randbytes(_IMAGES * height * width * depth)
+
+
+def _answer(parts: dict[str, object]) -> bytes:
+    return orjson.dumps({**parts, **_VERSION})

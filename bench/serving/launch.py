@@ -1,0 +1,71 @@
+"""A competitor and a scenario → what can be measured. Who is asked several things is started once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench import BenchError
+from bench.load import Generator, request_bytes
+from bench.serving.calls import check_answer
+from bench.serving.exchanges import Exchange, exchange
+from bench.serving.peers.table import PEERS
+from bench.serving.scenarios import Competitor, Kind, Scenario
+from bench.serving.starting import Running, Starter
+from bench.serving.targets import Direct, Loaded, Overloaded, Swapped
+
+
+@dataclass
+class Launcher:
+    """Starts whoever takes part; `program` is the compiled load generator."""
+
+    starter: Starter
+    program: Path
+    _started: dict[tuple[Competitor, str], Running | BenchError] = field(default_factory=dict)
+
+    @property
+    def running(self) -> list[int]:
+        """The processes that were started."""
+        return [one.pid for one in self._started.values() if isinstance(one, Running)]
+
+    def target(self, competitor: Competitor, scenario: Scenario) -> Direct | Loaded:
+        """What can be measured; the server is started where it does not run yet.
+
+        Raises:
+          BenchError: it cannot be started, or does not answer this.
+        """
+        asked = exchange(scenario.exchange)
+        if competitor.kind is Kind.DIRECT:
+            return Direct(self.starter.exports.compiled(scenario.policy), asked.rows)
+        running = self._running(competitor, scenario)
+        if competitor.kind is Kind.PEER:
+            asked = PEERS[competitor.name].exchange(asked)
+        paths = running.paths if competitor.spread else running.paths[:1]
+        for path in paths:
+            check_answer(running.port, path, asked)
+        files = self._requests(f"{scenario.name}-{competitor.name}", paths, asked)
+        loaded = (Generator(self.program, files), running.port, running.pid, scenario.clients)
+        if running.publish:
+            return Swapped(*loaded, running.publish)
+        return Overloaded(*loaded) if scenario.overload else Loaded(*loaded)
+
+    def _running(self, competitor: Competitor, scenario: Scenario) -> Running:
+        """An echo answers one kind of request. Who differs in nothing but the requests that go there is the same."""
+        server = replace(competitor, name="", spread=False) if competitor.kind is Kind.OURS else competitor
+        key = (server, scenario.exchange if competitor.kind is Kind.ECHO else "")
+        if key not in self._started:
+            try:
+                self._started[key] = self.starter.start(competitor, scenario)
+            except BenchError as error:
+                self._started[key] = error
+        found = self._started[key]
+        if isinstance(found, BenchError):
+            raise found
+        return found
+
+    def _requests(self, name: str, paths: tuple[str, ...], asked: Exchange) -> tuple[Path, ...]:
+        files = []
+        for number, path in enumerate(paths):
+            files.append(self.starter.folder / f"{name}-{number}")
+            files[-1].write_bytes(request_bytes(path, asked.body, asked.media_type))
+        return tuple(files)

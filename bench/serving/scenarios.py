@@ -1,0 +1,160 @@
+"""What is asked, by how many callers, and of whom: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import groupby
+
+from bench import BenchError
+from bench.serving import exchanges, exports
+
+
+class Kind(StrEnum):
+    """How a competitor is started: see `launch.py`."""
+
+    ECHO = "echo"
+    NAIVE = "naive"
+    OURS = "ours"
+    DIRECT = "direct"
+    PEER = "peer"
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One that answers. Of ours: `policies` are loaded; requests go to all of them by turns (`spread`), or to one.
+
+    `swapped`: a checkpoint is published every SWAP_EVERY_S while it is measured.
+    """
+
+    name: str
+    kind: Kind
+    engine: str = ""
+    workers: int = 1
+    policies: int = 1
+    spread: bool = False
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`clients` callers send `exchange` to servers of `policy`, each again as soon as it is answered.
+
+    `overload`: then twice as many requests as can be answered, whatever becomes of them. `longer`: its turns take so
+    many times as long as others.
+    """
+
+    name: str
+    title: str
+    policy: str
+    exchange: str
+    clients: int
+    competitors: tuple[Competitor, ...]
+    overload: bool = False
+    longer: float = 1
+
+
+SWAP_EVERY_S = 2.0
+ECHO = Competitor("echo", Kind.ECHO)
+NAIVE = Competitor("naive", Kind.NAIVE)
+DIRECT = Competitor("direct", Kind.DIRECT)
+LITERT = Competitor("litert-1", Kind.OURS, "litert")
+LITERT_2 = Competitor("litert-2", Kind.OURS, "litert", workers=2)
+TENSORFLOW = Competitor("tensorflow-1", Kind.OURS, "tensorflow")
+TENSORFLOW_2 = Competitor("tensorflow-2", Kind.OURS, "tensorflow", workers=2)
+TEN = replace(LITERT, name="litert-10-policies", policies=10)
+HUNDRED = replace(LITERT, name="litert-100-policies", policies=exports.HOW_MANY)
+SPREAD = replace(HUNDRED, name="litert-100-spread", spread=True)
+SWAPPED = replace(LITERT, name="litert-1-swapped", swapped=True)
+TENSORFLOW_SWAPPED = replace(TENSORFLOW, name="tensorflow-1-swapped", swapped=True)
+
+_ONE = (ECHO, NAIVE, LITERT, LITERT_2, TENSORFLOW, TENSORFLOW_2)
+_PLAIN = (ECHO, NAIVE, LITERT, TENSORFLOW)
+# Servers with the small policy take peers beside them.
+_WITH_PEERS = ("one-row-1", "one-row-32", "rows-64")
+# What a request waits for at most in the overloaded server: so many calls of 20 ms.
+WAITING_ROOM = 16
+
+SCENARIOS = (
+    Scenario("one-row-1", "one row, 1 client", exports.SMALL, exchanges.ROW, 1, _ONE),
+    Scenario("one-row-8", "one row, 8 clients", exports.SMALL, exchanges.ROW, 8, _PLAIN),
+    Scenario("one-row-32", "one row, 32 clients", exports.SMALL, exchanges.ROW, 32, _ONE),
+    Scenario("one-row-256", "one row, 256 clients", exports.SMALL, exchanges.ROW, 256, _ONE),
+    Scenario("one-row-512", "one row, 512 clients", exports.SMALL, exchanges.ROW, 512, (ECHO, LITERT, TENSORFLOW)),
+    Scenario("rows-64", "64 rows, 8 clients", exports.SMALL, exchanges.ROWS, 8, _PLAIN),
+    Scenario("recurrent-32", "LSTM, 32 clients", exports.RECURRENT, exchanges.STATE, 32, _PLAIN),
+    Scenario("images-json-2", "8 images as JSON, 2 clients", exports.IMAGE, exchanges.IMAGES, 2, _PLAIN),
+    Scenario("images-json-4", "8 images as JSON, 4 clients", exports.IMAGE, exchanges.IMAGES, 4, (ECHO, LITERT)),
+    Scenario(
+        "images-binary-2",
+        "8 images, binary, 2 clients",
+        exports.IMAGE,
+        exchanges.BINARY_IMAGES,
+        2,
+        (ECHO, DIRECT, LITERT, TENSORFLOW),
+    ),
+    Scenario(
+        "images-binary-4",
+        "8 images, binary, 4 clients",
+        exports.IMAGE,
+        exchanges.BINARY_IMAGES,
+        4,
+        (ECHO, DIRECT, LITERT),
+    ),
+    Scenario(
+        "policies",
+        "1, 10 and 100 policies, 32 clients",
+        exports.MANY,
+        exchanges.ROW,
+        32,
+        (ECHO, LITERT, TEN, HUNDRED, SPREAD),
+    ),
+    Scenario(
+        "swaps",
+        "one row, 32 clients, swaps",
+        exports.SWAPPED,
+        exchanges.ROW,
+        32,
+        (ECHO, LITERT, SWAPPED, TENSORFLOW_SWAPPED),
+        longer=2,
+    ),
+    Scenario(
+        "overload",
+        "a call of 20 ms, twice too many",
+        exports.SLOW,
+        exchanges.ROW,
+        8,
+        (LITERT,),
+        overload=True,
+        longer=5,
+    ),
+)
+# How soon a server with a warm cache answers is measured apart: see starts.py.
+START = "start"
+NAMES = (*(scenario.name for scenario in SCENARIOS), START)
+
+
+def stages(names: Sequence[str], only: Sequence[str], peers: Sequence[Competitor] = ()) -> list[list[Scenario]]:
+    """The scenarios of these `names`, those together whose servers are the same ones.
+
+    Args:
+      names: of scenarios; all where empty.
+      only: the names of the competitors that take part; all where empty.
+      peers: who else takes part, where it can.
+
+    Raises:
+      BenchError: somebody who takes part nowhere.
+    """
+    wanted = []
+    for scenario in SCENARIOS:
+        if names and scenario.name not in names:
+            continue
+        all_of_it = scenario.competitors + (tuple(peers) if scenario.name in _WITH_PEERS else ())
+        competitors = tuple(one for one in all_of_it if not only or one.name in only)
+        if competitors:
+            wanted.append(replace(scenario, competitors=competitors))
+    unknown = set(only) - {one.name for scenario in wanted for one in scenario.competitors}
+    if unknown:
+        raise BenchError(f"{', '.join(sorted(unknown))} takes part in none of these scenarios")
+    return [list(group) for _, group in groupby(wanted, key=lambda scenario: scenario.policy)]

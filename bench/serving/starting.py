@@ -1,0 +1,109 @@
+"""A competitor and a scenario → a server that runs, until the stack that it is entered into is left."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import BenchError
+from bench.server import free_port, serving, started, wait_until_ready
+from bench.serving import exports, peers
+from bench.serving.calls import check_answer, is_listening
+from bench.serving.direct import compiled_in
+from bench.serving.exchanges import exchange
+from bench.serving.exports import Exports
+from bench.serving.peers.environments import python_of
+from bench.serving.peers.table import MODEL, PEERS, Peer
+from bench.serving.scenarios import WAITING_ROOM, Competitor, Kind, Scenario
+from bench.serving.stock import Stock
+from bench.swaps.checkpoints import Checkpoints
+
+_OPTIONS = {exports.SLOW: ("--waiting-room-requests", str(WAITING_ROOM))}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server: its port, the process that was started, the paths that may be asked, what publishes a checkpoint."""
+
+    port: int
+    pid: int
+    paths: tuple[str, ...]
+    publish: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True)
+class Starter:
+    """Files of the servers go to `folder`; `stack` ends them."""
+
+    exports: Exports
+    folder: Path
+    stack: ExitStack
+    environments: Path | None = None  # of the peers
+
+    def start(self, competitor: Competitor, scenario: Scenario) -> Running:
+        """Returns when it answers.
+
+        Raises:
+          BenchError: it does not start.
+        """
+        if competitor.kind is Kind.ECHO:
+            return self._echo(scenario)
+        if competitor.kind is Kind.NAIVE:
+            (folder,) = self.exports.policies(scenario.policy).values()
+            return self._module("bench.serving.naive", str(folder))
+        if competitor.kind is Kind.PEER:
+            return self._peer(PEERS[competitor.name], scenario)
+        return self._ours(competitor, scenario)
+
+    def _echo(self, scenario: Scenario) -> Running:
+        asked = exchange(scenario.exchange)
+        answer = self.folder / f"answer-{scenario.exchange}"
+        answer.write_bytes(asked.answer)
+        return self._module("bench.serving.echo", str(answer), asked.media_type)
+
+    def _ours(self, competitor: Competitor, scenario: Scenario) -> Running:
+        policies, publish = self.exports.policies(scenario.policy, competitor.policies), None
+        if competitor.swapped:
+            copy = self.exports.copied(scenario.policy, self.folder / competitor.name)
+            policies, publish = {scenario.policy: copy}, self._checkpoints(scenario, copy).publish
+        options = ["--engine", competitor.engine, "--workers", str(competitor.workers)]
+        options += _OPTIONS.get(scenario.policy, ())
+        if competitor.policies > 1:  # compiling so many takes a minute
+            state = self.folder / f"{competitor.name}-state"
+            shutil.copytree(self.exports.compiled(scenario.policy, exports.HOW_MANY), state)
+            options += ["--state-dir", str(state)]
+        server = self.stack.enter_context(serving(policies, self._log(competitor.name), options))
+        return Running(server.port, server.pid, tuple(f"/v1/policies/{name}/action" for name in policies), publish)
+
+    def _checkpoints(self, scenario: Scenario, policy: Path) -> Checkpoints:
+        stock = Stock(self.exports.folder / scenario.policy / exports.READY)
+        checkpoints = Checkpoints(stock, policy, policy.with_name(f"{policy.name}-{exports.READY}"))
+        checkpoints.prepare(stock.count)
+        return checkpoints
+
+    def _module(self, module: str, *words: str) -> Running:
+        """A Python module that takes its port first, and answers `/action`."""
+        port, log = free_port(), self._log(module)
+        process = self.stack.enter_context(started([sys.executable, "-m", module, str(port), *words], log, {}))
+        wait_until_ready(process, log, lambda: is_listening(port))
+        return Running(port, process.pid, ("/action",))
+
+    def _peer(self, peer: Peer, scenario: Scenario) -> Running:
+        """Its own Python; it may take long until it answers, and answers nonsense before."""
+        if self.environments is None:
+            raise BenchError("no environments of peers were named")
+        python, port, log = python_of(self.environments, peer), free_port(), self._log(peer.name)
+        model, _ = compiled_in(self.exports.compiled(scenario.policy))
+        here = Path(peers.__file__).parent
+        words = [str(python), str(here / f"{peer.module}.py"), str(port)]
+        process = self.stack.enter_context(started(words, log, {MODEL: str(model), "PYTHONPATH": str(here)}))
+        asked = peer.exchange(exchange(scenario.exchange))
+        wait_until_ready(process, log, lambda: bool(check_answer(port, peer.path, asked)))
+        return Running(port, process.pid, (peer.path,))
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"

@@ -1,0 +1,156 @@
+"""A short run of `make bench` tells everything, and what it works out of samples is right. Its times say nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import BenchError
+from bench.serving import acceptance, chart, exchanges, scenarios, usage
+from bench.serving.results import Results, Row, Sample, Start
+from tests.bench.test_swaps import left_behind
+from tests.server import ROOT
+
+needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def sample(rate: float, p50_ms: float = 1, **figures: float) -> Sample:
+    return Sample(rate, p50_ms, p99_ms=2 * p50_ms, cpu_s_per_1000=0.1, resident_mb=50, **figures)  # type: ignore[arg-type]
+
+
+def row(scenario: str, competitor: str, *rates: float) -> Row:
+    return Row(scenario, competitor, [sample(rate) for rate in rates])
+
+
+@needs_a_compiler
+def test_short_run_tells_everything(tmp_path: Path) -> None:
+    told, picture = tmp_path / "told.json", tmp_path / "picture.svg"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    words = ["--scenario", "one-row-8", "--only", "echo", "litert-1", "--rounds", "1", "--seconds", "0.3"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.serving", *words, "--json", told, "--chart", picture],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(told.read_text())
+    assert set(results) == {"machine", "options", "rows", "starts", "acceptance", "failures"}
+    assert results["failures"] == 0
+    assert [row["competitor"] for row in results["rows"]] == ["echo", "litert-1"]
+    for found in results["rows"]:
+        (one,) = found["samples"]
+        assert found["rate"] == one["rate"] > 0
+        assert 0 < one["p50_ms"] <= one["p99_ms"]
+        assert one["resident_mb"] > 10
+    echo, ours = results["rows"]
+    assert ours["rate_by_echo"] == ours["rate"] / echo["rate"]
+    assert 10 < ours["front_mb"] < ours["resident_mb"]
+    for word in ("one row, 8 clients", "echo", "litert-1", "Acceptance", "not measured", "0 failures"):
+        assert word in done.stdout
+    assert picture.stat().st_size > 1000
+    assert [name for name in left_behind(scratch) if "__autograph" not in name] == []  # TensorFlow leaves these
+
+
+@needs_a_compiler
+def test_who_takes_part_nowhere_is_told() -> None:
+    words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--only", "nobody"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "nobody takes part in none of these scenarios" in done.stderr
+
+
+def test_ratios_are_those_of_the_rounds() -> None:
+    """The machine was slow in the second round, for both."""
+    assert row("s", "a", 50, 5, 60).ratio(row("s", "b", 100, 10, 100), "rate") == 0.5
+    assert row("s", "a", 50).ratio(None, "rate") is None
+    assert row("s", "a", 50).ratio(row("s", "b"), "rate") is None
+
+
+def lines(results: Results) -> dict[str, tuple[float | None, bool | None]]:
+    return {line.what: (line.figure, line.reached) for line in acceptance.lines(results)}
+
+
+def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
+    assert set(lines(Results()).values()) == {(None, None)}
+
+
+def test_acceptance_compares_with_its_bounds() -> None:
+    results = Results(
+        [row("one-row-32", "echo", 100), row("one-row-32", "naive", 4), row("one-row-32", "litert-1", 80)],
+        starts=[Start(1.0, 90), Start(1.2, 151), Start(9.0, 90)],
+    )
+    found = lines(results)
+    assert found["one row, 32 clients: answers/s by the echo's"] == (0.8, True)
+    assert found["… by the naive server's"] == (None, None)  # the last of that name: with one client
+    assert found["a front without TensorFlow, resident MB"] == (151, False)
+    assert found["warm start to the first answer, s"] == (1.2, True)
+
+
+def test_best_peer_is_the_one_that_counts() -> None:
+    rows = [row("one-row-32", name, rate) for name, rate in (("litert-1", 80), ("slow", 1), ("fast", 20))]
+    (found,) = [one for one in acceptance.lines(Results(rows), ["slow", "fast", "absent"]) if "peer" in one.what]
+    assert (found.figure, found.reached) == (4, False)
+
+
+def test_overload_is_held_to_four_bounds() -> None:
+    overloaded = sample(48, maximum=50, refused=40, refused_p50_ms=1, refused_p99_ms=6)
+    found = lines(Results([Row("overload", "litert-1", [overloaded])]))
+    assert found["twice too many: answers/s by the maximum"] == (0.96, True)
+    assert found["… turned away by a 429"] == (40, True)
+    assert found["… p99 of these, ms"] == (6, False)
+    assert found["… other failures"] == (0, True)
+
+
+def test_chart_has_bars_where_there_is_an_echo() -> None:
+    rows = [row("one-row-1", "echo", 100), row("one-row-1", "litert-1", 80), row("overload", "litert-1", 50)]
+    ((title, bars),) = chart.bars(Results(rows))
+    assert title == "one row, 1 client"
+    assert [(found.competitor, ratio) for found, ratio in bars] == [("litert-1", 0.8)]
+
+
+def test_scenarios_with_the_same_servers_are_together() -> None:
+    policies = [stage[0].policy for stage in scenarios.stages((), ())]
+    assert len(policies) == len(set(policies))
+    (stage,) = scenarios.stages(["images-binary-2"], ["direct", "litert-1"])
+    assert [one.name for one in stage[0].competitors] == ["direct", "litert-1"]
+    with pytest.raises(BenchError, match="naive"):
+        scenarios.stages(["images-binary-2"], ["naive", "direct"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("row", 1), ("rows", 64), ("state", 1), ("images", 8), ("binary-images", 8)]
+)
+def test_bodies_hold_what_they_say(name: str, rows: int) -> None:
+    asked = exchanges.exchange(name)
+    assert asked.rows == rows
+    assert asked.body == exchanges.exchange(name).body
+    if name != "binary-images":
+        sent, answered = json.loads(asked.body), json.loads(asked.answer)
+        assert rows in (1, len(sent["observation"]))
+        assert answered["version"] == "0000000700"
+        assert answered.get("policy_state") == sent.get("policy_state")
+
+
+def test_usage_is_that_of_all_descendants() -> None:
+    burn = (
+        "import os, time; os.fork(); t = time.process_time()\nwhile time.process_time() < t + 0.2: pass\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", burn]) as process:
+        try:
+            while len(pids := usage.family(process.pid)) < 2 or usage.cpu_s(pids) < 0.38:
+                assert process.poll() is None
+            assert pids[0] == process.pid
+            assert usage.resident_mb(pids) > usage.resident_mb(pids[:1]) > 1
+            assert usage.running_module(pids, "-c") == pids
+        finally:
+            for pid in reversed(usage.family(process.pid)):
+                os.kill(pid, 9)
+    assert usage.cpu_s([process.pid]) == usage.resident_mb([process.pid]) == 0
