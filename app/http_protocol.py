@@ -7,6 +7,7 @@ under way on its connection: requests that are sent ahead of their turn (pipelin
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from fastapi import Response
@@ -60,6 +61,7 @@ class DirectProtocol(HttpToolsProtocol):
     direct: Direct
     cycle: Any
     _with_framework: Any = None
+    _idle_since = math.inf
     _common: tuple[Any, bytes] = (None, b"")
 
     def on_message_begin(self) -> None:
@@ -104,6 +106,8 @@ class DirectProtocol(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def on_body(self, body: bytes) -> None:
@@ -122,15 +126,38 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
-    def write_answer(self, media_type: str, body: bytes) -> None:
+    def write_answer(self, media_type: bytes, body: bytes) -> None:
         """See `Wire`."""
-        head = b"content-length: %d\r\ncontent-type: %s\r\n" % (len(body), media_type.encode())
-        self._write(_OK, head, body)
+        self._write(_OK, b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type), body)
 
     def write_response(self, response: Response) -> None:
         """See `Wire`."""
         head = b"".join([b"%s: %s\r\n" % header for header in response.raw_headers])
         self._write(STATUS_LINE[response.status_code], head, bytes(response.body))
+
+    # The timer that closes idle connections: uvicorn sets one anew with each answer. This one looks, when it fires, for
+    # how long nothing has come.
+
+    def on_response_complete(self) -> None:
+        """What follows an answer."""
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = math.inf  # something has come
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that is idle for too long."""
+        self.timeout_keep_alive_task = None
+        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if rest_s <= 0:
+            super().timeout_keep_alive_handler()
+        elif rest_s < math.inf:
+            self.timeout_keep_alive_task = self.loop.call_later(rest_s, self.timeout_keep_alive_handler)
 
     def _write(self, status: bytes, head: bytes, body: bytes) -> None:
         if self.transport.is_closing():

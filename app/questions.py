@@ -6,12 +6,12 @@ What cannot be asked of a policy is refused here. Nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from app.answers import Form
-from app.batching.rule import INITIAL_STATE, Job, Result, Waiter
+from app.batching.rule import INITIAL_STATE, Job, Result
 from app.engine.base import Arrays
 from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, Problem, Unsupported
@@ -22,32 +22,23 @@ from app.wire.tensors import show
 from saver.artifact import LOG_PROB
 
 
-@dataclass(slots=True)
-class Question:
-    """A request that was understood. `timeout_s`: what the request allows; None leaves it to the server."""
+class Question(NamedTuple):
+    """A request that was understood: the job that answers it, and the form of its answer.
+
+    `timeout_s`: what the request allows; None leaves it to the server.
+    """
 
     policy: Policy
-    function: str
-    inputs: Arrays
-    rows: int
+    job: Job
     batched: bool
-    needs_state: bool
     form: Form
-    min_train_step: int | None = None
     timeout_s: float | None = None
-    alone: bool = False
 
     def answer(self, result: Result, codec: Codec) -> bytes:
         """The body of the answer."""
         if codec is JSON:
             return self.form.json(result, self.batched)
         return codec.encode(self.form.structure(result, self.batched))
-
-    def job(self, deadline: float, done: Waiter) -> Job:
-        """What its policy's batcher takes; `deadline` is on the event loop's clock."""
-        return Job(
-            self.function, self.inputs, self.rows, self.needs_state, self.min_train_step, deadline, done, self.alone
-        )
 
 
 class Questions:
@@ -85,8 +76,7 @@ class Questions:
         size = fields.get("batch_size")
         if size is not None and (type(size) is not int or not 1 <= size <= self._rows_limit):
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
-        form = policy.forms[INITIAL_STATE, False]
-        return Question(policy, INITIAL_STATE, {}, size or 1, size is not None, False, form)
+        return Question(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, policy.forms[INITIAL_STATE, False])
 
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
@@ -105,17 +95,13 @@ class Questions:
         arrays = inputs.arrays
         if function == "sample":
             arrays = arrays | self._noise(policy, inputs.rows, options.seed)
+        alone = options.seed is not None
         return Question(
             policy,
-            function,
-            arrays,
-            inputs.rows,
+            Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, alone),
             inputs.batched,
-            inputs.needs_state,
             policy.forms[function, options.log_prob],
-            options.min_train_step,
             None if options.timeout_ms is None else options.timeout_ms / 1000,
-            options.seed is not None,
         )
 
     def _noise(self, policy: Policy, rows: int, seed: int | None) -> Arrays:

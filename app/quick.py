@@ -7,10 +7,10 @@ that nothing is. What both take, they read alike.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -117,20 +117,21 @@ class _QuickLeaf:
     name: str
     raw: Callable[[Any], Any]
     shape: tuple[int, ...]
+    numbers: int
     storage: np.dtype[Any]
     code: str
     wide: np.dtype[Any]
 
     def array(self, raw: Any, rows: int, batched: bool) -> Array:
         """[rows, …] of numbers in nested lists that are known to fit."""
-        count = rows
-        for size in self.shape:
-            count *= size
+        count = rows * self.numbers
         if count <= _FEW:
             return np.array(raw if batched else [raw], self.storage)
-        numbers: Iterable[Any] = raw
+        numbers = raw
         for _ in range(len(self.shape) - (not batched)):
-            numbers = chain.from_iterable(numbers)
+            deeper, numbers = numbers, []
+            for items in deeper:
+                numbers += items
         packed = struct.pack(f"{count}{self.code}", *numbers)
         return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
 
@@ -150,7 +151,7 @@ def _leaves(nest: Nest, get: Callable[[Any], Any]) -> Iterable[_QuickLeaf]:
     if isinstance(nest, Leaf):
         wide = {"f": ("d", float), "b": ("?", bool)}.get(nest.storage.kind, ("q", np.int64))
         shape = tuple(size or 0 for size in nest.shape)
-        yield _QuickLeaf(nest.name, get, shape, nest.storage, wide[0], np.dtype(wide[1]))
+        yield _QuickLeaf(nest.name, get, shape, math.prod(shape), nest.storage, wide[0], np.dtype(wide[1]))
     elif isinstance(nest, dict):
         for index, child in enumerate(nest.values()):
             yield from _leaves(child, lambda value, key=f"f{index}": getattr(get(value), key))  # type: ignore[misc]

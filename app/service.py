@@ -46,12 +46,14 @@ class Service:
 
     def waits(self, question: Question) -> bool:
         """Whether newer weights are needed than those that serve."""
-        wanted = question.min_train_step
+        wanted = question.job.min_train_step
         return wanted is not None and question.policy.copies.active.version.train_step < wanted
 
     def submit(self, question: Question, waiter: Waiter, began: float) -> None:
         """Puts the question to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
-        question.policy.batcher.submit(question.job(began + self._timeout_s(question), waiter))
+        job = question.job
+        job.deadline, job.waiter = began + self._timeout_s(question), waiter
+        question.policy.batcher.submit(job)
 
     async def answered(self, question: Question) -> Result:
         """What the policy says, once it has weights that are new enough.
@@ -113,7 +115,7 @@ class Service:
 
 
 async def _catch_up(question: Question, deadline: float) -> None:
-    policy, train_step = question.policy, question.min_train_step
+    policy, train_step = question.policy, question.job.min_train_step
     assert train_step is not None
     try:
         async with asyncio.timeout_at(deadline):

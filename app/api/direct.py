@@ -41,7 +41,7 @@ class Way(NamedTuple):
 class Wire(Protocol):
     """The connection that a request came on."""
 
-    def write_answer(self, media_type: str, body: bytes) -> None:
+    def write_answer(self, media_type: bytes, body: bytes) -> None:
         """Answers with status 200."""
 
     def write_response(self, response: Response) -> None:
@@ -104,7 +104,7 @@ class Exchange:
             self.set_exception(error)
             return
         self._end(200)
-        self._wire.write_answer(self._way.writes.media_type, body)
+        self._wire.write_answer(self._way.writes.header, body)
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""

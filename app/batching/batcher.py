@@ -93,7 +93,7 @@ class Batcher:
         if self._paused or self._closed:
             self.check_open()
         if len(self._waiting) >= self._waiting_room:
-            self._waiting = deque(waiting for waiting in self._waiting if not waiting.done.done())
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.waiter.done())
             if len(self._waiting) >= self._waiting_room:
                 raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
         self._waiting.append(job)
@@ -223,12 +223,12 @@ class Batcher:
         self._record(jobs[0], outcomes[0])
         name, train_step = slot.version.name, slot.version.train_step
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.done.done():
+            if job.waiter.done():
                 continue
             if isinstance(outcome, Exception):
-                job.done.set_exception(outcome)
+                job.waiter.set_exception(outcome)
             else:
-                job.done.set_result(Result(outcome, name, train_step))
+                job.waiter.set_result(Result(outcome, name, train_step))
 
     def _record(self, job: Job, outcome: Arrays | Exception) -> None:
         now = self._loop.time()
@@ -256,7 +256,7 @@ class Batcher:
         for job in (*self._waiting, *self._in_lane):
             if job.deadline <= now:
                 _fail(job, DeadlinePassed(f"no answer before the deadline{why}"))
-            elif not job.done.done():
+            elif not job.waiter.done():
                 left.append(job.deadline)
         if left:
             self._expire_from(min(left))
@@ -353,5 +353,5 @@ def _fail_all(jobs: Sequence[Job], error: Exception) -> None:
 
 
 def _fail(job: Job, error: Exception) -> None:
-    if not job.done.done():
-        job.done.set_exception(error)
+    if not job.waiter.done():
+        job.waiter.set_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,24 +42,38 @@ class Waiter(Protocol):
         """What came instead of an answer."""
 
 
+class Nobody:
+    """Waits for nothing: until a job is submitted it is nobody's."""
+
+    def done(self) -> bool:
+        """See `Waiter`."""
+        return True
+
+    def set_result(self, result: Result) -> None:
+        """See `Waiter`."""
+
+    def set_exception(self, error: Exception) -> None:
+        """See `Waiter`."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One request's share of a batch.
 
-    `inputs` are those that were sent; what they leave out has defaults. `deadline` is on the event loop's clock, in
-    seconds. `needs_state`: its rows start from the initial policy state. `min_train_step`: it may not run on older
-    weights. `alone`: its rows run in calls of their own, of a fixed size, so that no neighbour changes their rounding.
-    `done` gets a `Result`, or the error.
+    `inputs` are those that were sent; what they leave out has defaults. `needs_state`: its rows start from the initial
+    policy state. `min_train_step`: it may not run on older weights. `alone`: its rows run in calls of their own, of a
+    fixed size, so that no neighbour changes their rounding. The rest is known when it is submitted: `deadline` is on
+    the event loop's clock, in seconds; `waiter` gets a `Result`, or the error.
     """
 
     function: str
     inputs: Arrays
     rows: int
-    needs_state: bool
-    min_train_step: int | None
-    deadline: float
-    done: Waiter = field(repr=False)
+    needs_state: bool = False
+    min_train_step: int | None = None
     alone: bool = False
+    deadline: float = math.inf
+    waiter: Waiter = field(default=Nobody(), repr=False)
 
 
 def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
@@ -77,7 +92,7 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
     rows = 0
     while waiting:
         job = waiting.popleft()
-        if job.done.done():
+        if job.waiter.done():
             continue
         if job.deadline <= now:
             expired.append(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ class Codec:
     media_type: str
     decode: Callable[[bytes], dict[str, Any]]
     encode: Callable[[Any], bytes]
+
+    @functools.cached_property
+    def header(self) -> bytes:
+        """The value of a Content-Type header."""
+        return self.media_type.encode()
 
 
 JSON = Codec("application/json", json_body.decode, json_body.encode)

@@ -64,7 +64,8 @@ class House:
         done: asyncio.Future[Result] = loop.create_future()
         options = {"needs_state": False, "min_train_step": None} | more
         inputs = {"0/observation": np.array(values, float)}
-        self.batcher.submit(Job(function, inputs, len(values), deadline=loop.time() + timeout, done=done, **options))
+        job = Job(function, inputs, len(values), deadline=loop.time() + timeout, waiter=done, **options)
+        self.batcher.submit(job)
         return done
 
     async def held(self) -> None:

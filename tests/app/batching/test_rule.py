@@ -27,7 +27,7 @@ def job(text: str) -> Job:
     deadline = NOW if text.endswith("!") else NOW + 1
     rows = int(text[1:].rstrip("!x*"))
     done: Any = Done(text.endswith("x"))
-    return Job(text[0], {"name": text}, rows, False, None, deadline, done, alone=text.endswith("*"))
+    return Job(text[0], {"name": text}, rows, alone=text.endswith("*"), deadline=deadline, waiter=done)
 
 
 def names(jobs) -> str:
@@ -88,7 +88,7 @@ def test_cancelled_future_counts_as_nobody_waiting():
     async def run() -> None:
         done = asyncio.get_running_loop().create_future()
         done.cancel()
-        cancelled = Job("a", {}, 1, False, None, NOW + 1, done)
+        cancelled = Job("a", {}, 1, deadline=NOW + 1, waiter=done)
         assert next_batch(deque([cancelled]), 8, NOW) == ([], [])
 
     asyncio.run(run())
