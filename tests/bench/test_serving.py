@@ -151,6 +151,6 @@ def test_usage_is_that_of_all_descendants() -> None:
             assert usage.resident_mb(pids) > usage.resident_mb(pids[:1]) > 1
             assert usage.running_module(pids, "-c") == pids
         finally:
-            for pid in reversed(usage.family(process.pid)):
-                os.kill(pid, 9)
+            usage.kill(usage.identified(pids))
+        assert process.wait(5) == -9
     assert usage.cpu_s([process.pid]) == usage.resident_mb([process.pid]) == 0
