@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import BenchError
 from bench.server import free_port, serving, started, wait_until_ready
-from bench.serving import exports, peers
+from bench.serving import exports, peers, usage
 from bench.serving.calls import check_answer, is_listening
 from bench.serving.direct import compiled_in
 from bench.serving.exchanges import exchange
@@ -100,7 +100,10 @@ class Starter:
         model, _ = compiled_in(self.exports.compiled(scenario.policy))
         here = Path(peers.__file__).parent
         words = [str(python), str(here / f"{peer.module}.py"), str(port)]
+        family: list[tuple[int, bytes]] = []
+        self.stack.callback(lambda: usage.kill(family))  # some end and leave their workers behind
         process = self.stack.enter_context(started(words, log, {MODEL: str(model), "PYTHONPATH": str(here)}))
+        self.stack.callback(lambda: family.extend(usage.identified(usage.family(process.pid))))
         asked = peer.exchange(exchange(scenario.exchange))
         wait_until_ready(process, log, lambda: bool(check_answer(port, peer.path, asked)))
         return Running(port, process.pid, (peer.path,))

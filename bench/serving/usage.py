@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 # Places in /proc/PID/stat after the name, which may hold anything and ends with the last bracket.
-_PARENT, _USER, _SYSTEM = 1, 11, 12
+_PARENT, _USER, _SYSTEM, _STARTED = 1, 11, 12, 19
 
 
 def family(pid: int) -> list[int]:
@@ -37,6 +39,19 @@ def resident_mb(pids: list[int]) -> float:
 def running_module(pids: list[int], module: str) -> list[int]:
     """Those of them that run a Python module."""
     return [pid for pid in pids if module.encode() in _read(pid, "cmdline").split(b"\0")]
+
+
+def identified(pids: list[int]) -> list[tuple[int, bytes]]:
+    """Each with the time of its start: a number alone may belong to another process later."""
+    return [(pid, words[_STARTED]) for pid in pids if (words := _stat(pid))]
+
+
+def kill(processes: list[tuple[int, bytes]]) -> None:
+    """Those that are still there."""
+    for pid, begun in processes:
+        if (words := _stat(pid)) and words[_STARTED] == begun:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _resident_pages(pid: int) -> int:

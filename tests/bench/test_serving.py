@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import BenchError
 from bench.serving import acceptance, chart, exchanges, scenarios, usage
+from bench.serving.peers import environments, table
 from bench.serving.results import Results, Row, Sample, Start
 from tests.bench.test_swaps import left_behind
 from tests.server import ROOT
@@ -139,6 +141,28 @@ def test_bodies_hold_what_they_say(name: str, rows: int) -> None:
         assert answered.get("policy_state") == sent.get("policy_state")
 
 
+@pytest.mark.parametrize("peer", table.PEERS.values(), ids=list(table.PEERS))
+@pytest.mark.parametrize("name", ["row", "rows"])
+def test_peers_are_asked_the_same(peer: table.Peer, name: str) -> None:
+    def numbers(value: object) -> list[float]:
+        if isinstance(value, list):
+            return [number for item in value for number in numbers(item)]
+        return [value] if isinstance(value, float) else []
+
+    asked = exchanges.exchange(name)
+    sent = json.loads(peer.exchange(asked).body)
+    sent = sent["inputs"][0]["data"] if "inputs" in sent else sent["observation"]
+    assert numbers(sent) == numbers(json.loads(asked.body)["observation"])
+    assert (Path(table.__file__).with_name(f"{peer.module}.py")).exists()
+
+
+def test_a_peer_that_cannot_be_installed_is_told(tmp_path: Path) -> None:
+    peer = replace(table.PEERS["litserve"], packages=("--no-index", "none-such"))
+    environments.make(tmp_path, peer, lambda _: None)
+    with pytest.raises(BenchError, match=r"not installed: .*none-such"):
+        environments.python_of(tmp_path, peer)
+
+
 def test_usage_is_that_of_all_descendants() -> None:
     burn = (
         "import os, time; os.fork(); t = time.process_time()\nwhile time.process_time() < t + 0.2: pass\ntime.sleep(60)"
@@ -151,6 +175,6 @@ def test_usage_is_that_of_all_descendants() -> None:
             assert usage.resident_mb(pids) > usage.resident_mb(pids[:1]) > 1
             assert usage.running_module(pids, "-c") == pids
         finally:
-            for pid in reversed(usage.family(process.pid)):
-                os.kill(pid, 9)
+            usage.kill(usage.identified(pids))
+        assert process.wait(5) == -9
     assert usage.cpu_s([process.pid]) == usage.resident_mb([process.pid]) == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from pytriton.triton import Triton, TritonConfig
 
 def main(port: int) -> None:
     """Serves until it is told to stop."""
+    # Its back end takes the first libpython that the system finds, which may be another than this Python's.
+    os.environ["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
     policy = Policy()
 
     @batch
