@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -68,6 +69,7 @@ class Batcher:
         self._running: asyncio.Task[None] | None = None
         self._next_step: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = math.inf
         self._paces: dict[str, Pace] = {}
         self._recorder = Recorder()
         self._paused: Pause | None = None
@@ -243,13 +245,15 @@ class Batcher:
             self._expire_from(job.deadline)
 
     def _expire_from(self, deadline: float) -> None:
-        if self._expiry is None or deadline < self._expiry.when():
+        if deadline < self._expires_at:
             if self._expiry is not None:
                 self._expiry.cancel()
+            # Kept here: uvloop's handle of a call that is due at once does not tell when.
+            self._expires_at = deadline
             self._expiry = self._loop.call_at(deadline, self._expire)
 
     def _expire(self) -> None:
-        self._expiry = None
+        self._expiry, self._expires_at = None, math.inf
         now = self._loop.time()
         why = f": policy {self._name} is paused" if self._paused else ""
         left = []

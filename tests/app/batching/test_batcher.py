@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from app.batching import batcher as batcher_module
 from app.batching.batcher import Batcher
@@ -90,7 +91,9 @@ async def open_house(waiting_room: int = 100, inline_s: float = 0.0) -> AsyncIte
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 30))
+    """On the event loop of the real server, whose handles are not those of asyncio."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(test(), 30))
 
 
 async def settled() -> None:
@@ -756,5 +759,20 @@ def test_what_requests_leave_out_is_added_once_for_a_batch_that_leaves_out_the_s
             mixed = [house.submit(1, needs_state=True), house.submit(2)]
             house.engine.go_on.set()
             assert [answers(await job) for job in (first, *mixed)] == [[0], [101], [2]]
+
+    run(test)
+
+
+def test_deadlines_that_are_due_at_once_among_later_ones():
+    async def test() -> None:
+        async with open_house() as house:
+            await house.batcher.pause(Pause.WAIT)
+            patient = house.submit(1, timeout=60)
+            hasty = [house.submit(value, timeout=timeout) for value in range(20) for timeout in (0.0, 0.001, -1.0)]
+            for job in hasty:
+                with pytest.raises(DeadlinePassed):
+                    await job
+            house.batcher.resume()
+            assert answers(await patient) == [1]
 
     run(test)
