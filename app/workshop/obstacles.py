@@ -19,7 +19,7 @@ _INEXACT = {"Sin", "Cos", "Tan"}
 def obstacle(function: Any) -> str | None:
     """Why the function must not be converted, as the predicate of a sentence; None where it may be."""
     if found := impurities(function):
-        return what_they_do(found)
+        return f"{what_they_do(found)} ({', '.join(found)})"
     if may_refuse(function):
         return "may refuse inputs by an assertion, and LiteRT would answer them"
     if kinds(function) & _INEXACT and (inexact := sorted(_kinds_computed(function) & _INEXACT)):
@@ -28,12 +28,10 @@ def obstacle(function: Any) -> str | None:
 
 
 def what_they_do(impure: Sequence[str]) -> str:
-    """What kinds of operations do that make two calls differ."""
+    """What operations do, by their kinds, that make two calls differ."""
     if any(_RANDOM.search(kind) for kind in impure):
-        does = "draws random numbers"
-    else:
-        does = "runs Python code" if any("PyFunc" in kind for kind in impure) else "keeps state in variables"
-    return f"{does} ({', '.join(impure)})"
+        return "draws random numbers"
+    return "runs Python code" if any("PyFunc" in kind for kind in impure) else "keeps state in variables"
 
 
 def is_seeded(function: Any) -> bool:

@@ -20,9 +20,8 @@ from tests.zoo.kinds import KINDS
 from tests.zoo.table import engines_in
 from tests.zoo.test_serving import ROWS, compare_distributions, compare_greedy
 
-# Compiled and sampled, compiled, and neither.
-FEW = ["random-nested", "dqn-masked-greedy", "gaussian-noise"]
-# Two policies of the zoo answer a probe with what no action may be.
+# Compiled and sampled, compiled, and on TensorFlow.
+FEW = ["random-nested", "dqn-masked-greedy", "observation-word"]
 _ENGINES = engines_in((ROOT / "docs" / "policies.md").read_text())
 
 

@@ -230,10 +230,10 @@ def test_another_integer_is_converted_anew_and_right(shop: Shop, tmp_path, conve
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("ddpg-ou-noise", r"action draws random numbers \(.*Assign.*has no sample: the policy draws random numbers"),
-        ("gaussian-noise", r"action draws random numbers \(.*has no sample: .* the same numbers for all rows"),
+        ("ddpg-ou-noise", "action draws random numbers, and has no sample: the policy draws random numbers of its own"),
+        ("gaussian-noise", "action draws random numbers, and has no sample: the policy draws the same numbers for all"),
         ("linear-thompson", r"distribution draws random numbers \(RandomStandardNormal\)"),
-        ("export-seeded", r"action draws from a seed in the export"),
+        ("export-seeded", "action draws from a seed in the export"),
     ],
 )
 def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(shop: Shop, kind, reason):

@@ -8,7 +8,7 @@ import pytest
 from app.engine.base import Arrays, InputRefused
 from app.engine.litert import LiteRTEngine
 from app.workshop.proof import Unequal, prove
-from saver.artifact import Leaf, Noise, ServingInfo, Signature
+from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
 from tests.app.compiled import Shop
 from tests.app.specs import policy_spec
 
@@ -198,6 +198,54 @@ def test_sample_gets_noise():
     engine = Sampling()
     prove(engine, Values(), SPEC, replace(SERVING, signatures={"sample": Signature({}, {})}, noise=Noise(2, 0)))
     assert engine.seen
+
+
+class Drawing(Values):
+    """`action` draws; `sample` and the rest do not."""
+
+    def __init__(self, seed: int, sample: Values | None = None, extra: bool = False) -> None:
+        self.generator = np.random.default_rng(seed)
+        self.sample = sample or Values()
+        self.extra = extra
+
+    def run(self, function, inputs):
+        outputs = self.sample.run(function, inputs)
+        if function == "action":
+            outputs["value"] = self.generator.normal(size=outputs["value"].shape).astype(np.float32)
+            outputs |= {"log_prob": outputs["value"]} if self.extra else {}
+        return outputs
+
+
+SAMPLING = replace(SERVING, signatures={"sample": Signature({}, {})}, noise=Noise(0, 1))
+
+
+def test_where_action_draws_sample_is_compared():
+    prove(Drawing(0), Drawing(1), SPEC, SAMPLING, draws=True)
+    with pytest.raises(Unequal, match="sample: value"):
+        prove(Drawing(0, Off()), Drawing(1), SPEC, SAMPLING, draws=True)
+    with pytest.raises(Unequal, match="action: "):
+        prove(Drawing(0), Drawing(1), SPEC, SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [(Drawing(0, extra=True), r"\['action', 'log_prob', 'value'\]"), (Stubborn(), "LiteRT refuses a probe input")],
+)
+def test_where_action_draws_it_has_the_outputs_of_tensorflows(engine, says):
+    with pytest.raises(Unequal, match=says):
+        prove(engine, Drawing(1), SPEC, SAMPLING, draws=True)
+
+
+def test_where_action_draws_recorded_inputs_are_sampled():
+    class OffFarOut(Values):
+        def values(self, observation):
+            return observation * np.where(observation > 1e9, np.float32(2), np.float32(1))
+
+    spec = replace(SPEC, signatures={"action": Signature({"0/observation": TensorInfo("float32", (None, 2))}, {})})
+    recorded = [{"0/observation": np.array([[1e10, 1.0]], np.float32)}]
+    prove(Drawing(0), Drawing(1), spec, SAMPLING, recorded=recorded, draws=True)
+    with pytest.raises(Unequal, match="sample: value"):
+        prove(Drawing(0, OffFarOut()), Drawing(1), spec, SAMPLING, recorded=recorded, draws=True)
 
 
 @pytest.mark.parametrize("kind", ["dqn-greedy", "dqn-lstm-greedy", "export-nested"])
