@@ -29,7 +29,9 @@ class FlatFunction:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Arrays:
         """Arrays by flattened name in, arrays by flattened name out."""
-        outputs = self.on_tensors({name: tf.constant(inputs[name], dtype) for name, dtype in self.dtypes.items()})
+        tensors = [tf.constant(inputs[name], dtype) for name, dtype in self.dtypes.items()]
+        # Beneath the public call, which takes 70 µs more to find out that these are the inputs in their order.
+        outputs = self.concrete._call_flat(tensors, self.concrete.captured_inputs)
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def on_tensors(self, tensors: Mapping[str, Any]) -> dict[str, tf.Tensor]:

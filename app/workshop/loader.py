@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -52,5 +53,9 @@ class BundleLoader:
 
 def _import_tensorflow() -> None:
     if "tensorflow" not in sys.modules:
+        # One call uses one core: for small matrices handing out the work takes longer than doing it, and cores that
+        # are busy otherwise (other fronts, a swap being made ready) would make every call wait for its slowest part.
+        for kind in ("INTRA", "INTER"):
+            os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
         with hushed():
             import tensorflow  # noqa: F401
