@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.engine.bundle import Bundle
+from app.engine.bundle import TENSORFLOW, Bundle
 from app.errors import SwapRefused
 from app.folders.checkpoints import INDEX, identify
 from app.workshop import workshop as workshop_module
@@ -55,7 +55,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.graph = opened(folder)
-        self.workshop = Workshop(self.graph)
+        self.workshop = Workshop(self.graph, TENSORFLOW)  # whose weights can be seen
         self.bundles = folder.parent / "bundles"
 
     def prepare(self, source: Path | None, recorded=()) -> Bundle:
