@@ -17,6 +17,7 @@ from tests.app.compiled import Opened, Shop
 from tests.zoo.kind import FLOATS
 
 KINDS = [
+    "dqn-epsilon",
     "dqn-greedy",
     "ppo-greedy",
     "dqn-lstm-greedy",
