@@ -17,6 +17,7 @@ from tests.app.compiled import Opened, Shop
 from tests.zoo.kind import FLOATS
 
 KINDS = [
+    "dqn-epsilon",
     "dqn-greedy",
     "ppo-greedy",
     "dqn-lstm-greedy",
@@ -157,7 +158,8 @@ def conversions(monkeypatch) -> list[int]:
 def check(opened: Opened, file: Any) -> None:
     """The file answers as the copy does."""
     spec, serving = opened.export.spec, opened.export.serving
-    prove(LiteRTEngine(file, spec, serving.noise), opened.engine, spec, serving, rows=(1, 3))
+    engine = LiteRTEngine(file, spec, serving.noise)
+    prove(engine, opened.engine, spec, serving, rows=(1, 3), draws=engine._draws)
 
 
 @pytest.mark.parametrize("kind", KINDS)
