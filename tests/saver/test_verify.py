@@ -101,7 +101,7 @@ def test_each_function_and_its_lack_are_told(saved):
     )
     lacking = results(saved.folder("random"))
     assert lacking["action"] == "ok"
-    assert lacking["sample"] == "skipped"
+    assert lacking["distribution"] == "skipped"
 
 
 def test_a_changed_file_is_found(saved, tmp_path):
