@@ -810,7 +810,7 @@ def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
             house.put("b", 2)
             with house.slot.lease() as old:
                 reload = asyncio.create_task(house.manager.reload(None))
-                await _until(lambda: house.slot is not old)
+                await _until(lambda: house.slot is not old and house.manager.active.name == "b")
                 assert house.serves == ("b", 2)  # new batches run on it at once
                 assert house.states["a"] == "draining"
                 await asyncio.sleep(0.01)
