@@ -50,6 +50,10 @@ from app.validate import Defaults, InputReader
 from app.workshop.loader import BundleLoader
 from saver.artifact import CHECKPOINTS_FOLDER
 
+# Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has
+# hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
+_COLLECT_AFTER = 20_000
+
 
 class Front:
     """What the control process asks of a front: `open` first, then `listen`, then the rest, and `stop` last."""
@@ -92,6 +96,7 @@ class Front:
         # TensorFlow in the process no answer leaves for 100 ms meanwhile.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         self._stack.push_async_callback(self._http.stop)
         await self._http.start(self._listener)
 
