@@ -140,12 +140,13 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """What follows an answer."""
-        self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
             super().on_response_complete()
         else:
             self.server_state.total_requests += 1
             self.flow.resume_reading()
+        if self.cycle.response_complete:  # or another request waits its turn
+            self._idle_since = self.loop.time()
 
     def _unset_keepalive_if_required(self) -> None:
         self._idle_since = math.inf  # something has come
