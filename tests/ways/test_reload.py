@@ -45,9 +45,13 @@ def number(server: RunningServer, policy: str, **options: object) -> tuple[int, 
 
 
 class Load:
-    """Clients that ask without pause, each row with a mark of its own, and keep every answer with its times."""
+    """Clients that ask and ask, each row with a mark of its own, and keep every answer with its times.
 
-    def __init__(self, url: str, policy: str, clients: int = CLIENTS) -> None:
+    `pause_s` is between an answer and the next question: many clients without any take this process for themselves.
+    """
+
+    def __init__(self, url: str, policy: str, clients: int = CLIENTS, pause_s: float = 0.0) -> None:
+        self._pause_s = pause_s
         self.answers: list[tuple[float, float, dict, list[int]]] = []
         self.failures: list[str] = []
         self._stop = threading.Event()
@@ -86,6 +90,7 @@ class Load:
                     self.failures.append(response.text)
                     return
                 self.answers.append((began, time.monotonic(), response.json(), marks))
+                self._stop.wait(self._pause_s)
 
 
 def check_answers(load: Load, acknowledged: list[tuple[float, int]]) -> None:
