@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 from bench import BenchError
+from bench.command import options_as_json, stop_on_signals, tell
 from bench.load import compiled
 from bench.machine import Neighbours, machine, warning_before
 from bench.serving import acceptance, chart, report
@@ -31,8 +30,7 @@ from bench.serving.scenarios import NAMES, SCENARIOS, START, stages
 def main() -> int:
     """Measures and prints. 0: well; 1: failures, or nothing could be measured; 130: stopped."""
     options = _options()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    stop_on_signals()
     try:
         return _run(options)
     except BenchError as error:
@@ -48,20 +46,20 @@ def _run(options: argparse.Namespace) -> int:
     wanted = stages(options.scenario, options.only, [peer.competitor for peer in peers])
     on = machine()
     if busy := warning_before(on):
-        _tell(busy)
+        tell(busy)
     for peer in peers:
         if any(one.name == peer.name for stage in wanted for scenario in stage for one in scenario.competitors):
-            environments.make(options.peers, peer, _tell)
+            environments.make(options.peers, peer, tell)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as name, _exports(options.exports, name) as exports:
         folder = Path(name)
-        bench = Bench(Plan(options.rounds, options.seconds), exports, compiled(folder), folder, _tell, options.peers)
+        bench = Bench(Plan(options.rounds, options.seconds), exports, compiled(folder), folder, tell, options.peers)
         results = bench.run(wanted, with_starts=not options.only and START in (options.scenario or NAMES))
     results.machine = on | {"others_cores": round(neighbours.cores(), 2)}
     lines = acceptance.lines(results, [peer.name for peer in peers])
     report.show(results, lines)
     if options.json:
-        told = report.as_json(results, lines, _as_json(options))
+        told = report.as_json(results, lines, options_as_json(options))
         options.json.write_text(json.dumps(told, indent=1) + "\n")
     if options.chart:
         chart.draw(results, options.chart)
@@ -72,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
 def _exports(kept: Path | None, folder: str) -> Iterator[Exports]:
     where = kept or Path(folder, "exports")
     where.mkdir(parents=True, exist_ok=True)
-    yield Exports(where.absolute(), _tell)
+    yield Exports(where.absolute(), tell)
 
 
 def _options() -> argparse.Namespace:
@@ -88,21 +86,6 @@ def _options() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write all figures there, too")
     add("--chart", type=Path, metavar="FILE", help="draw a picture: .png or .svg")
     return parser.parse_args()
-
-
-def _as_json(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def _stop(*_: object) -> NoReturn:
-    """Once: what is cleaned up then is not to be interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import BenchError
+from bench.command import options_as_json, stop_on_signals, tell
 from bench.load import generator
 from bench.machine import Neighbours, machine, warning_before
 from bench.swaps import report
@@ -30,8 +30,7 @@ QUICK |= {"maximum_s": 0.5}
 def main() -> int:
     """Measures and prints. 0: well; 1: failures, missed swaps, or nothing could be measured; 130: stopped."""
     options = _options()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    stop_on_signals()
     try:
         return _run(options)
     except BenchError as error:
@@ -53,14 +52,14 @@ def _run(options: argparse.Namespace) -> int:
     )
     on = machine()
     if busy := warning_before(on):
-        _tell(busy)
+        tell(busy)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-swaps-", dir=options.folder) as folder:
-        results = Bench(wanted, generator(Path(folder), ACTION, BODY), Path(folder), _tell).run()
+        results = Bench(wanted, generator(Path(folder), ACTION, BODY), Path(folder), tell).run()
     on["others_cores"] = round(neighbours.cores(), 2)
     report.show(results, on)
     if options.json:
-        told = report.as_json(results, on, _as_json(options))
+        told = report.as_json(results, on, options_as_json(options))
         options.json.write_text(json.dumps(told, indent=1) + "\n")
     return 1 if results.failures or results.missed else 0
 
@@ -94,21 +93,6 @@ def _options() -> argparse.Namespace:
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**QUICK)
     return parser.parse_args()
-
-
-def _as_json(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def _stop(*_: object) -> NoReturn:
-    """Once: what is cleaned up then is not to be interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+# ruff: noqa: T201
+"""What the commands of all benches share: lines about what is being done, being stopped, options among the figures."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def options_as_json(options: argparse.Namespace) -> dict[str, Any]:
+    """By their names, as a JSON file can hold them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def tell(what: str) -> None:
+    """A line for whoever waits, beside the figures."""
+    print(what, file=sys.stderr, flush=True)
+
+
+def stop_on_signals() -> None:
+    """From now on SIGINT and SIGTERM raise KeyboardInterrupt, so that what was started is ended."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+def _stop(*_: object) -> NoReturn:
+    """Once: what is cleaned up then is not to be interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
