@@ -13,6 +13,8 @@ from app.batching.rule import INITIAL_STATE, Result
 from app.wire import json_body
 from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, pack
 
+# NumPy's letters of booleans, integers, and floats of 32 and 64 bits.
+_PLAIN = "?bBhHiIlLqQfd"
 # The name of an output → its value; what a form is filled with.
 ValueOf = Callable[[str], Any]
 
@@ -142,7 +144,7 @@ def _write(value: Any, pieces: list[bytes | _Slot]) -> None:
 
 def _numbers(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
     """An output's rows, or its only one; None where orjson alone would not write what `json_body` does."""
-    if array.dtype.kind not in "biuf" or array.dtype == np.float16:
+    if array.dtype.char not in _PLAIN:
         return None
     try:
         # The list of one number rather than the number: orjson writes a float32 by itself as if it were a double.

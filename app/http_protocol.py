@@ -2,13 +2,17 @@
 
 uvicorn's protocol on httptools, with one more way out of it. The direct way takes a request only while nothing else is
 under way on its connection: requests that are sent ahead of their turn (pipelining) queue up as uvicorn has it.
+
+A client's requests begin with the same bytes each time, but for their length. Such a head is parsed once for each
+connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from fastapi import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -17,6 +21,9 @@ from app.api.direct import Direct, Exchange, Way
 
 Headers = list[tuple[bytes, bytes]]
 _OK = STATUS_LINE[200]
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
+_MOST_DIGITS = 9
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 class _Nobody:
@@ -32,12 +39,11 @@ _NOBODY = _Nobody()
 class DirectCycle(Exchange):
     """An exchange in the place of uvicorn's cycle: the attributes that its protocol looks at."""
 
-    __slots__ = ("keep_alive", "pieces")
+    keep_alive = True
     message_event = _NOBODY
 
     def __init__(self, way: Way, protocol: DirectProtocol) -> None:
         super().__init__(way, protocol)
-        self.keep_alive = True
         self.pieces: list[bytes] = []
 
     @property
@@ -55,20 +61,66 @@ class DirectCycle(Exchange):
         self.give_up()
 
 
+class Head(NamedTuple):
+    """What stands before and after the length of the body in the head of a request; and what to do with the body."""
+
+    before: bytes
+    after: bytes
+    way: Way
+
+    @classmethod
+    def of(cls, request: bytes, way: Way) -> Head | None:
+        """The head of a request that is whole, and the only one; None where it is not."""
+        end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        length = _LENGTH.search(request, 0, end)
+        if length is None or end + int(length[1]) != len(request):
+            return None
+        return cls(request[: length.start(1)], request[length.end(1) : end], way)
+
+    def body_in(self, request: bytes) -> bytes | None:
+        """The body of a request with this head that is whole, and the only one; None of any other."""
+        start = len(self.before)
+        end = request.find(b"\r", start, start + _MOST_DIGITS + 1)
+        if not request.startswith(self.before) or not request.startswith(self.after, end):
+            return None
+        length, body = request[start:end], request[end + len(self.after) :]
+        return body if length.isdigit() and int(length) == len(body) else None
+
+
 class DirectProtocol(HttpToolsProtocol):
     """One connection. `direct` is set by `protocol_with`."""
 
     direct: Direct
     cycle: Any
+    _head: Head | None = None
+    _between_requests = True
     _with_framework: Any = None
     _idle_since = math.inf
     _common: tuple[Any, bytes] = (None, b"")
 
+    def data_received(self, data: bytes) -> None:
+        """What has come. The parser never sees a request with a head that is known: its state is that between two."""
+        begins, head = self._between_requests, self._head
+        if begins and head is not None and self.cycle.response_complete and not self.flow.write_paused:
+            body = head.body_in(data)
+            if body is not None and len(body) <= self.direct.body_limit:
+                self._unset_keepalive_if_required()
+                self.cycle = DirectCycle(head.way, self)
+                self.cycle.ask(self.direct.service, body, self.loop.time())
+                return
+        super().data_received(data)
+        if head is None and begins and self._between_requests and type(self.cycle) is DirectCycle:
+            self._head = Head.of(data, self.cycle.way)
+
     def on_message_begin(self) -> None:
         """As uvicorn's, but for the scope, which only the framework needs."""
+        self._between_requests = False
         self.url = b""
         self.headers: Headers = []
-        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As uvicorn's, but for what only the framework needs."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Chooses the way."""
@@ -90,10 +142,11 @@ class DirectProtocol(HttpToolsProtocol):
         )
 
     def _to_framework(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers  # the scope holds this list
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -119,6 +172,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._between_requests = True
         cycle = self.cycle
         if type(cycle) is DirectCycle:
             body = cycle.pieces[0] if len(cycle.pieces) == 1 else b"".join(cycle.pieces)

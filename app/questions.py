@@ -6,8 +6,8 @@ What cannot be asked of a policy is refused here. Nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from app.answers import Form
@@ -22,7 +22,7 @@ from app.wire.tensors import show
 from saver.artifact import LOG_PROB
 
 
-class Question(NamedTuple):
+class Question(msgspec.Struct, frozen=True):
     """A request that was understood: the job that answers it, and the form of its answer.
 
     `timeout_s`: what the request allows; None leaves it to the server.

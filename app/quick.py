@@ -7,16 +7,18 @@ that nothing is. What both take, they read alike.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from app.familiar import FamiliarReader, Numbers
 from app.validate import DEFAULTED, FIRST, LAST, LONGEST_TIMEOUT_MS, Inputs, Options, top_level
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
@@ -32,13 +34,6 @@ class _NotQuick(Exception):
     """The spec has something that types cannot say."""
 
 
-class Read(NamedTuple):
-    """A request that was understood."""
-
-    inputs: Inputs
-    options: Options
-
-
 class QuickReader:
     """Reads requests of `action` and `distribution` for one policy. See `InputReader` for the arguments."""
 
@@ -48,6 +43,7 @@ class QuickReader:
         self._has_state = any(field.name == "policy_state" and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
+        self._familiar = FamiliarReader()
         self._one: msgspec.json.Decoder[Any] | None = None
         try:
             self._one = msgspec.json.Decoder(_request_type(self._fields, _type_of))
@@ -55,10 +51,13 @@ class QuickReader:
         except _NotQuick:
             pass
 
-    def read(self, body: bytes) -> Read | None:
+    def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """What `InputReader.read` and `read_options` would make of the JSON `body`; None where they have to try."""
         if self._one is None:
             return None
+        familiar = self._familiar.read(body)
+        if familiar is not None:
+            return familiar, _NO_OPTIONS
         # A guess, which saves a vain attempt.
         batched = self._batch_mark in body
         try:
@@ -69,9 +68,16 @@ class QuickReader:
                 request = (self._batch if batched else self._one).decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return None
-        return self._arrays_of(request, batched)
+        inputs = self._inputs_of(request, batched)
+        if inputs is None:
+            return None
+        if request.options is not UNSET:
+            return inputs, _options(request.options)
+        if self._familiar.learns(body):
+            self._learn(body, request, inputs)
+        return inputs, _NO_OPTIONS
 
-    def _arrays_of(self, request: Any, batched: bool) -> Read | None:
+    def _inputs_of(self, request: Any, batched: bool) -> Inputs | None:
         arrays: Arrays = {}
         rows = None if batched else 1
         needs_state = self._has_state
@@ -90,11 +96,14 @@ class QuickReader:
                 arrays[leaf.name] = leaf.array(raw, rows or 1, batched)
         if not rows or rows > self._rows_limit:
             return None
-        options = request.options
-        return Read(
-            Inputs(arrays, rows, batched, needs_state, 0),
-            _NO_OPTIONS if options is UNSET else _options(options),
-        )
+        return Inputs(arrays, rows, batched, needs_state, 0)
+
+    def _learn(self, body: bytes, request: Any, inputs: Inputs) -> None:
+        """A body that consists of lists of numbers, and of nothing else."""
+        given = [field for field in self._fields if getattr(request, field.key) is not UNSET]
+        numbers = [leaf.numbers_in(inputs.batched) for field in given for leaf in field.leaves]
+        if None not in numbers:
+            self._familiar.learn(body, inputs, filter(None, numbers), sum(field.keys for field in given))
 
 
 class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -112,7 +121,7 @@ def _options(raw: _RawOptions) -> Options:
 
 @dataclass(frozen=True)
 class _QuickLeaf:
-    """One leaf: how it is found in its field's value, and how it becomes an array."""
+    """One leaf: how it is found in its field's value or in a body (a JSON pointer), and how it becomes an array."""
 
     name: str
     raw: Callable[[Any], Any]
@@ -121,6 +130,9 @@ class _QuickLeaf:
     storage: np.dtype[Any]
     code: str
     wide: np.dtype[Any]
+    leaf: Leaf
+    pointer: str
+    step_type: bool
 
     def array(self, raw: Any, rows: int, batched: bool) -> Array:
         """[rows, …] of numbers in nested lists that are known to fit."""
@@ -135,6 +147,18 @@ class _QuickLeaf:
         packed = struct.pack(f"{count}{self.code}", *numbers)
         return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
 
+    def numbers_in(self, batched: bool) -> Numbers | None:
+        """Its numbers in a body where it is one value, or a batch; None where they are not in lists."""
+        if self.leaf.dtype == "bool" or not (batched or self.shape):
+            return None
+        low, high = _bounds(self.leaf, self.step_type)
+        if isinstance(low, list) or isinstance(high, list):
+            limits = [_limits(self.leaf, one, other) for one, other in _pairs(self.leaf, low, high)]
+            least, most = map(np.array, zip(*limits, strict=True))
+        else:
+            least, most = _limits(self.leaf, low, high)
+        return Numbers(self.name, self.pointer, self.wide, self.storage, least, most)
+
 
 class _Field:
     """A field of a request; `key` is its attribute in the decoded struct."""
@@ -144,20 +168,44 @@ class _Field:
         self.name = name
         self.nest = nest
         self.optional = optional
-        self.leaves = list(_leaves(nest, lambda value: value))
+        self.leaves = list(_leaves(nest, lambda value: value, f"/{_escaped(name)}", name == "step_type" and optional))
+        self.keys = 1 + _keys(nest)
 
 
-def _leaves(nest: Nest, get: Callable[[Any], Any]) -> Iterable[_QuickLeaf]:
+def _leaves(nest: Nest, get: Callable[[Any], Any], pointer: str, step_type: bool = False) -> Iterable[_QuickLeaf]:
     if isinstance(nest, Leaf):
         wide = {"f": ("d", float), "b": ("?", bool)}.get(nest.storage.kind, ("q", np.int64))
         shape = tuple(size or 0 for size in nest.shape)
-        yield _QuickLeaf(nest.name, get, shape, math.prod(shape), nest.storage, wide[0], np.dtype(wide[1]))
+        yield _QuickLeaf(
+            nest.name, get, shape, math.prod(shape), nest.storage, wide[0], np.dtype(wide[1]), nest, pointer, step_type
+        )
     elif isinstance(nest, dict):
-        for index, child in enumerate(nest.values()):
-            yield from _leaves(child, lambda value, key=f"f{index}": getattr(get(value), key))  # type: ignore[misc]
+        for index, (key, child) in enumerate(nest.items()):
+            get_one = functools.partial(_attribute, get, f"f{index}")
+            yield from _leaves(child, get_one, f"{pointer}/{_escaped(key)}")
     else:
         for index, child in enumerate(nest):
-            yield from _leaves(child, lambda value, index=index: get(value)[index])  # type: ignore[misc]
+            yield from _leaves(child, functools.partial(_item, get, index), f"{pointer}/{index}")
+
+
+def _attribute(get: Callable[[Any], Any], key: str, value: Any) -> Any:
+    return getattr(get(value), key)
+
+
+def _item(get: Callable[[Any], Any], index: int, value: Any) -> Any:
+    return get(value)[index]
+
+
+def _escaped(key: str) -> str:
+    """As a JSON pointer has it (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _keys(nest: Nest) -> int:
+    if isinstance(nest, Leaf):
+        return 0
+    children = nest.values() if isinstance(nest, dict) else nest
+    return sum(map(_keys, children)) + (len(nest) if isinstance(nest, dict) else 0)
 
 
 # Types
@@ -210,13 +258,11 @@ def _leaf_type(leaf: Leaf, step_type: bool) -> Any:
     """Raises `_NotQuick`."""
     if leaf.dtype in ("string", "bfloat16", "uint64") or not all(leaf.shape):
         raise _NotQuick
-    low, high = (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
+    low, high = _bounds(leaf, step_type)
     if isinstance(low, list) or isinstance(high, list):
-        count = leaf.shape[0] or 0
-        if len(leaf.shape) != 1 or count > _MOST_BOUNDS:
+        if len(leaf.shape) != 1 or (leaf.shape[0] or 0) > _MOST_BOUNDS:
             raise _NotQuick
-        lows, highs = (np.broadcast_to(np.array(b, object), (count,)) for b in (low, high))
-        return tuple[tuple(_item_type(leaf, one, other) for one, other in zip(lows, highs, strict=True))]  # type: ignore[misc]
+        return tuple[tuple(_item_type(leaf, one, other) for one, other in _pairs(leaf, low, high))]  # type: ignore[misc]
     kind = _item_type(leaf, low, high)
     for size in reversed(leaf.shape):
         kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]
@@ -227,10 +273,22 @@ def _item_type(leaf: Leaf, low: Any, high: Any) -> Any:
     """One number: finite, inside the range of its dtype and the bounds of the spec."""
     if leaf.dtype == "bool":
         return bool
-    if leaf.is_integer:
-        limits = np.iinfo(leaf.dtype)
-        least, most = (limits.min if low is None else low), (limits.max if high is None else high)
-        return Annotated[int, Meta(ge=int(max(least, limits.min)), le=int(min(most, limits.max)))]
-    ends = np.finfo(leaf.storage)
+    least, most = _limits(leaf, low, high)
+    return Annotated[type(least), Meta(ge=least, le=most)]
+
+
+def _bounds(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:
+    return (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
+
+
+def _pairs(leaf: Leaf, low: Any, high: Any) -> Iterable[tuple[Any, Any]]:
+    """The bounds of each number of a vector."""
+    count = (leaf.shape[0] or 0,)
+    return zip(*(np.broadcast_to(np.array(bound, object), count) for bound in (low, high)), strict=True)
+
+
+def _limits(leaf: Leaf, low: Any, high: Any) -> tuple[Any, Any]:
+    """The least and the most that both the bounds and the dtype allow, as Python's numbers."""
+    ends, kind = (np.iinfo(leaf.dtype), int) if leaf.is_integer else (np.finfo(leaf.storage), float)
     least, most = (ends.min if low is None else low), (ends.max if high is None else high)
-    return Annotated[float, Meta(ge=float(max(least, ends.min)), le=float(min(most, ends.max)))]
+    return kind(max(least, ends.min)), kind(min(most, ends.max))

@@ -51,20 +51,19 @@ class Wire(Protocol):
 class Exchange:
     """One request and its answer: the waiter for its job. `gone` is set when the client has closed the connection."""
 
-    __slots__ = ("_began", "_question", "_way", "_wire", "gone", "over", "waiting")
+    gone = False
+    over = False
+    waiting: asyncio.Task[None] | None = None
+    _question: Question | None = None
 
     def __init__(self, way: Way, wire: Wire) -> None:
-        self.gone = False
-        self.over = False
-        self.waiting: asyncio.Task[None] | None = None
-        self._way = way
+        self.way = way
         self._wire = wire
         self._began = perf_counter()
-        self._question: Question | None = None
 
     def ask(self, service: Service, body: bytes, now: float) -> None:
         """Puts the question that `body` holds; the answer goes to the wire. `now` is on the event loop's clock."""
-        way = self._way
+        way = self.way
         try:
             self._question = question = service.read(way.policy, way.route, way.reads, body)
             if service.waits(question):
@@ -88,6 +87,7 @@ class Exchange:
         if not self.done():
             self._count(status_of(ClientGone() if self._question else NotJson()))
         self.gone = True
+        self._question = None
         if self.waiting is not None:
             self.waiting.cancel()
 
@@ -99,12 +99,12 @@ class Exchange:
         """See `Waiter`."""
         assert self._question is not None
         try:
-            body = self._question.answer(result, self._way.writes)
+            body = self._question.answer(result, self.way.writes)
         except Exception as error:
             self.set_exception(error)
             return
         self._end(200)
-        self._wire.write_answer(self._way.writes.header, body)
+        self._wire.write_answer(self.way.writes.header, body)
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""
@@ -114,10 +114,33 @@ class Exchange:
 
     def _end(self, status: int) -> None:
         self.over = True
+        # Its job waits with this exchange: a circle, which would hold the arrays until Python looks for garbage.
+        self._question = None
         self._count(status)
 
     def _count(self, status: int) -> None:
-        self._way.metrics.answered(status, perf_counter() - self._began)
+        self.way.metrics.answered(status, perf_counter() - self._began)
+
+
+class _Place:
+    """A path, with the ways of it by the values of their headers content-type and accept."""
+
+    def __init__(self, policy: Policy, route: str, metrics: DataMetrics) -> None:
+        self._policy = policy
+        self._route = route
+        self._metrics = metrics
+        self.ways: dict[tuple[bytes, bytes], Way] = {}
+
+    def way(self, media: bytes, accept: bytes) -> Way | None:
+        """A new one; None where a body of this type is not read, of which the framework tells."""
+        try:
+            reads = reader_of(media.decode("latin-1"))
+        except UnknownMediaType:
+            return None
+        way = Way(self._policy, self._route, reads, writer_of(accept.decode("latin-1"), reads), self._metrics)
+        if len(self.ways) < _MOST_MEDIA:
+            self.ways[media, accept] = way
+        return way
 
 
 class Direct:
@@ -132,14 +155,13 @@ class Direct:
     ) -> None:
         self.service = service
         self._token = token
-        self._body_limit = body_limit
+        self.body_limit = body_limit
         self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
-        self._media: dict[tuple[bytes, bytes], tuple[Codec, Codec]] = {}
-        self._places = {}
+        self._places: dict[bytes, _Place] = {}
         for policy in reversed(service.policies):  # the first is the default
             for route in ROUTES:
                 for path in data_paths(route, policy.name):
-                    self._places[path.encode()] = policy, route, metrics.data(policy.name, route)
+                    self._places[path.encode()] = _Place(policy, route, metrics.data(policy.name, route))
 
     def way(self, path: bytes, headers: Headers) -> Way | None:
         """What a POST with these headers is about (names in lower case); None where the framework has to see it."""
@@ -158,19 +180,9 @@ class Direct:
                 bearer = bearer or value
             elif name in self._not_for_here:
                 return None
-        if not 0 <= length <= self._body_limit:
+        if not 0 <= length <= self.body_limit:
             return None
-        codecs = self._media.get((media, accept)) or self._codecs_of(media, accept)
-        if codecs is None or (self._token and not check_bearer(bearer.decode("latin-1"), self._token)):
+        way = place.ways.get((media, accept)) or place.way(media, accept)
+        if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
-        return Way(place[0], place[1], codecs[0], codecs[1], place[2])
-
-    def _codecs_of(self, media: bytes, accept: bytes) -> tuple[Codec, Codec] | None:
-        try:
-            reads = reader_of(media.decode("latin-1"))
-        except UnknownMediaType:
-            return None
-        codecs = reads, writer_of(accept.decode("latin-1"), reads)
-        if len(self._media) < _MOST_MEDIA:
-            self._media[media, accept] = codecs
-        return codecs
+        return way

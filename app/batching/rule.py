@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from app.engine.base import Arrays
 
@@ -21,7 +22,7 @@ class Pause(StrEnum):
     REJECT = "reject"
 
 
-class Result(NamedTuple):
+class Result(msgspec.Struct, frozen=True):
     """A job's rows of each output, and the version that computed them."""
 
     outputs: Arrays
@@ -56,8 +57,10 @@ class Nobody:
         """See `Waiter`."""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+_NOBODY = Nobody()
+
+
+class Job(msgspec.Struct, eq=False):
     """One request's share of a batch.
 
     `inputs` are those that were sent; what they leave out has defaults. `needs_state`: its rows start from the initial
@@ -73,7 +76,7 @@ class Job:
     min_train_step: int | None = None
     alone: bool = False
     deadline: float = math.inf
-    waiter: Waiter = field(default=Nobody(), repr=False)
+    waiter: Waiter = _NOBODY
 
 
 def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:

@@ -1,6 +1,8 @@
 """A connection over a transport of the test's: when it is closed, and what becomes of who is still to be answered."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -45,13 +47,21 @@ class Held:
     def __init__(self) -> None:
         self.exchanges: list[Any] = []
         self.counted: list[int] = []
+        self.bodies: list[bytes] = []
+        self.heads = 0
+        self.body_limit = 1000
         self.service = SimpleNamespace(
-            read=lambda *_: SimpleNamespace(answer=lambda result, _: result),
+            read=self.read,
             waits=lambda _: False,
             submit=lambda _, waiter, __: self.exchanges.append(waiter),
         )
 
+    def read(self, *args: Any) -> Any:
+        self.bodies.append(args[-1])
+        return SimpleNamespace(answer=lambda result, _: result)
+
     def way(self, path: bytes, _: Any) -> Any:
+        self.heads += 1
         metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
         return SimpleNamespace(policy=None, route="", reads=None, writes=SimpleNamespace(header=b"x"), metrics=metrics)
 
@@ -146,3 +156,117 @@ def test_an_answer_that_cannot_be_written_is_a_fault_and_is_told() -> None:
         assert held.counted == [500]
 
     run(test)
+
+
+def request_with(body: bytes, head: bytes = b"POST /action HTTP/1.1\r\nContent-Length: %d\r\nX: 1\r\n\r\n") -> bytes:
+    return head % len(body) + body
+
+
+BODIES = [b"{}", b"", b"[1, 2, 3]", b"x" * 1000, b"POST", request_with(b"{}"), b"\r\n\r\n"]
+
+
+def test_a_head_that_is_known_is_not_parsed_again() -> None:
+    async def test() -> None:
+        held = Held()
+        protocol, wire = connected(held)
+        for body in BODIES:
+            protocol.data_received(request_with(body))
+            held.exchanges[-1].set_result(body)
+        assert held.bodies == BODIES
+        assert held.heads == 1
+        assert wire.written.count(b"HTTP/1.1 200 OK") == len(BODIES)
+        other = b"POST /other HTTP/1.1\r\ncontent-length:%d\r\n\r\n"
+        protocol.data_received(request_with(b"other", other))
+        held.exchanges[-1].set_result(b"")
+        assert (held.bodies[-1], held.heads) == (b"other", 2)
+
+    run(test)
+
+
+def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None:
+    """A body may look like a request; a request may come in pieces, or with the beginning of the next."""
+
+    async def test() -> None:
+        stream = b"".join(map(request_with, BODIES))
+        for size in (*range(1, 90), len(stream)):
+            held = Held()
+            held.service.submit = lambda _, waiter, __: waiter.set_result(b"")
+            protocol, wire = connected(held)
+            for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
+                protocol.data_received(data)
+            assert held.bodies == [b"learned", *BODIES]
+            assert wire.written.count(b"HTTP/1.1 200 OK") == len(BODIES) + 1
+
+    run(test)
+
+
+def test_a_length_that_is_none_or_too_large_is_left_to_the_parser() -> None:
+    async def test() -> None:
+        for length in (b"-2", b"+2", b"2 3", b"0x2", b"", b"99999999999999999999", b"2\r\ncontent-length: 3"):
+            held = Held()
+            protocol, wire = connected(held)
+            protocol.data_received(request_with(b"{}"))
+            held.exchanges[-1].set_result(b"")
+            protocol.data_received(request_with(b"{}").replace(b": 2", b": " + length))
+            assert len(held.bodies) == 1
+            assert b"HTTP/1.1 400" in wire.written
+        held = Held()
+        held.body_limit = 5
+        protocol, wire = connected(held)
+        protocol.data_received(request_with(b"{}"))
+        held.exchanges[-1].set_result(b"")
+        protocol.data_received(request_with(b"123456"))
+        assert held.heads == 2  # whoever reads the head knows the limit
+
+    run(test)
+
+
+def test_a_head_is_known_only_while_no_other_request_is_under_way() -> None:
+    async def test() -> None:
+        held = Held()
+        protocol, _ = connected(held)
+        protocol.data_received(request_with(b"first"))
+        held.exchanges[-1].set_result(b"")
+        protocol.data_received(request_with(b"second"))
+        protocol.data_received(request_with(b"ahead of its turn"))
+        assert held.bodies == [b"first", b"second"]
+        assert len(protocol.pipeline) == 1
+
+    run(test)
+
+
+def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
+    """Its arrays may be large, and the collector looks seldom."""
+
+    async def test() -> None:
+        for end in ("answered", "failed", "left"):
+            held = Held()
+            protocol, _ = connected(held)
+            jobs: list[Any] = []
+
+            class Job:
+                waiter: Any = None
+
+            def submit(question: Any, waiter: Any, _: float, jobs: list[Any] = jobs) -> None:
+                question.job.waiter = waiter
+                jobs.append(question.job)
+
+            held.service.read = lambda *_, job=Job: SimpleNamespace(job=job(), answer=lambda *_: b"")
+            held.service.submit = submit
+            protocol.data_received(REQUEST)
+            job = jobs.pop()
+            gone = weakref.ref(job)
+            if end == "left":
+                protocol.connection_lost(None)
+            elif end == "failed":
+                job.waiter.set_exception(ValueError())
+            else:
+                job.waiter.set_result(b"")
+            del job
+            assert gone() is None, end
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()

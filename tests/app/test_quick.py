@@ -2,12 +2,14 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
+from app import familiar
 from app.errors import DoesNotFit
 from app.quick import QuickReader
 from app.validate import InputReader, Options, read_options
@@ -101,6 +103,115 @@ def test_usual_requests_are_read_quickly_and_alike(name: str) -> None:
         check_alike(found, patient(spec, body))
 
 
+@pytest.fixture(params=["long bodies", "all bodies"])
+def made_familiar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "all bodies":
+        monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+
+
+NUMBERS = [
+    "0",
+    "-0",
+    "-0.0",
+    "1",
+    "0.5",
+    "-1",
+    "2",
+    "1e-400",
+    "4.9e-324",
+    "1e0",
+    "1E+0",
+    "255",
+    "256",
+    "-129",
+    "3.4e38",
+    "3.5e38",
+]
+NO_NUMBERS = [
+    "1e400",
+    str(2**63),
+    str(2**64),
+    "1" * 30,
+    "01",
+    "1.",
+    ".5",
+    "+1",
+    "-",
+    "1 1",
+    "",
+    "1,1",
+    "e",
+    "1e",
+    "--1",
+    "1.1.1",
+]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_familiar_bodies_are_read_alike_whatever_their_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies like one before but for the characters of numbers, among them what is no number."""
+    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    spec, draw = SPECS[name], random.Random(name)
+    reader = QuickReader(spec, rows_limit=100)
+    by_simdjson = 0
+    for _ in range(40):
+        fields = bodies(spec, draw)
+        fields.pop("options", None)
+        body = json.dumps(fields).encode()
+        assert reader.read(body) is not None
+        for _ in range(20):
+            pieces = re.split(rb"(?<=[\[,: ])(-?[0-9][^,\]} ]*)", body)
+            place = draw.randrange(1, len(pieces), 2) if len(pieces) > 1 else 0
+            pieces[place] = draw.choice(NUMBERS * 3 + NO_NUMBERS).encode()
+            changed = b"".join(pieces)
+            found = reader.read(changed)
+            by_simdjson += reader._familiar.read(changed) is not None
+            if found is not None:
+                check_alike(found, patient(spec, changed))
+    assert by_simdjson > 20 or name == "switches"
+
+
+@pytest.mark.parametrize(
+    ("learned", "body"),
+    [
+        ('{"a": [1], "a2": [2]}', '{"a": [1], "a": [2]}'),
+        ('{"a": [1], "a2": [2]}', '{"a2": [1], "a2": [2]}'),
+        ('{"a": [1], "a2": [2]}', '{"a": [1], "a3": [2]}'),
+        ('{"a": [1], "a2": [2]}', '{"a": [1], "ae2": [2]}'),
+        ('{"a": [1], "a2": [2]}', '{"a": [1], "a2": [2e]}'),
+        ('{"a": [1], "a2": [2]}', '{"a": [1], "a2": []}'),
+        ('{"a": [1], "a2": [2], "a2": [3]}', '{"a": [1], "a": [2], "a2": [3]}'),
+    ],
+)
+def test_names_of_which_digits_and_e_are_taken_are_still_told_apart(
+    learned: str, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    spec = custom_spec({"a": Leaf("a", "float32", ()), "a2": Leaf("a2", "float32", ())})
+    reader = QuickReader(spec, rows_limit=100)
+    assert reader.read(learned.encode()) is not None
+    found = reader.read(body.encode())
+    assert found is None or json.loads(body).keys() == {"a", "a2"}
+    assert reader._familiar.read(body.encode()) is None
+
+
+def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    reader = QuickReader(SPECS["flat"], rows_limit=10_000)
+    for rows in range(1, 2 * familiar._MOST_SKELETONS):
+        assert reader.read(json.dumps({"observation": [ROW] * rows}).encode()) is not None
+    assert len(reader._familiar._known) == familiar._MOST_SKELETONS
+
+
+def test_a_body_larger_than_what_a_parser_keeps_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiar, "_MOST_KEPT_BYTES", 1000)
+    reader = QuickReader(SPECS["flat"], rows_limit=100)
+    for rows in (40, 90, 40, 90):
+        body = json.dumps({"observation": [ROW] * rows}).encode()
+        check_alike(reader.read(body), patient(SPECS["flat"], body))
+
+
+@pytest.mark.usefixtures("made_familiar")
 @pytest.mark.parametrize("name", SPECS)
 def test_whatever_is_read_quickly_is_read_alike(name: str) -> None:
     """Bodies with something changed anywhere: mostly wrong, sometimes just unusual."""
@@ -180,7 +291,7 @@ def test_specs_that_types_cannot_say_are_left_to_the_closer_look(name: str) -> N
 def test_request_without_state_begins_an_episode_and_one_with_state_does_not() -> None:
     row = json.dumps({"observation": ROW}).encode()
     state = json.dumps({"observation": ROW, "policy_state": [[0, 0, 0], [1, 1, 1]]}).encode()
-    assert [quick(SPECS["recurrent"], body).inputs.needs_state for body in (row, state)] == [True, False]
+    assert [quick(SPECS["recurrent"], body)[0].needs_state for body in (row, state)] == [True, False]
 
 
 def test_floats_out_of_bounds_pass_and_are_counted_by_the_closer_look() -> None:
@@ -191,7 +302,7 @@ def test_floats_out_of_bounds_pass_and_are_counted_by_the_closer_look() -> None:
 
 
 def test_options_that_are_not_given_are_the_defaults() -> None:
-    assert quick(SPECS["flat"], json.dumps({"observation": ROW, "options": {}}).encode()).options == Options()
+    assert quick(SPECS["flat"], json.dumps({"observation": ROW, "options": {}}).encode())[1] == Options()
 
 
 def test_integers_too_large_for_a_float_are_rounded_alike() -> None:

@@ -1,0 +1,107 @@
+"""JSON bodies that differ only in their numbers from one that was read before → arrays.
+
+A simulator sends the same text again and again, with other numbers in it. What is left of a body without the characters
+of its numbers, its skeleton, says how many there are and in which lists. Where it is a known one, simdjson reads the
+numbers straight into arrays, without a Python object for each. What does not fit is not refused here: whoever reads a
+body for the first time looks closer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import simdjson
+
+from app.validate import Inputs
+from app.wire.tensors import Arrays
+
+# All that numbers and the space around them are made of. The e of exponents goes from the names of fields, too.
+_NUMBERS = b"0123456789+-.eE \t\r\n"
+# A shorter body is read as fast without.
+_LEAST_BYTES = 600
+# A parser keeps as much memory as its largest body took: a larger one gets a parser of its own.
+_MOST_KEPT_BYTES = 2**20
+# Each client sends a few kinds of bodies. Where there are more, those that are known already stay.
+_MOST_SKELETONS = 256
+_MOST_SKELETON_BYTES = 2**16
+_SIMDJSON_TYPES = {"i": "i", "f": "d"}
+
+
+class Numbers(NamedTuple):
+    """The numbers of one leaf: where they are in a body, and what they have to be.
+
+    `pointer`: as RFC 6901 has it. `wide`: int64 or float64, as which they are read; `storage`: that of the leaf. `low`,
+    `high`: inclusive; numbers, or arrays of the leaf's shape.
+    """
+
+    name: str
+    pointer: str
+    wide: np.dtype[Any]
+    storage: np.dtype[Any]
+    low: Any
+    high: Any
+
+
+class _Known(NamedTuple):
+    """What the bodies of one skeleton hold: numbers for arrays of these shapes, and the rest of `Inputs`."""
+
+    numbers: Sequence[tuple[Numbers, tuple[int, ...]]]
+    rows: int
+    batched: bool
+    needs_state: bool
+
+
+class FamiliarReader:
+    """Knows the skeletons of bodies that were read, with what they hold."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, _Known] = {}
+        self._parser = simdjson.Parser()
+
+    def learns(self, body: bytes) -> bool:
+        """Whether it is worth while to learn `body`."""
+        return len(body) >= _LEAST_BYTES and len(self._known) < _MOST_SKELETONS
+
+    def learn(self, body: bytes, inputs: Inputs, numbers: Iterable[Numbers], keys: int) -> None:
+        """The `body` was read and holds the `inputs`, as these `numbers`, in objects of so many keys together."""
+        if body.count(b'"') != 2 * keys:  # one of them is there twice, which would not be missed
+            return
+        skeleton = body.translate(None, _NUMBERS)
+        if len(skeleton) <= _MOST_SKELETON_BYTES:
+            shapes = [(wanted, inputs.arrays[wanted.name].shape) for wanted in numbers]
+            self._known[skeleton] = _Known(shapes, inputs.rows, inputs.batched, inputs.needs_state)
+
+    def read(self, body: bytes) -> Inputs | None:
+        """What `body` holds; None where it is not familiar, or does not fit."""
+        if len(body) < _LEAST_BYTES:
+            return None
+        known = self._known.get(body.translate(None, _NUMBERS))
+        if known is None:
+            return None
+        parser = self._parser if len(body) <= _MOST_KEPT_BYTES else simdjson.Parser()
+        try:
+            arrays = _arrays(parser.parse(body), known.numbers)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return None
+        return None if arrays is None else Inputs(arrays, known.rows, known.batched, known.needs_state, 0)
+
+
+def _arrays(document: Any, numbers: Iterable[tuple[Numbers, tuple[int, ...]]]) -> Arrays | None:
+    """The numbers in `document`, of which nothing is left afterwards: only then can its parser be used again."""
+    arrays: Arrays = {}
+    for (name, pointer, wide, storage, low, high), shape in numbers:
+        array = np.frombuffer(document.at_pointer(pointer).as_buffer(of_type=_SIMDJSON_TYPES[wide.kind]), wide)
+        if not _lie_between(low, high, array, shape):
+            return None
+        arrays[name] = array.astype(storage).reshape(shape)
+    return arrays
+
+
+def _lie_between(low: Any, high: Any, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> bool:
+    if isinstance(low, np.ndarray):
+        array = array.reshape(shape)
+        return bool((array >= low).all() and (array <= high).all())
+    # Two times faster than the minimum itself.
+    return bool(low <= array[array.argmin()] and array[array.argmax()] <= high)
