@@ -36,7 +36,7 @@ test-full: $(READY)  ## all tests with the full counts; prints figures
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy app saver
+	$(BIN)/mypy app saver client
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## answers a second beside a bare echo and a naive server: some fifteen minutes
