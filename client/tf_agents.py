@@ -68,7 +68,7 @@ class RemotePyPolicy(py_policy.PyPolicy):
         has_state = _has_leaves(self._policy_state_spec) and _has_leaves(policy_state)
         alone = np.ndim(time_step.step_type) == 0
         as_batch = alone and has_state and _is_batched(policy_state, self._policy_state_spec)
-        if as_batch:
+        if as_batch:  # the server takes all fields single, or all as batches
             time_step = _mapped(lambda leaf: np.asarray(leaf)[None], time_step)
         answer = self._remote.action(
             time_step.observation,
@@ -127,21 +127,23 @@ def _is_batched(nest: Nest, spec: Nest) -> bool:
 
 
 def _mapped(change: Any, nest: Nest) -> Nest:
+    """What `change` makes of each leaf; named tuples stay what they are."""
     if isinstance(nest, dict):
         return {key: _mapped(change, child) for key, child in nest.items()}
     if isinstance(nest, tuple) and hasattr(nest, "_fields"):
         return type(nest)(*(_mapped(change, child) for child in nest))
     if isinstance(nest, list | tuple):
-        return type(nest)(_mapped(change, child) for child in nest)
+        return [_mapped(change, child) for child in nest]
     return change(nest) if nest is not None else None
 
 
 def _like(spec: Nest, answer: Nest) -> Nest:
     """The answer's arrays in the nest of the spec, of its dtypes."""
     if isinstance(spec, Mapping):
-        return type(spec)((key, _like(child, answer[key])) for key, child in spec.items())  # type: ignore[call-arg]
+        return {key: _like(child, answer[key]) for key, child in spec.items()}
     if isinstance(spec, tuple) and hasattr(spec, "_fields"):
         return type(spec)(*(_like(getattr(spec, name), answer[name]) for name in spec._fields))
     if isinstance(spec, list | tuple):
-        return type(spec)(_like(child, part) for child, part in zip(spec, answer, strict=True))
+        parts = [_like(child, part) for child, part in zip(spec, answer, strict=True)]
+        return parts if isinstance(spec, list) else tuple(parts)
     return np.asarray(answer, spec.dtype)
