@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -17,6 +17,8 @@ from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, pack
 _PLAIN = "?bBhHiIlLqQfd"
 # The name of an output → its value; what a form is filled with.
 ValueOf = Callable[[str], Any]
+# The forms of one policy's answers, by the function that gives them and whether they tell its log-probability.
+Forms: TypeAlias = "Mapping[tuple[str, bool], Form]"
 
 
 class Form:
@@ -50,14 +52,22 @@ class Form:
         return b"".join(parts)
 
 
-def forms_of(spec: PolicySpec, serving: ServingInfo) -> dict[tuple[str, bool], Form]:
-    """Of all answers of one policy, by the function that gives them and whether they tell its log-probability."""
-    forms = {(INITIAL_STATE, False): initial_state_form(spec)}
+def forms_of(spec: PolicySpec, serving: ServingInfo) -> Forms:
+    """Of all answers of one policy."""
+    forms = {**action_forms(spec, serving), (INITIAL_STATE, False): initial_state_form(spec)}
     if "distribution" in serving.signatures:
         forms["distribution", False] = distribution_form(spec, serving)
+    return forms
+
+
+def action_forms(spec: PolicySpec, serving: ServingInfo, tells_state: bool = True) -> Forms:
+    """Of the answers with an action; `tells_state`: with the policy state after it."""
+    forms = {}
     by_name = {"action": spec.signatures["action"].outputs}
     by_name |= {name: serving.signatures[name].outputs for name in ("greedy", "sample") if name in serving.signatures}
+    state = {leaf.name for _, leaf in leaves(spec.state)}
     for name, outputs in by_name.items():
+        outputs = {name: output for name, output in outputs.items() if tells_state or name not in state}
         forms[name, False] = action_form(spec, outputs, log_prob=False)
         if LOG_PROB in outputs and LOG_PROB in serving.signatures:
             forms[name, True] = action_form(spec, outputs, log_prob=True)

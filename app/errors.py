@@ -8,6 +8,9 @@
     │   ├── Forbidden             the routes are closed: no token is configured
     │   ├── UnknownPolicy
     │   ├── UnknownVersion
+    │   ├── UnknownSession
+    │   ├── SessionConflict       not the next step of the session, or another run's
+    │   ├── WeightsGone           those that an episode began with
     │   ├── SwapRefused           a checkpoint that may not serve
     │   ├── TooOld                no weights as new as `min_train_step` asks
     │   ├── BodyTooLarge
@@ -62,6 +65,22 @@ class UnknownPolicy(Refusal):
 
 class UnknownVersion(Refusal):
     """No checkpoint of that name is there."""
+
+
+class UnknownSession(Refusal):
+    """No session of that id, or no more."""
+
+
+class SessionConflict(Refusal):
+    """Not the next step of the session, or another run's; `step` is its last one."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class WeightsGone(Refusal):
+    """Those that an episode began with are not kept here."""
 
 
 class SwapRefused(Refusal):

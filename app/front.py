@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import logging
 import os
 import signal
 import socket
@@ -31,17 +32,22 @@ from app.api.data import data_router
 from app.api.direct import Direct
 from app.api.health import health_router
 from app.api.policies import policies_router
+from app.api.sessions import sessions_router
 from app.api.uploads import uploads_router
 from app.batching.batcher import Batcher
 from app.batching.rule import Pause
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph
+from app.errors import NotReady
 from app.http_server import HttpServer
 from app.metrics import FLUSH_S, Metrics
 from app.policy import Policy
 from app.processes.link import Link
 from app.quick import QuickReader
 from app.service import Service
+from app.sessions.memory import MemoryStore
+from app.sessions.sessions import TIDY_S, Sessions
+from app.sessions.store import Limits, Store
 from app.settings import PolicyFolder, Settings
 from app.swap.copies import Copies
 from app.swap.remote import Offer, RemoteManager
@@ -54,6 +60,8 @@ from saver.artifact import CHECKPOINTS_FOLDER
 # hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
 _COLLECT_AFTER = 20_000
 
+log = logging.getLogger("policy_server.front")
+
 
 class Front:
     """What the control process asks of a front: `open` first, then `listen`, then the rest, and `stop` last."""
@@ -64,6 +72,7 @@ class Front:
         self._stopped = False
         self._policies: dict[str, Policy] = {}
         self._service: Service | None = None
+        self._sessions: Sessions | None = None
         self._http: HttpServer
         self.link: Link
 
@@ -79,9 +88,12 @@ class Front:
             offer = offers[named.name]
             self._policies[named.name] = await self._open_policy(named, offer, settings, metrics)
         self._service = Service(self._policies, settings.deadline_ms, settings.rows_limit)
-        app = build_app(self._service, metrics, settings)
+        self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
+        self._stack.push_async_callback(self._sessions.close)
+        app = build_app(self._service, self._sessions, metrics, settings)
         direct = Direct(
             self._service,
+            self._sessions,
             metrics,
             token=settings.data_token,
             body_limit=settings.body_limit_bytes,
@@ -89,6 +101,7 @@ class Front:
         )
         self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings))
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
+        self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions)))
 
     async def listen(self) -> None:
         """Returns when connections are accepted."""
@@ -141,12 +154,15 @@ class Front:
         """See `Batcher.recorded`."""
         return self._policies[policy].batcher.recorded()
 
+    def _holds(self, policy: str, digest: str) -> bool:
+        return self._sessions is not None and self._sessions.holds(policy, digest)
+
     async def _open_policy(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link)
         loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
-        copies = Copies(BundleLoader(), loading_lane)
+        copies = Copies(BundleLoader(), loading_lane, functools.partial(self._holds, named.name))
         await copies.begin(offer.name, offer.graph, offer.bundle)
         data_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
@@ -174,7 +190,19 @@ class Front:
         )
 
 
-def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
+def store_for(settings: Settings) -> Store | None:
+    """Where sessions are kept; None where the workers have no place in common."""
+    limits = Limits(
+        settings.sessions_limit, settings.sessions_bytes_limit, settings.sessions_idle_s, settings.kept_versions
+    )
+    if settings.session_url:
+        from app.sessions.redis_store import RedisStore
+
+        return RedisStore(settings.session_url, limits)
+    return MemoryStore(limits, asyncio.get_running_loop().time) if settings.workers == 1 else None
+
+
+def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings) -> FastAPI:
     """The HTTP application over a service."""
     app: FastAPI = FastAPIOffline(
         title="Policy server",
@@ -183,6 +211,7 @@ def build_app(service: Service, metrics: Metrics, settings: Settings) -> FastAPI
     )
     guard = data_guard(settings.data_token)
     app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
+    app.include_router(sessions_router(service, sessions, metrics, guard, settings.body_limit_bytes))
     app.include_router(policies_router(service, guard))
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))
@@ -209,6 +238,20 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
             metrics.flush()
     finally:
         metrics.flush()
+
+
+async def _tidy_now_and_then(sessions: Sessions) -> None:
+    reached = True
+    while True:
+        await asyncio.sleep(TIDY_S)
+        try:
+            await sessions.tidy()
+        except NotReady as error:
+            if reached:
+                log.warning("%s", error)
+            reached = False
+        else:
+            reached = True
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.answers import Form
+from app.answers import Forms
 from app.batching.batcher import Batcher
 from app.metrics import PolicyMetrics
 from app.quick import QuickReader
@@ -17,14 +17,14 @@ from saver.artifact import PolicySpec, ServingInfo
 
 @dataclass(frozen=True)
 class Policy:
-    """The parts, and `forms`: those of its answers, by the function and whether its log-probability was asked for."""
+    """The parts; `forms` are those of its answers."""
 
     name: str
     spec: PolicySpec
     serving: ServingInfo
     quick_reader: QuickReader
     reader: InputReader
-    forms: dict[tuple[str, bool], Form]
+    forms: Forms
     copies: Copies
     manager: RemoteManager
     batcher: Batcher

@@ -6,20 +6,40 @@ What cannot be asked of a policy is refused here. Nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from app.answers import Form
+from app.answers import Form, Forms
 from app.batching.rule import INITIAL_STATE, Job, Result
 from app.engine.base import Arrays
 from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, Problem, Unsupported
 from app.policy import Policy
-from app.validate import Options, read_options
+from app.validate import Inputs, Options, read_options
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import show
 from saver.artifact import LOG_PROB
+
+
+class Asked(Protocol):
+    """What the policy is asked, and how its answer is written: a `Question`, or a step of a session."""
+
+    @property
+    def policy(self) -> Policy:
+        """The one that is asked."""
+
+    @property
+    def job(self) -> Job:
+        """For its batcher."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """What the request allows; None leaves it to the server."""
+
+    def answer(self, result: Result, codec: Codec) -> bytes:
+        """The body of the answer."""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -61,7 +81,7 @@ class Questions:
           DoesNotFit: the input is not what the spec says.
           Unsupported: an option that this policy's export cannot honour.
         """
-        return self._read(policy, codec, body, _function_of)
+        return self._read(policy, codec, body, function_of)
 
     def distribution(self, policy: Policy, codec: Codec, body: bytes) -> Question:
         """The distribution of the policy's action; raises as `action` does."""
@@ -90,27 +110,33 @@ class Questions:
             options = read_options(fields.pop("options", None))
             function = function_of(policy, options)
             inputs = policy.reader.read(fields)
-            if inputs.outside_bounds:
-                policy.metrics.outside_bounds(inputs.outside_bounds)
+        return self.question(policy, function, inputs, options, policy.forms)
+
+    def question(
+        self, policy: Policy, function: str, inputs: Inputs, options: Options, forms: Forms, step: int = 0
+    ) -> Question:
+        """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
+        if inputs.outside_bounds:
+            policy.metrics.outside_bounds(inputs.outside_bounds)
         arrays = inputs.arrays
         if function == "sample":
-            arrays = arrays | self._noise(policy, inputs.rows, options.seed)
+            arrays = arrays | self._noise(policy, inputs.rows, options.seed, step)
         alone = options.seed is not None
         return Question(
             policy,
             Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, alone),
             inputs.batched,
-            policy.forms[function, options.log_prob],
+            forms[function, options.log_prob],
             None if options.timeout_ms is None else options.timeout_ms / 1000,
         )
 
-    def _noise(self, policy: Policy, rows: int, seed: int | None) -> Arrays:
+    def _noise(self, policy: Policy, rows: int, seed: int | None, step: int) -> Arrays:
         if seed is None:
             return fresh_noise(policy.serving.noise, rows, self._generator)
-        return seeded_noise(policy.serving.noise, rows, seed)
+        return seeded_noise(policy.serving.noise, rows, seed, step)
 
 
-def _function_of(policy: Policy, options: Options) -> str:
+def function_of(policy: Policy, options: Options) -> str:
     """The function that honours the options of `action`.
 
     Raises:

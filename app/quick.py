@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -35,29 +35,65 @@ class _NotQuick(Exception):
 
 
 class QuickReader:
-    """Reads requests of `action` and `distribution` for one policy. See `InputReader` for the arguments."""
+    """Reads requests of `action` and `distribution` for one policy.
 
-    def __init__(self, spec: PolicySpec, *, rows_limit: int) -> None:
-        named = enumerate(top_level(spec).items())
+    Args:
+      spec: of the policy.
+      rows_limit: no more are read in one request.
+      without: fields that are left to the closer look.
+      more: fields beside those of the spec, none of which has to be there, by their types.
+    """
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        *,
+        rows_limit: int,
+        without: Collection[str] = (),
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        named = enumerate((name, nest) for name, nest in top_level(spec).items() if name not in without)
         self._fields = [_Field(f"f{i}", name, nest, _is_optional(name, spec)) for i, (name, nest) in named]
+        self._more = {f"m{i}": (name, kind) for i, (name, kind) in enumerate((more or {}).items())}
         self._has_state = any(field.name == "policy_state" and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
         self._familiar = FamiliarReader()
         self._one: msgspec.json.Decoder[Any] | None = None
         try:
-            self._one = msgspec.json.Decoder(_request_type(self._fields, _type_of))
-            self._batch = msgspec.json.Decoder(_request_type(self._fields, _batch_type_of))
+            self._one = msgspec.json.Decoder(_request_type(self._fields, self._more, _type_of))
+            self._batch = msgspec.json.Decoder(_request_type(self._fields, self._more, _batch_type_of))
         except _NotQuick:
             pass
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """What `InputReader.read` and `read_options` would make of the JSON `body`; None where they have to try."""
-        if self._one is None:
-            return None
         familiar = self._familiar.read(body)
         if familiar is not None:
             return familiar, _NO_OPTIONS
+        found = self._decoded(body)
+        if found is None:
+            return None
+        request, inputs = found
+        if request.options is not UNSET:
+            return inputs, _options(request.options)
+        if self._familiar.learns(body):
+            self._learn(body, request, inputs)
+        return inputs, _NO_OPTIONS
+
+    def read_more(self, body: bytes) -> tuple[Inputs, Options, dict[str, Any]] | None:
+        """The same, and those of the fields beside the spec's that are there."""
+        found = self._decoded(body)
+        if found is None:
+            return None
+        request, inputs = found
+        options = _NO_OPTIONS if request.options is UNSET else _options(request.options)
+        more = {name: value for key, (name, _) in self._more.items() if (value := getattr(request, key)) is not UNSET}
+        return inputs, options, more
+
+    def _decoded(self, body: bytes) -> tuple[Any, Inputs] | None:
+        if self._one is None:
+            return None
         # A guess, which saves a vain attempt.
         batched = self._batch_mark in body
         try:
@@ -69,13 +105,7 @@ class QuickReader:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return None
         inputs = self._inputs_of(request, batched)
-        if inputs is None:
-            return None
-        if request.options is not UNSET:
-            return inputs, _options(request.options)
-        if self._familiar.learns(body):
-            self._learn(body, request, inputs)
-        return inputs, _NO_OPTIONS
+        return None if inputs is None else (request, inputs)
 
     def _inputs_of(self, request: Any, batched: bool) -> Inputs | None:
         arrays: Arrays = {}
@@ -221,15 +251,18 @@ def _mark_of_batch(fields: Iterable[_Field]) -> bytes:
     return b"[" * (max(ranks, default=0) + 1)
 
 
-def _request_type(fields: Iterable[_Field], type_of: Callable[[Nest, bool], Any]) -> Any:
+def _request_type(
+    fields: Iterable[_Field], more: Mapping[str, tuple[str, Any]], type_of: Callable[[Nest, bool], Any]
+) -> Any:
     members: list[Any] = []
     for field in fields:
         kind = type_of(field.nest, field.name == "step_type" and field.optional)
         members.append((field.key, kind | UnsetType, UNSET) if field.optional else (field.key, kind))
     members.sort(key=len)  # those with defaults come last
     members.append(("options", _RawOptions | UnsetType, UNSET))
-    names = {field.key: field.name for field in fields}
-    if "options" in names.values():
+    members += [(key, kind | UnsetType, UNSET) for key, (_, kind) in more.items()]
+    names = {field.key: field.name for field in fields} | {key: name for key, (name, _) in more.items()}
+    if len({"options", *names.values()}) <= len(names):
         raise _NotQuick
     return msgspec.defstruct("Request", members, forbid_unknown_fields=True, rename=names)
 

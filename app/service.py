@@ -9,7 +9,7 @@ from typing import Any
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, TooOld, UnknownPolicy
 from app.policy import Policy
-from app.questions import Question, Questions
+from app.questions import Asked, Question, Questions
 from app.wire.codecs import Codec
 from saver.artifact import Leaf, nest_to_json, pack
 
@@ -20,7 +20,7 @@ class Service:
     def __init__(self, policies: Mapping[str, Policy], deadline_ms: int, rows_limit: int) -> None:
         self._policies = policies
         self._deadline_s = deadline_ms / 1000
-        self._questions = Questions(rows_limit)
+        self.questions = Questions(rows_limit)
 
     @property
     def policies(self) -> list[Policy]:
@@ -42,20 +42,22 @@ class Service:
 
     def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
         """The question that a request to a data route puts; raises as the methods of `Questions` do."""
-        return self._questions.readers[route](policy, codec, body)
+        return self.questions.readers[route](policy, codec, body)
 
-    def waits(self, question: Question) -> bool:
+    def waits(self, question: Asked) -> bool:
         """Whether newer weights are needed than those that serve."""
         wanted = question.job.min_train_step
-        return wanted is not None and question.policy.copies.active.version.train_step < wanted
+        if wanted is None or question.job.slot is not None:
+            return False
+        return question.policy.copies.active.version.train_step < wanted
 
-    def submit(self, question: Question, waiter: Waiter, began: float) -> None:
+    def submit(self, question: Asked, waiter: Waiter, began: float) -> None:
         """Puts the question to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
         job = question.job
         job.deadline, job.waiter = began + self._timeout_s(question), waiter
         question.policy.batcher.submit(job)
 
-    async def answered(self, question: Question) -> Result:
+    async def answered(self, question: Asked) -> Result:
         """What the policy says, once it has weights that are new enough.
 
         Raises:
@@ -72,7 +74,7 @@ class Service:
         self.submit(question, answer, began)
         return await answer
 
-    def _timeout_s(self, question: Question) -> float:
+    def _timeout_s(self, question: Asked) -> float:
         return self._deadline_s if question.timeout_s is None else question.timeout_s
 
     async def pause(self, policy: Policy, mode: Pause) -> str | None:
@@ -114,7 +116,7 @@ class Service:
         }
 
 
-async def _catch_up(question: Question, deadline: float) -> None:
+async def _catch_up(question: Asked, deadline: float) -> None:
     policy, train_step = question.policy, question.job.min_train_step
     assert train_step is not None
     try:

@@ -30,9 +30,15 @@ def knob(
     least: int | None = None,
     most: int | None = None,
     secret: bool = False,
+    schemes: tuple[str, ...] = (),
 ) -> Any:
-    """Declares one setting. A secret is read from the environment only: a command line is for all to see."""
-    metadata = {"help": text, "choices": choices, "least": least, "most": most, "secret": secret}
+    """Declares one setting. A secret is read from the environment only: a command line is for all to see.
+
+    `schemes`: of the URLs that it may be.
+    """
+    metadata = {
+        "help": text, "choices": choices, "least": least, "most": most, "secret": secret, "schemes": schemes
+    }  # fmt: skip
     return field(default=default, metadata=metadata)
 
 
@@ -71,10 +77,22 @@ class Settings:
     rows_limit: int = knob(65_536, "most rows in one request", least=1)
     # At 1,000 answers a second the last one in waits a second, far inside the deadline.
     waiting_room_requests: int = knob(1024, "requests that may wait for one policy", least=1)
+    # A record of a small recurrent policy takes 2 KB: 16,384 of them are 32 MB.
+    sessions_limit: int = knob(16_384, "most sessions at once", least=1)
+    sessions_bytes_limit: int = knob(256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1)
+    sessions_idle_s: int = knob(600, "seconds after its last request for which a session is kept", least=1)
+    # Each is a copy of the weights.
+    kept_versions: int = knob(4, "most versions of a policy that sessions may keep at once", least=1)
     root_path: str = knob("", "path prefix that a proxy in front strips")
     cors_origins: str = knob("", "origins that browsers may call from, comma-separated, or *")
     log_level: str = knob("info", "what is logged", choices=("debug", "info", "warning", "error"))
     admin_token: str = knob("", "bearer token of the admin routes; without one they are closed", secret=True)
+    session_url: str = knob(
+        "",
+        "redis://…, where all workers and replicas keep sessions; none: in memory",
+        secret=True,
+        schemes=("redis://", "rediss://", "unix://"),
+    )
     data_token: str = knob("", "bearer token of the data routes; without one they are open", secret=True)
 
 
@@ -155,6 +173,9 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
         return number
     if limits["choices"] and given not in limits["choices"]:
         raise SettingsError(f"{source} is {given!r}, expected one of {', '.join(limits['choices'])}")
+    if limits["schemes"] and given and not given.startswith(limits["schemes"]):
+        # What came is not told: it may hold a password.
+        raise SettingsError(f"{source} is no URL that begins with {', '.join(limits['schemes'])}")
     return given
 
 

@@ -205,7 +205,7 @@ class Defaults:
         self._leaves = _default_leaves(spec)
         self._made = {first: self._defaults(_ROWS_KEPT, first) for first in (False, True)}
 
-    def complete(self, inputs: Arrays, rows: int, initial: Arrays | None) -> Arrays:
+    def complete(self, inputs: Arrays, rows: int, initial: Arrays | None, begins: Array | None = None) -> Arrays:
         """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
 
         Args:
@@ -213,14 +213,25 @@ class Defaults:
           rows: how many there are.
           initial: the policy state at the start of an episode, by the names of `get_initial_state`; None where the
             policy has none, or where it was sent.
+          begins: [rows] booleans, where the `inputs` hold a policy state and only these rows start from `initial`.
         """
-        first = initial is not None
+        first = initial is not None and begins is None
         made = self._made[first] if rows <= _ROWS_KEPT else self._defaults(rows, first)
         whole = {name: array[:rows] for name, array in made.items() if name not in inputs} | inputs
-        return whole | self._spec.state_inputs(initial) if initial else whole
+        if not initial:
+            return whole
+        state = self._spec.state_inputs(initial)
+        if begins is not None:
+            state = {name: np.where(_column(begins, array), array, whole[name]) for name, array in state.items()}
+        return whole | state
 
     def _defaults(self, rows: int, first: bool) -> Arrays:
         return {name: _default(top, leaf, rows, first) for name, (top, leaf) in self._leaves.items()}
+
+
+def _column(rows: Array, beside: Array) -> Array:
+    """[rows] with as many dimensions as another array."""
+    return rows.reshape(-1, *[1] * (beside.ndim - 1))
 
 
 def read_options(raw: Any) -> Options:

@@ -6,7 +6,8 @@ Whatever takes more than that is left to FastAPI. Both ways read, ask, answer an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -15,12 +16,15 @@ from fastapi import Response
 from app.api.access import check_bearer
 from app.api.data import ROUTES, data_paths
 from app.api.problems import problem_response, status_of
+from app.api.sessions import PATHS, STEP
 from app.batching.rule import Result
 from app.errors import ClientGone, NotJson, UnknownMediaType
 from app.metrics import DataMetrics, Metrics
 from app.policy import Policy
-from app.questions import Question
+from app.questions import Asked
 from app.service import Service
+from app.sessions.record import Answer
+from app.sessions.sessions import Sessions
 from app.wire.codecs import Codec, reader_of, writer_of
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -29,11 +33,9 @@ _MOST_MEDIA = 64
 
 
 class Way(NamedTuple):
-    """What the path and the headers of a request say of it."""
+    """What the path and the headers of a request say of it. `read`: its body → what it asks, or its answer at once."""
 
-    policy: Policy
-    route: str
-    reads: Codec
+    read: Callable[[bytes], Asked | Answer]
     writes: Codec
     metrics: DataMetrics
 
@@ -54,7 +56,7 @@ class Exchange:
     gone = False
     over = False
     waiting: asyncio.Task[None] | None = None
-    _question: Question | None = None
+    _question: Asked | None = None
 
     def __init__(self, way: Way, wire: Wire) -> None:
         self.way = way
@@ -63,9 +65,12 @@ class Exchange:
 
     def ask(self, service: Service, body: bytes, now: float) -> None:
         """Puts the question that `body` holds; the answer goes to the wire. `now` is on the event loop's clock."""
-        way = self.way
         try:
-            self._question = question = service.read(way.policy, way.route, way.reads, body)
+            question = self.way.read(body)
+            if isinstance(question, Answer):
+                self._answer(question.body)
+                return
+            self._question = question
             if service.waits(question):
                 self.waiting = asyncio.get_running_loop().create_task(self._wait(service, question))
             else:
@@ -73,7 +78,7 @@ class Exchange:
         except Exception as error:
             self.set_exception(error)
 
-    async def _wait(self, service: Service, question: Question) -> None:
+    async def _wait(self, service: Service, question: Asked) -> None:
         """For weights that are new enough."""
         try:
             result = await service.answered(question)
@@ -103,6 +108,9 @@ class Exchange:
         except Exception as error:
             self.set_exception(error)
             return
+        self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
         self._end(200)
         self._wire.write_answer(self.way.writes.header, body)
 
@@ -123,11 +131,13 @@ class Exchange:
 
 
 class _Place:
-    """A path, with the ways of it by the values of their headers content-type and accept."""
+    """A path, with the ways of it by the values of their headers content-type and accept.
 
-    def __init__(self, policy: Policy, route: str, metrics: DataMetrics) -> None:
-        self._policy = policy
-        self._route = route
+    `reader`: the codecs of a request's body and of its answer → what reads the body.
+    """
+
+    def __init__(self, reader: Callable[[Codec, Codec], Callable[[bytes], Asked | Answer]], metrics: DataMetrics):
+        self._reader = reader
         self._metrics = metrics
         self.ways: dict[tuple[bytes, bytes], Way] = {}
 
@@ -137,7 +147,8 @@ class _Place:
             reads = reader_of(media.decode("latin-1"))
         except UnknownMediaType:
             return None
-        way = Way(self._policy, self._route, reads, writer_of(accept.decode("latin-1"), reads), self._metrics)
+        writes = writer_of(accept.decode("latin-1"), reads)
+        way = Way(self._reader(reads, writes), writes, self._metrics)
         if len(self.ways) < _MOST_MEDIA:
             self.ways[media, accept] = way
         return way
@@ -151,21 +162,33 @@ class Direct:
     """
 
     def __init__(
-        self, service: Service, metrics: Metrics, *, token: str, body_limit: int, crosses_origins: bool
+        self,
+        service: Service,
+        sessions: Sessions,
+        metrics: Metrics,
+        *,
+        token: str,
+        body_limit: int,
+        crosses_origins: bool,
     ) -> None:
         self.service = service
+        self._sessions = sessions
+        self._metrics = metrics
         self._token = token
         self.body_limit = body_limit
         self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
         self._places: dict[bytes, _Place] = {}
         for policy in reversed(service.policies):  # the first is the default
             for route in ROUTES:
+                place = _Place(self._reader(policy, route), metrics.data(policy.name, route))
                 for path in data_paths(route, policy.name):
-                    self._places[path.encode()] = _Place(policy, route, metrics.data(policy.name, route))
+                    self._places[path.encode()] = place
+        named = {path.format(policy=policy.name): policy for policy in reversed(service.policies) for path in PATHS}
+        self._sessions_of = {path.encode(): policy for path, policy in named.items() if sessions.can_step_at_once}
 
     def way(self, path: bytes, headers: Headers) -> Way | None:
         """What a POST with these headers is about (names in lower case); None where the framework has to see it."""
-        place = self._places.get(path)
+        place = self._places.get(path) or self._place_of_session(path)
         if place is None:
             return None
         length, media, accept, bearer = -1, b"", b"", b""
@@ -186,3 +209,16 @@ class Direct:
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
         return way
+
+    def _reader(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Callable[[bytes], Asked]]:
+        return lambda reads, _: partial(self.service.read, policy, route, reads)
+
+    def _place_of_session(self, path: bytes) -> _Place | None:
+        """Where a session takes its steps."""
+        above, _, end = path.rpartition(b"/")
+        root, _, id_ = above.rpartition(b"/")
+        policy = self._sessions_of.get(root)
+        if end != b"action" or policy is None or b"%" in id_:
+            return None
+        step = partial(self._sessions.step_at_once, policy, id_.decode("latin-1"))
+        return _Place(lambda reads, writes: partial(step, reads, writes), self._metrics.data(policy.name, STEP))

@@ -25,6 +25,9 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.Forbidden: (403, "Forbidden"),
     errors.UnknownPolicy: (404, "Unknown policy"),
     errors.UnknownVersion: (404, "Unknown version"),
+    errors.UnknownSession: (404, "Unknown session"),
+    errors.SessionConflict: (409, "Session conflict"),
+    errors.WeightsGone: (409, "Weights gone"),
     errors.SwapRefused: (409, "Swap refused"),
     errors.TooOld: (409, "Weights too old"),
     errors.BodyTooLarge: (413, "Body too large"),
@@ -60,6 +63,8 @@ def problem_response(error: Exception) -> Response:
     headers = {}
     if isinstance(error, errors.DoesNotFit):
         extra["errors"] = [vars(problem) for problem in error.problems]
+    if isinstance(error, errors.SessionConflict):
+        extra["step"] = error.step
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.Unauthorized):

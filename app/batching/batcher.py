@@ -22,7 +22,17 @@ from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.engine.base import Arrays, Engine, InputRefused
 from app.engine.chunks import join, split
-from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, Problem, TooOld
+from app.errors import (
+    DeadlinePassed,
+    DoesNotFit,
+    EngineFailed,
+    NotReady,
+    Overloaded,
+    PolicyServerError,
+    Problem,
+    TooOld,
+    WeightsGone,
+)
 from app.metrics import PolicyMetrics
 from app.swap.lease import Slot
 
@@ -35,8 +45,9 @@ MOST_ROWS = 4096
 ALONE_ROWS = 16
 # Handing a call to a thread and its answer back takes some 100 µs, of which the event loop spends half.
 INLINE_S = 0.0003
-# Inputs, rows, and the initial policy state where they begin with it → all inputs that the functions take.
-Complete: TypeAlias = "Callable[[Arrays, int, Arrays | None], Arrays]"
+# Inputs, rows, the initial policy state where they begin with it, and which rows do, where not all of them → all inputs
+# that the functions take: `Defaults.complete`.
+Complete: TypeAlias = "Callable[..., Arrays]"
 
 
 class Batcher:
@@ -197,7 +208,10 @@ class Batcher:
         self._go_on()
 
     def _run(self, batch: Sequence[Job]) -> None:
-        with self._lease() as slot:
+        wanted = batch[0].slot
+        if wanted is not None and wanted.retired:
+            raise WeightsGone(f"the weights of version {wanted.version.name} are not kept any more")
+        with wanted or self._lease() as slot:
             jobs = _new_enough(batch, slot.version.train_step, slot.version.name)
             pace = self._paces.setdefault(slot.engine.name, Pace())
             if jobs and pace.expected_s(jobs[0].function, _rows(jobs)) <= self._inline_s:
@@ -223,14 +237,15 @@ class Batcher:
     def _tell(self, slot: Slot[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]) -> None:
         self._metrics.batch(_rows(jobs))
         self._record(jobs[0], outcomes[0])
-        name, train_step = slot.version.name, slot.version.train_step
+        version = slot.version
+        name, train_step, digest = version.name, version.train_step, version.digest
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.waiter.done():
                 continue
             if isinstance(outcome, Exception):
                 job.waiter.set_exception(outcome)
             else:
-                job.waiter.set_result(Result(outcome, name, train_step))
+                job.waiter.set_result(Result(outcome, name, train_step, digest))
 
     def _record(self, job: Job, outcome: Arrays | Exception) -> None:
         now = self._loop.time()
@@ -319,14 +334,20 @@ def _gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete
     if len(jobs) == 1:
         return _completed(engine, first, complete)
     names = first.inputs.keys()
-    if all(job.needs_state is first.needs_state and job.inputs.keys() == names for job in jobs):
+    if all(_alike(first, job) and job.inputs.keys() == names for job in jobs):
         together = _concatenated([job.inputs for job in jobs])
         return complete(together, rows, engine.initial_state(rows) if first.needs_state else None)
     return _concatenated([_completed(engine, job, complete) for job in jobs])
 
 
+def _alike(first: Job, job: Job) -> bool:
+    """Whether what they leave out can be added to both at once."""
+    return job.needs_state is first.needs_state and job.begins is first.begins is None
+
+
 def _completed(engine: Engine, job: Job, complete: Complete) -> Arrays:
-    return complete(job.inputs, job.rows, engine.initial_state(job.rows) if job.needs_state else None)
+    initial = engine.initial_state(job.rows) if job.needs_state else None
+    return complete(job.inputs, job.rows, initial, *([] if job.begins is None else [job.begins]))
 
 
 def _concatenated(inputs: Sequence[Arrays]) -> Arrays:
@@ -346,6 +367,8 @@ def _rows(jobs: Sequence[Job]) -> int:
 def _explained(error: Exception) -> Exception:
     if isinstance(error, InputRefused):
         return DoesNotFit([Problem("observation", f"the policy refused it: {error}", "an input it accepts")])
+    if isinstance(error, PolicyServerError):
+        return error
     log.error("the engine failed", exc_info=error)
     return EngineFailed(f"the policy failed: {type(error).__name__}")
 

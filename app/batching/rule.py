@@ -9,7 +9,9 @@ from typing import Protocol
 
 import msgspec
 
-from app.engine.base import Arrays
+from app.engine.base import Arrays, Engine
+from app.swap.lease import Slot
+from app.wire.tensors import Array
 
 # The function that takes no inputs: so many rows of the initial policy state.
 INITIAL_STATE = "get_initial_state"
@@ -23,11 +25,12 @@ class Pause(StrEnum):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A job's rows of each output, and the version that computed them."""
+    """A job's rows of each output, and the version that computed them: its name, train step and digest."""
 
     outputs: Arrays
     version: str
     train_step: int
+    digest: str = ""
 
 
 class Waiter(Protocol):
@@ -65,8 +68,10 @@ class Job(msgspec.Struct, eq=False):
 
     `inputs` are those that were sent; what they leave out has defaults. `needs_state`: its rows start from the initial
     policy state. `min_train_step`: it may not run on older weights. `alone`: its rows run in calls of their own, of a
-    fixed size, so that no neighbour changes their rounding. The rest is known when it is submitted: `deadline` is on
-    the event loop's clock, in seconds; `waiter` gets a `Result`, or the error.
+    fixed size, so that no neighbour changes their rounding. `begins`: [rows] booleans, where only these rows start from
+    the initial policy state. `slot`: the version that it has to run on; None takes the one that serves. The rest is
+    known when it is submitted: `deadline` is on the event loop's clock, in seconds; `waiter` gets a `Result`, or the
+    error.
     """
 
     function: str
@@ -75,6 +80,8 @@ class Job(msgspec.Struct, eq=False):
     needs_state: bool = False
     min_train_step: int | None = None
     alone: bool = False
+    begins: Array | None = None
+    slot: Slot[Engine] | None = None
     deadline: float = math.inf
     waiter: Waiter = _NOBODY
 
@@ -111,4 +118,4 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
 
 
 def _together(first: Job, job: Job) -> bool:
-    return job.function == first.function and not job.alone
+    return job.function == first.function and job.slot is first.slot and not job.alone

@@ -23,18 +23,18 @@ def fresh_noise(noise: Noise, rows: int, generator: np.random.Generator) -> Arra
     return arrays
 
 
-def seeded_noise(noise: Noise, rows: int, seed: int) -> Arrays:
-    """The noise of a seed: row i depends only on (seed, i), however many rows there are.
+def seeded_noise(noise: Noise, rows: int, seed: int, step: int = 0) -> Arrays:
+    """The noise of a seed: row i depends only on (seed, step, i), however many rows there are.
 
     From NumPy's counter-based generator Philox, of which each row takes a fixed number of steps. That is why the
     normal numbers come by the Box-Muller transform and not by NumPy's own method, which takes as many as it likes.
     """
     arrays: Arrays = {}
     if noise.uniform:
-        arrays[NOISE_UNIFORM] = _uniform(_raw(seed, 0, rows, noise.uniform) >> np.uint64(64 - _BITS))
+        arrays[NOISE_UNIFORM] = _uniform(_raw(seed, step, 0, rows, noise.uniform) >> np.uint64(64 - _BITS))
     if noise.normal:
         pairs = -(-noise.normal // 2)
-        raw = _raw(seed, 1, rows, 2 * pairs).reshape(rows, pairs, 2)
+        raw = _raw(seed, step, 1, rows, 2 * pairs).reshape(rows, pairs, 2)
         unit = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         radius, angle = np.sqrt(-2.0 * np.log(unit[..., 0])), 2.0 * np.pi * unit[..., 1]
         both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
@@ -42,8 +42,9 @@ def seeded_noise(noise: Noise, rows: int, seed: int) -> Arrays:
     return arrays
 
 
-def _raw(seed: int, stream: int, rows: int, size: int) -> np.ndarray[Any, Any]:
-    philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
+def _raw(seed: int, step: int, stream: int, rows: int, size: int) -> np.ndarray[Any, Any]:
+    # The step stands in the highest word of the counter, which no step's own numbers reach.
+    philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=np.array([0, 0, 0, step], np.uint64))
     return np.asarray(philox.random_raw(rows * size), np.uint64).reshape(rows, size)
 
 

@@ -1,6 +1,7 @@
 """The copies of one policy in this front: the one that serves, and the one that the next version is made ready in.
 
-The switch is one assignment on the event loop, between two batches.
+The switch is one assignment on the event loop, between two batches. A version that somebody holds (an episode that
+keeps the weights it began with) stays beside these two until it is forgotten.
 """
 
 from __future__ import annotations
@@ -32,20 +33,42 @@ class Loader(Protocol):
 
 
 class Copies:
-    """One policy's. Methods run on the event loop; loading runs in `lane`."""
+    """One policy's. Methods run on the event loop; loading runs in `lane`.
 
-    def __init__(self, loader: Loader, lane: Executor) -> None:
+    `holds`: whether somebody needs the version of a digest when it serves no more.
+    """
+
+    def __init__(self, loader: Loader, lane: Executor, holds: Callable[[str], bool] = lambda _: False) -> None:
+        self._holds = holds
         self._loader = loader
         self._lane = lane
         self._ready: tuple[Bundle, Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._active: Slot[Engine] | None = None
+        self._kept: dict[str, Slot[Engine]] = {}
 
     @property
     def active(self) -> Slot[Engine]:
         """The version that serves, with its engine."""
         assert self._active is not None, "nothing serves before the first version was activated"
         return self._active
+
+    def forget(self, digest: str) -> None:
+        """Nobody needs this version any more, unless it serves; what still waits for it will be told."""
+        slot = self._kept.pop(digest, None)
+        if slot is not None:
+            self._retire(slot)
+
+    @property
+    def kept(self) -> set[str]:
+        """The digests of the versions that stay, though they do not serve."""
+        return set(self._kept)
+
+    def slot_of(self, digest: str) -> Slot[Engine] | None:
+        """The version of this digest: the one that serves, or one that is kept; None where it has gone."""
+        if self.active.version.digest == digest:
+            return self.active
+        return self._kept.get(digest)
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
         """Makes a version ready beside the one that serves.
@@ -81,6 +104,14 @@ class Copies:
         old, self._active = self._active, Slot(engine, ServedVersion.of(name, bundle))
         if old is None:
             return
+        before = old.version.digest
+        if before not in self._kept and self._holds(before):
+            self._kept[before] = old
+        else:
+            self._retire(old)
+
+    def _retire(self, old: Slot[Engine]) -> None:
+        old.retired = True
         if old.idle:
             self._loader.give_back(old.engine)
         else:

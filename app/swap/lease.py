@@ -29,7 +29,9 @@ class ServedVersion:
 
 
 class Slot(Generic[E]):
-    """One copy of a policy: an engine and the version in it."""
+    """One copy of a policy: an engine and the version in it. `retired`: no batch may begin on it any more."""
+
+    retired = False
 
     def __init__(self, engine: E, version: ServedVersion) -> None:
         self.engine = engine

@@ -56,14 +56,15 @@ class Held:
             submit=lambda _, waiter, __: self.exchanges.append(waiter),
         )
 
-    def read(self, *args: Any) -> Any:
-        self.bodies.append(args[-1])
+    def read(self, body: bytes) -> Any:
+        self.bodies.append(body)
         return SimpleNamespace(answer=lambda result, _: result)
 
     def way(self, path: bytes, _: Any) -> Any:
         self.heads += 1
         metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
-        return SimpleNamespace(policy=None, route="", reads=None, writes=SimpleNamespace(header=b"x"), metrics=metrics)
+        writes = SimpleNamespace(header=b"x")
+        return SimpleNamespace(read=lambda body: self.service.read(body), writes=writes, metrics=metrics)
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
@@ -251,7 +252,7 @@ def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
                 question.job.waiter = waiter
                 jobs.append(question.job)
 
-            held.service.read = lambda *_, job=Job: SimpleNamespace(job=job(), answer=lambda *_: b"")
+            held.service.read = lambda _, job=Job: SimpleNamespace(job=job(), answer=lambda *_: b"")
             held.service.submit = submit
             protocol.data_received(REQUEST)
             job = jobs.pop()

@@ -45,13 +45,17 @@ GIVEN = {
     "upload_limit_bytes": ("300", "400", 300, 400),
     "rows_limit": ("10", "20", 10, 20),
     "waiting_room_requests": ("2", "3", 2, 3),
+    "sessions_limit": ("4", "6", 4, 6),
+    "sessions_bytes_limit": ("500", "600", 500, 600),
+    "sessions_idle_s": ("8", "9", 8, 9),
+    "kept_versions": ("11", "12", 11, 12),
     "state_dir": ("/s", "/t", "/s", "/t"),
     "root_path": ("/a", "/b", "/a", "/b"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
     "log_level": ("debug", "error", "debug", "error"),
 }
 SWITCHES = ("watch", "strict_bounds")
-SECRETS = ("admin_token", "data_token")
+SECRETS = {"admin_token": "s3", "data_token": "s4", "session_url": "redis://:password@host/1"}
 
 
 def test_the_cases_below_cover_every_knob():
@@ -77,7 +81,7 @@ def test_switches_have_both_directions(name):
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_secrets_come_from_the_environment_only(name):
-    assert getattr(settings_from(["/p"], parsed(), {variable(name): "s3"}), name) == "s3"
+    assert getattr(settings_from(["/p"], parsed(), {variable(name): SECRETS[name]}), name) == SECRETS[name]
     assert name not in parsed()
 
 
@@ -168,3 +172,9 @@ def test_help_tells_default_and_variable_of_every_option():
     text = " ".join(parser.format_help().split())
     for knob in knobs():
         assert (variable(knob.name) in text) is not knob.metadata["secret"]
+
+
+def test_a_url_of_another_kind_is_refused_and_not_told():
+    with pytest.raises(SettingsError, match="redis://") as refused:
+        settings_from(["/p"], parsed(), {variable("session_url"): "http://:password@host"})
+    assert "password" not in str(refused.value)

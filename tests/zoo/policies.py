@@ -32,12 +32,12 @@ class NumberPolicy(tf_policy.TFPolicy):
     `number` stands at both ends of a list of variables with a large one between, so that a torn read shows.
     """
 
-    def __init__(self, number: int = 0, filler: int = 1) -> None:
+    def __init__(self, number: int = 0, filler: int = 1, state: Any = ()) -> None:
         self.first = tf.Variable(number, dtype=tf.int64)
         self.filler = tf.Variable(tf.zeros([filler]))
         self.last = tf.Variable(number, dtype=tf.int64)
         spec = tensor_spec.BoundedTensorSpec([2], tf.int64, 0, 10**12, "action")
-        super().__init__(ts.time_step_spec(FLOATS4), spec)
+        super().__init__(ts.time_step_spec(FLOATS4), spec, policy_state_spec=state)
 
     def _variables(self) -> list[tf.Variable]:
         return [self.first, self.filler, self.last]
@@ -50,6 +50,24 @@ class NumberPolicy(tf_policy.TFPolicy):
         row = tf.cast(time_step.observation[:, 0], tf.int64)
         both = tf.stack([1000 * self.first + row, 1000 * self.last + row], axis=1)
         return policy_step.PolicyStep(tfp.distributions.Deterministic(both), policy_state)
+
+
+class CountingPolicy(NumberPolicy):
+    """Its action tells its weights, and in which step of its episode it is: 1,000 times the number, plus the step.
+
+    Its state is that step and, as a float, the last observation's first entry.
+    """
+
+    def __init__(self, filler: int = 1) -> None:
+        state = {"steps": tf.TensorSpec([], tf.int64), "last": tf.TensorSpec([1], tf.float32)}
+        super().__init__(filler=filler, state=state)
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> Any:
+        steps = policy_state["steps"] + 1
+        both = tf.stack([1000 * self.first + steps, 1000 * self.last + steps], axis=1)
+        # Infinite after an observation of 1e38 or more.
+        after = {"steps": steps, "last": time_step.observation[:, :1] * 10.0}
+        return policy_step.PolicyStep(tfp.distributions.Deterministic(both), after)
 
 
 class InformedPolicy(tf_policy.TFPolicy):
@@ -141,11 +159,13 @@ def export(name: str, folder: Path) -> None:
 
 
 class NumberTrainer:
-    """Publishes versions of a NumberPolicy: the number in the answers is the train step."""
+    """Publishes versions of a NumberPolicy, or one like it: the number in the answers is the train step."""
 
-    def __init__(self, folder: Path, plain: bool = False, filler: int = 1) -> None:
+    def __init__(
+        self, folder: Path, plain: bool = False, filler: int = 1, kind_of_policy: type[NumberPolicy] = NumberPolicy
+    ) -> None:
         self.folder = folder
-        self.policy = NumberPolicy(filler=filler)
+        self.policy = kind_of_policy(filler=filler)
         self._train_step = tf.Variable(0, dtype=tf.int64)
         kind = policy_saver.PolicySaver if plain else PolicySaver
         self.saver = kind(self.policy, train_step=self._train_step)

@@ -15,6 +15,8 @@ def leaves_of(kind: type) -> list[type]:
 def example(kind: type) -> errors.PolicyServerError:
     if kind is errors.DoesNotFit:
         return errors.DoesNotFit([errors.Problem("reward", "null", "one float32")])
+    if kind is errors.SessionConflict:
+        return errors.SessionConflict("what happened", 3)
     return kind("what happened")
 
 

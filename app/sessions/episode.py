@@ -1,0 +1,208 @@
+"""One record of a session and a request → the question that it puts; its result → the next record. Nothing waits."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+from msgspec import structs
+
+from app.answers import Forms, action_forms
+from app.batching.rule import Result
+from app.errors import DoesNotFit, Problem, SessionConflict, Unsupported, WeightsGone
+from app.policy import Policy
+from app.questions import Question, Questions, function_of
+from app.sessions.reading import STATE, Beginning, SessionReader, Stepping
+from app.sessions.record import Answer, Record, Run
+from app.swap.lease import Slot
+from app.validate import FIRST, LAST, MID, Inputs, Options
+from app.wire.codecs import JSON, Codec
+from app.wire.tensors import Array, Arrays
+from saver.artifact import PolicySpec, leaves
+
+
+class Episodes:
+    """The sessions of one policy, but where they are kept."""
+
+    def __init__(self, policy: Policy, questions: Questions, *, rows_limit: int) -> None:
+        self.policy = policy
+        self.reader = SessionReader(policy.spec, policy.reader, rows_limit=rows_limit)
+        self._questions = questions
+        self._forms: Forms = action_forms(policy.spec, policy.serving, tells_state=False)
+        self._step_type, self._carried = _names(policy.spec)
+
+    def check(self) -> None:
+        """Raises Unsupported where the policy cannot have any."""
+        if not self._step_type:
+            raise Unsupported(f"policy {self.policy.name} takes no time steps (input_fn_and_spec): it has no sessions")
+
+    def begin(self, request: Beginning, id_: str, run_id: str) -> Turn:
+        """The first step of a session."""
+        inputs, options = request.inputs, request.options
+        given = inputs.arrays.get(self._step_type)
+        types = _constant(inputs.rows, FIRST) if given is None else given
+        run = Run(
+            secrets.token_hex(8), run_id, inputs.rows, inputs.batched, options.mode, options.seed, options.log_prob
+        )
+        arrays = {**inputs.arrays, self._step_type: types}
+        question = self._question(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
+        head = b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id))
+        fields = {"id": id_, "run_id": run_id, "step": 0}
+        return Turn(self, None, run, question, given, head, fields, request.weights == "episode")
+
+    def step(self, record: Record, request: Stepping) -> Turn | Answer:
+        """The next step of a session, or the answer of its last one once more.
+
+        Raises:
+          SessionConflict: it is not the next step, or that of another run.
+          DoesNotFit: other rows than it began with.
+          WeightsGone: those that it keeps.
+          Unsupported: see `Questions`.
+        """
+        run, inputs = record.run, request.inputs
+        if request.run_id is not None and request.run_id != run.run_id:
+            raise SessionConflict(f"the session is that of another run: {run.run_id!r}", record.step)
+        step = record.step + 1
+        if request.step is not None and request.step != step:
+            if request.step == record.step:
+                return record.answer
+            text = f"the session's last step is {record.step}; the request's is {request.step}"
+            raise SessionConflict(text, record.step)
+        if inputs.rows != run.rows or inputs.batched is not run.batched:
+            expected = f"{_shape(run.rows, run.batched)}, as the session began with"
+            raise DoesNotFit([Problem("observation", _shape(inputs.rows, inputs.batched), expected)])
+        given = inputs.arrays.get(self._step_type)
+        types, begins = _begins(record, request.first, given)
+        arrays = {**inputs.arrays, self._step_type: types}
+        needs_state = begins is not None and bool(self._carried)
+        carries = begins is None or not begins.all()
+        if carries:
+            arrays |= record.state
+        question = self._question(run, arrays, needs_state, inputs.outside_bounds, _joined(run, request.options), step)
+        if needs_state and carries:
+            question.job.begins = begins
+        if run.held is not None:
+            question.job.slot = self._slot_of(run.held, record.version)
+        return Turn(self, record, run, question, given, b'{"step":%d,' % step, {"step": step}, False)
+
+    def _question(
+        self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
+    ) -> Question:
+        inputs = Inputs(arrays, run.rows, run.batched, needs_state, outside_bounds)
+        return self._questions.question(
+            self.policy, function_of(self.policy, options), inputs, options, self._forms, step
+        )
+
+    def _slot_of(self, digest: str, version: str) -> Slot[Any]:
+        slot = self.policy.copies.slot_of(digest)
+        if slot is None:
+            raise WeightsGone(f"the weights that the session began with (version {version}) are not kept here")
+        return slot
+
+    def state_after(self, result: Result) -> Arrays:
+        """The policy state by the names that `action` takes it by.
+
+        Raises:
+          DoesNotFit: it is not finite.
+        """
+        state = {}
+        for name, output in self._carried:
+            array = result.outputs[output]
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                expected = "an observation after which it is finite"
+                raise DoesNotFit([Problem("observation", "the policy state after it is not finite", expected)])
+            state[name] = array.copy()  # of a batch with others, of which nothing else should stay
+        return state
+
+
+class Turn:
+    """One step of a session under way: a question for the batcher, and the record that its result leads to.
+
+    `before`: the record that it follows; None at the beginning. `given`: the step types that were sent.
+    `keeps_weights`: from now on the session keeps the version that answers this step.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        before: Record | None,
+        run: Run,
+        question: Question,
+        given: Array | None,
+        head: bytes,
+        fields: dict[str, Any],
+        keeps_weights: bool,
+    ) -> None:
+        self.before = before
+        self.question = question
+        self._episodes = episodes
+        self._run = run
+        self._given = given
+        self._head = head
+        self._fields = fields
+        self._keeps_weights = keeps_weights
+
+    def after(self, result: Result, codec: Codec) -> Record:
+        """The record that follows, with the answer; raises as `state_after` does."""
+        run = structs.replace(self._run, held=result.digest) if self._keeps_weights else self._run
+        state = self._episodes.state_after(result)
+        ended = None if self._given is None else self._given == LAST
+        if ended is not None and not ended.any():
+            ended = None
+        answer = Answer(codec.media_type, self._body(result, codec))
+        return Record(run, self._fields["step"], state, ended, result.version, result.train_step, answer)
+
+    def _body(self, result: Result, codec: Codec) -> bytes:
+        form, batched = self.question.form, self.question.batched
+        if codec is JSON:
+            return self._head + form.json(result, batched)[1:]
+        return codec.encode(self._fields | form.structure(result, batched))
+
+
+def _begins(record: Record, first: Array | None, given: Array | None) -> tuple[Array, Array | None]:
+    """[rows] step types, and which rows begin a new episode; None where none does."""
+    if given is not None:
+        if first is not None and (given[first] != FIRST).any():
+            raise DoesNotFit([Problem("step_type", "is not FIRST in a row that `first` names", "0 there")])
+        begins = given == FIRST
+        return given, begins if begins.any() else None
+    begins = record.ended if first is None else first if record.ended is None else first | record.ended
+    if begins is None or not begins.any():
+        return _constant(record.run.rows, MID), None
+    return np.where(begins, FIRST, MID).astype(np.int32), begins
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(rows: int, step_type: int) -> Array:
+    array = np.full(rows, step_type, np.int32)
+    array.flags.writeable = False  # it serves many requests
+    return array
+
+
+def _joined(run: Run, options: Options) -> Options:
+    """What a step asks, and where it asks nothing, the session."""
+    if run.mode is None and run.seed is None and not run.log_prob:
+        return options
+    return replace(
+        options,
+        mode=run.mode if options.mode is None else options.mode,
+        seed=run.seed if options.seed is None else options.seed,
+        log_prob=run.log_prob or options.log_prob,
+    )
+
+
+def _names(spec: PolicySpec) -> tuple[str, list[tuple[str, str]]]:
+    """The name of the step type, and those of each part of the policy state: as an input, and as an output."""
+    if not spec.takes_time_step or not isinstance(spec.inputs, dict):
+        return "", []
+    ((_, step_type),) = leaves(spec.inputs["step_type"])
+    inputs = {path: leaf.name for path, leaf in leaves(spec.inputs.get(STATE, ()))}
+    return step_type.name, [(inputs[path], leaf.name) for path, leaf in leaves(spec.state) if path in inputs]
+
+
+def _shape(rows: int, batched: bool) -> str:
+    return f"a batch of {rows} rows" if batched else "a single value"

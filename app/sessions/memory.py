@@ -1,0 +1,143 @@
+"""Sessions in the memory of the one process that answers.
+
+The methods that do not wait are for those who cannot; the others are the same for `Store`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from app.errors import Overloaded
+from app.sessions.record import Record
+from app.sessions.store import Key, Limits, no_room, too_many_held
+
+
+class _Kept:
+    """A record, its size, and when it was used last."""
+
+    __slots__ = ("record", "size", "used_at")
+
+    def __init__(self, record: Record, used_at: float) -> None:
+        self.record = record
+        self.size = record.size
+        self.used_at = used_at
+
+
+class MemoryStore:
+    """See `Store`. `clock`: seconds; what is idle is dropped when something is asked, and by `sweep`."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # the one that was used last is the last one
+        self._held: dict[str, Counter[str]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that all records take."""
+        return self._bytes
+
+    def sweep(self) -> None:
+        """Drops what is idle for too long."""
+        latest = self._clock() - self._limits.idle_s
+        while self._kept:
+            key, kept = next(iter(self._kept.items()))
+            if kept.used_at > latest:
+                return
+            self._drop(key)
+
+    def find(self, key: Key) -> Record | None:
+        """See `Store.get`."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        now = self._clock()
+        if kept.used_at <= now - self._limits.idle_s:
+            self._drop(key)
+            return None
+        kept.used_at = now
+        self._kept.move_to_end(key)
+        return kept.record
+
+    def put(self, key: Key, before: Record, after: Record) -> bool:
+        """See `Store.follow`."""
+        kept = self._kept.get(key)
+        if kept is None or kept.record is not before:
+            return False
+        size = after.size
+        self._bytes += size - kept.size
+        kept.record, kept.size = after, size
+        return True
+
+    async def get(self, key: Key) -> Record | None:
+        """See `Store`."""
+        return self.find(key)
+
+    async def check_room(self, key: Key, held: str | None) -> None:
+        """See `Store`."""
+        self._check(key, held, 0)
+
+    async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
+        """See `Store`."""
+        if self.find(key) is not before:
+            return False
+        self._check(key, record.run.held, record.size)
+        self._drop(key)
+        self._kept[key] = _Kept(record, self._clock())
+        self._bytes += record.size
+        if record.run.held is not None:
+            self._held.setdefault(key.policy, Counter())[record.run.held] += 1
+        return True
+
+    async def follow(self, key: Key, before: Record, after: Record) -> bool:
+        """See `Store`."""
+        return self.put(key, before, after)
+
+    async def end(self, key: Key, run_id: str | None) -> Record | None:
+        """See `Store`."""
+        record = self.find(key)
+        if record is not None and run_id in (None, record.run.run_id):
+            self._drop(key)
+        return record
+
+    async def held(self, policy: str) -> set[str]:
+        """See `Store`."""
+        self.sweep()
+        return set(self._held.get(policy, ()))
+
+    def holds(self, policy: str, digest: str) -> bool:
+        """Whether a session keeps this version."""
+        return digest in self._held.get(policy, ())
+
+    async def close(self) -> None:
+        """See `Store`."""
+
+    def _check(self, key: Key, held: str | None, size: int) -> None:
+        self.sweep()
+        old = self._kept.get(key)
+        if old is None and len(self._kept) >= self._limits.sessions:
+            raise no_room(self._limits.sessions)
+        left = self._limits.size_bytes - self._bytes + (0 if old is None else old.size)
+        if size > left or left <= 0:
+            raise Overloaded(f"open sessions take {self._bytes} bytes of {self._limits.size_bytes}; try again")
+        if held is not None:
+            versions = set(self._held.get(key.policy, ())) | {held}
+            if len(versions) > self._limits.held_versions:
+                raise too_many_held(self._limits.held_versions)
+
+    def _drop(self, key: Key) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is None:
+            return
+        self._bytes -= kept.size
+        held = kept.record.run.held
+        if held is not None:
+            counts = self._held[key.policy]
+            counts[held] -= 1
+            if not counts[held]:
+                del counts[held]

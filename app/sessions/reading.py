@@ -1,0 +1,154 @@
+"""The body of a session's request → its fields, and the inputs of the policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from app.errors import DoesNotFit, Problem
+from app.quick import QuickReader
+from app.validate import InputReader, Inputs, Options, read_options, top_level
+from app.wire.codecs import JSON, Codec
+from app.wire.tensors import Array, show
+from saver.artifact import PolicySpec, leaves
+
+LONGEST_NAME = 128
+STATE = "policy_state"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LARGEST_STEP = 2**63 - 1
+
+
+class Beginning(msgspec.Struct, frozen=True):
+    """What a request to begin a session asks; None where it leaves it to the server."""
+
+    inputs: Inputs
+    options: Options
+    id: str | None = None
+    run_id: str | None = None
+    weights: Literal["latest", "episode"] | None = None
+
+
+class Stepping(msgspec.Struct, frozen=True):
+    """What a request for a step says. `first`: [rows] booleans, rows that begin a new episode."""
+
+    inputs: Inputs
+    options: Options
+    step: int | None = None
+    run_id: str | None = None
+    first: Array | None = None
+
+
+class SessionReader:
+    """Reads the requests to the sessions of one policy. `reader`: for what takes a closer look."""
+
+    def __init__(self, spec: PolicySpec, reader: InputReader, *, rows_limit: int) -> None:
+        self._reader = reader
+        fields = {"step": _Step, "run_id": _Name, "first": bool | list[bool]}
+        self._quick = QuickReader(spec, rows_limit=rows_limit, without={STATE}, more=fields)
+        self._state = {leaf.name for _, leaf in leaves(top_level(spec).get(STATE, ()))}
+
+    def beginning(self, codec: Codec, body: bytes) -> Beginning:
+        """A request to begin a session.
+
+        Raises:
+          NotJson: the body is none of the codec's.
+          DoesNotFit: it does not fit; lists every problem of the first kind found.
+        """
+        fields = codec.decode(body)
+        own = _own(fields, {"id": _check_id, "run_id": _check_name, "weights": _check_weights})
+        options = read_options(fields.pop("options", None))
+        return Beginning(self._inputs(fields), options, **own)
+
+    def stepping(self, codec: Codec, body: bytes) -> Stepping:
+        """A request for a step; raises as `beginning` does."""
+        quick = self._quick.read_more(body) if codec is JSON else None
+        if quick is not None:
+            inputs, options, own = quick
+        else:
+            fields = codec.decode(body)
+            own = _own(fields, {"step": _check_step, "run_id": _check_name, "first": _check_first})
+            options = read_options(fields.pop("options", None))
+            inputs = self._inputs(fields)
+        first = own.get("first")
+        if first is not None:
+            own = {**own, "first": _rows_of(first, inputs)}
+        return Stepping(inputs, options, **own)
+
+    def _inputs(self, fields: dict[str, Any]) -> Inputs:
+        if isinstance(fields.get(STATE), list | dict) and fields[STATE]:
+            raise _keeps_state()
+        inputs = self._reader.read(fields)
+        if inputs.arrays.keys() & self._state:
+            raise _keeps_state()
+        return inputs
+
+
+def _keeps_state() -> DoesNotFit:
+    return DoesNotFit([Problem(STATE, "is given, but a session keeps its own", "a request without it")])
+
+
+def _own(fields: dict[str, Any], checks: Mapping[str, Callable[[Any], Problem | None]]) -> dict[str, Any]:
+    """Takes the session's own fields out of `fields`; null counts as missing."""
+    own = {name: fields.pop(name) for name in checks if name in fields}
+    own = {name: value for name, value in own.items() if value is not None}
+    problems = [problem for name, value in own.items() if (problem := checks[name](value))]
+    if problems:
+        raise DoesNotFit(problems)
+    return own
+
+
+def _check_id(value: Any) -> Problem | None:
+    if isinstance(value, str) and is_id(value):
+        return None
+    return Problem(
+        "id", show(value), f"1 to {LONGEST_NAME} letters, digits, '.', '_', '-', the first a letter or digit"
+    )
+
+
+def is_id(text: str) -> bool:
+    """Whether a session may have this id."""
+    return len(text) <= LONGEST_NAME and _ID.fullmatch(text) is not None
+
+
+def _check_name(value: Any) -> Problem | None:
+    if isinstance(value, str) and 1 <= len(value) <= LONGEST_NAME:
+        return None
+    return Problem("run_id", show(value), f"a string of 1 to {LONGEST_NAME} characters")
+
+
+def _check_weights(value: Any) -> Problem | None:
+    known = isinstance(value, str) and value in ("latest", "episode")
+    return None if known else Problem("weights", show(value), '"latest" or "episode"')
+
+
+def _check_step(value: Any) -> Problem | None:
+    if type(value) is int and 0 <= value <= _LARGEST_STEP:
+        return None
+    return Problem("step", show(value), "an integer, 0 or more")
+
+
+def _check_first(value: Any) -> Problem | None:
+    listed = isinstance(value, list) and all(type(item) is bool for item in value)
+    tensor = isinstance(value, np.ndarray) and value.dtype == bool and value.ndim <= 1
+    return None if type(value) is bool or listed or tensor else Problem("first", show(value), _FIRST)
+
+
+def _rows_of(first: Any, inputs: Inputs) -> Array:
+    """Which rows are first, where that fits the rows of the observation."""
+    array = np.asarray(first, bool)
+    if array.ndim == 0:
+        return np.full(inputs.rows, array)
+    if not inputs.batched or len(array) != inputs.rows:
+        expected = f"{inputs.rows} booleans, one a row, or one for all" if inputs.batched else "true or false"
+        raise DoesNotFit([Problem("first", f"{len(array)} booleans", expected)])
+    return array
+
+
+_FIRST = "true, false, or a list of them, one a row"
+_Step = Annotated[int, Meta(ge=0, le=_LARGEST_STEP)]
+_Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]

@@ -1,0 +1,93 @@
+"""What is kept of one session, and its form as bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from app.wire.tensors import Array
+
+# Python's objects around the arrays and texts of one record, roughly.
+_OVERHEAD_BYTES = 1200
+_BYTES_PER_ARRAY = 150
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer as it was sent."""
+
+    media_type: str
+    body: bytes
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What stays the same from the beginning of a session to its end.
+
+    `birth` is another one for each beginning, so that with the step it tells all records of an id apart. `held`: the
+    digest of the weights that it began with and keeps; None where it follows every swap.
+    """
+
+    birth: str
+    run_id: str
+    rows: int
+    batched: bool
+    mode: Literal["sample", "greedy"] | None
+    seed: int | None
+    log_prob: bool
+    held: str | None = None
+
+
+class Record(msgspec.Struct, frozen=True, eq=False):
+    """A session after its step `step`; never changed, but followed by another one.
+
+    `state`: [rows, …] by the names that `action` takes it by. `ended`: [rows] booleans, where the last step type was
+    LAST; None where it was nowhere.
+    """
+
+    run: Run
+    step: int
+    state: dict[str, np.ndarray]  # type: ignore[type-arg]  # msgspec takes the plain class
+    ended: np.ndarray | None  # type: ignore[type-arg]
+    version: str
+    train_step: int
+    answer: Answer
+
+    @property
+    def size(self) -> int:
+        """The memory that it takes, in bytes."""
+        arrays = [*self.state.values(), *([] if self.ended is None else [self.ended])]
+        return _OVERHEAD_BYTES + len(self.answer.body) + sum(_BYTES_PER_ARRAY + array.nbytes for array in arrays)
+
+    def to_bytes(self) -> bytes:
+        """The inverse of `from_bytes`."""
+        return _ENCODER.encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Record:
+        """Raises msgspec.DecodeError where `data` is not what `to_bytes` makes."""
+        return _DECODER.decode(data)
+
+
+class _Array(msgspec.Struct, array_like=True):
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+def _to_plain(array: Any) -> _Array:
+    if not isinstance(array, np.ndarray):
+        raise NotImplementedError
+    return _Array(array.dtype.str, list(array.shape), array.tobytes())
+
+
+def _from_plain(_: type, plain: Any) -> Array:
+    found = msgspec.convert(plain, _Array)
+    try:
+        return np.frombuffer(found.data, np.dtype(found.dtype)).reshape(found.shape)
+    except (TypeError, ValueError) as error:
+        raise msgspec.ValidationError(str(error)) from None
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)
+_DECODER = msgspec.msgpack.Decoder(Record, dec_hook=_from_plain)

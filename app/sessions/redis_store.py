@@ -1,0 +1,172 @@
+"""Sessions in Redis, so that any worker and any replica takes any step.
+
+    <prefix>record:{policy}/{id}     hash: token, run_id, held, data; Redis forgets it when it was idle for too long
+    <prefix>open                     sorted set: every session, by the time at which it will be forgotten
+    <prefix>held:{policy}            set: the digests that sessions keep
+    <prefix>held:{policy}/{digest}   sorted set: the sessions that keep it, by the same time
+
+Each method is one script, which Redis runs as one step. `token` tells all records of an id apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.errors import NotReady
+from app.sessions.record import Record
+from app.sessions.store import Key, Limits, no_room, too_many_held
+
+PREFIX = "policy-server:sessions:"
+# What a server with nothing else to do answers within a millisecond.
+_PATIENCE_S = 5.0
+
+# KEYS: record, open, held. ARGV[1]: key of the session, [2]: milliseconds until it is forgotten.
+_COMMON = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local gone = now + ARGV[2]
+local function prune(digest)
+  local name = KEYS[3] .. '/' .. digest
+  redis.call('ZREMRANGEBYSCORE', name, '-inf', now)
+  if redis.call('ZCARD', name) == 0 then redis.call('SREM', KEYS[3], digest) end
+end
+local function touch(held)
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('ZADD', KEYS[2], gone, ARGV[1])
+  if held and held ~= '' then
+    redis.call('SADD', KEYS[3], held)
+    redis.call('ZADD', KEYS[3] .. '/' .. held, gone, ARGV[1])
+  end
+end
+local function let_go()
+  local held = redis.call('HGET', KEYS[1], 'held')
+  if held and held ~= '' then
+    redis.call('ZREM', KEYS[3] .. '/' .. held, ARGV[1])
+    prune(held)
+  end
+end
+"""
+_GET = """
+local found = redis.call('HMGET', KEYS[1], 'data', 'held')
+if found[1] then touch(found[2]) end
+return found[1]
+"""
+# ARGV[3]: token of the record before, [4]: token, [5]: run, [6]: held, [7]: data, or none to ask only whether there is
+# room, [8]: most sessions, [9]: most held versions.
+_BEGIN = """
+if ARGV[7] ~= '' and (redis.call('HGET', KEYS[1], 'token') or '') ~= ARGV[3] then return 'another' end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[8]) then
+  return 'sessions'
+end
+if ARGV[6] ~= '' then
+  for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
+  local count = redis.call('SCARD', KEYS[3])
+  if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 0 and count >= tonumber(ARGV[9]) then return 'held' end
+end
+if ARGV[7] ~= '' then
+  let_go()
+  redis.call('HSET', KEYS[1], 'token', ARGV[4], 'run_id', ARGV[5], 'held', ARGV[6], 'data', ARGV[7])
+  touch(ARGV[6])
+end
+return 'begun'
+"""
+# ARGV[3]: token before, [4]: token, [5]: data.
+_FOLLOW = """
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], 'token', ARGV[4], 'data', ARGV[5])
+touch(redis.call('HGET', KEYS[1], 'held'))
+return 1
+"""
+# ARGV[3]: the run that is to end, or none for any.
+_END = """
+local found = redis.call('HMGET', KEYS[1], 'data', 'run_id')
+if found[1] and (ARGV[3] == '' or found[2] == ARGV[3]) then
+  let_go()
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
+return found[1]
+"""
+_HELD = """
+for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
+return redis.call('SMEMBERS', KEYS[3])
+"""
+
+
+class RedisStore:
+    """See `Store`.
+
+    Raises:
+      ValueError: `url` is none that Redis has.
+    """
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        self._limits = limits
+        self._redis: Any = Redis.from_url(url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)
+        scripts = {"get": _GET, "begin": _BEGIN, "follow": _FOLLOW, "end": _END, "held": _HELD}
+        self._scripts = {name: self._redis.register_script(_COMMON + text) for name, text in scripts.items()}
+
+    async def get(self, key: Key) -> Record | None:
+        """See `Store`."""
+        return _record(await self._run("get", key))
+
+    async def check_room(self, key: Key, held: str | None) -> None:
+        """See `Store`."""
+        await self._begin(key, "", "", "", held, b"")
+
+    async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
+        """See `Store`."""
+        old = "" if before is None else _token(before)
+        return await self._begin(key, old, _token(record), record.run.run_id, record.run.held, record.to_bytes())
+
+    async def follow(self, key: Key, before: Record, after: Record) -> bool:
+        """See `Store`."""
+        return bool(await self._run("follow", key, _token(before), _token(after), after.to_bytes()))
+
+    async def end(self, key: Key, run_id: str | None) -> Record | None:
+        """See `Store`."""
+        return _record(await self._run("end", key, run_id or ""))
+
+    async def held(self, policy: str) -> set[str]:
+        """See `Store`."""
+        return {digest.decode() for digest in await self._run("held", Key(policy, ""))}
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._redis.aclose()
+
+    async def _begin(self, key: Key, before: str, token: str, run_id: str, held: str | None, data: bytes) -> bool:
+        limits = self._limits
+        said = await self._run(
+            "begin", key, before, token, run_id, held or "", data, limits.sessions, limits.held_versions
+        )
+        if said == b"sessions":
+            raise no_room(limits.sessions)
+        if said == b"held":
+            raise too_many_held(limits.held_versions)
+        return bool(said == b"begun")
+
+    async def _run(self, script: str, key: Key, *args: Any) -> Any:
+        name = f"{key.policy}/{key.id}"
+        keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}held:{key.policy}"]
+        try:
+            return await self._scripts[script](keys, [name, int(self._limits.idle_s * 1000), *args])
+        except (RedisError, OSError, TimeoutError) as error:
+            raise NotReady(f"the store of sessions cannot be reached: {type(error).__name__}") from error
+
+
+def _token(record: Record) -> str:
+    return f"{record.run.birth}:{record.step}"
+
+
+def _record(data: bytes | None) -> Record | None:
+    """None too where a server of another version has written it."""
+    try:
+        return None if data is None else Record.from_bytes(data)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,223 @@
+"""Sessions: what is asked of them, by what they were, and what is kept of the answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from app.batching.rule import Job, Result
+from app.errors import SessionConflict, UnknownSession, Unsupported
+from app.policy import Policy
+from app.service import Service
+from app.sessions.episode import Episodes, Turn
+from app.sessions.memory import MemoryStore
+from app.sessions.reading import Stepping, is_id
+from app.sessions.record import Answer, Record
+from app.sessions.store import Key, Store
+from app.settings import variable
+from app.wire.codecs import JSON, MSGPACK, Codec
+
+# How often idle sessions, and versions that nobody keeps any more, are looked for.
+TIDY_S = 0.5
+_CODECS = {codec.media_type: codec for codec in (JSON, MSGPACK)}
+
+
+class Sessions:
+    """Those of every policy. `store`: None where there is nothing that all workers share."""
+
+    def __init__(self, service: Service, store: Store | None, *, rows_limit: int) -> None:
+        self._service = service
+        self._store = store
+        self._episodes = {
+            policy.name: Episodes(policy, service.questions, rows_limit=rows_limit) for policy in service.policies
+        }
+        self._beginning: Counter[str] = Counter()
+        self._unneeded: dict[str, set[str]] = {}
+
+    async def begin(self, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> tuple[str, Answer]:
+        """Begins a session: its id, and the answer to its first observation.
+
+        Raises:
+          NotJson, DoesNotFit: see `SessionReader`.
+          SessionConflict: the run's session is further already, or another one has begun meanwhile.
+          Overloaded: as many sessions as may be.
+          Unsupported: the policy has no sessions, or not by these options.
+          NotReady: the store cannot be reached.
+        """
+        store, episodes = self._open(policy)
+        request = episodes.reader.beginning(reads, body)
+        key = Key(policy.name, request.id or secrets.token_hex(16))
+        before = await store.get(key) if request.id else None
+        if before is not None and before.run.run_id == request.run_id:
+            return key.id, _again(before, writes)
+        keeps = request.weights == "episode"
+        await store.check_room(key, policy.copies.active.version.digest if keeps else None)
+        turn = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
+        with self._one_begins(policy.name, keeps):
+            record = turn.after(await self._service.answered(turn.question), writes)
+            if await store.begin(key, before, record):
+                return key.id, record.answer
+        winner = await store.get(key)
+        if winner is None or winner.run.run_id != request.run_id:
+            raise SessionConflict("another run has begun it at the same time", -1 if winner is None else winner.step)
+        return key.id, _again(winner, writes)
+
+    async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
+        """The answer to the next observation of a session.
+
+        Raises:
+          UnknownSession: there is none.
+          SessionConflict, DoesNotFit, WeightsGone, Unsupported: see `Episodes.step`.
+          NotReady: the store cannot be reached.
+        """
+        store, episodes = self._open(policy)
+        request = episodes.reader.stepping(reads, body)
+        key = Key(policy.name, id_)
+        before = _known(await store.get(key), key)
+        turn = episodes.step(before, request)
+        if isinstance(turn, Answer):
+            return _in(writes, turn)
+        after = turn.after(await self._service.answered(turn.question), writes)
+        if await store.follow(key, before, after):
+            return after.answer
+        return _in(writes, _winner(await store.get(key), key, before, request))
+
+    def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> DirectTurn | Answer:
+        """The same where sessions are in memory: a question that keeps the record when it is answered."""
+        store, episodes = self._open(policy)
+        assert isinstance(store, MemoryStore)
+        request = episodes.reader.stepping(reads, body)
+        key = Key(policy.name, id_)
+        turn = episodes.step(_known(store.find(key), key), request)
+        return _in(writes, turn) if isinstance(turn, Answer) else DirectTurn(store, key, request, turn)
+
+    @property
+    def can_step_at_once(self) -> bool:
+        """Whether `step_at_once` may be asked."""
+        return isinstance(self._store, MemoryStore)
+
+    async def describe(self, policy: Policy, id_: str) -> dict[str, Any]:
+        """What is kept of a session, for a person; raises UnknownSession."""
+        store, _ = self._open(policy)
+        key = Key(policy.name, id_)
+        record = _known(await store.get(key), key)
+        return {
+            "id": id_,
+            "run_id": record.run.run_id,
+            "step": record.step,
+            "rows": record.run.rows if record.run.batched else None,
+            "weights": "latest" if record.run.held is None else "episode",
+            "version": record.version,
+            "train_step": record.train_step,
+        }
+
+    async def end(self, policy: Policy, id_: str, run_id: str | None) -> None:
+        """Forgets a session, or only that run of it.
+
+        Raises:
+          UnknownSession: there is none.
+          SessionConflict: it is another run's.
+        """
+        store, _ = self._open(policy)
+        key = Key(policy.name, id_)
+        record = _known(await store.end(key, run_id), key)
+        if run_id is not None and record.run.run_id != run_id:
+            raise SessionConflict(f"another run has taken the session over: {record.run.run_id!r}", record.step)
+
+    def holds(self, policy: str, digest: str) -> bool:
+        """Whether a session may keep this version: with a store that others share, any."""
+        if self._store is None:
+            return False
+        if not isinstance(self._store, MemoryStore) or self._beginning[policy]:
+            return True
+        return self._store.holds(policy, digest)
+
+    async def tidy(self) -> None:
+        """Forgets the versions that no session keeps any more: those of which that was so the last time, too."""
+        if self._store is None:
+            return
+        for policy in self._service.policies:
+            kept = policy.copies.kept
+            # Asked always: in memory, that is when idle sessions are dropped.
+            unneeded = kept - await self._store.held(policy.name) if kept or self.can_step_at_once else set()
+            for digest in unneeded & self._unneeded.get(policy.name, set()):
+                policy.copies.forget(digest)
+            self._unneeded[policy.name] = unneeded
+
+    async def close(self) -> None:
+        """Nothing is asked any more."""
+        if self._store is not None:
+            await self._store.close()
+
+    def _open(self, policy: Policy) -> tuple[Store, Episodes]:
+        if self._store is None:
+            raise Unsupported(
+                f"sessions need one worker, or a store that all workers share: set {variable('session_url')}"
+            )
+        episodes = self._episodes[policy.name]
+        episodes.check()
+        return self._store, episodes
+
+    @contextmanager
+    def _one_begins(self, policy: str, keeps: bool) -> Iterator[None]:
+        """Within, no version of the policy is given up: the session may keep the one that answers it."""
+        self._beginning[policy] += keeps
+        try:
+            yield
+        finally:
+            self._beginning[policy] -= keeps
+
+
+class DirectTurn:
+    """A step of a session in memory, as a question: see `Question`."""
+
+    def __init__(self, store: MemoryStore, key: Key, request: Stepping, turn: Turn) -> None:
+        self._store = store
+        self._key = key
+        self._request = request
+        self._turn = turn
+        assert turn.before is not None
+        self._before = turn.before
+        self.policy: Policy = turn.question.policy
+        self.job: Job = turn.question.job
+        self.timeout_s = turn.question.timeout_s
+
+    def answer(self, result: Result, codec: Codec) -> bytes:
+        """The body of the answer, which is kept with the session."""
+        before = self._before
+        after = self._turn.after(result, codec)
+        if self._store.put(self._key, before, after):
+            return after.answer.body
+        return _in(codec, _winner(self._store.find(self._key), self._key, before, self._request)).body
+
+
+def _known(record: Record | None, key: Key) -> Record:
+    if record is None:
+        named = repr(key.id) if is_id(key.id) else "of this id"
+        raise UnknownSession(f"policy {key.policy} has no session {named}: it has ended, or was idle for too long")
+    return record
+
+
+def _again(record: Record, writes: Codec) -> Answer:
+    """The answer to a beginning that is asked for once more."""
+    if record.step == 0:
+        return _in(writes, record.answer)
+    raise SessionConflict(f"this run has begun the session already, and its last step is {record.step}", record.step)
+
+
+def _winner(now: Record | None, key: Key, before: Record, request: Stepping) -> Answer:
+    """What is there instead of the record that should have followed: perhaps the same step, asked for twice."""
+    now = _known(now, key)
+    if now.run.run_id == before.run.run_id and request.step is not None and now.step == request.step:
+        return now.answer
+    raise SessionConflict(f"another request has moved the session meanwhile; its last step is {now.step}", now.step)
+
+
+def _in(codec: Codec, answer: Answer) -> Answer:
+    """The answer in the form that this request asks for; as a rule it has that already."""
+    if answer.media_type == codec.media_type:
+        return answer
+    return Answer(codec.media_type, codec.encode(_CODECS[answer.media_type].decode(answer.body)))

@@ -1,0 +1,69 @@
+"""What sessions ask of the place where they are kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from app.errors import Overloaded
+from app.sessions.record import Record
+
+
+class Key(NamedTuple):
+    """A session of a policy."""
+
+    policy: str
+    id: str
+
+
+class Limits(NamedTuple):
+    """How much is kept: see the settings of the same names. `held_versions`: of each policy."""
+
+    sessions: int
+    size_bytes: int
+    idle_s: float
+    held_versions: int
+
+
+class Store(Protocol):
+    """Keeps the newest record of each session, until it was idle for too long.
+
+    Every method may raise NotReady where the store cannot be reached.
+    """
+
+    async def get(self, key: Key) -> Record | None:
+        """The session's record, which is used now."""
+
+    async def check_room(self, key: Key, held: str | None) -> None:
+        """Whether a session may begin. `held`: the digest of the weights that it would keep.
+
+        Raises:
+          Overloaded: there are as many sessions, or held versions, as may be.
+        """
+
+    async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
+        """A session begins in the place of `before`, or of none; False where there is another.
+
+        Raises as `check_room` does.
+        """
+
+    async def follow(self, key: Key, before: Record, after: Record) -> bool:
+        """Puts `after` in the place of `before`; False where that is not the newest any more."""
+
+    async def end(self, key: Key, run_id: str | None) -> Record | None:
+        """Forgets the session, or only that run of it. Returns what it was; None where there is none."""
+
+    async def held(self, policy: str) -> set[str]:
+        """The digests of the versions that sessions of the policy keep."""
+
+    async def close(self) -> None:
+        """Nothing is asked any more."""
+
+
+def no_room(sessions: int) -> Overloaded:
+    """There are as many sessions as may be."""
+    return Overloaded(f"{sessions} sessions are open, which is the most; try again when one has ended")
+
+
+def too_many_held(versions: int) -> Overloaded:
+    """Episodes keep as many versions as may be."""
+    return Overloaded(f"episodes keep {versions} versions of the policy, the most there may be; try again later")
