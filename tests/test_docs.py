@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.settings import knobs, variable
+from tests.compilers import cpp, csharp, rust
 from tests.server import ADMIN_TOKEN, ROOT, RunningServer, serving
 
 README = (ROOT / "README.md").read_text()
@@ -167,35 +167,7 @@ def test_dtypes_of_the_docs_are_those_of_the_server() -> None:
     assert re.findall(r"`(\w+)`", row) == list(DTYPES)
 
 
-def _compiler(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path=str(Path.home() / ".cargo" / "bin"))
-    return found or pytest.skip(f"there is no {name}")
-
-
-def _cpp(source: Path) -> list[str]:
-    program = source.with_suffix(".out")
-    subprocess.run(
-        [_compiler("g++"), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True, timeout=120
-    )
-    return [str(program)]
-
-
-def _rust(source: Path) -> list[str]:
-    program = source.with_suffix(".out")
-    subprocess.run([_compiler("rustc"), "-D", "warnings", "-o", program, source], check=True, timeout=120)
-    return [str(program)]
-
-
-def _csharp(source: Path) -> list[str]:
-    dotnet = _compiler("dotnet")
-    version = subprocess.run([dotnet, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    target = f"<TargetFramework>net{version.split('.')[0]}.0</TargetFramework>"
-    properties = f"<PropertyGroup><OutputType>Exe</OutputType>{target}</PropertyGroup>"
-    source.with_suffix(".csproj").write_text(f'<Project Sdk="Microsoft.NET.Sdk">{properties}</Project>')
-    return [dotnet, "run", "--project", str(source.parent)]
-
-
-@pytest.mark.parametrize(("language", "built"), [("cpp", _cpp), ("rust", _rust), ("csharp", _csharp)])
+@pytest.mark.parametrize(("language", "built"), [("cpp", cpp), ("rust", rust), ("csharp", csharp)])
 def test_writers_of_the_docs_write_the_bytes_that_the_docs_show(
     language: str, built: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
