@@ -160,7 +160,9 @@ int main(int count, char** given) try {
         over = !first && !game.move(std::stoi(part(answer, "action")));
         episodes += over;
         const std::string body = "{\"step\": " + std::to_string(step) + ", " + names +
-                                 "\"observation\": " + game.json() + ", \"reward\": " + (first ? "0" : "1") + ", \"discount\": " + (over ? "0" : "1") +
+                                 "\"observation\": " + game.json() +
+                                 ", \"reward\": " + (first ? "0" : "1") +
+                                 ", \"discount\": " + (over ? "0" : "1") +
                                  ", \"first\": " + (first ? "true" : "false") + "}";
         answer = server.ask("POST", sessions + "/" + id + "/action", body);
     }

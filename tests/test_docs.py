@@ -1,8 +1,10 @@
 """What README and docs say is true: its commands run, its examples answer as shown, its files exist."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +13,8 @@ from typing import Any
 import pytest
 
 from app.settings import knobs, variable
-from tests.compilers import cpp, csharp, rust
-from tests.server import ADMIN_TOKEN, ROOT, RunningServer, serving
+from tests.compilers import cpp, csharp, found, rust
+from tests.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 README = (ROOT / "README.md").read_text()
 
@@ -43,10 +45,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def examples() -> list[tuple[str, str]]:
+def examples(page: str = README) -> list[tuple[str, str]]:
     """(command, the answer shown) of every console block."""
     found = []
-    for block in blocks("console"):
+    for block in blocks("console", page):
         lines = block.splitlines()
         found += list(zip(lines[::2], lines[1::2], strict=True))
     return found
@@ -54,6 +56,11 @@ def examples() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("shown", "answer"), examples())
 def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
+    assert _form(answered(server, shown)) == _form(json.loads(answer))
+
+
+def answered(server: RunningServer, shown: str) -> Any:
+    """What a command of the docs gets."""
     command = shown.removeprefix("$ ").replace("localhost:8000", server.url.removeprefix("http://"))
     if "policy_state" in command:
         ones = json.dumps([[0.1] * 8, [0.2] * 8])
@@ -67,7 +74,7 @@ def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: st
         check=True,
         env={"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN, "PATH": "/usr/bin:/bin"},
     )
-    assert _form(json.loads(done.stdout)) == _form(json.loads(answer))
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("page", ["export", "training-loop", "distributions", "custom-inputs"])
@@ -188,3 +195,61 @@ def test_python_of_the_docs_writes_and_reads_the_same() -> None:
     exec(compile(program, "binary.md", "exec"), names)
     np.testing.assert_array_equal(decode(names["body"])["observation"], decode(REQUEST)["observation"])
     np.testing.assert_array_equal(names["array"](msgspec.msgpack.decode(ANSWER)["action"]), np.float32([0.5, -1.25]))
+
+
+# docs/simulators.md
+
+SIMULATORS = (ROOT / "docs" / "simulators.md").read_text()
+
+
+def test_a_session_of_the_docs_answers_as_shown(server: RunningServer) -> None:
+    shown = examples(SIMULATORS)
+    assert len(shown) >= 4
+    server.reload("cartpole").raise_for_status()  # others roll back
+    for command, answer in shown:
+        assert _form(answered(server, command)) == _form(json.loads(answer)), command
+
+
+def test_simulators_in_python_run_as_the_docs_show_them(server: RunningServer) -> None:
+    programs = blocks("python", SIMULATORS)
+    assert len(programs) >= 8
+    names: dict[str, Any] = {}
+    for program in programs:
+        exec(compile(program.replace("http://localhost:8000", server.url), "simulators.md", "exec"), names)
+    assert len(names["actions"]) == 32
+    assert sum(trajectory.is_boundary() for trajectory in names["trajectories"]) == 2
+    for client in ("policy", "patient", "arm", "latest"):
+        names[client].close()
+
+
+@pytest.mark.parametrize("block", blocks("sh", SIMULATORS), ids=lambda block: block.split()[0])
+def test_commands_of_the_docs_print_lines_like_those_shown(server: RunningServer, block: str, tmp_path: Path) -> None:
+    *lines, shown = block.splitlines()
+    command = "\n".join(["set -e", *lines])
+    found(lines[0].split()[0])
+    address = server.url.removeprefix("http://")
+    command = command.replace("localhost:8000", address).replace("localhost 8000", address.replace(":", " "))
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = environment(PATH=path, PYTHONPATH=str(ROOT), OPENBLAS_NUM_THREADS="1")
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert _kind_of_line(done.stdout.strip()) == _kind_of_line(shown.removeprefix("# "))
+
+
+def _kind_of_line(line: str) -> str:
+    """The line without its numbers, and without the weights: other tests swap them."""
+    return re.sub(r"\d+", "1", re.sub(r"weights \w+", "weights", line))
+
+
+@pytest.mark.parametrize(("language", "file"), [("js", "simulator.mjs")])
+def test_excerpts_of_the_docs_stand_in_the_examples(language: str, file: str) -> None:
+    (excerpt,) = blocks(language, SIMULATORS)
+    assert excerpt in (ROOT / "examples" / file).read_text()
+
+
+def test_every_link_and_file_of_the_page_is_there() -> None:
+    files = re.findall(r"examples/[\w.]+", SIMULATORS.replace("examples.", "examples/"))
+    assert {Path(name).name for name in files} >= {"simulator.cpp", "Simulator.cs", "simulator.mjs", "self_play.py"}
+    for name in re.findall(r"\]\(([\w.]+\.md)", SIMULATORS):
+        assert (ROOT / "docs" / name).exists(), name
