@@ -36,7 +36,7 @@ class AsyncRemotePolicy:
     ) -> None:
         self._calls = Calls(url, policy, token, timeout_s)
         self._retries = retries
-        self._http = httpx.AsyncClient(timeout=timeout_s, limits=LIMITS, trust_env=False, transport=transport)
+        self._transport = transport or httpx.AsyncHTTPTransport(limits=LIMITS, trust_env=False)
 
     async def action(self, observation: Nest, **fields: Unpack[ActionFields]) -> Action:
         """See `RemotePolicy.action`."""
@@ -64,7 +64,7 @@ class AsyncRemotePolicy:
 
     async def close(self) -> None:
         """See `RemotePolicy.close`."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class AsyncRemotePolicy:
         attempts = Attempts(call.request, self._retries if retries is None else retries)
         while True:
             try:
-                response = await self._http.send(call.request)
+                response = await self._exchange(call.request)
             except httpx.RequestError as error:
                 wait_s = attempts.lost(error)
             else:
@@ -87,6 +87,16 @@ class AsyncRemotePolicy:
                     return call.result(response)
                 wait_s = attempts.refused(response)
             await asyncio.sleep(wait_s)
+
+    async def _exchange(self, request: httpx.Request) -> httpx.Response:
+        """One attempt. Redirects, cookies and the like, for which httpx has clients, would only take time here."""
+        response = await self._transport.handle_async_request(request)
+        try:
+            await response.aread()
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
 
 
 class AsyncSession(SessionHandle):

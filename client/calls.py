@@ -72,6 +72,7 @@ class Calls:
             raise ValueError(f"{url!r} is no address of a server; expected one like http://localhost:8000")
         self.policy = policy
         self._timeout_s = timeout_s
+        self._timeout = httpx.Timeout(timeout_s).as_dict()
         self._base = url.rstrip("/")
         self._root = self._base if policy is None else f"{self._base}/v1/policies/{quote(policy, safe='')}"
         self._headers = [
@@ -123,15 +124,17 @@ class Calls:
         content = encode(body)
         headers = [*self._headers, (b"Content-Length", b"%d" % len(content))]
         timeout_ms = body.get("options", {}).get("timeout_ms")
-        extensions = {}
+        timeout = self._timeout
         if timeout_ms is not None:
-            extensions["timeout"] = httpx.Timeout(max(self._timeout_s, timeout_ms / 1000 + _TRAVEL_S)).as_dict()
+            timeout = httpx.Timeout(max(self._timeout_s, timeout_ms / 1000 + _TRAVEL_S)).as_dict()
         # With a stream httpx leaves the headers as they are.
-        return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions)
+        stream = httpx.ByteStream(content)
+        return httpx.Request("POST", url, headers=headers, stream=stream, extensions={"timeout": timeout})
 
     def _bare(self, method: str, url: httpx.URL) -> httpx.Request:
         headers = [(name, value) for name, value in self._headers if name not in (b"Accept", b"Content-Type")]
-        return httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(b""))
+        stream = httpx.ByteStream(b"")
+        return httpx.Request(method, url, headers=headers, stream=stream, extensions={"timeout": self._timeout})
 
     def delete(self, url: httpx.URL) -> Call[None]:
         """An ending: what is gone has ended."""

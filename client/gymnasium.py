@@ -118,19 +118,18 @@ class TimeSteps:
         self._mode = mode
 
     def fields(self, reward: Floats, terminated: Flags, truncated: Flags) -> StepFields:
-        """Of the observation that came with these, each [n]."""
+        """Of the observation that came with these, each [n]. What the server takes for granted is left out."""
         ended = terminated | truncated
         if self._mode is AutoresetMode.SAME_STEP:
             first, last = ended, np.zeros_like(ended)
         else:
             first, last = self.resetting, ended
             self.resetting = ended
-        told: StepFields = {
-            "reward": np.where(first, 0, reward).astype(np.float32),
-            "discount": np.where(terminated & ~first, 0, 1).astype(np.float32),
-        }
+        told: StepFields = {"reward": np.where(first, 0, reward).astype(np.float32)}
+        over = terminated & ~first
+        if over.any():
+            told["discount"] = np.where(over, 0, 1).astype(np.float32)
         if first.any() or last.any():
-            told["first"] = first
             told["step_type"] = np.where(first, FIRST, np.where(last, LAST, MID)).astype(np.int32)
         return told
 

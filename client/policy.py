@@ -49,7 +49,7 @@ class RemotePolicy:
     ) -> None:
         self._calls = Calls(url, policy, token, timeout_s)
         self._retries = retries
-        self._http = httpx.Client(timeout=timeout_s, limits=LIMITS, trust_env=False, transport=transport)
+        self._transport = transport or httpx.HTTPTransport(limits=LIMITS, trust_env=False)
 
     def action(self, observation: Nest, **fields: Unpack[ActionFields]) -> Action:
         """The policy's action.
@@ -99,7 +99,7 @@ class RemotePolicy:
 
     def close(self) -> None:
         """Closes the connections. Sessions stay, until they are ended or have been idle for too long."""
-        self._http.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +114,7 @@ class RemotePolicy:
         attempts = Attempts(call.request, self._retries if retries is None else retries)
         while True:
             try:
-                response = self._http.send(call.request)
+                response = self._exchange(call.request)
             except httpx.RequestError as error:
                 wait_s = attempts.lost(error)
             else:
@@ -122,6 +122,16 @@ class RemotePolicy:
                     return call.result(response)
                 wait_s = attempts.refused(response)
             time.sleep(wait_s)
+
+    def _exchange(self, request: httpx.Request) -> httpx.Response:
+        """One attempt. Redirects, cookies and the like, for which httpx has clients, would only take time here."""
+        response = self._transport.handle_request(request)
+        try:
+            response.read()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
 
 class Session(SessionHandle):

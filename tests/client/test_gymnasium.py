@@ -56,8 +56,9 @@ def answers(count: int) -> list[Any]:
 
 
 def told(script: Scripted) -> list[dict[str, Any]]:
-    """The fields of every step with arrays as lists."""
-    return [{key: _listed(value) for key, value in asked.fields.items()} for asked in script.asked if asked.body]
+    """The fields of every request with arrays as lists, and what the server takes for granted."""
+    sent = [{key: _listed(value) for key, value in asked.fields.items()} for asked in script.asked if asked.body]
+    return [{"step_type": [MID] * 3, "discount": [1] * 3} | fields for fields in sent]
 
 
 def _listed(value: Any) -> Any:
@@ -75,7 +76,7 @@ def test_a_row_is_first_exactly_where_its_observation_begins_an_episode(mode: Au
     begin, *steps = told(script)
     assert begin["observation"] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
     seen = [[at == 0 for _, _, at in fields["observation"]] for fields in steps]
-    assert [fields.get("first", [False] * 3) for fields in steps] == seen
+    assert [[kind == FIRST for kind in fields["step_type"]] for fields in steps] == seen
     assert sum(map(sum, seen)) >= 5
 
 
@@ -85,12 +86,11 @@ def test_with_next_step_resets_the_policy_sees_the_last_observations_too() -> No
         transitions = [played.step() for _ in range(6)]
     _, one, two, three, four, five = told(script)
     assert (one["reward"], one["discount"]) == ([11, 11, 11], [1, 1, 1])
-    assert "first" not in one
-    assert "step_type" not in one
+    assert one["step_type"] == [MID, MID, MID]
     assert (two["step_type"], two["discount"], two["reward"]) == ([LAST, MID, MID], [0, 1, 1], [12, 12, 12])
-    assert (three["step_type"], three["first"]) == ([FIRST, LAST, MID], [True, False, False])
+    assert three["step_type"] == [FIRST, LAST, MID]
     assert (three["discount"], three["reward"]) == ([1, 1, 1], [0, 13, 13])  # truncated: the discount stays 1
-    assert (four["step_type"], four["first"], four["reward"]) == ([MID, FIRST, MID], [False, True, False], [11, 0, 14])
+    assert (four["step_type"], four["reward"]) == ([MID, FIRST, MID], [11, 0, 14])
     assert five["step_type"] == [LAST, MID, MID]
     ignored = [transition.ignored.tolist() for transition in transitions]
     assert ignored == [[False] * 3] * 2 + [[True, False, False], [False, True, False]] + [
@@ -105,10 +105,10 @@ def test_with_same_step_resets_an_episode_begins_where_another_ended() -> None:
         played = VectorPolicy(policy, environments(AutoresetMode.SAME_STEP))
         transitions = [played.step() for _ in range(4)]
     _, one, two, three = told(script)
-    assert "first" not in one
-    assert (two["step_type"], two["first"]) == ([FIRST, MID, MID], [True, False, False])
+    assert one["step_type"] == [MID, MID, MID]
+    assert two["step_type"] == [FIRST, MID, MID]
     assert (two["discount"], two["reward"]) == ([1, 1, 1], [0, 12, 12])
-    assert (three["step_type"], three["first"]) == ([MID, FIRST, MID], [False, True, False])
+    assert three["step_type"] == [MID, FIRST, MID]
     assert not any(transition.ignored.any() for transition in transitions)
     assert transitions[1].reward.tolist() == [12, 12, 12]  # what the environment gave is there
     assert transitions[1].info["final_obs"][0].tolist() == [0, 0, 2]
