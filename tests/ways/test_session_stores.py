@@ -60,6 +60,7 @@ def test_sessions_are_bounded_and_given_back(exports: Path, warm: tuple[str, str
         problem(Session(server, "recurrent").begun, 429)
         until(lambda: Session(server, "recurrent").begun.status_code == 201, "idle sessions are given back")
         problem(open_ones[2].step(), 404)
+        until(lambda: "policy_server_sessions 0.0" in server.http.get("/metrics").text, "all are given back")
 
 
 def test_the_memory_of_sessions_is_bounded(exports: Path, warm: tuple[str, str]) -> None:
