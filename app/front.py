@@ -101,7 +101,7 @@ class Front:
         )
         self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings))
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
-        self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions)))
+        self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
 
     async def listen(self) -> None:
         """Returns when connections are accepted."""
@@ -240,12 +240,12 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
         metrics.flush()
 
 
-async def _tidy_now_and_then(sessions: Sessions) -> None:
+async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:
     reached = True
     while True:
         await asyncio.sleep(TIDY_S)
         try:
-            await sessions.tidy()
+            metrics.sessions(await sessions.tidy())
         except NotReady as error:
             if reached:
                 log.warning("%s", error)

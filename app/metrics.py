@@ -91,6 +91,9 @@ class Metrics:
         )
         self._train_step = self._gauge("train_step", "Train step of the weights.")
         self._paused = self._gauge("paused", "1 while the policy is paused, else 0.")
+        self._sessions = Gauge(
+            "policy_server_sessions", "Sessions that are open.", registry=self.registry, multiprocess_mode="mostrecent"
+        )
         self._restarts = Counter(
             "policy_server_restarts",
             "Processes that ended and were started again: the workshop, and the fronts, which answer.",
@@ -135,6 +138,10 @@ class Metrics:
         )
         self._policies.append(metrics)
         return metrics
+
+    def sessions(self, count: int) -> None:
+        """So many are open."""
+        self._sessions.set(count)
 
     def data(self, policy: str, route: str) -> DataMetrics:
         """Those of a data route. `policy` is one that is served, or "" for any other name."""

@@ -47,6 +47,12 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Options of a server that keeps what it compiles for the next one; for one server after the other."""
+    return "--state-dir", str(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture(scope="session")
 def server(exports: Path) -> Iterator[RunningServer]:
     """One server with every policy of the zoo; tests may not change its weights. `cartpole` is the default."""
     from tests.zoo import policies

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from app.api.openapi_sessions import session_paths, session_schemas
 from app.api.problems import MEDIA_TYPE
 from app.policy import Policy
 from app.validate import DEFAULTED, top_level
@@ -33,6 +34,8 @@ def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]
         schemas |= {f"{policy.name}.{name}": schema for name, schema in policy_schemas(policy).items()}
         for route in _SUMMARIES:
             paths[f"/v1/policies/{policy.name}/{route}"] = {"post": _operation(policy, route)}
+        if policy.spec.takes_time_step:
+            paths |= session_paths(policy.name, _bodies, _A_PROBLEM)
     for route in _SUMMARIES:
         operation = _operation(policies[0], route)
         operation |= {"operationId": f"default.{route}", "tags": [f"{policies[0].name}, the default policy"]}
@@ -53,9 +56,11 @@ def policy_schemas(policy: Policy) -> dict[str, Any]:
         if any(True for _ in leaves(nest)):
             answer[key] = _either(nest, answers=True)
     state = _either(spec.initial_state, answers=True)
+    request, action = _request(policy), _action_answer(policy, answer | version)
     return {
-        "request": _request(policy),
-        "action.answer": _action_answer(policy, answer | version),
+        "request": request,
+        "action.answer": action,
+        **(session_schemas(request, action) if spec.takes_time_step else {}),
         "distribution.answer": {
             "type": "object",
             "properties": {"distribution": _distributions(policy), **answer, **version},
@@ -195,7 +200,6 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
         return {"$ref": f"#/components/schemas/{policy.name}.{name}"}
 
     request = "get_initial_state.request" if route == "get_initial_state" else "request"
-    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     return {
         "tags": [policy.name],
         "security": [{}, {"token": []}],
@@ -210,7 +214,7 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
                 "description": "The answer, in the form of the question: one, or a batch",
                 "content": _bodies(ref(f"{route}.answer")),
             },
-            **{status: {"description": text, **problem} for status, text in _PROBLEMS.items()},
+            **{status: {"description": text, **_A_PROBLEM} for status, text in _PROBLEMS.items()},
         },
     }
 
@@ -219,6 +223,7 @@ def _bodies(schema: dict[str, Any]) -> dict[str, Any]:
     return {JSON.media_type: {"schema": schema}, MSGPACK.media_type: {"schema": _MSGPACK}}
 
 
+_A_PROBLEM = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 _MSGPACK = {
     "type": "string",
     "format": "binary",
@@ -245,6 +250,7 @@ _PROBLEM = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "step": {"type": "integer", "description": "the last step of a session, where another one was asked for"},
         "errors": {
             "type": "array",
             "items": _object({name: {"type": "string"} for name in ("where", "problem", "expected")}),

@@ -34,9 +34,6 @@ class MemoryStore:
         self._held: dict[str, Counter[str]] = {}
         self._bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     @property
     def size_bytes(self) -> int:
         """The memory that all records take."""
@@ -113,6 +110,11 @@ class MemoryStore:
     def holds(self, policy: str, digest: str) -> bool:
         """Whether a session keeps this version."""
         return digest in self._held.get(policy, ())
+
+    async def count(self) -> int:
+        """See `Store`."""
+        self.sweep()
+        return len(self._kept)
 
     async def close(self) -> None:
         """See `Store`."""

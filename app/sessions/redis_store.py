@@ -92,6 +92,10 @@ if found[1] and (ARGV[3] == '' or found[2] == ARGV[3]) then
 end
 return found[1]
 """
+_COUNT = """
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+return redis.call('ZCARD', KEYS[2])
+"""
 _HELD = """
 for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
 return redis.call('SMEMBERS', KEYS[3])
@@ -108,7 +112,7 @@ class RedisStore:
     def __init__(self, url: str, limits: Limits) -> None:
         self._limits = limits
         self._redis: Any = Redis.from_url(url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)
-        scripts = {"get": _GET, "begin": _BEGIN, "follow": _FOLLOW, "end": _END, "held": _HELD}
+        scripts = {"get": _GET, "begin": _BEGIN, "follow": _FOLLOW, "end": _END, "held": _HELD, "count": _COUNT}
         self._scripts = {name: self._redis.register_script(_COMMON + text) for name, text in scripts.items()}
 
     async def get(self, key: Key) -> Record | None:
@@ -135,6 +139,10 @@ class RedisStore:
     async def held(self, policy: str) -> set[str]:
         """See `Store`."""
         return {digest.decode() for digest in await self._run("held", Key(policy, ""))}
+
+    async def count(self) -> int:
+        """See `Store`."""
+        return int(await self._run("count", Key("", "")))
 
     async def close(self) -> None:
         """See `Store`."""

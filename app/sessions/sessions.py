@@ -135,17 +135,20 @@ class Sessions:
             return True
         return self._store.holds(policy, digest)
 
-    async def tidy(self) -> None:
-        """Forgets the versions that no session keeps any more: those of which that was so the last time, too."""
+    async def tidy(self) -> int:
+        """Forgets what is idle, and the versions that no session keeps: those of which that was so the last time, too.
+
+        Returns how many sessions are open.
+        """
         if self._store is None:
-            return
+            return 0
         for policy in self._service.policies:
             kept = policy.copies.kept
-            # Asked always: in memory, that is when idle sessions are dropped.
-            unneeded = kept - await self._store.held(policy.name) if kept or self.can_step_at_once else set()
+            unneeded = kept - await self._store.held(policy.name) if kept else set()
             for digest in unneeded & self._unneeded.get(policy.name, set()):
                 policy.copies.forget(digest)
             self._unneeded[policy.name] = unneeded
+        return await self._store.count()
 
     async def close(self) -> None:
         """Nothing is asked any more."""

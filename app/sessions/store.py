@@ -55,6 +55,9 @@ class Store(Protocol):
     async def held(self, policy: str) -> set[str]:
         """The digests of the versions that sessions of the policy keep."""
 
+    async def count(self) -> int:
+        """How many sessions are open, of all policies."""
+
     async def close(self) -> None:
         """Nothing is asked any more."""
 

@@ -39,6 +39,30 @@ def test_examples_and_answers_are_what_the_document_says(
     jsonschema.validate(response.json(), _schema(document, answer))
 
 
+@pytest.mark.parametrize("name", policies.MAKERS)
+def test_sessions_are_what_the_document_says(server: RunningServer, document: dict, name: str) -> None:
+    root = f"/v1/policies/{name}/sessions"
+    begin, step = document["paths"][root]["post"], document["paths"][root + "/{id}/action"]["post"]
+    begin_request, step_request = (o["requestBody"]["content"]["application/json"]["schema"] for o in (begin, step))
+    example = _resolved(document, begin_request)["example"]
+    body = {"id": "of-the-document", "run_id": "r", "weights": "episode", **example}
+    jsonschema.validate(body, _schema(document, begin_request))
+    response = server.http.post(root, json=body)
+    assert response.status_code == 201
+    answers = begin["responses"]["201"]["content"]["application/json"]["schema"]
+    jsonschema.validate(response.json(), _schema(document, answers))
+    body = {"step": 1, "first": False, **example}
+    jsonschema.validate(body, _schema(document, step_request))
+    answers = step["responses"]["200"]["content"]["application/json"]["schema"]
+    answer = server.http.post(f"{root}/of-the-document/action", json=body).raise_for_status().json()
+    jsonschema.validate(answer, _schema(document, answers))
+    described = document["paths"][root + "/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(server.http.get(f"{root}/of-the-document").json(), _schema(document, described))
+    conflict = server.http.post(f"{root}/of-the-document/action", json={"step": 9, **example})
+    jsonschema.validate(conflict.json(), _schema(document, {"$ref": "#/components/schemas/Problem"}))
+    assert server.http.delete(f"{root}/of-the-document").status_code == 204
+
+
 def test_problems_are_what_the_document_says(server: RunningServer, document: dict) -> None:
     problem = server.http.post("/action", json={"observation": [1]}).json()
     jsonschema.validate(problem, _schema(document, {"$ref": "#/components/schemas/Problem"}))

@@ -163,13 +163,14 @@ def check_alone(simulators: list[Simulator]) -> int:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("store", ["memory", "redis"])
-def test_every_episode_is_that_of_the_policy_alone(tmp_path: Path, full: bool, store: str) -> None:
+def test_every_episode_is_that_of_the_policy_alone(
+    exports: Path, warm: tuple[str, str], full: bool, store: str
+) -> None:
     count = 10_000 if full else 150
-    policies.export("recurrent", tmp_path / "recurrent")
     draw = random.Random(7)
     observations = np.random.default_rng(7).normal(0, 1, (count, RUNS, STEPS, 4)).astype(np.float32)
     simulators = [Simulator(number, one, draw) for number, one in enumerate(observations)]
-    with server_of(store, {"recurrent": tmp_path / "recurrent"}) as server:
+    with server_of(store, {"recurrent": exports / "recurrent"}, *warm) as server:
         began = time.perf_counter()
         asyncio.run(step_all(server, simulators, draw))
         took = time.perf_counter() - began
@@ -217,14 +218,13 @@ async def under_load(server: RunningServer, seeds: range) -> list[list[bytes]]:
             over.set()
 
 
-def test_a_replayed_episode_gives_the_same_bytes(tmp_path: Path, full: bool) -> None:
+def test_a_replayed_episode_gives_the_same_bytes(exports: Path, warm: tuple[str, str], full: bool) -> None:
     """Alone, and under the load of others, with other workers and in another process."""
     seeds = range(100 if full else 12)
-    policies.export("boltzmann", tmp_path / "boltzmann")
-    folders = {"boltzmann": tmp_path / "boltzmann"}
-    with server_of("memory", folders) as server:
+    folders = {"boltzmann": exports / "boltzmann"}
+    with server_of("memory", folders, *warm) as server:
         alone = [episode(server, seed) for seed in seeds]
         assert alone[0] == episode(server, 0)
-    with server_of("redis", folders) as server:
+    with server_of("redis", folders, *warm) as server:
         assert asyncio.run(under_load(server, seeds)) == alone
     print(f"{len(seeds)} episodes replayed under load, 2 workers: every byte the same")

@@ -13,10 +13,7 @@ import pytest
 
 from app.wire import msgpack_body
 from tests.redis_server import redis_running
-from tests.saver.policies import Saved
 from tests.server import RunningServer, serving
-from tests.ways.steady import until
-from tests.zoo import policies
 from tests.zoo.policies import CountingPolicy, NumberTrainer
 
 OBSERVATION = [0.1, -0.2, 0.3, -0.4]
@@ -41,14 +38,11 @@ def server_of(store: str, folders: dict[str, Path], *options: str) -> Iterator[R
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
 def sessions(
-    request: pytest.FixtureRequest, trainer: NumberTrainer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, trainer: NumberTrainer, exports: Path, warm: tuple[str, str]
 ) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("exports")
-    folders = {"counting": trainer.folder}
-    for name in ("cartpole", "boltzmann", "recurrent", "fixed", "nested"):
-        policies.export(name, folder / name)
-        folders[name] = folder / name
-    with server_of(request.param, folders, "--no-watch") as running:
+    names = ("cartpole", "boltzmann", "recurrent", "fixed", "nested")
+    folders = {"counting": trainer.folder} | {name: exports / name for name in names}
+    with server_of(request.param, folders, "--no-watch", *warm) as running:
         yield running
 
 
@@ -318,112 +312,3 @@ def test_two_that_send_the_same_step_at_once_get_the_same_answer(sessions: Runni
             assert len(answers) == 4
             assert len(set(answers)) == 1
     assert session.describe()["step"] == 24
-
-
-@pytest.mark.parametrize("store", ["memory", "redis"])
-def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full: bool, store: str) -> None:
-    """In the midst of many sessions, three swaps: actions tell the weights, and that the state goes on."""
-    count = 500 if full else 20
-    trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
-    trainer.publish(1)
-    with server_of(store, {"counting": trainer.folder}, "--no-watch", "--kept-versions", "2") as server:
-        followers = [Session(server, weights="latest") for _ in range(count)]
-        keepers = [Session(server, weights="episode") for _ in range(count)]
-        for number, step in ((1, 1), (2, 2), (3, 3), (4, 4)):
-            if number > 1:
-                assert server.reload("counting", checkpoint=trainer.publish(number)).status_code == 200
-            for session in followers:
-                answer = session.step(step=step).json()
-                assert answer["action"] == [1000 * number + step + 1] * 2
-                assert answer["train_step"] == number
-            for session in keepers:
-                answer = session.step(step=step).json()
-                assert answer["action"] == [1000 + step + 1] * 2
-                assert (answer["version"], answer["train_step"]) == ("0000000001", 1)
-        late = Session(server, weights="episode")
-        assert late.begun.json()["train_step"] == 4
-        assert server.reload("counting", checkpoint=trainer.publish(5)).status_code == 200
-        third = Session(server, weights="episode")
-        assert "2 versions" in problem(third.begun, 429)["detail"]
-        assert third.begun.headers["retry-after"]
-        for session in keepers:
-            assert session.end().status_code == 204
-        assert Session(server, weights="episode").begun.json()["train_step"] == 5
-        assert late.step().json()["train_step"] == 4
-        assert problem(late.step(options={"min_train_step": 5}), 409)["title"] == "Weights too old"
-
-
-@pytest.mark.parametrize("store", ["memory", "redis"])
-def test_sessions_are_bounded_and_given_back(tmp_path: Path, store: str) -> None:
-    policies.export("recurrent", tmp_path / "recurrent")
-    limits = ("--sessions-limit", "5", "--sessions-idle-s", "1")
-    with server_of(store, {"recurrent": tmp_path / "recurrent"}, *limits) as server:
-        open_ones = [Session(server, "recurrent") for _ in range(5)]
-        beyond = Session(server, "recurrent")
-        assert "5 sessions" in problem(beyond.begun, 429)["detail"]
-        assert beyond.begun.headers["retry-after"]
-        assert open_ones[0].begin().status_code == 201  # in the place of the one that has its id
-        open_ones[1].end()
-        assert beyond.begin().status_code == 201
-        problem(Session(server, "recurrent").begun, 429)
-        until(lambda: Session(server, "recurrent").begun.status_code == 201, "idle sessions are given back")
-        problem(open_ones[2].step(), 404)
-
-
-def test_the_memory_of_sessions_is_bounded(tmp_path: Path) -> None:
-    policies.export("recurrent", tmp_path / "recurrent")
-    with serving({"recurrent": tmp_path / "recurrent"}, "--sessions-bytes-limit", "100000") as server:
-        large = Session(server, "recurrent", observation=[OBSERVATION] * 1000)
-        assert large.begun.status_code == 201
-        assert "bytes" in problem(Session(server, "recurrent", observation=[OBSERVATION] * 1000).begun, 429)["detail"]
-        assert Session(server, "recurrent").begun.status_code == 201
-        large.end()
-        assert Session(server, "recurrent", observation=[OBSERVATION] * 1000).begun.status_code == 201
-
-
-def test_workers_without_a_store_between_them_have_no_sessions(tmp_path: Path) -> None:
-    policies.export("cartpole", tmp_path / "cartpole")
-    with serving({"cartpole": tmp_path / "cartpole"}, "--workers", "2") as server:
-        session = Session(server, "cartpole")
-        assert "POLICY_SERVER_SESSION_URL" in problem(session.begun, 501)["detail"]
-        problem(session.step(), 501)
-
-
-def test_a_store_that_cannot_be_reached_is_a_503(tmp_path: Path) -> None:
-    policies.export("cartpole", tmp_path / "cartpole")
-    with redis_running() as url:
-        stack = contextlib.ExitStack()
-        server = stack.enter_context(serving({"cartpole": tmp_path / "cartpole"}, POLICY_SERVER_SESSION_URL=url))
-        session = Session(server, "cartpole")
-        assert session.begun.status_code == 201
-    with stack:
-        assert "store" in problem(session.step(), 503)["detail"]
-        problem(session.begin(), 503)
-        assert server.http.post("/action", json={"observation": OBSERVATION}).status_code == 200
-
-
-def test_sessions_in_redis_outlive_the_server(tmp_path: Path) -> None:
-    trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
-    with redis_running() as url:
-        folders = {"counting": trainer.folder}
-        with serving(folders, POLICY_SERVER_SESSION_URL=url) as server:
-            session = Session(server)
-            answer = session.step(step=1)
-        with serving(folders, POLICY_SERVER_SESSION_URL=url) as server:
-            session.server = server
-            assert session.step(step=1).content == answer.content
-            assert steps_in(session.step(step=2)) == 3
-
-
-def test_a_url_of_no_store_is_told_at_the_start(tmp_path: Path) -> None:
-    policies.export("cartpole", tmp_path / "cartpole")
-    with (
-        pytest.raises(AssertionError, match="POLICY_SERVER_SESSION_URL"),
-        serving({"cartpole": tmp_path / "cartpole"}, POLICY_SERVER_SESSION_URL="http://127.0.0.1:1"),
-    ):
-        pass
-
-
-def test_policies_without_time_steps_have_no_sessions(saved: Saved) -> None:
-    with serving({"custom": saved.folder("input_fn")}) as server:
-        assert "input_fn_and_spec" in problem(Session(server, "custom").begun, 501)["detail"]

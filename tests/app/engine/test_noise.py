@@ -68,3 +68,13 @@ def test_uniform_numbers_are_never_0_or_1_in_the_precision_that_is_sent():
     low, high = _uniform(extremes)
     assert np.float32(0) < low
     assert high < np.float32(1)
+
+
+def test_each_step_of_an_episode_has_noise_of_its_own():
+    noise = Noise(2, 3)
+    steps = [seeded_noise(noise, 4, 7, step) for step in (0, 1, 2, 2**63 - 1)]
+    for name in steps[0]:
+        assert np.array_equal(steps[0][name], seeded_noise(noise, 4, 7)[name])
+        numbers = [step[name].tobytes() for step in steps]
+        assert len(set(numbers)) == len(steps)
+        assert np.array_equal(seeded_noise(noise, 9, 7, 2)[name][:4], steps[2][name])

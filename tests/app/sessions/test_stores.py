@@ -1,0 +1,224 @@
+"""What both stores promise, and what each has of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from app.errors import NotReady, Overloaded
+from app.sessions.memory import MemoryStore
+from app.sessions.record import Answer, Record, Run
+from app.sessions.redis_store import RedisStore
+from app.sessions.store import Key, Limits, Store
+from tests.redis_server import redis_running
+
+LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, held_versions=2)
+KEY, OTHER = Key("p", "a"), Key("q", "a")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with redis_running() as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "redis"])
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Store], Awaitable[None]]], None]:
+    """Runs a test with an empty store."""
+    url = request.getfixturevalue("url") if request.param == "redis" else ""
+
+    async def with_store(test: Callable[[Store], Awaitable[None]]) -> None:
+        store: Any = RedisStore(url, LIMITS) if url else MemoryStore(LIMITS, Clock())
+        if url:
+            await store._redis.flushdb()
+        try:
+            await test(store)
+        finally:
+            await store.close()
+
+    return lambda test: asyncio.run(with_store(test))
+
+
+def record(birth: str = "b", step: int = 0, held: str | None = None, run_id: str = "r", size: int = 2) -> Record:
+    run = Run(birth, run_id, 2, True, "greedy", 2**63 - 1, True, held)
+    state = {"1/0": np.arange(size, dtype=np.float32)[:, None], "1/1": np.array([True, False])}
+    return Record(run, step, state, np.array([False, True]), "v", 7, Answer("application/json", b"{}"))
+
+
+def alike(one: Record | None, other: Record) -> bool:
+    assert one is not None
+    plain = [structs.asdict(each) for each in (one, other)]
+    arrays = [each.pop("state") | {"ended": each.pop("ended")} for each in plain]
+    assert arrays[0].keys() == arrays[1].keys()
+    assert all(arrays[0][name].dtype == arrays[1][name].dtype for name in arrays[0])
+    return plain[0] == plain[1] and all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])
+
+
+def test_a_record_is_the_same_after_its_bytes() -> None:
+    for one in (record(), record(size=0), structs.replace(record(held="d"), state={}, ended=np.zeros(0, bool))):
+        assert alike(Record.from_bytes(one.to_bytes()), one)
+    assert Record.from_bytes(structs.replace(record(), ended=None).to_bytes()).ended is None
+
+
+def test_records_follow_one_another(run: Callable) -> None:
+    async def test(store: Store) -> None:
+        first, second, third = record(), record(step=1), record(step=2)
+        assert await store.get(KEY) is None
+        assert await store.begin(KEY, None, first)
+        assert not await store.begin(KEY, None, record("c"))
+        first = await store.get(KEY)
+        assert alike(first, record())
+        assert await store.follow(KEY, first, second)
+        assert not await store.follow(KEY, first, third)  # it has moved already
+        assert not await store.follow(OTHER, first, second)
+        assert alike(await store.get(KEY), second)
+        assert await store.get(OTHER) is None
+        assert await store.count() == 1
+
+    run(test)
+
+
+def test_a_session_that_begins_anew_is_another_one(run: Callable) -> None:
+    async def test(store: Store) -> None:
+        assert await store.begin(KEY, None, record())
+        old = await store.get(KEY)
+        assert await store.begin(KEY, old, record("c", run_id="new"))
+        assert not await store.follow(KEY, old, record(step=1))
+        assert not await store.begin(KEY, old, record("d"))
+        assert (await store.get(KEY)).run.run_id == "new"
+        assert await store.count() == 1
+
+    run(test)
+
+
+def test_sessions_end_wholly_or_only_that_run(run: Callable) -> None:
+    async def test(store: Store) -> None:
+        assert await store.end(KEY, None) is None
+        for key in (KEY, OTHER):
+            assert await store.begin(key, None, record(held="d"))
+        assert (await store.end(KEY, "another")).run.run_id == "r"
+        assert await store.get(KEY) is not None
+        assert await store.end(KEY, "r") is not None
+        assert await store.get(KEY) is None
+        assert (await store.held("p"), await store.held("q")) == (set(), {"d"})
+        assert await store.end(OTHER, None) is not None
+        assert (await store.count(), await store.held("q")) == (0, set())
+
+    run(test)
+
+
+def test_there_are_no_more_sessions_than_may_be(run: Callable) -> None:
+    async def test(store: Store) -> None:
+        keys = [Key("p", str(number)) for number in range(4)]
+        for key in keys[:3]:
+            await store.check_room(key, None)
+            assert await store.begin(key, None, record())
+        for beyond in (store.check_room(keys[3], None), store.begin(keys[3], None, record())):
+            with pytest.raises(Overloaded, match="3 sessions"):
+                await beyond
+        await store.check_room(keys[0], None)  # it would take its own place
+        await store.end(keys[1], None)
+        assert await store.begin(keys[3], None, record())
+
+    run(test)
+
+
+def test_no_more_versions_are_held_than_may_be(run: Callable) -> None:
+    async def test(store: Store) -> None:
+        keys = [Key("p", str(number)) for number in range(3)]
+        for key, digest in zip(keys, ("one", "two"), strict=False):
+            assert await store.begin(key, None, record(held=digest))
+        assert await store.held("p") == {"one", "two"}
+        for beyond in (store.check_room(keys[2], "three"), store.begin(keys[2], None, record(held="three"))):
+            with pytest.raises(Overloaded, match="2 versions"):
+                await beyond
+        await store.check_room(keys[2], "two")
+        await store.check_room(Key("q", "2"), "three")  # of another policy
+        old = await store.get(keys[0])
+        assert await store.begin(keys[0], old, record("c", held=None))
+        assert await store.held("p") == {"two"}
+        await store.check_room(keys[2], "three")
+
+    run(test)
+
+
+def test_memory_is_bounded_by_bytes_and_given_back() -> None:
+    async def test() -> None:
+        store = MemoryStore(LIMITS, Clock())
+        with pytest.raises(Overloaded, match="bytes"):
+            await store.begin(KEY, None, record(size=30_000))
+        assert await store.begin(KEY, None, record(size=20_000))
+        with pytest.raises(Overloaded, match="bytes"):
+            await store.begin(OTHER, None, record(size=20_000))
+        before = store.find(KEY)
+        assert before is not None
+        assert await store.begin(KEY, before, record("c", size=24_000))  # the old one's room is free
+        after = record("c", 1, size=2)
+        assert store.put(KEY, store.find(KEY), after)  # type: ignore[arg-type]
+        assert store.size_bytes == after.size
+        await store.end(KEY, None)
+        assert (store.size_bytes, await store.count()) == (0, 0)
+
+    asyncio.run(test())
+
+
+def test_what_is_idle_is_dropped_and_what_is_used_is_not() -> None:
+    async def test() -> None:
+        clock = Clock()
+        store = MemoryStore(LIMITS, clock)
+        for key in (KEY, OTHER):
+            assert await store.begin(key, None, record(held="d"))
+        clock.now += LIMITS.idle_s - 1
+        assert store.find(KEY) is not None
+        clock.now += 1
+        assert (await store.held("p"), await store.held("q")) == ({"d"}, set())
+        clock.now += LIMITS.idle_s
+        assert store.find(KEY) is None
+        assert (store.size_bytes, await store.count()) == (0, 0)
+
+    asyncio.run(test())
+
+
+def test_redis_forgets_what_is_idle(url: str) -> None:
+    async def test() -> None:
+        store = RedisStore(url, LIMITS._replace(idle_s=0.05))
+        await store._redis.flushdb()
+        assert await store.begin(KEY, None, record(held="d"))
+        while await store.count():
+            await asyncio.sleep(0.005)
+        assert await store.get(KEY) is None
+        assert await store.held("p") == set()
+        await store.close()
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_record_of_another_kind_of_server_is_none(url: str) -> None:
+    async def test() -> None:
+        store = RedisStore(url, LIMITS)
+        await store._redis.hset("policy-server:sessions:record:p/odd", "data", b"\x93 no record")
+        assert await store.get(Key("p", "odd")) is None
+        await store.close()
+
+    asyncio.run(test())
+
+
+def test_redis_that_is_not_there_is_told() -> None:
+    async def test() -> None:
+        store = RedisStore("redis://127.0.0.1:1/0", LIMITS)
+        with pytest.raises(NotReady, match="store"):
+            await store.get(KEY)
+        await store.close()
+
+    asyncio.run(test())
