@@ -21,8 +21,8 @@ T = TypeVar("T")
 class RemotePolicy:
     """A policy that a policy server serves. Connections are kept open; any number of threads may share one.
 
-    Every method raises a `PolicyError` where it gets no answer; client/errors.py has the tree of them. A request without
-    an answer is sent again first, which is safe for all of them: see `Retries`.
+    Every method raises a `PolicyError` where it gets no answer; client/errors.py has the tree. A request without an
+    answer is sent again first, which is safe for all of them: see `Retries`.
 
     Args:
       url: of the server, like "http://localhost:8000".
