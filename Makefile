@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap
+.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench-checkpoint: $(READY)  ## save_checkpoint beside TF-Agents' own
 
 bench-swap: $(READY)  ## how soon new weights answer, and latency while they are swapped: some ten minutes
 	$(BIN)/python -m bench.swaps $(OPTIONS)
+
+bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
+	$(BIN)/python -m bench.sessions $(OPTIONS)
 
 docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md

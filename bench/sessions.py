@@ -1,0 +1,241 @@
+# ruff: noqa: T201
+"""What sessions cost: a step beside a request without a session, a vector of CartPoles through the client beside bare
+`httpx.Client.post`, the refusal of one session too many, and the memory of all that may be.
+
+By turns on one machine, which should have nothing else to do; read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench import BenchError
+from bench.command import options_as_json, stop_on_signals, tell
+from bench.load import Generator, compiled, request_bytes
+from bench.machine import Neighbours, machine, warning_before
+from bench.server import Server, serving
+from bench.serving import usage
+from bench.serving.exports import RECURRENT, SMALL, Exports
+from client import RemotePolicy
+from client.gymnasium import VectorPolicy
+from client.wire import MEDIA_TYPE, encode
+
+ROW = {"observation": [0.1, -0.2, 0.3, -0.4]}
+ENVIRONMENTS = 64
+QUICK = {"rounds": 1, "seconds": 0.2, "sessions": 50, "refusals": 20}
+
+
+@dataclass
+class Found:
+    """A figure, and what it has to be."""
+
+    what: str
+    measured: float
+    bound: str = ""
+    reached: bool | None = None
+
+
+def main() -> int:
+    """Measures and prints. 0: well; 1: nothing could be measured; 130: stopped."""
+    options = _options()
+    stop_on_signals()
+    if busy := warning_before(on := machine()):
+        tell(busy)
+    try:
+        neighbours = Neighbours()
+        with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
+            found = list(_measured(options, Path(folder)))
+        on["others_cores"] = round(neighbours.cores(), 2)
+    except BenchError as error:
+        print(f"bench.sessions: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench.sessions: stopped, and everything that it started", file=sys.stderr)
+        return 130
+    _show(found)
+    if options.json:
+        told = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    return 0
+
+
+def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
+    exports = Exports(options.exports or folder, tell)
+    exports.make([SMALL, RECURRENT])
+    policies = exports.policies(SMALL) | exports.policies(RECURRENT)
+    # Beside those that fill the room, some that are stepped.
+    limit = options.sessions + 8
+    with serving(policies, folder / "log", ["--no-watch", "--sessions-limit", str(limit)]) as server:
+        program = compiled(folder)
+        for policy in (SMALL, RECURRENT):
+            tell(f"a step of a session: {policy}")
+            yield from _step_beside_action(server, policy, folder, program, options)
+        tell(f"a vector of {ENVIRONMENTS} CartPoles")
+        yield from _vector_beside_post(server, options)
+        tell(f"{options.sessions} sessions, and more than may be")
+        yield from _room(server, limit, options)
+
+
+def _step_beside_action(
+    server: Server, policy: str, folder: Path, program: Path, options: argparse.Namespace
+) -> Iterator[Found]:
+    root = f"/v1/policies/{policy}"
+    server.call("POST", f"{root}/sessions", json.dumps({"id": f"bench-{policy}", **ROW}).encode())
+    generators = []
+    for name, path in (("action", "action"), ("step", f"sessions/bench-{policy}/action")):
+        request = folder / f"{policy}-{name}"
+        request.write_bytes(request_bytes(f"{root}/{path}", json.dumps(ROW).encode()))
+        generators.append(Generator(program, (request,)))
+
+    def p50_us(generator: Generator) -> float:
+        answers = generator.run(server.port, options.seconds, 1)
+        if answers.failures:
+            raise BenchError(f"{answers.failures} requests failed: {answers.statuses}")
+        return answers.p50_ms * 1000
+
+    action, step = _by_turns(options.rounds, *(lambda one=one: p50_us(one) for one in generators))
+    yield Found(f"{policy}: request without a session, p50, µs", statistics.median(action))
+    yield Found(f"{policy}: step of a session, p50, µs", statistics.median(step))
+    ratio = _ratio(step, action)
+    yield Found("… by the request's", ratio, "at most 1.3", ratio <= 1.3)
+
+
+def _vector_beside_post(server: Server, options: argparse.Namespace) -> Iterator[Found]:
+    url = f"http://127.0.0.1:{server.port}"
+    body = encode({"observation": np.zeros((ENVIRONMENTS, 4), np.float32)})
+    headers = {"Content-Type": MEDIA_TYPE}
+    with contextlib.ExitStack() as stack:
+        policy = stack.enter_context(RemotePolicy(url, SMALL))
+        envs = gymnasium.make_vec("CartPole-v1", ENVIRONMENTS)
+        stack.callback(envs.close)
+        played = stack.enter_context(VectorPolicy(policy, envs, reset_seed=0))
+        session = stack.enter_context(policy.session(np.zeros((ENVIRONMENTS, 4), np.float32)))
+        observation = np.zeros((ENVIRONMENTS, 4), np.float32)
+        bare = stack.enter_context(httpx.Client(trust_env=False))
+        bare.post(f"{url}/v1/policies/{SMALL}/sessions", json={"id": "bare", "observation": observation.tolist()})
+        path = f"{url}/v1/policies/{SMALL}/sessions/bare/action"
+
+        def post() -> None:
+            bare.post(path, content=body, headers=headers).raise_for_status()
+
+        calls = (post, lambda: session.step(observation), played.step)
+        posted, stepped, vector = _by_turns(
+            options.rounds, *(lambda call=call: _rows_a_second(call, options.seconds) for call in calls)
+        )
+    yield Found("bare httpx.Client.post: rows/s", statistics.median(posted))
+    yield Found("steps of the client: rows/s", statistics.median(stepped))
+    ratio = _ratio(stepped, posted)
+    yield Found("… by the bare post's", ratio, "at least 0.8", ratio >= 0.8)
+    yield Found("… and the CartPoles stepped as well: rows/s", statistics.median(vector))
+    ratio = _ratio(vector, posted)
+    yield Found("… by the bare post's, which steps none", ratio, "at least 0.8", ratio >= 0.8)
+
+
+def _room(server: Server, limit: int, options: argparse.Namespace) -> Iterator[Found]:
+    root = f"/v1/policies/{RECURRENT}/sessions"
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+
+    def asked(method: str, path: str, body: Any = None) -> int:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    def resident_mb() -> float:
+        return usage.resident_mb(usage.running_module(usage.family(server.pid), "app.front"))
+
+    with contextlib.closing(connection):
+        for number in range(200):  # what grows once
+            asked("POST", root, {"id": f"warm-{number}", **ROW})
+            asked("DELETE", f"{root}/warm-{number}")
+        before = resident_mb()
+        names = [f"room-{number}" for number in range(limit)]
+        statuses = [asked("POST", root, {"id": name, **ROW}) for name in names]
+        filled = resident_mb()
+        refused = []
+        for _ in range(options.refusals):
+            began = time.perf_counter()
+            status = asked("POST", root, {"id": "beyond", **ROW})
+            refused.append((time.perf_counter() - began) * 1000)
+            if status != 429:
+                raise BenchError(f"one session too many was answered {status}")
+        opened = [name for name, status in zip(names, statuses, strict=True) if status == 201]
+        for name in opened:
+            asked("DELETE", f"{root}/{name}")
+        for name in opened:
+            asked("POST", root, {"id": name, **ROW})
+        again = resident_mb()
+    p99 = float(np.percentile(refused, 99))
+    yield Found("one session too many: p50 of its 429, ms", statistics.median(refused))
+    yield Found("… p99, ms", p99, "at most 5", p99 <= 5)
+    yield Found("memory for each session, KB", (filled - before) * 1000 / max(1, len(opened)))
+    yield Found("memory when all have ended and as many have begun, by that before", again / filled)
+
+
+def _by_turns(rounds: int, *measures: Callable[[], float]) -> list[list[float]]:
+    """So many samples of each; who comes first changes each round."""
+    for measure in measures:
+        measure()  # warm
+    samples: list[list[float]] = [[] for _ in measures]
+    for number in range(rounds):
+        order = list(zip(measures, samples, strict=True))
+        for measure, found in order if number % 2 == 0 else reversed(order):
+            found.append(measure())
+    return samples
+
+
+def _rows_a_second(call: Callable[[], Any], seconds: float) -> float:
+    began, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < seconds:
+        call()
+        count += 1
+    return count * ENVIRONMENTS / spent
+
+
+def _ratio(these: list[float], those: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(one / other for one, other in zip(these, those, strict=True))
+
+
+def _show(found: list[Found]) -> None:
+    table = Table("what", "measured", "bound", "reached")
+    for one in found:
+        reached = "" if one.reached is None else "yes" if one.reached else "no"
+        table.add_row(one.what, f"{one.measured:,.4g}", one.bound, reached)
+    Console().print(table)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.sessions", description=__doc__)
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="in which everybody has a turn (default: %(default)s)")
+    add("--seconds", type=float, default=2.0, help="of a turn (default: %(default)s)")
+    add("--sessions", type=int, default=10_000, help="that may be open at once (default: %(default)s)")
+    add("--refusals", type=int, default=1000, help="of one session too many (default: %(default)s)")
+    add("--exports", type=Path, help="where the policies lie, or are made (default: a temporary folder)")
+    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    add("--quick", action="store_true", help="a short try; its figures say nothing")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
