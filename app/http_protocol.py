@@ -3,8 +3,8 @@
 uvicorn's protocol on httptools, with one more way out of it. The direct way takes a request only while nothing else is
 under way on its connection: requests that are sent ahead of their turn (pipelining) queue up as uvicorn has it.
 
-A client's requests begin with the same bytes each time, but for their length. Such a head is parsed once for each
-connection.
+A client's requests begin with the same bytes each time, but for their length. A head like the one before it on its
+connection is not parsed again.
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ class DirectProtocol(HttpToolsProtocol):
                 self.cycle = DirectCycle(head.way, self)
                 self.cycle.ask(self.direct.service, body, self.loop.time())
                 return
+        before = self.cycle
         super().data_received(data)
-        if head is None and begins and self._between_requests and type(self.cycle) is DirectCycle:
+        if begins and self._between_requests and self.cycle is not before and type(self.cycle) is DirectCycle:
             self._head = Head.of(data, self.cycle.way)
 
     def on_message_begin(self) -> None:

@@ -204,6 +204,8 @@ class Defaults:
         self._spec = spec
         self._leaves = _default_leaves(spec)
         self._made = {first: self._defaults(_ROWS_KEPT, first) for first in (False, True)}
+        # Views of these, by their rows.
+        self._kept: dict[bool, dict[int, Arrays]] = {False: {}, True: {}}
 
     def complete(self, inputs: Arrays, rows: int, initial: Arrays | None, begins: Array | None = None) -> Arrays:
         """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
@@ -215,15 +217,22 @@ class Defaults:
             policy has none, or where it was sent.
           begins: [rows] booleans, where the `inputs` hold a policy state and only these rows start from `initial`.
         """
-        first = initial is not None and begins is None
-        made = self._made[first] if rows <= _ROWS_KEPT else self._defaults(rows, first)
-        whole = {name: array[:rows] for name, array in made.items() if name not in inputs} | inputs
+        whole = self._of_rows(rows, initial is not None and begins is None) | inputs
         if not initial:
             return whole
         state = self._spec.state_inputs(initial)
         if begins is not None:
             state = {name: np.where(_column(begins, array), array, whole[name]) for name, array in state.items()}
         return whole | state
+
+    def _of_rows(self, rows: int, first: bool) -> Arrays:
+        if rows > _ROWS_KEPT:
+            return self._defaults(rows, first)
+        kept = self._kept[first].get(rows)
+        if kept is None:
+            kept = {name: array[:rows] for name, array in self._made[first].items()}
+            self._kept[first][rows] = kept
+        return kept
 
     def _defaults(self, rows: int, first: bool) -> Arrays:
         return {name: _default(top, leaf, rows, first) for name, (top, leaf) in self._leaves.items()}

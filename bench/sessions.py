@@ -1,8 +1,8 @@
 # ruff: noqa: T201
-"""What sessions cost: a step beside a request without a session, a vector of CartPoles through the client beside bare
-`httpx.Client.post`, the refusal of one session too many, and the memory of all that may be.
+"""What sessions cost, and the client.
 
-By turns on one machine, which should have nothing else to do; read the ratios.
+A step beside a request without a session, a vector of CartPoles through the client beside bare `httpx.Client.post`, the
+refusal of one session too many, and the memory of all that may be. By turns on one machine, which should have nothing else to do; read the ratios.
 """
 
 from __future__ import annotations

@@ -214,19 +214,20 @@ class Batcher:
         with wanted or self._lease() as slot:
             jobs = _new_enough(batch, slot.version.train_step, slot.version.name)
             pace = self._paces.setdefault(slot.engine.name, Pace())
-            if jobs and pace.expected_s(jobs[0].function, _rows(jobs)) <= self._inline_s:
-                self._tell(slot, jobs, _compute(slot.engine, jobs, self._complete, pace))
+            rows = _rows(jobs)
+            if jobs and pace.expected_s(jobs[0].function, rows) <= self._inline_s:
+                self._tell(slot, jobs, rows, _compute(slot.engine, jobs, rows, self._complete, pace))
             elif jobs:
                 self._in_lane = jobs
                 slot.hold()
-                self._running = self._loop.create_task(self._run_in_lane(slot, jobs, pace))
+                self._running = self._loop.create_task(self._run_in_lane(slot, jobs, rows, pace))
                 self._expire_at_all()
 
-    async def _run_in_lane(self, slot: Slot[Engine], jobs: Sequence[Job], pace: Pace) -> None:
+    async def _run_in_lane(self, slot: Slot[Engine], jobs: Sequence[Job], rows: int, pace: Pace) -> None:
         """Takes over one lease of the slot."""
         try:
-            work = self._loop.run_in_executor(self._lane, _compute, slot.engine, jobs, self._complete, pace)
-            self._tell(slot, jobs, await work)
+            work = self._loop.run_in_executor(self._lane, _compute, slot.engine, jobs, rows, self._complete, pace)
+            self._tell(slot, jobs, rows, await work)
         except Exception as error:  # as in `_step`
             _fail_all(jobs, error)
         finally:
@@ -234,8 +235,8 @@ class Batcher:
             self._running, self._in_lane = None, ()
             self._go_on()
 
-    def _tell(self, slot: Slot[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]) -> None:
-        self._metrics.batch(_rows(jobs))
+    def _tell(self, slot: Slot[Engine], jobs: Sequence[Job], rows: int, outcomes: Sequence[Arrays | Exception]) -> None:
+        self._metrics.batch(rows)
         self._record(jobs[0], outcomes[0])
         version = slot.version
         name, train_step, digest = version.name, version.train_step, version.digest
@@ -292,27 +293,29 @@ def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job
     return jobs
 
 
-def _compute(engine: Engine, jobs: Sequence[Job], complete: Complete, pace: Pace) -> list[Arrays | Exception]:
+def _compute(
+    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, pace: Pace
+) -> Sequence[Arrays | Exception]:
     """One call for all jobs; where it fails, one call for each, so that only the guilty fail."""
     try:
         began = perf_counter()
-        outcomes = _call(engine, jobs, complete)
-        pace.note(jobs[0].function, _rows(jobs), perf_counter() - began)
-        return list(outcomes)
+        outcomes = _call(engine, jobs, rows, complete)
+        pace.note(jobs[0].function, rows, perf_counter() - began)
+        return outcomes
     except Exception as error:
         if len(jobs) == 1:
             return [_explained(error)]
     each: list[Arrays | Exception] = []
     for job in jobs:
         try:
-            each.append(_call(engine, [job], complete)[0])
+            each.append(_call(engine, [job], job.rows, complete)[0])
         except Exception as error:
             each.append(_explained(error))
     return each
 
 
-def _call(engine: Engine, jobs: Sequence[Job], complete: Complete) -> list[Arrays]:
-    function, rows = jobs[0].function, _rows(jobs)
+def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete) -> list[Arrays]:
+    function = jobs[0].function
     if function == INITIAL_STATE:
         outputs = engine.initial_state(rows)
     else:
