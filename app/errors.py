@@ -16,9 +16,9 @@
     │   ├── BodyTooLarge
     │   ├── UnknownMediaType
     │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
-    │   ├── Overloaded            the waiting room is full
+    │   ├── Overloaded            the waiting room is full, or there is no room for a session
     │   ├── Unsupported           this policy cannot do that
-    │   ├── NotReady              no weights yet, paused, or shutting down
+    │   ├── NotReady              no weights yet, paused, shutting down, or the sessions' store cannot be used
     │   ├── ClientGone            nobody is there to be answered
     │   └── DeadlinePassed
     └── Fault                     our cause
@@ -137,7 +137,7 @@ class DoesNotFit(Refusal):
 
 
 class Overloaded(Refusal):
-    """The waiting room is full; `retry_after_s` says when to come again."""
+    """The waiting room is full, or there is no room for a session; `retry_after_s` says when to come again."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -149,7 +149,7 @@ class Unsupported(Refusal):
 
 
 class NotReady(Refusal):
-    """No weights yet, paused, or shutting down."""
+    """No weights yet, paused, shutting down, or the sessions' store cannot be used."""
 
 
 class ClientGone(Refusal):

@@ -23,9 +23,10 @@ _NUMBERS = b"0123456789+-.eE \t\r\n"
 _LEAST_BYTES = 600
 # A parser keeps as much memory as its largest body took: a larger one gets a parser of its own.
 _MOST_KEPT_BYTES = 2**20
-# Each client sends a few kinds of bodies. Where there are more, those that are known already stay.
+# Each client sends a few kinds of bodies. Where there are more, those go that were learned first.
 _MOST_SKELETONS = 256
-_MOST_SKELETON_BYTES = 2**16
+_MOST_SKELETON_BYTES = 2**22
+_MOST_BYTES = 2**24
 _SIMDJSON_TYPES = {"i": "i", "f": "d"}
 
 
@@ -53,25 +54,38 @@ class _Known(NamedTuple):
     needs_state: bool
 
 
+def told_apart(names: Iterable[str]) -> bool:
+    """Whether names are still different without what numbers are made of."""
+    stripped = [name.encode().translate(None, _NUMBERS) for name in names]
+    return len(set(stripped)) == len(stripped)
+
+
 class FamiliarReader:
     """Knows the skeletons of bodies that were read, with what they hold."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, _Known] = {}
+        self._bytes = 0
         self._parser = simdjson.Parser()
 
     def learns(self, body: bytes) -> bool:
         """Whether it is worth while to learn `body`."""
-        return len(body) >= _LEAST_BYTES and len(self._known) < _MOST_SKELETONS
+        return len(body) >= _LEAST_BYTES
 
     def learn(self, body: bytes, inputs: Inputs, numbers: Iterable[Numbers], keys: int) -> None:
         """The `body` was read and holds the `inputs`, as these `numbers`, in objects of so many keys together."""
         if body.count(b'"') != 2 * keys:  # one of them is there twice, which would not be missed
             return
         skeleton = body.translate(None, _NUMBERS)
-        if len(skeleton) <= _MOST_SKELETON_BYTES:
-            shapes = [(wanted, inputs.arrays[wanted.name].shape) for wanted in numbers]
-            self._known[skeleton] = _Known(shapes, inputs.rows, inputs.batched, inputs.needs_state)
+        if len(skeleton) > _MOST_SKELETON_BYTES or skeleton in self._known:
+            return
+        shapes = [(wanted, inputs.arrays[wanted.name].shape) for wanted in numbers]
+        self._known[skeleton] = _Known(shapes, inputs.rows, inputs.batched, inputs.needs_state)
+        self._bytes += len(skeleton)
+        while len(self._known) > _MOST_SKELETONS or self._bytes > _MOST_BYTES:
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._bytes -= len(oldest)
 
     def read(self, body: bytes) -> Inputs | None:
         """What `body` holds; None where it is not familiar, or does not fit."""

@@ -162,7 +162,9 @@ class Front:
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link)
         loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
-        copies = Copies(BundleLoader(), loading_lane, functools.partial(self._holds, named.name))
+        copies = Copies(
+            BundleLoader(), loading_lane, functools.partial(self._holds, named.name), settings.held_versions
+        )
         await copies.begin(offer.name, offer.graph, offer.bundle)
         data_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
@@ -193,7 +195,7 @@ class Front:
 def store_for(settings: Settings) -> Store | None:
     """Where sessions are kept; None where the workers have no place in common."""
     limits = Limits(
-        settings.sessions_limit, settings.sessions_bytes_limit, settings.sessions_idle_s, settings.kept_versions
+        settings.sessions_limit, settings.sessions_bytes_limit, settings.sessions_idle_s, settings.held_versions
     )
     if settings.session_url:
         from app.sessions.redis_store import RedisStore
@@ -250,6 +252,8 @@ async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:
             if reached:
                 log.warning("%s", error)
             reached = False
+        except Exception:  # a bug of ours: the next round may fare better
+            log.exception("sessions cannot be tidied")
         else:
             reached = True
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
-from app.familiar import FamiliarReader, Numbers
+from app.familiar import FamiliarReader, Numbers, told_apart
 from app.validate import DEFAULTED, FIRST, LAST, LONGEST_TIMEOUT_MS, Inputs, Options, top_level
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
@@ -59,6 +59,7 @@ class QuickReader:
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
         self._familiar = FamiliarReader()
+        self._learns = told_apart(field.name for field in self._fields)
         self._one: msgspec.json.Decoder[Any] | None = None
         try:
             self._one = msgspec.json.Decoder(_request_type(self._fields, self._more, _type_of))
@@ -77,7 +78,7 @@ class QuickReader:
         request, inputs = found
         if request.options is not UNSET:
             return inputs, _options(request.options)
-        if self._familiar.learns(body):
+        if self._learns and self._familiar.learns(body):
             self._learn(body, request, inputs)
         return inputs, _NO_OPTIONS
 
@@ -131,9 +132,9 @@ class QuickReader:
     def _learn(self, body: bytes, request: Any, inputs: Inputs) -> None:
         """A body that consists of lists of numbers, and of nothing else."""
         given = [field for field in self._fields if getattr(request, field.key) is not UNSET]
-        numbers = [leaf.numbers_in(inputs.batched) for field in given for leaf in field.leaves]
-        if None not in numbers:
-            self._familiar.learn(body, inputs, filter(None, numbers), sum(field.keys for field in given))
+        found = [leaf for field in given for leaf in field.leaves]
+        if all(field.is_plain for field in given) and all(leaf.is_listed(inputs.batched) for leaf in found):
+            self._familiar.learn(body, inputs, [leaf.in_body for leaf in found], sum(field.keys for field in given))
 
 
 class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -177,10 +178,13 @@ class _QuickLeaf:
         packed = struct.pack(f"{count}{self.code}", *numbers)
         return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
 
-    def numbers_in(self, batched: bool) -> Numbers | None:
-        """Its numbers in a body where it is one value, or a batch; None where they are not in lists."""
-        if self.leaf.dtype == "bool" or not (batched or self.shape):
-            return None
+    def is_listed(self, batched: bool) -> bool:
+        """Whether a body has it as lists of numbers, where it is one value or a batch."""
+        return self.leaf.dtype != "bool" and bool(batched or self.shape)
+
+    @functools.cached_property
+    def in_body(self) -> Numbers:
+        """Its numbers, where they are in lists."""
         low, high = _bounds(self.leaf, self.step_type)
         if isinstance(low, list) or isinstance(high, list):
             limits = [_limits(self.leaf, one, other) for one, other in _pairs(self.leaf, low, high)]
@@ -200,6 +204,8 @@ class _Field:
         self.optional = optional
         self.leaves = list(_leaves(nest, lambda value: value, f"/{_escaped(name)}", name == "step_type" and optional))
         self.keys = 1 + _keys(nest)
+        # Whether the names and values in it can be told without a closer look.
+        self.is_plain = _is_plain(nest)
 
 
 def _leaves(nest: Nest, get: Callable[[Any], Any], pointer: str, step_type: bool = False) -> Iterable[_QuickLeaf]:
@@ -229,6 +235,13 @@ def _item(get: Callable[[Any], Any], index: int, value: Any) -> Any:
 def _escaped(key: str) -> str:
     """As a JSON pointer has it (RFC 6901)."""
     return key.replace("~", "~0").replace("/", "~1")
+
+
+def _is_plain(nest: Nest) -> bool:
+    if isinstance(nest, Leaf):
+        return True
+    children = list(nest.values() if isinstance(nest, dict) else nest)
+    return bool(children) and told_apart(nest if isinstance(nest, dict) else ()) and all(map(_is_plain, children))
 
 
 def _keys(nest: Nest) -> int:

@@ -74,6 +74,10 @@ class Service:
         self.submit(question, answer, began)
         return await answer
 
+    def timeout_s(self, timeout_ms: int | None) -> float:
+        """How long a request may take that allows so much."""
+        return self._deadline_s if timeout_ms is None else timeout_ms / 1000
+
     def _timeout_s(self, question: Asked) -> float:
         return self._deadline_s if question.timeout_s is None else question.timeout_s
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from saver.artifact import is_name
 
@@ -82,7 +83,7 @@ class Settings:
     sessions_bytes_limit: int = knob(256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1)
     sessions_idle_s: int = knob(600, "seconds after its last request for which a session is kept", least=1)
     # Each is a copy of the weights.
-    kept_versions: int = knob(4, "most versions of a policy that sessions may keep at once", least=1)
+    held_versions: int = knob(4, "most versions of a policy that sessions may hold at once", least=1)
     root_path: str = knob("", "path prefix that a proxy in front strips")
     cors_origins: str = knob("", "origins that browsers may call from, comma-separated, or *")
     log_level: str = knob("info", "what is logged", choices=("debug", "info", "warning", "error"))
@@ -173,10 +174,17 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
         return number
     if limits["choices"] and given not in limits["choices"]:
         raise SettingsError(f"{source} is {given!r}, expected one of {', '.join(limits['choices'])}")
-    if limits["schemes"] and given and not given.startswith(limits["schemes"]):
+    if limits["schemes"] and given and not _is_url(given, limits["schemes"]):
         # What came is not told: it may hold a password.
         raise SettingsError(f"{source} is no URL that begins with {', '.join(limits['schemes'])}")
     return given
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        return text.startswith(schemes) and urlsplit(text).port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def _policies(listed: Sequence[str]) -> tuple[PolicyFolder, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from client.answers import Action, Distribution
-from client.calls import LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
+from client.calls import DEFAULT_TIMEOUT_S, LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
 from client.errors import PolicyError, Unavailable
 from client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields
 from client.retries import DEFAULT_RETRIES, Attempts, Retries
@@ -30,7 +30,7 @@ class AsyncRemotePolicy:
         policy: str | None = None,
         *,
         token: str = "",
-        timeout_s: float = 10.0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: Retries = DEFAULT_RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

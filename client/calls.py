@@ -20,8 +20,9 @@ from client.wire import MEDIA_TYPE, encode
 
 T = TypeVar("T")
 
-# The server answers within its deadline; the answer has this long to arrive.
+# The server answers within its deadline, 10 s if nobody says otherwise; the answer has this long to arrive.
 _TRAVEL_S = 1.0
+DEFAULT_TIMEOUT_S = 10.0 + _TRAVEL_S
 # Sixteen times as many threads or tasks as a simulator usually has; more wait for each other.
 LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=4.0)
 _USER_AGENT = b"policy-server-client/0.1"
@@ -126,7 +127,8 @@ class Calls:
         timeout_ms = body.get("options", {}).get("timeout_ms")
         timeout = self._timeout
         if timeout_ms is not None:
-            timeout = httpx.Timeout(max(self._timeout_s, timeout_ms / 1000 + _TRAVEL_S)).as_dict()
+            read_s = max(self._timeout_s, timeout_ms / 1000 + _TRAVEL_S)
+            timeout = httpx.Timeout(self._timeout_s, read=read_s).as_dict()
         # With a stream httpx leaves the headers as they are.
         stream = httpx.ByteStream(content)
         return httpx.Request("POST", url, headers=headers, stream=stream, extensions={"timeout": timeout})

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from client.answers import Action, Distribution
-from client.calls import LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
+from client.calls import DEFAULT_TIMEOUT_S, LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
 from client.errors import PolicyError, Unavailable
 from client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields
 from client.retries import DEFAULT_RETRIES, Attempts, Retries
@@ -42,7 +42,7 @@ class RemotePolicy:
         policy: str | None = None,
         *,
         token: str = "",
-        timeout_s: float = 10.0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: Retries = DEFAULT_RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -150,8 +150,8 @@ class Session(SessionHandle):
         """The action for the next observation.
 
         Where it raises, the session is where it was, and the same step may be taken again. One that ended in
-        `Unavailable`
-        may have been done without us: taken again it gets the answer that it got then, whatever the observation is now.
+        `Unavailable` may have been done without us: taken again it gets the answer that it got then, whatever the
+        observation is now.
 
         Args:
           observation: as that of the beginning, with the same number of rows.

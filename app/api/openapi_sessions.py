@@ -27,6 +27,7 @@ _DESCRIBED: Schema = {
     "train_step": {"type": "integer"},
 }
 _PROBLEMS = {
+    "400": "Not JSON, or not msgpack",
     "404": "No such session, or no more",
     "409": "Not the next step, another run's session, or weights that are gone; `step` is the last one",
     "422": "The input does not fit the spec; `errors` names each field",

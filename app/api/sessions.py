@@ -12,9 +12,11 @@ from app.api.access import Guard
 from app.api.bodies import read_body
 from app.api.presence import given_up_with_its_client
 from app.api.problems import problem_response, status_of
+from app.errors import DoesNotFit
 from app.metrics import Metrics
 from app.policy import Policy
 from app.service import Service
+from app.sessions.reading import check_run_id
 from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
 from app.wire.codecs import Codec, reader_of, writer_of
@@ -64,7 +66,10 @@ def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guar
 
     async def end(request: Request) -> Response:
         policy = service.policy(request.path_params.get("policy"))
-        await sessions.end(policy, request.path_params["id"], request.query_params.get("run_id"))
+        run_id = request.query_params.get("run_id")
+        if run_id is not None and (problem := check_run_id(run_id)):
+            raise DoesNotFit([problem])
+        await sessions.end(policy, request.path_params["id"], run_id)
         return Response(status_code=204)
 
     for path in PATHS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import secrets
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,7 @@ from msgspec import structs
 
 from app.answers import Forms, action_forms
 from app.batching.rule import Result
-from app.errors import DoesNotFit, Problem, SessionConflict, Unsupported, WeightsGone
+from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
 from app.policy import Policy
 from app.questions import Question, Questions, function_of
 from app.sessions.reading import STATE, Beginning, SessionReader, Stepping
@@ -22,7 +24,7 @@ from app.swap.lease import Slot
 from app.validate import FIRST, LAST, MID, Inputs, Options
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, Arrays
-from saver.artifact import PolicySpec, leaves
+from saver.artifact import PolicySpec, leaves, nest_to_json
 
 
 class Episodes:
@@ -34,11 +36,14 @@ class Episodes:
         self._questions = questions
         self._forms: Forms = action_forms(policy.spec, policy.serving, tells_state=False)
         self._step_type, self._carried = _names(policy.spec)
+        self._identity = _identity(policy.spec)
 
     def check(self) -> None:
         """Raises Unsupported where the policy cannot have any."""
         if not self._step_type:
             raise Unsupported(f"policy {self.policy.name} takes no time steps (input_fn_and_spec): it has no sessions")
+        if any(leaf.storage.kind not in "biuf" for _, leaf in leaves(self.policy.spec.state)):
+            raise Unsupported(f"the state of policy {self.policy.name} is not of numbers: it has no sessions")
 
     def begin(self, request: Beginning, id_: str, run_id: str) -> Turn:
         """The first step of a session."""
@@ -46,7 +51,14 @@ class Episodes:
         given = inputs.arrays.get(self._step_type)
         types = _constant(inputs.rows, FIRST) if given is None else given
         run = Run(
-            secrets.token_hex(8), run_id, inputs.rows, inputs.batched, options.mode, options.seed, options.log_prob
+            self._identity,
+            secrets.token_hex(8),
+            run_id,
+            inputs.rows,
+            inputs.batched,
+            options.mode,
+            options.seed,
+            options.log_prob,
         )
         arrays = {**inputs.arrays, self._step_type: types}
         question = self._question(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
@@ -64,6 +76,8 @@ class Episodes:
           Unsupported: see `Questions`.
         """
         run, inputs = record.run, request.inputs
+        if run.policy != self._identity:
+            raise UnknownSession(f"the session was begun with another policy of the name {self.policy.name}")
         if request.run_id is not None and request.run_id != run.run_id:
             raise SessionConflict(f"the session is that of another run: {run.run_id!r}", record.step)
         step = record.step + 1
@@ -86,7 +100,7 @@ class Episodes:
         if needs_state and carries:
             question.job.begins = begins
         if run.held is not None:
-            question.job.slot = self._slot_of(run.held, record.version)
+            question.job.slot = self._slot_of(run.held, record.version, record.train_step)
         return Turn(self, record, run, question, given, b'{"step":%d,' % step, {"step": step}, False)
 
     def _question(
@@ -97,8 +111,10 @@ class Episodes:
             self.policy, function_of(self.policy, options), inputs, options, self._forms, step
         )
 
-    def _slot_of(self, digest: str, version: str) -> Slot[Any]:
+    def _slot_of(self, digest: str, version: str, train_step: int) -> Slot[Any]:
         slot = self.policy.copies.slot_of(digest)
+        if slot is None and train_step > self.policy.copies.active.version.train_step:
+            raise NotReady(f"version {version}, which the session began with, does not serve here yet")
         if slot is None:
             raise WeightsGone(f"the weights that the session began with (version {version}) are not kept here")
         return slot
@@ -202,6 +218,11 @@ def _names(spec: PolicySpec) -> tuple[str, list[tuple[str, str]]]:
     ((_, step_type),) = leaves(spec.inputs["step_type"])
     inputs = {path: leaf.name for path, leaf in leaves(spec.inputs.get(STATE, ()))}
     return step_type.name, [(inputs[path], leaf.name) for path, leaf in leaves(spec.state) if path in inputs]
+
+
+def _identity(spec: PolicySpec) -> str:
+    """The same for policies that take the same inputs, the policy state among them."""
+    return hashlib.sha256(json.dumps(nest_to_json(spec.inputs), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shape(rows: int, batched: bool) -> str:

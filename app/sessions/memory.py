@@ -128,7 +128,9 @@ class MemoryStore:
         if size > left or left <= 0:
             raise Overloaded(f"open sessions take {self._bytes} bytes of {self._limits.size_bytes}; try again")
         if held is not None:
-            versions = set(self._held.get(key.policy, ())) | {held}
+            counts = self._held.get(key.policy, Counter())
+            own = None if old is None else old.record.run.held
+            versions = {digest for digest, count in counts.items() if digest != own or count > 1} | {held}
             if len(versions) > self._limits.held_versions:
                 raise too_many_held(self._limits.held_versions)
 

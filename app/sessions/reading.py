@@ -60,7 +60,7 @@ class SessionReader:
           DoesNotFit: it does not fit; lists every problem of the first kind found.
         """
         fields = codec.decode(body)
-        own = _own(fields, {"id": _check_id, "run_id": _check_name, "weights": _check_weights})
+        own = _own(fields, {"id": _check_id, "run_id": check_run_id, "weights": _check_weights})
         options = read_options(fields.pop("options", None))
         return Beginning(self._inputs(fields), options, **own)
 
@@ -71,7 +71,7 @@ class SessionReader:
             inputs, options, own = quick
         else:
             fields = codec.decode(body)
-            own = _own(fields, {"step": _check_step, "run_id": _check_name, "first": _check_first})
+            own = _own(fields, {"step": _check_step, "run_id": check_run_id, "first": _check_first})
             options = read_options(fields.pop("options", None))
             inputs = self._inputs(fields)
         first = own.get("first")
@@ -115,7 +115,8 @@ def is_id(text: str) -> bool:
     return len(text) <= LONGEST_NAME and _ID.fullmatch(text) is not None
 
 
-def _check_name(value: Any) -> Problem | None:
+def check_run_id(value: Any) -> Problem | None:
+    """What is wrong with a `run_id`; None where nothing is."""
     if isinstance(value, str) and 1 <= len(value) <= LONGEST_NAME:
         return None
     return Problem("run_id", show(value), f"a string of 1 to {LONGEST_NAME} characters")

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError, ResponseError
 
 from app.errors import NotReady
 from app.sessions.record import Record
@@ -23,6 +23,8 @@ from app.sessions.store import Key, Limits, no_room, too_many_held
 PREFIX = "policy-server:sessions:"
 # What a server with nothing else to do answers within a millisecond.
 _PATIENCE_S = 5.0
+# Of each worker; requests beyond them wait for one.
+_CONNECTIONS = 64
 
 # KEYS: record, open, held. ARGV[1]: key of the session, [2]: milliseconds until it is forgotten.
 _COMMON = """
@@ -66,6 +68,8 @@ end
 if ARGV[6] ~= '' then
   for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
   local count = redis.call('SCARD', KEYS[3])
+  local own = redis.call('HGET', KEYS[1], 'held')
+  if own and own ~= '' and own ~= ARGV[6] and redis.call('ZCARD', KEYS[3] .. '/' .. own) == 1 then count = count - 1 end
   if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 0 and count >= tonumber(ARGV[9]) then return 'held' end
 end
 if ARGV[7] ~= '' then
@@ -82,10 +86,10 @@ redis.call('HSET', KEYS[1], 'token', ARGV[4], 'data', ARGV[5])
 touch(redis.call('HGET', KEYS[1], 'held'))
 return 1
 """
-# ARGV[3]: the run that is to end, or none for any.
+# ARGV[3]: 'any', or 'run' where only the run ARGV[4] is to end.
 _END = """
 local found = redis.call('HMGET', KEYS[1], 'data', 'run_id')
-if found[1] and (ARGV[3] == '' or found[2] == ARGV[3]) then
+if found[1] and (ARGV[3] == 'any' or found[2] == ARGV[4]) then
   let_go()
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -111,13 +115,24 @@ class RedisStore:
 
     def __init__(self, url: str, limits: Limits) -> None:
         self._limits = limits
-        self._redis: Any = Redis.from_url(url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)
+        pool: Any = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_PATIENCE_S,
+            socket_timeout=_PATIENCE_S,
+            socket_connect_timeout=_PATIENCE_S,
+        )
+        self._redis: Any = Redis.from_pool(pool)
         scripts = {"get": _GET, "begin": _BEGIN, "follow": _FOLLOW, "end": _END, "held": _HELD, "count": _COUNT}
         self._scripts = {name: self._redis.register_script(_COMMON + text) for name, text in scripts.items()}
 
     async def get(self, key: Key) -> Record | None:
         """See `Store`."""
-        return _record(await self._run("get", key))
+        data = await self._run("get", key)
+        record = _record(data)
+        if data is not None and record is None:
+            await self._run("end", key, "any")  # or nobody could begin in its place
+        return record
 
     async def check_room(self, key: Key, held: str | None) -> None:
         """See `Store`."""
@@ -134,7 +149,8 @@ class RedisStore:
 
     async def end(self, key: Key, run_id: str | None) -> Record | None:
         """See `Store`."""
-        return _record(await self._run("end", key, run_id or ""))
+        which = ["any"] if run_id is None else ["run", run_id]
+        return _record(await self._run("end", key, *which))
 
     async def held(self, policy: str) -> set[str]:
         """See `Store`."""
@@ -164,6 +180,8 @@ class RedisStore:
         keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}held:{key.policy}"]
         try:
             return await self._scripts[script](keys, [name, int(self._limits.idle_s * 1000), *args])
+        except ResponseError as error:  # it is full, say
+            raise NotReady(f"the store of sessions refuses: {str(error)[:200]}") from error
         except (RedisError, OSError, TimeoutError) as error:
             raise NotReady(f"the store of sessions cannot be reached: {type(error).__name__}") from error
 

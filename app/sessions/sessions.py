@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from app.batching.rule import Job, Result
-from app.errors import SessionConflict, UnknownSession, Unsupported
+from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
 from app.policy import Policy
 from app.service import Service
 from app.sessions.episode import Episodes, Turn
@@ -18,10 +19,15 @@ from app.sessions.reading import Stepping, is_id
 from app.sessions.record import Answer, Record
 from app.sessions.store import Key, Store
 from app.settings import variable
+from app.validate import Options
 from app.wire.codecs import JSON, MSGPACK, Codec
 
 # How often idle sessions, and versions that nobody keeps any more, are looked for.
 TIDY_S = 0.5
+# So long may a store take beside the policy, all accesses of one request together.
+_STORE_S = 1.0
+# To begin in the place of a session that its old run still steps.
+_MOST_TRIES = 100
 _CODECS = {codec.media_type: codec for codec in (JSON, MSGPACK)}
 
 
@@ -50,20 +56,21 @@ class Sessions:
         store, episodes = self._open(policy)
         request = episodes.reader.beginning(reads, body)
         key = Key(policy.name, request.id or secrets.token_hex(16))
-        before = await store.get(key) if request.id else None
-        if before is not None and before.run.run_id == request.run_id:
-            return key.id, _again(before, writes)
-        keeps = request.weights == "episode"
-        await store.check_room(key, policy.copies.active.version.digest if keeps else None)
-        turn = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
-        with self._one_begins(policy.name, keeps):
-            record = turn.after(await self._service.answered(turn.question), writes)
-            if await store.begin(key, before, record):
-                return key.id, record.answer
-        winner = await store.get(key)
-        if winner is None or winner.run.run_id != request.run_id:
-            raise SessionConflict("another run has begun it at the same time", -1 if winner is None else winner.step)
-        return key.id, _again(winner, writes)
+        async with self._in_time(request.options):
+            before = await store.get(key) if request.id else None
+            if before is not None and before.run.run_id == request.run_id:
+                return key.id, _again(before, writes)
+            keeps = request.weights == "episode"
+            await store.check_room(key, policy.copies.active.version.digest if keeps else None)
+            turn = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
+            with self._one_begins(policy.name, keeps):
+                record = turn.after(await self._service.answered(turn.question), writes)
+                newest = await _begun(store, key, before, record)
+        if newest is record:
+            return key.id, record.answer
+        if newest.run.run_id != request.run_id:
+            raise SessionConflict("another run has begun it at the same time", newest.step)
+        return key.id, _again(newest, writes)
 
     async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
         """The answer to the next observation of a session.
@@ -76,14 +83,15 @@ class Sessions:
         store, episodes = self._open(policy)
         request = episodes.reader.stepping(reads, body)
         key = Key(policy.name, id_)
-        before = _known(await store.get(key), key)
-        turn = episodes.step(before, request)
-        if isinstance(turn, Answer):
-            return _in(writes, turn)
-        after = turn.after(await self._service.answered(turn.question), writes)
-        if await store.follow(key, before, after):
-            return after.answer
-        return _in(writes, _winner(await store.get(key), key, before, request))
+        async with self._in_time(request.options):
+            before = _known(await store.get(key), key)
+            turn = episodes.step(before, request)
+            if isinstance(turn, Answer):
+                return _in(writes, turn)
+            after = turn.after(await self._service.answered(turn.question), writes)
+            if await store.follow(key, before, after):
+                return after.answer
+            return _in(writes, _winner(await store.get(key), key, before, request))
 
     def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> DirectTurn | Answer:
         """The same where sessions are in memory: a question that keeps the record when it is answered."""
@@ -143,8 +151,13 @@ class Sessions:
         if self._store is None:
             return 0
         for policy in self._service.policies:
-            kept = policy.copies.kept
-            unneeded = kept - await self._store.held(policy.name) if kept else set()
+            held = policy.copies.held
+            needed = await self._store.held(policy.name) if held else set()
+            for digest in needed:
+                policy.copies.slot_of(digest)
+            unneeded = held - needed
+            if self._beginning[policy.name]:  # one of them may be what this session will hold
+                unneeded = set()
             for digest in unneeded & self._unneeded.get(policy.name, set()):
                 policy.copies.forget(digest)
             self._unneeded[policy.name] = unneeded
@@ -163,6 +176,15 @@ class Sessions:
         episodes = self._episodes[policy.name]
         episodes.check()
         return self._store, episodes
+
+    @asynccontextmanager
+    async def _in_time(self, options: Options) -> AsyncIterator[None]:
+        """Within, the store takes no longer than it may, beside the deadline that the question to the policy has."""
+        try:
+            async with asyncio.timeout(self._service.timeout_s(options.timeout_ms) + _STORE_S):
+                yield
+        except TimeoutError:
+            raise DeadlinePassed("no answer before the deadline; the step may have been done all the same") from None
 
     @contextmanager
     def _one_begins(self, policy: str, keeps: bool) -> Iterator[None]:
@@ -197,6 +219,18 @@ class DirectTurn:
         return _in(codec, _winner(self._store.find(self._key), self._key, before, self._request)).body
 
 
+async def _begun(store: Store, key: Key, before: Record | None, record: Record) -> Record:
+    """Puts the first record of a session in the place of `before`, or of what that has become; returns the newest."""
+    for _ in range(_MOST_TRIES):
+        if await store.begin(key, before, record):
+            return record
+        newest = await store.get(key)
+        if newest is not None and (before is None or newest.run.birth != before.run.birth):
+            return newest
+        before = newest  # the run that is to be fenced has stepped, or ended
+    raise SessionConflict("another run steps it all the time", -1 if before is None else before.step)
+
+
 def _known(record: Record | None, key: Key) -> Record:
     if record is None:
         named = repr(key.id) if is_id(key.id) else "of this id"
@@ -214,7 +248,7 @@ def _again(record: Record, writes: Codec) -> Answer:
 def _winner(now: Record | None, key: Key, before: Record, request: Stepping) -> Answer:
     """What is there instead of the record that should have followed: perhaps the same step, asked for twice."""
     now = _known(now, key)
-    if now.run.run_id == before.run.run_id and request.step is not None and now.step == request.step:
+    if now.run.birth == before.run.birth and request.step is not None and now.step == request.step:
         return now.answer
     raise SessionConflict(f"another request has moved the session meanwhile; its last step is {now.step}", now.step)
 

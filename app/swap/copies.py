@@ -35,17 +35,21 @@ class Loader(Protocol):
 class Copies:
     """One policy's. Methods run on the event loop; loading runs in `lane`.
 
-    `holds`: whether somebody needs the version of a digest when it serves no more.
+    `holds`: whether somebody may need the version of a digest when it serves no more; `most_held`: of more than these
+    go those that were asked for the longest time ago.
     """
 
-    def __init__(self, loader: Loader, lane: Executor, holds: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self, loader: Loader, lane: Executor, holds: Callable[[str], bool] = lambda _: False, most_held: int = 1
+    ) -> None:
         self._holds = holds
+        self._most_held = most_held
         self._loader = loader
         self._lane = lane
         self._ready: tuple[Bundle, Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._active: Slot[Engine] | None = None
-        self._kept: dict[str, Slot[Engine]] = {}
+        self._held: dict[str, Slot[Engine]] = {}
 
     @property
     def active(self) -> Slot[Engine]:
@@ -55,20 +59,23 @@ class Copies:
 
     def forget(self, digest: str) -> None:
         """Nobody needs this version any more, unless it serves; what still waits for it will be told."""
-        slot = self._kept.pop(digest, None)
+        slot = self._held.pop(digest, None)
         if slot is not None:
             self._retire(slot)
 
     @property
-    def kept(self) -> set[str]:
+    def held(self) -> set[str]:
         """The digests of the versions that stay, though they do not serve."""
-        return set(self._kept)
+        return set(self._held)
 
     def slot_of(self, digest: str) -> Slot[Engine] | None:
-        """The version of this digest: the one that serves, or one that is kept; None where it has gone."""
+        """The version of this digest: the one that serves, or one that is held; None where it has gone."""
         if self.active.version.digest == digest:
             return self.active
-        return self._kept.get(digest)
+        slot = self._held.pop(digest, None)
+        if slot is not None:
+            self._held[digest] = slot  # it was asked for last
+        return slot
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
         """Makes a version ready beside the one that serves.
@@ -101,14 +108,23 @@ class Copies:
         assert self._ready is not None, f"{name} was not prepared"
         (bundle, engine), self._ready = self._ready, None
         assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
-        old, self._active = self._active, Slot(engine, ServedVersion.of(name, bundle))
-        if old is None:
-            return
-        before = old.version.digest
-        if before not in self._kept and self._holds(before):
-            self._kept[before] = old
-        else:
+        version, old = ServedVersion.of(name, bundle), self._active
+        same = old if old is not None and old.version.digest == digest else self._held.pop(digest, None)
+        if same is None:
+            self._active = Slot(engine, version)
+        else:  # what waits for it goes on
+            self._loader.give_back(engine)
+            self._active, same.version = same, version
+        if old is not None and old is not self._active:
+            self._hold_or_retire(old)
+
+    def _hold_or_retire(self, old: Slot[Engine]) -> None:
+        if not self._holds(old.version.digest):
             self._retire(old)
+            return
+        self._held[old.version.digest] = old
+        while len(self._held) > self._most_held:
+            self.forget(next(iter(self._held)))
 
     def _retire(self, old: Slot[Engine]) -> None:
         old.retired = True

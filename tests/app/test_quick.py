@@ -16,6 +16,7 @@ from app.validate import InputReader, Options, read_options
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
+FLOATS = Leaf("0/observation/x", "float32", (4,))
 ROW = [0.1, -0.2, 0.3, -0.4]
 SPECS = {
     "flat": policy_spec(),
@@ -195,12 +196,36 @@ def test_names_of_which_digits_and_e_are_taken_are_still_told_apart(
     assert reader._familiar.read(body.encode()) is None
 
 
+def test_what_has_names_that_only_digits_tell_apart_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    nested = {"a1": Leaf("0/observation/a1", "float32", (4,)), "a2": Leaf("0/observation/a2", "float32", (2, 2))}
+    for spec, wrap in (
+        (policy_spec(nested), '{"observation": %s}'),
+        (custom_spec({"a1": Leaf("a1", "float32", (4,)), "a2": Leaf("a2", "float32", (2, 2))}), "%s"),
+    ):
+        reader = QuickReader(spec, rows_limit=100)
+        assert reader.read((wrap % '{"a1": [1, 2, 3, 4], "a2": [[1, 2], [3, 4]]}').encode()) is not None
+        swapped = (wrap % '{"a2": [1, 2, 3, 4], "a1": [[1, 2], [3, 4]]}').encode()
+        assert reader.read(swapped) is None
+        with pytest.raises(DoesNotFit):
+            patient(spec, swapped)
+
+
+def test_fields_without_numbers_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    reader = QuickReader(policy_spec({"x": FLOATS, "none": {}}), rows_limit=100)
+    assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "none": {}}}') is not None
+    assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "nonee": {}}}') is None
+
+
 def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
     reader = QuickReader(SPECS["flat"], rows_limit=10_000)
     for rows in range(1, 2 * familiar._MOST_SKELETONS):
         assert reader.read(json.dumps({"observation": [ROW] * rows}).encode()) is not None
     assert len(reader._familiar._known) == familiar._MOST_SKELETONS
+    assert reader._familiar._bytes == sum(map(len, reader._familiar._known))
+    assert reader._familiar.read(json.dumps({"observation": [ROW] * (2 * familiar._MOST_SKELETONS - 1)}).encode())
 
 
 def test_a_body_larger_than_what_a_parser_keeps_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ GIVEN = {
     "sessions_limit": ("4", "6", 4, 6),
     "sessions_bytes_limit": ("500", "600", 500, 600),
     "sessions_idle_s": ("8", "9", 8, 9),
-    "kept_versions": ("11", "12", 11, 12),
+    "held_versions": ("11", "12", 11, 12),
     "state_dir": ("/s", "/t", "/s", "/t"),
     "root_path": ("/a", "/b", "/a", "/b"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
@@ -178,3 +178,6 @@ def test_a_url_of_another_kind_is_refused_and_not_told():
     with pytest.raises(SettingsError, match="redis://") as refused:
         settings_from(["/p"], parsed(), {variable("session_url"): "http://:password@host"})
     assert "password" not in str(refused.value)
+    with pytest.raises(SettingsError, match="redis://") as refused:
+        settings_from(["/p"], parsed(), {variable("session_url"): "redis://:pass/word@host/0"})
+    assert "pass/word" not in str(refused.value)

@@ -19,7 +19,7 @@ def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full:
     count = 500 if full else 20
     trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
     trainer.publish(1)
-    with server_of(store, {"counting": trainer.folder}, "--no-watch", "--kept-versions", "2") as server:
+    with server_of(store, {"counting": trainer.folder}, "--no-watch", "--held-versions", "2") as server:
         followers = [Session(server, weights="latest") for _ in range(count)]
         keepers = [Session(server, weights="episode") for _ in range(count)]
         for number, step in ((1, 1), (2, 2), (3, 3), (4, 4)):
@@ -103,6 +103,19 @@ def test_sessions_in_redis_outlive_the_server(tmp_path: Path, warm: tuple[str, s
             session.server = server
             assert session.step(step=1).content == answer.content
             assert steps_in(session.step(step=2)) == 3
+
+
+def test_a_session_of_another_policy_by_that_name_is_unknown(
+    tmp_path: Path, exports: Path, warm: tuple[str, str]
+) -> None:
+    trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
+    with redis_running() as url:
+        with serving({"same": exports / "recurrent"}, *warm, POLICY_SERVER_SESSION_URL=url) as server:
+            session = Session(server, "same")
+        with serving({"same": trainer.folder}, *warm, POLICY_SERVER_SESSION_URL=url) as server:
+            session.server = server
+            assert "another policy" in problem(session.step(), 404)["detail"]
+            assert steps_in(session.begin()) == 1
 
 
 def test_a_url_of_no_store_is_told_at_the_start(exports: Path) -> None:

@@ -158,6 +158,7 @@ def test_a_new_run_starts_fresh_and_the_old_one_is_fenced(sessions: RunningServe
     assert problem(session.end(run_id="old"), 409)["step"] == 0
     assert steps_in(session.step(run_id="new", step=1)) == 2
     problem(session.begin(run_id="new"), 409)  # is further already
+    assert problem(session.end(run_id=""), 422)["errors"][0]["where"] == "run_id"
     assert session.end(run_id="new").status_code == 204
 
 
@@ -191,6 +192,31 @@ def test_rows_begin_anew_where_they_are_first_or_were_last(sessions: RunningServ
     contradiction = session.step(observation=[OBSERVATION] * 3, first=[True, False, False], step_type=[1, 1, 1])
     assert problem(contradiction, 422)["errors"][0]["where"] == "step_type"
     assert step(first=[True, False, False], step_type=[0, 0, 1]) == [1, 1, 3]
+
+
+def test_a_new_run_takes_over_whatever_the_old_one_does_meanwhile(sessions: RunningServer) -> None:
+    session, fenced = Session(sessions, run_id="old"), threading.Event()
+    statuses = set()
+
+    def go_on() -> None:
+        with httpx.Client(base_url=sessions.url, trust_env=False) as http:
+            while not fenced.is_set():
+                body = {"observation": OBSERVATION, "run_id": "old"}
+                statuses.add(http.post(f"{session.root}/{session.id}/action", json=body).status_code)
+
+    old = threading.Thread(target=go_on)
+    old.start()
+    try:
+        for number in range(20):
+            assert session.begin(run_id=f"new-{number}").status_code == 201
+            assert session.begin(run_id=f"new-{number}", id=session.id).status_code == 201
+            session.begin(run_id="old")  # for another turn
+        assert steps_in(session.begin(run_id="newest")) == 1
+    finally:
+        fenced.set()
+        old.join()
+    assert statuses <= {200, 409}
+    assert steps_in(session.step(run_id="newest", step=1)) == 2
 
 
 @pytest.mark.parametrize("name", ["recurrent", "fixed", "nested"])

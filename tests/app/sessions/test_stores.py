@@ -51,7 +51,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Store], Awaitable
 
 
 def record(birth: str = "b", step: int = 0, held: str | None = None, run_id: str = "r", size: int = 2) -> Record:
-    run = Run(birth, run_id, 2, True, "greedy", 2**63 - 1, True, held)
+    run = Run("identity", birth, run_id, 2, True, "greedy", 2**63 - 1, True, held)
     state = {"1/0": np.arange(size, dtype=np.float32)[:, None], "1/1": np.array([True, False])}
     return Record(run, step, state, np.array([False, True]), "v", 7, Answer("application/json", b"{}"))
 
@@ -107,7 +107,8 @@ def test_sessions_end_wholly_or_only_that_run(run: Callable) -> None:
         assert await store.end(KEY, None) is None
         for key in (KEY, OTHER):
             assert await store.begin(key, None, record(held="d"))
-        assert (await store.end(KEY, "another")).run.run_id == "r"
+        for another in ("another", ""):
+            assert (await store.end(KEY, another)).run.run_id == "r"
         assert await store.get(KEY) is not None
         assert await store.end(KEY, "r") is not None
         assert await store.get(KEY) is None
@@ -146,6 +147,7 @@ def test_no_more_versions_are_held_than_may_be(run: Callable) -> None:
         await store.check_room(keys[2], "two")
         await store.check_room(Key("q", "2"), "three")  # of another policy
         old = await store.get(keys[0])
+        await store.check_room(keys[0], "three")  # it would take its own place
         assert await store.begin(keys[0], old, record("c", held=None))
         assert await store.held("p") == {"two"}
         await store.check_room(keys[2], "three")
@@ -208,7 +210,20 @@ def test_a_record_of_another_kind_of_server_is_none(url: str) -> None:
     async def test() -> None:
         store = RedisStore(url, LIMITS)
         await store._redis.hset("policy-server:sessions:record:p/odd", "data", b"\x93 no record")
-        assert await store.get(Key("p", "odd")) is None
+        odd = Key("p", "odd")
+        assert await store.get(odd) is None
+        assert await store.begin(odd, None, record())
+        await store.close()
+
+    asyncio.run(test())
+
+
+def test_more_may_ask_at_once_than_there_are_connections(url: str) -> None:
+    async def test() -> None:
+        store = RedisStore(url, LIMITS)
+        assert await store.begin(Key("p", "busy"), await store.get(Key("p", "busy")), record())
+        found = await asyncio.gather(*(store.get(Key("p", "busy")) for _ in range(300)))
+        assert all(found)
         await store.close()
 
     asyncio.run(test())

@@ -1,0 +1,120 @@
+"""Which version serves, which ones stay beside it, and which engines are given back."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from app.engine.bundle import Bundle
+from app.swap.copies import Copies
+
+GRAPH: Any = None
+
+
+class Loader:
+    """Engines are the digests of their bundles."""
+
+    def __init__(self) -> None:
+        self.given_back: list[Any] = []
+
+    def load(self, _: Any, bundle: Bundle) -> Any:
+        return bundle.digest
+
+    def stand_by(self, graph: Any, bundle: Bundle) -> None: ...
+
+    def give_back(self, engine: Any) -> None:
+        self.given_back.append(engine)
+
+
+def run(test: Callable[[Copies, Loader, set[str]], Awaitable[None]], most: int = 2) -> None:
+    """With the digests that somebody needs."""
+
+    async def with_copies() -> None:
+        loader, needed = Loader(), set[str]()
+        with ThreadPoolExecutor(1) as lane:
+            await test(Copies(loader, lane, needed.__contains__, most), loader, needed)
+
+    asyncio.run(with_copies())
+
+
+async def serve(copies: Copies, *digests: str) -> None:
+    for digest in digests:
+        await copies.prepare(GRAPH, Bundle(Path(), "graph", digest, 1, "fake", "", {}))
+        copies.activate(f"version {digest}", digest)
+
+
+def test_what_nobody_needs_is_given_back() -> None:
+    async def test(copies: Copies, loader: Loader, _: set[str]) -> None:
+        await serve(copies, "a", "b")
+        assert (copies.active.engine, copies.held, loader.given_back) == ("b", set(), ["a"])
+        assert copies.slot_of("a") is None
+
+    run(test)
+
+
+def test_what_is_needed_stays_until_it_is_forgotten() -> None:
+    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+        needed.add("a")
+        await serve(copies, "a")
+        slot = copies.active
+        await serve(copies, "b", "c")
+        assert (copies.held, loader.given_back) == ({"a"}, ["b"])
+        assert copies.slot_of("a") is slot
+        assert not slot.retired
+        copies.forget("a")
+        assert slot.retired
+        assert (copies.held, loader.given_back) == (set(), ["b", "a"])
+
+    run(test)
+
+
+def test_no_more_stay_than_may_whoever_needs_them() -> None:
+    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+        needed |= set("abcdef")
+        await serve(copies, *"abcdef")
+        assert (copies.held, loader.given_back) == (set("de"), list("abc"))
+
+    run(test)
+
+
+def test_a_version_that_is_held_and_serves_again_is_the_same_one() -> None:
+    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+        needed.add("a")
+        await serve(copies, "a")
+        slot = copies.active
+        await serve(copies, "b", "a", "c")
+        assert copies.slot_of("a") is slot
+        assert not slot.retired
+        assert loader.given_back == ["a", "b"]  # the second copy of a, before b
+
+    run(test)
+
+
+def test_the_same_weights_under_another_name_go_on_in_the_same_engine() -> None:
+    async def test(copies: Copies, loader: Loader, _: set[str]) -> None:
+        await serve(copies, "a")
+        slot = copies.active
+        await copies.prepare(GRAPH, Bundle(Path(), "graph", "a", 1, "fake", "", {}))
+        copies.activate("another name", "a")
+        assert copies.active is slot
+        assert copies.active.version.name == "another name"
+        assert loader.given_back == ["a"]
+
+    run(test)
+
+
+def test_an_engine_is_given_back_only_when_no_batch_runs_on_it() -> None:
+    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+        needed.add("a")
+        await serve(copies, "a")
+        slot = copies.active
+        await serve(copies, "b")
+        slot.hold()
+        copies.forget("a")
+        assert loader.given_back == []
+        slot.release()
+        await copies.drained()
+        assert loader.given_back == ["a"]
+
+    run(test)
