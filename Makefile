@@ -26,9 +26,9 @@ serve: $(READY)  ## serve policies: make serve POLICIES="name=folder …"
 	$(BIN)/python -m app serve $(POLICIES)
 
 # Two at a time: half of the time is TensorFlow's, which uses one core to make a policy. A file stays together, for what
-# its tests share.
+# its tests share; long ones come first (tests/conftest.py).
 test: $(READY)  ## all tests, every scenario with small counts
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(READY)  ## all tests with the full counts; prints figures
 	$(BIN)/python -m pytest --full -rP

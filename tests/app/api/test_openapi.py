@@ -49,6 +49,7 @@ SPECS = {
 }
 NOTHING = ServingInfo({}, {}, Noise(0, 0), {"distribution": "it has none"})
 DATA_ROUTES = ("action", "distribution", "get_initial_state")
+SESSION_ROUTES = ("sessions", "sessions/{id}", "sessions/{id}/action")
 
 
 def policy(spec: PolicySpec, name: str = "p", **more: Any) -> Policy:
@@ -178,19 +179,28 @@ def test_policy_without_distribution_says_why():
 def test_every_policy_has_its_routes_and_the_first_is_the_default():
     described = whole(policy(SPECS["flat"], "first"), policy(SPECS["nested"], "second"))
     assert set(described["paths"]) == {
-        *(f"/v1/policies/{name}/{route}" for name in ("first", "second") for route in DATA_ROUTES),
+        *(f"/v1/policies/{name}/{route}" for name in ("first", "second") for route in (*DATA_ROUTES, *SESSION_ROUTES)),
         *(f"/{route}" for route in DATA_ROUTES),
     }
-    operations = [path["post"] for path in described["paths"].values()]
+    methods = ("post", "get", "delete")
+    operations = [path[method] for path in described["paths"].values() for method in methods if method in path]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     default = described["paths"]["/action"]["post"]
     assert "first.request" in json.dumps(default["requestBody"])
     assert default["tags"] == ["first, the default policy"]
 
 
+def test_policies_without_time_steps_have_no_routes_of_sessions():
+    described = whole(policy(SPECS["custom"], "custom"))
+    assert not [path for path in described["paths"] if "sessions" in path]
+
+
 def test_every_body_may_be_json_or_msgpack():
     for path in whole(policy(SPECS["flat"]))["paths"].values():
-        for bodies in (path["post"]["requestBody"], path["post"]["responses"]["200"]):
+        if "post" not in path:
+            continue
+        answers = path["post"]["responses"]
+        for bodies in (path["post"]["requestBody"], answers.get("200") or answers["201"]):
             assert list(bodies["content"]) == ["application/json", "application/msgpack"]
             binary = bodies["content"]["application/msgpack"]["schema"]
             assert binary["format"] == "binary"
