@@ -7,7 +7,7 @@ stands for that which a request leaves out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -85,6 +85,7 @@ class InputReader:
         self._leaves = {leaf.name: leaf for _, leaf in leaves(spec.inputs)}
         self._state = [leaf.name for _, leaf in leaves(self._nests.get("policy_state", ()))]
         self._defaults = _default_leaves(spec)
+        self._bounds = {name: _bounds(leaf, self._is_step_type(name)) for name, leaf in self._leaves.items()}
 
     def read(self, body: dict[str, Any]) -> Inputs:
         """The fields of `body` (without `options`) as arrays.
@@ -175,17 +176,13 @@ class InputReader:
     def _check_values(self, name: str, tensor: Tensor, sent: _Sent) -> int:
         """Refuses integers (with strict bounds, floats too) out of bounds; counts floats that pass."""
         leaf, where = self._leaves[name], sent.wheres[name]
-        low, high = leaf.minimum, leaf.maximum
-        if self._defaults.get(name, ("",))[0] == "step_type":
-            low, high = FIRST, LAST
-        if (low is None and high is None) or not (leaf.is_integer or leaf.is_float):
+        (low, high), checks = self._bounds[name]
+        if not checks:
             return 0
         array = tensor.array
         outside = np.zeros(array.shape, bool)
-        if low is not None:
-            outside |= array < low
-        if high is not None:
-            outside |= array > high
+        for check in checks:
+            outside |= check(array)
         if not outside.any():
             return 0
         if leaf.is_float and not self._strict_bounds:
@@ -195,6 +192,23 @@ class InputReader:
         bounds = f"{_bound(low, array, first, 'any')} to {_bound(high, array, first, 'any')}"
         sent.problem(where + index, f"{array[first]}", f"{leaf.dtype} from {bounds}")
         return 0
+
+    def _is_step_type(self, name: str) -> bool:
+        return self._defaults.get(name, ("",))[0] == "step_type"
+
+
+def _bounds(leaf: Leaf, step_type: bool) -> tuple[tuple[Any, Any], list[Callable[[Array], Array]]]:
+    """The bounds of a leaf, and what tells which items lie outside, but for what its dtype cannot hold anyway."""
+    low, high = (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
+    checks: list[Callable[[Array], Array]] = []
+    if not (leaf.is_integer or leaf.is_float):
+        return (low, high), checks
+    limits = np.iinfo(leaf.dtype) if leaf.is_integer else None
+    if low is not None and not (limits and np.all(np.asarray(low, object) <= limits.min)):
+        checks.append(lambda array: array < low)
+    if high is not None and not (limits and np.all(np.asarray(high, object) >= limits.max)):
+        checks.append(lambda array: array > high)
+    return (low, high), checks
 
 
 class Defaults:

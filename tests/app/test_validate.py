@@ -489,3 +489,12 @@ def test_initial_state_goes_under_the_names_of_the_inputs():
 )
 def test_policy_without_state_input_takes_no_initial_state(spec):
     assert spec.state_inputs({}) == {}
+
+
+def test_bounds_that_the_dtype_does_not_hold_by_itself_are_checked():
+    reader = InputReader(policy_spec(Leaf("0/observation", "int8", (2,), -128, 100)), rows_limit=9, strict_bounds=False)
+    for value in (np.array([-128, 100], np.int8), [-128, 100]):
+        assert reader.read({"observation": value}).arrays["0/observation"].tolist() == [[-128, 100]]
+    for value in (np.array([0, 101], np.int8), [0, 101]):
+        with pytest.raises(DoesNotFit, match=r"observation\[1\]: 101; expected int8 from -128 to 100"):
+            reader.read({"observation": value})
