@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from app.familiar import FamiliarReader, Numbers, told_apart
-from app.validate import DEFAULTED, FIRST, LAST, LONGEST_TIMEOUT_MS, Inputs, Options, top_level
+from app.validate import DEFAULTED, LONGEST_TIMEOUT_MS, Inputs, Options, bounds_of, top_level
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
 
@@ -185,7 +185,7 @@ class _QuickLeaf:
     @functools.cached_property
     def in_body(self) -> Numbers:
         """Its numbers, where they are in lists."""
-        low, high = _bounds(self.leaf, self.step_type)
+        low, high = bounds_of(self.leaf, self.step_type)
         if isinstance(low, list) or isinstance(high, list):
             limits = [_limits(self.leaf, one, other) for one, other in _pairs(self.leaf, low, high)]
             least, most = map(np.array, zip(*limits, strict=True))
@@ -304,7 +304,7 @@ def _leaf_type(leaf: Leaf, step_type: bool) -> Any:
     """Raises `_NotQuick`."""
     if leaf.dtype in ("string", "bfloat16", "uint64") or not all(leaf.shape):
         raise _NotQuick
-    low, high = _bounds(leaf, step_type)
+    low, high = bounds_of(leaf, step_type)
     if isinstance(low, list) or isinstance(high, list):
         if len(leaf.shape) != 1 or (leaf.shape[0] or 0) > _MOST_BOUNDS:
             raise _NotQuick
@@ -321,10 +321,6 @@ def _item_type(leaf: Leaf, low: Any, high: Any) -> Any:
         return bool
     least, most = _limits(leaf, low, high)
     return Annotated[type(least), Meta(ge=least, le=most)]
-
-
-def _bounds(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:
-    return (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
 
 
 def _pairs(leaf: Leaf, low: Any, high: Any) -> Iterable[tuple[Any, Any]]:

@@ -197,9 +197,14 @@ class InputReader:
         return self._defaults.get(name, ("",))[0] == "step_type"
 
 
+def bounds_of(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:
+    """The least and the most that a leaf may hold, None where it has no bound; `step_type`: that of a time step."""
+    return (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
+
+
 def _bounds(leaf: Leaf, step_type: bool) -> tuple[tuple[Any, Any], list[Callable[[Array], Array]]]:
     """The bounds of a leaf, and what tells which items lie outside, but for what its dtype cannot hold anyway."""
-    low, high = (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
+    low, high = bounds_of(leaf, step_type)
     checks: list[Callable[[Array], Array]] = []
     if not (leaf.is_integer or leaf.is_float):
         return (low, high), checks

@@ -6,8 +6,24 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from bench import BenchError
+
+
+def run(name: str, measure: Callable[[], int]) -> int:
+    """The exit status of a bench: what `measure` returns; 1: nothing could be measured; 130: it was stopped."""
+    stop_on_signals()
+    try:
+        return measure()
+    except BenchError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped, and everything that it started", file=sys.stderr)
+        return 130
 
 
 def options_as_json(options: argparse.Namespace) -> dict[str, Any]:

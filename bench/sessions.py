@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """What sessions cost, and the client.
 
 A step beside a request without a session, a vector of CartPoles through the client beside bare `httpx.Client.post`, the
@@ -27,8 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench import BenchError
-from bench.command import options_as_json, stop_on_signals, tell
+from bench import BenchError, command
+from bench.command import options_as_json, tell
 from bench.load import Generator, compiled, request_bytes
 from bench.machine import Neighbours, machine, warning_before
 from bench.server import Server, serving
@@ -57,20 +56,16 @@ class Found:
 def main() -> int:
     """Measures and prints. 0: well; 1: nothing could be measured; 130: stopped."""
     options = _options()
-    stop_on_signals()
+    return command.run("bench.sessions", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     if busy := warning_before(on := machine()):
         tell(busy)
-    try:
-        neighbours = Neighbours()
-        with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
-            found = list(_measured(options, Path(folder)))
-        on["others_cores"] = round(neighbours.cores(), 2)
-    except BenchError as error:
-        print(f"bench.sessions: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench.sessions: stopped, and everything that it started", file=sys.stderr)
-        return 130
+    neighbours = Neighbours()
+    with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
+        found = list(_measured(options, Path(folder)))
+    on["others_cores"] = round(neighbours.cores(), 2)
     _show(found)
     if options.json:
         told = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}

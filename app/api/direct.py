@@ -16,7 +16,7 @@ from fastapi import Response
 from app.api.access import check_bearer
 from app.api.data import ROUTES, data_paths
 from app.api.problems import problem_response, status_of
-from app.api.sessions import PATHS, STEP
+from app.api.sessions import BEGIN, STEP
 from app.batching.rule import Result
 from app.errors import ClientGone, NotJson, UnknownMediaType
 from app.metrics import DataMetrics, Metrics
@@ -178,13 +178,14 @@ class Direct:
         self.body_limit = body_limit
         self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
         self._places: dict[bytes, _Place] = {}
+        self._sessions_of: dict[bytes, Policy] = {}
         for policy in reversed(service.policies):  # the first is the default
             for route in ROUTES:
                 place = _Place(self._reader(policy, route), metrics.data(policy.name, route))
                 for path in data_paths(route, policy.name):
                     self._places[path.encode()] = place
-        named = {path.format(policy=policy.name): policy for policy in reversed(service.policies) for path in PATHS}
-        self._sessions_of = {path.encode(): policy for path, policy in named.items() if sessions.can_step_at_once}
+            if sessions.can_step_at_once:
+                self._sessions_of |= {path.encode(): policy for path in data_paths(BEGIN, policy.name)}
 
     def way(self, path: bytes, headers: Headers) -> Way | None:
         """What a POST with these headers is about (names in lower case); None where the framework has to see it."""

@@ -83,10 +83,11 @@ class MemoryStore:
         """See `Store`."""
         if self.find(key) is not before:
             return False
-        self._check(key, record.run.held, record.size)
+        kept = _Kept(record, self._clock())
+        self._check(key, record.run.held, kept.size)
         self._drop(key)
-        self._kept[key] = _Kept(record, self._clock())
-        self._bytes += record.size
+        self._kept[key] = kept
+        self._bytes += kept.size
         if record.run.held is not None:
             self._held.setdefault(key.policy, Counter())[record.run.held] += 1
         return True

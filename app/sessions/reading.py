@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,11 +14,10 @@ from app.quick import QuickReader
 from app.validate import InputReader, Inputs, Options, read_options, top_level
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, show
-from saver.artifact import PolicySpec, leaves
+from saver.artifact import PolicySpec, is_name, leaves
 
 LONGEST_NAME = 128
 STATE = "policy_state"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LARGEST_STEP = 2**63 - 1
 
 
@@ -112,7 +110,7 @@ def _check_id(value: Any) -> Problem | None:
 
 def is_id(text: str) -> bool:
     """Whether a session may have this id."""
-    return len(text) <= LONGEST_NAME and _ID.fullmatch(text) is not None
+    return len(text) <= LONGEST_NAME and is_name(text)
 
 
 def check_run_id(value: Any) -> Problem | None:

@@ -20,7 +20,7 @@ from app.sessions.record import Answer, Record
 from app.sessions.store import Key, Store
 from app.settings import variable
 from app.validate import Options
-from app.wire.codecs import JSON, MSGPACK, Codec
+from app.wire.codecs import Codec, reader_of
 
 # How often idle sessions, and versions that nobody keeps any more, are looked for.
 TIDY_S = 0.5
@@ -28,7 +28,6 @@ TIDY_S = 0.5
 _STORE_S = 1.0
 # To begin in the place of a session that its old run still steps.
 _MOST_TRIES = 100
-_CODECS = {codec.media_type: codec for codec in (JSON, MSGPACK)}
 
 
 class Sessions:
@@ -257,4 +256,4 @@ def _in(codec: Codec, answer: Answer) -> Answer:
     """The answer in the form that this request asks for; as a rule it has that already."""
     if answer.media_type == codec.media_type:
         return answer
-    return Answer(codec.media_type, codec.encode(_CODECS[answer.media_type].decode(answer.body)))
+    return Answer(codec.media_type, codec.encode(reader_of(answer.media_type).decode(answer.body)))

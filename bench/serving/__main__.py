@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """What an answer costs beside the HTTP around it, beside what people write, and with one or two processes.
 
 Real servers on this machine, loaded by a compiled client: a bare echo, a naive server, and ours with each engine. All
@@ -15,8 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import BenchError
-from bench.command import options_as_json, stop_on_signals, tell
+from bench import command
+from bench.command import options_as_json, tell
 from bench.load import compiled
 from bench.machine import Neighbours, machine, warning_before
 from bench.serving import acceptance, chart, report
@@ -30,15 +29,7 @@ from bench.serving.scenarios import NAMES, SCENARIOS, START, stages
 def main() -> int:
     """Measures and prints. 0: well; 1: failures, or nothing could be measured; 130: stopped."""
     options = _options()
-    stop_on_signals()
-    try:
-        return _run(options)
-    except BenchError as error:
-        print(f"bench.serving: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench.serving: stopped, and everything that it started", file=sys.stderr)
-        return 130
+    return command.run("bench.serving", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """How soon published weights answer, and what swapping them does to the latency of requests.
 
 For policies of three sizes: from the publication of a checkpoint to the first answer with it, by the watched folder, by
@@ -15,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError
-from bench.command import options_as_json, stop_on_signals, tell
+from bench import command
+from bench.command import options_as_json, tell
 from bench.load import generator
 from bench.machine import Neighbours, machine, warning_before
 from bench.swaps import report
@@ -30,15 +29,7 @@ QUICK |= {"maximum_s": 0.5}
 def main() -> int:
     """Measures and prints. 0: well; 1: failures, missed swaps, or nothing could be measured; 130: stopped."""
     options = _options()
-    stop_on_signals()
-    try:
-        return _run(options)
-    except BenchError as error:
-        print(f"bench.swaps: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench.swaps: stopped, and everything that it started", file=sys.stderr)
-        return 130
+    return command.run("bench.swaps", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
