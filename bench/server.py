@@ -66,12 +66,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(policies: Mapping[str, Path], log: Path, options: Sequence[str]) -> Iterator[Server]:
-    """Runs `python -m app serve` on a free port until the block ends. The first policy is the one that is measured."""
+def serving(policies: Mapping[str, Path], log: Path, options: Sequence[str], tree: Path = ROOT) -> Iterator[Server]:
+    """Runs `python -m app serve` of the source `tree` on a free port until the block ends.
+
+    The first policy is the one that is measured.
+    """
     port = free_port()
     named = [f"{name}={folder}" for name, folder in policies.items()]
     words = [sys.executable, "-m", "app", "serve", *named, "--port", str(port), *options]
-    with started(words, log, {"POLICY_SERVER_ADMIN_TOKEN": _TOKEN}) as process:
+    with started(words, log, {"POLICY_SERVER_ADMIN_TOKEN": _TOKEN}, tree) as process:
         server = Server(next(iter(policies)), port, log, process.pid)
         at_most_s = _START_S + _POLICY_S * len(policies)
         wait_until_ready(process, log, lambda: bool(server.call("GET", "/readyz")), at_most_s)
@@ -79,13 +82,15 @@ def serving(policies: Mapping[str, Path], log: Path, options: Sequence[str]) -> 
 
 
 @contextlib.contextmanager
-def started(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A server's process, until the block ends."""
+def started(
+    words: Sequence[str], log: Path, environment: Mapping[str, str], tree: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server's process, run in the source `tree`, until the block ends."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("POLICY_SERVER_")}
     with log.open("wb") as out:
         process = subprocess.Popen(
             words,
-            cwd=ROOT,
+            cwd=tree,
             env={**kept, **environment},
             stdin=subprocess.DEVNULL,
             stdout=out,

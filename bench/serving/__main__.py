@@ -19,6 +19,7 @@ from bench.command import options_as_json, tell
 from bench.load import compiled
 from bench.machine import Neighbours, machine, warning_before
 from bench.serving import acceptance, chart, report
+from bench.serving.before import source_of
 from bench.serving.exports import Exports
 from bench.serving.peers import environments
 from bench.serving.peers.table import PEERS
@@ -34,7 +35,9 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     peers = list(PEERS.values()) if options.peers else []
-    wanted = stages(options.scenario, options.only, [peer.competitor for peer in peers])
+    wanted = stages(
+        options.scenario, options.only, [peer.competitor for peer in peers], with_before=bool(options.before)
+    )
     on = machine()
     if busy := warning_before(on):
         tell(busy)
@@ -44,7 +47,9 @@ def _run(options: argparse.Namespace) -> int:
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as name, _exports(options.exports, name) as exports:
         folder = Path(name)
-        bench = Bench(Plan(options.rounds, options.seconds), exports, compiled(folder), folder, tell, options.peers)
+        before = source_of(options.before, folder / "before") if options.before else None
+        plan = Plan(options.rounds, options.seconds)
+        bench = Bench(plan, exports, compiled(folder), folder, tell, options.peers, before)
         results = bench.run(wanted, with_starts=not options.only and START in (options.scenario or NAMES))
     results.machine = on | {"others_cores": round(neighbours.cores(), 2)}
     lines = acceptance.lines(results, [peer.name for peer in peers])
@@ -74,6 +79,7 @@ def _options() -> argparse.Namespace:
     add("--seconds", type=float, default=2.0, help="of a turn (%(default)s)")
     add("--exports", type=Path, metavar="FOLDER", help="where policies are kept from run to run, some 50 MB")
     add("--peers", type=Path, metavar="FOLDER", help=f"with {', '.join(PEERS)}, whose environments are made there")
+    add("--before", metavar="REVISION", help="our servers of this commit take part, too")
     add("--json", type=Path, metavar="FILE", help="write all figures there, too")
     add("--chart", type=Path, metavar="FILE", help="draw a picture: .png or .svg")
     return parser.parse_args()

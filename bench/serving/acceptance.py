@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.serving.results import Results, Row
+from bench.serving.scenarios import SCENARIOS, name_before
 
 _Compare = Callable[[float, float], bool]
 AT_LEAST: tuple[str, _Compare] = ("at least", operator.ge)
 AT_MOST: tuple[str, _Compare] = ("at most", operator.le)
+# No change may cost more than that anywhere.
+_BY_BEFORE = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def lines(results: Results, peers: Sequence[str] = ()) -> list[Line]:
         *_overload(results),
         *_policies(results),
         *_starts(results),
+        *_by_before(results),
     ]
 
 
@@ -118,6 +122,22 @@ def _starts(results: Results) -> list[Line]:
     return [
         Line("5", "a front without TensorFlow, resident MB", max(held, default=None), 150, AT_MOST),
         Line("5", "warm start to the first answer, s", took[len(took) // 2] if took else None, 1.5, AT_MOST),
+    ]
+
+
+def _by_before(results: Results) -> list[Line]:
+    """Each of our servers by its twin from an earlier revision, where that took part."""
+    titles = {scenario.name: scenario.title for scenario in SCENARIOS}
+    return [
+        Line(
+            "",
+            f"{titles[row.scenario]}: {row.competitor}, answers/s by those before",
+            row.ratio(twin, "rate"),
+            _BY_BEFORE,
+            AT_LEAST,
+        )
+        for row in results.rows
+        if row.samples and (twin := results.row(row.scenario, name_before(row.competitor)))
     ]
 
 

@@ -51,9 +51,12 @@ class Exports:
         shutil.copytree(self.folder / name, to, ignore=shutil.ignore_patterns(READY))
         return to
 
-    def compiled(self, name: str, count: int = 1) -> Path:
-        """A server's --state-dir in which policies lie compiled: for warm starts, and to run one without a server."""
-        state = self.folder / f"{name}-{count}-state"
+    def compiled(self, name: str, count: int = 1, tree: Path = ROOT) -> Path:
+        """A server's --state-dir in which policies lie compiled: for warm starts, and to run one without a server.
+
+        `tree` is the source of the server that compiles them: it need not take what another revision has compiled.
+        """
+        state = self.folder / f"{name}-{count}-state{'' if tree == ROOT else '-before'}"
         if not state.exists():
             self.tell(f"{name}: compiled beforehand")
             made = self.folder / f".{state.name}"
@@ -61,6 +64,7 @@ class Exports:
                 self.policies(name, count),
                 self.folder / f"{name}.log",
                 ["--engine", "litert", "--state-dir", str(made)],
+                tree,
             ):
                 pass
             made.rename(state)  # whole, or not there

@@ -40,6 +40,7 @@ class Bench:
     folder: Path
     tell: Callable[[str], None]
     environments: Path | None = None  # of the peers, where they take part
+    before: Path | None = None  # the source of an earlier revision, where it takes part
 
     def run(self, stages: Sequence[Sequence[Scenario]], with_starts: bool) -> Results:
         """Everything."""
@@ -48,7 +49,9 @@ class Bench:
         self.exports.make([*names, SMALL] if with_starts else names)
         for stage in stages:
             with TemporaryDirectory(dir=self.folder) as folder, ExitStack() as stack:
-                launcher = Launcher(Starter(self.exports, Path(folder), stack, self.environments), self.program)
+                launcher = Launcher(
+                    Starter(self.exports, Path(folder), stack, self.environments, self.before), self.program
+                )
                 started = self._started(stage, launcher)
                 _wait_until_quiet(launcher)
                 for scenario, targets, rows in started:
@@ -96,7 +99,6 @@ class Bench:
 
     def _turn(self, target: Direct | Loaded, row: Row, seconds: float, launcher: Launcher) -> None:
         """One sample; whoever breaks is out."""
-        running = target.pid if isinstance(target, Loaded) else 0
         running = target.pid if isinstance(target, Loaded) else 0
         others = [pid for other in launcher.running if other != running for pid in usage.family(other)]
         before = usage.cpu_s(others)

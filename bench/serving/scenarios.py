@@ -25,7 +25,8 @@ class Kind(StrEnum):
 class Competitor:
     """One that answers. Of ours: `policies` are loaded; requests go to all of them by turns (`spread`), or to one.
 
-    `swapped`: a checkpoint is published every SWAP_EVERY_S while it is measured.
+    `swapped`: a checkpoint is published every SWAP_EVERY_S while it is measured. `before`: it runs from the source of
+    an earlier revision.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Competitor:
     policies: int = 1
     spread: bool = False
     swapped: bool = False
+    before: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,16 @@ START = "start"
 NAMES = (*(scenario.name for scenario in SCENARIOS), START)
 
 
-def stages(names: Sequence[str], only: Sequence[str], peers: Sequence[Competitor] = ()) -> list[list[Scenario]]:
+def stages(
+    names: Sequence[str], only: Sequence[str], peers: Sequence[Competitor] = (), with_before: bool = False
+) -> list[list[Scenario]]:
     """The scenarios of these `names`, those together whose servers are the same ones.
 
     Args:
       names: of scenarios; all where empty.
       only: the names of the competitors that take part; all where empty.
       peers: who else takes part, where it can.
+      with_before: whether each of our servers has one of an earlier revision beside it.
 
     Raises:
       BenchError: somebody who takes part nowhere.
@@ -152,9 +157,22 @@ def stages(names: Sequence[str], only: Sequence[str], peers: Sequence[Competitor
             continue
         all_of_it = scenario.competitors + (tuple(peers) if scenario.name in _WITH_PEERS else ())
         competitors = tuple(one for one in all_of_it if not only or one.name in only)
+        if with_before:
+            competitors = tuple(each for one in competitors for each in _with_before(one))
         if competitors:
             wanted.append(replace(scenario, competitors=competitors))
     unknown = set(only) - {one.name for scenario in wanted for one in scenario.competitors}
     if unknown:
         raise BenchError(f"{', '.join(sorted(unknown))} takes part in none of these scenarios")
     return [list(group) for _, group in groupby(wanted, key=lambda scenario: scenario.policy)]
+
+
+def name_before(name: str) -> str:
+    """The name of a competitor's twin from an earlier revision."""
+    return f"{name}-before"
+
+
+def _with_before(competitor: Competitor) -> tuple[Competitor, ...]:
+    if competitor.kind is not Kind.OURS:
+        return (competitor,)
+    return competitor, replace(competitor, name=name_before(competitor.name), before=True)

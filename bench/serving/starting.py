@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import BenchError
-from bench.server import free_port, serving, started, wait_until_ready
+from bench.server import ROOT, free_port, serving, started, wait_until_ready
 from bench.serving import exports, peers, usage
 from bench.serving.calls import check_answer, is_listening
 from bench.serving.direct import compiled_in
@@ -37,12 +37,13 @@ class Running:
 
 @dataclass(frozen=True)
 class Starter:
-    """Files of the servers go to `folder`; `stack` ends them."""
+    """Files of the servers go to `folder`; `stack` ends them. `before` is the source tree of the earlier revision."""
 
     exports: Exports
     folder: Path
     stack: ExitStack
     environments: Path | None = None  # of the peers
+    before: Path | None = None
 
     def start(self, competitor: Competitor, scenario: Scenario) -> Running:
         """Returns when it answers.
@@ -72,12 +73,20 @@ class Starter:
             policies, publish = {scenario.policy: copy}, self._checkpoints(scenario, copy).publish
         options = ["--engine", competitor.engine, "--workers", str(competitor.workers)]
         options += _OPTIONS.get(scenario.policy, ())
+        tree = self._tree(competitor)
         if competitor.policies > 1:  # compiling so many takes a minute
             state = self.folder / f"{competitor.name}-state"
-            shutil.copytree(self.exports.compiled(scenario.policy, exports.HOW_MANY), state)
+            shutil.copytree(self.exports.compiled(scenario.policy, exports.HOW_MANY, tree), state)
             options += ["--state-dir", str(state)]
-        server = self.stack.enter_context(serving(policies, self._log(competitor.name), options))
+        server = self.stack.enter_context(serving(policies, self._log(competitor.name), options, tree))
         return Running(server.port, server.pid, tuple(f"/v1/policies/{name}/action" for name in policies), publish)
+
+    def _tree(self, competitor: Competitor) -> Path:
+        if not competitor.before:
+            return ROOT
+        if self.before is None:
+            raise BenchError("no earlier revision was named")
+        return self.before
 
     def _checkpoints(self, scenario: Scenario, policy: Path) -> Checkpoints:
         stock = Stock(self.exports.folder / scenario.policy / exports.READY)

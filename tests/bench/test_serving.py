@@ -96,6 +96,24 @@ def test_acceptance_compares_with_its_bounds() -> None:
     assert found["warm start to the first answer, s"] == (1.2, True)
 
 
+def test_each_of_our_servers_is_held_to_its_twin_of_an_earlier_revision() -> None:
+    (stage,) = scenarios.stages(["one-row-8"], ["echo", "litert-1"], with_before=True)
+    assert [(one.name, one.before) for one in stage[0].competitors] == [
+        ("echo", False),
+        ("litert-1", False),
+        ("litert-1-before", True),
+    ]
+    found = lines(Results([row("one-row-8", "litert-1", 94), row("one-row-8", "litert-1-before", 100)]))
+    assert found["one row, 8 clients: litert-1, answers/s by those before"] == (0.94, False)
+
+
+def test_a_revision_that_git_lacks_is_told() -> None:
+    words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--before", "no-such-revision"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "--before no-such-revision" in done.stderr
+
+
 def test_best_peer_is_the_one_that_counts() -> None:
     rows = [row("one-row-32", name, rate) for name, rate in (("litert-1", 80), ("slow", 1), ("fast", 20))]
     (found,) = [one for one in acceptance.lines(Results(rows), ["slow", "fast", "absent"]) if "peer" in one.what]
