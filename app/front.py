@@ -160,7 +160,7 @@ class Front:
     async def _open_policy(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
-        manager = RemoteManager(named.name, self.link)
+        manager = RemoteManager(named.name, self.link, settings.swap_deadline_ms / 1000)
         loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
         copies = Copies(
             BundleLoader(), loading_lane, functools.partial(self._holds, named.name), settings.held_versions

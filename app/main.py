@@ -103,7 +103,7 @@ async def _start_workshop(
     arguments = (settings.engine, settings.log_level)
     keeper = Keeper(
         "the workshop process",
-        lambda: Child.start("app.workshop", arguments, {}),
+        lambda: Child.start("app.workshop", arguments, {}, stalled_s=settings.stalled_s),
         begin,
         lambda child: child.end(),
         lambda: metrics.restarted("workshop"),
@@ -126,7 +126,7 @@ def _keepers_of_fronts(
     metrics: Metrics,
 ) -> list[Keeper]:
     async def start() -> Child:
-        return await Child.start("app.front", (), manager_calls(managers), [listener])
+        return await Child.start("app.front", (), manager_calls(managers), [listener], settings.stalled_s)
 
     async def begin(child: Child) -> None:
         await opened.wait()
@@ -149,10 +149,10 @@ async def _begin_front(child: Child, settings: Settings, managers: Mapping[str, 
     with contextlib.ExitStack() as stack:
         offers = {name: stack.enter_context(manager.offered()) for name, manager in managers.items()}
         loads = {name: Offer(version.name, graph, bundle) for name, (version, graph, bundle) in offers.items()}
-        await child.link.call("open", settings, loads)
+        await child.call("open", settings, loads)
         for name, manager in managers.items():
-            await manager.admit(RemoteFront(name, child.link), offers[name][0].key)
-    await child.link.call("listen")
+            await manager.admit(RemoteFront(name, child), offers[name][0].key)
+    await child.call("listen")
 
 
 async def _open_managers(

@@ -71,6 +71,13 @@ class Settings:
     strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
     deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)
+    # A graph of 250 million parameters is opened, compiled and verified in less.
+    swap_deadline_ms: int = knob(
+        120_000, "time for the answer to a reload or rollback, which goes on all the same", least=1
+    )
+    stalled_s: int = knob(
+        30, "seconds without any work after which a process that has yet to answer another is replaced", least=1
+    )
     # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB are some 600 rows.
     body_limit_bytes: int = knob(64 * 2**20, "largest request body, uploads apart", least=1)
     # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.

@@ -11,6 +11,8 @@ import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from app.processes.link import Handlers, Link
 
@@ -21,6 +23,10 @@ _SETTLED_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 # What a process that was told to end may take; then it is killed.
 _PATIENCE_S = 5.0
+_STALLED_S = 30.0
+# So often is a process that has yet to answer looked at before it counts as stalled. Counted, and not only timed: when
+# all processes were stopped together and go on, none is killed.
+_LOOKS = 4
 
 
 class Child:
@@ -29,13 +35,19 @@ class Child:
     It is given the number of its end of the link, and of each socket in `sockets`, as arguments, before `arguments`.
     """
 
-    def __init__(self, process: Process, link: Link) -> None:
+    def __init__(self, process: Process, link: Link, stalled_s: float) -> None:
         self.process = process
         self.link = link
+        self.stalled_s = stalled_s
 
     @classmethod
     async def start(
-        cls, module: str, arguments: Sequence[str], handlers: Handlers, sockets: Sequence[socket.socket] = ()
+        cls,
+        module: str,
+        arguments: Sequence[str],
+        handlers: Handlers,
+        sockets: Sequence[socket.socket] = (),
+        stalled_s: float = _STALLED_S,
     ) -> Child:
         """Starts the process; it reads no input, and ends when its link does."""
         ours, theirs = socket.socketpair()
@@ -51,7 +63,31 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in a terminal is for the one that starts them
             )
-        return cls(process, await Link.over(ours, handlers))
+        return cls(process, await Link.over(ours, handlers), stalled_s)
+
+    async def call(self, name: str, *args: Any) -> Any:
+        """See `Link.call`. A process that gets nothing done for `stalled_s` is killed over it: it will not answer.
+
+        What counts is time on a core, of which one that is stopped, or hangs, takes none: work may take as long as
+        it needs.
+        """
+        asked = asyncio.ensure_future(self.link.call(name, *args))
+        try:
+            idle, used = 0, _ticks(self.process.pid)
+            while not (await asyncio.wait({asked}, timeout=self.stalled_s / _LOOKS))[0]:
+                before, used = used, _ticks(self.process.pid)
+                idle = idle + 1 if before == used != -1 else 0
+                if idle == _LOOKS:
+                    log.error("process %d got nothing done for %g s and is killed", self.process.pid, self.stalled_s)
+                    self.kill()
+            return await asked
+        finally:
+            asked.cancel()
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it is at."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
     async def ended(self) -> str:
         """How it ended, once it has: "exit status 1", "killed by SIGKILL"."""
@@ -66,8 +102,7 @@ class Child:
             await asyncio.wait_for(self.process.wait(), _PATIENCE_S)
         except TimeoutError:
             log.warning("process %d does not end and is killed", self.process.pid)
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+            self.kill()
             await self.process.wait()
 
 
@@ -137,6 +172,16 @@ class Keeper:
                 if child is not None:
                     await child.end()
                 pause_s = _longer(pause_s)
+
+
+def _ticks(pid: int) -> int:
+    """The time on a core that a process has had, in clock ticks; -1 where the system does not tell."""
+    try:
+        # Behind the name, which may hold anything: fields 3 to 15 of proc(5), the last two of which are the times.
+        user, system = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[11:13]
+    except (OSError, ValueError):
+        return -1
+    return int(user) + int(system)
 
 
 def _longer(pause_s: float) -> float:

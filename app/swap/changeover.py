@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from app.engine.bundle import Bundle, Graph, Prepared
 from app.errors import SwapRefused
 from app.metrics import PolicyMetrics
-from app.swap.fleet import Fleet, Front
+from app.swap.fleet import Fleet
 from app.swap.history import History
 from app.swap.states import State, Version
 
@@ -26,6 +26,7 @@ class Changeover:
         self._metrics = metrics
         self._draining: set[asyncio.Task[None]] = set()
         self._active: tuple[Version, Graph, Bundle] | None = None
+        self._next: tuple[Version, Graph, Bundle] | None = None
 
     @property
     def begun(self) -> bool:
@@ -42,13 +43,12 @@ class Changeover:
         assert self._active is not None, "nothing serves before the first version was found"
         return self._active
 
-    async def admit(self, front: Front, loaded: tuple[str, str]) -> None:
-        """Takes in a front that has `loaded` what was offered to it before (name and digest)."""
-        version, graph, bundle = self.offer()
-        if version.key != loaded:
-            await front.prepare(graph, bundle)
-            await front.activate(*version.key)
-        self.fleet.admit(front)
+    def wanted(self) -> tuple[Version, Graph, Bundle]:
+        """What a front has to run to be admitted now: the active version, or the one that the others switch to.
+
+        While a version is only made ready, that is the active one: a front admitted then is made ready too.
+        """
+        return self._next or self.offer()
 
     async def to(
         self, version: Version, graph: Graph, prepare: Callable[[], Awaitable[Prepared]], stamp: object = None
@@ -73,8 +73,12 @@ class Changeover:
             # What is refused for now is tried again, whatever its files look like.
             self._history.refuse(version, str(refusal), object() if refusal.for_now else stamp)
             raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
-        await self.fleet.activate(*version.key)
-        self._switched(version, graph, bundle)
+        self._next = version, graph, bundle  # with no wait since all were ready: nobody is admitted in between
+        try:
+            await self.fleet.activate(*version.key)
+            self._switched(version, graph, bundle)
+        finally:
+            self._next = None
 
     async def drained(self) -> None:
         """Returns when no batch runs on older weights than the active ones."""

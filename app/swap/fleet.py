@@ -44,12 +44,17 @@ class Fleet:
         self._fronts.append(front)
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
-        """Makes a version ready on all.
+        """Makes a version ready on all, those that were admitted meanwhile among them.
+
+        Whoever goes on without waiting finds it ready on every front.
 
         Raises:
           SwapRefused: one of them cannot load it.
         """
-        await self._ask(lambda front: front.prepare(graph, bundle))
+        ready: list[Front] = []
+        while late := [front for front in self._fronts if front not in ready]:
+            await self._ask(lambda front: front.prepare(graph, bundle), late)
+            ready += late
 
     async def activate(self, name: str, digest: str) -> None:
         """Switches all."""
@@ -71,8 +76,8 @@ class Fleet:
         """Inputs of real requests, from all."""
         return [inputs for one in await self._ask(lambda front: front.recorded()) for inputs in one]
 
-    async def _ask(self, ask: Callable[[Front], Awaitable[Any]]) -> list[Any]:
-        asked = list(self._fronts)
+    async def _ask(self, ask: Callable[[Front], Awaitable[Any]], some: list[Front] | None = None) -> list[Any]:
+        asked = list(self._fronts) if some is None else some
         answers = await asyncio.gather(*map(ask, asked), return_exceptions=True)
         for front, answer in zip(asked, answers, strict=True):
             if isinstance(answer, LinkLost) and front in self._fronts:

@@ -145,23 +145,36 @@ class Manager:
     def offered(self) -> Iterator[tuple[Version, Graph, Bundle]]:
         """What a front has to load before it can be admitted; within, its files stay where they are."""
         offer = self._changeover.offer()
-        digest = offer[2].digest
-        self._offered[digest] += 1
-        try:
+        with self._kept(offer[2]):
             yield offer
-        finally:
-            self._offered[digest] -= 1
 
     async def admit(self, front: Front, loaded: tuple[str, str]) -> None:
         """Takes in a front that has loaded the version `loaded` (name and digest); it is asked in every swap from now.
 
+        A swap that is under way is not waited for: it may take long, and the front could be the only one.
+
         Raises:
           LinkLost: it is gone already.
+          SwapRefused: it cannot load what serves by now.
         """
-        async with self._one_at_a_time:
-            await self._changeover.admit(front, loaded)
-            if self._paused is not None:
-                await front.pause(self._paused)
+        while loaded != (wanted := self._changeover.wanted())[0].key:
+            version, graph, bundle = wanted
+            with self._kept(bundle):
+                await front.prepare(graph, bundle)
+                await front.activate(*version.key)
+            loaded = version.key
+        self._changeover.fleet.admit(front)
+        if self._paused is not None:
+            await front.pause(self._paused)
+
+    @contextlib.contextmanager
+    def _kept(self, bundle: Bundle) -> Iterator[None]:
+        """Within, the files of the bundle stay where they are."""
+        self._offered[bundle.digest] += 1
+        try:
+            yield
+        finally:
+            self._offered[bundle.digest] -= 1
 
     async def pause(self, mode: str) -> str | None:
         """Pauses every front; returns what is in force when no batch runs any more."""

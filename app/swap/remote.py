@@ -15,7 +15,7 @@ from typing import Any
 
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph, Prepared
-from app.errors import LinkLost, SwapRefused
+from app.errors import DeadlinePassed, LinkLost, SwapRefused
 from app.processes.child import Child
 from app.processes.link import Handlers, Link
 from app.swap.manager import Manager, Swapped
@@ -92,7 +92,7 @@ class WorkshopCalls:
             raise SwapRefused("the server is stopping")
         child = self._child
         try:
-            return await child.link.call(name, *args)
+            return await child.call(name, *args)
         except LinkLost:
             if not self._closed:
                 self._there.clear()
@@ -139,57 +139,69 @@ class RemoteWorkshop:
 class RemoteFront:
     """One front as the manager of one policy sees it: see `app.swap.fleet.Front`."""
 
-    def __init__(self, policy: str, link: Link) -> None:
+    def __init__(self, policy: str, child: Child) -> None:
         self._policy = policy
-        self._link = link
+        self._child = child
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
         """See `Front`."""
-        await self._link.call("prepare", self._policy, graph, bundle)
+        await self._child.call("prepare", self._policy, graph, bundle)
 
     async def activate(self, name: str, digest: str) -> None:
         """See `Front`."""
-        await self._link.call("activate", self._policy, name, digest)
+        await self._child.call("activate", self._policy, name, digest)
 
     async def drained(self) -> None:
         """See `Front`."""
-        await self._link.call("drained", self._policy)
+        await self._child.call("drained", self._policy)
 
     async def pause(self, mode: str) -> None:
         """See `Front`."""
-        await self._link.call("pause", self._policy, mode)
+        await self._child.call("pause", self._policy, mode)
 
     async def resume(self) -> None:
         """See `Front`."""
-        await self._link.call("resume", self._policy)
+        await self._child.call("resume", self._policy)
 
     async def recorded(self) -> list[Arrays]:
         """See `Front`."""
-        inputs: list[Arrays] = await self._link.call("recorded", self._policy)
+        inputs: list[Arrays] = await self._child.call("recorded", self._policy)
         return inputs
 
 
 class RemoteManager:
-    """The manager of one policy as a front sees it: see `Manager`."""
+    """The manager of one policy as a front sees it: see `Manager`.
 
-    def __init__(self, policy: str, link: Link) -> None:
+    `swap_deadline_s`: how long a call that changes what serves is waited for.
+    """
+
+    def __init__(self, policy: str, link: Link, swap_deadline_s: float) -> None:
         self._policy = policy
         self._link = link
+        self._swap_deadline_s = swap_deadline_s
 
     async def reload(self, name: str | None) -> Swapped:
-        """See `Manager.reload`."""
-        swapped: Swapped = await self._link.call("reload", self._policy, name)
-        return swapped
+        """See `Manager.reload`; raises DeadlinePassed where that takes long."""
+        return await self._swapped("reload", name)
 
     async def reload_export(self) -> Swapped:
-        """See `Manager.reload_export`."""
-        swapped: Swapped = await self._link.call("reload_export", self._policy)
-        return swapped
+        """See `Manager.reload_export`; raises DeadlinePassed where that takes long."""
+        return await self._swapped("reload_export")
 
     async def rollback(self) -> Swapped:
-        """See `Manager.rollback`."""
-        swapped: Swapped = await self._link.call("rollback", self._policy)
-        return swapped
+        """See `Manager.rollback`; raises DeadlinePassed where that takes long."""
+        return await self._swapped("rollback")
+
+    async def _swapped(self, call: str, *args: Any) -> Swapped:
+        try:
+            async with asyncio.timeout(self._swap_deadline_s):
+                swapped: Swapped = await self._link.call(call, self._policy, *args)
+                return swapped
+        except TimeoutError:
+            raise DeadlinePassed(
+                f"no end after {self._swap_deadline_s:g} s; what was asked goes on, or waits for its turn: "
+                f"GET /admin/policies/{self._policy}/versions tells how it ends"
+            ) from None
 
     async def wait_for(self, train_step: int) -> None:
         """See `Manager.wait_for`."""

@@ -41,6 +41,8 @@ GIVEN = {
     "workers": ("1", "1", 1, 1),
     "engine": ("tensorflow", "auto", "tensorflow", "auto"),
     "deadline_ms": ("5", "7", 5, 7),
+    "swap_deadline_ms": ("13", "14", 13, 14),
+    "stalled_s": ("15", "16", 15, 16),
     "body_limit_bytes": ("100", "200", 100, 200),
     "upload_limit_bytes": ("300", "400", 300, 400),
     "rows_limit": ("10", "20", 10, 20),

@@ -133,3 +133,52 @@ def test_a_first_child_that_cannot_begin_is_told():
         await house.keeper.close()
 
     run(test)
+
+
+def test_call_that_a_stopped_process_does_not_answer_ends_with_it(caplog):
+    async def test() -> None:
+        child = await Child.start(ECHO, (), {}, stalled_s=0.2)
+        await child.call("pid")
+        os.kill(child.process.pid, signal.SIGSTOP)
+        with pytest.raises(LinkLost):
+            await child.call("pid")
+        assert await child.process.wait() == -signal.SIGKILL
+
+    run(test)
+    assert "got nothing done for 0.2 s and is killed" in caplog.text
+
+
+def test_call_over_which_a_process_works_may_take_as_long_as_it_needs(monkeypatch):
+    """A stopped process that is said to work."""
+    told = []
+    monkeypatch.setattr(child_module, "_ticks", lambda _: told.append(0) or len(told))
+
+    async def test() -> None:
+        child = await Child.start(ECHO, (), {}, stalled_s=0.02)
+        await child.call("pid")
+        os.kill(child.process.pid, signal.SIGSTOP)
+        call = asyncio.create_task(child.call("echo", 1))
+        while len(told) < 30:
+            await asyncio.sleep(0.005)
+        assert not call.done()
+        os.kill(child.process.pid, signal.SIGCONT)
+        assert await call == (1,)
+        await child.end()
+
+    run(test)
+
+
+def test_where_the_system_does_not_tell_nothing_is_killed(monkeypatch):
+    monkeypatch.setattr(child_module, "_ticks", lambda _: -1)
+
+    async def test() -> None:
+        child = await Child.start(ECHO, (), {}, stalled_s=0.01)
+        await child.call("pid")
+        os.kill(child.process.pid, signal.SIGSTOP)
+        call = asyncio.create_task(child.call("echo", 1))
+        assert not (await asyncio.wait({call}, timeout=0.1))[0]
+        os.kill(child.process.pid, signal.SIGCONT)
+        assert await call == (1,)
+        await child.end()
+
+    run(test)

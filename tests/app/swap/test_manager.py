@@ -755,6 +755,49 @@ def test_front_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     run(test)
 
 
+@pytest.mark.parametrize("moment", ["workshop", "another front", "activate"])
+def test_front_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp_path, moment):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            late, switching, switch = LocalFront(house.lane), asyncio.Event(), asyncio.Event()
+            with house.manager.offered() as (version, graph, bundle):
+                await late.copies.begin(version.name, graph, bundle)
+            lane = ThreadPoolExecutor(1)
+            house.front.copies._lane = lane  # the one that is late can load meanwhile
+            activate = house.front.activate
+
+            async def activate_later(*key: str) -> None:
+                switching.set()
+                await switch.wait()
+                await activate(*key)
+
+            house.front.activate = activate_later
+            if moment == "workshop":
+                house.workshop.go_on.clear()
+            if moment == "another front":
+                house.front.loader.go_on.clear()
+            house.put("b", 2)
+            reload = asyncio.create_task(house.manager.reload(None))
+            if moment == "workshop":
+                await _until(house.workshop.entered.is_set)
+            elif moment == "another front":
+                await _until(lambda: "prepare" in house.front.did)
+            else:
+                await switching.wait()
+            await asyncio.wait_for(house.manager.admit(late, version.key), 5)
+            assert not reload.done()
+            # Before the others are sure to switch, it runs what they run.
+            assert late.copies.active.version.name == ("b" if moment == "activate" else "a")
+            house.workshop.go_on.set()
+            house.front.loader.go_on.set()
+            switch.set()
+            assert (await reload).version == "b"
+            assert [front.copies.active.version.name for front in (house.front, late)] == ["b", "b"]
+            lane.shutdown()
+
+    run(test)
+
+
 def test_a_pause_is_one_of_all_fronts(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:

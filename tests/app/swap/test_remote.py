@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.engine.bundle import Graph
-from app.errors import LinkLost, SwapRefused
-from app.swap.remote import RemoteWorkshop, WorkshopCalls
+from app.errors import DeadlinePassed, LinkLost, SwapRefused
+from app.swap.remote import RemoteManager, RemoteWorkshop, WorkshopCalls
 from saver.artifact import Noise, PolicySpec, ServingInfo
 
 GRAPH = Graph(
@@ -121,5 +121,19 @@ def test_who_waits_for_a_process_is_told_when_none_will_come():
         calls.close()
         with pytest.raises(SwapRefused, match="the server is stopping"):
             await waiting
+
+    run(test)
+
+
+@pytest.mark.parametrize("call", ["reload", "reload_export", "rollback"])
+def test_a_swap_that_takes_long_is_told_to_go_on(call):
+    async def test() -> None:
+        class Slow:
+            async def call(self, *_: Any) -> None:
+                await asyncio.Event().wait()
+
+        manager = RemoteManager("p", Slow(), 0.01)  # type: ignore[arg-type]
+        with pytest.raises(DeadlinePassed, match=r"no end after 0.01 s; what was asked goes on, .*/p/versions tells"):
+            await getattr(manager, call)(*(["a"] if call == "reload" else []))
 
     run(test)
