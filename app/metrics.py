@@ -105,6 +105,7 @@ class Metrics:
             for name, text in (
                 ("swaps", "Versions that became active, the export at the start not counted."),
                 ("refused_versions", "Checkpoints that may not serve."),
+                ("unusable_records", "Records of sessions that others had written or changed, and that were dropped."),
                 ("outside_bounds", "Floats of requests outside the bounds of the spec."),
             )
         }
@@ -132,6 +133,7 @@ class Metrics:
             self._swap_seconds.labels(name),
             self._counters["refused_versions"].labels(name),
             self._counters["outside_bounds"].labels(name),
+            self._counters["unusable_records"].labels(name),
             self._batch_rows.labels(name),
             self._paused.labels(name),
             lambda stage: self._stage_seconds.labels(name, stage),
@@ -191,6 +193,7 @@ class PolicyMetrics:
         swap_seconds: Histogram,
         refused: Counter,
         outside_bounds: Counter,
+        unusable_records: Counter,
         batch_rows: Histogram,
         paused: Gauge,
         stage_seconds: Callable[[str], Histogram],
@@ -200,6 +203,7 @@ class PolicyMetrics:
         self._swap_seconds = swap_seconds
         self._refused = refused
         self._outside_bounds = outside_bounds
+        self._unusable_records = unusable_records
         self._batch_rows = batch_rows
         self._rows = Tally(_ROWS)
         self._paused = paused
@@ -225,6 +229,10 @@ class PolicyMetrics:
     def outside_bounds(self, count: int) -> None:
         """Floats of a request lie outside the spec's bounds."""
         self._outside_bounds.inc(count)
+
+    def unusable_record(self) -> None:
+        """A record of a session cannot be used."""
+        self._unusable_records.inc()
 
     def paused(self, paused: bool) -> None:
         """The policy is paused, or no longer."""

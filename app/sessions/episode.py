@@ -18,13 +18,14 @@ from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
 from app.policy import Policy
 from app.questions import Question, Questions, function_of
+from app.sessions.fitting import Fitting
 from app.sessions.reading import STATE, Beginning, SessionReader, Stepping
 from app.sessions.record import Answer, Record, Run
 from app.swap.lease import Slot
 from app.validate import FIRST, LAST, MID, Inputs, Options
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, Arrays
-from saver.artifact import PolicySpec, leaves, nest_to_json
+from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
 
 
 class Episodes:
@@ -37,6 +38,9 @@ class Episodes:
         self._forms: Forms = action_forms(policy.spec, policy.serving, tells_state=False)
         self._step_type, self._carried = _names(policy.spec)
         self._identity = _identity(policy.spec)
+        own = {name for name, _ in self._carried}
+        state = {leaf.name: leaf for _, leaf in _state_inputs(policy.spec) if leaf.name in own}
+        self.fitting = Fitting(self._identity, state)
 
     def check(self) -> None:
         """Raises Unsupported where the policy cannot have any."""
@@ -216,8 +220,12 @@ def _names(spec: PolicySpec) -> tuple[str, list[tuple[str, str]]]:
     if not spec.takes_time_step or not isinstance(spec.inputs, dict):
         return "", []
     ((_, step_type),) = leaves(spec.inputs["step_type"])
-    inputs = {path: leaf.name for path, leaf in leaves(spec.inputs.get(STATE, ()))}
+    inputs = {path: leaf.name for path, leaf in _state_inputs(spec)}
     return step_type.name, [(inputs[path], leaf.name) for path, leaf in leaves(spec.state) if path in inputs]
+
+
+def _state_inputs(spec: PolicySpec) -> list[tuple[str, Leaf]]:
+    return list(leaves(spec.inputs.get(STATE, ()))) if isinstance(spec.inputs, dict) else []
 
 
 def _identity(spec: PolicySpec) -> str:

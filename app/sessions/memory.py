@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from app.errors import Overloaded
 from app.sessions.record import Record
-from app.sessions.store import Key, Limits, no_room, too_many_held
+from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held
 
 
 class _Kept:
@@ -70,6 +70,9 @@ class MemoryStore:
         self._bytes += size - kept.size
         kept.record, kept.size = after, size
         return True
+
+    def check_by(self, unusable: Unusable) -> None:
+        """See `Store`. Nobody else can write here."""
 
     async def get(self, key: Key) -> Record | None:
         """See `Store`."""

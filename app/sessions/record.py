@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -12,6 +13,12 @@ from app.wire.tensors import Array
 # Python's objects around the arrays and texts of one record, roughly.
 _OVERHEAD_BYTES = 1200
 _BYTES_PER_ARRAY = 150
+
+# NumPy evaluates names of dtypes, and a size of -1: what is read was written by whoever can write to the store.
+_NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
+_DTYPES = {dtype.str: dtype for dtype in map(np.dtype, _NAMES.split())}
+_MOST_DIMENSIONS = 32
+_LARGEST = 2**31
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -68,7 +75,10 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
         """Raises msgspec.DecodeError where `data` is not what `to_bytes` makes."""
-        return _DECODER.decode(data)
+        try:
+            return _DECODER.decode(data)
+        except RecursionError:
+            raise msgspec.DecodeError("it is nested too deeply") from None
 
 
 class _Array(msgspec.Struct, array_like=True):
@@ -85,10 +95,12 @@ def _to_plain(array: Any) -> _Array:
 
 def _from_plain(_: type, plain: Any) -> Array:
     found = msgspec.convert(plain, _Array)
-    try:
-        return np.frombuffer(found.data, np.dtype(found.dtype)).reshape(found.shape)
-    except (TypeError, ValueError) as error:
-        raise msgspec.ValidationError(str(error)) from None
+    dtype = _DTYPES.get(found.dtype)
+    if dtype is None or len(found.shape) > _MOST_DIMENSIONS or any(not 0 <= size <= _LARGEST for size in found.shape):
+        raise msgspec.ValidationError(f"no array is {found.dtype[:20]!r} {found.shape[:8]}")
+    if math.prod(found.shape) * dtype.itemsize != len(found.data):
+        raise msgspec.ValidationError(f"an array {found.dtype} {found.shape} of {len(found.data)} bytes")
+    return np.frombuffer(found.data, dtype).reshape(found.shape)
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)

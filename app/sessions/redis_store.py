@@ -16,9 +16,9 @@ import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError, ResponseError
 
-from app.errors import NotReady
+from app.errors import NotReady, Overloaded
 from app.sessions.record import Record
-from app.sessions.store import Key, Limits, no_room, too_many_held
+from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held
 
 PREFIX = "policy-server:sessions:"
 # What a server with nothing else to do answers within a millisecond.
@@ -45,17 +45,31 @@ local function touch(held)
   end
 end
 local function let_go()
-  local held = redis.call('HGET', KEYS[1], 'held')
-  if held and held ~= '' then
+  local held = redis.pcall('HGET', KEYS[1], 'held')
+  if type(held) == 'string' and held ~= '' then
     redis.call('ZREM', KEYS[3] .. '/' .. held, ARGV[1])
     prune(held)
   end
 end
+local function drop()
+  let_go()
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
 """
+# ARGV[3]: most bytes. Anything that no server has written there is dropped: nobody could begin in its place.
 _GET = """
-local found = redis.call('HMGET', KEYS[1], 'data', 'held')
-if found[1] then touch(found[2]) end
-return found[1]
+if redis.call('TYPE', KEYS[1]).ok == 'none' then return {} end
+local size = redis.pcall('HSTRLEN', KEYS[1], 'data')
+if type(size) ~= 'number' then drop(); return {'', 'it is no hash'} end
+if size == 0 or size > tonumber(ARGV[3]) then drop(); return {'', 'it has ' .. size .. ' bytes'} end
+local found = redis.call('HMGET', KEYS[1], 'data', 'held', 'token')
+touch(found[2])
+return {found[1], found[3] or ''}
+"""
+# ARGV[3]: the data that cannot be used; what has come in its place stays.
+_DROP = """
+if redis.call('HGET', KEYS[1], 'data') == ARGV[3] then drop() end
 """
 # ARGV[3]: token of the record before, [4]: token, [5]: run, [6]: held, [7]: data, or none to ask only whether there is
 # room, [8]: most sessions, [9]: most held versions.
@@ -90,9 +104,7 @@ return 1
 _END = """
 local found = redis.call('HMGET', KEYS[1], 'data', 'run_id')
 if found[1] and (ARGV[3] == 'any' or found[2] == ARGV[4]) then
-  let_go()
-  redis.call('DEL', KEYS[1])
-  redis.call('ZREM', KEYS[2], ARGV[1])
+  drop()
 end
 return found[1]
 """
@@ -123,15 +135,34 @@ class RedisStore:
             socket_connect_timeout=_PATIENCE_S,
         )
         self._redis: Any = Redis.from_pool(pool)
-        scripts = {"get": _GET, "begin": _BEGIN, "follow": _FOLLOW, "end": _END, "held": _HELD, "count": _COUNT}
+        self._unusable: Unusable = _unread
+        scripts = {
+            "get": _GET,
+            "drop": _DROP,
+            "begin": _BEGIN,
+            "follow": _FOLLOW,
+            "end": _END,
+            "held": _HELD,
+            "count": _COUNT,
+        }
         self._scripts = {name: self._redis.register_script(_COMMON + text) for name, text in scripts.items()}
+
+    def check_by(self, unusable: Unusable) -> None:
+        """See `Store`."""
+        self._unusable = unusable
 
     async def get(self, key: Key) -> Record | None:
         """See `Store`."""
-        data = await self._run("get", key)
-        record = _record(data)
-        if data is not None and record is None:
-            await self._run("end", key, "any")  # or nobody could begin in its place
+        found = await self._run("get", key, self._limits.size_bytes)
+        if not found:
+            return None
+        data, token = found
+        record, reason = _record(data) if data else (None, token.decode(errors="replace"))
+        if record is not None and _token(record) != token.decode(errors="replace"):
+            record, reason = None, "its token is another record's"
+        if self._unusable(key, record, reason):
+            await self._run("drop", key, data)
+            return None
         return record
 
     async def check_room(self, key: Key, held: str | None) -> None:
@@ -140,17 +171,20 @@ class RedisStore:
 
     async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
         """See `Store`."""
-        old = "" if before is None else _token(before)
-        return await self._begin(key, old, _token(record), record.run.run_id, record.run.held, record.to_bytes())
+        old, data = "" if before is None else _token(before), self._bytes(record)
+        return await self._begin(key, old, _token(record), record.run.run_id, record.run.held, data)
 
     async def follow(self, key: Key, before: Record, after: Record) -> bool:
         """See `Store`."""
-        return bool(await self._run("follow", key, _token(before), _token(after), after.to_bytes()))
+        return bool(await self._run("follow", key, _token(before), _token(after), self._bytes(after)))
 
     async def end(self, key: Key, run_id: str | None) -> Record | None:
         """See `Store`."""
         which = ["any"] if run_id is None else ["run", run_id]
-        return _record(await self._run("end", key, *which))
+        if await self.get(key) is None:  # what cannot be used is nobody's session
+            return None
+        data = await self._run("end", key, *which)
+        return None if data is None else _record(data)[0]
 
     async def held(self, policy: str) -> set[str]:
         """See `Store`."""
@@ -175,6 +209,12 @@ class RedisStore:
             raise too_many_held(limits.held_versions)
         return bool(said == b"begun")
 
+    def _bytes(self, record: Record) -> bytes:
+        data, most = record.to_bytes(), self._limits.size_bytes
+        if len(data) > most:
+            raise Overloaded(f"the session takes {len(data)} bytes; the most for all of them is {most}")
+        return data
+
     async def _run(self, script: str, key: Key, *args: Any) -> Any:
         name = f"{key.policy}/{key.id}"
         keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}held:{key.policy}"]
@@ -190,9 +230,14 @@ def _token(record: Record) -> str:
     return f"{record.run.birth}:{record.step}"
 
 
-def _record(data: bytes | None) -> Record | None:
-    """None too where a server of another version has written it."""
+def _record(data: bytes) -> tuple[Record | None, str]:
+    """None, and why, where it cannot be read: a server of another version has written it, say."""
     try:
-        return None if data is None else Record.from_bytes(data)
-    except msgspec.DecodeError:
-        return None
+        return Record.from_bytes(data), ""
+    except msgspec.DecodeError as error:
+        return None, str(error)[:200]
+
+
+def _unread(_: Key, record: Record | None, reason: str) -> str:
+    """The check of a store that was given no other: whether it can be read at all."""
+    return reason if record is None else ""

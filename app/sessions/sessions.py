@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,8 @@ from app.settings import variable
 from app.validate import Options
 from app.wire.codecs import Codec, reader_of
 
+log = logging.getLogger("policy_server.sessions")
+
 # How often idle sessions, and versions that nobody keeps any more, are looked for.
 TIDY_S = 0.5
 # So long may a store take beside the policy, all accesses of one request together.
@@ -39,6 +42,8 @@ class Sessions:
         self._episodes = {
             policy.name: Episodes(policy, service.questions, rows_limit=rows_limit) for policy in service.policies
         }
+        if store is not None:
+            store.check_by(self._unusable)
         self._beginning: Counter[str] = Counter()
         self._unneeded: dict[str, set[str]] = {}
 
@@ -133,6 +138,16 @@ class Sessions:
         record = _known(await store.end(key, run_id), key)
         if run_id is not None and record.run.run_id != run_id:
             raise SessionConflict(f"another run has taken the session over: {record.run.run_id!r}", record.step)
+
+    def _unusable(self, key: Key, record: Record | None, reason: str) -> str:
+        """A record of another shape is that session's trouble only: never may it come into a batch with others."""
+        if record is not None:
+            reason = self._episodes[key.policy].fitting.misfit(record)
+        if reason:
+            self._service.policy(key.policy).metrics.unusable_record()
+            shown = repr(reason)[1:-1]
+            log.warning("%s: the record of session %r cannot be used and is dropped: %s", key.policy, key.id, shown)
+        return reason
 
     def holds(self, policy: str, digest: str) -> bool:
         """Whether a session may keep this version: with a store that others share, any."""
@@ -233,7 +248,9 @@ async def _begun(store: Store, key: Key, before: Record | None, record: Record) 
 def _known(record: Record | None, key: Key) -> Record:
     if record is None:
         named = repr(key.id) if is_id(key.id) else "of this id"
-        raise UnknownSession(f"policy {key.policy} has no session {named}: it has ended, or was idle for too long")
+        raise UnknownSession(
+            f"policy {key.policy} has no session {named}: it has ended, was idle for too long, or could not be read"
+        )
     return record
 
 
@@ -256,4 +273,7 @@ def _in(codec: Codec, answer: Answer) -> Answer:
     """The answer in the form that this request asks for; as a rule it has that already."""
     if answer.media_type == codec.media_type:
         return answer
-    return Answer(codec.media_type, codec.encode(reader_of(answer.media_type).decode(answer.body)))
+    try:
+        return Answer(codec.media_type, codec.encode(reader_of(answer.media_type).decode(answer.body)))
+    except Exception as error:  # of a store that somebody else has written to
+        raise UnknownSession(f"the last answer that is kept of the session cannot be read: {error}") from error

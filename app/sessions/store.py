@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
 
 from app.errors import Overloaded
 from app.sessions.record import Record
@@ -24,11 +25,18 @@ class Limits(NamedTuple):
     held_versions: int
 
 
+# Tells what is wrong with a record; empty where nothing is. Called with None and a reason where it cannot be read.
+Unusable: TypeAlias = "Callable[[Key, Record | None, str], str]"
+
+
 class Store(Protocol):
     """Keeps the newest record of each session, until it was idle for too long.
 
     Every method may raise NotReady where the store cannot be reached.
     """
+
+    def check_by(self, unusable: Unusable) -> None:
+        """From now on a record of which this finds that it is wrong is dropped when it is read, and counts as none."""
 
     async def get(self, key: Key) -> Record | None:
         """The session's record, which is used now."""

@@ -1,14 +1,18 @@
 """Where sessions are kept, how many, how long, and with which weights."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import redis
 
 from tests.redis_server import redis_running
 from tests.saver.policies import Saved
 from tests.server import serving
-from tests.ways.steady import until
+from tests.ways.steady import log_read, until
 from tests.ways.test_sessions import OBSERVATION, Session, problem, server_of, steps_in
 from tests.zoo.policies import CountingPolicy, NumberTrainer
 
@@ -129,3 +133,57 @@ def test_a_url_of_no_store_is_told_at_the_start(exports: Path) -> None:
 def test_policies_without_time_steps_have_no_sessions(saved: Saved) -> None:
     with serving({"custom": saved.folder("input_fn")}) as server:
         assert "input_fn_and_spec" in problem(Session(server, "custom").begun, 501)["detail"]
+
+
+def test_records_that_others_have_changed_are_the_trouble_of_their_sessions_only(
+    exports: Path, warm: tuple[str, str]
+) -> None:
+    """A state of another shape came into one batch with requests of others, and all of it was a 500."""
+    with redis_running() as url, contextlib.closing(redis.Redis.from_url(url)) as store:
+        names = {name: exports / name for name in ("recurrent", "cartpole")}
+        with (
+            serving(names, *warm, POLICY_SERVER_SESSION_URL=url) as server,
+            ThreadPoolExecutor(8) as threads,
+            log_read(server),
+        ):
+            good = Session(server, "recurrent")
+            for spoil in SPOILED:
+                bad = Session(server, "recurrent")
+                key = f"policy-server:sessions:record:recurrent/{bad.id}"
+                spoiled = spoil(msgspec.msgpack.decode(store.hget(key, "data")))
+                store.hset(key, "data", msgspec.msgpack.encode(spoiled))
+                stepping = threads.submit(bad.step)
+                ask = {"observation": OBSERVATION}
+                others = [threads.submit(server.http.post, "/action", json=ask) for _ in range(6)]
+                assert [other.result().status_code for other in others] == [200] * 6
+                assert "could not be read" in problem(stepping.result(), 404)["detail"]
+                assert good.step().status_code == 200
+                assert bad.begin().status_code == 201
+                assert bad.step().status_code == 200
+            counted = 'policy_server_unusable_records_total{policy="recurrent"} '
+            assert f"{counted}{len(SPOILED)}.0" in server.http.get("/metrics").text
+            store.flushall()
+            problem(good.step(), 404)
+            assert good.begin().status_code == 201
+    told = [line for line in server.lines if "cannot be used and is dropped" in line]
+    assert len(told) == len(SPOILED)
+
+
+def _another_shape(plain: dict[str, Any]) -> dict[str, Any]:
+    return plain | {"state": {name: ["<f4", [1, 3], bytes(12)] for name in plain["state"]}}
+
+
+def _code_as_dtype(plain: dict[str, Any]) -> dict[str, Any]:
+    return plain | {"state": {name: ["(", *array[1:]] for name, array in plain["state"].items()}}
+
+
+def _more_rows(plain: dict[str, Any]) -> dict[str, Any]:
+    state = {name: [array[0], [2, *array[1][1:]], 2 * array[2]] for name, array in plain["state"].items()}
+    return plain | {"state": state}
+
+
+def _not_finite(plain: dict[str, Any]) -> dict[str, Any]:
+    return plain | {"state": {name: [*array[:2], b"\xff" * len(array[2])] for name, array in plain["state"].items()}}
+
+
+SPOILED = (_another_shape, _code_as_dtype, _more_rows, _not_finite)
