@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import logs
 from app import settings as knobs
 from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError
@@ -93,8 +94,6 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # before its library is imported, here and in every process
         import uvloop
 
-        from app import logs
-
         logs.configure(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve_until_told(settings, listener))
@@ -129,20 +128,20 @@ async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
 
 def _announce(settings: Settings, listener: socket.socket, managers: Mapping[str, Manager]) -> None:
     host, port = listener.getsockname()[:2]
-    print(f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)")
+    lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)"]
     for named in settings.policies:
         version = managers[named.name].active
-        print(
+        lines.append(
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"
         )
-    print(
+    lines.append(
         f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
         f"deadline {settings.deadline_ms} ms, "
         f"{settings.rows_limit} rows a request, {settings.waiting_room_requests} requests waiting; "
-        f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}",
-        flush=True,
+        f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}"
     )
+    logs.say(*lines)
 
 
 if __name__ == "__main__":

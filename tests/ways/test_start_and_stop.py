@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from tests.server import RunningServer, serving
+from tests.ways.steady import log_read, until
+from tests.zoo.policies import NumberTrainer
 
 OBSERVATION = {"observation": [0.1, 0.0, 0.0, 0.0]}
 
@@ -94,3 +96,26 @@ def test_without_a_token_the_admin_routes_are_closed_and_say_how_to_open_them(ex
         # The proxy strips the prefix: these are the paths that arrive.
         assert server.http.get("/static-offline-docs/swagger-ui.css").status_code == 200
         assert server.http.get("/openapi.json").status_code == 200
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
+    """Its pipe is full, and a megabyte waits: answers, swaps and the stop go on; what is missing is told."""
+    trainer = NumberTrainer(tmp_path / "p")
+    with serving({"p": trainer.folder}, "--no-watch") as server:
+        long = "x" * 6000
+        for _ in range(250):
+            assert server.http.post(f"/admin/policies/{long}/reload").status_code == 401
+        ask = {"observation": [7, 0, 0, 0]}
+        for step in range(1, 4):
+            assert server.reload("p", checkpoint=trainer.publish(step)).status_code == 200
+            assert server.http.post("/action", json=ask).json()["train_step"] == step
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        assert server.process.stdout is not None
+        assert long in server.process.stdout.read()
+    with serving({"p": trainer.folder}, "--no-watch") as server:
+        for _ in range(250):
+            server.http.post(f"/admin/policies/{long}/reload")
+        with log_read(server):
+            until(lambda: any(" lines before this one were dropped" in line for line in server.lines), "a line")
+            assert server.http.post("/action", json=ask).status_code == 200

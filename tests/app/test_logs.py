@@ -1,0 +1,84 @@
+"""A log that nobody reads, or can write to, holds nobody up."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from app.logs import Drain
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def read_until(descriptor: int, end: bytes) -> bytes:
+    found = b""
+    while end not in found:
+        found += os.read(descriptor, 2**20)
+    return found
+
+
+def test_lines_come_out_whole_and_in_order(pipe: tuple[int, int]) -> None:
+    drain = Drain(pipe[1])
+    for number in range(1000):
+        drain.put(f"line {number} \ud800")
+    lines = read_until(pipe[0], b"line 999 \\ud800\n").decode().splitlines()
+    assert lines == [f"line {number} \\ud800" for number in range(1000)]
+    assert drain.flush()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_lines_that_nobody_reads_are_dropped_and_told_at_their_place(pipe: tuple[int, int], blocking: bool) -> None:
+    os.set_blocking(pipe[1], blocking)
+    drain = Drain(pipe[1], most_bytes=100_000)
+    began = time.monotonic()
+    for number in range(5000):
+        drain.put(f"line {number:4} {'x' * 90}")
+    assert time.monotonic() - began < 5
+    assert not drain.flush(0.01)
+    reading = threading.Thread(target=lambda: found.append(read_until(pipe[0], b"nobody had read the log")))
+    found: list[bytes] = []
+    reading.start()
+    reading.join(10)
+    assert drain.flush()
+    lines = found[0].decode().splitlines()
+    *kept, told = [line for line in lines if line]
+    assert [int(line.split()[1]) for line in kept] == list(range(len(kept)))
+    assert all(len(line) == 100 for line in kept)
+    assert f" WARNING policy_server.log: {5000 - len(kept)} lines before this one were dropped" in told
+    drain.put("after")
+    assert read_until(pipe[0], b"after").endswith(b"after\n")
+
+
+def test_a_log_that_is_closed_is_no_error() -> None:
+    ours, theirs = socket.socketpair()
+    drain = Drain(ours.fileno())
+    theirs.close()
+    for _ in range(10):
+        drain.put("a line")
+    assert drain.flush()
+    ours.close()
+
+
+def test_a_process_ends_though_nobody_reads_its_log() -> None:
+    code = "import logging; from app import logs; logs.configure('info')\nfor _ in range(9999): logging.error('x' * 99)"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        assert process.wait(30) == 0
+
+
+def test_a_process_that_ends_has_written_its_last_line() -> None:
+    code = "import logging; from app import logs; logs.configure('info'); logging.error('the last')"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30, check=True)
+    assert done.stderr.endswith(b" ERROR root: the last\n")
