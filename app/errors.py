@@ -31,6 +31,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -174,3 +176,27 @@ class LinkLost(Fault):
 
 class UnusablePolicy(Fault):
     """A folder given at start is no policy that can be served."""
+
+
+# The machine's trouble, or a file server's, and not that of what was read: the same may succeed a moment later.
+_PASSING = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+    | {errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EACCES}
+)
+# TensorFlow tells the system's errors by classes of its own, some only in the text.
+_PASSING_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError"})
+_PASSING_TEXTS = tuple(os.strerror(number) for number in sorted(_PASSING))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error, or one that has led to it, is the machine's of this moment: too few descriptors, say."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in _PASSING):
+            return True
+        if type(seen).__module__.startswith("tensorflow") and (
+            type(seen).__name__ in _PASSING_NAMES or any(text in str(seen) for text in _PASSING_TEXTS)
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

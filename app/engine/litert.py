@@ -109,6 +109,7 @@ def _interpreter(model: Path) -> Any:
     global _greeted
     with contextlib.nullcontext() if _greeted else hushed():
         # A thread pool would wait actively for its next call, on cores that others need.
+        model.open("rb").close()  # its error says what is the matter; LiteRT's does not
         interpreter = Interpreter(model_path=str(model), num_threads=1)
         if not _greeted:
             interpreter.allocate_tensors()

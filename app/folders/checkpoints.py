@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import Incomplete, SwapRefused
+from app.errors import Incomplete, SwapRefused, is_passing
 from saver.artifact import (
     CHECKPOINT_FILE,
     CheckpointManifest,
@@ -46,6 +46,17 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
       Incomplete: something is missing or still changing.
       SwapRefused: it is a whole checkpoint, but not a readable one.
     """
+    try:
+        return _identified(folder, rest_s, train_step_in)
+    except Incomplete:
+        raise
+    except Exception as error:
+        if getattr(error, "for_now", False) or is_passing(error):
+            raise Incomplete(f"it cannot be read now: {error}", settled=False) from error
+        raise
+
+
+def _identified(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], int]) -> Identity:
     if not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise SwapRefused(f"it is a link that leads outside {folder.parent.name}")
     manifest = manifest_of(folder)

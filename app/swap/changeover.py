@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from app.engine.bundle import Bundle, Graph, Prepared
-from app.errors import SwapRefused
+from app.errors import SwapRefused, is_passing
 from app.metrics import PolicyMetrics
 from app.swap.fleet import Fleet
 from app.swap.history import History
@@ -71,8 +71,9 @@ class Changeover:
             await self.fleet.prepare(graph, bundle)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.
-            self._history.refuse(version, str(refusal), object() if refusal.for_now else stamp)
-            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
+            for_now = refusal.for_now or is_passing(refusal)
+            self._history.refuse(version, str(refusal), object() if for_now else stamp)
+            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", for_now) from None
         self._next = version, graph, bundle  # with no wait since all were ready: nobody is admitted in between
         try:
             await self.fleet.activate(*version.key)

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from app.engine.base import Engine
 from app.engine.bundle import Bundle, Graph
-from app.errors import SwapRefused
+from app.errors import SwapRefused, is_passing
 from app.swap.lease import ServedVersion, Slot
 
 T = TypeVar("T")
@@ -90,7 +90,8 @@ class Copies:
         except SwapRefused:
             raise
         except Exception as error:
-            raise SwapRefused(f"it cannot be loaded: {type(error).__name__}: {str(error)[:200]}") from error
+            text = f"it cannot be loaded: {type(error).__name__}: {str(error)[:200]}"
+            raise SwapRefused(text, is_passing(error)) from error
         self._ready = bundle, engine
 
     async def begin(self, name: str, graph: Graph, bundle: Bundle) -> None:

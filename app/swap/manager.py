@@ -39,6 +39,8 @@ log = logging.getLogger("policy_server.swap")
 REST_S = 0.25
 # An explicit reload gives such a checkpoint this long to come to rest.
 PATIENCE_S = 5.0
+# What cannot be read for now is looked for again after this long.
+LATER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,11 @@ class Manager:
     async def _catch_up(self) -> float | None:
         if self._pin is not None and (self._pin.held or self._pin.name == EXPORT):
             return None
-        sight = await self._look(afresh=False)
+        try:
+            sight = await self._look(afresh=False)
+        except SwapRefused as error:
+            log.warning("%s: %s", self.name, error)
+            return LATER_S
         if self._pin is not None:
             if self._pin.name in sight.names():
                 return None
@@ -358,7 +364,10 @@ class Manager:
         return sight
 
     async def _look(self, afresh: bool) -> Sight:
-        sight = await self._work(lambda: self._source.look(REST_S, afresh))
+        try:
+            sight = await self._work(lambda: self._source.look(REST_S, afresh))
+        except OSError as error:
+            raise SwapRefused(f"the checkpoints cannot be looked for now: {error.strerror}", for_now=True) from error
         self._history.observe(sight)
         return sight
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import Incomplete, SwapRefused, UnknownVersion
+from app.errors import Incomplete, SwapRefused, UnknownVersion, is_passing
 from app.swap.plan import Candidate, newest_first
 from app.swap.states import EXPORT
 from saver.artifact import CHECKPOINTS_FOLDER, is_name
@@ -100,7 +101,9 @@ class Source:
                     for entry in entries:
                         if is_name(entry.name) and entry.name != EXPORT and entry.is_dir():
                             found.setdefault(entry.name, Path(entry.path))
-            except OSError:
+            except OSError as error:
+                if is_passing(error) and error.errno != errno.EACCES:
+                    raise  # or all that is there would seem to be gone
                 continue  # not there yet
         return list(found.values())
 

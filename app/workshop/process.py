@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from app.engine.base import Arrays
 from app.engine.bundle import Graph, Prepared
+from app.errors import PolicyServerError, SwapRefused, is_passing
 from app.processes.link import Handlers, Link
 from app.workshop import checkpoints
 from app.workshop.load import open_export
@@ -72,9 +73,22 @@ class Calls:
 
     def _in_lane(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
         async def answer(*args: object) -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._lane, functools.partial(call, *args))
+            return await asyncio.get_running_loop().run_in_executor(self._lane, functools.partial(_blamed, call, *args))
 
         return answer
+
+
+def _blamed(call: Callable[..., T], *args: object) -> T:
+    """What `call` returns. A refusal that the machine is to blame for is one for now."""
+    try:
+        return call(*args)
+    except SwapRefused as refusal:
+        refusal.for_now = refusal.for_now or is_passing(refusal)
+        raise
+    except Exception as error:
+        if isinstance(error, PolicyServerError) or not is_passing(error):
+            raise
+        raise SwapRefused(f"the workshop cannot go on: {type(error).__name__}: {str(error)[:200]}", True) from error
 
 
 async def serve(end: socket.socket, engine: str) -> None:

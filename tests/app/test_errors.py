@@ -1,4 +1,6 @@
+import errno
 import inspect
+import os
 import re
 
 import pytest
@@ -46,3 +48,23 @@ def test_message_of_does_not_fit_names_the_first_problem_and_counts_the_others()
 def test_overloaded_says_when_to_come_again():
     assert errors.Overloaded("full").retry_after_s == 1
     assert errors.Overloaded("full", 7).retry_after_s == 7
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_what_is_the_machines_trouble_is_told_from_what_is_a_files(number):
+    def in_other_words() -> None:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError:
+            raise ValueError("in other words") from None
+
+    with pytest.raises(ValueError, match="in other words") as caught:
+        in_other_words()
+    assert errors.is_passing(caught.value)
+    assert errors.is_passing(MemoryError())
+    for other in (
+        FileNotFoundError(errno.ENOENT, "gone"),
+        OSError(errno.EINVAL, "odd"),
+        ValueError(os.strerror(number)),
+    ):
+        assert not errors.is_passing(other)
