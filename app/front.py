@@ -28,6 +28,7 @@ from app.answers import forms_of
 from app.api import openapi, problems
 from app.api.access import admin_guard, data_guard
 from app.api.admin import admin_router
+from app.api.audit import Audited
 from app.api.data import data_router
 from app.api.direct import Direct
 from app.api.health import health_router
@@ -99,7 +100,7 @@ class Front:
             body_limit=settings.body_limit_bytes,
             crosses_origins=bool(settings.cors_origins),
         )
-        self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings))
+        self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings), settings.trusted_proxies)
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
 
@@ -223,6 +224,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Audited)
     fixed_routes = app.openapi
 
     @functools.cache

@@ -17,10 +17,11 @@ from app.http_protocol import protocol_with
 class HttpServer(uvicorn.Server):
     """Serves `app`, and what needs no framework by `direct`, between `start` and `stop`.
 
-    `grace_s`: how long what was accepted has to be answered, once it stops.
+    `grace_s`: how long what was accepted has to be answered, once it stops. `trusted_proxies`: addresses whose word on
+    who their client is counts.
     """
 
-    def __init__(self, app: FastAPI, direct: Direct, root_path: str, grace_s: int) -> None:
+    def __init__(self, app: FastAPI, direct: Direct, root_path: str, grace_s: int, trusted_proxies: str) -> None:
         config = uvicorn.Config(
             app,
             http=protocol_with(direct),
@@ -28,6 +29,9 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             log_config=None,
             server_header=False,
+            # Or whoever connects could say that somebody else does.
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=trusted_proxies,
             root_path=root_path,
             timeout_graceful_shutdown=grace_s,
         )

@@ -104,7 +104,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     if not root.handlers:
         handler = DrainHandler(Drain(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2))
-        handler.setFormatter(logging.Formatter(_FORMAT))
+        handler.setFormatter(LineFormatter())
         root.addHandler(handler)
         root.setLevel(logging.WARNING)
     for name in ("policy_server", "uvicorn"):
@@ -123,6 +123,20 @@ def say(*lines: str) -> None:
     drain.flush()
 
 
+class LineFormatter(logging.Formatter):
+    """One line a message, whatever it was made of; the traceback of an error follows in lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — its name in `logging`
+        """See `logging.Formatter`."""
+        return super().formatMessage(record).translate(_ESCAPES)
+
+
+# What ends a line somewhere, or tells a terminal to do something.
+_ESCAPES = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029) if code != 9}
+_ESCAPES |= {code: ascii(chr(code))[1:-1] for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -137,4 +151,4 @@ def _dropped(count: int) -> bytes:
             "created": time.time(),
         }
     )
-    return logging.Formatter(_FORMAT).format(record).encode() + b"\n"
+    return LineFormatter().format(record).encode() + b"\n"

@@ -92,6 +92,9 @@ class Settings:
     # Each is a copy of the weights.
     held_versions: int = knob(4, "most versions of a policy that sessions may hold at once", least=1)
     root_path: str = knob("", "path prefix that a proxy in front strips")
+    trusted_proxies: str = knob(
+        "", "addresses or networks, comma-separated, whose X-Forwarded-For says who the client is; * for all"
+    )
     cors_origins: str = knob("", "origins that browsers may call from, comma-separated, or *")
     log_level: str = knob("info", "what is logged", choices=("debug", "info", "warning", "error"))
     admin_token: str = knob("", "bearer token of the admin routes; without one they are closed", secret=True)

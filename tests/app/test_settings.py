@@ -53,6 +53,7 @@ GIVEN = {
     "held_versions": ("11", "12", 11, 12),
     "state_dir": ("/s", "/t", "/s", "/t"),
     "root_path": ("/a", "/b", "/a", "/b"),
+    "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.0/8", "::1"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
     "log_level": ("debug", "error", "debug", "error"),
 }
