@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from app import logs
 from app import settings as knobs
 from app.errors import UnusablePolicy
+from app.folders.temporary import own_folder
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
 
 def _serve(settings: Settings, listener: socket.socket) -> int:
     _calm_tensorflow()
-    with tempfile.TemporaryDirectory(prefix="policy-server-metrics.") as counts:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # before its library is imported, here and in every process
+    with own_folder("policy-server-counts.") as counts:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(
+            counts
+        )  # before its library is imported, here and in every process
         import uvloop
 
         logs.configure(settings.log_level)

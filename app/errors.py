@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -88,12 +88,13 @@ class WeightsGone(Refusal):
 class SwapRefused(Refusal):
     """A checkpoint that may not serve; the active version serves on.
 
-    `for_now`: the checkpoint is not to blame, and may serve later (the disk was full).
+    `for_now`: the checkpoint is not to blame, and may serve later. `no_room`: the disk is full.
     """
 
     def __init__(self, message: str, for_now: bool = False) -> None:
         super().__init__(message)
         self.for_now = for_now
+        self.no_room = False
 
 
 class TooOld(Refusal):
@@ -185,18 +186,28 @@ _PASSING = frozenset(
 )
 # TensorFlow tells the system's errors by classes of its own, some only in the text.
 _PASSING_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError"})
-_PASSING_TEXTS = tuple(os.strerror(number) for number in sorted(_PASSING))
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error, or one that has led to it, is the machine's of this moment: too few descriptors, say."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in _PASSING):
-            return True
-        if type(seen).__module__.startswith("tensorflow") and (
-            type(seen).__name__ in _PASSING_NAMES or any(text in str(seen) for text in _PASSING_TEXTS)
-        ):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(isinstance(each, MemoryError) or _is_one_of(each, _PASSING, _PASSING_NAMES) for each in _chain(error))
+
+
+def is_lack_of_room(error: BaseException) -> bool:
+    """Whether an error, or one that has led to it, says that the disk is full."""
+    return any(_is_one_of(each, _NO_ROOM, frozenset()) for each in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_one_of(error: BaseException, numbers: frozenset[int], names: frozenset[str]) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    kind = type(error)
+    told = any(os.strerror(number) in str(error) for number in numbers)
+    return kind.__module__.startswith("tensorflow") and (kind.__name__ in names or told)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ import anyio.to_thread
 
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.folders.temporary import own_folder
 from app.metrics import Metrics
 from app.processes.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
@@ -220,7 +220,7 @@ def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
     if settings.state_dir:
         return Path(settings.state_dir).expanduser().absolute()
     try:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy-server.")))
+        return stack.enter_context(own_folder("policy-server-state."))
     except OSError as error:
         raise UnusablePolicy(f"no folder for temporary files ({error}); --state-dir names another") from None
 

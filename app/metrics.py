@@ -7,11 +7,15 @@ first, and poured into those files by `flush`: a process that is killed takes wi
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -164,8 +168,10 @@ class Metrics:
             policy.flush()
 
     def restarted(self, process: str) -> None:
-        """A process was started again."""
+        """A process was started again; what the one that ended has counted is kept, but not its files."""
         self._restarts.labels(process).inc()
+        if SHARED_FOLDER_VARIABLE in os.environ:
+            join_ended(Path(os.environ[SHARED_FOLDER_VARIABLE]))
 
     def text(self) -> bytes:
         """What all processes of the server have counted, in Prometheus's text format."""
@@ -174,7 +180,8 @@ class Metrics:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        with _lock(Path(os.environ[SHARED_FOLDER_VARIABLE]), fcntl.LOCK_SH):
+            return generate_latest(together)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"policy_server_{name}", text, ("policy",), registry=self.registry, multiprocess_mode="mostrecent")
@@ -245,3 +252,60 @@ class PolicyMetrics:
     def flush(self) -> None:
         """See `Metrics.flush`."""
         self._rows.pour(self._batch_rows)
+
+
+# The end of the name of the files that hold what ended processes have counted, in the place of a process's id.
+_ENDED = "ended"
+
+
+def join_ended(folder: Path) -> None:
+    """Adds the counts of processes that have ended to one file of each kind, and deletes theirs.
+
+    Or each process that was ever started again would have to be read for each look at the metrics. Where somebody is
+    looking, that is left for the next time.
+    """
+    with _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
+        for path in sorted(folder.glob("*.db")) if locked else ():
+            kind, _, process = path.stem.rpartition("_")
+            if process.isdecimal() and _is_over(int(process)):
+                _join(path, folder / f"{kind}_{_ENDED}.db", adds=not kind.startswith("gauge"))
+                path.unlink()
+
+
+def _is_over(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _join(path: Path, into: Path, adds: bool) -> None:
+    """Sums of counters and histograms; of a gauge what was set last."""
+    together = MmapedDict(str(into))  # type: ignore[no-untyped-call]
+    try:
+        for key, value, at, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+            known, known_at = together.read_value(key)  # type: ignore[no-untyped-call]
+            if adds:
+                together.write_value(key, known + value, 0.0)  # type: ignore[no-untyped-call]
+            elif at >= known_at:
+                together.write_value(key, value, at)  # type: ignore[no-untyped-call]
+    finally:
+        together.close()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, how: int) -> Iterator[bool]:
+    """Whether the files of the folder are locked within."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        locked = True
+        try:
+            fcntl.flock(descriptor, how)
+        except OSError:  # in use; or a file system without locks
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)

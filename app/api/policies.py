@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Depends, Response
@@ -64,4 +65,8 @@ def policies_router(service: Service, guard: Guard) -> APIRouter:
 
 
 def _json(structure: Any) -> Response:
-    return Response(json_body.encode(structure), media_type="application/json")
+    try:
+        body = json_body.encode(structure)
+    except TypeError:  # what others have written down may hold integers of any size, and half of a surrogate pair
+        body = json.dumps(structure).encode()
+    return Response(body, media_type="application/json")

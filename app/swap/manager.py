@@ -387,7 +387,28 @@ class Manager:
     async def _swap_to(self, candidate: Candidate) -> None:
         """To a checkpoint that lies in one of the policy's folders."""
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
-        await self._swap(version, lambda: self._preparing.checkpoint(self._graph, candidate), candidate.stamp)
+
+        async def prepare() -> Prepared:
+            prepared = await self._with_room(lambda: self._preparing.checkpoint(self._graph, candidate))
+            found = prepared.bundle.train_step
+            if candidate.train_step not in (-1, found):  # as newer it would take turns with what is newer than it is
+                raise SwapRefused(f"checkpoint.json says train step {candidate.train_step}, the weights say {found}")
+            return prepared
+
+        await self._swap(version, prepare, candidate.stamp)
+
+    async def _with_room(self, prepare: Callable[[], Awaitable[Prepared]]) -> Prepared:
+        """What `prepare` makes; while there is no room for it, the versions to roll back to go, the oldest first."""
+        while True:
+            try:
+                return await prepare()
+            except SwapRefused as refusal:
+                spare = next((kept for kept in self._served[:-1] if kept.digest != self._served[-1].digest), None)
+                if not refusal.no_room or spare is None or not self._changeover.begun:
+                    raise
+                log.warning("%s: no room: version %s, to which one could roll back, is deleted", self.name, spare.name)
+                self._served = [kept for kept in self._served if kept.digest != spare.digest]
+                await self._work(lambda: self._store.forget(spare.digest))  # noqa: B023 — it is waited for
 
     async def _swap_back(self, kept: Kept, sight: Sight) -> None:
         """To a version that served before."""

@@ -129,6 +129,11 @@ class Store:
         except OSError as error:
             log.warning("%s: a restart will not know what served last: %s", self._folder.name, error)
 
+    def forget(self, digest: str) -> None:
+        """Deletes the bundle of a version."""
+        with contextlib.suppress(OSError):  # it was gone
+            discard(self.place(digest))
+
     def graph(self, digest: str) -> Graph | None:
         """The graph of the export with that digest; None where it is not here."""
         return Graph.read(self.graphs / digest)

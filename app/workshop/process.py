@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from app.engine.base import Arrays
 from app.engine.bundle import Graph, Prepared
-from app.errors import PolicyServerError, SwapRefused, is_passing
+from app.errors import PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.processes.link import Handlers, Link
 from app.workshop import checkpoints
 from app.workshop.load import open_export
@@ -84,6 +84,7 @@ def _blamed(call: Callable[..., T], *args: object) -> T:
         return call(*args)
     except SwapRefused as refusal:
         refusal.for_now = refusal.for_now or is_passing(refusal)
+        refusal.no_room = is_lack_of_room(refusal)
         raise
     except Exception as error:
         if isinstance(error, PolicyServerError) or not is_passing(error):

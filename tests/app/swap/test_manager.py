@@ -680,6 +680,58 @@ def test_refused_for_want_of_room_is_tried_again_at_the_next_look(tmp_path):
     run(test)
 
 
+def test_manifest_over_the_files_of_an_older_version_is_refused_and_nothing_alternates(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            house.put("c", 5)
+            await house.manager.catch_up()
+            assert house.serves == ("c", 5)
+            lying = house.put("b", 1)  # what a holds
+            house._identify = lambda folder, rest_s: (
+                replace(identify(folder, rest_s), train_step=10) if folder == lying else identify(folder, rest_s)
+            )
+            for _ in range(4):
+                await house.manager.catch_up()
+                assert house.serves == ("c", 5)
+            assert house.reasons == {"b": "checkpoint.json says train step 10, the weights say 1"}
+            assert house.counted("refused_versions_total") == 1
+            with pytest.raises(SwapRefused, match="says train step 10"):
+                await house.manager.reload("b")
+
+    run(test)
+
+
+def test_where_there_is_no_room_the_oldest_version_to_roll_back_to_goes(tmp_path):
+    async def test() -> None:
+        async with open_house(tmp_path, ("a", 1)) as house:
+            for step in range(2, 6):
+                house.put("a", step)
+                await house.manager.catch_up()
+            prepare, versions = house.workshop.prepare, house.store.place("x").parent
+            assert len(list(versions.iterdir())) == 5
+
+            async def prepare_with_room_for(*args: Any) -> Prepared:
+                if len(list(versions.iterdir())) > room:
+                    refusal = SwapRefused("no room for a copy of it", for_now=True)
+                    refusal.no_room = True
+                    raise refusal
+                return await prepare(*args)
+
+            house.workshop.prepare = prepare_with_room_for
+            room = 2
+            house.put("a", 6)
+            await house.manager.catch_up()
+            assert house.serves == ("a", 6)
+            assert (await house.manager.rollback()).train_step == 5
+            room = 0  # not even the active one's place would do
+            house.put("b", 7)
+            with pytest.raises(SwapRefused, match="no room"):
+                await house.manager.reload("b")
+            assert house.serves == ("a", 5)
+
+    run(test)
+
+
 # Several fronts
 
 

@@ -58,6 +58,11 @@ def test_checkpoint_without_manifest_is_one_of_another_saver(folder):
     [
         ({"format": 2}, "has format 2, expected 1"),
         ({"format": None}, "has format None, expected 1"),
+        ({"train_step": 2**70}, "train_step is 1180591620717411303424, expected an integer of 64 bits"),
+        ({"train_step": -(2**63) - 1}, "expected an integer of 64 bits"),
+        ({"train_step": 7.5}, "train_step is 7.5, expected an integer"),
+        ({"train_step": "7"}, "train_step is 7, expected an integer"),
+        ({"train_step": True}, "train_step is True, expected an integer"),
         ({"train_step": "seven"}, "lacks a usable field"),
         ({"train_step": None}, "lacks a usable field"),
         ({"files": [1]}, "lacks a usable field"),
