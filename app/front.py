@@ -211,6 +211,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
         title="Policy server",
         description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
         redoc_url=None,
+        redirect_slashes=False,  # they would lead to whatever host the request names
     )
     guard = data_guard(settings.data_token)
     app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))

@@ -107,7 +107,7 @@ class Questions:
             function = function_of(policy, options)
         else:
             fields = codec.decode(body)
-            options = read_options(fields.pop("options", None))
+            options = read_options(fields.pop("options", {}))
             function = function_of(policy, options)
             inputs = policy.reader.read(fields)
         return self.question(policy, function, inputs, options, policy.forms)

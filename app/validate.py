@@ -268,8 +268,6 @@ def read_options(raw: Any) -> Options:
     Raises:
       DoesNotFit: an unknown option, or a value of the wrong kind; lists all of them.
     """
-    if raw is None:
-        return Options()
     if not isinstance(raw, dict):
         raise DoesNotFit([Problem("options", show(raw), f"an object with {', '.join(_OPTIONS)}")])
     problems = []

@@ -44,6 +44,9 @@ def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]
         for operation in operations.values():
             if path.startswith("/admin"):
                 operation["security"] = [{"token": []}]
+            answers = operation.setdefault("responses", {})
+            answers.pop("422", None)  # FastAPI's own, which no route answers
+            answers |= _fixed_problems(path)
     return {**base, "paths": paths | base["paths"]}
 
 
@@ -219,6 +222,18 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
     }
 
 
+def _fixed_problems(path: str) -> dict[str, Any]:
+    """What a route that FastAPI knows answers where it cannot do what is asked; health and metrics always can."""
+    texts = {}
+    if path.startswith(("/v1", "/admin")):
+        texts = {"401": _PROBLEMS["401"]}
+    if "{policy}" in path:
+        texts |= {"404": _PROBLEMS["404"]}
+    if path.startswith("/admin"):
+        texts |= _ADMIN_PROBLEMS
+    return {status: {"description": text, **_A_PROBLEM} for status, text in texts.items()}
+
+
 def _bodies(schema: dict[str, Any]) -> dict[str, Any]:
     return {JSON.media_type: {"schema": schema}, MSGPACK.media_type: {"schema": _MSGPACK}}
 
@@ -237,11 +252,28 @@ _SUMMARIES = {
 }
 _PROBLEMS = {
     "400": "Not JSON, or not msgpack",
+    "401": "No token, or a wrong one",
+    "404": "No such policy",
     "409": "No weights as new as asked",
+    "413": "The body is too large",
+    "415": "No such content type",
     "422": "The input does not fit the spec; `errors` names each field",
     "429": "Too many requests wait; come again after `Retry-After` seconds",
+    "500": "The policy failed",
     "501": "The policy cannot do that",
+    "503": "Paused, or stopping",
     "504": "No answer before the deadline",
+}
+_ADMIN_PROBLEMS = {
+    "403": "No admin token is configured: these routes are closed",
+    "404": "No such policy, or no such checkpoint",
+    "409": "It may not serve, or there is nothing to go back to; nothing has changed",
+    "413": "The body is too large",
+    "415": "No such content type",
+    "422": "The request is not as it should be; `errors` names each field",
+    "501": "No folder can be written",
+    "503": "The server is stopping",
+    "504": "It has not ended yet, and goes on",
 }
 _PROBLEM = {
     "type": "object",

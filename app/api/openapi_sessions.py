@@ -28,10 +28,14 @@ _DESCRIBED: Schema = {
 }
 _PROBLEMS = {
     "400": "Not JSON, or not msgpack",
-    "404": "No such session, or no more",
+    "401": "No token, or a wrong one",
+    "404": "No such policy, no such session, or no more",
     "409": "Not the next step, another run's session, or weights that are gone; `step` is the last one",
+    "413": "The body is too large",
+    "415": "No such content type",
     "422": "The input does not fit the spec; `errors` names each field",
     "429": "Too many sessions, or too many requests wait; come again after `Retry-After` seconds",
+    "500": "The policy failed",
     "501": "The policy, or this server, has no sessions",
     "503": "The store of sessions cannot be reached",
     "504": "No answer before the deadline",

@@ -9,6 +9,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app import errors
 
@@ -16,6 +17,7 @@ log = logging.getLogger("policy_server.http")
 
 MEDIA_TYPE = "application/problem+json"
 _BUG = "Internal error"
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 # Error → status and title. A subclass without a row of its own would be a 500: a test walks the tree.
 STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
@@ -84,6 +86,8 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         detail = f"{error.detail}: {request.method} {request.url.path}"
         headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_methods(request)))
         return _response(error.status_code, str(error.detail), detail, {}, headers)
 
     @app.exception_handler(RequestValidationError)
@@ -91,6 +95,16 @@ def install(app: FastAPI) -> None:
         if any(item["type"] == "json_invalid" for item in error.errors()):
             return problem_response(errors.NotJson("the body is not JSON"))
         return problem_response(errors.DoesNotFit([_problem(item) for item in error.errors()]))
+
+
+def _methods(request: Request) -> set[str]:
+    """What the path answers: the framework names the methods of its first route alone."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return {
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    }
 
 
 def _problem(item: dict[str, Any]) -> errors.Problem:

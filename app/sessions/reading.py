@@ -59,7 +59,7 @@ class SessionReader:
         """
         fields = codec.decode(body)
         own = _own(fields, {"id": _check_id, "run_id": check_run_id, "weights": _check_weights})
-        options = read_options(fields.pop("options", None))
+        options = read_options(fields.pop("options", {}))
         return Beginning(self._inputs(fields), options, **own)
 
     def stepping(self, codec: Codec, body: bytes) -> Stepping:
@@ -70,7 +70,7 @@ class SessionReader:
         else:
             fields = codec.decode(body)
             own = _own(fields, {"step": _check_step, "run_id": check_run_id, "first": _check_first})
-            options = read_options(fields.pop("options", None))
+            options = read_options(fields.pop("options", {}))
             inputs = self._inputs(fields)
         first = own.get("first")
         if first is not None:

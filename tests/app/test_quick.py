@@ -46,7 +46,7 @@ def quick(spec: PolicySpec, body: bytes, rows_limit: int = 100) -> Any:
 
 def patient(spec: PolicySpec, body: bytes) -> Any:
     fields = orjson.loads(body)
-    options = read_options(fields.pop("options", None))
+    options = read_options(fields.pop("options", {}))
     return InputReader(spec, rows_limit=100, strict_bounds=False).read(fields), options
 
 

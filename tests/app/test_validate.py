@@ -425,7 +425,6 @@ def test_custom_inputs_have_no_defaults():
 @pytest.mark.parametrize(
     ("raw", "options"),
     [
-        (None, Options()),
         ({}, Options()),
         ({"mode": "greedy"}, Options(mode="greedy")),
         ({"mode": "sample", "seed": 0}, Options(mode="sample", seed=0)),
@@ -441,6 +440,7 @@ def test_options_are_read(raw, options):
 @pytest.mark.parametrize(
     ("raw", "where", "problem"),
     [
+        (None, "options", "null"),
         ([], "options", "a list of 0 items"),
         ("greedy", "options", "the string 'greedy'"),
         (False, "options", "false"),
