@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
@@ -14,6 +14,7 @@ from app.batching.rule import Pause
 from app.errors import DoesNotFit, Problem
 from app.service import Service
 from app.swap.manager import Swapped
+from app.swap.remote import SHOWN
 from app.wire import json_body
 
 M = TypeVar("M", bound=BaseModel)
@@ -67,9 +68,10 @@ class VersionRow(BaseModel):
 
 
 class Versions(BaseModel):
-    """Every version seen, the latest seen first."""
+    """Versions, the latest seen first: `limit` of them behind the first `offset`, and the one that serves."""
 
     versions: list[VersionRow]
+    versions_total: int
 
 
 def admin_router(service: Service, guard: Guard) -> APIRouter:
@@ -108,9 +110,12 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
         await service.policy(policy).manager.resume()
         return {"paused": None}
 
-    @router.get("/{policy}/versions", response_model=Versions, summary="Every version seen")
-    async def versions(policy: str) -> dict[str, Any]:
-        return {"versions": (await service.policy(policy).manager.story())["versions"]}
+    @router.get("/{policy}/versions", response_model=Versions, summary="The versions seen")
+    async def versions(
+        policy: str, limit: Annotated[int, Query(ge=1, le=1000)] = SHOWN, offset: Annotated[int, Query(ge=0)] = 0
+    ) -> dict[str, Any]:
+        story = await service.policy(policy).manager.story(limit, offset)
+        return {name: story[name] for name in ("versions", "versions_total")}
 
     return router
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from app.metrics import PolicyMetrics
+from app.swap.plan import newest_first
 from app.swap.source import Sight
 from app.swap.states import State, Version
 
@@ -35,8 +36,10 @@ class History:
 
     def observe(self, sight: Sight) -> None:
         """Notes what a look has found, and forgets what is gone or long done."""
-        for candidate in sight.complete:
+        new = [c for c in sight.complete if (c.name, c.digest) not in self._versions]
+        for candidate in reversed(newest_first(new)):  # so that the newest is the latest seen
             self.version(candidate.name, candidate.digest, candidate.train_step)
+        for candidate in sight.complete:
             self._versions.pop((candidate.name, ""), None)  # it was unreadable before, and is mended
         for name, reason in sight.unreadable.items():
             version = self.version(name, "", -1)
@@ -60,4 +63,5 @@ class History:
 
     def all(self) -> list[Version]:
         """Every version, the latest seen first."""
-        return sorted(self._versions.values(), key=lambda version: version.seen_at, reverse=True)
+        versions = list(self._versions.values())[::-1]  # those seen at one moment too
+        return sorted(versions, key=lambda version: version.seen_at, reverse=True)

@@ -30,6 +30,8 @@ class Offer:
     bundle: Bundle
 
 
+# A folder of checkpoints may hold thousands; so many versions are told of where nobody asks for more.
+SHOWN = 100
 # How a process ends that C++ code has crashed.
 _CRASHES = {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -signal.SIGSEGV}
 
@@ -221,18 +223,29 @@ class RemoteManager:
         """See `Manager.resume`."""
         await self._link.call("resume", self._policy)
 
-    async def story(self) -> dict[str, Any]:
-        """What a person wants to know of the versions: {"pinned", "stale", "versions": the latest seen first}."""
-        story: dict[str, Any] = await self._link.call("story", self._policy)
+    async def story(self, limit: int = SHOWN, offset: int = 0) -> dict[str, Any]:
+        """What a person wants to know of the versions: {"pinned", "stale", "versions", "versions_total"}.
+
+        `versions`: the latest seen first, `limit` of them behind the first `offset`; and the active one, in any case.
+        """
+        story: dict[str, Any] = await self._link.call("story", self._policy, limit, offset)
         return story
 
 
 def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
     """The control process's side of `RemoteManager`."""
 
-    async def story(manager: Manager) -> dict[str, Any]:
-        versions = [version.public() for version in manager.versions()]
-        return {"pinned": manager.pinned, "stale": manager.stale(), "versions": versions}
+    async def story(manager: Manager, limit: int, offset: int) -> dict[str, Any]:
+        versions = manager.versions()
+        shown = versions[offset : offset + limit]
+        if manager.active not in shown:
+            shown.append(manager.active)
+        return {
+            "pinned": manager.pinned,
+            "stale": manager.stale(),
+            "versions": [version.public() for version in shown],
+            "versions_total": len(versions),
+        }
 
     asked: list[Callable[..., Awaitable[Any]]] = [
         Manager.reload,

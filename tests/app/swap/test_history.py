@@ -39,6 +39,14 @@ def test_latest_seen_comes_first(history):
     assert list(told(history)) == ["c", "b", "a"]
 
 
+def test_of_those_that_one_look_has_found_the_newest_come_first(history):
+    found = [Candidate(f"c{step}", Path(f"c{step}"), f"d{step}", step) for step in (3, 10, 1, 2)]
+    history.observe(Sight(found))
+    assert [version.train_step for version in history.all()] == [10, 3, 2, 1]
+    history.observe(Sight([*found, Candidate("late", Path("late"), "l", 0)]))
+    assert [version.train_step for version in history.all()] == [0, 10, 3, 2, 1]
+
+
 def test_look_finds_versions_and_forgets_those_found_that_are_gone(history):
     history.observe(sight("a", "b"))
     history.version("a", "a", 7).move(State.LOADED)

@@ -10,7 +10,8 @@ import pytest
 
 from app.engine.bundle import Graph
 from app.errors import DeadlinePassed, LinkLost, SwapRefused
-from app.swap.remote import RemoteManager, RemoteWorkshop, WorkshopCalls
+from app.swap.remote import RemoteManager, RemoteWorkshop, WorkshopCalls, manager_calls
+from app.swap.states import Version
 from saver.artifact import Noise, PolicySpec, ServingInfo
 
 GRAPH = Graph(
@@ -135,5 +136,30 @@ def test_a_swap_that_takes_long_is_told_to_go_on(call):
         manager = RemoteManager("p", Slow(), 0.01)  # type: ignore[arg-type]
         with pytest.raises(DeadlinePassed, match=r"no end after 0.01 s; what was asked goes on, .*/p/versions tells"):
             await getattr(manager, call)(*(["a"] if call == "reload" else []))
+
+    run(test)
+
+
+def test_of_thousands_of_versions_the_latest_and_the_active_one_are_told():
+    class Many:
+        pinned, active = None, Version("active", "a", 0, seen_at=0)
+
+        def stale(self) -> bool:
+            return False
+
+        def versions(self) -> list[Version]:
+            return [*(Version(str(step), str(step), step, seen_at=step) for step in range(20_000, 0, -1)), self.active]
+
+    async def test() -> None:
+        story = manager_calls({"p": Many()})["story"]  # type: ignore[dict-item]
+        for limit, offset, names in (
+            (2, 0, ["20000", "19999", "active"]),
+            (2, 19_998, ["2", "1", "active"]),
+            (2, 19_999, ["1", "active"]),
+            (2, 30_000, ["active"]),
+        ):
+            told = await story("p", limit, offset)
+            assert [version["version"] for version in told["versions"]] == names
+            assert told["versions_total"] == 20_001
 
     run(test)
