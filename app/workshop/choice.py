@@ -71,9 +71,9 @@ class EngineChoice:
         """Raises CannotCompile or Unequal."""
         compiler = self._compiler_of(copy)
         file = bundle.folder / COMPILED_FILE
-        compiler.compile(copy, file)
+        patched = compiler.compile(copy, file)
         spec, serving = self._graph.spec, self._graph.serving
-        rows = _LATER_ROWS if self._proved_once and compiler.patches else _FIRST_ROWS
+        rows = _LATER_ROWS if self._proved_once and patched else _FIRST_ROWS
         try:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
