@@ -110,6 +110,8 @@ class Service:
         return {
             **_brief(policy),
             "engine_reason": policy.copies.active.version.engine_reason,
+            "rows_independent": not policy.copies.active.version.dependent_rows,
+            **_why_dependent(policy.copies.active.version.dependent_rows),
             "batch_size": spec.batch_size,
             "signatures": spec.to_json()["signatures"],
             "specs": {name: nest_to_json(getattr(spec, name)) for name in nests},
@@ -142,6 +144,10 @@ def _brief(policy: Policy) -> dict[str, Any]:
         "engine": version.engine,
         "ready": True,
     }
+
+
+def _why_dependent(reason: str) -> dict[str, str]:
+    return {"rows_reason": reason} if reason else {}
 
 
 def _families(policy: Policy) -> Any:

@@ -23,7 +23,8 @@ from saver.artifact.files import read_manifest, write_json
 GRAPH_MANIFEST = "graph.json"
 BUNDLE_MANIFEST = "bundle.json"
 COMPILED_FILE = "model.tflite"
-FORMAT = 1
+# 2: constants were compared one by one, rows with each other.
+FORMAT = 2
 AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 
 
@@ -75,7 +76,8 @@ class Bundle:
 
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
     `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
-    {name: value}.
+    {name: value}. `dependent_rows`: why the rows of a call depend on each other, so that no two requests may share one;
+    "" where they do not. `whole_batches`: then it takes neither more nor fewer rows than its fixed batch size.
     """
 
     folder: Path
@@ -87,6 +89,8 @@ class Bundle:
     metadata: dict[str, Any]
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     asked_for: str = AUTO
+    dependent_rows: str = ""
+    whole_batches: bool = False
 
     def write(self) -> None:
         """Writes bundle.json into the folder."""

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.engine.base import Arrays, InputRefused
-from app.engine.chunks import join, split
+from app.engine.chunks import check_whole, join, split
 from saver.artifact import PolicySpec, leaves
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
@@ -50,10 +50,11 @@ class TensorFlowEngine:
     """One loaded copy of a SavedModel.
 
     `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
-    digest of the export that it was loaded from.
+    digest of the export that it was loaded from. `whole_batches`: see `app.engine.chunks.check_whole`.
     """
 
     name = "tensorflow"
+    whole_batches = False
 
     def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec, graph: str = "") -> None:
         self.model = model
@@ -70,6 +71,8 @@ class TensorFlowEngine:
             if self._batch_size is None:
                 return self._call(function, inputs)
             rows = len(next(iter(inputs.values())))
+            if self.whole_batches:
+                check_whole(rows, self._batch_size)
             return join([self._call(function, piece) for piece in split(inputs, self._batch_size)], rows)
         except _INPUT_ERRORS as error:
             raise InputRefused(_reason(error)) from error

@@ -68,6 +68,7 @@ class Changeover:
             version.move(State.LOADED, at=prepared.loaded_at)
             version.train_step, version.engine = bundle.train_step, bundle.engine
             version.move(State.VERIFIED)
+            self._tell_of_rows(bundle)
             await self.fleet.prepare(graph, bundle)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.
@@ -75,6 +76,15 @@ class Changeover:
             raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
         await self.fleet.activate(*version.key)
         self._switched(version, graph, bundle)
+
+    def _tell_of_rows(self, bundle: Bundle) -> None:
+        before = self._active[2].dependent_rows if self._active is not None else ""
+        if bundle.dependent_rows and bundle.dependent_rows != before:
+            log.warning(
+                "%s: its rows depend on each other, so that each request is a call of its own: %s",
+                self._policy,
+                bundle.dependent_rows,
+            )
 
     async def drained(self) -> None:
         """Returns when no batch runs on older weights than the active ones."""

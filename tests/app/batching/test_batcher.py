@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,7 @@ from app.batching.rule import INITIAL_STATE, Job, Pause, Result
 from app.engine.fake import FakeEngine
 from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, TooOld
 from app.metrics import Metrics
-from app.swap.lease import Slot
-from app.swap.states import Version
+from app.swap.lease import ServedVersion, Slot
 
 
 class EchoEngine(FakeEngine):
@@ -46,7 +46,7 @@ class House:
 
     def __init__(self, lane: ThreadPoolExecutor, waiting_room: int, inline_s: float) -> None:
         self.engine = EchoEngine()
-        self.slot = Slot(self.engine, Version("v0", "d0", 0))
+        self.slot = Slot(self.engine, ServedVersion("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
         self.batcher = Batcher("p", self._lease, _complete, lane, self.metrics.policy("p"), waiting_room, inline_s)
@@ -57,7 +57,7 @@ class House:
 
     def swap(self, number: int) -> EchoEngine:
         self.engine = EchoEngine(number)
-        self.slot = Slot(self.engine, Version(f"v{number}", f"d{number}", number))
+        self.slot = Slot(self.engine, ServedVersion(f"v{number}", f"d{number}", number))
         return self.engine
 
     def submit(self, *values: float, function: str = "action", timeout: float = 60.0, **more: Any) -> asyncio.Future:
@@ -774,5 +774,68 @@ def test_deadlines_that_are_due_at_once_among_later_ones():
                     await job
             house.batcher.resume()
             assert answers(await patient) == [1]
+
+    run(test)
+
+
+# Policies whose rows depend on each other
+
+
+def depend(house: House) -> None:
+    house.slot = Slot(house.engine, replace(house.slot.version, dependent_rows="its rows share what is drawn"))
+
+
+def test_requests_of_a_policy_with_dependent_rows_share_no_call():
+    async def test() -> None:
+        async with open_house() as house:
+            depend(house)
+            await house.submit(0)
+            house.engine.go_on.clear()
+            sizes = [1, 3, 1, 2, 5000, 1]
+            submitted = [house.submit(*range(size)) for size in sizes]
+            await house.held()
+            house.engine.go_on.set()
+            for size, done in zip(sizes, submitted, strict=True):
+                assert answers(await done) == list(range(size))
+            assert house.engine.calls == [1, *sizes]
+
+    run(test)
+
+
+def test_seeded_rows_that_depend_on_each_other_are_not_padded():
+    async def test() -> None:
+        async with open_house() as house:
+            depend(house)
+            assert answers(await house.submit(4, 5, 6, alone=True, function="sample")) == [4, 5, 6]
+            assert house.engine.calls == [3]
+
+    run(test)
+
+
+def test_rows_are_kept_apart_from_the_first_batch_of_such_a_version_on():
+    async def test() -> None:
+        async with open_house() as house:
+            old = house.engine
+            old.go_on.clear()
+            held = house.submit(1)
+            await house.held()
+            engine = house.swap(7)
+            depend(house)
+            waiting = [house.submit(2), house.submit(3, 4), house.submit(5)]
+            old.go_on.set()
+            assert answers(await held) == [1]
+            assert [answers(await one) for one in waiting] == [[9], [10, 11], [12]]
+            assert engine.calls == [1, 2, 1]
+            await asyncio.gather(*[house.submit(value) for value in range(5)])
+            assert engine.calls == [1, 2, 1, 1, 1, 1, 1, 1]
+            after = house.swap(8)
+            await house.submit(0)
+            after.go_on.clear()
+            one = house.submit(0)
+            await house.held()
+            others = [house.submit(value) for value in range(5)]
+            after.go_on.set()
+            await asyncio.gather(one, *others)
+            assert after.calls == [1, 1, 5]
 
     run(test)
