@@ -110,6 +110,7 @@ class Service:
         return {
             **_brief(policy),
             "engine_reason": policy.copies.active.version.engine_reason,
+            "probe_inputs": policy.copies.active.version.probed,
             "batch_size": spec.batch_size,
             "signatures": spec.to_json()["signatures"],
             "specs": {name: nest_to_json(getattr(spec, name)) for name in nests},

@@ -75,7 +75,7 @@ class Bundle:
 
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
     `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
-    {name: value}.
+    {name: value}. `probed` tells what it answered to probe inputs; `one_row`: it takes one row a call only.
     """
 
     folder: Path
@@ -87,6 +87,8 @@ class Bundle:
     metadata: dict[str, Any]
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     asked_for: str = AUTO
+    probed: dict[str, Any] = field(default_factory=dict)
+    one_row: bool = False
 
     def write(self) -> None:
         """Writes bundle.json into the folder."""

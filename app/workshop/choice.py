@@ -33,7 +33,12 @@ class EngineChoice:
         self._proved_once = False
 
     def finished(
-        self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays] = (), compiled: bool = True
+        self,
+        bundle: Bundle,
+        copy: TensorFlowEngine,
+        recorded: Sequence[Arrays] = (),
+        compiled: bool = True,
+        unproved: str = "",
     ) -> Bundle:
         """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
 
@@ -42,6 +47,7 @@ class EngineChoice:
           copy: of the policy, with the same weights.
           recorded: inputs of real requests, to be compared too.
           compiled: False where compiling it has crashed a process.
+          unproved: why answers of these weights cannot be compared; "" where they can.
 
         Raises:
           SwapRefused: LiteRT was asked for, and cannot run it.
@@ -49,9 +55,15 @@ class EngineChoice:
         if not compiled:
             self._why_not = "compiling it ended the process that tried"
         try:
+            if unproved:
+                raise CannotCompile(unproved)
             self._compile(bundle, copy, recorded)
             engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
-        except (CannotCompile, Unequal) as error:
+        except OSError:
+            raise  # the disk
+        except Exception as error:  # what its functions are made of may make any of the libraries raise
+            if not isinstance(error, (CannotCompile, Unequal)):
+                error = CannotCompile(f"compiling it fails: {type(error).__name__}: {str(error)[:200]}")
             if self._engine == LITERT:
                 raise SwapRefused(f"LiteRT cannot run it: {error}") from error
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)

@@ -35,6 +35,7 @@ class BundleLoader:
         engine, self._spare = self._spare, None
         if engine is None or engine.graph != graph.digest:
             engine = load_copy(graph)
+        engine.one_row = bundle.one_row
         restore(engine, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
         return engine
 

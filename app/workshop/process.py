@@ -10,12 +10,11 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from app.engine.base import Arrays
 from app.engine.bundle import Graph, Prepared
 from app.processes.link import Handlers, Link
 from app.workshop import checkpoints
@@ -49,11 +48,10 @@ class Calls:
         source: Path | None,
         digest: str,
         destination: Path,
-        recorded: Sequence[Arrays],
-        compiled: bool,
+        *how: Any,
     ) -> Prepared:
         """See `Workshop.prepare`."""
-        return self._workshop(policy, graph).prepare(source, digest, destination, recorded, compiled)
+        return self._workshop(policy, graph).prepare(source, digest, destination, *how)
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Workshop.check`."""

@@ -58,14 +58,15 @@ class Bench:
         self.workshop = Workshop(self.graph, TENSORFLOW)  # whose weights can be seen
         self.bundles = folder.parent / "bundles"
 
-    def prepare(self, source: Path | None, recorded=()) -> Bundle:
+    def prepare(self, source: Path | None, recorded=(), **how) -> Bundle:
         digest = identify(source, 0, lambda *_: -1).digest if source else self.graph.digest
-        return self.workshop.prepare(source, digest, self.bundles / digest, recorded).bundle
+        return self.workshop.prepare(source, digest, self.bundles / digest, recorded, **how).bundle
 
-    def refusal(self, source: Path | None, recorded=()) -> str:
+    def refusal(self, source: Path | None, recorded=(), **how) -> str:
+        before = list(self.bundles.iterdir()) if self.bundles.exists() else []
         with pytest.raises(SwapRefused) as caught:
-            self.prepare(source, recorded)
-        assert not self.bundles.exists() or not list(self.bundles.iterdir())
+            self.prepare(source, recorded, **how)
+        assert (list(self.bundles.iterdir()) if self.bundles.exists() else []) == before
         return str(caught.value)
 
     def weights(self, bundle: Bundle) -> list:
@@ -220,20 +221,39 @@ class Astray(policies.NestedPolicy):
     [
         (2.0, None),
         (1e30, "action/grip is"),
-        (-1.0, "action/grip is -1 to -1, outside its bounds on probe inputs"),
-        (3.0, "action/grip is 3 to 3, outside its bounds on probe inputs"),
-        (np.nan, "action/move is not finite on probe inputs"),
+        (-1.0, "action/grip is -1 to -1, outside its bounds"),
+        (3.0, "action/grip is 3 to 3, outside its bounds"),
     ],
 )
-def test_policy_that_answers_what_its_spec_excludes_may_not_serve(tmp_path, weight, says):
+def test_weights_that_answer_what_the_spec_excludes_serve_in_an_export_and_not_in_a_checkpoint_after_better_ones(
+    tmp_path, weight, says
+):
     policy = Astray(clip=False)
+    saver = PolicySaver(policy)
+    saver.save(tmp_path / "good")
     policy._weight.assign(weight)
-    PolicySaver(policy).save(tmp_path / "p")
-    bench = Bench(tmp_path / "p")
+    saver.save(tmp_path / "bad")
+    saver.save_checkpoint(tmp_path / "checkpoint")
+    told = Bench(tmp_path / "bad").prepare(None).probed
     if says is None:
-        bench.prepare(None)
-    else:
-        assert says in bench.refusal(None)
+        assert told == {"asked": 4, "answered": 4, "problems": []}
+        assert Bench(tmp_path / "good").prepare(tmp_path / "checkpoint").probed == told
+        return
+    assert (told["asked"], told["answered"], len(told["problems"])) == (4, 0, 4)
+    assert says in told["problems"][0]
+    assert says in Bench(tmp_path / "good").refusal(tmp_path / "checkpoint")
+
+
+def test_an_export_whose_action_is_never_finite_is_served_by_tensorflow_and_the_description_says_so(tmp_path):
+    policy = Astray(clip=False)
+    policy._weight.assign(np.nan)
+    PolicySaver(policy).save(tmp_path / "p")
+    graph = opened(tmp_path / "p")
+    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert bundle.engine == TENSORFLOW
+    assert bundle.engine_reason.startswith("no probe input is answered, so that LiteRT's answers cannot be compared")
+    assert "action/move is not finite" in bundle.engine_reason
+    assert Bundle.read(bundle.folder) == bundle
 
 
 def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
@@ -248,7 +268,8 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
 
     policy = Strict(clip=False)
     policy._weight.assign(1.0)
-    PolicySaver(policy).save(tmp_path / "p")
+    saver = PolicySaver(policy)
+    saver.save(tmp_path / "p")
     bench = Bench(tmp_path / "p")
     row = {
         "0/step_type": np.zeros(1, np.int32),
@@ -260,10 +281,21 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
         "0/observation/joints/1": np.zeros((1, 2), np.int32),
         "noise/uniform": np.zeros((1, 1), np.float32),
     }
-    bench.prepare(None, [row])
+    served = bench.prepare(None, [row])
     fast = row | {"0/observation/speed": np.full(1, 1.5, np.float32)}
-    shutil.rmtree(bench.bundles)
-    assert bench.refusal(None, [row, fast]) == "action/move is not finite on an input of a real request"
+    faster = row | {"0/observation/speed": np.full(1, 2.5, np.float32)}
+    policy._weight.assign(2.0)
+    saver.save_checkpoint(tmp_path / "better")
+    better = bench.prepare(tmp_path / "better", [row, fast], serving=(bench.graph, served))
+    assert better.probed["answered"] == better.probed["asked"] == 6
+    # What the version that serves fails on too is not held against a new one.
+    again = bench.prepare(tmp_path / "better", [faster], serving=(bench.graph, better))
+    assert again.probed["problems"] == ["an input of a real request: action/move is not finite"]
+    policy._weight.assign(1.0)
+    saver.save_checkpoint(tmp_path / "worse")
+    expected = "action/move is not finite on an input of a real request"
+    assert bench.refusal(tmp_path / "worse", [row, fast], serving=(bench.graph, better)) == expected
+    assert bench.prepare(tmp_path / "worse", [row, fast], serving=(bench.graph, served)).probed["answered"] == 5
 
 
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):
