@@ -31,12 +31,14 @@ class Probe:
     """One row: [1, …] by flattened name, without policy state where it starts from the initial one.
 
     `recorded`: it is of a real request. `problem` says what a version made of it; "" where that is in order.
+    `comparable`: it was answered, with finite numbers.
     """
 
     name: str
     inputs: Arrays
     recorded: bool = False
     problem: str = ""
+    comparable: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Probed:
     @property
     def any_answered(self) -> bool:
         """Whether something can be said of how it answers."""
-        return len(self.failed) < len(self.probes)
+        return any(probe.comparable for probe in self.probes)
 
     @property
     def why_unproved(self) -> str:
@@ -97,15 +99,14 @@ def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe])
     engine.one_row = False
     together = _answers(engine, spec, [probe.inputs for probe in probes])
     if not isinstance(together, str):
-        problems = [_outside(spec, together, row) for row in range(len(probes))]
-        return Probed(tuple(replace(p, problem=problem) for p, problem in zip(probes, problems, strict=True)))
+        return Probed(tuple(_answered(probe, spec, together, row) for row, probe in enumerate(probes)))
     asked, one_row, settled = [], False, False
     for probe in probes:
         alone = _answers(engine, spec, [probe.inputs])
         if isinstance(alone, str):
             asked.append(replace(probe, problem=alone))
             continue
-        asked.append(replace(probe, problem=_outside(spec, alone, 0)))
+        asked.append(_answered(probe, spec, alone, 0))
         if spec.batch_size is None and not settled:  # a row that is answered alone, and not beside itself
             one_row, settled = isinstance(_answers(engine, spec, [probe.inputs] * 2), str), True
     return Probed(tuple(asked), one_row)
@@ -135,12 +136,14 @@ def _answers(engine: TensorFlowEngine, spec: PolicySpec, rows: Sequence[Arrays])
         return f"the policy fails: {lines[0][:_MOST_REASON] if lines else type(error).__name__}"
 
 
-def _outside(spec: PolicySpec, outputs: Arrays, row: int) -> str:
+def _answered(probe: Probe, spec: PolicySpec, outputs: Arrays, row: int) -> Probe:
     for path, leaf in leaves(spec.action, "action"):
-        problem = outside_spec(outputs[leaf.name][row : row + 1], leaf)
+        value = outputs[leaf.name][row : row + 1]
+        problem = outside_spec(value, leaf)
         if problem is not None:
-            return f"{path} {problem}"
-    return ""
+            finite = not leaf.is_float or bool(np.isfinite(value.astype(np.float32)).all())
+            return replace(probe, problem=f"{path} {problem}", comparable=finite)
+    return replace(probe, problem="", comparable=True)
 
 
 def _known(row: Arrays, wanted: Mapping[str, Any]) -> Arrays:
