@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.engine.base import Arrays
@@ -31,6 +31,7 @@ class EngineChoice:
         self._compiler: Compiler | None = None
         self._why_not = ""
         self._proved_once = False
+        self.told: Callable[[str], None] = lambda _: None
 
     def finished(
         self,
@@ -90,7 +91,9 @@ class EngineChoice:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
+        self.told("compiled")
         prove(engine, copy, spec, serving, rows, recorded, compiler.draws)
+        self.told("compared with TensorFlow")
         self._proved_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:

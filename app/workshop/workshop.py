@@ -6,7 +6,7 @@ Every method blocks. All calls come from one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from saver.artifact.publishing import publish, staged_folder
 
 
 class Workshop:
-    """Opened on a graph. `engine`: what every version has to run on, or "auto"."""
+    """Opened on a graph. `engine`: what every version has to run on, or "auto". `told` hears of each step done."""
 
     def __init__(self, graph: Graph, engine: str = AUTO) -> None:
         self.graph = graph
@@ -32,6 +32,7 @@ class Workshop:
         self._variables = checkpoints.variables_of(model_folder(graph))
         self._copy: TensorFlowEngine | None = load_copy(graph)
         self._one_row = False
+        self.told: Callable[[str], None] = lambda _: None
 
     def prepare(
         self,
@@ -69,9 +70,11 @@ class Workshop:
                 if probed.failed and (serving is not None or source is not None):
                     probe.check_no_worse(probed, self._before(serving, probed))
                     copy = self._restored(unfinished)
+                self.told("probe inputs asked")
                 _check_promise(promised, train_step_of(copy.model))
                 self._one_row = copy.one_row = probed.one_row or (self._one_row and not probed.any_answered)
                 rows = [row for _, row in given] + list(recorded)
+                self._choice.told = self.told
                 bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unproved)
                 bundle = replace(bundle, probed=probed.public(), one_row=copy.one_row)
                 bundle.write()
