@@ -58,7 +58,12 @@ def identify_export(folder: Path) -> Exported:
 
 def _plain(folder: Path) -> Exported:
     """One of TF-Agents' own saver, without policy.json."""
-    files = [folder / GRAPH_FILE, *(path for path in (folder / "variables").glob("*") if path.is_file())]
+    variables = folder / "variables"
+    # Not by glob, which finds nothing in a folder that may not be read.
+    files = [
+        folder / GRAPH_FILE,
+        *(path for path in (variables.iterdir() if variables.is_dir() else ()) if path.is_file()),
+    ]
     hashes = hash_files(folder, files)
     return Exported(folder, digest_of(hashes), hashes, None)
 
