@@ -83,8 +83,11 @@ class Openings:
                 if not settled or stamp == self._stamps[name]:
                     continue
                 self._stamps[name] = stamp
-                await self._open(named, open_one, stack)
-                await changed(named)
+                try:
+                    await self._open(named, open_one, stack)
+                    await changed(named)
+                except Exception:  # a bug of ours: the others are to be tried all the same
+                    log.exception("%s: cannot be tried again", name)
 
     async def _open(self, named: PolicyFolder, open_one: Open, stack: AsyncExitStack) -> None:
         began = time.perf_counter()
@@ -138,7 +141,8 @@ class Fronts:
         await link.call("open", *settings)
         # What is opened meanwhile, too; between the last look and the next line nothing else runs.
         while missing := [name for name in self._openings.managers if name not in known]:
-            await asyncio.gather(*(self._open_in(link, name) for name in missing))
+            for name in missing:  # one by one: TensorFlow does not like to load two at once
+                await self._open_in(link, name)
             known.update(missing)
             await link.call("fail", dict(self._openings.failures))
         self._links.append(link)

@@ -19,6 +19,8 @@ from saver.artifact import PolicySpec, leaves
 from saver.artifact.probe import outside_spec, probe_inputs
 
 ROWS = 4
+# A row of images, or of a state of images, may take megabytes.
+_ROWS_A_CALL = 16
 # A person reads them; the others are counted.
 _MOST_TOLD = 8
 _MOST_SHOWN = 60
@@ -95,11 +97,11 @@ def probes_of(
 
 
 def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> Probed:
-    """Asks for the action: all rows at once where the policy takes that, else one by one."""
+    """Asks for the action: many rows at once where the policy takes that, else one by one."""
     engine.one_row = False
-    together = _answers(engine, spec, [probe.inputs for probe in probes])
-    if not isinstance(together, str):
-        return Probed(tuple(_answered(probe, spec, together, row) for row, probe in enumerate(probes)))
+    together = _together(engine, spec, probes)
+    if together is not None:
+        return Probed(tuple(together))
     asked, one_row, settled = [], False, False
     for probe in probes:
         alone = _answers(engine, spec, [probe.inputs])
@@ -110,6 +112,18 @@ def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe])
         if spec.batch_size is None and not settled:  # a row that is answered alone, and not beside itself
             one_row, settled = isinstance(_answers(engine, spec, [probe.inputs] * 2), str), True
     return Probed(tuple(asked), one_row)
+
+
+def _together(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> list[Probe] | None:
+    """Those with what was made of them; None where a call fails."""
+    asked: list[Probe] = []
+    for start in range(0, len(probes), _ROWS_A_CALL):
+        piece = probes[start : start + _ROWS_A_CALL]
+        outputs = _answers(engine, spec, [probe.inputs for probe in piece])
+        if isinstance(outputs, str):
+            return None
+        asked += [_answered(probe, spec, outputs, row) for row, probe in enumerate(piece)]
+    return asked
 
 
 def check_no_worse(found: Probed, before: Probed) -> None:

@@ -73,7 +73,10 @@ class Workshop:
                 self.told("probe inputs asked")
                 _check_promise(promised, train_step_of(copy.model))
                 self._one_row = copy.one_row = probed.one_row or (self._one_row and not probed.any_answered)
-                rows = [row for _, row in given] + list(recorded)
+                # Where some are not answered, those that are must not be missing from what is compared.
+                rows = (
+                    [p.inputs for p in probed.probes] if probed.failed else [row for _, row in given] + list(recorded)
+                )
                 self._choice.told = self.told
                 bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unproved)
                 bundle = replace(bundle, probed=probed.public(), one_row=copy.one_row)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from app.engine.bundle import TENSORFLOW, Bundle
 from app.errors import SwapRefused
 from app.folders.checkpoints import INDEX, identify
+from app.workshop import choice
 from app.workshop import workshop as workshop_module
 from app.workshop.load import load_copy
 from app.workshop.loader import BundleLoader
@@ -18,7 +19,7 @@ from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, write_checkpoint_manifest
 from saver.artifact.probe import probe_inputs
 from tests.app.workshop.opened import opened
-from tests.saver import policies
+from tests.saver import demanding, policies
 
 
 class Trainer:
@@ -296,6 +297,61 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
     expected = "action/move is not finite on an input of a real request"
     assert bench.refusal(tmp_path / "worse", [row, fast], serving=(bench.graph, better)) == expected
     assert bench.prepare(tmp_path / "worse", [row, fast], serving=(bench.graph, served)).probed["answered"] == 5
+
+
+def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, monkeypatch):
+    """Inputs that are made up for the comparison may all be refused: then it would compare nothing."""
+    PolicySaver(demanding.MAKERS["some ids"]()).save(tmp_path / "p")
+    graph = opened(tmp_path / "p")
+    compared = []
+
+    def prove(*args):
+        compared.extend(float(row["0/observation"][0]) for row in args[5])
+
+    monkeypatch.setattr(choice, "prove", prove)
+    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert (bundle.engine, bundle.probed["answered"]) == ("litert", 2)
+    assert compared == [0.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["one row", "logarithm", "integer quotient"])
+def test_one_that_takes_one_row_a_call_is_told_from_one_that_refuses_some_rows(tmp_path, name):
+    PolicySaver(demanding.MAKERS[name]()).save(tmp_path / "p", verify=False)
+    graph = opened(tmp_path / "p")
+    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert bundle.one_row is (name == "one row")
+    assert bundle.engine == ("litert" if name == "logarithm" else TENSORFLOW)
+    assert BundleLoader().load(graph, bundle).name == bundle.engine
+
+
+def test_an_answer_that_fails_where_the_one_before_it_did_not_keeps_a_checkpoint_out(tmp_path):
+    """Whether it raises depends on its weight."""
+
+    def answer(weight, observation, _):
+        check = tf.debugging.assert_less(observation, weight, message="above the weight")
+        with tf.control_dependencies([check]):
+            return observation + weight
+
+    policy = demanding.Demanding(demanding.NUMBER, answer, weight=0.5)
+    saver = PolicySaver(policy)
+    saver.save(tmp_path / "p")
+    bench = Bench(tmp_path / "p")
+    served = bench.prepare(None)
+    assert served.probed["answered"] == 3
+    for weight, name in ((0.4, "as before"), (2.0, "better"), (0.0, "worse")):
+        policy.weight.assign(weight)
+        saver.save_checkpoint(tmp_path / name)
+    assert bench.prepare(tmp_path / "as before", serving=(bench.graph, served)).probed["answered"] == 3
+    better = bench.prepare(tmp_path / "better", serving=(bench.graph, served))
+    assert better.probed["answered"] == 4
+    worse = bench.refusal(tmp_path / "worse", serving=(bench.graph, served))
+    assert "above the weight" in worse
+    assert worse.endswith("on probe input 3 (observation 0.33333334)")
+    assert "above the weight" in bench.refusal(tmp_path / "as before", serving=(bench.graph, better))
+    # What is in a copy afterwards is what was prepared last, and not what it was compared with.
+    assert set(bench.weights(bench.prepare(tmp_path / "better", serving=(bench.graph, better)))) == {2.0}
+    # Before anything serves, it is the export's own weights that count.
+    assert "above the weight" in bench.refusal(tmp_path / "worse")
 
 
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):
