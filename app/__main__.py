@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from app.swap.manager import Manager
+    from app.openings import Openings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,11 +127,14 @@ async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
     return 0
 
 
-def _announce(settings: Settings, listener: socket.socket, managers: Mapping[str, Manager]) -> None:
+def _announce(settings: Settings, listener: socket.socket, openings: Openings) -> None:
     host, port = listener.getsockname()[:2]
     print(f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)")
     for named in settings.policies:
-        version = managers[named.name].active
+        if named.name in openings.failures:
+            print(f"  {named.name}: NOT SERVED: {openings.failures[named.name]}")
+            continue
+        version = openings.managers[named.name].active
         print(
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"

@@ -64,34 +64,34 @@ log = logging.getLogger("policy_server.front")
 
 
 class Front:
-    """What the control process asks of a front: `open` first, then `listen`, then the rest, and `stop` last."""
+    """What the control process asks of a front: `open` first, then the rest, and `stop` last.
+
+    Policies are opened before it listens, and later on where they could not be at the start.
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._stack = AsyncExitStack()
         self._stopped = False
-        self._policies: dict[str, Policy] = {}
-        self._service: Service | None = None
+        self._service: Service
         self._sessions: Sessions | None = None
+        self._settings: Settings
+        self._metrics: Metrics
+        self._direct: Direct
+        self._app: FastAPI
         self._http: HttpServer
         self.link: Link
 
-    async def open(self, settings: Settings, offers: Mapping[str, Offer]) -> None:
-        """Loads what is offered, and builds everything that answers.
-
-        Raises:
-          SwapRefused: this process cannot load it.
-        """
+    async def open(self, settings: Settings) -> None:
+        """Builds everything that answers, but for the policies."""
         logs.configure(settings.log_level)
-        metrics = Metrics()
-        for named in settings.policies:
-            offer = offers[named.name]
-            self._policies[named.name] = await self._open_policy(named, offer, settings, metrics)
-        self._service = Service(self._policies, settings.deadline_ms, settings.rows_limit)
+        self._settings, self._metrics = settings, Metrics()
+        metrics = self._metrics
+        self._service = Service([named.name for named in settings.policies], settings.deadline_ms, settings.rows_limit)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
-        app = build_app(self._service, self._sessions, metrics, settings)
-        direct = Direct(
+        self._app = build_app(self._service, self._sessions, metrics, settings)
+        self._direct = Direct(
             self._service,
             self._sessions,
             metrics,
@@ -99,9 +99,27 @@ class Front:
             body_limit=settings.body_limit_bytes,
             crosses_origins=bool(settings.cors_origins),
         )
-        self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings))
+        self._http = HttpServer(self._app, self._direct, settings.root_path, _grace_s(settings))
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
+
+    async def open_policy(self, name: str, offer: Offer) -> None:
+        """Loads a policy that is offered, and answers for it from now on.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        named = next(named for named in self._settings.policies if named.name == name)
+        policy = await self._loaded(named, offer, self._settings, self._metrics)
+        assert self._sessions is not None, "open comes first"
+        self._service.add(policy)
+        self._sessions.add(policy)
+        self._direct.add(policy)
+        self._app.openapi_schema = None
+
+    async def fail(self, failures: Mapping[str, str]) -> None:
+        """Tells why policies are not open: reasons by name, of all that are not."""
+        self._service.fail(failures)
 
     async def listen(self) -> None:
         """Returns when connections are accepted."""
@@ -115,7 +133,7 @@ class Front:
 
     async def stop(self) -> None:
         """Finishes what was accepted."""
-        if self._service is not None:
+        if self._sessions is not None:
             self._service.stop_holding()
         await self._stack.aclose()
         self._stopped = True
@@ -132,32 +150,32 @@ class Front:
 
     async def prepare(self, policy: str, graph: Graph, bundle: Bundle) -> None:
         """See `Copies.prepare`."""
-        await self._policies[policy].copies.prepare(graph, bundle)
+        await self._service.policy(policy).copies.prepare(graph, bundle)
 
     async def activate(self, policy: str, name: str, digest: str) -> None:
         """See `Copies.activate`."""
-        self._policies[policy].copies.activate(name, digest)
+        self._service.policy(policy).copies.activate(name, digest)
 
     async def drained(self, policy: str) -> None:
         """See `Copies.drained`."""
-        await self._policies[policy].copies.drained()
+        await self._service.policy(policy).copies.drained()
 
     async def pause(self, policy: str, mode: str) -> None:
         """See `Batcher.pause`."""
-        await self._policies[policy].batcher.pause(Pause(mode))
+        await self._service.policy(policy).batcher.pause(Pause(mode))
 
     async def resume(self, policy: str) -> None:
         """See `Batcher.resume`."""
-        self._policies[policy].batcher.resume()
+        self._service.policy(policy).batcher.resume()
 
     async def recorded(self, policy: str) -> list[Arrays]:
         """See `Batcher.recorded`."""
-        return self._policies[policy].batcher.recorded()
+        return self._service.policy(policy).batcher.recorded()
 
     def _holds(self, policy: str, digest: str) -> bool:
         return self._sessions is not None and self._sessions.holds(policy, digest)
 
-    async def _open_policy(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
+    async def _loaded(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link)
@@ -218,16 +236,19 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))
     app.include_router(uploads_router(service, only_admins))
-    app.include_router(health_router(metrics))
+    app.include_router(health_router(service, metrics))
     problems.install(app)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    fixed_routes = app.openapi
+    fixed_routes = functools.cache(app.openapi)
 
-    @functools.cache
     def whole_document() -> dict[str, Any]:
-        return openapi.document(fixed_routes(), service.policies)
+        """Made anew where `openapi_schema` was set to None, as another policy was opened."""
+        if app.openapi_schema is None:
+            base = {**fixed_routes()}
+            app.openapi_schema = openapi.document(base, service.policies, service.default)
+        return app.openapi_schema
 
     app.openapi = whole_document  # type: ignore[method-assign]
     return app
@@ -272,8 +293,8 @@ async def run(link: int, listener: int) -> None:
     """Answers the control process until it says stop, or is gone. Takes the numbers of two open sockets."""
     front = Front(socket.socket(fileno=listener))
     calls = (
-        front.open, front.listen, front.stop, front.prepare, front.activate, front.drained, front.pause, front.resume,
-        front.recorded,
+        front.open, front.open_policy, front.fail, front.listen, front.stop, front.prepare, front.activate,
+        front.drained, front.pause, front.resume, front.recorded,
     )  # fmt: skip
     front.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await front.over()

@@ -11,19 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.errors import UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.folders.exports import check_folder
 from app.swap import plan
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT
 from app.validate import DEFAULTED, top_level
 from saver.artifact import (
-    IncompleteError,
     Leaf,
     Nest,
     PolicySpec,
     ServingInfo,
-    check_is_export,
     leaves,
     read_policy_manifest,
 )
@@ -39,17 +37,18 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     Raises:
       UnusablePolicy: no export of a policy lies there.
     """
-    try:
-        check_is_export(folder)
-    except IncompleteError as error:
-        raise UnusablePolicy(str(error)) from None
+    check_folder(folder)
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
+        from app.workshop import probe
         from app.workshop.checkpoints import train_step_in
         from app.workshop.load import load_copy, open_export
         from app.workshop.rows import dependence_of_rows
     with tempfile.TemporaryDirectory(prefix="policy-server.") as graphs:
         graph = open_export(folder, Path(graphs))
-        dependence = dependence_of_rows(load_copy(graph), graph.spec, graph.serving)
+        copy = load_copy(graph)
+        probed = probe.examine(copy, graph.spec, probe.probes_of(graph.spec))
+        copy.one_row = probed.one_row
+        dependence = dependence_of_rows(copy, graph.spec, graph.serving)
     console = console or _console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
     console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}")
@@ -59,7 +58,8 @@ def inspect(folder: Path, console: Console | None = None) -> None:
         console.print(
             f"its rows depend on each other, so that requests do not share a call: {escape(dependence.reason)}\n"
         )
-    for table in (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving)):
+    tables = (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving))
+    for table in (*tables, _probes(probed.public(), probed.one_row)):
         if table.row_count:
             console.print(table)
 
@@ -137,6 +137,16 @@ def _distributions(serving: ServingInfo) -> Table:
     for name, info in serving.distributions.items():
         details = ", ".join(f"{key}: {_brief(value)}" for key, value in info.details.items())
         _add(table, name, info.family, ", ".join(info.parameters), ", ".join(info.statistics), details)
+    return table
+
+
+def _probes(probed: dict[str, Any], one_row: bool) -> Table:
+    """What it does not answer; no rows where there is nothing to tell."""
+    table = _table(
+        f"Probe inputs: {probed['answered']} of {probed['asked']} are answered", "input, and what it makes of it"
+    )
+    for problem in [*probed["problems"], *(["it answers one row a call only"] if one_row else [])]:
+        _add(table, problem)
     return table
 
 

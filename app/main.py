@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
@@ -20,22 +20,26 @@ import anyio.to_thread
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
 from app.metrics import Metrics
+from app.openings import Fronts, Open, Openings
 from app.processes.child import Child, Keeper
+from app.progress import Progress, Showing
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.swap.manager import Manager
-from app.swap.remote import Offer, RemoteFront, RemoteWorkshop, WorkshopCalls, manager_calls
+from app.swap.probe_file import ProbeFile
+from app.swap.remote import RemoteWorkshop, WorkshopCalls, manager_calls
 from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
 from app.swap.upload import upload_folders
 from app.swap.watch import watch
-from saver.artifact import IncompleteError, check_is_export
 
 # Beyond a front's own grace for what was accepted.
 _FAREWELL_S = 5.0
+# It has nothing to finish. While it imports TensorFlow, which takes seconds, it does not see that its link is closed.
+_END_WORKSHOP_S = 0.5
 
 
 @asynccontextmanager
-async def open_server(settings: Settings, listener: socket.socket) -> AsyncIterator[Mapping[str, Manager]]:
+async def open_server(settings: Settings, listener: socket.socket) -> AsyncIterator[Openings]:
     """Serves within; on leaving, what was accepted is finished and every process ended.
 
     Args:
@@ -43,21 +47,25 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       listener: bound; every front accepts connections from it.
 
     Yields:
-      The managers, by policy; every front serves what they say.
+      The policies that are open, which every front serves, and those that failed, which are tried again.
 
     Raises:
-      UnusablePolicy: a folder is no policy; nothing was served.
-      SettingsError: another server listens there.
+      UnusablePolicy: not one policy can be opened; nothing was served.
+      SettingsError: another server listens there, or the file of probe inputs cannot be used.
     """
-    for named in settings.policies:
-        _check_at_once(named)
+    given = _probe_file(settings)
     async with AsyncExitStack() as stack:
-        metrics = Metrics()
+        metrics, progress = Metrics(), Showing()
+        openings = Openings(settings.policies, metrics, progress)
+        openings.check_at_once()
+        showing = stack.enter_context(ExitStack())
+        showing.enter_context(progress.bar(len(settings.policies) - len(openings.failures)))
         calls = WorkshopCalls()
-        end_workshop = await _start_workshop(settings, metrics, calls, stack)
-        managers: dict[str, Manager] = {}
+        progress.note("starts TensorFlow")
+        end_workshop = await _start_workshop(settings, metrics, calls, progress, stack)
         opened = asyncio.Event()
-        fronts = _keepers_of_fronts(settings, listener, managers, opened, metrics)
+        told = Fronts(openings)
+        fronts = _keepers_of_fronts(settings, listener, openings, told, opened, metrics)
 
         async def end_fronts() -> None:
             listener.close()  # or it would still be connected to when no front listens any more
@@ -67,9 +75,11 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         # They import what they need while the policies are opened.
         starting = asyncio.gather(*(keeper.start() for keeper in fronts))
         try:
-            await _open_managers(settings, managers, metrics, calls, stack, end_workshop)
+            open_one, closing = _opener(settings, given, metrics, calls, stack, end_workshop)
+            await openings.open_all(open_one, closing)
             stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
             listener.listen()
+            progress.note(f"{settings.workers} worker{'s load' if settings.workers > 1 else ' loads'} what serves")
             opened.set()
             await starting
         except OSError as error:
@@ -79,23 +89,35 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
+        showing.close()
         for named in settings.policies:
-            _start_watching(named, settings, managers[named.name], stack)
-        yield managers
+            if named.name in openings.managers:
+                _start_watching(named, settings, openings.managers[named.name], stack)
+
+        async def changed(named: PolicyFolder) -> None:
+            await told.tell(named.name)
+            if named.name in openings.managers:
+                _start_watching(named, settings, openings.managers[named.name], stack)
+
+        if settings.watch and openings.failures:
+            trying = asyncio.create_task(openings.try_again(open_one, closing, changed))
+            stack.push_async_callback(_cancelled, trying)
+        yield openings
 
 
-def _check_at_once(named: PolicyFolder) -> None:
-    """Tells a mistyped folder without waiting for TensorFlow."""
-    try:
-        check_is_export(named.folder)
-    except IncompleteError as error:
-        raise UnusablePolicy(str(error)) from None
+def _probe_file(settings: Settings) -> ProbeFile | None:
+    if not settings.probe_inputs:
+        return None
+    return ProbeFile(Path(settings.probe_inputs), [named.name for named in settings.policies])
 
 
 async def _start_workshop(
-    settings: Settings, metrics: Metrics, calls: WorkshopCalls, stack: AsyncExitStack
+    settings: Settings, metrics: Metrics, calls: WorkshopCalls, progress: Progress, stack: AsyncExitStack
 ) -> Callable[[], Awaitable[None]]:
     """Returns what ends it; done also when the stack is left."""
+
+    async def step(policy: str, name: str, seconds: float) -> None:
+        progress.step(policy, name, seconds)
 
     async def begin(child: Child) -> None:
         calls.begin(child)
@@ -103,9 +125,9 @@ async def _start_workshop(
     arguments = (settings.engine, settings.log_level)
     keeper = Keeper(
         "the workshop process",
-        lambda: Child.start("app.workshop", arguments, {}),
+        lambda: Child.start("app.workshop", arguments, {"step": step}),
         begin,
-        lambda child: child.end(),
+        lambda child: child.end(_END_WORKSHOP_S),
         lambda: metrics.restarted("workshop"),
     )
 
@@ -121,16 +143,17 @@ async def _start_workshop(
 def _keepers_of_fronts(
     settings: Settings,
     listener: socket.socket,
-    managers: Mapping[str, Manager],
+    openings: Openings,
+    told: Fronts,
     opened: asyncio.Event,
     metrics: Metrics,
 ) -> list[Keeper]:
     async def start() -> Child:
-        return await Child.start("app.front", (), manager_calls(managers), [listener])
+        return await Child.start("app.front", (), manager_calls(openings.managers), [listener])
 
     async def begin(child: Child) -> None:
         await opened.wait()
-        await _begin_front(child, settings, managers)
+        await told.begin(child.link, settings)
 
     async def end(child: Child) -> None:
         with contextlib.suppress(LinkLost, TimeoutError):
@@ -144,25 +167,15 @@ def _keepers_of_fronts(
     return [Keeper(f"front {number + 1}", start, begin, end, restarted) for number in range(settings.workers)]
 
 
-async def _begin_front(child: Child, settings: Settings, managers: Mapping[str, Manager]) -> None:
-    """Has it load what serves; it answers only once it takes part in every swap, with the version that serves then."""
-    with contextlib.ExitStack() as stack:
-        offers = {name: stack.enter_context(manager.offered()) for name, manager in managers.items()}
-        loads = {name: Offer(version.name, graph, bundle) for name, (version, graph, bundle) in offers.items()}
-        await child.link.call("open", settings, loads)
-        for name, manager in managers.items():
-            await manager.admit(RemoteFront(name, child.link), offers[name][0].key)
-    await child.link.call("listen")
-
-
-async def _open_managers(
+def _opener(
     settings: Settings,
-    managers: dict[str, Manager],
+    given: ProbeFile | None,
     metrics: Metrics,
     calls: WorkshopCalls,
     stack: AsyncExitStack,
     end_workshop: Callable[[], Awaitable[None]],
-) -> None:
+) -> tuple[Open, AsyncExitStack]:
+    """What opens one policy, and what the open ones are closed by."""
     state = _state_folder(settings, stack)
     lane = ThreadPoolExecutor(1, "control")
     # In a thread: what the lane still does may wait for this loop (see `_identifier`).
@@ -171,21 +184,17 @@ async def _open_managers(
     closing = AsyncExitStack()
     stack.push_async_callback(closing.aclose)
     stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
-    for named in settings.policies:
-        store = stack.enter_context(Store(state / named.name, settings.engine).opened())
+
+    async def open_one(named: PolicyFolder, own: AsyncExitStack) -> Manager:
+        store = own.enter_context(Store(state / named.name, settings.engine).opened())
         source = Source(named.folder, _identifier(calls, store, loop), upload_folders(named, settings.state_dir))
-        workshop = RemoteWorkshop(named.name, calls)
+        workshop = RemoteWorkshop(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
         manager = Manager(named.name, named.folder, workshop, source, store, lane, metrics.policy(named.name))
-        try:
-            await manager.start()
-        except SwapRefused as refusal:
-            raise UnusablePolicy(f"{named.folder}: {refusal}") from refusal
-        except UnusablePolicy:
-            raise
-        except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
-            raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
-        closing.push_async_callback(manager.close)
-        managers[named.name] = manager
+        await manager.start()
+        own.push_async_callback(manager.close)
+        return manager
+
+    return open_one, closing
 
 
 def _identifier(

@@ -68,6 +68,9 @@ class Settings:
     state_dir: str = knob(
         "", "folder for what survives a restart: pins, and all that the last versions run from; none keeps nothing"
     )
+    probe_inputs: str = knob(
+        "", "file of requests that the policies can answer: new weights and compiled ones are tried on them too"
+    )
     strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
     deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)

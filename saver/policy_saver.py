@@ -124,14 +124,18 @@ class PolicySaver(policy_saver.PolicySaver):
             if serving is None:
                 log.warning("%s: in graph mode there is no serving/ and no verification", destination)
             elif verify:
-                self._verify(staged, manifest, signatures)
+                self._verify(staged, destination, manifest, signatures)
             publish_over(staged, destination)
 
-    def _verify(self, staged: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
+    def _verify(self, staged: Path, destination: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
         try:
-            check_written(staged, manifest, self.signatures, serving, self.policy.model_variables)
+            skipped = check_written(staged, manifest, self.signatures, serving, self.policy.model_variables)
         except WeightsMoved as moved:
             log.warning("%s: not verified, %s", staged, moved)
+        else:
+            if skipped:
+                names = ", ".join(finding.what for finding in skipped)
+                log.warning("%s: not compared with the policy: %s: %s", destination, names, skipped[0].detail)
 
     def _serving_signatures(self) -> dict[str, Any]:
         """What `serving/` has beside the functions of `saver.serving`."""

@@ -16,6 +16,7 @@ from saver.artifact import (
     SERVING_FOLDER,
     IncompleteError,
     PolicyManifest,
+    PolicySpec,
     check_files,
     check_is_export,
     leaves,
@@ -55,7 +56,7 @@ def check_written(
     full: Mapping[str, Any],
     serving: Mapping[str, Any],
     variables: Sequence[tf.Variable],
-) -> None:
+) -> list[Finding]:
     """Loads the export in `folder` and compares its answers on probe inputs with those of the live policy.
 
     Args:
@@ -64,6 +65,9 @@ def check_written(
       full: the live flat functions that the export has as signatures.
       serving: those that `serving/` has.
       variables: the live policy's.
+
+    Returns:
+      What could not be compared, as the policy refuses every probe input.
 
     Raises:
       VerificationError: they differ.
@@ -80,7 +84,7 @@ def check_written(
     findings += _log_prob_of_samples(live, inputs)
     failed = [f"{finding.what} {finding.detail}" for finding in findings if finding.result == "failed"]
     if not failed:
-        return
+        return [finding for finding in findings if finding.result == "skipped"]
     if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.model_variables, variables, strict=True)):
         raise WeightsMoved("the policy was trained on while its export was compared with it")
     raise VerificationError(f"the export does not answer like the policy: {'; '.join(failed)}")
@@ -133,7 +137,7 @@ def _log_prob_of_samples(functions: Mapping[str, _Function], inputs: Mapping[str
         drawn = functions["sample"](inputs["sample"])
         given = functions[LOG_PROB](inputs["sample"] | drawn)
     except _REFUSALS as error:
-        return [Finding("log_prob of samples", "skipped", f"the policy refuses them: {_line(error)}")]
+        return [Finding("log_prob of samples", "skipped", f"the policy refuses them: {_reason(error)}")]
     # A density is steep where an action is near its bound: an inverse has fewer digits there.
     close = np.isclose(given[LOG_PROB], drawn[LOG_PROB], rtol=1e-2, atol=1e-2, equal_nan=True).all()
     if not close:
@@ -186,16 +190,54 @@ class _Function:
 
 def _probes(manifest: PolicyManifest, functions: Mapping[str, _Function]) -> dict[str, Arrays]:
     """Probe inputs for each function, by flattened name."""
-    spec, rows = manifest.spec, manifest.spec.batch_size or ROWS
+    spec = manifest.spec
+    inputs = _accepted(functions, spec)
+    rows = len(next(iter(inputs.values())))
     size = {"batch_size": np.asarray(rows)}
-    inputs = probe_inputs(spec, functions["get_initial_state"](size), rows)
     probes = {"get_initial_state": size} | dict.fromkeys(("action", "distribution", "greedy", "sample"), inputs)
     if manifest.serving is not None and "sample" in functions:
         probes["sample"] = inputs | probe_noise(manifest.serving.noise, rows)
     if LOG_PROB in functions:
-        answer = functions["sample"](probes["sample"]) if "sample" in functions else functions["action"](inputs)
-        probes[LOG_PROB] = inputs | {leaf.name: answer[leaf.name] for _, leaf in leaves(spec.action)}
+        actions = {
+            leaf.name: np.zeros((rows, *(size or 1 for size in leaf.shape)), leaf.storage)
+            for _, leaf in leaves(spec.action)
+        }
+        try:
+            answer = functions["sample"](probes["sample"]) if "sample" in functions else functions["action"](inputs)
+            actions = {name: answer[name] for name in actions}
+        except _REFUSALS:
+            pass  # and so will it be asked for these: that is a finding
+        probes[LOG_PROB] = inputs | actions
     return probes
+
+
+def _accepted(functions: Mapping[str, _Function], spec: PolicySpec) -> Arrays:
+    """Inputs of `action`: the rows that the policy does not refuse, where there are any.
+
+    One alone where it takes no more than one a call.
+    """
+    rows = spec.batch_size or ROWS
+    try:
+        initial = functions["get_initial_state"]({"batch_size": np.asarray(rows)})
+    except _REFUSALS:
+        rows, initial = 1, functions["get_initial_state"]({"batch_size": np.asarray(1)})
+    inputs = probe_inputs(spec, initial, rows)
+    if spec.batch_size is not None or _takes(functions["action"], inputs):
+        return inputs
+    alone = [{name: array[row : row + 1] for name, array in inputs.items()} for row in range(rows)]
+    good = [row for row in alone if _takes(functions["action"], row)]
+    if not good:
+        return inputs
+    together = {name: np.concatenate([row[name] for row in good]) for name in inputs}
+    return together if _takes(functions["action"], together) else good[0]
+
+
+def _takes(action: _Function, inputs: Arrays) -> bool:
+    try:
+        action(inputs)
+    except _REFUSALS:
+        return False
+    return True
 
 
 def _compare(what: str, expected: _Function, found: _Function, inputs: Arrays) -> Finding:
@@ -204,7 +246,7 @@ def _compare(what: str, expected: _Function, found: _Function, inputs: Arrays) -
         wanted = None if expected.impurities else expected(inputs)
         came = found(inputs)
     except _REFUSALS as error:
-        return Finding(what, "skipped", f"the policy refuses probe inputs: {_line(error)}")
+        return Finding(what, "skipped", f"the policy refuses probe inputs: {_reason(error)}")
     if wanted is None:
         return Finding(what, "ok", _differs(found))
     return _agreement(what, wanted, came)
@@ -223,9 +265,11 @@ def _alone(what: str, function: _Function, inputs: Arrays, manifest: PolicyManif
     try:
         outputs = function(inputs)
     except _REFUSALS as error:
-        return Finding(what, "skipped", f"the policy refuses probe inputs: {_line(error)}")
+        return Finding(what, "skipped", f"the policy refuses probe inputs: {_reason(error)}")
     for path, leaf in leaves(manifest.spec.action, "action"):
         problem = outside_spec(outputs[leaf.name], leaf) if leaf.name in outputs else None
+        if problem is not None and leaf.is_float:  # of inputs that somebody has made up
+            return Finding(what, "skipped", f"{path} {problem} for probe inputs: other inputs would tell more")
         if problem is not None:
             return Finding(what, "failed", f"{path} {problem}")
     return Finding(what, "ok", f"answers inside its spec{', ' + _differs(function) if function.impurities else ''}")
@@ -248,6 +292,12 @@ def same(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> bool:
 def _brief(array: np.ndarray[Any, Any]) -> str:
     text = np.array2string(array, threshold=8, precision=6).replace("\n", " ")
     return f"{array.dtype} {text[:120]}"
+
+
+def _reason(error: Exception) -> str:
+    """What a graph says, which stands above the name of the node; a stack trace may stand before it."""
+    lines = str(error).partition("[[{{node")[0].strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _line(error: Exception) -> str:

@@ -179,13 +179,21 @@ class Direct:
         self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
         self._places: dict[bytes, _Place] = {}
         self._sessions_of: dict[bytes, Policy] = {}
-        for policy in reversed(service.policies):  # the first is the default
-            for route in ROUTES:
-                place = _Place(self._reader(policy, route), metrics.data(policy.name, route))
-                for path in data_paths(route, policy.name):
-                    self._places[path.encode()] = place
-            if sessions.can_step_at_once:
-                self._sessions_of |= {path.encode(): policy for path in data_paths(BEGIN, policy.name)}
+        for policy in service.policies:
+            self.add(policy)
+
+    def add(self, policy: Policy) -> None:
+        """It is open from now on."""
+        for route in ROUTES:
+            place = _Place(self._reader(policy, route), self._metrics.data(policy.name, route))
+            self._places |= dict.fromkeys(self._paths(route, policy), place)
+        if self._sessions.can_step_at_once:
+            self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
+
+    def _paths(self, route: str, policy: Policy) -> list[bytes]:
+        """Where a route of the policy is; that of the default one is at two places."""
+        own, default = data_paths(route, policy.name)
+        return [path.encode() for path in ([own, default] if policy.name == self.service.default else [own])]
 
     def way(self, path: bytes, headers: Headers) -> Way | None:
         """What a POST with these headers is about (names in lower case); None where the framework has to see it."""

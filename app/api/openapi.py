@@ -22,8 +22,11 @@ _MOST_NUMBERS_SHOWN = 256
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
 
 
-def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]:
-    """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`."""
+def document(base: dict[str, Any], policies: Sequence[Policy], default: str | None = None) -> dict[str, Any]:
+    """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`.
+
+    `default`: the name of the default policy, which may be none of those that are open; the first where none is given.
+    """
     components = base.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas["Problem"] = _PROBLEM
@@ -36,10 +39,11 @@ def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]
             paths[f"/v1/policies/{policy.name}/{route}"] = {"post": _operation(policy, route)}
         if policy.spec.takes_time_step:
             paths |= session_paths(policy.name, _bodies, _A_PROBLEM)
-    for route in _SUMMARIES:
-        operation = _operation(policies[0], route)
-        operation |= {"operationId": f"default.{route}", "tags": [f"{policies[0].name}, the default policy"]}
-        paths[f"/{route}"] = {"post": operation}
+    for policy in [policy for policy in policies if policy.name == (default or policies[0].name)]:
+        for route in _SUMMARIES:
+            operation = _operation(policy, route)
+            operation |= {"operationId": f"default.{route}", "tags": [f"{policy.name}, the default policy"]}
+            paths[f"/{route}"] = {"post": operation}
     for path, operations in base["paths"].items():
         for operation in operations.values():
             if path.startswith("/admin"):

@@ -77,7 +77,8 @@ class Bundle:
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
     `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
     {name: value}. `dependent_rows`: why the rows of a call depend on each other, so that no two requests may share one;
-    "" where they do not. `whole_batches`: then it takes neither more nor fewer rows than its fixed batch size.
+    "" where they do not. `whole_batches`: then it takes neither more nor fewer rows than its fixed batch size. `probed`
+    tells what it answered to probe inputs; `one_row`: it takes one row a call only.
     """
 
     folder: Path
@@ -91,6 +92,8 @@ class Bundle:
     asked_for: str = AUTO
     dependent_rows: str = ""
     whole_batches: bool = False
+    probed: dict[str, Any] = field(default_factory=dict)
+    one_row: bool = False
 
     def write(self) -> None:
         """Writes bundle.json into the folder."""

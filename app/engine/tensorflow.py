@@ -15,7 +15,12 @@ from app.engine.chunks import check_whole, join, split
 from saver.artifact import PolicySpec, leaves
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
-_INPUT_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
+_INPUT_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.OutOfRangeError,
+    tf.errors.DataLossError,  # bytes that are not what they should be: compressed, or a serialized message
+    tf.errors.NotFoundError,  # a name that leads nowhere
+)
 _FUNCTION_NODE = re.compile(r"^\{\{function_node .*?\}\} ?")
 
 
@@ -50,10 +55,12 @@ class TensorFlowEngine:
     """One loaded copy of a SavedModel.
 
     `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
-    digest of the export that it was loaded from. `whole_batches`: see `app.engine.chunks.check_whole`.
+    digest of the export that it was loaded from. `one_row`: each row gets a call of its own. `whole_batches`: see
+    `app.engine.chunks.check_whole`.
     """
 
     name = "tensorflow"
+    one_row = False
     whole_batches = False
 
     def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec, graph: str = "") -> None:
@@ -68,18 +75,21 @@ class TensorFlowEngine:
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
         try:
-            if self._batch_size is None:
+            size = 1 if self.one_row else self._batch_size
+            if size is None:
                 return self._call(function, inputs)
             rows = len(next(iter(inputs.values())))
             if self.whole_batches:
-                check_whole(rows, self._batch_size)
-            return join([self._call(function, piece) for piece in split(inputs, self._batch_size)], rows)
+                check_whole(rows, size)
+            return join([self._call(function, piece) for piece in split(inputs, size)], rows)
         except _INPUT_ERRORS as error:
             raise InputRefused(_reason(error)) from error
 
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
         if self._batch_size is None:
+            if self.one_row:
+                return join([self.functions["get_initial_state"]({"batch_size": 1}) for _ in range(rows)], rows)
             return self.functions["get_initial_state"]({"batch_size": rows})
         calls = -(-rows // self._batch_size)
         return join([self.functions["get_initial_state"]({}) for _ in range(calls)], rows)

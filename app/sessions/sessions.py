@@ -36,11 +36,16 @@ class Sessions:
     def __init__(self, service: Service, store: Store | None, *, rows_limit: int) -> None:
         self._service = service
         self._store = store
-        self._episodes = {
-            policy.name: Episodes(policy, service.questions, rows_limit=rows_limit) for policy in service.policies
-        }
+        self._rows_limit = rows_limit
+        self._episodes: dict[str, Episodes] = {}
+        for policy in service.policies:
+            self.add(policy)
         self._beginning: Counter[str] = Counter()
         self._unneeded: dict[str, set[str]] = {}
+
+    def add(self, policy: Policy) -> None:
+        """It is open from now on."""
+        self._episodes[policy.name] = Episodes(policy, self._service.questions, rows_limit=self._rows_limit)
 
     async def begin(self, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> tuple[str, Answer]:
         """Begins a session: its id, and the answer to its first observation.

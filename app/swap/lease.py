@@ -13,7 +13,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """What a front knows of a version. `metadata` is JSON: {name: value}; `dependent_rows`: see `Bundle`."""
+    """What a front knows of a version. `metadata` and `probed` are JSON, and `dependent_rows` a reason: see `Bundle`."""
 
     name: str
     digest: str
@@ -22,6 +22,7 @@ class ServedVersion:
     engine_reason: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     dependent_rows: str = ""
+    probed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, bundle: Bundle) -> ServedVersion:
@@ -34,6 +35,7 @@ class ServedVersion:
             bundle.engine_reason,
             bundle.metadata,
             dependent_rows=bundle.dependent_rows,
+            probed=bundle.probed,
         )
 
 

@@ -80,7 +80,7 @@ class Manager:
         self._pin: Pin | None = None
         self._paused: str | None = None
         self._changeover = Changeover(name, self._history, metrics)
-        self._preparing = Preparing(workshop, store, self._changeover.fleet, lane)
+        self._preparing = Preparing(workshop, store, self._changeover, lane)
         self._graph: Graph
         self._graph_stamp: object = None
 

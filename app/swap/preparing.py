@@ -12,7 +12,7 @@ from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph, Prepared
 from app.errors import SwapRefused
 from app.folders.checkpoints import manifest_of
-from app.swap.fleet import Fleet
+from app.swap.changeover import Changeover
 from app.swap.plan import Candidate
 from app.swap.source import Sight
 from app.swap.store import Kept, Store
@@ -28,7 +28,13 @@ class Workshop(Protocol):
         """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
 
     async def prepare(
-        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+        self,
+        graph: Graph,
+        source: Path | None,
+        digest: str,
+        destination: Path,
+        recorded: Sequence[Arrays],
+        serving: tuple[Graph, Bundle] | None,
     ) -> Prepared:
         """Makes a bundle of a checkpoint, or of the export's weights (None); SwapRefused where it may not serve."""
 
@@ -39,10 +45,10 @@ class Workshop(Protocol):
 class Preparing:
     """One policy's. What was prepared before is taken from the store; the rest is the workshop's work."""
 
-    def __init__(self, workshop: Workshop, store: Store, fleet: Fleet, lane: Executor) -> None:
+    def __init__(self, workshop: Workshop, store: Store, changeover: Changeover, lane: Executor) -> None:
         self._workshop = workshop
         self._store = store
-        self._fleet = fleet
+        self._changeover = changeover
         self._lane = lane
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
@@ -86,8 +92,9 @@ class Preparing:
         return await self._work(lambda: self._store.bundle(digest, graph.digest))
 
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
-        recorded = await self._fleet.recorded()
-        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded)
+        recorded = await self._changeover.fleet.recorded()
+        serving = self._changeover.offer()[1:] if self._changeover.begun else None
+        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded, serving)
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

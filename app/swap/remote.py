@@ -19,6 +19,7 @@ from app.errors import LinkLost, SwapRefused
 from app.processes.child import Child
 from app.processes.link import Handlers, Link
 from app.swap.manager import Manager, Swapped
+from saver.artifact import PolicySpec
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,19 @@ class WorkshopCalls:
             raise _Ended(await child.process.wait() in _CRASHES) from None
 
 
-class RemoteWorkshop:
-    """The workshop process as the manager of one policy sees it."""
+def _nothing(_: PolicySpec) -> Sequence[tuple[str, Arrays]]:
+    return ()
 
-    def __init__(self, policy: str, calls: WorkshopCalls) -> None:
+
+class RemoteWorkshop:
+    """The workshop process as the manager of one policy sees it. `given`: an operator's probe inputs for its spec."""
+
+    def __init__(
+        self, policy: str, calls: WorkshopCalls, given: Callable[[PolicySpec], Sequence[tuple[str, Arrays]]] = _nothing
+    ) -> None:
         self._policy = policy
         self._calls = calls
+        self._given = given
         self._not_to_compile: set[str] = set()
 
     async def open(self, folder: Path, graphs: Path) -> Graph:
@@ -113,13 +121,19 @@ class RemoteWorkshop:
         return graph
 
     async def prepare(
-        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+        self,
+        graph: Graph,
+        source: Path | None,
+        digest: str,
+        destination: Path,
+        recorded: Sequence[Arrays],
+        serving: tuple[Graph, Bundle] | None = None,
     ) -> Prepared:
         """See `app.workshop.workshop.Workshop.prepare`.
 
         Where the process crashes, compiling may be to blame: the next one leaves it out, now and for what is to come.
         """
-        args = (self._policy, graph, source, digest, destination, recorded)
+        args = (self._policy, graph, source, digest, destination, recorded, self._given(graph.spec), serving)
         compiled = graph.digest not in self._not_to_compile
         try:
             prepared: Prepared = await self._calls.ask("prepare", *args, compiled)

@@ -107,7 +107,7 @@ def _quickly(raw: Any, leaf: Leaf) -> Array | None:
         return None  # ragged, or with arrays inside
     types = _types(raw, array.ndim)
     if text:
-        return array if types <= {str} else None
+        return array if types <= {str, bytes} else None  # as msgpack has both
     if leaf.dtype == "bool":
         return array if types <= {bool} else None
     if not types <= ({int} if leaf.is_integer else {int, float}) or array.dtype.kind not in "iuf":
@@ -180,7 +180,7 @@ def outline(raw: Any) -> tuple[int, ...]:
 def _item_problem(item: Any, leaf: Leaf) -> str | None:
     kind = type(item)
     if leaf.dtype == "string":
-        return None if kind is str else show(item)
+        return None if kind is str or kind is bytes else show(item)
     if leaf.dtype == "bool":
         return None if kind is bool else show(item)
     if leaf.is_integer:

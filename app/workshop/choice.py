@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.engine.base import Arrays
@@ -35,9 +35,15 @@ class EngineChoice:
         self._proved_once = False
         self._judged_once = False
         self._dependence: Dependence | None = None
+        self.told: Callable[[str], None] = lambda _: None
 
     def finished(
-        self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays] = (), compiled: bool = True
+        self,
+        bundle: Bundle,
+        copy: TensorFlowEngine,
+        recorded: Sequence[Arrays] = (),
+        compiled: bool = True,
+        unproved: str = "",
     ) -> Bundle:
         """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
 
@@ -46,6 +52,7 @@ class EngineChoice:
           copy: of the policy, with the same weights.
           recorded: inputs of real requests, to be compared too.
           compiled: False where compiling it has crashed a process.
+          unproved: why answers of these weights cannot be compared; "" where they can.
 
         Raises:
           SwapRefused: LiteRT was asked for, and cannot run it.
@@ -54,9 +61,15 @@ class EngineChoice:
             self._why_not = "compiling it ended the process that tried"
         self._judge_rows(copy, recorded)
         try:
+            if unproved:
+                raise CannotCompile(unproved)
             self._compile(bundle, copy, recorded)
             engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
-        except (CannotCompile, Unequal) as error:
+        except OSError:
+            raise  # the disk
+        except Exception as error:  # what its functions are made of may make any of the libraries raise
+            if not isinstance(error, (CannotCompile, Unequal)):
+                error = CannotCompile(f"compiling it fails: {type(error).__name__}: {str(error)[:200]}")
             if self._engine == LITERT:
                 raise SwapRefused(f"LiteRT cannot run it: {error}") from error
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
@@ -92,9 +105,11 @@ class EngineChoice:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
+        self.told("compiled")
         if self._dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
         prove(engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._dependence is None)
+        self.told("compared with TensorFlow")
         self._proved_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:

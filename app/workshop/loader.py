@@ -37,7 +37,7 @@ class BundleLoader:
         copy, self._spare = self._spare, None
         if copy is None or copy.graph != graph.digest:
             copy = load_copy(graph)
-        copy.whole_batches = bundle.whole_batches
+        copy.one_row, copy.whole_batches = bundle.one_row, bundle.whole_batches
         restore(copy, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
         return copy
 

@@ -7,16 +7,18 @@ answer it when this one has died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from app.engine.base import Arrays
 from app.engine.bundle import Graph, Prepared
+from app.errors import LinkLost
 from app.processes.link import Handlers, Link
 from app.workshop import checkpoints
 from app.workshop.load import open_export
@@ -28,9 +30,12 @@ T = TypeVar("T")
 class Calls:
     """What other processes may ask; one thread does it all."""
 
+    link: Link
+
     def __init__(self, lane: ThreadPoolExecutor, engine: str) -> None:
         self._lane = lane
         self._engine = engine
+        self._loop = asyncio.get_running_loop()
         self._workshops: dict[str, Workshop] = {}
 
     def handlers(self) -> Handlers:
@@ -49,11 +54,14 @@ class Calls:
         source: Path | None,
         digest: str,
         destination: Path,
-        recorded: Sequence[Arrays],
-        compiled: bool,
+        *how: Any,
     ) -> Prepared:
         """See `Workshop.prepare`."""
-        return self._workshop(policy, graph).prepare(source, digest, destination, recorded, compiled)
+        told = self._steps(policy)
+        workshop = self._workshop(policy, graph)
+        told("loaded")
+        workshop.told = told
+        return workshop.prepare(source, digest, destination, *how)
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Workshop.check`."""
@@ -62,6 +70,17 @@ class Calls:
     def train_step_in(self, folder: Path) -> int:
         """See `checkpoints.train_step_in`."""
         return checkpoints.train_step_in(folder)
+
+    def _steps(self, policy: str) -> Callable[[str], None]:
+        """What the control process is told of, with the seconds since the step before."""
+        began = time.perf_counter()
+
+        def told(step: str) -> None:
+            nonlocal began
+            began, before = time.perf_counter(), began
+            asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, began - before), self._loop)
+
+        return told
 
     def _workshop(self, policy: str, graph: Graph) -> Workshop:
         """The one of the policy; a new one where its graph is another."""
@@ -77,9 +96,15 @@ class Calls:
         return answer
 
 
+async def _sent(link: Link, policy: str, step: str, seconds: float) -> None:
+    with contextlib.suppress(LinkLost):
+        await link.call("step", policy, step, seconds)
+
+
 async def serve(end: socket.socket, engine: str) -> None:
     """Answers calls until the other end is gone. `engine`: what every version has to run on, or "auto"."""
     with ThreadPoolExecutor(1, "workshop") as lane:
-        link = await Link.over(end, Calls(lane, engine).handlers())
-        await link.lost()
+        calls = Calls(lane, engine)
+        calls.link = await Link.over(end, calls.handlers())
+        await calls.link.lost()
         os._exit(0)  # whatever TensorFlow is busy with is of no use to anyone

@@ -134,6 +134,7 @@ class _Judge:
             if fixed is None:
                 return
             engine = TensorFlowEngine(self._engine.model, {function: fixed}, self._spec)
+            engine.one_row = self._engine.one_row
         answered = list(self._answered(function, serving, engine))
         if not answered:
             raise _Dependent(f"{function}: it answers none of the inputs that its rows were to be compared with")

@@ -9,7 +9,8 @@ from tf_agents.policies import policy_saver
 
 from app.errors import UnusablePolicy
 from app.inspection import inspect
-from tests.saver import policies
+from saver import PolicySaver
+from tests.saver import demanding, policies
 from tests.saver.policies import SAVERS, Saved
 from tests.server import ROOT
 
@@ -54,6 +55,13 @@ def test_checkpoints_come_in_the_order_in_which_they_would_serve(tmp_path):
     text = shown(tmp_path / "q").partition("Checkpoints")[2]
     places = [text.index(part) for part in ("10", " 9 ", "export", "broken", "incomplete: variables/variables.index")]
     assert places == sorted(places)
+
+
+def test_it_shows_which_probe_inputs_are_not_answered(tmp_path):
+    PolicySaver(demanding.MAKERS["logarithm"]()).save(tmp_path / "p", verify=False)
+    text = shown(tmp_path / "p")
+    assert "Probe inputs: 2 of 4 are answered" in text
+    assert "probe input 1 (observation -1.): action is not finite" in text
 
 
 def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path):

@@ -55,7 +55,9 @@ class FakeWorkshop:
         graph.write()
         return graph
 
-    async def prepare(self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded) -> Prepared:
+    async def prepare(
+        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded, serving
+    ) -> Prepared:
         self.prepared.append(source.name if source else "export")
         self.entered.set()
         await asyncio.get_running_loop().run_in_executor(None, self.go_on.wait, 10)
