@@ -13,12 +13,15 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio.to_thread
 
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.folders.foreign import hint_for
+from app.folders.series import resolved
 from app.metrics import Metrics
 from app.processes.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
@@ -49,6 +52,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       UnusablePolicy: a folder is no policy; nothing was served.
       SettingsError: another server listens there.
     """
+    settings = replace(settings, policies=tuple(resolved(named) for named in settings.policies))
     for named in settings.policies:
         _check_at_once(named)
     async with AsyncExitStack() as stack:
@@ -89,7 +93,7 @@ def _check_at_once(named: PolicyFolder) -> None:
     try:
         check_is_export(named.folder)
     except IncompleteError as error:
-        raise UnusablePolicy(str(error)) from None
+        raise UnusablePolicy(f"{error}{hint_for(named.folder)}") from None
 
 
 async def _start_workshop(
@@ -173,7 +177,8 @@ async def _open_managers(
     stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
     for named in settings.policies:
         store = stack.enter_context(Store(state / named.name, settings.engine).opened())
-        source = Source(named.folder, _identifier(calls, store, loop), upload_folders(named, settings.state_dir))
+        more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
+        source = Source(named.folder, _identifier(calls, store, loop), more)
         workshop = RemoteWorkshop(named.name, calls)
         manager = Manager(named.name, named.folder, workshop, source, store, lane, metrics.policy(named.name))
         try:
@@ -210,7 +215,7 @@ def _start_watching(named: PolicyFolder, settings: Settings, manager: Manager, s
     anyio.to_thread.current_default_thread_limiter().total_tokens += 1
     # The folder of checkpoints may not be there yet, so that the one above it is watched.
     above = [folder.parent for folder in checkpoint_folders(named.folder)]
-    folders = {named.folder, *above, *upload_folders(named, settings.state_dir)}
+    folders = {named.series or named.folder, *above, *upload_folders(named, settings.state_dir)}
     watching = asyncio.create_task(watch(manager, sorted(folder for folder in folders if folder.is_dir())))
     stack.push_async_callback(_cancelled, watching)
 

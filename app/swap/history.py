@@ -38,7 +38,8 @@ class History:
         for candidate in sight.complete:
             self.version(candidate.name, candidate.digest, candidate.train_step)
             self._versions.pop((candidate.name, ""), None)  # it was unreadable before, and is mended
-        for name, reason in sight.unreadable.items():
+        unreadable = sight.others | sight.unreadable
+        for name, reason in unreadable.items():
             version = self.version(name, "", -1)
             if version.state is not State.REFUSED or version.reason != reason:
                 self._versions.pop(version.key)
@@ -49,7 +50,7 @@ class History:
         done = [
             key
             for key, v in self._versions.items()
-            if v.state in (State.RELEASED, State.REFUSED) and key not in there and key[0] not in sight.unreadable
+            if v.state in (State.RELEASED, State.REFUSED) and key not in there and key[0] not in unreadable
         ]
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]

@@ -114,11 +114,12 @@ class StoredValues:
             return None
         graph = TrackableObjectGraph()
         try:
-            graph.ParseFromString(self._tensor(_GRAPH_KEY, _GRAPH_KEY))
-        except SwapRefused:
-            raise
-        except Exception as error:
-            raise SwapRefused(f"its object graph cannot be read: {_line(error, self._folder)}") from None
+            graph.ParseFromString(self._reader.get_tensor(_GRAPH_KEY))
+        except Exception:
+            # It lies behind the values: what is wrong with the first of these is told, where something is.
+            for key in sorted(self._reader.get_variable_to_shape_map(), key=lambda key: (key == _GRAPH_KEY, key)):
+                self._tensor(key, _plain(key))
+            raise SwapRefused("its object graph cannot be read") from None
         return graph
 
     def _names(self, keys: Iterable[str]) -> dict[str, set[str]]:

@@ -18,7 +18,7 @@ from app.folders.checkpoints import manifest_of, plain_files
 from app.workshop import checkpoints, probe
 from app.workshop.choice import EngineChoice
 from app.workshop.load import load_copy, model_folder, restore, train_step_of
-from saver.artifact import CheckpointManifest, IncompleteError, check_files, copy_files, digest_of
+from saver.artifact import GRAPH_FILE, CheckpointManifest, IncompleteError, check_files, copy_files, digest_of
 from saver.artifact.publishing import publish, staged_folder
 
 
@@ -92,7 +92,14 @@ class Workshop:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
-        checkpoints.check(staged, self._variables)
+        try:
+            checkpoints.check(staged, self._variables)
+        except SwapRefused as refusal:
+            if not (source / GRAPH_FILE).exists():
+                raise
+            raise SwapRefused(
+                f"it is an export, and its variables do not fit the graph that serves: {refusal}"
+            ) from None
         return files
 
     def _restored(self, bundle: Bundle) -> TensorFlowEngine:
