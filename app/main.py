@@ -211,6 +211,7 @@ def _identifier(
 def _start_watching(named: PolicyFolder, settings: Settings, manager: Manager, stack: AsyncExitStack) -> None:
     if not settings.watch:
         return
+    manager.watched = True
     # Each watcher waits in one of anyio's threads: the others should not wait for it.
     anyio.to_thread.current_default_thread_limiter().total_tokens += 1
     # The folder of checkpoints may not be there yet, so that the one above it is watched.

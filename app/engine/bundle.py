@@ -29,7 +29,10 @@ AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 
 @dataclass(frozen=True)
 class Graph:
-    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`."""
+    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`.
+
+    `train_step` is that of the export's own weights, -1 if unknown.
+    """
 
     folder: Path
     digest: str
@@ -37,6 +40,7 @@ class Graph:
     serving: ServingInfo
     plain: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    train_step: int = -1
 
     def write(self) -> None:
         """Writes graph.json into the folder."""
@@ -44,6 +48,7 @@ class Graph:
             "format": FORMAT,
             "digest": self.digest,
             "plain": self.plain,
+            "train_step": self.train_step,
             "policy": self.spec.to_json(),
             "serving": self.serving.to_json(),
             "files": dict(self.files),
@@ -64,6 +69,7 @@ class Graph:
                 ServingInfo.from_json(data["serving"]),
                 data["plain"],
                 data["files"],
+                int(data["train_step"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             return None

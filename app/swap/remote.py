@@ -210,7 +210,7 @@ class RemoteManager:
         await self._link.call("resume", self._policy)
 
     async def story(self) -> dict[str, Any]:
-        """What a person wants to know of the versions: {"pinned", "stale", "versions": the latest seen first}."""
+        """What a person wants to know: {"pinned", "stale", "stale_reason", "versions": the latest seen first}."""
         story: dict[str, Any] = await self._link.call("story", self._policy)
         return story
 
@@ -220,7 +220,12 @@ def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
 
     async def story(manager: Manager) -> dict[str, Any]:
         versions = [version.public() for version in manager.versions()]
-        return {"pinned": manager.pinned, "stale": manager.stale(), "versions": versions}
+        return {
+            "pinned": manager.pinned,
+            "stale": manager.stale(),
+            "stale_reason": manager.stale_reason(),
+            "versions": versions,
+        }
 
     asked: list[Callable[..., Awaitable[Any]]] = [
         Manager.reload,

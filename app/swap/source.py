@@ -157,7 +157,10 @@ class Source:
         if isinstance(identity, str):
             sight.unreadable[folder.name] = identity
         else:
-            sight.complete.append(Candidate(folder.name, folder, identity.digest, identity.train_step, stamp))
+            written_at = max((mtime / 1e9 for _, _, mtime, *_ in stamp), default=0.0)
+            sight.complete.append(
+                Candidate(folder.name, folder, identity.digest, identity.train_step, stamp, written_at)
+            )
         return True
 
 

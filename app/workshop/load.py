@@ -46,7 +46,7 @@ def open_export(folder: Path, graphs: Path) -> Graph:
         model = _load(graph, folder)
         if exported.manifest is None:
             graph = replace(graph, spec=_plain().spec_of_plain(folder, model))
-        graph = replace(graph, serving=_functions(graph, model)[1])
+        graph = replace(graph, serving=_functions(graph, model)[1], train_step=train_step_of(model))
         graph.write()
         publish(staged, graphs / exported.digest, sync=False)
     return replace(graph, folder=graphs / exported.digest)
