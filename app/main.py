@@ -30,7 +30,7 @@ from app.swap.remote import Offer, RemoteFront, RemoteWorkshop, WorkshopCalls, m
 from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
 from app.swap.upload import upload_folders
-from app.swap.watch import watch
+from app.swap.watch import FolderWatcher, follow
 from saver.artifact import IncompleteError, check_is_export
 
 # Beyond a front's own grace for what was accepted.
@@ -83,8 +83,10 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-        for named in settings.policies:
-            _start_watching(named, settings, managers[named.name], stack)
+        if settings.watch:
+            watcher = _start_watcher(stack)
+            for named in settings.policies:
+                _follow(named, settings, managers[named.name], watcher, stack)
         yield managers
 
 
@@ -208,17 +210,24 @@ def _identifier(
     return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
 
 
-def _start_watching(named: PolicyFolder, settings: Settings, manager: Manager, stack: AsyncExitStack) -> None:
-    if not settings.watch:
-        return
-    manager.watched = True
-    # Each watcher waits in one of anyio's threads: the others should not wait for it.
+def _start_watcher(stack: AsyncExitStack) -> FolderWatcher:
+    # It waits in one of anyio's threads: whoever else uses them should not wait for it.
     anyio.to_thread.current_default_thread_limiter().total_tokens += 1
-    # The folder of checkpoints may not be there yet, so that the one above it is watched.
-    above = [folder.parent for folder in checkpoint_folders(named.folder)]
-    folders = {named.series or named.folder, *above, *upload_folders(named, settings.state_dir)}
-    watching = asyncio.create_task(watch(manager, sorted(folder for folder in folders if folder.is_dir())))
-    stack.push_async_callback(_cancelled, watching)
+    watcher = FolderWatcher()
+    stack.push_async_callback(_cancelled, asyncio.create_task(watcher.run()))
+    return watcher
+
+
+def _follow(
+    named: PolicyFolder, settings: Settings, manager: Manager, watcher: FolderWatcher, stack: AsyncExitStack
+) -> None:
+    # The folder of checkpoints may not be there yet, so that the one above it is watched too.
+    folders = {named.series or named.folder, *upload_folders(named, settings.state_dir)}
+    for checkpoints in checkpoint_folders(named.folder):
+        folders |= {checkpoints, checkpoints.parent}
+    changed = watcher.add(sorted(folders))
+    manager.watched = True
+    stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
 
 
 def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
