@@ -31,7 +31,8 @@ AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 class Graph:
     """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`.
 
-    `train_step` is that of the export's own weights, -1 if unknown.
+    `train_step` is that of the export's own weights, -1 if unknown. `python_code` is what of its functions is
+    Python, and cannot be run here.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Graph:
     plain: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     train_step: int = -1
+    python_code: tuple[str, ...] = ()
 
     def write(self) -> None:
         """Writes graph.json into the folder."""
@@ -49,6 +51,7 @@ class Graph:
             "digest": self.digest,
             "plain": self.plain,
             "train_step": self.train_step,
+            "python_code": list(self.python_code),
             "policy": self.spec.to_json(),
             "serving": self.serving.to_json(),
             "files": dict(self.files),
@@ -70,6 +73,7 @@ class Graph:
                 data["plain"],
                 data["files"],
                 int(data["train_step"]),
+                tuple(data["python_code"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             return None

@@ -101,6 +101,11 @@ class Manager:
           SwapRefused: not even the export's own weights answer probe inputs.
         """
         await self._export.open()
+        if self._graph.python_code:
+            code = "; ".join(self._graph.python_code)
+            log.warning(
+                "%s: Python code stayed in the process that saved the policy, and is missing: %s", self.name, code
+            )
         memory = await self._work(lambda: self._store.recall(self._graph.digest, self._graph))
         self._served, self._export.saved_again = list(memory.served), memory.saved_again
         async with self._one_at_a_time:

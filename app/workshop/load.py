@@ -23,6 +23,7 @@ from app.workshop.stored import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, as_
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
 from saver.artifact.publishing import publish, staged_folder
 from saver.hush import hushed
+from saver.purity import python_code
 
 PLAIN_FOLDER = "plain"
 SIGNATURES = ("action", "get_initial_state")
@@ -46,7 +47,9 @@ def open_export(folder: Path, graphs: Path) -> Graph:
         model = _load(graph, folder)
         if exported.manifest is None:
             graph = replace(graph, spec=_plain().spec_of_plain(folder, model))
-        graph = replace(graph, serving=_functions(graph, model)[1], train_step=train_step_of(model))
+        functions, serving = _functions(graph, model)
+        python = tuple(f"{name}: {code}" for name in SIGNATURES for code in python_code(functions[name].concrete))
+        graph = replace(graph, serving=serving, train_step=train_step_of(model), python_code=python)
         graph.write()
         publish(staged, graphs / exported.digest, sync=False)
     return replace(graph, folder=graphs / exported.digest)
