@@ -44,6 +44,10 @@ class Graph:
     train_step: int = -1
     python_code: tuple[str, ...] = ()
 
+    def alike(self, other: Graph) -> bool:
+        """Whether callers could not tell the two apart but by the answers."""
+        return (self.spec, self.serving) == (other.spec, other.serving)
+
     def write(self) -> None:
         """Writes graph.json into the folder."""
         data = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import Counter
@@ -403,7 +404,17 @@ class Manager:
             await self._swap_to_newest_export(candidate)
             return
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
-        await self._swap(version, lambda: self._preparing.checkpoint(self._graph, candidate), candidate.stamp)
+        if self._changeover.begun and self.active is version:
+            return
+        try:
+            graph = await self._preparing.graph_for(self._graph, candidate)
+        except SwapRefused as refusal:
+            await self._changeover.drained()  # it may be this very version that still drains
+            version.want()
+            self._history.refuse(version, str(refusal), object() if refusal.for_now else candidate.stamp)
+            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
+        prepare = functools.partial(self._preparing.checkpoint, graph, candidate)
+        await self._swap(version, prepare, candidate.stamp, graph)
 
     async def _swap_back(self, kept: Kept, sight: Sight) -> None:
         """To a version that served before."""

@@ -14,7 +14,7 @@ from app.errors import SwapRefused, UnusablePolicy
 from app.folders.exports import identify_export
 from app.folders.foreign import SPECS_FILE
 from app.swap.plan import OwnWeights
-from app.swap.preparing import Workshop
+from app.swap.preparing import OTHER_SPECS, Workshop
 from app.swap.store import Store
 from saver.artifact import GRAPH_FILE, POLICY_FILE
 
@@ -80,8 +80,8 @@ class ExportFolder:
             graph = await self._workshop.open(self._folder, self._store.graphs)
         except UnusablePolicy as error:
             raise SwapRefused(str(error)) from error
-        if (graph.spec, graph.serving) != (self.graph.spec, self.graph.serving):
-            raise SwapRefused("the new graph has other specs: a server started anew can serve it")
+        if not graph.alike(self.graph):
+            raise SwapRefused(OTHER_SPECS)
         self._judged = before
         return graph
 

@@ -135,6 +135,11 @@ class RemoteWorkshop:
         train_step: int = await self._calls.call("check", self._policy, graph, folder)
         return train_step
 
+    async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
+        """See `app.workshop.workshop.Workshop.needs_own_graph`."""
+        needs: bool = await self._calls.call("needs_own_graph", self._policy, graph, folder)
+        return needs
+
 
 class RemoteFront:
     """One front as the manager of one policy sees it: see `app.swap.fleet.Front`."""

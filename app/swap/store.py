@@ -125,7 +125,7 @@ class Store:
 
     def _alike(self, export: str, graph: Graph | None) -> bool:
         before = self.graph(export)
-        return before is not None and graph is not None and (before.spec, before.serving) == (graph.spec, graph.serving)
+        return before is not None and graph is not None and before.alike(graph)
 
     def remember(self, memory: Memory, besides: Collection[str] = ()) -> None:
         """Replaces what is remembered, and deletes the graphs and bundles that it has no more use for.
@@ -145,6 +145,11 @@ class Store:
     def graph(self, digest: str) -> Graph | None:
         """The graph of the export with that digest; None where it is not here."""
         return Graph.read(self.graphs / digest)
+
+    def graph_of(self, digest: str) -> Graph | None:
+        """The graph that a version was prepared under; None where it was not, or the graph is gone."""
+        known = Bundle.read(self.place(digest))
+        return None if known is None else self.graph(known.graph)
 
     def place(self, digest: str) -> Path:
         """Where the bundle of a version belongs."""

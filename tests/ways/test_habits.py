@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tf_agents.policies import policy_saver
+from tf_agents.trajectories import policy_step
 from tf_agents.utils import common
 
 from tests.saver import policies
@@ -20,12 +22,25 @@ from tests.ways.steady import SteadyLoad, log_read, until
 from tests.zoo.policies import NumberPolicy, NumberTrainer
 
 
+class ScaledPolicy(NumberPolicy):
+    """Its action is `scale` times the number: a Python number, and so a constant of its graph."""
+
+    def __init__(self, scale: int) -> None:
+        self._scale = scale
+        super().__init__()
+
+    def _distribution(self, time_step: Any, policy_state: Any) -> Any:
+        row = tf.cast(time_step.observation[:, 0], tf.int64)
+        both = tf.stack([self._scale * self.first + row, self._scale * self.last + row], axis=1)
+        return policy_step.PolicyStep(tfp.distributions.Deterministic(both), policy_state)
+
+
 class Series:
     """`saver.save('policy_%d' % step)`, as TF-Agents' documentation has it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scale: int = 1000) -> None:
         self.folder = folder
-        self._policy = NumberPolicy()
+        self._policy = ScaledPolicy(scale)
         self._train_step = tf.Variable(0, dtype=tf.int64)
         self._saver = policy_saver.PolicySaver(self._policy, train_step=self._train_step)
 
@@ -89,6 +104,19 @@ def test_a_folder_of_exports_is_served_by_its_newest(scene: Scene) -> None:
     assert scene.server.reload("many").json()["version"] == "policy_100"
     scene.series.save(110)
     scene.until_it_serves("many", "policy_110", 110)
+
+
+def test_an_export_with_other_constants_serves_with_its_own_graph(scene: Scene) -> None:
+    other = Series(scene.series.folder, scale=2000)
+    for series, step, thousands in ((other, 111, 222), (scene.series, 112, 112), (other, 113, 226)):
+        series.save(step)
+        expected = f"policy_{step}", step, [1000 * thousands + 7] * 2
+        until(lambda: scene.serves("many") == expected, f"{expected}")  # noqa: B023
+    for step, thousands in ((112, 112), (111, 222)):
+        assert scene.server.admin.post("/admin/policies/many/rollback").json()["train_step"] == step
+        assert scene.serves("many") == (f"policy_{step}", step, [1000 * thousands + 7] * 2)
+    assert scene.server.reload("many").json()["version"] == "policy_113"
+    assert scene.serves("many") == ("policy_113", 113, [226_007] * 2)
 
 
 def test_an_export_is_a_checkpoint_where_checkpoints_are_looked_for(scene: Scene) -> None:
