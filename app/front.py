@@ -194,7 +194,7 @@ class Front:
             settings.waiting_room_requests,
         )
         self._stack.push_async_callback(batcher.close)
-        folders = [named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
+        folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
         return Policy(
             named.name,
             spec,

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from app.folders.checkpoints import Identity, identify
 from app.folders.exports import check_folder
+from app.folders.series import resolved
+from app.settings import PolicyFolder
 from app.swap import plan
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT
@@ -37,6 +39,8 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     Raises:
       UnusablePolicy: no export of a policy lies there.
     """
+    named = resolved(PolicyFolder(folder.name, folder))
+    folder = named.folder
     check_folder(folder)
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
         from app.workshop import probe
@@ -66,7 +70,7 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     def identified(checkpoint: Path, rest_s: float) -> Identity:
         return identify(checkpoint, rest_s, lambda folder, _: train_step_in(folder))
 
-    console.print(_checkpoints(Source(folder, identified).look(rest_s=0)))
+    console.print(_checkpoints(Source(folder, identified, [named.series] if named.series else []).look(rest_s=0)))
 
 
 def _console() -> Console:
@@ -167,7 +171,7 @@ def _checkpoint_rows(sight: Sight) -> Iterator[tuple[str, str, str, str]]:
     for candidate in plan.newest_first(sight.complete):
         yield candidate.name, str(candidate.train_step), f"{candidate.digest[:12]}…", ""
     yield EXPORT, "", "", "the weights of the export itself"
-    for kind, reasons in (("incomplete", sight.incomplete), ("unreadable", sight.unreadable)):
+    for kind, reasons in (("incomplete", sight.incomplete), ("unreadable", sight.unreadable | sight.others)):
         for name, reason in sorted(reasons.items()):
             yield name, "", "", f"{kind}: {reason}"
 

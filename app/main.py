@@ -10,17 +10,20 @@ import asyncio
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
 
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.folders.series import resolved
 from app.metrics import Metrics
-from app.openings import Fronts, Open, Openings
+from app.openings import Changed, Fronts, Open, Openings
 from app.processes.child import Child, Keeper
 from app.progress import Progress, Showing
 from app.settings import PolicyFolder, Settings, SettingsError
@@ -30,7 +33,7 @@ from app.swap.remote import RemoteWorkshop, WorkshopCalls, manager_calls
 from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
 from app.swap.upload import upload_folders
-from app.swap.watch import watch
+from app.swap.watch import FolderWatcher, follow
 
 # Beyond a front's own grace for what was accepted.
 _FAREWELL_S = 5.0
@@ -54,6 +57,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       SettingsError: another server listens there, or the file of probe inputs cannot be used.
     """
     given = _probe_file(settings)
+    settings = replace(settings, policies=tuple(resolved(named) for named in settings.policies))
     async with AsyncExitStack() as stack:
         metrics, progress = Metrics(), Showing()
         openings = Openings(settings.policies, metrics, progress)
@@ -90,19 +94,33 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
         showing.close()
-        for named in settings.policies:
-            if named.name in openings.managers:
-                _start_watching(named, settings, openings.managers[named.name], stack)
-
-        async def changed(named: PolicyFolder) -> None:
-            await told.tell(named.name)
-            if named.name in openings.managers:
-                _start_watching(named, settings, openings.managers[named.name], stack)
-
-        if settings.watch and openings.failures:
-            trying = asyncio.create_task(openings.try_again(open_one, closing, changed))
-            stack.push_async_callback(_cancelled, trying)
+        if settings.watch:
+            _watch_all(settings, openings, told, partial(openings.try_again, open_one, closing), stack)
         yield openings
+
+
+def _watch_all(
+    settings: Settings,
+    openings: Openings,
+    told: Fronts,
+    try_again: Callable[[Changed], Coroutine[None, None, None]],
+    stack: AsyncExitStack,
+) -> None:
+    """Follows the folders of policies that are open, and of those that failed until they are."""
+    watcher = _start_watcher(stack)
+
+    def follow_folders(named: PolicyFolder) -> None:
+        if named.name in openings.managers:
+            _follow(named, settings, openings.managers[named.name], watcher, stack)
+
+    async def changed(named: PolicyFolder) -> None:
+        await told.tell(named.name)
+        follow_folders(named)
+
+    for named in settings.policies:
+        follow_folders(named)
+    if openings.failures:
+        stack.push_async_callback(_cancelled, asyncio.create_task(try_again(changed)))
 
 
 def _probe_file(settings: Settings) -> ProbeFile | None:
@@ -187,7 +205,8 @@ def _opener(
 
     async def open_one(named: PolicyFolder, own: AsyncExitStack) -> Manager:
         store = own.enter_context(Store(state / named.name, settings.engine).opened())
-        source = Source(named.folder, _identifier(calls, store, loop), upload_folders(named, settings.state_dir))
+        more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
+        source = Source(named.folder, _identifier(calls, store, loop), more)
         workshop = RemoteWorkshop(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
         manager = Manager(named.name, named.folder, workshop, source, store, lane, metrics.policy(named.name))
         await manager.start()
@@ -212,16 +231,24 @@ def _identifier(
     return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
 
 
-def _start_watching(named: PolicyFolder, settings: Settings, manager: Manager, stack: AsyncExitStack) -> None:
-    if not settings.watch:
-        return
-    # Each watcher waits in one of anyio's threads: the others should not wait for it.
+def _start_watcher(stack: AsyncExitStack) -> FolderWatcher:
+    # It waits in one of anyio's threads: whoever else uses them should not wait for it.
     anyio.to_thread.current_default_thread_limiter().total_tokens += 1
-    # The folder of checkpoints may not be there yet, so that the one above it is watched.
-    above = [folder.parent for folder in checkpoint_folders(named.folder)]
-    folders = {named.folder, *above, *upload_folders(named, settings.state_dir)}
-    watching = asyncio.create_task(watch(manager, sorted(folder for folder in folders if folder.is_dir())))
-    stack.push_async_callback(_cancelled, watching)
+    watcher = FolderWatcher()
+    stack.push_async_callback(_cancelled, asyncio.create_task(watcher.run()))
+    return watcher
+
+
+def _follow(
+    named: PolicyFolder, settings: Settings, manager: Manager, watcher: FolderWatcher, stack: AsyncExitStack
+) -> None:
+    # The folder of checkpoints may not be there yet, so that the one above it is watched too.
+    folders = {named.series or named.folder, *upload_folders(named, settings.state_dir)}
+    for checkpoints in checkpoint_folders(named.folder):
+        folders |= {checkpoints, checkpoints.parent}
+    changed = watcher.add(sorted(folders))
+    manager.watched = True
+    stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
 
 
 def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:

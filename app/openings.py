@@ -28,6 +28,8 @@ log = logging.getLogger("policy_server.start")
 _LOOK_EVERY_S = 0.5
 # Opens one policy; what it leaves to be closed goes onto the stack.
 Open = Callable[[PolicyFolder, AsyncExitStack], Awaitable[Manager]]
+# Is told of a policy that was tried again, whether it is open now or fails for another reason.
+Changed = Callable[[PolicyFolder], Awaitable[None]]
 
 
 class Openings:
@@ -66,9 +68,7 @@ class Openings:
                 await self._open(named, open_one, stack)
         self._check_any_left()
 
-    async def try_again(
-        self, open_one: Open, stack: AsyncExitStack, changed: Callable[[PolicyFolder], Awaitable[None]]
-    ) -> None:
+    async def try_again(self, open_one: Open, stack: AsyncExitStack, changed: Changed) -> None:
         """Opens policies that failed when their folders change; runs until it is cancelled.
 
         `changed` is told of each, whether it is open now or fails for another reason.

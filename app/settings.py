@@ -45,10 +45,14 @@ def knob(
 
 @dataclass(frozen=True)
 class PolicyFolder:
-    """A policy to serve: its name in URLs and its folder."""
+    """A policy to serve: its name in URLs and its folder.
+
+    `series` is the folder of exports that was named, where `folder` is the newest of them and all are checkpoints.
+    """
 
     name: str
     folder: Path
+    series: Path | None = None
 
 
 @dataclass(frozen=True)

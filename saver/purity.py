@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tensorflow.python.ops import script_ops
+
 _IMPURE = re.compile(
     r"Random|Multinomial|Rng|TruncatedNormal|^Stateful(?!PartitionedCall)"  # draws
     r"|Assign|^Resource(Scatter|Apply|SparseApply)|^LookupTable(Insert|Import|Remove)|Queue|^Stack|Iterator"  # keeps
@@ -29,6 +31,30 @@ def impurities(function: Any) -> list[str]:
         reached |= before
     nodes = [operation.node_def for operation in reached]
     return sorted({node.op for node in [*nodes, *_called_by(nodes, library)] if _IMPURE.search(node.op)})
+
+
+def python_code(function: Any) -> list[str]:
+    """What of a concrete function is Python and not graph (`py_function`, `numpy_function`), wherever it is nested.
+
+    Each as TensorFlow's name for it, in the process that traced it that of the function, and operation and node.
+    A SavedModel holds only a number for it: no other process can run it.
+    """
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    return sorted({_described(node) for node in nodes if "PyFunc" in node.op})
+
+
+def _described(node: Any) -> str:
+    called = "py_function" if node.op == "EagerPyFunc" else "numpy_function"
+    named = _python_function(node.attr["token"].s.decode(errors="replace"))
+    return f"{called}{f' of {named}' if named else ''} ({node.op} {node.name})"
+
+
+def _python_function(token: str) -> str:
+    """The name of the function that TensorFlow has registered under that number in this process; empty for none."""
+    registered = getattr(getattr(script_ops, "_py_funcs", None), "_funcs", {}).get(token)
+    registered = getattr(registered, "_func", registered)  # that of `py_function` is wrapped
+    return str(getattr(registered, "__qualname__", ""))
 
 
 def _called_by(nodes: list[Any], library: Mapping[str, Any]) -> Iterator[Any]:

@@ -30,7 +30,11 @@ AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 
 @dataclass(frozen=True)
 class Graph:
-    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`."""
+    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`.
+
+    `train_step` is that of the export's own weights, -1 if unknown. `python_code` is what of its functions is
+    Python, and cannot be run here.
+    """
 
     folder: Path
     digest: str
@@ -38,6 +42,12 @@ class Graph:
     serving: ServingInfo
     plain: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    train_step: int = -1
+    python_code: tuple[str, ...] = ()
+
+    def alike(self, other: Graph) -> bool:
+        """Whether callers could not tell the two apart but by the answers."""
+        return (self.spec, self.serving) == (other.spec, other.serving)
 
     def write(self) -> None:
         """Writes graph.json into the folder."""
@@ -45,6 +55,8 @@ class Graph:
             "format": FORMAT,
             "digest": self.digest,
             "plain": self.plain,
+            "train_step": self.train_step,
+            "python_code": list(self.python_code),
             "policy": self.spec.to_json(),
             "serving": self.serving.to_json(),
             "files": dict(self.files),
@@ -65,6 +77,8 @@ class Graph:
                 ServingInfo.from_json(data["serving"]),
                 data["plain"],
                 data["files"],
+                int(data["train_step"]),
+                tuple(data["python_code"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             return None

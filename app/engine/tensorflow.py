@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from app.engine.base import Arrays, InputRefused
 from app.engine.chunks import check_whole, join, split
+from app.errors import Unsupported
 from saver.artifact import PolicySpec, leaves
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
@@ -21,6 +22,7 @@ _INPUT_ERRORS = (
     tf.errors.DataLossError,  # bytes that are not what they should be: compressed, or a serialized message
     tf.errors.NotFoundError,  # a name that leads nowhere
 )
+_NO_PYTHON = re.compile(r"callback.* key=pyfunc_\d+|callback pyfunc_\d+ is not found")
 _FUNCTION_NODE = re.compile(r"^\{\{function_node .*?\}\} ?")
 
 
@@ -83,7 +85,11 @@ class TensorFlowEngine:
                 check_whole(rows, size)
             return join([self._call(function, piece) for piece in split(inputs, size)], rows)
         except _INPUT_ERRORS as error:
+            _check_no_python(function, error)
             raise InputRefused(_reason(error)) from error
+        except Exception as error:
+            _check_no_python(function, error)
+            raise
 
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
@@ -102,6 +108,15 @@ class TensorFlowEngine:
             if array.ndim == self._ranks.get(name):
                 outputs[name] = np.broadcast_to(array, (rows, *array.shape))
         return outputs
+
+
+def _check_no_python(function: str, error: Exception) -> None:
+    """Raises Unsupported where the graph has called Python code: only the process that saved it has that."""
+    if _NO_PYTHON.search(str(error)):
+        raise Unsupported(
+            f"{function} runs Python code (numpy_function or py_function), which stayed in the process that saved the "
+            "policy: expected TensorFlow operations in its place"
+        ) from error
 
 
 def _reason(error: tf.errors.OpError) -> str:

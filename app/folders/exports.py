@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import UnusablePolicy
+from app.folders.foreign import hint_for
 from saver.artifact import (
     GRAPH_FILE,
     POLICY_FILE,
@@ -20,8 +21,6 @@ from saver.artifact import (
     hash_files,
     read_policy_manifest,
 )
-
-_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def check_folder(folder: Path) -> None:
             raise UnusablePolicy(f"{folder} is a link that leads nowhere ({os.readlink(folder)})")
         check_is_export(folder)
     except IncompleteError as error:
-        raise UnusablePolicy(f"{error}{_hint(folder)}") from None
+        raise UnusablePolicy(f"{error}{hint_for(folder)}") from None
     except OSError as error:
         raise UnusablePolicy(f"{folder} cannot be read: {error.strerror}") from None
 
@@ -99,13 +98,3 @@ def _stamp_of(path: Path) -> object:
     except OSError as error:
         return error.errno
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
-
-
-def _hint(folder: Path) -> str:
-    """What may be meant instead: the policies in a folder around them."""
-    try:
-        within = sorted(path.parent.name for path in folder.glob(f"*/{GRAPH_FILE}"))
-    except OSError:
-        return ""
-    shown = ", ".join(within[:_MOST_SHOWN]) + (", …" if len(within) > _MOST_SHOWN else "")
-    return f"; this folder holds the policies {shown}: serve those" if within else ""

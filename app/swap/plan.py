@@ -12,13 +12,33 @@ from saver.artifact import natural_order
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete checkpoint in the folder. `stamp` changes with its files."""
+    """A complete checkpoint in the folder. `stamp` changes with its files; `written_at`: Unix time of the newest."""
 
     name: str
     folder: Path
     digest: str
     train_step: int
     stamp: object = None
+    written_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class OwnWeights:
+    """The weights of the export itself. `written_at`: Unix time of its files, where it was seen being saved again."""
+
+    digest: str
+    train_step: int
+    written_at: float | None = None
+
+    def newer_than(self, train_step: int, written_at: float) -> bool:
+        """Whether they are newer than a checkpoint's: by train step; where that does not tell, what was written last.
+
+        An export that was there from the start is older than any checkpoint of its train step: its files may have the
+        time of a copy.
+        """
+        if train_step != self.train_step and min(train_step, self.train_step) >= 0:
+            return self.train_step > train_step
+        return self.written_at is not None and self.written_at > written_at
 
 
 def order(train_step: int, name: str) -> tuple[Any, ...]:
@@ -29,6 +49,15 @@ def order(train_step: int, name: str) -> tuple[Any, ...]:
 def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
     """The order in which checkpoints are tried: highest train step first."""
     return sorted(candidates, key=lambda c: order(c.train_step, c.name), reverse=True)
+
+
+def ranked(candidates: Iterable[Candidate], own: OwnWeights | None) -> list[Candidate | OwnWeights]:
+    """`newest_first` with the export's own weights in their place; without them where every checkpoint is newer."""
+    newest: list[Candidate | OwnWeights] = [*newest_first(candidates)]
+    for index, candidate in enumerate(newest):
+        if own is not None and own.newer_than(candidate.train_step, getattr(candidate, "written_at", 0.0)):
+            return [*newest[:index], own, *newest[index:]]
+    return newest
 
 
 def worth_trying(

@@ -10,15 +10,16 @@ from typing import Protocol, TypeVar
 
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph, Prepared
-from app.errors import SwapRefused
+from app.errors import SwapRefused, UnusablePolicy
 from app.folders.checkpoints import manifest_of
 from app.swap.changeover import Changeover
 from app.swap.plan import Candidate
 from app.swap.source import Sight
 from app.swap.store import Kept, Store
-from saver.artifact import IncompleteError, check_files
+from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
 T = TypeVar("T")
+OTHER_SPECS = "the new graph has other specs: a server started anew can serve it"
 
 
 class Workshop(Protocol):
@@ -41,6 +42,9 @@ class Workshop(Protocol):
     async def check(self, graph: Graph, folder: Path) -> int:
         """Judges a checkpoint without restoring it; its train step, or SwapRefused where it may not serve."""
 
+    async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
+        """Whether an export differs from the graph in more than variables; SwapRefused where those do not fit."""
+
 
 class Preparing:
     """One policy's. What was prepared before is taken from the store; the rest is the workshop's work."""
@@ -62,6 +66,27 @@ class Preparing:
             return await self._prepare(graph, candidate.folder, candidate.digest)
         await self._work(lambda: _check_unchanged(candidate.folder))
         return Prepared(there)
+
+    async def graph_for(self, graph: Graph, candidate: Candidate) -> Graph:
+        """What a checkpoint is served with: `graph`, or its own where it is an export that has other constants.
+
+        Raises:
+          SwapRefused: it may not serve.
+        """
+        if not await self._work(lambda: (candidate.folder / GRAPH_FILE).exists()):
+            return graph
+        before = await self._work(lambda: self._store.graph_of(candidate.digest))
+        if before is not None and before.alike(graph):
+            return before
+        if not await self._workshop.needs_own_graph(graph, candidate.folder):
+            return graph
+        try:
+            own = await self._workshop.open(candidate.folder, self._store.graphs)
+        except UnusablePolicy as error:
+            raise SwapRefused(str(error)) from error
+        if not own.alike(graph):
+            raise SwapRefused(OTHER_SPECS)
+        return own
 
     async def past(self, graph: Graph, kept: Kept, sight: Sight) -> Prepared:
         """Of a version that served before; its checkpoint may be gone.

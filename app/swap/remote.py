@@ -149,6 +149,11 @@ class RemoteWorkshop:
         train_step: int = await self._calls.call("check", self._policy, graph, folder)
         return train_step
 
+    async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
+        """See `app.workshop.workshop.Workshop.needs_own_graph`."""
+        needs: bool = await self._calls.call("needs_own_graph", self._policy, graph, folder)
+        return needs
+
 
 class RemoteFront:
     """One front as the manager of one policy sees it: see `app.swap.fleet.Front`."""
@@ -224,7 +229,7 @@ class RemoteManager:
         await self._link.call("resume", self._policy)
 
     async def story(self) -> dict[str, Any]:
-        """What a person wants to know of the versions: {"pinned", "stale", "versions": the latest seen first}."""
+        """What a person wants to know: {"pinned", "stale", "stale_reason", "versions": the latest seen first}."""
         story: dict[str, Any] = await self._link.call("story", self._policy)
         return story
 
@@ -234,7 +239,12 @@ def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
 
     async def story(manager: Manager) -> dict[str, Any]:
         versions = [version.public() for version in manager.versions()]
-        return {"pinned": manager.pinned, "stale": manager.stale(), "versions": versions}
+        return {
+            "pinned": manager.pinned,
+            "stale": manager.stale(),
+            "stale_reason": manager.stale_reason(),
+            "versions": versions,
+        }
 
     asked: list[Callable[..., Awaitable[Any]]] = [
         Manager.reload,

@@ -40,7 +40,7 @@ class Calls:
 
     def handlers(self) -> Handlers:
         """By name; see the methods."""
-        calls = (self.open, self.prepare, self.check, self.train_step_in)
+        calls = (self.open, self.prepare, self.check, self.needs_own_graph, self.train_step_in)
         return {call.__name__: self._in_lane(call) for call in calls}
 
     def open(self, folder: Path, graphs: Path) -> Graph:
@@ -66,6 +66,10 @@ class Calls:
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Workshop.check`."""
         return self._workshop(policy, graph).check(folder)
+
+    def needs_own_graph(self, policy: str, graph: Graph, folder: Path) -> bool:
+        """See `Workshop.needs_own_graph`."""
+        return self._workshop(policy, graph).needs_own_graph(folder)
 
     def train_step_in(self, folder: Path) -> int:
         """See `checkpoints.train_step_in`."""

@@ -17,9 +17,18 @@ from app.errors import SwapRefused, UnusablePolicy
 from app.folders.checkpoints import manifest_of, plain_files
 from app.workshop import checkpoints, probe
 from app.workshop.choice import EngineChoice
+from app.workshop.graph_constants import constants_of
 from app.workshop.load import load_copy, model_folder, restore, train_step_of
 from app.workshop.probe import Probed
-from saver.artifact import CheckpointManifest, IncompleteError, check_files, copy_files, digest_of
+from saver.artifact import (
+    GRAPH_FILE,
+    SERVING_FOLDER,
+    CheckpointManifest,
+    IncompleteError,
+    check_files,
+    copy_files,
+    digest_of,
+)
 from saver.artifact.publishing import publish, staged_folder
 
 
@@ -115,6 +124,20 @@ class Workshop:
         except (SwapRefused, UnusablePolicy):
             return Probed(tuple(probes))  # it is gone: nothing excuses the new one
 
+    def needs_own_graph(self, folder: Path) -> bool:
+        """Whether an export differs from the graph in more than variables: a constant, such as an ε that decays.
+
+        False also where the two cannot be compared, as only one of them has `serving/`.
+
+        Raises:
+          SwapRefused: its variables do not fit the graph.
+        """
+        self._check_variables(folder, folder)
+        other = folder if self.graph.plain else folder / SERVING_FOLDER
+        if self.graph.plain != (not (folder / SERVING_FOLDER).exists()):
+            return False
+        return constants_of(other) != constants_of(model_folder(self.graph))
+
     def _copied(self, source: Path, promised: CheckpointManifest | None, digest: str, staged: Path) -> dict[str, str]:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
         hashes = promised.files if promised is not None else {}
@@ -124,8 +147,19 @@ class Workshop:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
-        checkpoints.check(staged, self._variables)
+        self._check_variables(staged, source)
         return files
+
+    def _check_variables(self, folder: Path, source: Path) -> None:
+        """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
+        try:
+            checkpoints.check(folder, self._variables)
+        except SwapRefused as refusal:
+            if not (source / GRAPH_FILE).exists():
+                raise
+            raise SwapRefused(
+                f"it is an export, and its variables do not fit the graph that serves: {refusal}"
+            ) from None
 
     def _restored(self, bundle: Bundle) -> TensorFlowEngine:
         """A copy of the policy with these weights; the same one each time, unless a restore has failed half-way."""
