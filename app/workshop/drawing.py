@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -34,6 +34,11 @@ _FIXED = {
 def changes_state(kind: str) -> bool:
     """Whether an operation of this kind changes what later calls see."""
     return bool(_CHANGES.search(kind))
+
+
+def is_drawn(impure: Sequence[str]) -> bool:
+    """Whether a function with these impure kinds draws anew in each call, and not from seeds in its graph."""
+    return any(not kind.startswith("Stateless") for kind in impure)
 
 
 def drawn_once(function: FlatFunction, batch_size: int | None) -> str:

@@ -25,7 +25,9 @@ from saver.purity import impurities
 
 # Rows that are asked alone, and then among others: so many for the first version, and for those after it.
 _ALONE, _ALONE_LATER = 12, 4
-_SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (7, 67)
+_SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (67,)
+# The others are made of the same networks.
+_FUNCTIONS_LATER = 3
 # Of one call's inputs: beyond, only the smaller calls are made.
 _MOST_NUMBERS = 1 << 20
 _POISONED = (2, 7, 67)
@@ -59,7 +61,7 @@ def dependence_of_rows(
     """
     if spec.batch_size == 1:
         return None  # there are no others
-    functions = ["action", *(name for name in ("distribution", "greedy", "sample") if name in serving.signatures)]
+    functions = ["action", *(name for name in ("distribution", "sample", "greedy") if name in serving.signatures)]
     impure = {name: impurities(engine.functions[name].concrete) for name in functions}
     if first:
         for name in functions:
@@ -69,8 +71,8 @@ def dependence_of_rows(
     try:
         if not impurities(engine.functions["get_initial_state"].concrete):
             judge.compare_initial_states()
-        for name in functions:
-            judge.compare(name, serving, drawn=bool(impure[name]) and not judge.repeats(name, serving))
+        for name in functions if first else functions[:_FUNCTIONS_LATER]:
+            judge.compare(name, serving, drawn=drawing.is_drawn(impure[name]))
     except _Dependent as found:
         return Dependence(str(found), mixes=True)
     return None
@@ -112,14 +114,6 @@ class _Judge:
             repeated = rows_of(alone, [0] * rows)
             if differing_rows(self._engine.initial_state(rows), repeated).any():
                 raise _Dependent(f"get_initial_state: a row alone differs from those of {rows}")
-
-    def repeats(self, function: str, serving: ServingInfo) -> bool:
-        """Whether a function that draws gives the same again: from seeds that stand in its graph."""
-        row = next(self._answered(function, serving), None)
-        if row is None:
-            return False
-        again = [_run(self._engine, function, row[0]) for _ in range(3)]
-        return all(one is not None and not differing_rows(one, row[1]).any() for one in again)
 
     def compare(self, function: str, serving: ServingInfo, drawn: bool) -> None:
         """Compares rows alone, among others, and beside others of changed values; raises `_Dependent`.

@@ -10,6 +10,7 @@ from tf_agents.policies import policy_saver
 from app.errors import UnusablePolicy
 from app.inspection import inspect
 from saver import PolicySaver
+from tests.app.workshop.dependent import SharedNoise
 from tests.saver import demanding, policies
 from tests.saver.policies import SAVERS, Saved
 from tests.server import ROOT
@@ -31,6 +32,7 @@ def test_it_shows_what_the_policy_takes_answers_and_can_do(saved: Saved):
     for part in (
         "NestedPolicy, written with tensorflow",
         "any number of rows",
+        "its rows are answered independently of each other",
         "observation/joints/1",
         "0/observation/joints/1",
         "[0, -5] to [3, 5]",
@@ -70,6 +72,13 @@ def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path)
     assert "TF-Agents' own PolicySaver" in text
     assert "categorical" in text
     assert "no: the export has no serving/ folder" in text
+
+
+def test_rows_that_depend_on_each_other_are_told(tmp_path):
+    policy_saver.PolicySaver(SharedNoise()).save(str(tmp_path / "noise"))
+    assert "its rows depend on each other, so that requests do not share a call: action draws" in shown(
+        tmp_path / "noise"
+    )
 
 
 def test_what_is_no_policy_ends_with_one_line(tmp_path):

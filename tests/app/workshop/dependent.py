@@ -141,6 +141,13 @@ class SharedCoin(Own):
         return tf.where(tf.random.uniform([]) < 0.3, drawn, greedy)
 
 
+class SeededByPlace(Own):
+    """Draws from a seed that stands in its graph, for each place in a batch the same in each call."""
+
+    def answer(self, observation: tf.Tensor, _: Any) -> tf.Tensor:
+        return observation[:, :2] + tf.random.stateless_normal(tf.shape(observation[:, :2]), [1, 2])
+
+
 class BatchNormalisedAndSampled(Own):
     """Statistics of the batch, behind a draw."""
 
@@ -205,6 +212,18 @@ class OwnNoise(Own):
         return tf.where(tf.random.uniform([tf.shape(mean)[0], 1]) < 0.5, drawn, mean)
 
 
+class SeldomRandom(Own):
+    """Explores for one row in a thousand: calls seldom differ."""
+
+    def __init__(self) -> None:
+        super().__init__(THREE)
+
+    def answer(self, observation: tf.Tensor, _: Any) -> tf.Tensor:
+        greedy = tf.argmax(observation @ self.kernel, axis=-1)
+        drawn = tf.random.uniform(tf.shape(greedy), 0, 3, tf.int64)
+        return tf.where(tf.random.uniform(tf.shape(greedy)) < 0.001, drawn, greedy)
+
+
 class OwnCounter(FirstRowsCounter):
     def answer(self, observation: tf.Tensor, state: Any) -> tf.Tensor:
         return state
@@ -242,9 +261,10 @@ DEPENDENT: dict[Callable[[], tf_policy.TFPolicy], str] = {
     SharedNoise: "action draws the same numbers for all rows of a call (RandomStandardNormal)",
     ParameterNoise: "action draws the same numbers for all rows of a call (RandomStandardNormal)",
     SharedCoin: "action draws the same numbers for all rows of a call (RandomUniform)",
+    SeededByPlace: "action: action of a row alone differs",
     BatchNormalisedAndSampled: "action: action of a row depends on what other rows hold",
     Counting: "action changes variables that all rows share (AssignAddVariableOp)",
     gaussian: "action draws the same numbers for all rows of a call",
     ornstein_uhlenbeck: "action changes variables that all rows share",
 }
-INDEPENDENT = [Linear, NormalisedByItself, OwnNoise, OwnCounter, Tied, OfPositive]
+INDEPENDENT = [Linear, NormalisedByItself, OwnNoise, SeldomRandom, OwnCounter, Tied, OfPositive]

@@ -13,7 +13,9 @@ from app.engine.litert import LiteRTEngine
 from app.engine.noise import fresh_noise
 from app.workshop import compile as compiling
 from app.workshop.compile import CannotCompile
-from saver.artifact.probe import probe_inputs
+from app.workshop.constants import Constants
+from app.workshop.proof import random_inputs
+from saver.artifact.probe import probe_inputs, probe_noise
 from tests.app.compiled import Compiled, Opened, Shop
 from tests.zoo.statistics import same_distribution
 
@@ -37,7 +39,8 @@ def agree(found: dict[str, Any], expected: dict[str, Any]) -> bool:
 
 def naive(opened: Opened, file: Any) -> LiteRTEngine:
     """What conversion alone makes of `action`."""
-    file.write_bytes(compiling._convert(compiling._graph_of(opened.engine, ["action"])))
+    variables = compiling._variables(opened.engine, ["action"])
+    file.write_bytes(compiling._convert(Constants({"action": compiling._wrapped("action", opened.engine)}, variables)))
     return LiteRTEngine(file, opened.export.spec)
 
 
@@ -117,3 +120,21 @@ def test_every_piece_of_a_large_call_has_noise_of_its_own(shop: Shop, monkeypatc
     compiled: Compiled = shop.compiled("ppo")
     found = compiled.engine.run("action", one_row(compiled.opened, 11))["action"]
     assert len(np.unique(found, axis=0)) == 11
+
+
+def test_log_prob_of_a_squashed_action_is_that_of_the_value_before_tanh(shop: Shop):
+    """Also at the bound, where the action itself does not tell it any more."""
+    compiled = shop.compiled("sac")
+    spec, noise = compiled.opened.export.spec, compiled.opened.export.serving.noise
+    inputs = random_inputs(spec, 256, 0.5, np.random.default_rng(0))
+    drawn = probe_noise(noise, 256)
+    answer = compiled.engine.run("sample", inputs | drawn)
+    told = compiled.engine.run("distribution", inputs)
+    loc, scale, low, high = (told[f"action/{name}"].astype(np.float64) for name in ("loc", "scale_diag", "low", "high"))
+    normal = drawn["noise/normal"].astype(np.float64)
+    before = loc + scale * normal
+    density = -0.5 * normal**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    volume = 2 * (np.log(2) - before - np.logaddexp(0, -2 * before)) + np.log((high - low) / 2)
+    expected = (density - volume).sum(axis=1)
+    assert ((answer["action"] == low) | (answer["action"] == high)).any()
+    np.testing.assert_allclose(answer["log_prob"], expected, rtol=1e-4, atol=1e-4)
