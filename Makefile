@@ -16,7 +16,7 @@ setup: $(READY)  ## create .venv from the lock
 # It says what it is at, package by package, but for the long list of hashes.
 # --no-deps: the lock is complete, and pip's resolver cannot follow its overrides (docs/decisions/0002).
 $(READY): requirements.lock
-	@echo "Making $(VENV) from requirements.lock: $$(grep -c '^[a-z]' requirements.lock) packages, 2.7 GB of disk, one to three minutes."
+	@echo "Making $(VENV) from requirements.lock: $$(grep -c '^[a-z]' requirements.lock) packages, 2.7 GB of disk, about a minute on a quiet machine."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
