@@ -133,7 +133,8 @@ class RequestParser:
         return end
 
     def _refuse_head(self, data: bytes, start: int, end: int) -> None:
-        if not self._line_over and data.find(b"\n", start, min(end, start + HEAD_LIMIT_BYTES)) < 0:
+        allowed_end = end - (self._framing - self._allowed)
+        if not self._line_over and data.find(b"\n", start, allowed_end) < 0:
             raise TargetTooLong(f"the request's target takes more than {HEAD_LIMIT_BYTES} bytes")
         raise HeadTooLarge(f"the request's head has more than {HEAD_LIMIT_BYTES} bytes")
 
