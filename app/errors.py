@@ -125,7 +125,7 @@ class HeadTooLarge(Refusal):
 class UnknownEncoding(Refusal):
     """A content encoding that is not decoded; `accepted` are those that are."""
 
-    def __init__(self, message: str, accepted: str) -> None:
+    def __init__(self, message: str, accepted: str = "identity") -> None:
         super().__init__(message)
         self.accepted = accepted
 

@@ -205,7 +205,7 @@ class DirectProtocol(AnswerWriter):
         if cycle is None:  # answered already
             self._swallowed += size
             if self._swallowed > _SWALLOWED_BYTES:
-                self._close()
+                self._close(lingers=True)
             return
         for piece in pieces:
             cycle.receive(piece)
@@ -281,7 +281,7 @@ class DirectProtocol(AnswerWriter):
         """See `Connection`."""
         self.cycle = None
         if not self.stays:
-            self._close()
+            self._close(lingers=not self._stops)
         elif self.odd:
             self.shared.unfinished.release(self)
             self.regulate()
@@ -307,7 +307,7 @@ class DirectProtocol(AnswerWriter):
             self.cycle.refuse(error)
         elif not self._begun:
             self.write_response(problem_response(error))
-        self._close()
+        self._close(lingers=True)
 
     def evict(self) -> None:
         """See `Holder`."""
@@ -337,16 +337,16 @@ class DirectProtocol(AnswerWriter):
         else:
             self._close()
 
-    def _close(self) -> None:
-        """Closes behind what was written. A client that still sends would lose that: it may, for a while."""
+    def _close(self, lingers: bool = False) -> None:
+        """Closes behind what was written. A client that still sends would lose that, so that it may for a while."""
         if self.closing or self.transport.is_closing():
             return
         self.closing = self.odd = True
-        sends = bool(self._ahead or self._parser.fed) and not self.has_ended
+        lingers = (lingers or bool(self._ahead or self._parser.fed)) and not self.has_ended
         self._ready, self._ahead = None, b""
         self.shared.unfinished.release(self)
         self.regulate()
-        if sends and self.transport.can_write_eof():
+        if lingers and self.transport.can_write_eof():
             self.transport.write_eof()
             self._timeouts.look_after(_LINGER_S)
         else:

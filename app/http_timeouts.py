@@ -109,15 +109,15 @@ class Timeouts:
 class ClientsEnd:
     """Looks whether a client is still there that has ended its side of the connection, or has closed it.
 
-    The two look alike until something is sent: only who has closed it refuses that. To look for the end where reading
-    is paused, the system is asked. A request that waits is given up with its client, and the connection closed.
+    The two look alike until something is sent: only one that was closed refuses that. So they do where reading is
+    paused, and there the end itself is seen by asking the system. A request that waits is given up with its client, and the connection closed.
     """
 
     def __init__(self, connection: Watched) -> None:
         self._connection = connection
         self._timer: asyncio.TimerHandle | None = None
-        self._asked = False
-        self._since = math.inf
+        self._asked_at = -math.inf
+        self._ended_at = math.inf
 
     def look_after(self, seconds: float) -> None:
         """Looks then, and goes on to look."""
@@ -138,21 +138,22 @@ class ClientsEnd:
         state = _state_of(connection.transport)
         if state == _TCP_CLOSE:
             connection.abort()
-        elif connection.has_ended or state == _TCP_CLOSE_WAIT:
-            self._ask(connection.cycle.may_be_told)
+        elif connection.loop.time() - self._asked_at >= connection.shared.client_timeout_s:
+            self._ask(connection.cycle.may_be_told, connection.has_ended or state == _TCP_CLOSE_WAIT)
         else:
             self.look_after(ASK_AFTER_S)
 
-    def _ask(self, may_be_told: bool) -> None:
+    def _ask(self, may_be_told: bool, has_ended: bool) -> None:
         """Sends something that a client overreads: only HTTP/1.0 has nothing of the kind."""
-        connection, now = self._connection, self._connection.loop.time()
-        self._since = min(self._since, now)
-        if not self._asked and may_be_told:
-            self._asked = True
-            connection.write(_PROCESSING)
+        now = self._connection.loop.time()
+        if may_be_told:
+            self._asked_at = now
+            self._connection.write(_PROCESSING)
             self.look_after(_REFUSED_AFTER_S)
-        elif not self._asked and now - self._since > connection.shared.client_timeout_s:
-            connection.abort()
+            return
+        self._ended_at = min(self._ended_at, now) if has_ended else math.inf
+        if now - self._ended_at > self._connection.shared.client_timeout_s:
+            self._connection.abort()
         else:
             self.look_after(ASK_AFTER_S)
 

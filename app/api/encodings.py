@@ -11,7 +11,7 @@ from app.errors import NotDecodable, UnknownEncoding
 
 # Decompressing so much takes less than a millisecond.
 PIECE_BYTES = 256 * 1024
-_ACCEPTED = "gzip, deflate, identity"
+_ACCEPTED = "gzip, deflate"
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
@@ -27,7 +27,7 @@ def decoder_of(request: Request) -> Decoder | None:
         return None
     if encodings in (["gzip"], ["x-gzip"], ["deflate"]):
         return Decoder(encodings[0])
-    raise UnknownEncoding(f"content encoding {', '.join(encodings)!r}, expected one of {_ACCEPTED}", _ACCEPTED)
+    raise UnknownEncoding(f"content encoding {', '.join(encodings)!r}, expected {_ACCEPTED} or none", _ACCEPTED)
 
 
 class Decoder:

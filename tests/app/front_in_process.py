@@ -65,6 +65,10 @@ class Running:
         self.front, self.engine, self.control, self.port = front, engine, control, port
 
     @property
+    def unfinished_bytes(self) -> int:
+        return self.front._http.config.http_protocol_class.shared.unfinished._total
+
+    @property
     def connections(self) -> set[Any]:
         return self.front._http.server_state.connections
 

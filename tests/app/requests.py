@@ -136,7 +136,12 @@ class Request:
 
     @property
     def status(self) -> int:
-        refused = self.encoding in _UNKNOWN and self.what.status in (200, 400, 422, 501) and self.kind != "resume"
+        refused = (
+            self.encoding in _UNKNOWN
+            and self.body is not None
+            and self.what.status in (200, 400, 422, 501)
+            and self.kind != "resume"
+        )
         return 415 if refused else self.what.status
 
     @property
@@ -153,7 +158,7 @@ class Request:
         ]
         if self.closes:
             lines.append("Connection: close")
-        if self.expects:
+        if self.expects and self.status in (200, 400, 422) and self.kind != "resume":  # that is, its body is read
             lines.append("Expect: 100-continue")
         body = self.body
         if self.encoding and body is not None:
@@ -216,6 +221,11 @@ class Sequence:
             if request.is_last:
                 return self.requests[: i + 1]
         return self.requests
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether the client ends its side when it has sent all: in the middle of a body it may have no answer."""
+        return self.ends_its_side and self.end != "body too large"
 
     @property
     def closes(self) -> bool:

@@ -60,7 +60,7 @@ class Client:
                     await writer.drain()
                     for _ in range(3):  # so that the server reads this part before the next one comes
                         await asyncio.sleep(0)
-                if sequence.ends_its_side:
+                if sequence.ends_at_once:
                     writer.write_eof()
             return await _answers(sequence, reader, writer)
 
