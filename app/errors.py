@@ -51,6 +51,14 @@ class NotMsgpack(Refusal):
     """The body is no msgpack map."""
 
 
+class NotHttp(Refusal):
+    """What was sent is no HTTP request."""
+
+
+class NotDecodable(Refusal):
+    """The body is not what its Content-Encoding says."""
+
+
 class Unauthorized(Refusal):
     """No token, or a wrong one."""
 
@@ -98,8 +106,28 @@ class TooOld(Refusal):
     """No weights as new as `min_train_step` asks."""
 
 
+class RequestTimeout(Refusal):
+    """The client stopped in the middle of its request."""
+
+
 class BodyTooLarge(Refusal):
     """More bytes than the server reads."""
+
+
+class TargetTooLong(Refusal):
+    """A request's target with more bytes than the server reads."""
+
+
+class HeadTooLarge(Refusal):
+    """A request's head with more bytes, or more fields, than the server reads."""
+
+
+class UnknownEncoding(Refusal):
+    """A content encoding that is not decoded; `accepted` are those that are."""
+
+    def __init__(self, message: str, accepted: str = "identity") -> None:
+        super().__init__(message)
+        self.accepted = accepted
 
 
 class UnknownMediaType(Refusal):

@@ -39,6 +39,7 @@ from app.batching.rule import Pause
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph
 from app.errors import NotReady
+from app.http_limits import HttpLimits
 from app.http_server import HttpServer
 from app.metrics import FLUSH_S, Metrics
 from app.policy import Policy
@@ -99,7 +100,7 @@ class Front:
             body_limit=settings.body_limit_bytes,
             crosses_origins=bool(settings.cors_origins),
         )
-        self._http = HttpServer(self._app, self._direct, settings.root_path, _grace_s(settings))
+        self._http = HttpServer(self._app, self._direct, settings.root_path, _grace_s(settings), _limits(settings))
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
 
@@ -287,6 +288,12 @@ async def _ended(task: asyncio.Task[None]) -> None:
 def _grace_s(settings: Settings) -> int:
     """What was accepted has this long to be answered: a client that never ends its request cannot hold the server."""
     return -(-settings.deadline_ms // 1000) + 1
+
+
+def _limits(settings: Settings) -> HttpLimits:
+    """Of the connections; the largest body that is allowed is not given up for a small one beside it."""
+    buffered_bytes = max(settings.buffered_limit_bytes, settings.body_limit_bytes * 3 // 2)
+    return HttpLimits(settings.keep_alive_s, settings.client_timeout_s, buffered_bytes)
 
 
 async def run(link: int, listener: int) -> None:

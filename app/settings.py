@@ -83,6 +83,17 @@ class Settings:
     # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.
     upload_limit_bytes: int = knob(2**30, "largest checkpoint that may be uploaded", least=1)
     rows_limit: int = knob(65_536, "most rows in one request", least=1)
+    # Load balancers keep theirs for 60 s (AWS, Azure, nginx): who closes first must be the one that asks, not the one
+    # that answers, or a request meets a closing connection.
+    keep_alive_s: int = knob(75, "seconds after which a connection without requests is closed", least=1)
+    client_timeout_s: int = knob(
+        10,
+        "seconds that a client may take for a request's head, for each 16 KiB of its body, and to read of an answer",
+        least=1,
+    )
+    buffered_limit_bytes: int = knob(
+        96 * 2**20, "most memory for all unfinished requests of a worker, and for all unread answers", least=2**20
+    )
     # At 1,000 answers a second the last one in waits a second, far inside the deadline.
     waiting_room_requests: int = knob(1024, "requests that may wait for one policy", least=1)
     # A record of a small recurrent policy takes 2 KB: 16,384 of them are 32 MB.

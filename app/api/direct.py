@@ -176,7 +176,9 @@ class Direct:
         self._metrics = metrics
         self._token = token
         self.body_limit = body_limit
-        self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
+        self._not_for_here = {b"expect", b"transfer-encoding", b"content-encoding"} | (
+            {b"origin"} if crosses_origins else set()
+        )
         self._places: dict[bytes, _Place] = {}
         self._sessions_of: dict[bytes, Policy] = {}
         for policy in service.policies:
