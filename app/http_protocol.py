@@ -177,6 +177,7 @@ class DirectProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if type(cycle) is DirectCycle:
             body = cycle.pieces[0] if len(cycle.pieces) == 1 else b"".join(cycle.pieces)
+            cycle.pieces.clear()
             cycle.ask(self.direct.service, body, self.loop.time())
         else:
             super().on_message_complete()

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from app.errors import UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.names import DEFAULTED, top_level
 from app.swap import plan
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT
-from app.validate import DEFAULTED, top_level
 from saver.artifact import (
     IncompleteError,
     Leaf,

@@ -43,6 +43,7 @@ def _nested(*items: Any) -> Any:
 
 
 _FIELDS = Decoder(dict[str, Raw])
+_TENSORS = Decoder(dict[str, _Tensor | int | float | bool | str | None])
 _TENSOR = Decoder(_Tensor)
 _PLAIN = Decoder(_nested())
 _WITH_TENSORS = Decoder(_nested(_Tensor))
@@ -58,17 +59,42 @@ def decode(body: bytes) -> dict[str, Any]:
     """
     if not body:
         return {}
-    if _kind(body[0]) != "a map":
-        raise NotMsgpack(f"the body begins with 0x{body[0]:02x}, {_kind(body[0])}, expected a map")
+    if kind_of(body[0]) != "a map":
+        raise NotMsgpack(f"the body begins with 0x{body[0]:02x}, {kind_of(body[0])}, expected a map")
     where = ""
     try:
         fields = _FIELDS.decode(body)
         found = {}
         for where, raw in fields.items():
-            found[where] = _value(raw, where, 1)
+            found[where] = value_of(raw, where, 1)
         return found
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotMsgpack(f"the body is not msgpack: {_reason(error, body, where)}") from None
+
+
+def decode_tensors(body: bytes) -> dict[str, Any] | None:
+    """The fields of a body of a few tensors and single values; None of any other. Never takes long."""
+    if not 0x80 <= body[0] <= 0x8F:
+        return None
+    try:
+        tensors = _TENSORS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return {name: _with_arrays(value, name) for name, value in tensors.items()}
+
+
+def tensor_in(fields: dict[str, Any], where: str) -> Array | None:
+    """The tensor that a map stands for; None where it is just a map. Raises as `decode` does."""
+    if fields.keys() != set(_Tensor.__struct_fields__):
+        return None
+    return _array(fields["dtype"], fields["shape"], fields["data"], where)
+
+
+def plain_of(raw: bytes) -> Any:
+    """Numbers, booleans and strings in nested lists; maps among them as they are."""
+    with suppress(msgspec.ValidationError):
+        return _PLAIN.decode(raw)
+    return _ANYTHING.decode(raw)
 
 
 def encode(structure: Any) -> bytes:
@@ -79,9 +105,9 @@ def encode(structure: Any) -> bytes:
     return _ENCODER.encode(structure)
 
 
-def _value(raw: Raw, where: str, level: int) -> Any:
+def value_of(raw: Raw, where: str, level: int = 1) -> Any:
     """The value of one field. Only maps inside lists are copied on the way."""
-    kind = _kind(memoryview(raw)[0])
+    kind = kind_of(memoryview(raw)[0])
     if kind == "a map":
         with suppress(msgspec.ValidationError):
             tensor = _TENSOR.decode(raw)
@@ -101,7 +127,7 @@ def _map(raw: Raw, where: str, level: int) -> Any:
     fields = _FIELDS.decode(raw)
     if fields.keys() == set(_Tensor.__struct_fields__):
         return _with_arrays(_ANYTHING.decode(raw), where)  # says what is wrong with it
-    return {key: _value(value, _inside(where, key), level + 1) for key, value in fields.items()}
+    return {key: value_of(value, inside(where, key), level + 1) for key, value in fields.items()}
 
 
 def _with_arrays(value: Any, where: str) -> Any:
@@ -116,7 +142,7 @@ def _with_arrays(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         if value.keys() == set(_Tensor.__struct_fields__):
             return _array(value["dtype"], value["shape"], value["data"], where)
-        return {key: _with_arrays(item, _inside(where, key)) for key, item in value.items()}
+        return {key: _with_arrays(item, inside(where, key)) for key, item in value.items()}
     return value
 
 
@@ -162,7 +188,8 @@ def _unfit(where: str, problem: str, expected: str) -> DoesNotFit:
     return DoesNotFit([Problem(where, problem, expected)])
 
 
-def _inside(where: str, key: Any) -> str:
+def inside(where: str, key: Any) -> str:
+    """Where an entry of a map is."""
     return f"{where}.{key}"[:200]
 
 
@@ -180,7 +207,7 @@ def _reason(error: Exception, body: bytes, where: str) -> str:
     return at + str(error).removeprefix("MessagePack data is malformed: ")
 
 
-def _kind(tag: int) -> str:
+def kind_of(tag: int) -> str:
     """What msgpack calls a value that begins with this byte."""
     if tag < 0x80 or tag >= 0xE0 or 0xCA <= tag <= 0xD3:
         return "a number"
