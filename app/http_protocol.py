@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from fastapi import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.api.bodies import BodyBuffer
 from app.api.direct import Direct, Exchange, Way
 
 Headers = list[tuple[bytes, bytes]]
@@ -44,7 +45,7 @@ class DirectCycle(Exchange):
 
     def __init__(self, way: Way, protocol: DirectProtocol) -> None:
         super().__init__(way, protocol)
-        self.pieces: list[bytes] = []
+        self.buffer = BodyBuffer()
 
     @property
     def response_complete(self) -> bool:
@@ -167,7 +168,7 @@ class DirectProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Keeps a piece; there are no more than the length that was allowed."""
         if type(self.cycle) is DirectCycle:
-            self.cycle.pieces.append(body)
+            self.cycle.buffer.add(body)
         else:
             super().on_body(body)
 
@@ -176,9 +177,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._between_requests = True
         cycle = self.cycle
         if type(cycle) is DirectCycle:
-            body = cycle.pieces[0] if len(cycle.pieces) == 1 else b"".join(cycle.pieces)
-            cycle.pieces.clear()
-            cycle.ask(self.direct.service, body, self.loop.time())
+            cycle.ask(self.direct.service, cycle.buffer.take(), self.loop.time())
         else:
             super().on_message_complete()
 

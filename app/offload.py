@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.errors import Overloaded
+from app.errors import Overloaded, PolicyServerError
 
 T = TypeVar("T")
 
@@ -56,7 +56,13 @@ class Offload:
                 loop.call_soon_threadsafe(self._release, size)
 
         work.add_done_callback(release)
-        return await asyncio.wrap_future(work)
+        try:
+            return await asyncio.wrap_future(work)
+        except PolicyServerError as error:
+            # Its frames hold the body.
+            raise error.with_traceback(None) from None
+        finally:
+            del work, args  # an error that is raised would hold itself by this frame, and the body with it
 
     async def give_back(self) -> None:
         """Gives memory that is free back to the operating system, where there is much of it."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from app.errors import DoesNotFit, Problem
 from app.names import DEFAULTED, Hint, names_of, request_name, top_level
+from app.wire import json_body
 from app.wire.limits import most_keys
-from app.wire.long_lists import LongList, read_long
+from app.wire.long_lists import LongList, LongString, read_long
 from app.wire.tensors import Array, Arrays, Tensor, Unfit, expected_text, outline, read_tensor, show
 from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
@@ -142,6 +143,8 @@ class InputReader:
         else:
             sent.wheres[nest.name] = where
             try:
+                if isinstance(raw, LongString):
+                    raw = raw.read(nest, where, json_body.decode_string)
                 if isinstance(raw, LongList):
                     sent.tensors[nest.name] = read_long(raw, nest, where, self.rows_limit, self.non_finite)
                 else:

@@ -40,6 +40,19 @@ def no_object(data: Any) -> NotJson:
     return NotJson(f"the body is a JSON {_kind(data)}, expected an object", is_json=True)
 
 
+def decode_string(text: memoryview) -> str:
+    """A JSON string with its quotes → what it says.
+
+    Raises:
+      NotJson: it is none.
+    """
+    try:
+        found: str = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"the body is not JSON: {error}") from None
+    return found
+
+
 def encode(structure: Any) -> bytes:
     """Nested dicts and lists with arrays at the leaves → JSON. Floats keep their shortest exact form.
 

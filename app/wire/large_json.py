@@ -16,7 +16,7 @@ import simdjson
 
 from app.errors import DoesNotFit, NotJson, Problem
 from app.wire import json_body
-from app.wire.long_lists import PIECE_BYTES, SHORT_BYTES, LongList, Ragged, lists_in, row_bytes
+from app.wire.long_lists import PIECE_BYTES, SHORT_BYTES, LongList, LongString, Ragged, check_row, lists_in, row_bytes
 from app.wire.tensors import Array
 from saver.artifact import Leaf
 
@@ -50,7 +50,7 @@ def decode(body: bytes, most_keys: int) -> dict[str, Any]:
     if mark == b"[":
         raise json_body.no_object([])
     if mark != b"{":
-        raise NotJson(f"the body is not JSON: it begins with {body[at : at + 8]!r}, expected an object")
+        raise NotJson(f"the body is not JSON: it begins with {bytes(body[at : at + 8])!r}, expected an object")
     fields, end = reader.object(at, 1)
     if reader.after_space(end) != len(body):
         raise NotJson(f"the body is not JSON: something follows its object, at byte {end}")
@@ -97,7 +97,7 @@ class _Reader:
             return self.object(at, level + 1)
         if mark in (b"[", b"{"):
             if mark == b"{":
-                raise DoesNotFit([Problem("body", f"objects nested {_MOST_LEVELS} deep", "those of the spec")])
+                raise NotJson(f"the body is nested too deep: objects in more than {_MOST_LEVELS} others")
             end = _end_of(body, at)
             if body[end - 1] != 0x5D:
                 raise self._no_json(end - 1, "']'")
@@ -105,6 +105,8 @@ class _Reader:
             return (_loads(body[at:end], at) if short else LongText(body, at, end, self._most_keys)), end
         if mark == b'"':
             end = _end_of_string(body, at)
+            if end - at > SHORT_BYTES:
+                return LongString(body, at, end), end
         else:
             token = _TOKEN.match(body, at)
             if token is None:
@@ -181,8 +183,7 @@ class LongText(LongList):
             return
         fast = _Numbers(leaf)
         for start, end in self._cuts(leaf) if batched else [(self._start, self._end)]:
-            if end - start > PIECE_BYTES + row_bytes(leaf):
-                raise Ragged
+            check_row(end - start, leaf)
             text = b"[" + self._body[start:end] + b"]"
             array = fast.read(text)
             yield _rows_in(text, start) if array is None else array
@@ -219,6 +220,7 @@ class LongText(LongList):
             if cut is None:
                 if limit == last:
                     break
+                check_row(last - start, leaf)
                 raise Ragged
             yield start, cut.end(1)
             start = cut.end()

@@ -16,7 +16,7 @@ from msgspec.msgpack import Decoder
 
 from app.errors import DoesNotFit, NotMsgpack, Problem
 from app.wire import msgpack_body
-from app.wire.long_lists import PIECE_BYTES, SHORT_BYTES, LongList, Ragged, row_bytes
+from app.wire.long_lists import PIECE_BYTES, SHORT_BYTES, LongList, check_row
 from app.wire.tensors import Array
 from saver.artifact import Leaf
 
@@ -71,10 +71,10 @@ class _Reader:
             return self._map(begin, count, where, level)
         if kind == "an array":
             if level > _MOST_LEVELS:
-                raise DoesNotFit([Problem(where[:200], f"lists nested {_MOST_LEVELS} deep", "those of the spec")])
+                raise _deep(where)
             found = LongPack(self._body, at, count, begin, self._most_keys, level + 1)
             if found.end - at <= SHORT_BYTES:
-                raw = self._body[at : found.end]
+                raw = bytes(self._body[at : found.end])
                 return msgpack_body.value_of(Raw(raw), where), found.end
             return found, found.end
         end = begin + count
@@ -89,7 +89,7 @@ class _Reader:
 
     def _map(self, at: int, count: int, where: str, level: int) -> tuple[Any, int]:
         if level > _MOST_LEVELS:
-            raise DoesNotFit([Problem(where[:200], f"maps nested {_MOST_LEVELS} deep", "those of the spec")])
+            raise _deep(where)
         self._keys_left -= count
         if self._keys_left < 0:
             expected = "the fields of this policy; see its OpenAPI document at /docs"
@@ -158,16 +158,13 @@ class LongPack(LongList):
 
     def pieces(self, leaf: Leaf, batched: bool) -> Iterator[list[Any] | Array]:
         """See `LongList`."""
-        most = PIECE_BYTES + row_bytes(leaf)
         if not batched:
-            if self.end - self._at > most:
-                raise Ragged
+            check_row(self.end - self._at, leaf)
             yield [_decoded(self._body[self._at : self.end])]
             return
         start = self._begin
         for count, end in self._pieces:
-            if end - start > most:
-                raise Ragged
+            check_row(end - start, leaf)
             yield _decoded(_head(count) + self._body[start:end])
             start = end
 
@@ -263,6 +260,10 @@ def _decoded(raw: bytes) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error).removeprefix(_MALFORMED)
         raise NotMsgpack(f"the body is not msgpack: {reason}") from None
+
+
+def _deep(where: str) -> NotMsgpack:
+    return NotMsgpack(f"{where[:100]} is nested too deep, expected at most {_MOST_LEVELS} levels")
 
 
 def _truncated(body: bytes) -> NotMsgpack:

@@ -11,6 +11,8 @@ from saver.artifact import Leaf, Nest, leaves
 LARGEST_BYTES = 64 * 2**20
 # Names of fields, options, ids, and space. What is smaller cannot hurt anybody.
 LEAST_BYTES = 64 * 1024
+# Of strings the spec does not say how long they are; 65,536 of them may have some 250 bytes each.
+STRINGS_BYTES = 16 * 2**20
 # A body of the most usual kinds is read at once up to here: that takes a few milliseconds.
 QUICK_BYTES = 2 * 2**20
 # As many numbers of an answer are written at once, which takes as long.
@@ -27,8 +29,10 @@ def most_bytes(nest: Nest, rows: int, *, text: bool) -> int:
     """The most that so many rows of a nest take, as JSON `text` or as msgpack; unknown sizes take all there is."""
     size = LEAST_BYTES
     for _, leaf in leaves(nest):
-        if leaf.dtype == "string" or None in leaf.shape:
+        if None in leaf.shape:
             return LARGEST_BYTES
+        if leaf.dtype == "string":
+            size += STRINGS_BYTES
         numbers, lists = _numbers(leaf), 1 + sum(np.cumprod([1, *(size or 1 for size in leaf.shape)])[:-1].tolist())
         if text:
             size += rows * (numbers * (_DIGITS + _INDENT) + lists * _BRACKETS)

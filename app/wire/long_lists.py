@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from app.errors import Problem
+from app.wire.limits import STRINGS_BYTES
 from app.wire.tensors import Array, Tensor, Unfit, expected_text, read_tensor
 from saver.artifact import Leaf
 
@@ -29,7 +30,17 @@ _OPEN_ROW_BYTES = 4 * 2**20
 
 
 class Ragged(Exception):
-    """A piece is no list of rows by itself."""
+    """A piece is no list of rows by itself; the message says how it is."""
+
+    def __init__(self, message: str = "not of one shape from here on") -> None:
+        super().__init__(message)
+
+
+def check_row(size: int, leaf: Leaf) -> None:
+    """Raises Ragged where one row, or what should be a piece, takes more bytes than it may."""
+    most = 2 * PIECE_BYTES + row_bytes(leaf)
+    if size > most:
+        raise Ragged(f"more than {most} bytes, which no row takes")
 
 
 class LongList(ABC):
@@ -63,6 +74,27 @@ class LongList(ABC):
         """All of it; None where it takes more than so many bytes."""
 
 
+class LongString:
+    """A string in a JSON body, of which only the extent is known. `shown`: what messages call it."""
+
+    def __init__(self, body: bytes, start: int, end: int) -> None:
+        self._body = body
+        self._start = start
+        self._end = end
+
+    @property
+    def shown(self) -> str:
+        """Its size."""
+        return f"a string of {self._end - self._start - 2} bytes"
+
+    def read(self, leaf: Leaf, where: str, load: Callable[[memoryview], str]) -> str:
+        """The string, for a leaf that holds one; raises Unfit where it does not, or not such a long one."""
+        if leaf.dtype != "string" or self._end - self._start > STRINGS_BYTES:
+            most = f" of at most {STRINGS_BYTES} bytes" if leaf.dtype == "string" else ""
+            raise Unfit(Problem(where, self.shown, expected_text(leaf) + most))
+        return load(memoryview(self._body)[self._start : self._end])
+
+
 def read_long(raw: LongList, leaf: Leaf, where: str, rows_limit: int, non_finite: bool = False) -> Tensor:
     """One value of the leaf's shape, or a batch of them; decided by rank, as `read_tensor` does.
 
@@ -89,8 +121,9 @@ def read_long(raw: LongList, leaf: Leaf, where: str, rows_limit: int, non_finite
             if batched and rows > rows_limit:
                 came_rows = max(rows, raw.rows(leaf))
                 raise Unfit(Problem(where, f"{came_rows} rows", f"at most {rows_limit} rows in one request"))
-    except Ragged:
-        raise Unfit(Problem(f"{where}[{rows}]", "not of one shape from here on", expected_text(leaf))) from None
+    except Ragged as error:
+        here = f"{where}[{rows}]" if batched else where
+        raise Unfit(Problem(here, str(error), expected_text(leaf))) from None
     if not parts:
         raise Unfit(Problem(where, "an empty list", expected_text(leaf)))
     return Tensor(parts[0] if len(parts) == 1 else np.concatenate(parts), batched)
@@ -128,6 +161,9 @@ def _moved(problem: Problem, where: str, offset: int | None) -> Problem:
     """The same with the index that its row has in the whole list."""
     index = re.match(r"\[(\d+)\]", problem.where[len(where) :])
     if index is None:
-        return problem if not offset else replace(problem, where=f"{where}[{offset}]")
+        if offset is None:
+            return problem
+        shape = re.sub(r"^shape \[\d+(, )?", "shape [", problem.problem)
+        return replace(problem, where=f"{where}[{offset}]", problem=shape)
     rest = problem.where[len(where) + index.end() :]
     return replace(problem, where=where + ("" if offset is None else f"[{int(index[1]) + offset}]") + rest)
