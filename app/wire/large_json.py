@@ -21,6 +21,8 @@ from app.wire.tensors import Array
 from saver.artifact import Leaf
 
 _STEP = 64 * 1024
+# No client writes so much space in one place.
+_MOST_SPACE = 64 * 1024
 _MOST_LEVELS = 16
 # No number that is one takes more, and no name of a field.
 _MOST_TOKEN_BYTES = 4096
@@ -66,9 +68,9 @@ class _Reader:
         self._most_keys = most_keys
 
     def after_space(self, at: int) -> int:
-        match = _SPACE.match(self._body, at, at + _STEP)
+        match = _SPACE.match(self._body, at, at + _MOST_SPACE)
         assert match is not None
-        if match.end() == at + _STEP and match.end() < len(self._body):
+        if match.end() == at + _MOST_SPACE and match.end() < len(self._body):
             raise NotJson(f"the body is not JSON that a client writes: nothing but space from byte {at} on")
         return match.end()
 
@@ -150,7 +152,7 @@ class LongText(LongList):
 
     def depth(self, most: int) -> int:
         """See `LongList`."""
-        match = _OPENING.match(self._body, self._start, min(self._end, self._start + _STEP))
+        match = _OPENING.match(self._body, self._start, min(self._end, self._start + _MOST_SPACE))
         return min(most, match[0].count(b"[")) if match else 0
 
     def children(self, most: int) -> list[Any] | None:

@@ -74,8 +74,7 @@ class _Reader:
                 raise _deep(where)
             found = LongPack(self._body, at, count, begin, self._most_keys, level + 1)
             if found.end - at <= SHORT_BYTES:
-                raw = bytes(self._body[at : found.end])
-                return msgpack_body.value_of(Raw(raw), where), found.end
+                return self._short(bytes(self._body[at : found.end]), where), found.end
             return found, found.end
         end = begin + count
         if end > len(self._body):
@@ -86,6 +85,12 @@ class _Reader:
             return _ANY.decode(memoryview(self._body)[at:end]), end
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise NotMsgpack(f"the body is not msgpack: in the value of {where[:100]!r}: {error}") from None
+
+    def _short(self, raw: bytes, where: str) -> Any:
+        try:
+            return msgpack_body.value_of(Raw(raw), where)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise NotMsgpack(f"the body is not msgpack: {msgpack_body.reason(error, self._body, where)}") from None
 
     def _map(self, at: int, count: int, where: str, level: int) -> tuple[Any, int]:
         if level > _MOST_LEVELS:

@@ -23,6 +23,8 @@ DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float16", "float3
 # More dimensions than NumPy has, and deeper maps than any policy's nest: each level is gone through once more.
 _MOST_DIMENSIONS = 32
 _MOST_LEVELS = 16
+# More lists and maps in a field than any nest has, whose tensors are looked for in Python.
+_MOST_NESTS = 1024
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,7 +71,7 @@ def decode(body: bytes) -> dict[str, Any]:
             found[where] = value_of(raw, where, 1)
         return found
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotMsgpack(f"the body is not msgpack: {_reason(error, body, where)}") from None
+        raise NotMsgpack(f"the body is not msgpack: {reason(error, body, where)}") from None
 
 
 def decode_tensors(body: bytes) -> dict[str, Any] | None:
@@ -132,18 +134,39 @@ def _map(raw: Raw, where: str, level: int) -> Any:
 
 def _with_arrays(value: Any, where: str) -> Any:
     """The same with arrays in the place of tensors."""
-    if isinstance(value, list):
-        return [
-            _with_arrays(item, f"{where}[{index}]") if isinstance(item, list | dict | _Tensor) else item
-            for index, item in enumerate(value)
-        ]
-    if isinstance(value, _Tensor):
-        return _array(value.dtype, value.shape, value.data, where)
-    if isinstance(value, dict):
+    return _Replaced().of(value, where)
+
+
+class _Replaced:
+    """Puts arrays in the place of tensors, as far as there are as many lists and maps as a nest may have."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_NESTS
+
+    def of(self, value: Any, where: str) -> Any:
+        """The value, or what it becomes; what lies beyond the bound stays as it is: it fits no spec."""
+        if not isinstance(value, list | dict | _Tensor):
+            return value
+        self._left -= 1
+        if self._left < 0:
+            return value
+        if isinstance(value, list):
+            return self._list(value, where)
+        if isinstance(value, _Tensor):
+            return _array(value.dtype, value.shape, value.data, where)
         if value.keys() == set(_Tensor.__struct_fields__):
             return _array(value["dtype"], value["shape"], value["data"], where)
-        return {key: _with_arrays(item, inside(where, key)) for key, item in value.items()}
-    return value
+        for key in list(value)[: self._left]:
+            value[key] = self.of(value[key], inside(where, key))
+        return value
+
+    def _list(self, value: list[Any], where: str) -> list[Any]:
+        for index, item in enumerate(value):
+            if isinstance(item, list | dict | _Tensor):
+                if self._left <= 0:
+                    break
+                value[index] = self.of(item, f"{where}[{index}]")
+        return value
 
 
 def _array(dtype: Any, shape: Any, data: Any, where: str) -> Array:
@@ -193,7 +216,7 @@ def inside(where: str, key: Any) -> str:
     return f"{where}.{key}"[:200]
 
 
-def _reason(error: Exception, body: bytes, where: str) -> str:
+def reason(error: Exception, body: bytes, where: str) -> str:
     """Where the fault lies: at a byte of the body, or of the value of the field `where`."""
     at = f"in the value of {where[:100]!r}: " if where else ""
     if isinstance(error, UnicodeDecodeError):

@@ -17,8 +17,8 @@ from app.errors import Problem
 from saver.artifact import Leaf
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# So few items are looked at one by one.
-_FEW = 8
+# So many items are looked at one by one where not all of them are well.
+_BLOCK = 64
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = "dict[str, Array]"
@@ -50,6 +50,9 @@ def read_tensor(raw: Any, leaf: Leaf, where: str, non_finite: bool = False) -> T
     """
     if isinstance(raw, np.ndarray):
         return _converted(_with_rows(raw, raw, leaf, where), leaf, where, non_finite)
+    shape = outline(raw)
+    if len(shape) - len(leaf.shape) not in (0, 1):  # before NumPy looks at all of it
+        raise Unfit(Problem(where, f"shape {list(shape)}" if shape else show(raw), expected_text(leaf)))
     if non_finite and leaf.is_float:
         raw = _without_words(raw)
     array = _quickly(raw, leaf, non_finite)
@@ -195,21 +198,16 @@ class _Search:
             raise Unfit(Problem(where, show(raw), f"a list; the field is {expected_text(leaf)}"))
         if len(raw) != size:
             raise Unfit(Problem(where, f"{len(raw)} items", f"{size} items; the field is {expected_text(leaf)}"))
-        first, end = self._narrowed(raw, tuple(inner))
-        for index in range(first, end):
-            self.walk(raw[index], f"{where}[{index}]", tuple(inner))
+        for start in range(0, size, _BLOCK):
+            block = raw[start : start + _BLOCK]
+            if not self._is_good(block, tuple(inner)):
+                for index, item in enumerate(block, start):
+                    self.walk(item, f"{where}[{index}]", tuple(inner))
 
-    def _narrowed(self, raw: list[Any], inner: tuple[int, ...]) -> tuple[int, int]:
-        """Of the items, a few with the first wrong one among them."""
-        low, high = 0, len(raw)
-        while high - low > _FEW:
-            middle = (low + high) // 2
-            array = _quickly(raw[low:middle], self._leaf, self._non_finite)
-            if array is not None and array.shape[1:] == inner:
-                low = middle
-            else:
-                high = middle
-        return low, high
+    def _is_good(self, block: list[Any], inner: tuple[int, ...]) -> bool:
+        """Whether NumPy alone can tell that no item is wrong."""
+        array = _quickly(block, self._leaf, self._non_finite)
+        return array is not None and array.shape[1:] == inner
 
 
 def outline(raw: Any) -> tuple[int, ...]:
