@@ -19,7 +19,7 @@ from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.policy import Policy
 from app.validate import Inputs, Options, read_options
 from app.wire.codecs import JSON, Codec
-from app.wire.limits import QUICK_BYTES, check_answer
+from app.wire.limits import QUICK_BYTES, QUICK_NUMBERS, check_answer
 from app.wire.msgpack_body import decode_tensors
 from app.wire.tensors import show
 from saver.artifact import LOG_PROB
@@ -86,6 +86,10 @@ class Question(msgspec.Struct, frozen=True):
         return codec.encode(self.form.structure(result, self.batched))
 
 
+class LargeQuestion(Question, frozen=True):
+    """One whose answer takes long to write."""
+
+
 class Questions:
     """Reads the bodies of data requests; one for the whole server. `readers` are its methods by the route's name."""
 
@@ -124,7 +128,8 @@ class Questions:
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
         form = policy.forms[INITIAL_STATE, False]
         check_answer(size or 1, form.numbers, "batch_size")
-        return Question(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, form)
+        kind = LargeQuestion if (size or 1) * form.numbers > QUICK_NUMBERS else Question
+        return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, form)
 
     def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question | None:
         """The question in a large body, where it takes a few milliseconds to read; None where it may take longer."""
@@ -174,14 +179,17 @@ class Questions:
     ) -> Question:
         """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
         form = forms[function, options.log_prob]
-        check_answer(inputs.rows, form.numbers, "observation")
+        kind = Question
+        if inputs.rows > 1 and inputs.rows * form.numbers > QUICK_NUMBERS:
+            check_answer(inputs.rows, form.numbers, "observation")
+            kind = LargeQuestion
         if inputs.outside_bounds:
             policy.metrics.outside_bounds(inputs.outside_bounds)
         arrays = inputs.arrays
         if function == "sample":
             arrays = arrays | self._noise(policy, inputs.rows, options.seed, step)
         alone = options.seed is not None
-        return Question(
+        return kind(
             policy,
             Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, alone),
             inputs.batched,

@@ -10,9 +10,9 @@ from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, TooOld, UnknownPolicy
 from app.offload import Offload
 from app.policy import Policy
-from app.questions import Asked, Question, Questions
+from app.questions import Asked, LargeQuestion, Question, Questions
 from app.wire.codecs import Codec
-from app.wire.limits import LEAST_BYTES, QUICK_NUMBERS
+from app.wire.limits import LEAST_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 
@@ -64,7 +64,7 @@ class Service:
 
     async def written(self, question: Asked, result: Result, codec: Codec) -> bytes:
         """The body of the answer; a large one is written in another thread."""
-        if question.numbers <= QUICK_NUMBERS:
+        if not isinstance(question, LargeQuestion):
             return question.answer(result, codec)
         return question.kept(await self.write_elsewhere(question, result, codec))
 

@@ -21,18 +21,18 @@ from app.batching.rule import Result
 from app.errors import BodyTooLarge, ClientGone, NotJson, UnknownMediaType
 from app.metrics import DataMetrics, Metrics
 from app.policy import Policy
-from app.questions import Asked, Question
+from app.questions import Asked, LargeQuestion
 from app.service import Service
 from app.sessions.record import Answer
-from app.sessions.sessions import DirectTurn, Sessions
+from app.sessions.sessions import LargeTurn, Sessions
 from app.wire.codecs import JSON, MSGPACK, Codec, reader_of, writer_of
-from app.wire.limits import LEAST_BYTES, QUICK_NUMBERS
+from app.wire.limits import LEAST_BYTES
 
 Headers = Iterable[tuple[bytes, bytes]]
 # The bytes of a header are remembered with what they mean; so many kinds of clients are there at most.
 _MOST_MEDIA = 64
-# What tells how large its answer becomes.
-_MEASURED = (Question, DirectTurn)
+# Their answers take long to write.
+_LARGE = (LargeQuestion, LargeTurn)
 
 
 class Way(NamedTuple):
@@ -144,7 +144,7 @@ class Exchange:
         question = self._question
         assert question is not None
         try:
-            if isinstance(question, _MEASURED) and question.numbers > QUICK_NUMBERS:
+            if type(question) in _LARGE:
                 self.waiting = asyncio.get_running_loop().create_task(self._write_elsewhere(question, result))
                 return
             body = question.answer(result, self.way.writes)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from app.batching.rule import Job, Result
 from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
 from app.policy import Policy
+from app.questions import LargeQuestion
 from app.service import Service
 from app.sessions.episode import Episodes, Turn
 from app.sessions.memory import MemoryStore
@@ -21,7 +22,7 @@ from app.sessions.store import Key, Store
 from app.settings import variable
 from app.validate import Options
 from app.wire.codecs import Codec, reader_of
-from app.wire.limits import LEAST_BYTES, QUICK_NUMBERS
+from app.wire.limits import LEAST_BYTES
 
 R = TypeVar("R")
 # How often idle sessions, and versions that nobody keeps any more, are looked for.
@@ -113,7 +114,10 @@ class Sessions:
         assert isinstance(store, MemoryStore)
         key = Key(policy.name, id_)
         turn = episodes.step(_known(store.find(key), key), request)
-        return _in(writes, turn) if isinstance(turn, Answer) else DirectTurn(store, key, request, turn)
+        if isinstance(turn, Answer):
+            return _in(writes, turn)
+        kind = LargeTurn if isinstance(turn.question, LargeQuestion) else DirectTurn
+        return kind(store, key, request, turn)
 
     @property
     def can_step_at_once(self) -> bool:
@@ -187,7 +191,7 @@ class Sessions:
         return await self._service.offload.run(len(body), read, reads, body)
 
     async def _after(self, turn: Turn, result: Result, writes: Codec) -> Record:
-        if turn.question.numbers <= QUICK_NUMBERS:
+        if not isinstance(turn.question, LargeQuestion):
             return turn.after(result, writes)
         return await self._service.offload.run(8 * turn.question.numbers, turn.after, result, writes)
 
@@ -252,6 +256,10 @@ class DirectTurn:
     def answer(self, result: Result, codec: Codec) -> bytes:
         """Both, one after the other."""
         return self.kept(self.written(result, codec))
+
+
+class LargeTurn(DirectTurn):
+    """One whose answer takes long to write."""
 
 
 async def _begun(store: Store, key: Key, before: Record | None, record: Record) -> Record:

@@ -82,7 +82,10 @@ def decode_tensors(body: bytes) -> dict[str, Any] | None:
         tensors = _TENSORS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return {name: _with_arrays(value, name) for name, value in tensors.items()}
+    return {
+        name: _array(value.dtype, value.shape, value.data, name) if isinstance(value, _Tensor) else value
+        for name, value in tensors.items()
+    }
 
 
 def tensor_in(fields: dict[str, Any], where: str) -> Array | None:
