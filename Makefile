@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions
+.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench-swap: $(READY)  ## how soon new weights answer, and latency while they are
 
 bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
 	$(BIN)/python -m bench.sessions $(OPTIONS)
+
+attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some fifteen minutes
+	$(BIN)/python -m bench.attack $(OPTIONS)
 
 docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md

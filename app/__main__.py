@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from app.openings import Openings
+    from app.swap.manager import Manager
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,13 +140,28 @@ def _announce(settings: Settings, listener: socket.socket, openings: Openings) -
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"
         )
+    limits = _body_limits(settings, openings.managers)
     print(
-        f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
+        f"Limits: body {limits}, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
         f"deadline {settings.deadline_ms} ms, "
         f"{settings.rows_limit} rows a request, {settings.waiting_room_requests} requests waiting; "
         f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}",
         flush=True,
     )
+
+
+def _body_limits(settings: Settings, managers: Mapping[str, Manager]) -> str:
+    """In MiB, as text; of each policy where they differ, and of msgpack where that differs."""
+    from app.wire.limits import largest_bodies
+
+    given, told = settings.body_limit_bytes, {}
+    for name, manager in managers.items():
+        with manager.offered() as (_, graph, _):
+            binary, text = (given, given) if given else largest_bodies(graph.spec.inputs, settings.rows_limit)
+        told[name] = f"{text / 2**20:.3g} MiB" + ("" if binary == text else f" ({binary / 2**20:.3g} MiB as msgpack)")
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return ", ".join(f"{name} {size}" for name, size in told.items())
 
 
 if __name__ == "__main__":

@@ -44,7 +44,11 @@ class Refusal(PolicyServerError):
 
 
 class NotJson(Refusal):
-    """The body is no JSON object."""
+    """The body is no JSON object; `is_json`: but JSON of another kind."""
+
+    def __init__(self, message: str = "", is_json: bool = False) -> None:
+        super().__init__(message)
+        self.is_json = is_json
 
 
 class NotMsgpack(Refusal):

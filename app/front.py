@@ -42,6 +42,7 @@ from app.errors import NotReady
 from app.http_limits import HttpLimits
 from app.http_server import HttpServer
 from app.metrics import FLUSH_S, Metrics
+from app.offload import Offload
 from app.policy import Policy
 from app.processes.link import Link
 from app.quick import QuickReader
@@ -60,6 +61,9 @@ from saver.artifact import CHECKPOINTS_FOLDER
 # Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has
 # hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
 _COLLECT_AFTER = 20_000
+
+# How often it is looked whether much memory is free that was needed for large requests.
+_GIVE_BACK_S = 2.0
 
 log = logging.getLogger("policy_server.front")
 
@@ -87,8 +91,10 @@ class Front:
         """Builds everything that answers, but for the policies."""
         logs.configure(settings.log_level)
         self._settings, self._metrics = settings, Metrics()
-        metrics = self._metrics
-        self._service = Service([named.name for named in settings.policies], settings.deadline_ms, settings.rows_limit)
+        metrics, offload = self._metrics, Offload()
+        self._stack.callback(offload.close)
+        names = [named.name for named in settings.policies]
+        self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
         self._app = build_app(self._service, self._sessions, metrics, settings)
@@ -97,11 +103,11 @@ class Front:
             self._sessions,
             metrics,
             token=settings.data_token,
-            body_limit=settings.body_limit_bytes,
             crosses_origins=bool(settings.cors_origins),
         )
         self._http = HttpServer(self._app, self._direct, settings.root_path, _grace_s(settings), _limits(settings))
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
+        self._stack.push_async_callback(_ended, asyncio.create_task(_give_memory_back_now_and_then(offload)))
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
 
     async def open_policy(self, name: str, offer: Offer) -> None:
@@ -201,13 +207,19 @@ class Front:
             spec,
             offer.graph.serving,
             QuickReader(spec, rows_limit=settings.rows_limit),
-            InputReader(spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
+            InputReader(
+                spec,
+                rows_limit=settings.rows_limit,
+                strict_bounds=settings.strict_bounds,
+                non_finite=settings.non_finite == "accept",
+            ),
             forms_of(spec, offer.graph.serving),
             copies,
             manager,
             batcher,
             of_policy,
             Uploads(folders, settings.upload_limit_bytes, manager.check),
+            settings.body_limit_bytes,
         )
 
 
@@ -231,8 +243,8 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
         redoc_url=None,
     )
     guard = data_guard(settings.data_token)
-    app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
-    app.include_router(sessions_router(service, sessions, metrics, guard, settings.body_limit_bytes))
+    app.include_router(data_router(service, metrics, guard))
+    app.include_router(sessions_router(service, sessions, metrics, guard))
     app.include_router(policies_router(service, guard))
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))
@@ -262,6 +274,12 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
             metrics.flush()
     finally:
         metrics.flush()
+
+
+async def _give_memory_back_now_and_then(offload: Offload) -> None:
+    while True:
+        await asyncio.sleep(_GIVE_BACK_S)
+        await offload.give_back()
 
 
 async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:

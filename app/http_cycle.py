@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
+from app.api.bodies import BodyBuffer
 from app.api.direct import Exchange, Way, Wire
 from app.api.problems import problem_response
-from app.http_limits import SMALL_BYTES
 from app.http_parser import RequestHead
 
 log = logging.getLogger("policy_server.http")
@@ -51,7 +51,7 @@ class DirectCycle(Exchange):
 
     def __init__(self, way: Way, connection: Connection) -> None:
         super().__init__(way, connection)
-        self._pieces: list[bytes | bytearray] = []
+        self._buffer = BodyBuffer()
         self.received = 0
 
     @property
@@ -65,28 +65,22 @@ class DirectCycle(Exchange):
     def receive(self, piece: bytes) -> None:
         """Keeps a piece of the body."""
         self.received += len(piece)
-        last = self._pieces[-1] if self._pieces else None
-        if len(piece) >= SMALL_BYTES or last is None:
-            self._pieces.append(piece)
-        elif type(last) is bytearray:  # many small pieces take many times their size
-            last += piece
-        else:
-            self._pieces.append(bytearray(piece))
+        self._buffer.add(piece)
 
     def body(self) -> bytes:
         """The whole of it; to be called once."""
-        pieces, self._pieces, self.received = self._pieces, [], 0
-        return pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
+        self.received = 0
+        return self._buffer.take()
 
     def refuse(self, error: Exception) -> None:
         """Answers with an error of the connection's."""
-        self._pieces = []
+        self._buffer = BodyBuffer()
         if not self.done():
             self.set_exception(error)
 
     def give_up(self) -> None:
         """The connection is closed."""
-        self._pieces = []
+        self._buffer = BodyBuffer()
         super().give_up()
 
 

@@ -14,11 +14,11 @@ from rich.table import Table
 from app.folders.checkpoints import Identity, identify
 from app.folders.exports import check_folder
 from app.folders.series import resolved
+from app.names import DEFAULTED, top_level
 from app.settings import PolicyFolder
 from app.swap import plan
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT
-from app.validate import DEFAULTED, top_level
 from saver.artifact import (
     Leaf,
     Nest,

@@ -8,19 +8,22 @@ from typing import Any
 
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
+from app.offload import Offload
 from app.policy import Policy
-from app.questions import Asked, Question, Questions
+from app.questions import Asked, LargeQuestion, Question, Questions
 from app.wire.codecs import Codec
+from app.wire.limits import LEAST_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 
 class Service:
     """The policies by name; the first of `names` is the default. They are added as they are opened."""
 
-    def __init__(self, names: Sequence[str], deadline_ms: int, rows_limit: int) -> None:
+    def __init__(self, names: Sequence[str], deadline_ms: int, rows_limit: int, offload: Offload | None = None) -> None:
         self._names = tuple(names)
         self._policies: dict[str, Policy] = {}
         self._failures: dict[str, str] = {}
+        self.offload = offload or Offload()
         self._deadline_s = deadline_ms / 1000
         self.questions = Questions(rows_limit)
 
@@ -69,6 +72,29 @@ class Service:
     def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
         """The question that a request to a data route puts; raises as the methods of `Questions` do."""
         return self.questions.readers[route](policy, codec, body)
+
+    async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
+        """The same for a body of any size: a large one is read in another thread.
+
+        Raises:
+          Overloaded: too many large bodies wait to be read.
+        """
+        if len(body) <= LEAST_BYTES:
+            return self.read(policy, route, codec, body)
+        found = self.questions.at_once(policy, route, codec, body)
+        if found is not None:
+            return found
+        return await self.offload.run(len(body), self.questions.large, policy, route, codec, body)
+
+    async def written(self, question: Asked, result: Result, codec: Codec) -> bytes:
+        """The body of the answer; a large one is written in another thread."""
+        if not isinstance(question, LargeQuestion):
+            return question.answer(result, codec)
+        return question.kept(await self.write_elsewhere(question, result, codec))
+
+    async def write_elsewhere(self, question: Asked, result: Result, codec: Codec) -> Any:
+        """What `question.kept` makes the answer of."""
+        return await self.offload.run(8 * question.numbers, question.written, result, codec)
 
     def waits(self, question: Asked) -> bool:
         """Whether newer weights are needed than those that serve."""

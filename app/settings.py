@@ -76,10 +76,13 @@ class Settings:
         "", "file of requests that the policies can answer: new weights and compiled ones are tried on them too"
     )
     strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
+    non_finite: str = knob("refuse", "NaN and infinities in requests", choices=("accept", "refuse"))
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
     deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)
-    # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB are some 600 rows.
-    body_limit_bytes: int = knob(64 * 2**20, "largest request body, uploads apart", least=1)
+    # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB, the most that follows, are 600 rows.
+    body_limit_bytes: int = knob(
+        0, "largest request body, uploads apart; 0: what the largest batch of the policy takes", least=0
+    )
     # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.
     upload_limit_bytes: int = knob(2**30, "largest checkpoint that may be uploaded", least=1)
     rows_limit: int = knob(65_536, "most rows in one request", least=1)

@@ -12,9 +12,40 @@ from starlette.requests import ClientDisconnect
 
 from app.api.encodings import Decoder, decoder_of
 from app.errors import BodyTooLarge, NotJson
+from app.wire.limits import QUICK_BYTES
 
 # So much of a decoded body may be there beside any number of others; more, one after the other.
 _MODEST_BYTES = 2**20
+
+
+class BodyBuffer:
+    """The pieces of a body as they come.
+
+    A large one grows in one place: to join its pieces at its end would take twice its size, and long.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._large: bytearray | None = None
+
+    def add(self, piece: bytes) -> None:
+        """The next piece."""
+        if self._large is not None:
+            self._large += piece
+            return
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > QUICK_BYTES and len(self._pieces) > 1:
+            self._large, self._pieces = bytearray().join(self._pieces), []
+
+    def take(self) -> bytes:
+        """All of it; the buffer is empty afterwards. A large one is a bytearray, which is read alike."""
+        large, pieces = self._large, self._pieces
+        self._large, self._pieces, self._size = None, [], 0
+        if large is not None:
+            return cast(bytes, large)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -24,7 +55,10 @@ async def read_body(request: Request, limit: int) -> bytes:
       BodyTooLarge, NotJson, NotDecodable, UnknownEncoding: as `body_parts`.
     """
     decoder = decoder_of(request)
-    body = b"".join([part async for part in _received(request, limit)])
+    buffer = BodyBuffer()
+    async for part in _received(request, limit):
+        buffer.add(part)
+    body = buffer.take()
     if not body and request.headers.get("content-length", "").strip("0"):
         raise NotJson("the body that was announced is not there")
     if decoder is None or not body:
@@ -80,19 +114,19 @@ def _turn(request: Request) -> asyncio.Lock:
 
 async def _decoded(decoder: Decoder, body: bytes, limit: int, turn: asyncio.Lock) -> bytes:
     """Decodes with breaks for others: a full body takes some hundred milliseconds."""
-    pieces: list[bytes] = []
+    buffer = BodyBuffer()
     size, has_turn = 0, False
     async with contextlib.AsyncExitStack() as stack:
         for piece in decoder.pieces(body):
             size += len(piece)
             _check_decoded(size, limit)
-            pieces.append(piece)
+            buffer.add(piece)
             if size > _MODEST_BYTES and not has_turn:
                 has_turn = True
                 await stack.enter_async_context(turn)
             await asyncio.sleep(0)
         decoder.check_end()
-        return b"".join(pieces)
+        return buffer.take()
 
 
 def _check_decoded(size: int, limit: int) -> None:

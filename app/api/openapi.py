@@ -12,13 +12,11 @@ import numpy as np
 
 from app.api.openapi_sessions import session_paths, session_schemas
 from app.api.problems import MEDIA_TYPE
+from app.names import DEFAULTED, MOST_NUMBERS_SHOWN, example_of, request_name, top_level
 from app.policy import Policy
-from app.validate import DEFAULTED, top_level
 from app.wire.codecs import JSON, MSGPACK
 from saver.artifact import Leaf, Nest, leaves, pack
 
-# The example of an image would be pages long.
-_MOST_NUMBERS_SHOWN = 256
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
 
 
@@ -92,19 +90,20 @@ def _action_answer(policy: Policy, rest: dict[str, Any]) -> dict[str, Any]:
 
 def _request(policy: Policy) -> dict[str, Any]:
     fields = top_level(policy.spec)
+    called = {name: request_name(name, fields) for name in fields}
     required = [f for f in fields if not (policy.spec.takes_time_step and f in DEFAULTED)]
     schema = {
         "type": "object",
         "properties": {
-            **{name: _either(nest) for name, nest in fields.items()},
+            **{called[name]: _either(nest) for name, nest in fields.items()},
             "options": {"$ref": "#/components/schemas/Options"},
         },
         # Flattened names may stand in for the nested ones, so that only these can be asked for.
-        "required": [name for name in required if isinstance(fields[name], Leaf)],
+        "required": [called[name] for name in required if isinstance(fields[name], Leaf)],
         "x-flattened-names": {leaf.name: path for path, leaf in leaves(fields)},
     }
-    if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= _MOST_NUMBERS_SHOWN:
-        schema["example"] = {name: pack(fields[name], _example) for name in required}
+    if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= MOST_NUMBERS_SHOWN:
+        schema["example"] = {called[name]: pack(fields[name], example_of) for name in required}
     return schema
 
 
@@ -145,18 +144,6 @@ def _item(leaf: Leaf, answers: bool) -> dict[str, Any]:
             if isinstance(value, int)
         }
     return {"type": "integer", **bounds}
-
-
-def _example(leaf: Leaf) -> Any:
-    """A value inside the bounds, in Python's own numbers: NumPy's would turn the bounds of uint64 into floats."""
-    shape = tuple(1 if size is None else size for size in leaf.shape)
-    value = {"string": "", "bool": False}.get(leaf.dtype, 0 if leaf.is_integer else 0.1)
-    array = np.full(shape, value, dtype=object)
-    if leaf.minimum is not None:
-        array = np.maximum(array, np.array(leaf.minimum, object))
-    if leaf.maximum is not None:
-        array = np.minimum(array, np.array(leaf.maximum, object))
-    return np.asarray(array, object).tolist()
 
 
 def _distributions(policy: Policy) -> dict[str, Any]:

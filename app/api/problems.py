@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from typing import Any
 
 import orjson
@@ -105,7 +106,7 @@ def _problem(item: dict[str, Any]) -> errors.Problem:
     """One finding of pydantic in our words."""
     where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
     expected = "no such field" if item["type"] == "extra_forbidden" else item["msg"]
-    return errors.Problem(where, repr(item.get("input"))[:60], expected)
+    return errors.Problem(where, reprlib.repr(item.get("input"))[:60], expected)
 
 
 def _response(

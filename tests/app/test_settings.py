@@ -56,6 +56,7 @@ GIVEN = {
     "state_dir": ("/s", "/t", "/s", "/t"),
     "root_path": ("/a", "/b", "/a", "/b"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
+    "non_finite": ("accept", "refuse", "accept", "refuse"),
     "log_level": ("debug", "error", "debug", "error"),
 }
 SWITCHES = ("watch", "strict_bounds")
