@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the counts that acceptance lists ask for")
+    parser.addoption("--trainers", help="folder of trainers' environments (tests/trainers/environments.py)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
