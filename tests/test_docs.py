@@ -77,13 +77,56 @@ def answered(server: RunningServer, shown: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("page", ["export", "training-loop", "distributions", "custom-inputs"])
-def test_programs_of_the_docs_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for program in blocks("python", (ROOT / "docs" / f"{page}.md").read_text()):
-        exec(compile(program, page, "exec"), names)
-    assert list((tmp_path / "policies").glob("*/policy.json"))
+PAGES = ("export", "training-loop", "distributions", "custom-inputs")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_programs_of_the_docs_import_saver_before_tensorflow(page: str) -> None:
+    program = blocks("python", (ROOT / "docs" / f"{page}.md").read_text())[0]
+    assert program.startswith("from saver import PolicySaver ")
+    assert "TF_USE_LEGACY_KERAS" not in program
+
+
+def test_programs_of_the_docs_run_in_a_bare_environment(tmp_path: Path) -> None:
+    programs = [blocks("python", (ROOT / "docs" / f"{page}.md").read_text()) for page in PAGES]
+    runs = [
+        f"exec(compile({chr(10).join(parts)!r}, {page!r}, 'exec'), {{}})"
+        for page, parts in zip(PAGES, programs, strict=True)
+    ]
+    bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(runs)], cwd=tmp_path, env=bare, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "policies").glob("*/policy.json"))) >= 3
+
+
+def test_a_program_like_the_readmes_trains_and_saves_in_a_bare_environment(tmp_path: Path) -> None:
+    """A DQN with our own environment's libraries: made, trained (which writes summaries), and saved."""
+    (saving,) = blocks("python")
+    bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", saving.partition("\n")[0] + DQN + saving.partition("\n")[2]]
+    done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "policies/cartpole/checkpoints/0000000700/checkpoint.json").exists()
+
+
+DQN = """
+import tensorflow as tf
+from tf_agents.agents.dqn import dqn_agent
+from tf_agents.networks import q_network
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+
+observation = tf.TensorSpec([4], tf.float32)
+action = tensor_spec.BoundedTensorSpec([], tf.int64, 0, 1)
+network = q_network.QNetwork(observation, action, fc_layer_params=(8,))
+step = tf.Variable(0, dtype=tf.int64)
+time_steps = ts.time_step_spec(observation)
+agent = dqn_agent.DqnAgent(time_steps, action, network, tf.keras.optimizers.Adam(), train_step_counter=step)
+agent.train(tf.nest.map_structure(lambda spec: tf.zeros([2, 2, *spec.shape], spec.dtype), agent.collect_data_spec))
+assert int(step) == 1
+"""
 
 
 def _form(answer: object) -> object:
