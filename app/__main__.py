@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import settings as knobs
+from app.engine.bundle import TENSORFLOW
 from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError
 
@@ -140,6 +141,9 @@ def _announce(settings: Settings, listener: socket.socket, managers: Mapping[str
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"
         )
+        with managers[named.name].offered() as (_, _, bundle):
+            if bundle.engine == TENSORFLOW and settings.engine != TENSORFLOW:
+                print(f"    on TensorFlow: {bundle.engine_reason}")
     print(
         f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
         f"deadline {settings.deadline_ms} ms, "

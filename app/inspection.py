@@ -45,12 +45,15 @@ def inspect(folder: Path, console: Console | None = None) -> None:
         raise UnusablePolicy(str(error)) from None
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
         from app.workshop.checkpoints import train_step_in
-        from app.workshop.load import open_export
+        from app.workshop.load import load_copy, open_export
+        from app.workshop.obstacles import draws_of
     with tempfile.TemporaryDirectory(prefix="policy-server.") as graphs:
         graph = open_export(folder, Path(graphs))
+        draws = draws_of(load_copy(graph).functions["action"].concrete, "sample" in graph.serving.signatures)
     console = console or _console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
-    console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}\n")
+    console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}")
+    console.print(f"{escape(draws)}\n")
     for table in (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving)):
         if table.row_count:
             console.print(table)

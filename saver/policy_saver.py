@@ -28,6 +28,7 @@ from saver.artifact import (
 )
 from saver.artifact.early_hash import EarlyHash
 from saver.artifact.publishing import publish, publish_over, staged_folder
+from saver.purity import seed_of
 from saver.serving import Interface, ServingFunctions, serving_functions
 from saver.serving_model import save_serving
 from saver.specs import PolicySpecs, spec_of
@@ -112,6 +113,7 @@ class PolicySaver(policy_saver.PolicySaver):
             if serving is not None:
                 signatures = self._serving_signatures() | serving.functions
                 save_serving(self.policy, signatures, staged / SERVING_FOLDER)
+                self._tell_of_seeds(destination, serving)
             files = hash_files(staged, [path for path in staged.rglob("*") if path.is_file()])
             manifest = PolicyManifest(
                 self.spec(),
@@ -126,6 +128,24 @@ class PolicySaver(policy_saver.PolicySaver):
             elif verify:
                 self._verify(staged, manifest, signatures)
             publish_over(staged, destination)
+
+    def _tell_of_seeds(self, destination: Path, serving: ServingFunctions) -> None:
+        """Warns of draws that will come again after each start of a server, since TensorFlow has to make them."""
+        seed = seed_of(self.signatures["action"].get_concrete_function())
+        why = serving.info.unavailable.get("sample")
+        if seed == "own":
+            log.warning(
+                "%s: action draws from a seed that was given (as PolicySaver's seed=), and so the same again after "
+                "each start of a server, which runs it by TensorFlow; without one it draws afresh, and can be compiled",
+                destination,
+            )
+        elif seed == "global" and why is not None:
+            log.warning(
+                "%s: action draws from tf.random.set_seed, and so the same again after each start of a server, "
+                "which runs it by TensorFlow, as it has no sample: %s",
+                destination,
+                why,
+            )
 
     def _verify(self, staged: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
         try:

@@ -1,14 +1,18 @@
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 from rich.console import Console
 from tf_agents.policies import policy_saver
 
 from app.errors import UnusablePolicy
 from app.inspection import inspect
+from saver import PolicySaver
 from tests.saver import policies
 from tests.saver.policies import SAVERS, Saved
 from tests.server import ROOT
@@ -62,6 +66,37 @@ def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path)
     assert "TF-Agents' own PolicySaver" in text
     assert "categorical" in text
     assert "no: the export has no serving/ folder" in text
+
+
+def drawing(saver: Callable[[], PolicySaver], folder: Path, seed: int | None = None) -> str:
+    """The sentence on random numbers."""
+    tf.random.set_seed(seed)
+    try:
+        saver().save(str(folder))
+    finally:
+        tf.random.set_seed(None)
+    (line,) = [line for line in shown(folder).splitlines() if line.startswith("action draws")]
+    return line
+
+
+def test_it_says_where_random_numbers_come_from(saved: Saved, tmp_path):
+    def seeded() -> PolicySaver:
+        return PolicySaver(policies.q(), seed=5)
+
+    def plain() -> Any:
+        return policy_saver.PolicySaver(policies.q())
+
+    assert "action draws nothing: equal inputs get equal answers" in shown(saved.folder("nested"))
+    assert drawing(policies.SAVERS["q"], tmp_path / "a") == "action draws afresh"
+    assert drawing(policies.SAVERS["q"], tmp_path / "b", 1) == (
+        "action draws afresh, whatever tf.random.set_seed was when it was saved"
+    )
+    again = "action draws from a seed in the export, the same again after each start; TensorFlow runs it"
+    assert drawing(seeded, tmp_path / "c") == drawing(seeded, tmp_path / "d", 1) == again
+    assert drawing(plain, tmp_path / "e") == "action draws afresh; TensorFlow runs it, as it has no sample"
+    assert drawing(plain, tmp_path / "f", 1) == (
+        "action draws the same again after each start; TensorFlow runs it, as it has no sample"
+    )
 
 
 def test_what_is_no_policy_ends_with_one_line(tmp_path):
