@@ -103,7 +103,7 @@ def test_what_is_no_policy_ends_with_one_line(tmp_path):
     with pytest.raises(UnusablePolicy, match=r"saved_model.pb is missing"):
         inspect(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [f"policy server: {tmp_path} holds no SavedModel: saved_model.pb is missing"]
