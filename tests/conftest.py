@@ -1,15 +1,6 @@
 """Shared by all tests: the environment for TensorFlow, the --full counts, and servers over real exports."""
 
 import os
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-# No test may depend on what else stands in the environment: settings of a server, terminals, make, a proxy.
-for name in list(os.environ):
-    if name.startswith("POLICY_SERVER_") or name in ("COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
-        del os.environ[name]
-os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +11,14 @@ from tests.server import RunningServer, serving
 
 if TYPE_CHECKING:
     from tests.saver.policies import Saved
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# No test may depend on what else stands in the environment: settings of a server, terminals, make, a proxy.
+for name in list(os.environ):
+    if name.startswith("POLICY_SERVER_") or name in ("COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        del os.environ[name]
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
