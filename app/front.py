@@ -227,7 +227,8 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
 
     @functools.cache
     def whole_document() -> dict[str, Any]:
-        return openapi.document(fixed_routes(), service.policies)
+        tokens = {"admin_token": bool(settings.admin_token), "data_token": bool(settings.data_token)}
+        return openapi.document(fixed_routes(), service.policies, **tokens)
 
     app.openapi = whole_document  # type: ignore[method-assign]
     return app
