@@ -31,17 +31,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     from tests.zoo import policies
 
     folder = tmp_path_factory.mktemp("readme")
-    agent = SimpleNamespace(policy=policies.make("cartpole"), train_step_counter=tf.Variable(700, dtype=tf.int64))
+    agent = SimpleNamespace(policy=policies.make("cartpole"), train_step_counter=tf.Variable(0, dtype=tf.int64))
     (program,) = blocks("python")
+    exporting, checkpoint, rest = program.partition("saver.save_checkpoint")
+    names: dict[str, Any] = {"agent": agent}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        exec(compile(program, "README.md", "exec"), {"agent": agent})
+        exec(compile(exporting, "README.md", "exec"), names)
+        agent.train_step_counter.assign(700)
+        exec(compile(checkpoint + rest, "README.md", "exec"), names)
     served = {"cartpole": folder / "policies" / "cartpole", "memory": folder / "memory", "arm": folder / "arm"}
     policies.export("recurrent", served["memory"])
     policies.export("continuous", served["arm"])
     with serving(served) as running:
-        for body in ({"checkpoint": "export"}, {}):  # so that something served before
-            running.reload("cartpole", **body).raise_for_status()
         yield running
 
 
@@ -56,6 +58,11 @@ def examples(page: str = README) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("shown", "answer"), examples())
 def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
+    """Whatever others have served meanwhile: each finds the newest weights, or what the example before it has left."""
+    before = {"/rollback": ("0000000700", "export"), "/versions": ("0000000700", "export")}
+    (served,) = [versions for route, versions in before.items() if route in shown] or [("0000000700",)]
+    for version in served:
+        server.reload("cartpole", checkpoint=version).raise_for_status()
     assert _form(answered(server, shown)) == _form(json.loads(answer))
 
 
@@ -132,11 +139,11 @@ def _form(answer: object) -> object:
     """Keys, types and texts of an answer, without its numbers and lengths."""
     if isinstance(answer, dict):
         if "versions" in answer:
-            return ["versions", sorted(answer["versions"][0])]
+            told = ("version", "state", "train_step")
+            return [sorted(answer["versions"][0]), sorted(tuple(v[name] for name in told) for v in answer["versions"])]
         fixed = ("family", "version", "previous", "type", "detail", "errors", "status")
-        return {key: value if key in fixed and value != "export" else _form(value) for key, value in answer.items()} | (
-            {"train_step": "a number"} if "train_step" in answer else {}
-        )
+        changed = {"train_step"} if "previous" in answer else set()
+        return {key: value if key in {*fixed, *changed} else _form(value) for key, value in answer.items()}
     if isinstance(answer, list):
         return [_form(answer[0])] if answer else []
     return "a number" if isinstance(answer, int | float) else type(answer).__name__
@@ -171,7 +178,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
 @pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "deploy/example.env", "deploy/entrypoint.sh"])
 def test_what_operators_set_are_settings(file: str) -> None:
     named = set(re.findall(r"POLICY_SERVER_[A-Z_]+", (ROOT / file).read_text()))
-    assert named <= {variable(f.name) for f in knobs()} | {variable("policies")}
+    secrets = {f"{variable(f.name)}_FILE" for f in knobs() if f.metadata["secret"]}
+    assert named <= {variable(f.name) for f in knobs()} | {variable("policies")} | secrets
 
 
 def test_every_status_is_documented() -> None:

@@ -43,6 +43,11 @@ def test_quick_demo_swaps_weights_while_simulators_play_and_no_request_fails(
     served = [one for one in figures["versions"] if one["swap_ms"] is not None]
     assert all(one["answers"] > 0 for one in served)
     assert all(one["version"] == f"{one['train_step']:010d}" for one in served)
+    assert "engine litert" in (runs_dir / "server.log").read_text()  # though it begins with tf.random.set_seed
+    last = demo.stdout.splitlines()[-1]
+    assert last.startswith("serve what it made: ")
+    assert last.endswith(f" -m app serve cartpole={runs_dir / 'cartpole'}")
+    assert (runs_dir / "cartpole" / "saved_model.pb").exists()
     assert len(result["verdicts"]) == 3
     assert [one["version"] for one in result["verdicts"]] == [one["version"] for one in figures["versions"][-3:]]
     assert not _processes_with(str(runs_dir))
