@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ test: $(READY)  ## all tests, every scenario with small counts
 
 test-full: $(READY)  ## all tests with the full counts; prints figures
 	$(BIN)/python -m pytest --full -rP
+
+test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11, in environments under .trainers
+	$(BIN)/python -m tests.trainers.environments .trainers
+	$(BIN)/python -m pytest tests/trainers --trainers .trainers
 
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .

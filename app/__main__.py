@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import settings as knobs
+from app.engine.bundle import TENSORFLOW
 from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # paths and names may hold what a terminal cannot show
-    parsed = _parser().parse_args(arguments)
+    parsed = _parsed(arguments)
     return _inspect(parsed.folder) if parsed.command == "inspect" else _start(parsed)
 
 
@@ -57,7 +58,7 @@ def _start(parsed: argparse.Namespace) -> int:
         return 2 if isinstance(error, SettingsError) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve policies over HTTP")
@@ -71,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     knobs.add_options(serve)
     inspect = commands.add_parser("inspect", help="what is in an export, as the server would see it")
     inspect.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
-    return parser
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # argparse itself would show the usage of `python -m app`, which tells nothing of this command.
+        commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return parsed
 
 
 @contextlib.contextmanager
@@ -140,6 +145,9 @@ def _announce(settings: Settings, listener: socket.socket, openings: Openings) -
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"
         )
+        with openings.managers[named.name].offered() as (_, _, bundle):
+            if bundle.engine == TENSORFLOW and settings.engine != TENSORFLOW:
+                print(f"    on TensorFlow: {bundle.engine_reason}")
     limits = _body_limits(settings, openings.managers)
     print(
         f"Limits: body {limits}, upload {settings.upload_limit_bytes / 2**20:g} MiB, "

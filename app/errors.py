@@ -164,7 +164,8 @@ class DoesNotFit(Refusal):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         first = self.problems[0]
-        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        others = len(self.problems) - 1
+        more = f"; {others} more error{'s' if others > 1 else ''}" if others else ""
         super().__init__(f"{first.where}: {first.problem}; expected {first.expected}{more}")
 
 

@@ -260,7 +260,8 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
         """Made anew where `openapi_schema` was set to None, as another policy was opened."""
         if app.openapi_schema is None:
             base = {**fixed_routes()}
-            app.openapi_schema = openapi.document(base, service.policies, service.default)
+            tokens = {"admin_token": bool(settings.admin_token), "data_token": bool(settings.data_token)}
+            app.openapi_schema = openapi.document(base, service.policies, service.default, **tokens)
         return app.openapi_schema
 
     app.openapi = whole_document  # type: ignore[method-assign]

@@ -46,22 +46,23 @@ def inspect(folder: Path, console: Console | None = None) -> None:
         from app.workshop import probe
         from app.workshop.checkpoints import train_step_in
         from app.workshop.load import load_copy, open_export
+        from app.workshop.obstacles import draws_of
         from app.workshop.rows import dependence_of_rows
     with tempfile.TemporaryDirectory(prefix="policy-server.") as graphs:
         graph = open_export(folder, Path(graphs))
         copy = load_copy(graph)
+        draws = draws_of(copy.functions["action"].concrete, "sample" in graph.serving.signatures)
         probed = probe.examine(copy, graph.spec, probe.probes_of(graph.spec))
         copy.one_row = probed.one_row
         dependence = dependence_of_rows(copy, graph.spec, graph.serving)
     console = console or _console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
     console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}")
+    console.print(escape(draws))
     if dependence is None:
         console.print("its rows are answered independently of each other\n")
     else:
-        console.print(
-            f"its rows depend on each other, so that requests do not share a call: {escape(dependence.reason)}\n"
-        )
+        console.print(f"two requests do not share a call: {escape(dependence.reason)}\n")
     tables = (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving))
     for table in (*tables, _probes(probed.public(), probed.one_row)):
         if table.row_count:

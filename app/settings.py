@@ -159,7 +159,7 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
         given = options.get(f.name)
         source = "--" + f.name.replace("_", "-")
         if given is None:
-            given, source = env.get(variable(f.name)), variable(f.name)
+            given, source = _from_environment(f, env)
         if given is not None:
             values[f.name] = _parsed(f, given, source)
     listed = list(policies) or env.get(variable("policies"), "").split()
@@ -168,7 +168,32 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
     """Variables that look like settings and are none. Not an error: Kubernetes sets some of this form."""
-    return sorted({n for n in env if n.startswith(PREFIX)} - {variable(f.name) for f in fields(Settings)})
+    known = {variable(f.name) for f in fields(Settings)} | {file_variable(f) for f in knobs() if f.metadata["secret"]}
+    return sorted({n for n in env if n.startswith(PREFIX)} - known)
+
+
+def file_variable(f: Field[Any]) -> str:
+    """The environment variable that names a file with a secret in it."""
+    return variable(f.name) + "_FILE"
+
+
+def _from_environment(f: Field[Any], env: Mapping[str, str]) -> tuple[str | None, str]:
+    """What the environment says of a setting, None if nothing, and the name of the variable that does."""
+    given, source = env.get(variable(f.name)), variable(f.name)
+    path = env.get(file_variable(f)) if f.metadata["secret"] else None
+    if not path:
+        return given, source
+    if given:
+        raise SettingsError(f"{source} and {file_variable(f)} are both set: expected one of them")
+    try:
+        text = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError(f"{file_variable(f)} is {path}, which cannot be read: {reason}") from None
+    if not text:
+        # Not the same as unset: without a token the data routes would be open.
+        raise SettingsError(f"{file_variable(f)} is {path}, which is empty")
+    return text, file_variable(f)
 
 
 def settings_from_process(policies: Sequence[str], options: Mapping[str, Any]) -> Settings:

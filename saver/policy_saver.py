@@ -29,7 +29,7 @@ from saver.artifact import (
 )
 from saver.artifact.early_hash import EarlyHash
 from saver.artifact.publishing import publish, publish_over, staged_folder
-from saver.purity import python_code
+from saver.purity import python_code, seed_of
 from saver.serving import Interface, ServingFunctions, serving_functions
 from saver.serving_model import save_serving
 from saver.specs import PolicySpecs, spec_of
@@ -121,6 +121,7 @@ class PolicySaver(policy_saver.PolicySaver):
             if serving is not None:
                 signatures = self._serving_signatures() | serving.functions
                 save_serving(self.policy, signatures, staged / SERVING_FOLDER)
+                self._tell_of_seeds(destination, serving)
             files = hash_files(staged, [path for path in staged.rglob("*") if path.is_file()])
             python = self._python_code()
             manifest = PolicyManifest(
@@ -149,6 +150,24 @@ class PolicySaver(policy_saver.PolicySaver):
         """What of the exported functions is Python code, and so works in this process only."""
         functions = {name: self.signatures[name].get_concrete_function() for name in ("action", "get_initial_state")}
         return [f"{name}: {code}" for name, function in functions.items() for code in python_code(function)]
+
+    def _tell_of_seeds(self, destination: Path, serving: ServingFunctions) -> None:
+        """Warns of draws that will come again after each start of a server, since TensorFlow has to make them."""
+        seed = seed_of(self.signatures["action"].get_concrete_function())
+        why = serving.info.unavailable.get("sample")
+        if seed == "own":
+            log.warning(
+                "%s: action draws from a seed that was given (as PolicySaver's seed=), and so the same again after "
+                "each start of a server, which runs it by TensorFlow; without one it draws afresh, and can be compiled",
+                destination,
+            )
+        elif seed == "global" and why is not None:
+            log.warning(
+                "%s: action draws from tf.random.set_seed, and so the same again after each start of a server, "
+                "which runs it by TensorFlow, as it has no sample: %s",
+                destination,
+                why,
+            )
 
     def _verify(self, staged: Path, destination: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
         try:

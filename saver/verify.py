@@ -24,6 +24,7 @@ from saver.artifact import (
     read_policy_manifest,
 )
 from saver.artifact.probe import Arrays, outside_spec, probe_inputs, probe_noise
+from saver.pairs import paired
 from saver.purity import impurities
 
 ROWS = 8
@@ -85,13 +86,17 @@ def check_written(
     failed = [f"{finding.what} {finding.detail}" for finding in findings if finding.result == "failed"]
     if not failed:
         return [finding for finding in findings if finding.result == "skipped"]
-    if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.model_variables, variables, strict=True)):
+    if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in paired(model.model_variables, variables)):
         raise WeightsMoved("the policy was trained on while its export was compared with it")
     raise VerificationError(f"the export does not answer like the policy: {'; '.join(failed)}")
 
 
 def verify_folder(folder: Path) -> list[Finding]:
-    """Looks at everything in an export: its files, what it answers, and its checkpoints."""
+    """Looks at everything in an export: its files, what it answers, and its checkpoints.
+
+    What a full export holds of TFP's and TF-Agents' types loads only where these are installed; else only `serving/` is
+    looked at, and a finding says so.
+    """
     try:
         check_is_export(folder)
         manifest = read_policy_manifest(folder)
@@ -105,25 +110,54 @@ def verify_folder(folder: Path) -> list[Finding]:
     except IncompleteError as error:
         return [Finding("files", "failed", str(error))]
     findings = [Finding("files", "ok", f"{len(manifest.files)} files have the digests in policy.json")]
+    lacking = _lacking_libraries()
     try:
-        findings += _answers(folder, manifest)
+        findings += _answers(folder, manifest, lacking)
     except Exception as error:  # whatever a graph makes TensorFlow raise
         findings.append(Finding("answers", "failed", _line(error)))
-    return findings + _checkpoints(folder)
+    return findings + _checkpoints(folder, lacking)
 
 
-def _answers(folder: Path, manifest: PolicyManifest) -> list[Finding]:
+def _lacking_libraries() -> str | None:
+    """Imports the libraries whose types a full export refers to; what is not there, None where all is."""
+    try:
+        import tensorflow_probability  # noqa: F401 — registers its distributions' types
+        import tf_agents.distributions
+        import tf_agents.trajectories  # noqa: F401
+    except ImportError as error:
+        return _line(error)
+    return None
+
+
+def _full_model(folder: Path, lacking: str | None) -> Any:
+    """The full export, loaded; the reason (a text) where a library that it needs is not there."""
+    try:
+        return tf.saved_model.load(str(folder))
+    except Exception as error:
+        if lacking is None:
+            raise
+        return f"cannot be loaded here: {lacking} ({_line(error)})"
+
+
+def _answers(folder: Path, manifest: PolicyManifest, lacking: str | None) -> list[Finding]:
     """Each function of both SavedModels is called; those that both have must agree."""
-    full_model = tf.saved_model.load(str(folder))
-    full = {name: _Function(f, by_name=True) for name, f in full_model.signatures.items()}
+    full_model = _full_model(folder, lacking)
+    both = ("action", "get_initial_state")
+    if isinstance(full_model, str):
+        findings, full = [Finding("export", "skipped", full_model)], {}
+    else:
+        findings, full = [], {name: _Function(f, by_name=True) for name, f in full_model.signatures.items()}
     if manifest.serving is None:
-        inputs = _probes(manifest, full)
-        return [_alone(name, full[name], inputs[name], manifest) for name in ("action", "get_initial_state")]
+        inputs = _probes(manifest, full) if full else {}
+        return findings + [_alone(name, full[name], inputs[name], manifest) for name in both if full]
     serving_model = tf.saved_model.load(str(folder / SERVING_FOLDER))
     serving = {name: _Function(f, by_name=True) for name, f in serving_model.signatures.items()}
     inputs = _probes(manifest, serving)
-    findings = [_same_variables(full_model, serving_model)]
-    findings += [_compare(name, full[name], serving[name], inputs[name]) for name in ("action", "get_initial_state")]
+    if full:
+        findings.append(_same_variables(full_model, serving_model))
+        findings += [_compare(name, full[name], serving[name], inputs[name]) for name in both]
+    else:
+        findings += [_alone(name, serving[name], inputs[name], manifest) for name in both]
     findings += [_alone(name, serving[name], inputs[name], manifest) for name in manifest.serving.signatures]
     findings += [Finding(name, "skipped", f"unavailable: {why}") for name, why in manifest.serving.unavailable.items()]
     return findings + _log_prob_of_samples(serving, inputs)
@@ -147,12 +181,12 @@ def _log_prob_of_samples(functions: Mapping[str, _Function], inputs: Mapping[str
 
 def _same_variables(full: Any, serving: Any) -> Finding:
     first, second = (list(getattr(model, "model_variables", None) or ()) for model in (full, serving))
-    if len(first) != len(second) or not all(same(a.numpy(), b.numpy()) for a, b in zip(first, second, strict=True)):
+    if len(first) != len(second) or not all(same(a.numpy(), b.numpy()) for a, b in paired(first, second)):
         return Finding("weights", "failed", "differ between the export and its serving/")
     return Finding("weights", "ok", f"{len(first)} variables are the same in the export and in serving/")
 
 
-def _checkpoints(folder: Path) -> list[Finding]:
+def _checkpoints(folder: Path, lacking: str | None) -> list[Finding]:
     findings = []
     for path in sorted((folder / CHECKPOINTS_FOLDER).glob("[!.]*")):
         what = f"{CHECKPOINTS_FOLDER}/{path.name}"
@@ -162,7 +196,9 @@ def _checkpoints(folder: Path) -> list[Finding]:
                 findings.append(Finding(what, "skipped", "has no checkpoint.json"))
                 continue
             check_files(path, manifest.files)
-            model = tf.saved_model.load(str(folder))
+            model = _full_model(folder, lacking)
+            if isinstance(model, str):
+                model = tf.saved_model.load(str(folder / SERVING_FOLDER))  # the same checkpoints restore into it
             prefix = path / tf.saved_model.VARIABLES_DIRECTORY / tf.saved_model.VARIABLES_FILENAME
             tf.train.Checkpoint(policy=model).read(str(prefix)).assert_consumed()
         except Exception as error:  # IncompleteError, and TensorFlow's many names for what does not fit

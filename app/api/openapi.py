@@ -17,19 +17,28 @@ from app.policy import Policy
 from app.wire.codecs import JSON, MSGPACK
 from saver.artifact import Leaf, Nest, leaves, pack
 
+# Those of app/api/health.py.
+_OPEN_PATHS = ("/livez", "/readyz", "/metrics")
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
 
 
-def document(base: dict[str, Any], policies: Sequence[Policy], default: str | None = None) -> dict[str, Any]:
+def document(
+    base: dict[str, Any],
+    policies: Sequence[Policy],
+    default: str | None = None,
+    *,
+    admin_token: bool = False,
+    data_token: bool = False,
+) -> dict[str, Any]:
     """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`.
 
     `default`: the name of the default policy, which may be none of those that are open; the first where none is given.
+    `admin_token`, `data_token`: whether the server has one; only routes that ask for a token get a lock.
     """
     components = base.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas["Problem"] = _PROBLEM
     schemas["Options"] = _OPTIONS
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     paths: dict[str, Any] = {}
     for policy in policies:
         schemas |= {f"{policy.name}.{name}": schema for name, schema in policy_schemas(policy).items()}
@@ -42,11 +51,14 @@ def document(base: dict[str, Any], policies: Sequence[Policy], default: str | No
             operation = _operation(policy, route)
             operation |= {"operationId": f"default.{route}", "tags": [f"{policy.name}, the default policy"]}
             paths[f"/{route}"] = {"post": operation}
-    for path, operations in base["paths"].items():
-        for operation in operations.values():
-            if path.startswith("/admin"):
-                operation["security"] = [{"token": []}]
-    return {**base, "paths": paths | base["paths"]}
+    paths |= base["paths"]
+    if admin_token or data_token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, operations in paths.items():
+        if admin_token if path.startswith("/admin") else data_token and path not in _OPEN_PATHS:
+            for verb in operations.keys() - {"parameters"}:
+                operations[verb]["security"] = [{"token": []}]
+    return {**base, "paths": paths}
 
 
 def policy_schemas(policy: Policy) -> dict[str, Any]:
@@ -193,7 +205,6 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
     request = "get_initial_state.request" if route == "get_initial_state" else "request"
     return {
         "tags": [policy.name],
-        "security": [{}, {"token": []}],
         "summary": _SUMMARIES[route],
         "operationId": f"{policy.name}.{route}",
         "requestBody": {

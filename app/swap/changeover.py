@@ -82,7 +82,7 @@ class Changeover:
         before = self._active[2].dependent_rows if self._active is not None else ""
         if bundle.dependent_rows and bundle.dependent_rows != before:
             log.warning(
-                "%s: its rows depend on each other, so that each request is a call of its own: %s",
+                "%s: two requests do not share a call: %s",
                 self._policy,
                 bundle.dependent_rows,
             )

@@ -16,10 +16,12 @@ from app.workshop.load import metadata_of, train_step_of
 from app.workshop.proof import prove
 from app.workshop.rows import Dependence, dependence_of_rows
 from saver.artifact import hash_files
+from saver.purity import seed_of
 
 # LiteRT packs the weights at each swap, 0.8 ms a MB in which no answer leaves; and in matrices of this size
 # TensorFlow is as fast (docs/decisions/0008).
 _MOST_BYTES = 8 << 20
+_AGAIN = "the same again after each start"
 # Rows of the calls that prove a version: the first one, and those for which only the weights in its file changed.
 _FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
 
@@ -73,7 +75,7 @@ class EngineChoice:
             if self._engine == LITERT:
                 raise SwapRefused(f"LiteRT cannot run it: {error}") from error
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
-            engine, reason = TENSORFLOW, str(error)
+            engine, reason = TENSORFLOW, str(error) + self._of_its_seed(copy, str(error))
         files = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
         return replace(
             bundle,
@@ -93,6 +95,12 @@ class EngineChoice:
             spec, serving = self._graph.spec, self._graph.serving
             self._dependence = dependence_of_rows(copy, spec, serving, recorded, first=not self._judged_once)
             self._judged_once = True
+
+    def _of_its_seed(self, copy: TensorFlowEngine, said: str) -> str:
+        """What else an operator should know of draws that TensorFlow makes from a seed."""
+        if _AGAIN in said or seed_of(copy.functions["action"].concrete) is None:
+            return ""
+        return f"; action draws from a seed in the export, and so {_AGAIN}"
 
     def _compile(self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays]) -> None:
         """Raises CannotCompile or Unequal."""

@@ -19,11 +19,11 @@ from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.workshop.constants import Constants
 from app.workshop.exact import make_exact
-from app.workshop.obstacles import is_seeded, kinds, obstacle, what_they_do
+from app.workshop.obstacles import kinds, obstacle, what_they_do
 from app.workshop.template import Template, Weights, like, template_of, told_apart
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
-from saver.purity import impurities
+from saver.purity import impurities, seed_of
 
 INITIAL_STATE = "get_initial_state"
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
@@ -128,8 +128,9 @@ def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo
     drawn = impurities(engine.functions["action"].concrete)
     if drawn and "sample" not in others:
         why = serving.unavailable["sample"]
-        raise CannotCompile(f"action {what_they_do(drawn)}, and has no sample: {why}")
-    if drawn and is_seeded(engine.functions["action"].concrete):
+        again = ", the same again after each start," if seed_of(engine.functions["action"].concrete) else ","
+        raise CannotCompile(f"action {what_they_do(drawn)}{again} and has no sample: {why}")
+    if drawn and seed_of(engine.functions["action"].concrete) == "own":
         raise CannotCompile("action draws from a seed in the export, and so the same again after each start")
     distribution = ["distribution"] if "distribution" in serving.signatures else []
     return [*([] if drawn else ["action"]), *state, *distribution, *others]

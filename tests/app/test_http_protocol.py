@@ -97,7 +97,7 @@ def connected(held: Held) -> tuple[DirectProtocol, Wire]:
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(test())
 
 
 def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:

@@ -1,9 +1,12 @@
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 from rich.console import Console
 from tf_agents.policies import policy_saver
 
@@ -76,8 +79,37 @@ def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path)
 
 def test_rows_that_depend_on_each_other_are_told(tmp_path):
     policy_saver.PolicySaver(SharedNoise()).save(str(tmp_path / "noise"))
-    assert "its rows depend on each other, so that requests do not share a call: action draws" in shown(
-        tmp_path / "noise"
+    assert "two requests do not share a call: action draws" in shown(tmp_path / "noise")
+
+
+def drawing(saver: Callable[[], PolicySaver], folder: Path, seed: int | None = None) -> str:
+    """The sentence on random numbers."""
+    tf.random.set_seed(seed)
+    try:
+        saver().save(str(folder))
+    finally:
+        tf.random.set_seed(None)
+    (line,) = [line for line in shown(folder).splitlines() if line.startswith("action draws")]
+    return line
+
+
+def test_it_says_where_random_numbers_come_from(saved: Saved, tmp_path):
+    def seeded() -> PolicySaver:
+        return PolicySaver(policies.q(), seed=5)
+
+    def plain() -> Any:
+        return policy_saver.PolicySaver(policies.q())
+
+    assert "action draws nothing: equal inputs get equal answers" in shown(saved.folder("nested"))
+    assert drawing(policies.SAVERS["q"], tmp_path / "a") == "action draws afresh"
+    assert drawing(policies.SAVERS["q"], tmp_path / "b", 1) == (
+        "action draws afresh, whatever tf.random.set_seed was when it was saved"
+    )
+    again = "action draws from a seed in the export, the same again after each start; TensorFlow runs it"
+    assert drawing(seeded, tmp_path / "c") == drawing(seeded, tmp_path / "d", 1) == again
+    assert drawing(plain, tmp_path / "e") == "action draws afresh; TensorFlow runs it, as it has no sample"
+    assert drawing(plain, tmp_path / "f", 1) == (
+        "action draws the same again after each start; TensorFlow runs it, as it has no sample"
     )
 
 
@@ -85,7 +117,7 @@ def test_what_is_no_policy_ends_with_one_line(tmp_path):
     with pytest.raises(UnusablePolicy, match=r"saved_model.pb is missing"):
         inspect(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [f"policy server: {tmp_path} holds no SavedModel: saved_model.pb is missing"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from app.engine import litert
 from app.engine.litert import LiteRTEngine
@@ -15,8 +16,11 @@ from app.workshop import compile as compiling
 from app.workshop.compile import CannotCompile
 from app.workshop.constants import Constants
 from app.workshop.proof import random_inputs
+from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
+from saver.purity import seed_of
 from tests.app.compiled import Compiled, Opened, Shop
+from tests.saver import policies
 from tests.zoo.statistics import same_distribution
 
 ERROR_RATE = 1e-6
@@ -69,6 +73,28 @@ def test_sampled_answers_are_as_random_as_tensorflows(shop: Shop, kind):
     assert agree({name: np.concatenate([call[name] for call in calls]) for name in expected}, expected)
     assert len({call["action"].tobytes() for call in calls}) > 10
     assert len(np.unique(across_rows["action"], axis=0)) > 1
+
+
+def under_a_seed() -> PolicySaver:
+    """As a program that begins with `tf.random.set_seed` has it."""
+    tf.random.set_seed(1)
+    try:
+        saver = PolicySaver(policies.q())
+        assert seed_of(saver.signatures["action"].get_concrete_function()) == "global"
+        return saver
+    finally:
+        tf.random.set_seed(None)
+
+
+def test_a_seed_of_the_program_that_saved_it_neither_keeps_a_policy_on_tensorflow_nor_comes_again(shop: Shop, tmp_path):
+    opened = shop.open("under a seed", under_a_seed)
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    export = opened.export
+    inputs = one_row(opened, 500)
+    first, second = (
+        LiteRTEngine(tmp_path / "m.tflite", export.spec, export.serving.noise).run("action", inputs) for _ in range(2)
+    )
+    assert not np.array_equal(first["action"], second["action"])
 
 
 def test_other_copies_and_processes_draw_other_numbers(shop: Shop):
