@@ -14,7 +14,7 @@ from app.workshop.comparing import Unequal
 from app.workshop.compile import CannotCompile, Compiler
 from app.workshop.load import metadata_of, train_step_of
 from app.workshop.proof import prove
-from app.workshop.rows import Dependence, dependence_of_rows
+from app.workshop.rows import Rows
 from saver.artifact import hash_files
 from saver.purity import seed_of
 
@@ -35,8 +35,7 @@ class EngineChoice:
         self._compiler: Compiler | None = None
         self._why_not = ""
         self._proved_once = False
-        self._judged_once = False
-        self._dependence: Dependence | None = None
+        self._rows = Rows(graph.spec, graph.serving)
         self.told: Callable[[str], None] = lambda _: None
 
     def finished(
@@ -61,7 +60,7 @@ class EngineChoice:
         """
         if not compiled:
             self._why_not = "compiling it ended the process that tried"
-        self._judge_rows(copy, recorded)
+        dependence = self._rows.judge(copy, recorded)
         try:
             if unproved:
                 raise CannotCompile(unproved)
@@ -85,16 +84,9 @@ class EngineChoice:
             engine_reason=reason,
             asked_for=self._engine,
             files=dict(bundle.files) | hash_files(bundle.folder, files),
-            dependent_rows=self._dependence.reason if self._dependence else "",
-            whole_batches=bool(self._dependence and self._dependence.mixes and self._graph.spec.batch_size),
+            dependent_rows=dependence.reason if dependence else "",
+            whole_batches=bool(dependence and dependence.mixes and self._graph.spec.batch_size),
         )
-
-    def _judge_rows(self, copy: TensorFlowEngine, recorded: Sequence[Arrays]) -> None:
-        """Rows that once depended on each other are taken to do so with any weights."""
-        if self._dependence is None:
-            spec, serving = self._graph.spec, self._graph.serving
-            self._dependence = dependence_of_rows(copy, spec, serving, recorded, first=not self._judged_once)
-            self._judged_once = True
 
     def _of_its_seed(self, copy: TensorFlowEngine, said: str) -> str:
         """What else an operator should know of draws that TensorFlow makes from a seed."""
@@ -114,9 +106,9 @@ class EngineChoice:
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
         self.told("compiled")
-        if self._dependence is not None and spec.batch_size is not None:
+        if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
-        prove(engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._dependence is None)
+        prove(engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
         self.told("compared with TensorFlow")
         self._proved_once = True
 

@@ -14,6 +14,8 @@ from app.engine.tensorflow import FlatFunction
 _DRAWS = re.compile(
     r"Random(?!Shuffle|GetKeyCounter|GetAlg)|Multinomial|TruncatedNormal|^Stateful(Uniform|Standard|Binomial)"
 )
+# What these draw for a place depends on their seed alone, and not on how often others were rejected.
+_BY_PLACE = re.compile(r"^Stateless(Random(Uniform|Normal)|TruncatedNormal|Multinomial)")
 _TAKES_SEED = re.compile(r"^Stateless")
 # What numbers pass through on their way to be a seed.
 _PASSING = {"Identity", "StridedSlice", "Slice", "Unpack", "Pack", "Split", "Reshape", "Squeeze", "ExpandDims", "Cast"}
@@ -21,6 +23,7 @@ _PASSING |= {"ConcatV2", "BitwiseXor", "AddV2", "Add", "Sub", "Mul", "GatherV2",
 _CHANGES = re.compile(
     r"Assign|^Resource(Scatter|Apply|SparseApply)|^LookupTable(Insert|Import|Remove)|Queue|^Stack|Iterator|PyFunc"
 )
+_MOST_INTEGERS = 2**31 - 1
 # Kinds that draw → those that draw the same in the same places of an array of the same shape.
 _FIXED = {
     "RandomUniform": ("StatelessRandomUniform", 1, {"dtype": "dtype", "T": "T"}),
@@ -81,9 +84,10 @@ def without_chance(function: FlatFunction) -> FlatFunction | None:
     drawing = [node for node in definition.node if node.op in _FIXED]
     for number, node in enumerate(drawing):
         _fix(node, definition, number)
-    left = [*definition.node, *_inner_nodes(definition)]
-    if any(_DRAWS.search(node.op) and not _TAKES_SEED.search(node.op) for node in left):
+    if any(_DRAWS.search(node.op) and not _BY_PLACE.search(node.op) for node in definition.node):
         return None
+    if any(_DRAWS.search(node.op) for node in _inner_nodes(definition)):
+        return None  # how often a loop goes round may depend on any row
     names = [tensor.name for tensor in graph.inputs]
     outputs = dict(zip(sorted(function.concrete.structured_outputs), [t.name for t in graph.outputs], strict=True))
 
@@ -137,6 +141,8 @@ def _is_seed(operation: Any, users: Mapping[str, list[Any]]) -> bool:
     """Whether what it draws is the seed of other draws, and nothing else."""
     if not operation.outputs[0].dtype.is_integer:
         return False
+    if "FullInt" in operation.type or _is_of_all_integers(operation):
+        return True
     waiting, known = [operation], {operation.name}
     while waiting:
         for user in users.get(waiting.pop().name, []):
@@ -147,6 +153,14 @@ def _is_seed(operation: Any, users: Mapping[str, list[Any]]) -> bool:
             known.add(user.name)
             waiting.append(user)
     return any(_TAKES_SEED.search(user.type) for name in known for user in users.get(name, []))
+
+
+def _is_of_all_integers(operation: Any) -> bool:
+    """Whether it draws from half of all integers or more, as for a seed."""
+    if operation.type != "RandomUniformInt":
+        return False
+    low, high = (tf.get_static_value(tensor) for tensor in operation.inputs[1:3])
+    return low is not None and high is not None and int(high) - int(low) >= _MOST_INTEGERS
 
 
 def _fix(node: Any, definition: Any, number: int) -> None:

@@ -26,8 +26,6 @@ from saver.purity import impurities
 # Rows that are asked alone, and then among others: so many for the first version, and for those after it.
 _ALONE, _ALONE_LATER = 12, 4
 _SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (67,)
-# The others are made of the same networks.
-_FUNCTIONS_LATER = 3
 # Of one call's inputs: beyond, only the smaller calls are made.
 _MOST_NUMBERS = 1 << 20
 _POISONED = (2, 7, 67)
@@ -43,60 +41,102 @@ class Dependence:
     mixes: bool
 
 
-def dependence_of_rows(
-    engine: TensorFlowEngine,
-    spec: PolicySpec,
-    serving: ServingInfo,
-    recorded: Sequence[Arrays] = (),
-    first: bool = True,
-) -> Dependence | None:
-    """Judges every function of the policy; None where each row has an answer of its own.
+class Rows:
+    """Judges the versions of one graph. Rows that once depended on each other are taken to do so with any weights.
 
     Args:
-      engine: any copy of the policy. Calls of a policy that keeps state in variables change that.
       spec: of the policy.
       serving: its functions beside `action`.
-      recorded: inputs of real requests, one row each.
-      first: whether no version of this graph was judged before; then it takes more calls.
     """
-    if spec.batch_size == 1:
-        return None  # there are no others
-    functions = ["action", *(name for name in ("distribution", "sample", "greedy") if name in serving.signatures)]
-    impure = {name: impurities(engine.functions[name].concrete) for name in functions}
-    if first:
-        for name in functions:
-            if impure[name] and (why := _of_graph(engine.functions[name], impure[name], spec.batch_size)):
-                return Dependence(f"{name} {why}", mixes=False)
-    judge = _Judge(engine, spec, recorded, first)
-    try:
-        if not impurities(engine.functions["get_initial_state"].concrete):
-            judge.compare_initial_states()
-        for name in functions if first else functions[:_FUNCTIONS_LATER]:
-            judge.compare(name, serving, drawn=drawing.is_drawn(impure[name]))
-    except _Dependent as found:
-        return Dependence(str(found), mixes=True)
-    return None
+
+    def __init__(self, spec: PolicySpec, serving: ServingInfo) -> None:
+        self._spec = spec
+        self._serving = serving
+        self._functions: list[_Function] = []
+        self._judged_once = False
+        self.dependence: Dependence | None = None
+
+    def judge(self, engine: TensorFlowEngine, recorded: Sequence[Arrays] = ()) -> Dependence | None:
+        """Whether the rows of a version depend on each other; None where each row has an answer of its own.
+
+        Args:
+          engine: a copy with its weights. Calls of a policy that keeps state in variables change that.
+          recorded: inputs of real requests, one row each.
+        """
+        if self.dependence is None and self._spec.batch_size != 1:  # else there are no others
+            self.dependence = self._judged(engine, recorded)
+        return self.dependence
+
+    def _judged(self, engine: TensorFlowEngine, recorded: Sequence[Arrays]) -> Dependence | None:
+        first, self._judged_once = not self._judged_once, True
+        if first:
+            names = [n for n in ("distribution", "action", "sample", "greedy") if n in engine.functions]
+            self._functions = [_Function.of(name, engine.functions[name]) for name in names]
+            for function in self._functions:
+                if function.impure and (why := _of_graph(engine, function, self._spec.batch_size)):
+                    return Dependence(f"{function.name} {why}", mixes=False)
+        judge = _Judge(engine, self._spec, self._serving, recorded, first)
+        sampled = any(function.name == "sample" for function in self._functions)
+        # One that draws is told by that which takes the noise; later, the first tells of the networks of all.
+        judged = [function for function in self._functions if not (function.draws and (sampled or not first))]
+        try:
+            if first and not impurities(engine.functions["get_initial_state"].concrete):
+                judge.compare_initial_states()
+            for function in judged if first else judged[:1]:
+                judge.compare(function)
+        except _Dependent as found:
+            return Dependence(str(found), mixes=True)
+        return None
+
+
+def dependence_of_rows(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> Dependence | None:
+    """Judges one version; None where each row has an answer of its own."""
+    return Rows(spec, serving).judge(engine)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function of the policy: its impure kinds of operations, whether it draws anew each time, and has loops."""
+
+    name: str
+    impure: tuple[str, ...]
+    draws: bool
+    loops: bool
+
+    @classmethod
+    def of(cls, name: str, function: FlatFunction) -> _Function:
+        impure = tuple(impurities(function.concrete))
+        loops = bool(kinds(function.concrete) & {"While", "StatelessWhile"})
+        return cls(name, impure, drawing.is_drawn(impure), loops)
 
 
 class _Dependent(Exception):
     """The message says how, for a person."""
 
 
-def _of_graph(function: FlatFunction, impure: Sequence[str], batch_size: int | None) -> str:
+def _of_graph(engine: TensorFlowEngine, function: _Function, batch_size: int | None) -> str:
     """Why two requests may not share a call of a function that is not pure; "" where nothing is seen."""
-    changing = [kind for kind in impure if drawing.changes_state(kind)]
+    changing = [kind for kind in function.impure if drawing.changes_state(kind)]
     if changing:
         return f"changes variables that all rows share ({changing[0]})"
-    shared = drawing.drawn_once(function, batch_size)
+    shared = drawing.drawn_once(engine.functions[function.name], batch_size)
     return f"draws the same numbers for all rows of a call ({shared})" if shared else ""
 
 
 class _Judge:
     """Asks one copy."""
 
-    def __init__(self, engine: TensorFlowEngine, spec: PolicySpec, recorded: Sequence[Arrays], first: bool) -> None:
+    def __init__(
+        self,
+        engine: TensorFlowEngine,
+        spec: PolicySpec,
+        serving: ServingInfo,
+        recorded: Sequence[Arrays],
+        first: bool,
+    ) -> None:
         self._engine = engine
         self._spec = spec
+        self._serving = serving
         self._first = first
         self._count = _ALONE if first else _ALONE_LATER
         self._candidates = list(_candidates(engine, spec, recorded, self._count))
@@ -115,21 +155,21 @@ class _Judge:
             if differing_rows(self._engine.initial_state(rows), repeated).any():
                 raise _Dependent(f"get_initial_state: a row alone differs from those of {rows}")
 
-    def compare(self, function: str, serving: ServingInfo, drawn: bool) -> None:
+    def compare(self, wanted: _Function) -> None:
         """Compares rows alone, among others, and beside others of changed values; raises `_Dependent`.
 
         A function that draws is compared with what it draws replaced by fixed numbers, a row's own in each place.
         """
-        engine: TensorFlowEngine = self._engine
-        if drawn:
-            if not self._first or "sample" in serving.signatures:
-                return  # its functions that take the noise tell
+        function, engine = wanted.name, self._engine
+        if wanted.draws:
             fixed = drawing.without_chance(self._engine.functions[function])
             if fixed is None:
                 return
             engine = TensorFlowEngine(self._engine.model, {function: fixed}, self._spec)
             engine.one_row = self._engine.one_row
-        answered = list(self._answered(function, serving, engine))
+        # Others that are no numbers might keep a loop from ending.
+        poisons = _POISONS[: 2 if wanted.loops else 3]
+        answered = list(self._answered(function, engine))
         if not answered:
             raise _Dependent(f"{function}: it answers none of the inputs that its rows were to be compared with")
         rows = {name: np.concatenate([row[name] for row, _ in answered]) for name in answered[0][0]}
@@ -143,20 +183,16 @@ class _Judge:
             outputs = _run(engine, function, inputs)
             if outputs is None:
                 raise _Dependent(f"{function}: it answers each of {size} rows alone, and not all at once")
-            if not drawn:
+            if not wanted.draws:
                 self._compare_alone(function, inputs, outputs, rows_of(alone, chosen.tolist()))
             if size in _POISONED or self._spec.batch_size:
-                # Others that are no numbers might keep a loop from ending.
-                loops = kinds(self._engine.functions[function].concrete) & {"While", "StatelessWhile"}
-                _compare_poisoned(engine, function, inputs, outputs, _POISONS[: 2 if loops else 3])
+                _compare_poisoned(engine, function, inputs, outputs, poisons if self._first else poisons[-1:])
 
-    def _answered(
-        self, function: str, serving: ServingInfo, engine: TensorFlowEngine | None = None
-    ) -> Iterator[tuple[Arrays, Arrays]]:
+    def _answered(self, function: str, engine: TensorFlowEngine) -> Iterator[tuple[Arrays, Arrays]]:
         """Rows that the policy answers, each with its answer alone."""
         for number, row in enumerate(self._candidates):
-            inputs = row | (probe_noise(serving.noise, 1, number) if function == "sample" else {})
-            outputs = _run(engine or self._engine, function, inputs)
+            inputs = row | (probe_noise(self._serving.noise, 1, number) if function == "sample" else {})
+            outputs = _run(engine, function, inputs)
             if outputs is not None:
                 yield inputs, outputs
 
