@@ -72,6 +72,7 @@ class Front:
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._stack = AsyncExitStack()
+        self._policies = AsyncExitStack()
         self._stopped = False
         self._service: Service
         self._sessions: Sessions | None = None
@@ -87,6 +88,8 @@ class Front:
         logs.configure(settings.log_level)
         self._settings, self._metrics = settings, Metrics()
         metrics = self._metrics
+        # Its own, at the bottom: also a policy that was opened late ends after the requests for it.
+        self._stack.push_async_callback(self._policies.aclose)
         self._service = Service([named.name for named in settings.policies], settings.deadline_ms, settings.rows_limit)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
@@ -179,12 +182,12 @@ class Front:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link)
-        loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
+        loading_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
         copies = Copies(
             BundleLoader(), loading_lane, functools.partial(self._holds, named.name), settings.held_versions
         )
         await copies.begin(offer.name, offer.graph, offer.bundle)
-        data_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+        data_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
             named.name,
             lambda: copies.active.lease(),
@@ -193,7 +196,7 @@ class Front:
             of_policy,
             settings.waiting_room_requests,
         )
-        self._stack.push_async_callback(batcher.close)
+        self._policies.push_async_callback(batcher.close)
         folders = [named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
         return Policy(
             named.name,
