@@ -77,6 +77,7 @@ class Front:
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._stack = AsyncExitStack()
+        self._policies = AsyncExitStack()
         self._stopped = False
         self._service: Service
         self._sessions: Sessions | None = None
@@ -93,6 +94,8 @@ class Front:
         self._settings, self._metrics = settings, Metrics()
         metrics, offload = self._metrics, Offload()
         self._stack.callback(offload.close)
+        # Its own, below all that asks: also a policy that was opened late ends after the requests for it.
+        self._stack.push_async_callback(self._policies.aclose)
         names = [named.name for named in settings.policies]
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
@@ -186,12 +189,12 @@ class Front:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link)
-        loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
+        loading_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
         copies = Copies(
             BundleLoader(), loading_lane, functools.partial(self._holds, named.name), settings.held_versions
         )
         await copies.begin(offer.name, offer.graph, offer.bundle)
-        data_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+        data_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
             named.name,
             lambda: copies.active.lease(),
@@ -200,7 +203,7 @@ class Front:
             of_policy,
             settings.waiting_room_requests,
         )
-        self._stack.push_async_callback(batcher.close)
+        self._policies.push_async_callback(batcher.close)
         folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
         return Policy(
             named.name,

@@ -354,6 +354,18 @@ def test_an_answer_that_fails_where_the_one_before_it_did_not_keeps_a_checkpoint
     assert "above the weight" in bench.refusal(tmp_path / "worse")
 
 
+def test_a_new_export_over_one_that_serves_has_to_answer_what_that_one_answers(tmp_path):
+    policy = demanding.MAKERS["logarithm"]()
+    PolicySaver(policy).save(tmp_path / "old", verify=False)
+    policy.weight.assign(np.nan)
+    PolicySaver(policy).save(tmp_path / "new", verify=False)
+    old, new = Bench(tmp_path / "old"), Bench(tmp_path / "new")
+    serving = (old.graph, old.prepare(None))
+    expected = "action is not finite on probe input 3 (observation 0.33333334)"
+    assert new.refusal(None, serving=serving) == expected
+    assert new.prepare(None).probed["answered"] == 0, "alone it is served"
+
+
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):
     graph = opened(saved.folder("nested"))
     inputs = probe_inputs(graph.spec, load_copy(graph).initial_state(4), rows=4)
