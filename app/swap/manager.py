@@ -296,7 +296,9 @@ class Manager:
             log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, self._pin.name)
             await self._note(None)
         unsettled = await self._look_at_export()
-        for candidate in self._worth_trying(sight):
+        active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
+        fresh, refused = self._export.fresh_own(self.watched), self._history.refused()
+        for candidate in plan.newer(sight.complete, active, self._export.own(), fresh, refused):
             try:
                 await self._swap_to(candidate)
                 await self._note(None)
@@ -304,23 +306,6 @@ class Manager:
             except SwapRefused:
                 continue  # it is told under `versions`; the next best may serve
         return REST_S if sight.unsettled or unsettled else None
-
-    def _worth_trying(self, sight: Sight) -> list[Candidate | OwnWeights]:
-        """What is newer than the active version, best first."""
-        version, refused = self.active, self._history.refused()
-        newer = plan.worth_trying(sight.complete, version.name, version.digest, version.train_step, refused)
-        own = self._export.fresh_own(self.watched) or self._export.own()
-        if version.name == EXPORT:
-            active = self._export.own()
-            newer = [c for c in newer if not active.newer_than(c.train_step, c.written_at)]
-            worth_it = True  # other bytes under the same name
-        else:
-            written_at = [c.written_at for c in sight.complete if c.digest == version.digest]
-            worth_it = own.newer_than(version.train_step, max(written_at, default=0.0))
-        if not worth_it or own.digest == version.digest or (own.digest, None) in refused:
-            return [*newer]
-        ranked = plan.ranked(newer, own)
-        return ranked if own in ranked else [*ranked, own]
 
     async def _look_at_export(self, afresh: bool = False) -> bool:
         """Whether something is being saved over the export just now. `afresh` forgets what was found against it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saver.artifact import natural_order
+
+Refused = set[tuple[str, object]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def worth_trying(
     active_name: str,
     active_digest: str,
     active_step: int,
-    refused: set[tuple[str, object]],
+    refused: Refused,
 ) -> list[Candidate]:
     """What watching should swap to, best first; empty where the active version is the best there is.
 
@@ -83,3 +85,29 @@ def worth_trying(
             or order(c.train_step, c.name) > order(active_step, active_name)
         )
     ]
+
+
+def newer(
+    there: Sequence[Candidate], active: Candidate, served: OwnWeights, fresh: OwnWeights | None, refused: Refused
+) -> list[Candidate | OwnWeights]:
+    """`worth_trying` with the export's own weights among them.
+
+    Args:
+      there: the complete checkpoints.
+      active: the name, digest and train step of the active version.
+      served: the weights of the export whose graph serves.
+      fresh: those of what was saved over it since, if anything was.
+      refused: digest and stamp of what may not serve.
+    """
+    found = worth_trying(there, active.name, active.digest, active.train_step, refused)
+    own = fresh or served
+    if active.name == "export":
+        found = [c for c in found if not served.newer_than(c.train_step, c.written_at)]
+        worth_it = True  # other bytes under the same name
+    else:
+        written_at = max((c.written_at for c in there if c.digest == active.digest), default=0.0)
+        worth_it = own.newer_than(active.train_step, written_at)
+    if not worth_it or own.digest == active.digest or (own.digest, None) in refused:
+        return [*found]
+    order = ranked(found, own)
+    return order if own in order else [*order, own]

@@ -94,8 +94,8 @@ class ExportFolder:
         stamp = stamp_of(self._folder)
         if stamp == self._stamp or (afresh and self.fresh is None):
             self.fresh, self._judged, self.reason = None, None, ""
-        if stamp in (self._stamp, self._judged):
-            return False
+        if stamp in (self._stamp, self._judged) or GRAPH_FILE not in {name for name, *_ in stamp}:
+            return False  # nothing else is there, or nothing at all: a trainer may delete it before it saves
         if not _at_rest(stamp, rest_s):
             return True
         self.fresh, self.reason = None, ""

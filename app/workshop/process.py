@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import socket
 import time
@@ -90,6 +91,9 @@ class Calls:
         """The one of the policy; a new one where its graph is another."""
         workshop = self._workshops.get(policy)
         if workshop is None or workshop.graph != graph:
+            del workshop
+            self._workshops.pop(policy, None)
+            gc.collect()  # what TensorFlow loads refers to itself: the graph before would stay, with all its weights
             workshop = self._workshops[policy] = Workshop(graph, self._engine)
         return workshop
 

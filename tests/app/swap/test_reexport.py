@@ -277,6 +277,18 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path):
     run(test)
 
 
+def test_it_may_be_deleted_before_it_is_saved_again(tmp_path):
+    async def test() -> None:
+        async with watching(tmp_path / "p") as house:
+            (house.policy / "saved_model.pb").unlink()
+            assert await look(house) == ("export", 0)
+            assert all(v.state is not State.REFUSED for v in house.manager.versions())
+            save_again(house, 10)
+            assert await look(house) == ("export", 10)
+
+    run(test)
+
+
 def test_the_same_bytes_are_no_new_version(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p") as house:
