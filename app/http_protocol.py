@@ -163,10 +163,13 @@ class DirectProtocol(AnswerWriter):
 
     def _feed(self, data: bytes, start: int) -> int:
         parser = self._parser
-        if not parser.fed:
-            self._begun, self._reading_since = False, self.loop.time()
+        fresh = not parser.fed
+        if fresh:
+            self._begun = False
         start = parser.feed(data, start)
         if parser.head is None:
+            if fresh:
+                self._reading_since = self.loop.time()
             return start
         if not self._begun:
             self._begin(parser.head)
@@ -209,8 +212,9 @@ class DirectProtocol(AnswerWriter):
             return
         for piece in pieces:
             cycle.receive(piece)
-        self._count_held()
-        self.regulate()
+        if cycle.held > SMALL_BYTES:
+            self._count_held()
+            self.regulate()
 
     def _complete(self) -> None:
         """The request under way is complete."""

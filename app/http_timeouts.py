@@ -110,7 +110,8 @@ class ClientsEnd:
     """Looks whether a client is still there that has ended its side of the connection, or has closed it.
 
     The two look alike until something is sent: only one that was closed refuses that. So they do where reading is
-    paused, and there the end itself is seen by asking the system. A request that waits is given up with its client, and the connection closed.
+    paused, and there the end itself is seen by asking the system. A request that waits is given up with its client,
+    and the connection closed.
     """
 
     def __init__(self, connection: Watched) -> None:

@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.http_limits import HttpLimits
+from app.http_parser import RequestParser
 from app.http_protocol import DirectProtocol, protocol_with
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
@@ -290,3 +291,29 @@ def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
         run(test)
     finally:
         gc.enable()
+
+
+def test_the_end_of_a_chunked_request_is_seen_wherever_it_lies() -> None:
+    """No byte of the next request is taken for its own, whatever the parser looks at in one go."""
+    head = b"POST /action HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def test() -> None:
+        for size in range(16 * 1024 - 40, 16 * 1024 + 20):
+            parser = RequestParser()
+            chunk = b"x" * size
+            data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, chunk)
+            for cut in (len(data), len(head) + 3, len(data) - 2, len(data) + 1):
+                stream, body = data + REQUEST, b""
+                for part in (stream[:cut], stream[cut:]):
+                    start = 0
+                    while start < len(part):
+                        start = parser.feed(part, start)
+                        body += b"".join(parser.pieces)
+                        parser.pieces = []
+                        if parser.complete:
+                            assert body in (chunk, b"{}")
+                            body = b""
+                            parser.next()
+                assert not parser.fed
+
+    run(test)
