@@ -4,6 +4,8 @@
     ├── Refusal                   the caller's cause; nothing has changed
     │   ├── NotJson               the body is no JSON object
     │   ├── NotMsgpack            the body is no msgpack map
+    │   ├── NotHttp               what was sent is no HTTP request
+    │   ├── NotDecodable          the body is not what its Content-Encoding says
     │   ├── Unauthorized          no token, or a wrong one
     │   ├── Forbidden             the routes are closed: no token is configured
     │   ├── UnknownPolicy
@@ -13,7 +15,11 @@
     │   ├── WeightsGone           those that an episode began with
     │   ├── SwapRefused           a checkpoint that may not serve
     │   ├── TooOld                no weights as new as `min_train_step` asks
+    │   ├── RequestTimeout        the client stopped in the middle of its request
     │   ├── BodyTooLarge
+    │   ├── TargetTooLong
+    │   ├── HeadTooLarge
+    │   ├── UnknownEncoding       a Content-Encoding that is not decoded
     │   ├── UnknownMediaType
     │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
     │   ├── Overloaded            the waiting room is full, or there is no room for a session

@@ -36,3 +36,12 @@ class Head(NamedTuple):
             return None
         length, body = request[start:end], request[end + len(self.after) :]
         return body if length.isdigit() and int(length) == len(body) else None
+
+    def announces(self, request: bytes) -> int:
+        """The length of the body that follows, where this head is all of `request`; 0 of any other."""
+        start = len(self.before)
+        end = len(request) - len(self.after)
+        if not 0 < end - start <= _MOST_DIGITS or not request.startswith(self.before) or request[end:] != self.after:
+            return 0
+        length = request[start:end]
+        return int(length) if length.isdigit() else 0

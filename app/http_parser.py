@@ -88,27 +88,29 @@ class RequestParser:
             self._rest -= end - start
             self._execute(data, start, end)
             return end
-        end = self._end_of_lines(data, start)
-        if self.head is not None:
-            end = min(end, start + _STEP_BYTES)
+        stop = len(data) if self.head is None else min(len(data), start + _STEP_BYTES)
+        end = self._end_of_lines(data, start, stop)
         self._framing += end - start
         if self.head is None:
             if self._framing > self._allowed:
                 self._refuse_head(data, start, end)
             self._line_over = self._line_over or data.find(b"\n", start, end) >= 0
         self._execute(data, start, end)
-        if self.head is None:
+        head: RequestHead | None = self.head
+        if head is None:
             return end
-        if len(self.head.headers) > FIELDS_LIMIT:
-            raise HeadTooLarge(
-                f"the request has {len(self.head.headers)} header fields, at most {FIELDS_LIMIT} are read"
-            )
+        if len(head.headers) > FIELDS_LIMIT:
+            raise HeadTooLarge(f"the request has {len(head.headers)} header fields, at most {FIELDS_LIMIT} are read")
+        if head.length is None:
+            self._check_framing()
+        return end
+
+    def _check_framing(self) -> None:
         body = sum(map(len, self.pieces))
         self._framing -= body
         self._allowed += _FRAMING_PER_BYTE * body
         if self._framing > self._allowed:
             raise HeadTooLarge("the chunks' extensions and trailers are larger than their data")
-        return end
 
     def _skip_blank(self, data: bytes, start: int) -> int:
         if data[start] not in _BLANK:
@@ -120,16 +122,17 @@ class RequestParser:
             raise NotHttp("this is no HTTP request: empty lines")
         return start + size
 
-    def _end_of_lines(self, data: bytes, start: int) -> int:
-        """Where the next empty line ends, which may have begun in what was fed before."""
-        seam = self._tail + data[start : start + 3]
-        found = seam.find(_END)
-        if found >= 0:
-            end = start + found + len(_END) - len(self._tail)
+    def _end_of_lines(self, data: bytes, start: int, stop: int) -> int:
+        """Where the next empty line ends, which may have begun in what was fed before; `stop` where there is none."""
+        tail = self._tail
+        if tail and (found := (tail + data[start : min(start + 3, stop)]).find(_END)) >= 0:
+            end = start + found + len(_END) - len(tail)
+        elif (found := data.find(_END, start, stop)) >= 0:
+            end = found + len(_END)
         else:
-            found = data.find(_END, start)
-            end = len(data) if found < 0 else found + len(_END)
-        self._tail = (self._tail + data[max(start, end - 3) : end])[-3:] if end - start < 3 else data[end - 3 : end]
+            self._tail = (tail + data[max(start, stop - 3) : stop])[-3:]
+            return stop
+        self._tail = b""
         return end
 
     def _refuse_head(self, data: bytes, start: int, end: int) -> None:

@@ -63,6 +63,7 @@ class DirectProtocol(AnswerWriter):
         self._ready: Head | None = None  # `_head` where a request may be taken by it
         self._last_way: Way | None = None
         self._ahead = b""
+        self._alone = b""  # a head that is known, whose body is to come
         self._consuming = self._going_on = self._stops = False
         self.has_ended = self.is_paused = False
         self._begun = False  # the request whose bytes are parsed: its head is complete
@@ -88,7 +89,14 @@ class DirectProtocol(AnswerWriter):
                 self.cycle = cycle = DirectCycle(head.way, self)
                 cycle.ask(self.direct.service, body, self.loop.time())
                 return
+            if 0 < head.announces(data) <= SMALL_BYTES:  # many clients send the body by itself
+                self._ready, self._alone, self._reading_since = None, data, self.loop.time()
+                return
         if self.closing:
+            return
+        if self._alone:
+            data, self._alone, self._ready = self._alone + data, b"", self._head
+            self.data_received(data)
             return
         self.odd, self._ready = True, None
         if self._ahead or self._is_waiting():
@@ -98,7 +106,7 @@ class DirectProtocol(AnswerWriter):
 
     def eof_received(self) -> bool:
         """The client sends no more, and may have gone: what it has sent is answered all the same, where it is whole."""
-        if self.closing or not (self._ahead or self._is_waiting()):
+        if self.closing or self._alone or not (self._ahead or self._is_waiting()):
             return False
         self.end_seen()
         return True
@@ -116,17 +124,25 @@ class DirectProtocol(AnswerWriter):
         self.resume_writing()
         self._parser.close()
         self._ready = self._head = self._last_way = None
-        self._ahead = b""
+        self._ahead = self._alone = b""
         self.transport = CLOSED
 
     def shutdown(self) -> None:
         """The server stops: what was sent by now is answered, and the connection closed."""
         self._stops = self.odd = True
         self._ready = None
+        self._parse_alone()
         if not self._is_waiting():
             self.loop.call_later(_STOPPING_S, self.settle)
 
     # Requests.
+
+    def _parse_alone(self) -> None:
+        """Takes a head whose body has not come the usual way."""
+        data, self._alone = self._alone, b""
+        if data:
+            self.odd = True
+            self._consume(data)
 
     def _is_waiting(self) -> bool:
         """Whether a whole request has no answer yet."""
@@ -163,10 +179,13 @@ class DirectProtocol(AnswerWriter):
 
     def _feed(self, data: bytes, start: int) -> int:
         parser = self._parser
-        if not parser.fed:
-            self._begun, self._reading_since = False, self.loop.time()
+        fresh = not parser.fed
+        if fresh:
+            self._begun = False
         start = parser.feed(data, start)
         if parser.head is None:
+            if fresh:
+                self._reading_since = self.loop.time()
             return start
         if not self._begun:
             self._begin(parser.head)
@@ -209,8 +228,9 @@ class DirectProtocol(AnswerWriter):
             return
         for piece in pieces:
             cycle.receive(piece)
-        self._count_held()
-        self.regulate()
+        if cycle.held > SMALL_BYTES:
+            self._count_held()
+            self.regulate()
 
     def _complete(self) -> None:
         """The request under way is complete."""
@@ -318,6 +338,8 @@ class DirectProtocol(AnswerWriter):
 
     def due(self) -> float:
         """See `Watched`."""
+        if self._alone:
+            return self._reading_since + self.shared.client_timeout_s
         if self._parser.fed:
             if self.is_paused:
                 self._reading_since = self.loop.time()
@@ -328,6 +350,7 @@ class DirectProtocol(AnswerWriter):
 
     def time_out(self) -> None:
         """See `Watched`."""
+        self._parse_alone()
         if self._parser.fed:
             part = "body" if self._begun else "head"
             seconds = f"{self.shared.client_timeout_s:g} s"
