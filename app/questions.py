@@ -17,7 +17,7 @@ from app.engine.base import Arrays
 from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.policy import Policy
-from app.validate import Inputs, Options, read_options
+from app.validate import Inputs, Options
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import QUICK_BYTES, QUICK_NUMBERS, check_answer
 from app.wire.msgpack_body import decode_tensors
@@ -144,7 +144,7 @@ class Questions:
             fields = decode_tensors(body)
             if fields is None:
                 return None
-            options = read_options(fields.pop("options", None))
+            options = policy.reader.take_options(fields)
             inputs = policy.reader.read(fields)
         return self.question(policy, self._functions[route](policy, options), inputs, options, policy.forms)
 
@@ -156,7 +156,7 @@ class Questions:
             inputs, options = quick
         else:
             fields = _decoded(policy, codec, body)
-            options = read_options(fields.pop("options", None))
+            options = policy.reader.take_options(fields)
             inputs = policy.reader.read(fields)
         return self.question(policy, function_of(policy, options), inputs, options, policy.forms)
 
@@ -169,7 +169,7 @@ class Questions:
             function = function_of(policy, options)
         else:
             fields = _decoded(policy, codec, body)
-            options = read_options(fields.pop("options", None))
+            options = policy.reader.take_options(fields)
             function = function_of(policy, options)
             inputs = policy.reader.read(fields)
         return self.question(policy, function, inputs, options, policy.forms)

@@ -7,13 +7,13 @@ stands for that which a request leaves out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
-from app.names import DEFAULTED, Hint, names_of, request_name, top_level
+from app.names import DEFAULTED, OPTIONS, Hint, names_of, request_name, top_level
 from app.wire import json_body
 from app.wire.limits import most_keys
 from app.wire.long_lists import LongList, LongString, read_long
@@ -113,6 +113,18 @@ class InputReader:
         needs_state = bool(self._state) and self._state[0] not in arrays
         return Inputs(arrays, rows, batched, needs_state, outside)
 
+    def take_options(self, body: dict[str, Any]) -> Options:
+        """The `options` of a request, which are taken out of its fields; raises as `read_options` does."""
+        try:
+            return read_options(body.pop(OPTIONS, None))
+        except DoesNotFit as error:
+            if OPTIONS not in self._nests:
+                raise
+            own = f"; the policy's own field of that name is {self._called[OPTIONS]}"
+            raise DoesNotFit(
+                [replace(problem, expected=problem.expected + own) for problem in error.problems]
+            ) from None
+
     def _collect(self, nest: Nest, raw: Any, where: str, sent: _Sent) -> None:
         """Walks nest and value side by side, down to the leaves."""
         if isinstance(nest, dict):
@@ -154,12 +166,13 @@ class InputReader:
 
     def _check_presence(self, sent: _Sent) -> None:
         for top, nest in self._nests.items():
-            paths = [(path, leaf) for path, leaf in leaves(nest, top) if leaf.name not in sent.wheres]
+            name = self._called[top]
+            paths = [(path, leaf) for path, leaf in leaves(nest, name) if leaf.name not in sent.wheres]
             optional = self._time_steps and top in DEFAULTED
             if optional and (top != "policy_state" or len(paths) == len(self._state)):
                 continue
             for path, leaf in paths:
-                sent.problem(path.replace("/", "."), "is missing", expected_text(leaf))
+                sent.problem(name + path[len(name) :].replace("/", "."), "is missing", expected_text(leaf))
 
     def _agree_on_rows(self, sent: _Sent) -> tuple[int, bool]:
         """All fields are one value, or batches of the same number of rows."""

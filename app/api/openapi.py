@@ -112,7 +112,9 @@ def _request(policy: Policy) -> dict[str, Any]:
         },
         # Flattened names may stand in for the nested ones, so that only these can be asked for.
         "required": [called[name] for name in required if isinstance(fields[name], Leaf)],
-        "x-flattened-names": {leaf.name: path for path, leaf in leaves(fields)},
+        "x-flattened-names": {
+            leaf.name: path for name, nest in fields.items() for path, leaf in leaves(nest, called[name])
+        },
     }
     if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= MOST_NUMBERS_SHOWN:
         schema["example"] = {called[name]: pack(fields[name], example_of) for name in required}

@@ -41,6 +41,15 @@ def test_a_field_named_options_is_reached_beside_the_options(name: str) -> None:
     assert inputs.arrays["speed"].tolist() == [2]
 
 
+def test_who_sends_it_as_options_is_told_its_name() -> None:
+    spec = custom_spec({"options": number("options"), "speed": number("speed")})
+    reader = reader_of(spec)
+    with pytest.raises(DoesNotFit, match="own field of that name is 0/options"):
+        reader.take_options({"options": 0.5, "speed": 2})
+    [found] = problems(spec, {"speed": 2})
+    assert (found.where, found.problem) == ("0/options", "is missing")
+
+
 def test_a_nest_named_options_is_reached() -> None:
     spec = custom_spec({"options": {"a": number("options/a"), "b": number("options/b")}})
     for fields in ({"0/options": {"a": 1, "b": 2}}, {"options/a": 1, "options/b": 2}):

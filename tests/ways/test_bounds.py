@@ -137,6 +137,12 @@ def test_other_forms_are_told_this_one_on_both_ways(server: RunningServer, body:
     assert '{"observation": [0.1, 0.1, 0.1, 0.1]}' in answers[0].json()["detail"]
 
 
+def test_an_admin_s_many_fields_are_one_finding(server: RunningServer) -> None:
+    answer = server.admin.post("/admin/policies/cartpole/reload", json={f"k{i}": 1 for i in range(4000)})
+    assert answer.status_code == 422
+    assert [error["problem"] for error in answer.json()["errors"]] == ["4000 fields"]
+
+
 @pytest.mark.parametrize("levels", [10, 500, 950, 30_000])
 def test_an_admin_s_nested_body_is_the_admin_s_fault(server: RunningServer, levels: int) -> None:
     body = b'{"checkpoint": ' + b"[" * levels + b"]" * levels + b"}"
