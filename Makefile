@@ -6,17 +6,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions
+.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create .venv from the lock
 
+# It says what it is at, package by package, but for the long list of hashes.
 # --no-deps: the lock is complete, and pip's resolver cannot follow its overrides (docs/decisions/0002).
 $(READY): requirements.lock
+	@echo "Making $(VENV) from requirements.lock: $$(grep -c '^[a-z]' requirements.lock) packages, 2.7 GB of disk, about a minute on a quiet machine."
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
 
 demo: $(READY)  ## an agent learns CartPole through the server, its weights swapped in as it learns
@@ -32,6 +34,10 @@ test: $(READY)  ## all tests, every scenario with small counts
 
 test-full: $(READY)  ## all tests with the full counts; prints figures
 	$(BIN)/python -m pytest --full -rP
+
+test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11, in environments under .trainers
+	$(BIN)/python -m tests.trainers.environments .trainers
+	$(BIN)/python -m pytest tests/trainers --trainers .trainers
 
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
@@ -53,6 +59,9 @@ bench-swap: $(READY)  ## how soon new weights answer, and latency while they are
 
 bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
 	$(BIN)/python -m bench.sessions $(OPTIONS)
+
+attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some fifteen minutes
+	$(BIN)/python -m bench.attack $(OPTIONS)
 
 docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from app import logs
 from app import settings as knobs
+from app.engine.bundle import TENSORFLOW
 from app.errors import UnusablePolicy
 from app.folders.temporary import own_folder
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from app.openings import Openings
     from app.swap.manager import Manager
 
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # paths and names may hold what a terminal cannot show
-    parsed = _parser().parse_args(arguments)
+    parsed = _parsed(arguments)
     return _inspect(parsed.folder) if parsed.command == "inspect" else _start(parsed)
 
 
@@ -57,7 +59,7 @@ def _start(parsed: argparse.Namespace) -> int:
         return 2 if isinstance(error, SettingsError) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve policies over HTTP")
@@ -71,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     knobs.add_options(serve)
     inspect = commands.add_parser("inspect", help="what is in an export, as the server would see it")
     inspect.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
-    return parser
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # argparse itself would show the usage of `python -m app`, which tells nothing of this command.
+        commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return parsed
 
 
 @contextlib.contextmanager
@@ -128,22 +134,43 @@ async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
     return 0
 
 
-def _announce(settings: Settings, listener: socket.socket, managers: Mapping[str, Manager]) -> None:
+def _announce(settings: Settings, listener: socket.socket, openings: Openings) -> None:
     host, port = listener.getsockname()[:2]
     lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)"]
     for named in settings.policies:
-        version = managers[named.name].active
+        if named.name in openings.failures:
+            lines.append(f"  {named.name}: NOT SERVED: {openings.failures[named.name]}")
+            continue
+        version = openings.managers[named.name].active
         lines.append(
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"
         )
+        with openings.managers[named.name].offered() as (_, _, bundle):
+            if bundle.engine == TENSORFLOW and settings.engine != TENSORFLOW:
+                lines.append(f"    on TensorFlow: {bundle.engine_reason}")
+    limits = _body_limits(settings, openings.managers)
     lines.append(
-        f"Limits: body {settings.body_limit_bytes / 2**20:g} MiB, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
+        f"Limits: body {limits}, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
         f"deadline {settings.deadline_ms} ms, "
         f"{settings.rows_limit} rows a request, {settings.waiting_room_requests} requests waiting; "
         f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}"
     )
     logs.say(*lines)
+
+
+def _body_limits(settings: Settings, managers: Mapping[str, Manager]) -> str:
+    """In MiB, as text; of each policy where they differ, and of msgpack where that differs."""
+    from app.wire.limits import largest_bodies
+
+    given, told = settings.body_limit_bytes, {}
+    for name, manager in managers.items():
+        with manager.offered() as (_, graph, _):
+            binary, text = (given, given) if given else largest_bodies(graph.spec.inputs, settings.rows_limit)
+        told[name] = f"{text / 2**20:.3g} MiB" + ("" if binary == text else f" ({binary / 2**20:.3g} MiB as msgpack)")
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return ", ".join(f"{name} {size}" for name, size in told.items())
 
 
 if __name__ == "__main__":

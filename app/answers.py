@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -11,7 +12,8 @@ import orjson
 
 from app.batching.rule import INITIAL_STATE, Result
 from app.wire import json_body
-from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, leaves, pack
+from app.wire.limits import QUICK_NUMBERS
+from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, TensorInfo, leaves, pack
 
 # NumPy's letters of booleans, integers, and floats of 32 and 64 bits.
 _PLAIN = "?bBhHiIlLqQfd"
@@ -27,12 +29,21 @@ class Form:
     Args:
       build: makes the structure, from a function that gives the value of each output by its name.
       tells_version: whether version and train step stand at the end.
+      shapes: of one row of each output.
     """
 
-    def __init__(self, build: Callable[[ValueOf], dict[str, Any]], tells_version: bool = True) -> None:
+    def __init__(
+        self,
+        build: Callable[[ValueOf], dict[str, Any]],
+        tells_version: bool = True,
+        shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+    ) -> None:
         self._build = build
         self._tells_version = tells_version
         self._pieces = _pieces(build(_Slot))
+        told = [(shapes or {}).get(piece, ()) for piece in self._pieces if isinstance(piece, _Slot)]
+        # How many it has in each row.
+        self.numbers = sum(math.prod(size or 1 for size in shape) for shape in told)
 
     def structure(self, result: Result, batched: bool) -> dict[str, Any]:
         """The answer with arrays at its leaves."""
@@ -81,7 +92,7 @@ def action_form(spec: PolicySpec, outputs: Mapping[str, Any], log_prob: bool) ->
         action = {"action": pack(spec.action, lambda leaf: value(leaf.name))}
         return action | ({LOG_PROB: value(LOG_PROB)} if log_prob else {}) | _rest(spec, outputs, value)
 
-    return Form(build)
+    return Form(build, shapes=_row_shapes(outputs))
 
 
 def distribution_form(spec: PolicySpec, serving: ServingInfo) -> Form:
@@ -94,15 +105,20 @@ def distribution_form(spec: PolicySpec, serving: ServingInfo) -> Form:
             statistics = {name: value(f"{leaf.name}/{name}") for name in info.statistics}
             return {"family": info.family, **info.details, "parameters": parameters, **statistics}
 
-        outputs = serving.signatures["distribution"].outputs
         return {"distribution": pack(spec.action, described)} | _rest(spec, outputs, value)
 
-    return Form(build)
+    outputs = serving.signatures["distribution"].outputs
+    return Form(build, shapes=_row_shapes(outputs))
 
 
 def initial_state_form(spec: PolicySpec) -> Form:
     """{"policy_state"}, the same for every version."""
-    return Form(lambda value: {"policy_state": pack(spec.initial_state, lambda leaf: value(leaf.name))}, False)
+    shapes = {leaf.name: leaf.shape for _, leaf in leaves(spec.initial_state)}
+    return Form(lambda value: {"policy_state": pack(spec.initial_state, lambda leaf: value(leaf.name))}, False, shapes)
+
+
+def _row_shapes(outputs: Mapping[str, Any]) -> dict[str, tuple[int | None, ...]]:
+    return {name: tuple(tensor.shape[1:]) for name, tensor in outputs.items() if isinstance(tensor, TensorInfo)}
 
 
 def _rest(spec: PolicySpec, outputs: Mapping[str, Any], value: ValueOf) -> dict[str, Any]:
@@ -159,6 +175,8 @@ def _numbers(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
     try:
         # The list of one number rather than the number: orjson writes a float32 by itself as if it were a double.
         listed = batched or array.ndim == 1
+        if array.size > QUICK_NUMBERS and batched:
+            return json_body.in_pieces(array)
         text = orjson.dumps(array if listed else array[0], option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:  # not contiguous
         return None

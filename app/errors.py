@@ -4,6 +4,8 @@
     ├── Refusal                   the caller's cause; nothing has changed
     │   ├── NotJson               the body is no JSON object
     │   ├── NotMsgpack            the body is no msgpack map
+    │   ├── NotHttp               what was sent is no HTTP request
+    │   ├── NotDecodable          the body is not what its Content-Encoding says
     │   ├── Unauthorized          no token, or a wrong one
     │   ├── Forbidden             the routes are closed: no token is configured
     │   ├── UnknownPolicy
@@ -13,7 +15,11 @@
     │   ├── WeightsGone           those that an episode began with
     │   ├── SwapRefused           a checkpoint that may not serve
     │   ├── TooOld                no weights as new as `min_train_step` asks
+    │   ├── RequestTimeout        the client stopped in the middle of its request
     │   ├── BodyTooLarge
+    │   ├── TargetTooLong
+    │   ├── HeadTooLarge
+    │   ├── UnknownEncoding       a Content-Encoding that is not decoded
     │   ├── UnknownMediaType
     │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
     │   ├── Overloaded            the waiting room is full, or there is no room for a session
@@ -46,11 +52,23 @@ class Refusal(PolicyServerError):
 
 
 class NotJson(Refusal):
-    """The body is no JSON object."""
+    """The body is no JSON object; `is_json`: but JSON of another kind."""
+
+    def __init__(self, message: str = "", is_json: bool = False) -> None:
+        super().__init__(message)
+        self.is_json = is_json
 
 
 class NotMsgpack(Refusal):
     """The body is no msgpack map."""
+
+
+class NotHttp(Refusal):
+    """What was sent is no HTTP request."""
+
+
+class NotDecodable(Refusal):
+    """The body is not what its Content-Encoding says."""
 
 
 class Unauthorized(Refusal):
@@ -101,8 +119,28 @@ class TooOld(Refusal):
     """No weights as new as `min_train_step` asks."""
 
 
+class RequestTimeout(Refusal):
+    """The client stopped in the middle of its request."""
+
+
 class BodyTooLarge(Refusal):
     """More bytes than the server reads."""
+
+
+class TargetTooLong(Refusal):
+    """A request's target with more bytes than the server reads."""
+
+
+class HeadTooLarge(Refusal):
+    """A request's head with more bytes, or more fields, than the server reads."""
+
+
+class UnknownEncoding(Refusal):
+    """A content encoding that is not decoded; `accepted` are those that are."""
+
+    def __init__(self, message: str, accepted: str = "identity") -> None:
+        super().__init__(message)
+        self.accepted = accepted
 
 
 class UnknownMediaType(Refusal):
@@ -135,7 +173,8 @@ class DoesNotFit(Refusal):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         first = self.problems[0]
-        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        others = len(self.problems) - 1
+        more = f"; {others} more error{'s' if others > 1 else ''}" if others else ""
         super().__init__(f"{first.where}: {first.problem}; expected {first.expected}{more}")
 
 

@@ -9,6 +9,7 @@ body for the first time looks closer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,7 @@ class FamiliarReader:
         self._known: dict[bytes, _Known] = {}
         self._bytes = 0
         self._parser = simdjson.Parser()
+        self._learning = Lock()
 
     def learns(self, body: bytes) -> bool:
         """Whether it is worth while to learn `body`."""
@@ -77,7 +79,13 @@ class FamiliarReader:
         if body.count(b'"') != 2 * keys:  # one of them is there twice, which would not be missed
             return
         skeleton = body.translate(None, _NUMBERS)
-        if len(skeleton) > _MOST_SKELETON_BYTES or skeleton in self._known:
+        if len(skeleton) > _MOST_SKELETON_BYTES:
+            return
+        with self._learning:  # another thread may read a large body meanwhile
+            self._keep(skeleton, inputs, numbers)
+
+    def _keep(self, skeleton: bytes, inputs: Inputs, numbers: Iterable[Numbers]) -> None:
+        if skeleton in self._known:
             return
         shapes = [(wanted, inputs.arrays[wanted.name].shape) for wanted in numbers]
         self._known[skeleton] = _Known(shapes, inputs.rows, inputs.batched, inputs.needs_state)

@@ -40,8 +40,10 @@ from app.batching.rule import Pause
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph
 from app.errors import NotReady
+from app.http_limits import HttpLimits
 from app.http_server import HttpServer
 from app.metrics import FLUSH_S, Metrics
+from app.offload import Offload
 from app.policy import Policy
 from app.processes.link import Link
 from app.quick import QuickReader
@@ -61,48 +63,81 @@ from saver.artifact import CHECKPOINTS_FOLDER
 # hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
 _COLLECT_AFTER = 20_000
 
+# How often it is looked whether much memory is free that was needed for large requests.
+_GIVE_BACK_S = 2.0
+
 log = logging.getLogger("policy_server.front")
 
 
 class Front:
-    """What the control process asks of a front: `open` first, then `listen`, then the rest, and `stop` last."""
+    """What the control process asks of a front: `open` first, then the rest, and `stop` last.
+
+    Policies are opened before it listens, and later on where they could not be at the start.
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._stack = AsyncExitStack()
+        self._policies = AsyncExitStack()
         self._stopped = False
-        self._policies: dict[str, Policy] = {}
-        self._service: Service | None = None
+        self._service: Service
         self._sessions: Sessions | None = None
+        self._settings: Settings
+        self._metrics: Metrics
+        self._direct: Direct
+        self._app: FastAPI
         self._http: HttpServer
         self.link: Link
 
-    async def open(self, settings: Settings, offers: Mapping[str, Offer]) -> None:
-        """Loads what is offered, and builds everything that answers.
-
-        Raises:
-          SwapRefused: this process cannot load it.
-        """
+    async def open(self, settings: Settings) -> None:
+        """Builds everything that answers, but for the policies."""
         logs.configure(settings.log_level)
-        metrics = Metrics()
-        for named in settings.policies:
-            offer = offers[named.name]
-            self._policies[named.name] = await self._open_policy(named, offer, settings, metrics)
-        self._service = Service(self._policies, settings.deadline_ms, settings.rows_limit)
+        self._settings, self._metrics = settings, Metrics()
+        metrics, offload = self._metrics, Offload()
+        self._stack.callback(offload.close)
+        # Its own, below all that asks: also a policy that was opened late ends after the requests for it.
+        self._stack.push_async_callback(self._policies.aclose)
+        names = [named.name for named in settings.policies]
+        self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
-        app = build_app(self._service, self._sessions, metrics, settings)
-        direct = Direct(
+        self._app = build_app(self._service, self._sessions, metrics, settings)
+        self._direct = Direct(
             self._service,
             self._sessions,
             metrics,
             token=settings.data_token,
-            body_limit=settings.body_limit_bytes,
             crosses_origins=bool(settings.cors_origins),
         )
-        self._http = HttpServer(app, direct, settings.root_path, _grace_s(settings), settings.trusted_proxies)
+        self._http = HttpServer(
+            self._app,
+            self._direct,
+            settings.root_path,
+            _grace_s(settings),
+            _limits(settings),
+            trusted_proxies=settings.trusted_proxies,
+        )
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
+        self._stack.push_async_callback(_ended, asyncio.create_task(_give_memory_back_now_and_then(offload)))
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
+
+    async def open_policy(self, name: str, offer: Offer) -> None:
+        """Loads a policy that is offered, and answers for it from now on.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        named = next(named for named in self._settings.policies if named.name == name)
+        policy = await self._loaded(named, offer, self._settings, self._metrics)
+        assert self._sessions is not None, "open comes first"
+        self._service.add(policy)
+        self._sessions.add(policy)
+        self._direct.add(policy)
+        self._app.openapi_schema = None
+
+    async def fail(self, failures: Mapping[str, str]) -> None:
+        """Tells why policies are not open: reasons by name, of all that are not."""
+        self._service.fail(failures)
 
     async def listen(self) -> None:
         """Returns when connections are accepted."""
@@ -116,7 +151,7 @@ class Front:
 
     async def stop(self) -> None:
         """Finishes what was accepted."""
-        if self._service is not None:
+        if self._sessions is not None:
             self._service.stop_holding()
         await self._stack.aclose()
         self._stopped = True
@@ -133,41 +168,41 @@ class Front:
 
     async def prepare(self, policy: str, graph: Graph, bundle: Bundle) -> None:
         """See `Copies.prepare`."""
-        await self._policies[policy].copies.prepare(graph, bundle)
+        await self._service.policy(policy).copies.prepare(graph, bundle)
 
     async def activate(self, policy: str, name: str, digest: str) -> None:
         """See `Copies.activate`."""
-        self._policies[policy].copies.activate(name, digest)
+        self._service.policy(policy).copies.activate(name, digest)
 
     async def drained(self, policy: str) -> None:
         """See `Copies.drained`."""
-        await self._policies[policy].copies.drained()
+        await self._service.policy(policy).copies.drained()
 
     async def pause(self, policy: str, mode: str) -> None:
         """See `Batcher.pause`."""
-        await self._policies[policy].batcher.pause(Pause(mode))
+        await self._service.policy(policy).batcher.pause(Pause(mode))
 
     async def resume(self, policy: str) -> None:
         """See `Batcher.resume`."""
-        self._policies[policy].batcher.resume()
+        self._service.policy(policy).batcher.resume()
 
     async def recorded(self, policy: str) -> list[Arrays]:
         """See `Batcher.recorded`."""
-        return self._policies[policy].batcher.recorded()
+        return self._service.policy(policy).batcher.recorded()
 
     def _holds(self, policy: str, digest: str) -> bool:
         return self._sessions is not None and self._sessions.holds(policy, digest)
 
-    async def _open_policy(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
+    async def _loaded(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link, settings.swap_deadline_ms / 1000)
-        loading_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
+        loading_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
         copies = Copies(
             BundleLoader(), loading_lane, functools.partial(self._holds, named.name), settings.held_versions
         )
         await copies.begin(offer.name, offer.graph, offer.bundle)
-        data_lane = self._stack.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+        data_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
             named.name,
             lambda: copies.active.lease(),
@@ -176,20 +211,26 @@ class Front:
             of_policy,
             settings.waiting_room_requests,
         )
-        self._stack.push_async_callback(batcher.close)
-        folders = [named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
+        self._policies.push_async_callback(batcher.close)
+        folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
         return Policy(
             named.name,
             spec,
             offer.graph.serving,
             QuickReader(spec, rows_limit=settings.rows_limit),
-            InputReader(spec, rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds),
+            InputReader(
+                spec,
+                rows_limit=settings.rows_limit,
+                strict_bounds=settings.strict_bounds,
+                non_finite=settings.non_finite == "accept",
+            ),
             forms_of(spec, offer.graph.serving),
             copies,
             manager,
             batcher,
             of_policy,
             Uploads(folders, settings.upload_limit_bytes, manager.check),
+            settings.body_limit_bytes,
         )
 
 
@@ -214,23 +255,27 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
         redirect_slashes=False,  # they would lead to whatever host the request names
     )
     guard = data_guard(settings.data_token)
-    app.include_router(data_router(service, metrics, guard, settings.body_limit_bytes))
-    app.include_router(sessions_router(service, sessions, metrics, guard, settings.body_limit_bytes))
+    app.include_router(data_router(service, metrics, guard))
+    app.include_router(sessions_router(service, sessions, metrics, guard))
     app.include_router(policies_router(service, guard))
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))
     app.include_router(uploads_router(service, only_admins))
-    app.include_router(health_router(metrics))
+    app.include_router(health_router(service, metrics))
     problems.install(app)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Audited)
-    fixed_routes = app.openapi
+    fixed_routes = functools.cache(app.openapi)
 
-    @functools.cache
     def whole_document() -> dict[str, Any]:
-        return openapi.document(fixed_routes(), service.policies)
+        """Made anew where `openapi_schema` was set to None, as another policy was opened."""
+        if app.openapi_schema is None:
+            base = {**fixed_routes()}
+            tokens = {"admin_token": bool(settings.admin_token), "data_token": bool(settings.data_token)}
+            app.openapi_schema = openapi.document(base, service.policies, service.default, **tokens)
+        return app.openapi_schema
 
     app.openapi = whole_document  # type: ignore[method-assign]
     return app
@@ -243,6 +288,12 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
             metrics.flush()
     finally:
         metrics.flush()
+
+
+async def _give_memory_back_now_and_then(offload: Offload) -> None:
+    while True:
+        await asyncio.sleep(_GIVE_BACK_S)
+        await offload.give_back()
 
 
 async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:
@@ -271,12 +322,18 @@ def _grace_s(settings: Settings) -> int:
     return -(-settings.deadline_ms // 1000) + 1
 
 
+def _limits(settings: Settings) -> HttpLimits:
+    """Of the connections; the largest body that is allowed is not given up for a small one beside it."""
+    buffered_bytes = max(settings.buffered_limit_bytes, settings.body_limit_bytes * 3 // 2)
+    return HttpLimits(settings.keep_alive_s, settings.client_timeout_s, buffered_bytes)
+
+
 async def run(link: int, listener: int) -> None:
     """Answers the control process until it says stop, or is gone. Takes the numbers of two open sockets."""
     front = Front(socket.socket(fileno=listener))
     calls = (
-        front.open, front.listen, front.stop, front.prepare, front.activate, front.drained, front.pause, front.resume,
-        front.recorded,
+        front.open, front.open_policy, front.fail, front.listen, front.stop, front.prepare, front.activate,
+        front.drained, front.pause, front.resume, front.recorded,
     )  # fmt: skip
     front.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await front.over()

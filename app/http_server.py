@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.direct import Direct
+from app.http_limits import HttpLimits
 from app.http_protocol import protocol_with
 
 
@@ -21,10 +22,20 @@ class HttpServer(uvicorn.Server):
     who their client is counts.
     """
 
-    def __init__(self, app: FastAPI, direct: Direct, root_path: str, grace_s: int, trusted_proxies: str) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        direct: Direct,
+        root_path: str,
+        grace_s: int,
+        limits: HttpLimits,
+        *,
+        trusted_proxies: str,
+    ) -> None:
         config = uvicorn.Config(
             app,
-            http=protocol_with(direct),
+            http=protocol_with(direct, limits),
+            ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,

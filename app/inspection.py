@@ -11,19 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.errors import UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.folders.exports import check_folder
+from app.folders.series import resolved
+from app.names import DEFAULTED, top_level
+from app.settings import PolicyFolder
 from app.swap import plan
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT
-from app.validate import DEFAULTED, top_level
 from saver.artifact import (
-    IncompleteError,
     Leaf,
     Nest,
     PolicySpec,
     ServingInfo,
-    check_is_export,
     leaves,
     read_policy_manifest,
 )
@@ -39,26 +39,39 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     Raises:
       UnusablePolicy: no export of a policy lies there.
     """
-    try:
-        check_is_export(folder)
-    except IncompleteError as error:
-        raise UnusablePolicy(str(error)) from None
+    named = resolved(PolicyFolder(folder.name, folder))
+    folder = named.folder
+    check_folder(folder)
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
+        from app.workshop import probe
         from app.workshop.checkpoints import train_step_in
-        from app.workshop.load import open_export
+        from app.workshop.load import load_copy, open_export
+        from app.workshop.obstacles import draws_of
+        from app.workshop.rows import dependence_of_rows
     with tempfile.TemporaryDirectory(prefix="policy-server.") as graphs:
         graph = open_export(folder, Path(graphs))
+        copy = load_copy(graph)
+        draws = draws_of(copy.functions["action"].concrete, "sample" in graph.serving.signatures)
+        probed = probe.examine(copy, graph.spec, probe.probes_of(graph.spec))
+        copy.one_row = probed.one_row
+        dependence = dependence_of_rows(copy, graph.spec, graph.serving)
     console = console or _console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
-    console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}\n")
-    for table in (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving)):
+    console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}")
+    console.print(escape(draws))
+    if dependence is None:
+        console.print("its rows are answered independently of each other\n")
+    else:
+        console.print(f"two requests do not share a call: {escape(dependence.reason)}\n")
+    tables = (_inputs(graph.spec), _outputs(graph.spec), _functions(graph.serving), _distributions(graph.serving))
+    for table in (*tables, _probes(probed.public(), probed.one_row)):
         if table.row_count:
             console.print(table)
 
     def identified(checkpoint: Path, rest_s: float) -> Identity:
         return identify(checkpoint, rest_s, lambda folder, _: train_step_in(folder))
 
-    console.print(_checkpoints(Source(folder, identified).look(rest_s=0)))
+    console.print(_checkpoints(Source(folder, identified, [named.series] if named.series else []).look(rest_s=0)))
 
 
 def _console() -> Console:
@@ -132,6 +145,16 @@ def _distributions(serving: ServingInfo) -> Table:
     return table
 
 
+def _probes(probed: dict[str, Any], one_row: bool) -> Table:
+    """What it does not answer; no rows where there is nothing to tell."""
+    table = _table(
+        f"Probe inputs: {probed['answered']} of {probed['asked']} are answered", "input, and what it makes of it"
+    )
+    for problem in [*probed["problems"], *(["it answers one row a call only"] if one_row else [])]:
+        _add(table, problem)
+    return table
+
+
 def _brief(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("family", value))
@@ -149,7 +172,7 @@ def _checkpoint_rows(sight: Sight) -> Iterator[tuple[str, str, str, str]]:
     for candidate in plan.newest_first(sight.complete):
         yield candidate.name, str(candidate.train_step), f"{candidate.digest[:12]}…", ""
     yield EXPORT, "", "", "the weights of the export itself"
-    for kind, reasons in (("incomplete", sight.incomplete), ("unreadable", sight.unreadable)):
+    for kind, reasons in (("incomplete", sight.incomplete), ("unreadable", sight.unreadable | sight.others)):
         for name, reason in sorted(reasons.items()):
             yield name, "", "", f"{kind}: {reason}"
 

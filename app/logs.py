@@ -99,6 +99,10 @@ class DrainHandler(logging.Handler):
         self._drain.flush()
 
 
+# Of the library that speaks HTTP: "uvicorn.error", as it calls what is no access, reads like a fault.
+_HTTP = "policy_server.http"
+
+
 def configure(level: str) -> None:
     """Sets the level of our loggers and of uvicorn's."""
     root = logging.getLogger()
@@ -107,11 +111,19 @@ def configure(level: str) -> None:
         handler.setFormatter(LineFormatter())
         root.addHandler(handler)
         root.setLevel(logging.WARNING)
+    for each in root.handlers:
+        each.addFilter(_renamed)
     for name in ("policy_server", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     # It warns that TensorFlow renames each flattened input (`0/reward`) for its keyword arguments.
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _renamed(record: logging.LogRecord) -> bool:
+    if record.name.startswith("uvicorn"):
+        record.name = _HTTP
+    return True
 
 
 def say(*lines: str) -> None:

@@ -9,33 +9,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
 
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
+from app.folders.series import resolved
 from app.folders.temporary import own_folder
 from app.metrics import Metrics
+from app.openings import Changed, Fronts, Open, Openings
 from app.processes.child import Child, Keeper
+from app.progress import Progress, Showing
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.swap.manager import Manager
-from app.swap.remote import Offer, RemoteFront, RemoteWorkshop, WorkshopCalls, manager_calls
+from app.swap.probe_file import ProbeFile
+from app.swap.remote import RemoteWorkshop, WorkshopCalls, manager_calls
 from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
 from app.swap.upload import upload_folders
-from app.swap.watch import watch
-from saver.artifact import IncompleteError, check_is_export
+from app.swap.watch import FolderWatcher, follow
 
 # Beyond a front's own grace for what was accepted.
 _FAREWELL_S = 5.0
+# It has nothing to finish. While it imports TensorFlow, which takes seconds, it does not see that its link is closed.
+_END_WORKSHOP_S = 0.5
 
 
 @asynccontextmanager
-async def open_server(settings: Settings, listener: socket.socket) -> AsyncIterator[Mapping[str, Manager]]:
+async def open_server(settings: Settings, listener: socket.socket) -> AsyncIterator[Openings]:
     """Serves within; on leaving, what was accepted is finished and every process ended.
 
     Args:
@@ -43,21 +50,26 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       listener: bound; every front accepts connections from it.
 
     Yields:
-      The managers, by policy; every front serves what they say.
+      The policies that are open, which every front serves, and those that failed, which are tried again.
 
     Raises:
-      UnusablePolicy: a folder is no policy; nothing was served.
-      SettingsError: another server listens there.
+      UnusablePolicy: not one policy can be opened; nothing was served.
+      SettingsError: another server listens there, or the file of probe inputs cannot be used.
     """
-    for named in settings.policies:
-        _check_at_once(named)
+    given = _probe_file(settings)
+    settings = replace(settings, policies=tuple(resolved(named) for named in settings.policies))
     async with AsyncExitStack() as stack:
-        metrics = Metrics()
+        metrics, progress = Metrics(), Showing()
+        openings = Openings(settings.policies, metrics, progress)
+        openings.check_at_once()
+        showing = stack.enter_context(ExitStack())
+        showing.enter_context(progress.bar(len(settings.policies) - len(openings.failures)))
         calls = WorkshopCalls()
-        end_workshop = await _start_workshop(settings, metrics, calls, stack)
-        managers: dict[str, Manager] = {}
+        progress.note("starts TensorFlow")
+        end_workshop = await _start_workshop(settings, metrics, calls, progress, stack)
         opened = asyncio.Event()
-        fronts = _keepers_of_fronts(settings, listener, managers, opened, metrics)
+        told = Fronts(openings)
+        fronts = _keepers_of_fronts(settings, listener, openings, told, opened, metrics)
 
         async def end_fronts() -> None:
             listener.close()  # or it would still be connected to when no front listens any more
@@ -67,9 +79,11 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         # They import what they need while the policies are opened.
         starting = asyncio.gather(*(keeper.start() for keeper in fronts))
         try:
-            await _open_managers(settings, managers, metrics, calls, stack, end_workshop)
+            open_one, closing = _opener(settings, given, metrics, calls, stack, end_workshop)
+            await openings.open_all(open_one, closing)
             stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
             listener.listen()
+            progress.note(f"{settings.workers} worker{'s load' if settings.workers > 1 else ' loads'} what serves")
             opened.set()
             await starting
         except OSError as error:
@@ -79,23 +93,49 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-        for named in settings.policies:
-            _start_watching(named, settings, managers[named.name], stack)
-        yield managers
+        showing.close()
+        if settings.watch:
+            _watch_all(settings, openings, told, partial(openings.try_again, open_one, closing), stack)
+        yield openings
 
 
-def _check_at_once(named: PolicyFolder) -> None:
-    """Tells a mistyped folder without waiting for TensorFlow."""
-    try:
-        check_is_export(named.folder)
-    except IncompleteError as error:
-        raise UnusablePolicy(str(error)) from None
+def _watch_all(
+    settings: Settings,
+    openings: Openings,
+    told: Fronts,
+    try_again: Callable[[Changed], Coroutine[None, None, None]],
+    stack: AsyncExitStack,
+) -> None:
+    """Follows the folders of policies that are open, and of those that failed until they are."""
+    watcher = _start_watcher(stack)
+
+    def follow_folders(named: PolicyFolder) -> None:
+        if named.name in openings.managers:
+            _follow(named, settings, openings.managers[named.name], watcher, stack)
+
+    async def changed(named: PolicyFolder) -> None:
+        await told.tell(named.name)
+        follow_folders(named)
+
+    for named in settings.policies:
+        follow_folders(named)
+    if openings.failures:
+        stack.push_async_callback(_cancelled, asyncio.create_task(try_again(changed)))
+
+
+def _probe_file(settings: Settings) -> ProbeFile | None:
+    if not settings.probe_inputs:
+        return None
+    return ProbeFile(Path(settings.probe_inputs), [named.name for named in settings.policies])
 
 
 async def _start_workshop(
-    settings: Settings, metrics: Metrics, calls: WorkshopCalls, stack: AsyncExitStack
+    settings: Settings, metrics: Metrics, calls: WorkshopCalls, progress: Progress, stack: AsyncExitStack
 ) -> Callable[[], Awaitable[None]]:
     """Returns what ends it; done also when the stack is left."""
+
+    async def step(policy: str, name: str, seconds: float) -> None:
+        progress.step(policy, name, seconds)
 
     async def begin(child: Child) -> None:
         calls.begin(child)
@@ -103,9 +143,9 @@ async def _start_workshop(
     arguments = (settings.engine, settings.log_level)
     keeper = Keeper(
         "the workshop process",
-        lambda: Child.start("app.workshop", arguments, {}, stalled_s=settings.stalled_s),
+        lambda: Child.start("app.workshop", arguments, {"step": step}, stalled_s=settings.stalled_s),
         begin,
-        lambda child: child.end(),
+        lambda child: child.end(_END_WORKSHOP_S),
         lambda: metrics.restarted("workshop"),
     )
 
@@ -121,16 +161,17 @@ async def _start_workshop(
 def _keepers_of_fronts(
     settings: Settings,
     listener: socket.socket,
-    managers: Mapping[str, Manager],
+    openings: Openings,
+    told: Fronts,
     opened: asyncio.Event,
     metrics: Metrics,
 ) -> list[Keeper]:
     async def start() -> Child:
-        return await Child.start("app.front", (), manager_calls(managers), [listener], settings.stalled_s)
+        return await Child.start("app.front", (), manager_calls(openings.managers), [listener], settings.stalled_s)
 
     async def begin(child: Child) -> None:
         await opened.wait()
-        await _begin_front(child, settings, managers)
+        await told.begin(child, settings)
 
     async def end(child: Child) -> None:
         with contextlib.suppress(LinkLost, TimeoutError):
@@ -144,25 +185,15 @@ def _keepers_of_fronts(
     return [Keeper(f"front {number + 1}", start, begin, end, restarted) for number in range(settings.workers)]
 
 
-async def _begin_front(child: Child, settings: Settings, managers: Mapping[str, Manager]) -> None:
-    """Has it load what serves; it answers only once it takes part in every swap, with the version that serves then."""
-    with contextlib.ExitStack() as stack:
-        offers = {name: stack.enter_context(manager.offered()) for name, manager in managers.items()}
-        loads = {name: Offer(version.name, graph, bundle) for name, (version, graph, bundle) in offers.items()}
-        await child.call("open", settings, loads)
-        for name, manager in managers.items():
-            await manager.admit(RemoteFront(name, child), offers[name][0].key)
-    await child.call("listen")
-
-
-async def _open_managers(
+def _opener(
     settings: Settings,
-    managers: dict[str, Manager],
+    given: ProbeFile | None,
     metrics: Metrics,
     calls: WorkshopCalls,
     stack: AsyncExitStack,
     end_workshop: Callable[[], Awaitable[None]],
-) -> None:
+) -> tuple[Open, AsyncExitStack]:
+    """What opens one policy, and what the open ones are closed by."""
     state = _state_folder(settings, stack)
     lane = ThreadPoolExecutor(1, "control")
     # In a thread: what the lane still does may wait for this loop (see `_identifier`).
@@ -171,21 +202,18 @@ async def _open_managers(
     closing = AsyncExitStack()
     stack.push_async_callback(closing.aclose)
     stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
-    for named in settings.policies:
-        store = stack.enter_context(Store(state / named.name, settings.engine).opened())
-        source = Source(named.folder, _identifier(calls, store, loop), upload_folders(named, settings.state_dir))
-        workshop = RemoteWorkshop(named.name, calls)
+
+    async def open_one(named: PolicyFolder, own: AsyncExitStack) -> Manager:
+        store = own.enter_context(Store(state / named.name, settings.engine).opened())
+        more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
+        source = Source(named.folder, _identifier(calls, store, loop), more)
+        workshop = RemoteWorkshop(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
         manager = Manager(named.name, named.folder, workshop, source, store, lane, metrics.policy(named.name))
-        try:
-            await manager.start()
-        except SwapRefused as refusal:
-            raise UnusablePolicy(f"{named.folder}: {refusal}") from refusal
-        except UnusablePolicy:
-            raise
-        except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
-            raise UnusablePolicy(f"{named.folder} cannot be opened: {type(error).__name__}: {error}") from error
-        closing.push_async_callback(manager.close)
-        managers[named.name] = manager
+        await manager.start()
+        own.push_async_callback(manager.close)
+        return manager
+
+    return open_one, closing
 
 
 def _identifier(
@@ -203,16 +231,24 @@ def _identifier(
     return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
 
 
-def _start_watching(named: PolicyFolder, settings: Settings, manager: Manager, stack: AsyncExitStack) -> None:
-    if not settings.watch:
-        return
-    # Each watcher waits in one of anyio's threads: the others should not wait for it.
+def _start_watcher(stack: AsyncExitStack) -> FolderWatcher:
+    # It waits in one of anyio's threads: whoever else uses them should not wait for it.
     anyio.to_thread.current_default_thread_limiter().total_tokens += 1
-    # The folder of checkpoints may not be there yet, so that the one above it is watched.
-    above = [folder.parent for folder in checkpoint_folders(named.folder)]
-    folders = {named.folder, *above, *upload_folders(named, settings.state_dir)}
-    watching = asyncio.create_task(watch(manager, sorted(folder for folder in folders if folder.is_dir())))
-    stack.push_async_callback(_cancelled, watching)
+    watcher = FolderWatcher()
+    stack.push_async_callback(_cancelled, asyncio.create_task(watcher.run()))
+    return watcher
+
+
+def _follow(
+    named: PolicyFolder, settings: Settings, manager: Manager, watcher: FolderWatcher, stack: AsyncExitStack
+) -> None:
+    # The folder of checkpoints may not be there yet, so that the one above it is watched too.
+    folders = {named.series or named.folder, *upload_folders(named, settings.state_dir)}
+    for checkpoints in checkpoint_folders(named.folder):
+        folders |= {checkpoints, checkpoints.parent}
+    changed = watcher.add(sorted(folders))
+    manager.watched = True
+    stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
 
 
 def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:

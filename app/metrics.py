@@ -81,7 +81,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._data: dict[tuple[str, str], DataMetrics] = {}
-        self._policies: list[PolicyMetrics] = []
+        self._policies: dict[str, PolicyMetrics] = {}
         self._answers = self._make(Counter, "answers", "Data requests answered, by route and HTTP status.")
         self._latency = Histogram(
             "policy_server_answer_seconds",
@@ -94,6 +94,7 @@ class Metrics:
             "policy_server_batch_rows", "Rows per batch.", ("policy",), registry=self.registry, buckets=_ROWS
         )
         self._train_step = self._gauge("train_step", "Train step of the weights.")
+        self._ready = self._gauge("ready", "1 while some weights of the policy serve, 0 while it cannot be opened.")
         self._paused = self._gauge("paused", "1 while the policy is paused, else 0.")
         self._sessions = Gauge(
             "policy_server_sessions", "Sessions that are open.", registry=self.registry, multiprocess_mode="mostrecent"
@@ -131,6 +132,8 @@ class Metrics:
 
     def policy(self, name: str) -> PolicyMetrics:
         """The metrics of one policy, with the label look-ups done once."""
+        if name in self._policies:
+            return self._policies[name]
         metrics = PolicyMetrics(
             self._train_step.labels(name),
             self._counters["swaps"].labels(name),
@@ -142,8 +145,12 @@ class Metrics:
             self._paused.labels(name),
             lambda stage: self._stage_seconds.labels(name, stage),
         )
-        self._policies.append(metrics)
+        self._policies[name] = metrics
         return metrics
+
+    def ready(self, policy: str, ready: bool) -> None:
+        """The policy serves, or cannot be opened."""
+        self._ready.labels(policy).set(ready)
 
     def sessions(self, count: int) -> None:
         """So many are open."""
@@ -164,7 +171,7 @@ class Metrics:
         """Lets all processes see what this one has counted: to be called every `FLUSH_S` seconds, and at the end."""
         for data in self._data.values():
             data.flush()
-        for policy in self._policies:
+        for policy in self._policies.values():
             policy.flush()
 
     def restarted(self, process: str) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from app.answers import Forms
 from app.batching.batcher import Batcher
+from app.batching.rule import INITIAL_STATE
 from app.metrics import PolicyMetrics
 from app.quick import QuickReader
 from app.swap.copies import Copies
 from app.swap.remote import RemoteManager
 from app.swap.upload import Uploads
 from app.validate import InputReader
+from app.wire.codecs import JSON, Codec
+from app.wire.limits import LEAST_BYTES, largest_bodies
 from saver.artifact import PolicySpec, ServingInfo
 
 
@@ -30,3 +34,15 @@ class Policy:
     batcher: Batcher
     metrics: PolicyMetrics
     uploads: Uploads
+    # 0: as much as the largest batch takes.
+    body_limit_bytes: int = 0
+
+    def body_limit(self, route: str, codec: Codec) -> int:
+        """How many bytes a request to a route may have."""
+        if route == INITIAL_STATE:
+            return min(LEAST_BYTES, self.body_limit_bytes or LEAST_BYTES)
+        return self.body_limit_bytes or self._largest_batch[codec is JSON]
+
+    @functools.cached_property
+    def _largest_batch(self) -> tuple[int, int]:
+        return largest_bodies(self.spec.inputs, self.reader.rows_limit)

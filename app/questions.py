@@ -6,7 +6,7 @@ What cannot be asked of a policy is refused here. Nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -15,10 +15,12 @@ from app.answers import Form, Forms
 from app.batching.rule import INITIAL_STATE, Job, Result
 from app.engine.base import Arrays
 from app.engine.noise import fresh_noise, seeded_noise
-from app.errors import DoesNotFit, Problem, Unsupported
+from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.policy import Policy
-from app.validate import Inputs, Options, read_options
+from app.validate import Inputs, Options
 from app.wire.codecs import JSON, Codec
+from app.wire.limits import QUICK_BYTES, QUICK_NUMBERS, check_answer
+from app.wire.msgpack_body import decode_tensors
 from app.wire.tensors import show
 from saver.artifact import LOG_PROB
 
@@ -38,8 +40,18 @@ class Asked(Protocol):
     def timeout_s(self) -> float | None:
         """What the request allows; None leaves it to the server."""
 
-    def answer(self, result: Result, codec: Codec) -> bytes:
+    @property
+    def numbers(self) -> int:
+        """How many numbers the answer has."""
+
+    def written(self, result: Result, codec: Codec) -> Any:
+        """The answer as it is to be kept and sent; may be called in another thread."""
+
+    def kept(self, written: Any) -> bytes:
         """The body of the answer."""
+
+    def answer(self, result: Result, codec: Codec) -> bytes:
+        """Both, one after the other."""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -54,11 +66,28 @@ class Question(msgspec.Struct, frozen=True):
     form: Form
     timeout_s: float | None = None
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the answer has."""
+        return self.job.rows * self.form.numbers
+
+    def written(self, result: Result, codec: Codec) -> bytes:
+        """See `Asked`."""
+        return self.answer(result, codec)
+
+    def kept(self, written: bytes) -> bytes:
+        """See `Asked`."""
+        return written
+
     def answer(self, result: Result, codec: Codec) -> bytes:
         """The body of the answer."""
         if codec is JSON:
             return self.form.json(result, self.batched)
         return codec.encode(self.form.structure(result, self.batched))
+
+
+class LargeQuestion(Question, frozen=True):
+    """One whose answer takes long to write."""
 
 
 class Questions:
@@ -72,6 +101,7 @@ class Questions:
             "distribution": self.distribution,
             "get_initial_state": self.initial_state,
         }
+        self._functions = {"action": function_of, "distribution": _distribution}
 
     def action(self, policy: Policy, codec: Codec, body: bytes) -> Question:
         """The policy's action for an observation.
@@ -89,14 +119,46 @@ class Questions:
 
     def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> Question:
         """{"batch_size": n} → {"policy_state": …}; without, one unbatched state. Raises as `action` does."""
-        fields = codec.decode(body)
+        fields = _decoded(policy, codec, body)
         unknown = sorted(fields.keys() - {"batch_size"})
         if unknown:
             raise DoesNotFit([Problem(unknown[0], "is no field of this request", "batch_size")])
         size = fields.get("batch_size")
         if size is not None and (type(size) is not int or not 1 <= size <= self._rows_limit):
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
-        return Question(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, policy.forms[INITIAL_STATE, False])
+        form = policy.forms[INITIAL_STATE, False]
+        check_answer(size or 1, form.numbers, "batch_size")
+        kind = LargeQuestion if (size or 1) * form.numbers > QUICK_NUMBERS else Question
+        return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, form)
+
+    def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question | None:
+        """The question in a large body, where it takes a few milliseconds to read; None where it may take longer."""
+        if len(body) > QUICK_BYTES:
+            return None
+        if codec is JSON:
+            quick = policy.quick_reader.read_familiar(body)
+            if quick is None:
+                return None
+            inputs, options = quick
+        else:
+            fields = decode_tensors(body)
+            if fields is None:
+                return None
+            options = policy.reader.take_options(fields)
+            inputs = policy.reader.read(fields)
+        return self.question(policy, self._functions[route](policy, options), inputs, options, policy.forms)
+
+    def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
+        """The question in a large body; for a thread of its own. Raises as `action` does."""
+        function_of = self._functions[route]
+        quick = policy.quick_reader.read_new(body) if codec is JSON and len(body) <= QUICK_BYTES else None
+        if quick is not None:
+            inputs, options = quick
+        else:
+            fields = _decoded(policy, codec, body)
+            options = policy.reader.take_options(fields)
+            inputs = policy.reader.read(fields)
+        return self.question(policy, function_of(policy, options), inputs, options, policy.forms)
 
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
@@ -106,8 +168,8 @@ class Questions:
             inputs, options = quick
             function = function_of(policy, options)
         else:
-            fields = codec.decode(body)
-            options = read_options(fields.pop("options", {}))
+            fields = _decoded(policy, codec, body)
+            options = policy.reader.take_options(fields)
             function = function_of(policy, options)
             inputs = policy.reader.read(fields)
         return self.question(policy, function, inputs, options, policy.forms)
@@ -116,17 +178,22 @@ class Questions:
         self, policy: Policy, function: str, inputs: Inputs, options: Options, forms: Forms, step: int = 0
     ) -> Question:
         """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
+        form = forms[function, options.log_prob]
+        kind = Question
+        if inputs.rows > 1 and inputs.rows * form.numbers > QUICK_NUMBERS:
+            check_answer(inputs.rows, form.numbers, "observation")
+            kind = LargeQuestion
         if inputs.outside_bounds:
             policy.metrics.outside_bounds(inputs.outside_bounds)
         arrays = inputs.arrays
         if function == "sample":
             arrays = arrays | self._noise(policy, inputs.rows, options.seed, step)
         alone = options.seed is not None
-        return Question(
+        return kind(
             policy,
             Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, alone),
             inputs.batched,
-            forms[function, options.log_prob],
+            form,
             None if options.timeout_ms is None else options.timeout_ms / 1000,
         )
 
@@ -134,6 +201,13 @@ class Questions:
         if seed is None:
             return fresh_noise(policy.serving.noise, rows, self._generator)
         return seeded_noise(policy.serving.noise, rows, seed, step)
+
+
+def _decoded(policy: Policy, codec: Codec, body: bytes) -> dict[str, Any]:
+    try:
+        return codec.decode_any(body, policy.reader.most_keys)
+    except NotJson as error:
+        raise (policy.reader.hint.no_object(error) if error.is_json else error) from None
 
 
 def function_of(policy: Policy, options: Options) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from app.familiar import FamiliarReader, Numbers, told_apart
-from app.validate import DEFAULTED, LONGEST_TIMEOUT_MS, Inputs, Options, bounds_of, top_level
+from app.names import DEFAULTED, top_level
+from app.validate import LONGEST_TIMEOUT_MS, Inputs, Options, bounds_of
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
 
@@ -72,6 +73,15 @@ class QuickReader:
         familiar = self._familiar.read(body)
         if familiar is not None:
             return familiar, _NO_OPTIONS
+        return self.read_new(body)
+
+    def read_familiar(self, body: bytes) -> tuple[Inputs, Options] | None:
+        """The same, of a body that differs only in its numbers from one that was read before."""
+        familiar = self._familiar.read(body)
+        return None if familiar is None else (familiar, _NO_OPTIONS)
+
+    def read_new(self, body: bytes) -> tuple[Inputs, Options] | None:
+        """The same of any other. It may be called in another thread, while bodies are read in this one."""
         found = self._decoded(body)
         if found is None:
             return None
@@ -277,6 +287,7 @@ def _request_type(
     names = {field.key: field.name for field in fields} | {key: name for key, (name, _) in more.items()}
     if len({"options", *names.values()}) <= len(names):
         raise _NotQuick
+    _check_names(names.values())
     return msgspec.defstruct("Request", members, forbid_unknown_fields=True, rename=names)
 
 
@@ -297,7 +308,14 @@ def _nest_type(nest: Nest, leaf_type: Callable[[Leaf], Any]) -> Any:
         return tuple[tuple(_nest_type(child, leaf_type) for child in nest)]  # type: ignore[misc]
     members = [(f"f{index}", _nest_type(child, leaf_type)) for index, child in enumerate(nest.values())]
     names = {f"f{index}": name for index, name in enumerate(nest)}
+    _check_names(names.values())
     return msgspec.defstruct("Nest", members, forbid_unknown_fields=True, rename=names)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raises `_NotQuick` where msgspec has no such names."""
+    if any(character < " " or character in '"\\' for name in names for character in name):
+        raise _NotQuick
 
 
 def _leaf_type(leaf: Leaf, step_type: bool) -> Any:

@@ -3,46 +3,98 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.batching.rule import Pause, Result, Waiter
-from app.errors import DeadlinePassed, TooOld, UnknownPolicy
+from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
+from app.offload import Offload
 from app.policy import Policy
-from app.questions import Asked, Question, Questions
+from app.questions import Asked, LargeQuestion, Question, Questions
 from app.wire.codecs import Codec
+from app.wire.limits import LEAST_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 
 class Service:
-    """The policies by name; the first is the default."""
+    """The policies by name; the first of `names` is the default. They are added as they are opened."""
 
-    def __init__(self, policies: Mapping[str, Policy], deadline_ms: int, rows_limit: int) -> None:
-        self._policies = policies
+    def __init__(self, names: Sequence[str], deadline_ms: int, rows_limit: int, offload: Offload | None = None) -> None:
+        self._names = tuple(names)
+        self._policies: dict[str, Policy] = {}
+        self._failures: dict[str, str] = {}
+        self.offload = offload or Offload()
         self._deadline_s = deadline_ms / 1000
         self.questions = Questions(rows_limit)
 
     @property
     def policies(self) -> list[Policy]:
-        """All of them, in the order in which they were named at start."""
-        return list(self._policies.values())
+        """All that are open, in the order in which they were named at start."""
+        return [self._policies[name] for name in self._names if name in self._policies]
+
+    @property
+    def default(self) -> str:
+        """The name of the default policy."""
+        return self._names[0]
+
+    @property
+    def failed(self) -> list[str]:
+        """The names of those that are not open."""
+        return [name for name in self._names if name not in self._policies]
+
+    def add(self, policy: Policy) -> None:
+        """It is open from now on."""
+        self._policies[policy.name] = policy
+        self._failures.pop(policy.name, None)
+
+    def fail(self, failures: Mapping[str, str]) -> None:
+        """Why policies are not open."""
+        self._failures = {name: reason for name, reason in failures.items() if name not in self._policies}
 
     def policy(self, name: str | None) -> Policy:
         """The policy of that name; None is the default one.
 
         Raises:
           UnknownPolicy: there is none.
+          NotReady: it cannot be opened.
         """
-        if name is None:
-            return self.policies[0]
+        wanted = self.default if name is None else name
         try:
-            return self._policies[name]
+            return self._policies[wanted]
         except KeyError:
-            raise UnknownPolicy(f"no policy {name!r} is served; there are: {', '.join(self._policies)}") from None
+            if wanted in self._names:
+                raise NotReady(f"policy {wanted} cannot be opened: {self._reason(wanted)}") from None
+            raise UnknownPolicy(f"no policy {wanted!r} is served; there are: {', '.join(self._names)}") from None
+
+    def _reason(self, name: str) -> str:
+        return self._failures.get(name, "it has not been tried yet")
 
     def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
         """The question that a request to a data route puts; raises as the methods of `Questions` do."""
         return self.questions.readers[route](policy, codec, body)
+
+    async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
+        """The same for a body of any size: a large one is read in another thread.
+
+        Raises:
+          Overloaded: too many large bodies wait to be read.
+        """
+        if len(body) <= LEAST_BYTES:
+            return self.read(policy, route, codec, body)
+        found = self.questions.at_once(policy, route, codec, body)
+        if found is not None:
+            return found
+        return await self.offload.run(len(body), self.questions.large, policy, route, codec, body)
+
+    async def written(self, question: Asked, result: Result, codec: Codec) -> bytes:
+        """The body of the answer; a large one is written in another thread."""
+        if not isinstance(question, LargeQuestion):
+            return question.answer(result, codec)
+        return question.kept(await self.write_elsewhere(question, result, codec))
+
+    async def write_elsewhere(self, question: Asked, result: Result, codec: Codec) -> Any:
+        """What `question.kept` makes the answer of."""
+        return await self.offload.run(8 * question.numbers, question.written, result, codec)
 
     def waits(self, question: Asked) -> bool:
         """Whether newer weights are needed than those that serve."""
@@ -101,7 +153,10 @@ class Service:
 
     def describe_all(self) -> list[dict[str, Any]]:
         """What `GET /v1/policies` lists."""
-        return [_brief(policy) for policy in self.policies]
+        return [
+            _brief(self._policies[name]) if name in self._policies else _brief_of_failed(name, self._reason(name))
+            for name in self._names
+        ]
 
     async def describe(self, policy: Policy) -> dict[str, Any]:
         """Everything about one policy."""
@@ -110,6 +165,9 @@ class Service:
         return {
             **_brief(policy),
             "engine_reason": policy.copies.active.version.engine_reason,
+            "rows_independent": not policy.copies.active.version.dependent_rows,
+            **_why_dependent(policy.copies.active.version.dependent_rows),
+            "probe_inputs": policy.copies.active.version.probed,
             "batch_size": spec.batch_size,
             "signatures": spec.to_json()["signatures"],
             "specs": {name: nest_to_json(getattr(spec, name)) for name in nests},
@@ -142,6 +200,14 @@ def _brief(policy: Policy) -> dict[str, Any]:
         "engine": version.engine,
         "ready": True,
     }
+
+
+def _why_dependent(reason: str) -> dict[str, str]:
+    return {"rows_reason": reason} if reason else {}
+
+
+def _brief_of_failed(name: str, reason: str) -> dict[str, Any]:
+    return {"name": name, "version": "", "train_step": -1, "engine": "", "ready": False, "reason": reason}
 
 
 def _families(policy: Policy) -> Any:

@@ -45,10 +45,14 @@ def knob(
 
 @dataclass(frozen=True)
 class PolicyFolder:
-    """A policy to serve: its name in URLs and its folder."""
+    """A policy to serve: its name in URLs and its folder.
+
+    `series` is the folder of exports that was named, where `folder` is the newest of them and all are checkpoints.
+    """
 
     name: str
     folder: Path
+    series: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,11 @@ class Settings:
     state_dir: str = knob(
         "", "folder for what survives a restart: pins, and all that the last versions run from; none keeps nothing"
     )
+    probe_inputs: str = knob(
+        "", "file of requests that the policies can answer: new weights and compiled ones are tried on them too"
+    )
     strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
+    non_finite: str = knob("refuse", "NaN and infinities in requests", choices=("accept", "refuse"))
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
     deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)
     # A graph of 250 million parameters is opened, compiled and verified in less.
@@ -78,11 +86,24 @@ class Settings:
     stalled_s: int = knob(
         30, "seconds without any work after which a process that has yet to answer another is replaced", least=1
     )
-    # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB are some 600 rows.
-    body_limit_bytes: int = knob(64 * 2**20, "largest request body, uploads apart", least=1)
+    # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB, the most that follows, are 600 rows.
+    body_limit_bytes: int = knob(
+        0, "largest request body, uploads apart; 0: what the largest batch of the policy takes", least=0
+    )
     # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.
     upload_limit_bytes: int = knob(2**30, "largest checkpoint that may be uploaded", least=1)
     rows_limit: int = knob(65_536, "most rows in one request", least=1)
+    # Load balancers keep theirs for 60 s (AWS, Azure, nginx): who closes first must be the one that asks, not the one
+    # that answers, or a request meets a closing connection.
+    keep_alive_s: int = knob(75, "seconds after which a connection without requests is closed", least=1)
+    client_timeout_s: int = knob(
+        10,
+        "seconds that a client may take for a request's head, for each 16 KiB of its body, and to read of an answer",
+        least=1,
+    )
+    buffered_limit_bytes: int = knob(
+        96 * 2**20, "most memory for all unfinished requests of a worker, and for all unread answers", least=2**20
+    )
     # At 1,000 answers a second the last one in waits a second, far inside the deadline.
     waiting_room_requests: int = knob(1024, "requests that may wait for one policy", least=1)
     # A record of a small recurrent policy takes 2 KB: 16,384 of them are 32 MB.
@@ -148,7 +169,7 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
         given = options.get(f.name)
         source = "--" + f.name.replace("_", "-")
         if given is None:
-            given, source = env.get(variable(f.name)), variable(f.name)
+            given, source = _from_environment(f, env)
         if given is not None:
             values[f.name] = _parsed(f, given, source)
     listed = list(policies) or env.get(variable("policies"), "").split()
@@ -157,7 +178,32 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
     """Variables that look like settings and are none. Not an error: Kubernetes sets some of this form."""
-    return sorted({n for n in env if n.startswith(PREFIX)} - {variable(f.name) for f in fields(Settings)})
+    known = {variable(f.name) for f in fields(Settings)} | {file_variable(f) for f in knobs() if f.metadata["secret"]}
+    return sorted({n for n in env if n.startswith(PREFIX)} - known)
+
+
+def file_variable(f: Field[Any]) -> str:
+    """The environment variable that names a file with a secret in it."""
+    return variable(f.name) + "_FILE"
+
+
+def _from_environment(f: Field[Any], env: Mapping[str, str]) -> tuple[str | None, str]:
+    """What the environment says of a setting, None if nothing, and the name of the variable that does."""
+    given, source = env.get(variable(f.name)), variable(f.name)
+    path = env.get(file_variable(f)) if f.metadata["secret"] else None
+    if not path:
+        return given, source
+    if given:
+        raise SettingsError(f"{source} and {file_variable(f)} are both set: expected one of them")
+    try:
+        text = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError(f"{file_variable(f)} is {path}, which cannot be read: {reason}") from None
+    if not text:
+        # Not the same as unset: without a token the data routes would be open.
+        raise SettingsError(f"{file_variable(f)} is {path}, which is empty")
+    return text, file_variable(f)
 
 
 def settings_from_process(policies: Sequence[str], options: Mapping[str, Any]) -> Settings:

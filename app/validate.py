@@ -6,24 +6,18 @@ stands for that which a request leaves out.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
-from app.wire.tensors import (
-    Array,
-    Arrays,
-    Tensor,
-    Unfit,
-    expected_text,
-    outline,
-    read_tensor,
-    show,
-)
+from app.names import DEFAULTED, OPTIONS, Hint, names_of, request_name, top_level
+from app.wire import json_body
+from app.wire.limits import most_keys
+from app.wire.long_lists import LongList, LongString, read_long
+from app.wire.tensors import Array, Arrays, Tensor, Unfit, expected_text, outline, read_tensor, show
 from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
 FIRST, MID, LAST = 0, 1, 2
@@ -32,7 +26,6 @@ LONGEST_TIMEOUT_MS = 600_000
 MOST_PROBLEMS = 20
 # Defaults for so many rows are there at once, those for more are made when they are needed.
 _ROWS_KEPT = 1024
-DEFAULTED = ("step_type", "reward", "discount", "policy_state")
 
 
 @dataclass(frozen=True)
@@ -76,12 +69,18 @@ class _Sent:
 class InputReader:
     """Reads the inputs of `action` and `distribution` for one policy."""
 
-    def __init__(self, spec: PolicySpec, *, rows_limit: int, strict_bounds: bool) -> None:
-        self._rows_limit = rows_limit
+    def __init__(
+        self, spec: PolicySpec, *, rows_limit: int, strict_bounds: bool = False, non_finite: bool = False
+    ) -> None:
+        self.rows_limit = rows_limit
+        self.non_finite = non_finite
         self._strict_bounds = strict_bounds
         self._time_steps = spec.takes_time_step
         self._nests = top_level(spec)
-        self._names = _names(self._nests)
+        self.most_keys = most_keys(spec.inputs)
+        self._names = names_of(self._nests)
+        self._called = {top: request_name(top, self._nests) for top in self._nests}
+        self.hint = Hint(spec, self._called)
         self._leaves = {leaf.name: leaf for _, leaf in leaves(spec.inputs)}
         self._state = [leaf.name for _, leaf in leaves(self._nests.get("policy_state", ()))]
         self._defaults = _default_leaves(spec)
@@ -99,9 +98,12 @@ class InputReader:
             if key == "policy_state" and raw is None:
                 continue  # what an answer without state gives a client to send back
             if nest is None and not (key == "policy_state" and isinstance(raw, list | dict) and not raw):
-                sent.problem(key, "is no field of this policy", f"one of {', '.join(self._nests)}, options")
+                self.hint.check(body, key, self._names)
+                sent.problem(key, "is no field of this policy", self.hint.expected(key))
             elif nest is not None:
                 self._collect(nest, raw, key, sent)
+            if len(sent.problems) >= MOST_PROBLEMS:
+                raise DoesNotFit(sent.problems)
         self._check_presence(sent)
         rows, batched = self._agree_on_rows(sent)
         outside = sum(self._check_values(name, tensor, sent) for name, tensor in sent.tensors.items())
@@ -110,6 +112,18 @@ class InputReader:
         arrays = {name: tensor.array for name, tensor in sent.tensors.items()}
         needs_state = bool(self._state) and self._state[0] not in arrays
         return Inputs(arrays, rows, batched, needs_state, outside)
+
+    def take_options(self, body: dict[str, Any]) -> Options:
+        """The `options` of a request, which are taken out of its fields; raises as `read_options` does."""
+        try:
+            return read_options(body.pop(OPTIONS, {}))
+        except DoesNotFit as error:
+            if OPTIONS not in self._nests:
+                raise
+            own = f"; the policy's own field of that name is {self._called[OPTIONS]}"
+            raise DoesNotFit(
+                [replace(problem, expected=problem.expected + own) for problem in error.problems]
+            ) from None
 
     def _collect(self, nest: Nest, raw: Any, where: str, sent: _Sent) -> None:
         """Walks nest and value side by side, down to the leaves."""
@@ -122,32 +136,43 @@ class InputReader:
                     self._collect(nest[key], value, f"{where}.{key}", sent)
                 else:
                     sent.problem(f"{where}.{key}", "is no field of this policy", f"one of {', '.join(nest)}")
+                if len(sent.problems) >= MOST_PROBLEMS:
+                    return
         elif isinstance(nest, tuple):
+            if isinstance(raw, LongList):
+                raw = raw.children(len(nest))
             if not isinstance(raw, list) or len(raw) != len(nest):
-                sent.problem(where, show(raw), f"a list of {len(nest)} items")
+                came = f"more than {len(nest)} items" if raw is None and where else show(raw)
+                sent.problem(where, came, f"a list of {len(nest)} items")
                 return
             for index, child in enumerate(nest):
                 self._collect(child, raw[index], f"{where}[{index}]", sent)
         elif nest.name in sent.wheres:
             sent.problem(where, f"is given twice, also as {sent.wheres[nest.name]}", "one of the two")
-        elif isinstance(raw, list) and len(raw) > self._rows_limit and len(outline(raw)) > len(nest.shape):
+        elif isinstance(raw, list) and len(raw) > self.rows_limit and len(outline(raw)) > len(nest.shape):
             sent.wheres[nest.name] = where  # before anything is read: it may be millions of rows
-            sent.problem(where, f"{len(raw)} rows", f"at most {self._rows_limit} rows in one request")
+            sent.problem(where, f"{len(raw)} rows", f"at most {self.rows_limit} rows in one request")
         else:
             sent.wheres[nest.name] = where
             try:
-                sent.tensors[nest.name] = read_tensor(raw, nest, where)
+                if isinstance(raw, LongString):
+                    raw = raw.read(nest, where, json_body.decode_string)
+                if isinstance(raw, LongList):
+                    sent.tensors[nest.name] = read_long(raw, nest, where, self.rows_limit, self.non_finite)
+                else:
+                    sent.tensors[nest.name] = read_tensor(raw, nest, where, self.non_finite)
             except Unfit as unfit:
                 sent.problems.append(unfit.problem)
 
     def _check_presence(self, sent: _Sent) -> None:
         for top, nest in self._nests.items():
-            paths = [(path, leaf) for path, leaf in leaves(nest, top) if leaf.name not in sent.wheres]
+            name = self._called[top]
+            paths = [(path, leaf) for path, leaf in leaves(nest, name) if leaf.name not in sent.wheres]
             optional = self._time_steps and top in DEFAULTED
             if optional and (top != "policy_state" or len(paths) == len(self._state)):
                 continue
             for path, leaf in paths:
-                sent.problem(path.replace("/", "."), "is missing", expected_text(leaf))
+                sent.problem(name + path[len(name) :].replace("/", "."), "is missing", expected_text(leaf))
 
     def _agree_on_rows(self, sent: _Sent) -> tuple[int, bool]:
         """All fields are one value, or batches of the same number of rows."""
@@ -166,8 +191,8 @@ class InputReader:
                 )
         if rows == 0:
             sent.problem(sent.wheres[lead], "a batch of zero rows", "at least one row")
-        if rows > self._rows_limit:
-            sent.problem(sent.wheres[lead], f"{rows} rows", f"at most {self._rows_limit} rows in one request")
+        if rows > self.rows_limit:
+            sent.problem(sent.wheres[lead], f"{rows} rows", f"at most {self.rows_limit} rows in one request")
         return rows, batched
 
     def _optional(self, name: str) -> bool:
@@ -187,7 +212,7 @@ class InputReader:
             return 0
         if leaf.is_float and not self._strict_bounds:
             return int(outside.sum())
-        first = tuple(int(i) for i in np.argwhere(outside)[0])
+        first = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), outside.shape))
         index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
         bounds = f"{_bound(low, array, first, 'any')} to {_bound(high, array, first, 'any')}"
         sent.problem(where + index, f"{array[first]}", f"{leaf.dtype} from {bounds}")
@@ -270,10 +295,12 @@ def read_options(raw: Any) -> Options:
     """
     if not isinstance(raw, dict):
         raise DoesNotFit([Problem("options", show(raw), f"an object with {', '.join(_OPTIONS)}")])
-    problems = []
+    problems: list[Problem] = []
     for name, value in raw.items():
+        if len(problems) == MOST_PROBLEMS:
+            break
         if name not in _OPTIONS:
-            problems.append(Problem(f"options.{name}", "is no option", f"one of {', '.join(_OPTIONS)}"))
+            problems.append(Problem(f"options.{name}"[:200], "is no option", f"one of {', '.join(_OPTIONS)}"))
         elif not _OPTIONS[name][0](value):
             problems.append(Problem(f"options.{name}", show(value), _OPTIONS[name][1]))
     if problems:
@@ -294,40 +321,12 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
 }
 
 
-def top_level(spec: PolicySpec) -> dict[str, Nest]:
-    """The fields of a request, by friendly name."""
-    if isinstance(spec.inputs, dict):
-        return spec.inputs
-    if isinstance(spec.inputs, Leaf):
-        return {spec.inputs.name: spec.inputs}
-    return {str(index): child for index, child in enumerate(spec.inputs)}
-
-
 def _default_leaves(spec: PolicySpec) -> dict[str, tuple[str, Leaf]]:
     """The leaves that a request may leave out: flattened name → its field and itself."""
     if not spec.takes_time_step:
         return {}
     nests = top_level(spec)
     return {leaf.name: (top, leaf) for top in DEFAULTED if top != "policy_state" for _, leaf in leaves(nests[top])}
-
-
-def _names(nests: dict[str, Nest]) -> dict[str, Nest]:
-    """Every name that a field may have: friendly, nested path, flattened, and flattened as Python keyword."""
-    names: dict[str, Nest] = dict(nests)
-    for name, leaf in _spellings(nests):
-        names.setdefault(name, leaf)
-    return names
-
-
-def _spellings(nests: dict[str, Nest]) -> Iterator[tuple[str, Leaf]]:
-    found = [pair for top, nest in nests.items() for pair in leaves(nest, top)]
-    yield from found
-    for _, leaf in found:
-        yield leaf.name, leaf
-    for _, leaf in found:
-        # What TensorFlow makes of the name for a signature's keyword arguments.
-        keyword = re.sub(r"[^A-Za-z0-9_]", "_", leaf.name)
-        yield (f"arg_{keyword}" if keyword[:1].isdigit() else keyword), leaf
 
 
 def _default(top: str, leaf: Leaf, rows: int, first: bool) -> Array:

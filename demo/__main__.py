@@ -1,6 +1,7 @@
 """`python -m demo`: an agent learns CartPole through the policy server, before one's eyes."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def main() -> int:
 def _run(options: argparse.Namespace, interrupts: Interrupts) -> int:
     """The demo between its command line and its exit status."""
     with interrupts.held():  # imported here, since every simulator imports this file and needs none of it
+        from demo.client import POLICY
         from demo.ledger import Ledger
         from demo.screen import open_screen
         from demo.session import Options, run
@@ -68,6 +70,8 @@ def _run(options: argparse.Namespace, interrupts: Interrupts) -> int:
         result = run(plan, chosen, screen, ledger, interrupts)
     screen.conclude(result, plan)
     print(f"picture: {chosen.chart}, figures: {runs_dir / 'result.json'}")
+    program = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else sys.executable
+    print(f"serve what it made: {program} -m app serve {POLICY}={runs_dir / POLICY}")
     return 0 if result.succeeded else 1
 
 

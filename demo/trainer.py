@@ -26,9 +26,6 @@ from demo.records import Segment
 
 _LAYERS = (64, 64)
 
-# The agent writes TensorBoard summaries at every step; the demo reads none and does not install it.
-tf.compat.v2.summary.scalar = lambda *_args, **_options: False
-
 
 @dataclass(frozen=True)
 class Recipe:

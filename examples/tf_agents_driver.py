@@ -4,9 +4,13 @@ python -m examples.tf_agents_driver http://localhost:8000 --policy cartpole --ep
 """
 
 import argparse
+import importlib.util
 import os
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TF-Agents needs Keras 2; before TensorFlow is imported
+if importlib.util.find_spec(
+    "tf_keras"
+):  # TF-Agents needs Keras 2; TensorFlow 2.15 has it, newer ones take it from here
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import gymnasium
 import numpy as np

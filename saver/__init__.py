@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from saver import legacy_keras
+
 if TYPE_CHECKING:
     from saver.policy_saver import PolicySaver
 
 __all__ = ["PolicySaver"]
 
+legacy_keras.choose()
+
 
 def __getattr__(name: str) -> Any:
     # PEP 562: the server imports saver.artifact, which must not bring TensorFlow with it.
     if name == "PolicySaver":
+        legacy_keras.check()
         from saver.policy_saver import PolicySaver
 
         return PolicySaver

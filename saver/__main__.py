@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from saver.hush import hushed
 
-_STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
-_WIDTH = 120
+_COLOURS = {"ok": "32", "failed": "1;31", "skipped": "33"}
+_NARROWEST = 20
 _PUSH = "The admin token is read from POLICY_SERVER_ADMIN_TOKEN."
 
 
@@ -34,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     push.add_argument("--name", help="the checkpoint's name there (default: the folder's)")
     push.add_argument("--policy", help="which policy it is for (default: the server's default one)")
     push.add_argument("--activate", action="store_true", help="serve it at once, and stay there")
-    parsed = parser.parse_args(arguments)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # argparse itself would show the usage of `python -m saver`, which tells nothing of this command.
+        commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return _push(parsed) if parsed.command == "push" else _verify(parsed.folder)
 
 
@@ -51,19 +52,37 @@ def _push(parsed: argparse.Namespace) -> int:
 
 def _verify(folder: Path) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     with hushed():
         from saver.verify import verify_folder
 
         findings = verify_folder(folder)
-    table = Table("looked at", "result", "", title=escape(str(folder)), title_justify="left")
-    for finding in findings:
-        table.add_row(escape(finding.what), f"[{_STYLES[finding.result]}]{finding.result}[/]", escape(finding.detail))
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=_WIDTH)).print(table)
+    print(folder)
+    _print_table([(finding.what, finding.result, finding.detail) for finding in findings])
     failed = sum(finding.result == "failed" for finding in findings)
-    print(f"{failed} of {len(findings)} failed" if failed else f"all well: {len(findings)} looked at")
+    skipped = sum(finding.result == "skipped" for finding in findings)
+    looked_at = len(findings) - skipped
+    if failed:
+        print(f"{failed} of {len(findings)} failed")
+    else:
+        well = f"all well: {looked_at} looked at" if looked_at else "nothing looked at"
+        print(well + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed else 0
+
+
+def _print_table(rows: Sequence[tuple[str, str, str]]) -> None:
+    """A line for each (what, result, detail); on a terminal in colour, and broken where it ends."""
+    first = max(len(what) for what, _, _ in rows)
+    if not sys.stdout.isatty():
+        for what, result, detail in rows:
+            print(f"{what:{first}}  {result:7}  {detail}".rstrip())
+        return
+    margin = " " * (first + 2 + len("skipped") + 2)
+    width = max(_NARROWEST, shutil.get_terminal_size().columns - len(margin))
+    for what, result, detail in rows:
+        lines = textwrap.wrap(detail, width) or [""]
+        print(f"{what:{first}}  \033[{_COLOURS[result]}m{result:7}\033[0m  {lines[0]}")
+        for line in lines[1:]:
+            print(margin + line)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from saver.artifact import (
 )
 from saver.artifact.early_hash import EarlyHash
 from saver.artifact.publishing import publish, publish_over, staged_folder
+from saver.purity import python_code, seed_of
 from saver.serving import Interface, ServingFunctions, serving_functions
 from saver.serving_model import save_serving
 from saver.specs import PolicySpecs, spec_of
@@ -35,6 +37,10 @@ from saver.verify import WeightsMoved, check_written
 
 log = logging.getLogger("policy_saver")
 _TRAIN_STEP_KEY = "train_step/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+class PythonCodeWarning(UserWarning):
+    """What was saved runs Python code (`numpy_function`, `py_function`): it works in the process that saved it only."""
 
 
 class PolicySaver(policy_saver.PolicySaver):
@@ -102,6 +108,9 @@ class PolicySaver(policy_saver.PolicySaver):
           verify: load what was written and compare its answers with those of the live policy, before anything
             is published. In TF1's graph mode there is neither this nor `serving/`, and a warning says so.
 
+        Warns:
+          PythonCodeWarning: the policy runs Python code, which no other process can; `python_code` in policy.json.
+
         Raises:
           VerificationError: what was written answers otherwise; nothing is published.
         """
@@ -112,26 +121,63 @@ class PolicySaver(policy_saver.PolicySaver):
             if serving is not None:
                 signatures = self._serving_signatures() | serving.functions
                 save_serving(self.policy, signatures, staged / SERVING_FOLDER)
+                self._tell_of_seeds(destination, serving)
             files = hash_files(staged, [path for path in staged.rglob("*") if path.is_file()])
+            python = self._python_code()
             manifest = PolicyManifest(
                 self.spec(),
                 type(self._raw_policy).__name__,
                 _written_with(),
                 files,
                 None if serving is None else serving.info,
+                tuple(python),
             )
             write_policy_manifest(staged, manifest)
             if serving is None:
                 log.warning("%s: in graph mode there is no serving/ and no verification", destination)
             elif verify:
-                self._verify(staged, manifest, signatures)
+                self._verify(staged, destination, manifest, signatures)
             publish_over(staged, destination)
+        if python:
+            warnings.warn(
+                f"{destination} cannot be served: it runs Python code, which only this process has and no SavedModel "
+                f"({'; '.join(python)}); write it with TensorFlow operations",
+                PythonCodeWarning,
+                stacklevel=2,
+            )
 
-    def _verify(self, staged: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
+    def _python_code(self) -> list[str]:
+        """What of the exported functions is Python code, and so works in this process only."""
+        functions = {name: self.signatures[name].get_concrete_function() for name in ("action", "get_initial_state")}
+        return [f"{name}: {code}" for name, function in functions.items() for code in python_code(function)]
+
+    def _tell_of_seeds(self, destination: Path, serving: ServingFunctions) -> None:
+        """Warns of draws that will come again after each start of a server, since TensorFlow has to make them."""
+        seed = seed_of(self.signatures["action"].get_concrete_function())
+        why = serving.info.unavailable.get("sample")
+        if seed == "own":
+            log.warning(
+                "%s: action draws from a seed that was given (as PolicySaver's seed=), and so the same again after "
+                "each start of a server, which runs it by TensorFlow; without one it draws afresh, and can be compiled",
+                destination,
+            )
+        elif seed == "global" and why is not None:
+            log.warning(
+                "%s: action draws from tf.random.set_seed, and so the same again after each start of a server, "
+                "which runs it by TensorFlow, as it has no sample: %s",
+                destination,
+                why,
+            )
+
+    def _verify(self, staged: Path, destination: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
         try:
-            check_written(staged, manifest, self.signatures, serving, self.policy.model_variables)
+            skipped = check_written(staged, manifest, self.signatures, serving, self.policy.model_variables)
         except WeightsMoved as moved:
             log.warning("%s: not verified, %s", staged, moved)
+        else:
+            if skipped:
+                names = ", ".join(finding.what for finding in skipped)
+                log.warning("%s: not compared with the policy: %s: %s", destination, names, skipped[0].detail)
 
     def _serving_signatures(self) -> dict[str, Any]:
         """What `serving/` has beside the functions of `saver.serving`."""

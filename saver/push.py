@@ -1,4 +1,4 @@
-"""A checkpoint's folder → a running server, as a tar that is made while it is sent. Without TensorFlow.
+"""A checkpoint's folder → a running server, as a tar that is made while it is sent. By the standard library alone.
 
 The admin token comes from POLICY_SERVER_ADMIN_TOKEN, and that of the data routes, where they need one, from
 POLICY_SERVER_DATA_TOKEN: a command line is for all to see.
@@ -7,6 +7,7 @@ POLICY_SERVER_DATA_TOKEN: a command line is for all to see.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import tarfile
@@ -16,15 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-import httpx
-
 from saver.artifact import CHECKPOINT_FILE, GRAPH_FILE, is_name
+from saver.connection import Answer, Unreachable, ask
 
 ADMIN_TOKEN = "POLICY_SERVER_ADMIN_TOKEN"  # noqa: S105 — the variable's name
 DATA_TOKEN = "POLICY_SERVER_DATA_TOKEN"  # noqa: S105
 _PIECE_BYTES = 1 << 18
-# A server that verifies a large checkpoint on a slow disk, or waits for a batch to end, answers late.
-_TIMEOUT = httpx.Timeout(60, connect=10, read=600)
 
 
 class PushError(Exception):
@@ -67,17 +65,18 @@ def push(
         raise PushError(f"{name!r} cannot name a checkpoint: give it a --name of letters, digits, '.', '_' and '-'")
     target = _target(url, policy)
     try:
-        with httpx.Client(timeout=_TIMEOUT) as http, _opened(files) as opened:
-            known = target.policy or _default_policy(http, target.url, env)
-            response = http.put(
-                f"{target.url}/admin/policies/{quote(known, safe='')}/checkpoints/{name}",
-                params={"activate": "true"} if activate else {},
-                headers=_bearer(env, ADMIN_TOKEN)
+        with _opened(files) as opened:
+            known = target.policy or _default_policy(target.url, env)
+            response = ask(
+                "PUT",
+                f"{target.url}/admin/policies/{quote(known, safe='')}/checkpoints/{name}"
+                + ("?activate=true" if activate else ""),
+                _bearer(env, ADMIN_TOKEN)
                 | {"Content-Type": "application/x-tar", "Content-Length": str(_tar_size(opened))},
-                content=_tar(opened),
+                _tar(opened),
             )
-    except (httpx.RequestError, httpx.InvalidURL) as error:
-        raise PushError(f"{target.url} cannot be reached: {error or type(error).__name__}") from None
+    except Unreachable as error:
+        raise PushError(f"{target.url} cannot be reached: {error}") from None
     except OSError as error:
         raise PushError(f"{error.filename} cannot be read: {error.strerror}") from None
     answer = _answer(response, ADMIN_TOKEN)
@@ -132,7 +131,10 @@ def _tar(files: Mapping[str, IO[bytes]]) -> Iterator[bytes]:
         left = size = _size(file)
         yield _header(name, size)
         while left:
-            piece = file.read(min(left, _PIECE_BYTES))
+            try:
+                piece = file.read(min(left, _PIECE_BYTES))
+            except OSError as error:
+                raise PushError(f"{name} cannot be read: {error.strerror}") from None
             if not piece:
                 raise PushError(f"{name} became shorter while it was sent: a checkpoint that is still written?")
             left -= len(piece)
@@ -151,8 +153,8 @@ def _padding(size: int) -> int:
     return -size % tarfile.BLOCKSIZE
 
 
-def _default_policy(http: httpx.Client, url: str, env: Mapping[str, str]) -> str:
-    answer = _answer(http.get(f"{url}/v1/policies", headers=_bearer(env, DATA_TOKEN)), DATA_TOKEN)
+def _default_policy(url: str, env: Mapping[str, str]) -> str:
+    answer = _answer(ask("GET", f"{url}/v1/policies", _bearer(env, DATA_TOKEN)), DATA_TOKEN)
     try:
         return str(answer["policies"][0]["name"])
     except (KeyError, IndexError, TypeError):
@@ -166,21 +168,20 @@ def _bearer(env: Mapping[str, str], variable: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _answer(response: httpx.Response, variable: str) -> dict[str, Any]:
+def _answer(response: Answer, variable: str) -> dict[str, Any]:
     """The JSON object of a good answer."""
     try:
-        answer = response.json()
+        answer = json.loads(response.body)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        status = f"{response.status_code} {response.reason_phrase}"
-        raise PushError(f"{response.url} answers {status}, and not as a policy server does")
-    if response.is_success:
+        raise PushError(f"{response.url} answers {response.status} {response.reason}, and not as a policy server does")
+    if 200 <= response.status < 300:
         return answer
-    told = f"refused ({response.status_code}): {answer.get('detail', response.reason_phrase)}"
-    if response.status_code == 401:
+    told = f"refused ({response.status}): {answer.get('detail', response.reason)}"
+    if response.status == 401:
         told += f"; here {variable} has to be set to the token that the server was started with"
-    if response.status_code == 403:
+    if response.status == 403:
         told += f"; it is the server that has to be started with {variable}, and then it is to be set here too"
     raise PushError(" ".join(told.split()))
 

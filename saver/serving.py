@@ -30,6 +30,7 @@ from tf_agents.trajectories import policy_step
 from saver.artifact import LOG_PROB, NOISE_NORMAL, NOISE_UNIFORM, DistributionInfo, Noise, ServingInfo
 from saver.distributions import NotDescribable, flatten, log_prob, log_prob_clipped, total
 from saver.noise import Counting, Given, drawing_from, unclipped
+from saver.pairs import paired
 from saver.purity import impurities
 from saver.specs import signature_of
 
@@ -174,7 +175,7 @@ class _Maker:
 
         def sample(tensors: Sequence[tf.Tensor]) -> Tensors:
             count = len(self._interface.inputs)
-            given = {spec.name: noise for spec, noise in zip(noise_specs, tensors[count:], strict=True)}
+            given = {spec.name: noise for spec, noise in paired(noise_specs, tensors[count:])}
             return self._sampled(tensors[:count], Given(self._interface.batch_size, given))
 
         function = _pure(self._traced(sample, noise_specs), "the policy draws random numbers of its own")
@@ -210,20 +211,20 @@ class _Maker:
             return {}
         raw = [unclipped(action, drawn) for action in actions]
         if all(pair is not None for pair in raw):
-            return {LOG_PROB: total(log_prob_clipped(*pair, a) for pair, a in zip(raw, actions, strict=True) if pair)}
+            return {LOG_PROB: total(log_prob_clipped(*pair, a) for pair, a in paired(raw, actions) if pair)}
         return {LOG_PROB: self._joint(self._distribution_step(tensors), actions)}
 
     def _distribution_step(self, tensors: Sequence[tf.Tensor]) -> Any:
         return self._policy.distribution(*self._interface.arguments(tensors))
 
     def _joint(self, step: Any, actions: Sequence[tf.Tensor]) -> tf.Tensor:
-        pairs = zip(self._leaves(step.action), actions, strict=True)
+        pairs = paired(self._leaves(step.action), actions)
         return total(log_prob(d, action) for (_, d), action in pairs)
 
     def _leaves(self, actions: Any) -> list[tuple[tf.TensorSpec, Any]]:
         """(spec, distribution) of each action leaf; a distribution counts as a leaf."""
         specs = tf.nest.flatten(self._interface.step_spec.action)
-        return list(zip(specs, tf.nest.flatten(actions), strict=True))
+        return paired(specs, tf.nest.flatten(actions))
 
     def _filled_in(self) -> list[str]:
         """The info that `distribution` has to leave out: TF-Agents fills in 0 where no action is known."""
@@ -236,7 +237,7 @@ class _Maker:
         outputs: Tensors = {}
         for part in parts:
             specs = tf.nest.flatten(getattr(self._interface.step_spec, part))
-            outputs |= {spec.name: t for spec, t in zip(specs, tf.nest.flatten(getattr(step, part)), strict=True)}
+            outputs |= {spec.name: t for spec, t in paired(specs, tf.nest.flatten(getattr(step, part)))}
         return outputs
 
     def _traced(self, call: Callable[[Sequence[tf.Tensor]], Tensors], more: Sequence[tf.TensorSpec]) -> Any:

@@ -91,7 +91,7 @@ def _nest(spec: Any, path: str, name_of: Callable[[str, Any], str]) -> Nest:
         return {key: child(key, getattr(spec, key)) for key in spec._fields}
     if isinstance(spec, Mapping):
         return {key: child(key, value) for key, value in spec.items()}
-    if isinstance(spec, list | tuple):
+    if isinstance(spec, (list, tuple)):
         return tuple(child(index, value) for index, value in enumerate(spec))
     minimum, maximum = getattr(spec, "minimum", None), getattr(spec, "maximum", None)
     return Leaf(

@@ -16,6 +16,7 @@ from saver.artifact import (
     SERVING_FOLDER,
     IncompleteError,
     PolicyManifest,
+    PolicySpec,
     check_files,
     check_is_export,
     leaves,
@@ -23,6 +24,7 @@ from saver.artifact import (
     read_policy_manifest,
 )
 from saver.artifact.probe import Arrays, outside_spec, probe_inputs, probe_noise
+from saver.pairs import paired
 from saver.purity import impurities
 
 ROWS = 8
@@ -55,7 +57,7 @@ def check_written(
     full: Mapping[str, Any],
     serving: Mapping[str, Any],
     variables: Sequence[tf.Variable],
-) -> None:
+) -> list[Finding]:
     """Loads the export in `folder` and compares its answers on probe inputs with those of the live policy.
 
     Args:
@@ -64,6 +66,9 @@ def check_written(
       full: the live flat functions that the export has as signatures.
       serving: those that `serving/` has.
       variables: the live policy's.
+
+    Returns:
+      What could not be compared, as the policy refuses every probe input.
 
     Raises:
       VerificationError: they differ.
@@ -80,14 +85,18 @@ def check_written(
     findings += _log_prob_of_samples(live, inputs)
     failed = [f"{finding.what} {finding.detail}" for finding in findings if finding.result == "failed"]
     if not failed:
-        return
-    if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(model.model_variables, variables, strict=True)):
+        return [finding for finding in findings if finding.result == "skipped"]
+    if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in paired(model.model_variables, variables)):
         raise WeightsMoved("the policy was trained on while its export was compared with it")
     raise VerificationError(f"the export does not answer like the policy: {'; '.join(failed)}")
 
 
 def verify_folder(folder: Path) -> list[Finding]:
-    """Looks at everything in an export: its files, what it answers, and its checkpoints."""
+    """Looks at everything in an export: its files, what it answers, and its checkpoints.
+
+    What a full export holds of TFP's and TF-Agents' types loads only where these are installed; else only `serving/` is
+    looked at, and a finding says so.
+    """
     try:
         check_is_export(folder)
         manifest = read_policy_manifest(folder)
@@ -101,25 +110,54 @@ def verify_folder(folder: Path) -> list[Finding]:
     except IncompleteError as error:
         return [Finding("files", "failed", str(error))]
     findings = [Finding("files", "ok", f"{len(manifest.files)} files have the digests in policy.json")]
+    lacking = _lacking_libraries()
     try:
-        findings += _answers(folder, manifest)
+        findings += _answers(folder, manifest, lacking)
     except Exception as error:  # whatever a graph makes TensorFlow raise
         findings.append(Finding("answers", "failed", _line(error)))
-    return findings + _checkpoints(folder)
+    return findings + _checkpoints(folder, lacking)
 
 
-def _answers(folder: Path, manifest: PolicyManifest) -> list[Finding]:
+def _lacking_libraries() -> str | None:
+    """Imports the libraries whose types a full export refers to; what is not there, None where all is."""
+    try:
+        import tensorflow_probability  # noqa: F401 — registers its distributions' types
+        import tf_agents.distributions
+        import tf_agents.trajectories  # noqa: F401
+    except ImportError as error:
+        return _line(error)
+    return None
+
+
+def _full_model(folder: Path, lacking: str | None) -> Any:
+    """The full export, loaded; the reason (a text) where a library that it needs is not there."""
+    try:
+        return tf.saved_model.load(str(folder))
+    except Exception as error:
+        if lacking is None:
+            raise
+        return f"cannot be loaded here: {lacking} ({_line(error)})"
+
+
+def _answers(folder: Path, manifest: PolicyManifest, lacking: str | None) -> list[Finding]:
     """Each function of both SavedModels is called; those that both have must agree."""
-    full_model = tf.saved_model.load(str(folder))
-    full = {name: _Function(f, by_name=True) for name, f in full_model.signatures.items()}
+    full_model = _full_model(folder, lacking)
+    both = ("action", "get_initial_state")
+    if isinstance(full_model, str):
+        findings, full = [Finding("export", "skipped", full_model)], {}
+    else:
+        findings, full = [], {name: _Function(f, by_name=True) for name, f in full_model.signatures.items()}
     if manifest.serving is None:
-        inputs = _probes(manifest, full)
-        return [_alone(name, full[name], inputs[name], manifest) for name in ("action", "get_initial_state")]
+        inputs = _probes(manifest, full) if full else {}
+        return findings + [_alone(name, full[name], inputs[name], manifest) for name in both if full]
     serving_model = tf.saved_model.load(str(folder / SERVING_FOLDER))
     serving = {name: _Function(f, by_name=True) for name, f in serving_model.signatures.items()}
     inputs = _probes(manifest, serving)
-    findings = [_same_variables(full_model, serving_model)]
-    findings += [_compare(name, full[name], serving[name], inputs[name]) for name in ("action", "get_initial_state")]
+    if full:
+        findings.append(_same_variables(full_model, serving_model))
+        findings += [_compare(name, full[name], serving[name], inputs[name]) for name in both]
+    else:
+        findings += [_alone(name, serving[name], inputs[name], manifest) for name in both]
     findings += [_alone(name, serving[name], inputs[name], manifest) for name in manifest.serving.signatures]
     findings += [Finding(name, "skipped", f"unavailable: {why}") for name, why in manifest.serving.unavailable.items()]
     return findings + _log_prob_of_samples(serving, inputs)
@@ -133,7 +171,7 @@ def _log_prob_of_samples(functions: Mapping[str, _Function], inputs: Mapping[str
         drawn = functions["sample"](inputs["sample"])
         given = functions[LOG_PROB](inputs["sample"] | drawn)
     except _REFUSALS as error:
-        return [Finding("log_prob of samples", "skipped", f"the policy refuses them: {_line(error)}")]
+        return [Finding("log_prob of samples", "skipped", f"the policy refuses them: {_reason(error)}")]
     # A density is steep where an action is near its bound: an inverse has fewer digits there.
     close = np.isclose(given[LOG_PROB], drawn[LOG_PROB], rtol=1e-2, atol=1e-2, equal_nan=True).all()
     if not close:
@@ -143,12 +181,12 @@ def _log_prob_of_samples(functions: Mapping[str, _Function], inputs: Mapping[str
 
 def _same_variables(full: Any, serving: Any) -> Finding:
     first, second = (list(getattr(model, "model_variables", None) or ()) for model in (full, serving))
-    if len(first) != len(second) or not all(same(a.numpy(), b.numpy()) for a, b in zip(first, second, strict=True)):
+    if len(first) != len(second) or not all(same(a.numpy(), b.numpy()) for a, b in paired(first, second)):
         return Finding("weights", "failed", "differ between the export and its serving/")
     return Finding("weights", "ok", f"{len(first)} variables are the same in the export and in serving/")
 
 
-def _checkpoints(folder: Path) -> list[Finding]:
+def _checkpoints(folder: Path, lacking: str | None) -> list[Finding]:
     findings = []
     for path in sorted((folder / CHECKPOINTS_FOLDER).glob("[!.]*")):
         what = f"{CHECKPOINTS_FOLDER}/{path.name}"
@@ -158,7 +196,9 @@ def _checkpoints(folder: Path) -> list[Finding]:
                 findings.append(Finding(what, "skipped", "has no checkpoint.json"))
                 continue
             check_files(path, manifest.files)
-            model = tf.saved_model.load(str(folder))
+            model = _full_model(folder, lacking)
+            if isinstance(model, str):
+                model = tf.saved_model.load(str(folder / SERVING_FOLDER))  # the same checkpoints restore into it
             prefix = path / tf.saved_model.VARIABLES_DIRECTORY / tf.saved_model.VARIABLES_FILENAME
             tf.train.Checkpoint(policy=model).read(str(prefix)).assert_consumed()
         except Exception as error:  # IncompleteError, and TensorFlow's many names for what does not fit
@@ -186,16 +226,54 @@ class _Function:
 
 def _probes(manifest: PolicyManifest, functions: Mapping[str, _Function]) -> dict[str, Arrays]:
     """Probe inputs for each function, by flattened name."""
-    spec, rows = manifest.spec, manifest.spec.batch_size or ROWS
+    spec = manifest.spec
+    inputs = _accepted(functions, spec)
+    rows = len(next(iter(inputs.values())))
     size = {"batch_size": np.asarray(rows)}
-    inputs = probe_inputs(spec, functions["get_initial_state"](size), rows)
     probes = {"get_initial_state": size} | dict.fromkeys(("action", "distribution", "greedy", "sample"), inputs)
     if manifest.serving is not None and "sample" in functions:
         probes["sample"] = inputs | probe_noise(manifest.serving.noise, rows)
     if LOG_PROB in functions:
-        answer = functions["sample"](probes["sample"]) if "sample" in functions else functions["action"](inputs)
-        probes[LOG_PROB] = inputs | {leaf.name: answer[leaf.name] for _, leaf in leaves(spec.action)}
+        actions = {
+            leaf.name: np.zeros((rows, *(size or 1 for size in leaf.shape)), leaf.storage)
+            for _, leaf in leaves(spec.action)
+        }
+        try:
+            answer = functions["sample"](probes["sample"]) if "sample" in functions else functions["action"](inputs)
+            actions = {name: answer[name] for name in actions}
+        except _REFUSALS:
+            pass  # and so will it be asked for these: that is a finding
+        probes[LOG_PROB] = inputs | actions
     return probes
+
+
+def _accepted(functions: Mapping[str, _Function], spec: PolicySpec) -> Arrays:
+    """Inputs of `action`: the rows that the policy does not refuse, where there are any.
+
+    One alone where it takes no more than one a call.
+    """
+    rows = spec.batch_size or ROWS
+    try:
+        initial = functions["get_initial_state"]({"batch_size": np.asarray(rows)})
+    except _REFUSALS:
+        rows, initial = 1, functions["get_initial_state"]({"batch_size": np.asarray(1)})
+    inputs = probe_inputs(spec, initial, rows)
+    if spec.batch_size is not None or _takes(functions["action"], inputs):
+        return inputs
+    alone = [{name: array[row : row + 1] for name, array in inputs.items()} for row in range(rows)]
+    good = [row for row in alone if _takes(functions["action"], row)]
+    if not good:
+        return inputs
+    together = {name: np.concatenate([row[name] for row in good]) for name in inputs}
+    return together if _takes(functions["action"], together) else good[0]
+
+
+def _takes(action: _Function, inputs: Arrays) -> bool:
+    try:
+        action(inputs)
+    except _REFUSALS:
+        return False
+    return True
 
 
 def _compare(what: str, expected: _Function, found: _Function, inputs: Arrays) -> Finding:
@@ -204,7 +282,7 @@ def _compare(what: str, expected: _Function, found: _Function, inputs: Arrays) -
         wanted = None if expected.impurities else expected(inputs)
         came = found(inputs)
     except _REFUSALS as error:
-        return Finding(what, "skipped", f"the policy refuses probe inputs: {_line(error)}")
+        return Finding(what, "skipped", f"the policy refuses probe inputs: {_reason(error)}")
     if wanted is None:
         return Finding(what, "ok", _differs(found))
     return _agreement(what, wanted, came)
@@ -223,9 +301,11 @@ def _alone(what: str, function: _Function, inputs: Arrays, manifest: PolicyManif
     try:
         outputs = function(inputs)
     except _REFUSALS as error:
-        return Finding(what, "skipped", f"the policy refuses probe inputs: {_line(error)}")
+        return Finding(what, "skipped", f"the policy refuses probe inputs: {_reason(error)}")
     for path, leaf in leaves(manifest.spec.action, "action"):
         problem = outside_spec(outputs[leaf.name], leaf) if leaf.name in outputs else None
+        if problem is not None and leaf.is_float:  # of inputs that somebody has made up
+            return Finding(what, "skipped", f"{path} {problem} for probe inputs: other inputs would tell more")
         if problem is not None:
             return Finding(what, "failed", f"{path} {problem}")
     return Finding(what, "ok", f"answers inside its spec{', ' + _differs(function) if function.impurities else ''}")
@@ -248,6 +328,12 @@ def same(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> bool:
 def _brief(array: np.ndarray[Any, Any]) -> str:
     text = np.array2string(array, threshold=8, precision=6).replace("\n", " ")
     return f"{array.dtype} {text[:120]}"
+
+
+def _reason(error: Exception) -> str:
+    """What a graph says, which stands above the name of the node; a stack trace may stand before it."""
+    lines = str(error).partition("[[{{node")[0].strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _line(error: Exception) -> str:

@@ -1,10 +1,6 @@
 """Shared by all tests: the environment for TensorFlow, the --full counts, and servers over real exports."""
 
 import os
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +12,18 @@ from tests.server import RunningServer, serving
 if TYPE_CHECKING:
     from tests.saver.policies import Saved
 
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# No test may depend on what else stands in the environment: settings of a server, terminals, make, a proxy.
+for name in list(os.environ):
+    if name.startswith("POLICY_SERVER_") or name in ("COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        del os.environ[name]
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the counts that acceptance lists ask for")
+    parser.addoption("--trainers", help="folder of trainers' environments (tests/trainers/environments.py)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -42,7 +42,7 @@ class RunningServer:
         """Sends a signal and returns the exit status."""
         self.process.send_signal(number)
         self.lines += (self.process.stdout or []) and self.process.stdout.read().splitlines()
-        return self.process.wait(30)
+        return self.process.wait()
 
 
 def _words(path: Path, separator: str | None = None) -> list[str]:
@@ -86,8 +86,8 @@ def serving(policies: Mapping[str, Path], *options: str, **env: str) -> Iterator
     bearer = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     limits = httpx.Limits(max_connections=64)
     with (
-        httpx.Client(base_url=url, timeout=30, trust_env=False, limits=limits) as http,
-        httpx.Client(base_url=url, timeout=30, trust_env=False, headers=bearer) as admin,
+        httpx.Client(base_url=url, timeout=600, trust_env=False, limits=limits) as http,
+        httpx.Client(base_url=url, timeout=600, trust_env=False, headers=bearer) as admin,
     ):
         running = RunningServer(process, url, http, admin)
         try:
@@ -96,14 +96,14 @@ def serving(policies: Mapping[str, Path], *options: str, **env: str) -> Iterator
         finally:
             if process.poll() is None:
                 process.terminate()
-                process.communicate(timeout=30)
+                process.communicate(timeout=600)
             assert process.stdout is not None
             process.stdout.close()
 
 
 def _wait_for_first_line(running: RunningServer) -> None:
     """The line "Listening on …" comes once connections are accepted."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     assert running.process.stdout is not None
     for line in running.process.stdout:
         running.lines.append(line.rstrip())

@@ -19,9 +19,7 @@ from app.wire.codecs import Codec, reader_of, writer_of
 Ask = Callable[[Request, Policy, Codec, Codec, bytes], Awaitable[Response]]
 
 
-def answering(
-    service: Service, metrics: Metrics, body_limit: int, route: str, ask: Ask
-) -> Callable[[Request], Awaitable[Response]]:
+def answering(service: Service, metrics: Metrics, route: str, ask: Ask) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of a route, which is counted under that name; a request is given up when its client goes away."""
 
     async def respond(request: Request) -> Response:
@@ -32,7 +30,7 @@ def answering(
             known = policy.name
             reads = reader_of(request.headers.get("content-type", ""))
             writes = writer_of(request.headers.get("accept", ""), reads)
-            body = await read_body(request, body_limit)
+            body = await read_body(request, policy.body_limit(route, reads))
             with given_up_with_its_client(request):
                 response = await ask(request, policy, reads, writes, body)
             status = response.status_code

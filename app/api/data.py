@@ -25,19 +25,19 @@ def data_paths(route: str, policy: str) -> Iterator[str]:
     yield f"/{route}"
 
 
-def data_router(service: Service, metrics: Metrics, guard: Guard, body_limit: int) -> APIRouter:
+def data_router(service: Service, metrics: Metrics, guard: Guard) -> APIRouter:
     """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
 
     def asking(route: str) -> Ask:
         async def ask(_: Request, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> Response:
-            question = service.read(policy, route, reads, body)
+            question = await service.read_any(policy, route, reads, body)
             result = await service.answered(question)
-            return Response(question.answer(result, writes), media_type=writes.media_type)
+            return Response(await service.written(question, result, writes), media_type=writes.media_type)
 
         return ask
 
     for route in ROUTES:
         for path in data_paths(route, "{policy}"):
-            router.add_api_route(path, answering(service, metrics, body_limit, route, asking(route)), methods=["POST"])
+            router.add_api_route(path, answering(service, metrics, route, asking(route)), methods=["POST"])
     return router

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fastapi import Response
 
@@ -18,18 +18,21 @@ from app.api.data import ROUTES, data_paths
 from app.api.problems import problem_response, status_of
 from app.api.sessions import BEGIN, STEP
 from app.batching.rule import Result
-from app.errors import ClientGone, NotJson, UnknownMediaType
+from app.errors import BodyTooLarge, ClientGone, NotJson, UnknownMediaType
 from app.metrics import DataMetrics, Metrics
 from app.policy import Policy
-from app.questions import Asked
+from app.questions import Asked, LargeQuestion
 from app.service import Service
 from app.sessions.record import Answer
-from app.sessions.sessions import Sessions
-from app.wire.codecs import Codec, reader_of, writer_of
+from app.sessions.sessions import LargeTurn, Sessions
+from app.wire.codecs import JSON, MSGPACK, Codec, reader_of, writer_of
+from app.wire.limits import LEAST_BYTES
 
 Headers = Iterable[tuple[bytes, bytes]]
 # The bytes of a header are remembered with what they mean; so many kinds of clients are there at most.
 _MOST_MEDIA = 64
+# Their answers take long to write.
+_LARGE = (LargeQuestion, LargeTurn)
 
 
 class Way(NamedTuple):
@@ -38,6 +41,20 @@ class Way(NamedTuple):
     read: Callable[[bytes], Asked | Answer]
     writes: Codec
     metrics: DataMetrics
+    large: Large
+
+
+class Large(NamedTuple):
+    """How a large body is read: within a few milliseconds, or in two steps, of which a thread does the first.
+
+    `limit`: the most bytes that it may have.
+    """
+
+    service: Service
+    limit: int
+    at_once: Callable[[bytes], Asked | Answer | None]
+    parse: Callable[[bytes], Any]
+    asks: Callable[[Any], Asked | Answer]
 
 
 class Wire(Protocol):
@@ -66,15 +83,37 @@ class Exchange:
     def ask(self, service: Service, body: bytes, now: float) -> None:
         """Puts the question that `body` holds; the answer goes to the wire. `now` is on the event loop's clock."""
         try:
-            question = self.way.read(body)
-            if isinstance(question, Answer):
-                self._answer(question.body)
-                return
-            self._question = question
-            if service.waits(question):
-                self.waiting = asyncio.get_running_loop().create_task(self._wait(service, question))
+            if len(body) <= LEAST_BYTES:
+                self._put(service, self.way.read(body), now)
             else:
-                service.submit(question, self, now)
+                self._ask_large(service, body, now)
+        except Exception as error:
+            self.set_exception(error)
+
+    def _put(self, service: Service, question: Asked | Answer, now: float) -> None:
+        if isinstance(question, Answer):
+            self._answer(question.body)
+            return
+        self._question = question
+        if service.waits(question):
+            self.waiting = asyncio.get_running_loop().create_task(self._wait(service, question))
+        else:
+            service.submit(question, self, now)
+
+    def _ask_large(self, service: Service, body: bytes, now: float) -> None:
+        limit = self.way.large.limit
+        if len(body) > limit:  # one after another that was smaller, with the same head
+            raise BodyTooLarge(f"the body has {len(body)} bytes, at most {limit} are read")
+        question = self.way.large.at_once(body)
+        if question is not None:
+            self._put(service, question, now)
+        else:
+            self.waiting = asyncio.get_running_loop().create_task(self._read_elsewhere(service, body, now))
+
+    async def _read_elsewhere(self, service: Service, body: bytes, now: float) -> None:
+        try:
+            parsed = await service.offload.run(len(body), self.way.large.parse, body)
+            self._put(service, self.way.large.asks(parsed), now)
         except Exception as error:
             self.set_exception(error)
 
@@ -102,13 +141,25 @@ class Exchange:
 
     def set_result(self, result: Result) -> None:
         """See `Waiter`."""
-        assert self._question is not None
+        question = self._question
+        assert question is not None
         try:
-            body = self._question.answer(result, self.way.writes)
+            if type(question) in _LARGE:
+                self.waiting = asyncio.get_running_loop().create_task(self._write_elsewhere(question, result))
+                return
+            body = question.answer(result, self.way.writes)
         except Exception as error:
             self.set_exception(error)
             return
         self._answer(body)
+
+    async def _write_elsewhere(self, question: Asked, result: Result) -> None:
+        try:
+            body = question.kept(await self.way.large.service.write_elsewhere(question, result, self.way.writes))
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self._answer(body)
 
     def _answer(self, body: bytes) -> None:
         self._end(200)
@@ -136,8 +187,14 @@ class _Place:
     `reader`: the codecs of a request's body and of its answer → what reads the body.
     """
 
-    def __init__(self, reader: Callable[[Codec, Codec], Callable[[bytes], Asked | Answer]], metrics: DataMetrics):
+    def __init__(
+        self,
+        reader: Callable[[Codec, Codec], Callable[[bytes], Asked | Answer]],
+        large: Callable[[Codec, Codec], Large],
+        metrics: DataMetrics,
+    ) -> None:
         self._reader = reader
+        self._large = large
         self._metrics = metrics
         self.ways: dict[tuple[bytes, bytes], Way] = {}
 
@@ -148,7 +205,7 @@ class _Place:
         except UnknownMediaType:
             return None
         writes = writer_of(accept.decode("latin-1"), reads)
-        way = Way(self._reader(reads, writes), writes, self._metrics)
+        way = Way(self._reader(reads, writes), writes, self._metrics, self._large(reads, writes))
         if len(self.ways) < _MOST_MEDIA:
             self.ways[media, accept] = way
         return way
@@ -168,24 +225,35 @@ class Direct:
         metrics: Metrics,
         *,
         token: str,
-        body_limit: int,
         crosses_origins: bool,
     ) -> None:
         self.service = service
         self._sessions = sessions
         self._metrics = metrics
         self._token = token
-        self.body_limit = body_limit
-        self._not_for_here = {b"expect", b"transfer-encoding", b"upgrade"} | ({b"origin"} if crosses_origins else set())
+        self.body_limit = 0
+        self._not_for_here = {b"expect", b"transfer-encoding", b"content-encoding"} | (
+            {b"origin"} if crosses_origins else set()
+        )
         self._places: dict[bytes, _Place] = {}
         self._sessions_of: dict[bytes, Policy] = {}
-        for policy in reversed(service.policies):  # the first is the default
-            for route in ROUTES:
-                place = _Place(self._reader(policy, route), metrics.data(policy.name, route))
-                for path in data_paths(route, policy.name):
-                    self._places[path.encode()] = place
-            if sessions.can_step_at_once:
-                self._sessions_of |= {path.encode(): policy for path in data_paths(BEGIN, policy.name)}
+        for policy in service.policies:
+            self.add(policy)
+
+    def add(self, policy: Policy) -> None:
+        """It is open from now on."""
+        for route in ROUTES:
+            counted = self._metrics.data(policy.name, route)
+            place = _Place(self._reader(policy, route), self._large(policy, route), counted)
+            self._places |= dict.fromkeys(self._paths(route, policy), place)
+            self.body_limit = max(self.body_limit, *(policy.body_limit(route, codec) for codec in (JSON, MSGPACK)))
+        if self._sessions.can_step_at_once:
+            self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
+
+    def _paths(self, route: str, policy: Policy) -> list[bytes]:
+        """Where a route of the policy is; that of the default one is at two places."""
+        own, default = data_paths(route, policy.name)
+        return [path.encode() for path in ([own, default] if policy.name == self.service.default else [own])]
 
     def way(self, path: bytes, headers: Headers) -> Way | None:
         """What a POST with these headers is about (names in lower case); None where the framework has to see it."""
@@ -207,12 +275,39 @@ class Direct:
         if not 0 <= length <= self.body_limit:
             return None
         way = place.ways.get((media, accept)) or place.way(media, accept)
+        if way is not None and length > way.large.limit:
+            return None
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
         return way
 
     def _reader(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Callable[[bytes], Asked]]:
         return lambda reads, _: partial(self.service.read, policy, route, reads)
+
+    def _large(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Large]:
+        questions = self.service.questions
+        return lambda reads, _: Large(
+            self.service,
+            policy.body_limit(route, reads),
+            partial(questions.at_once, policy, route, reads),
+            partial(questions.large, policy, route, reads),
+            lambda question: question,
+        )
+
+    def _large_step(self, policy: Policy, id_: str) -> Callable[[Codec, Codec], Large]:
+        sessions = self._sessions
+
+        def at_once(reads: Codec, writes: Codec, body: bytes) -> Asked | Answer | None:
+            request = sessions.stepping_at_once(policy, reads, body)
+            return None if request is None else sessions.step_of(policy, id_, writes, request)
+
+        return lambda reads, writes: Large(
+            self.service,
+            policy.body_limit(STEP, reads),
+            partial(at_once, reads, writes),
+            partial(sessions.stepping, policy, reads),
+            partial(sessions.step_of, policy, id_, writes),
+        )
 
     def _place_of_session(self, path: bytes) -> _Place | None:
         """Where a session takes its steps."""
@@ -221,5 +316,7 @@ class Direct:
         policy = self._sessions_of.get(root)
         if end != b"action" or policy is None or b"%" in id_:
             return None
-        step = partial(self._sessions.step_at_once, policy, id_.decode("latin-1"))
-        return _Place(lambda reads, writes: partial(step, reads, writes), self._metrics.data(policy.name, STEP))
+        name = id_.decode("latin-1")
+        step = partial(self._sessions.step_at_once, policy, name)
+        large = self._large_step(policy, name)
+        return _Place(lambda reads, writes: partial(step, reads, writes), large, self._metrics.data(policy.name, STEP))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.metrics import Metrics
+from app.service import Service
 
 
-def health_router(metrics: Metrics) -> APIRouter:
-    """The routes. The server listens only once every policy has weights: being asked is being ready."""
+def health_router(service: Service, metrics: Metrics) -> APIRouter:
+    """The routes. The server listens once every policy that can be opened has weights; the others make it unready."""
     router = APIRouter(tags=["health"])
 
     @router.head("/livez", include_in_schema=False)
@@ -19,8 +21,11 @@ def health_router(metrics: Metrics) -> APIRouter:
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Some weights of every policy serve")
-    async def readyz() -> dict[str, str]:
-        return {"status": "ready"}
+    async def readyz() -> JSONResponse:
+        if failed := service.failed:
+            # Their names alone: the reasons hold paths, and this route is open to all.
+            return JSONResponse({"status": "not ready", "failed": failed}, 503)
+        return JSONResponse({"status": "ready"})
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def prometheus() -> Response:

@@ -12,23 +12,33 @@ import numpy as np
 
 from app.api.openapi_sessions import session_paths, session_schemas
 from app.api.problems import MEDIA_TYPE
+from app.names import DEFAULTED, MOST_NUMBERS_SHOWN, example_of, request_name, top_level
 from app.policy import Policy
-from app.validate import DEFAULTED, top_level
 from app.wire.codecs import JSON, MSGPACK
 from saver.artifact import Leaf, Nest, leaves, pack
 
-# The example of an image would be pages long.
-_MOST_NUMBERS_SHOWN = 256
+# Those of app/api/health.py.
+_OPEN_PATHS = ("/livez", "/readyz", "/metrics")
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
 
 
-def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]:
-    """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`."""
+def document(
+    base: dict[str, Any],
+    policies: Sequence[Policy],
+    default: str | None = None,
+    *,
+    admin_token: bool = False,
+    data_token: bool = False,
+) -> dict[str, Any]:
+    """Adds the data routes of every policy, and of the default one, to FastAPI's document `base`.
+
+    `default`: the name of the default policy, which may be none of those that are open; the first where none is given.
+    `admin_token`, `data_token`: whether the server has one; only routes that ask for a token get a lock.
+    """
     components = base.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas["Problem"] = _PROBLEM
     schemas["Options"] = _OPTIONS
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     paths: dict[str, Any] = {}
     for policy in policies:
         schemas |= {f"{policy.name}.{name}": schema for name, schema in policy_schemas(policy).items()}
@@ -36,18 +46,24 @@ def document(base: dict[str, Any], policies: Sequence[Policy]) -> dict[str, Any]
             paths[f"/v1/policies/{policy.name}/{route}"] = {"post": _operation(policy, route)}
         if policy.spec.takes_time_step:
             paths |= session_paths(policy.name, _bodies, _A_PROBLEM)
-    for route in _SUMMARIES:
-        operation = _operation(policies[0], route)
-        operation |= {"operationId": f"default.{route}", "tags": [f"{policies[0].name}, the default policy"]}
-        paths[f"/{route}"] = {"post": operation}
+    for policy in [policy for policy in policies if policy.name == (default or policies[0].name)]:
+        for route in _SUMMARIES:
+            operation = _operation(policy, route)
+            operation |= {"operationId": f"default.{route}", "tags": [f"{policy.name}, the default policy"]}
+            paths[f"/{route}"] = {"post": operation}
     for path, operations in base["paths"].items():
-        for operation in operations.values():
-            if path.startswith("/admin"):
-                operation["security"] = [{"token": []}]
-            answers = operation.setdefault("responses", {})
+        for verb in operations.keys() - {"parameters"}:
+            answers = operations[verb].setdefault("responses", {})
             answers.pop("422", None)  # FastAPI's own, which no route answers
             answers |= _fixed_problems(path)
-    return {**base, "paths": paths | base["paths"]}
+    paths |= base["paths"]
+    if admin_token or data_token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, operations in paths.items():
+        if admin_token if path.startswith("/admin") else data_token and path not in _OPEN_PATHS:
+            for verb in operations.keys() - {"parameters"}:
+                operations[verb]["security"] = [{"token": []}]
+    return {**base, "paths": paths}
 
 
 def policy_schemas(policy: Policy) -> dict[str, Any]:
@@ -91,19 +107,22 @@ def _action_answer(policy: Policy, rest: dict[str, Any]) -> dict[str, Any]:
 
 def _request(policy: Policy) -> dict[str, Any]:
     fields = top_level(policy.spec)
+    called = {name: request_name(name, fields) for name in fields}
     required = [f for f in fields if not (policy.spec.takes_time_step and f in DEFAULTED)]
     schema = {
         "type": "object",
         "properties": {
-            **{name: _either(nest) for name, nest in fields.items()},
+            **{called[name]: _either(nest) for name, nest in fields.items()},
             "options": {"$ref": "#/components/schemas/Options"},
         },
         # Flattened names may stand in for the nested ones, so that only these can be asked for.
-        "required": [name for name in required if isinstance(fields[name], Leaf)],
-        "x-flattened-names": {leaf.name: path for path, leaf in leaves(fields)},
+        "required": [called[name] for name in required if isinstance(fields[name], Leaf)],
+        "x-flattened-names": {
+            leaf.name: path for name, nest in fields.items() for path, leaf in leaves(nest, called[name])
+        },
     }
-    if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= _MOST_NUMBERS_SHOWN:
-        schema["example"] = {name: pack(fields[name], _example) for name in required}
+    if sum(_numbers(leaf) for name in required for _, leaf in leaves(fields[name])) <= MOST_NUMBERS_SHOWN:
+        schema["example"] = {called[name]: pack(fields[name], example_of) for name in required}
     return schema
 
 
@@ -144,18 +163,6 @@ def _item(leaf: Leaf, answers: bool) -> dict[str, Any]:
             if isinstance(value, int)
         }
     return {"type": "integer", **bounds}
-
-
-def _example(leaf: Leaf) -> Any:
-    """A value inside the bounds, in Python's own numbers: NumPy's would turn the bounds of uint64 into floats."""
-    shape = tuple(1 if size is None else size for size in leaf.shape)
-    value = {"string": "", "bool": False}.get(leaf.dtype, 0 if leaf.is_integer else 0.1)
-    array = np.full(shape, value, dtype=object)
-    if leaf.minimum is not None:
-        array = np.maximum(array, np.array(leaf.minimum, object))
-    if leaf.maximum is not None:
-        array = np.minimum(array, np.array(leaf.maximum, object))
-    return np.asarray(array, object).tolist()
 
 
 def _distributions(policy: Policy) -> dict[str, Any]:
@@ -205,7 +212,6 @@ def _operation(policy: Policy, route: str) -> dict[str, Any]:
     request = "get_initial_state.request" if route == "get_initial_state" else "request"
     return {
         "tags": [policy.name],
-        "security": [{}, {"token": []}],
         "summary": _SUMMARIES[route],
         "operationId": f"{policy.name}.{route}",
         "requestBody": {

@@ -67,7 +67,6 @@ def session_paths(policy: str, bodies: Callable[[Schema], Schema], problem: Sche
         problems = {status: {"description": text, **problem} for status, text in _PROBLEMS.items()}
         return {
             "tags": [policy],
-            "security": [{}, {"token": []}],
             "summary": summary,
             "operationId": f"{policy}.session.{name}",
             "responses": {status: {"description": summary, **answer}, **problems},

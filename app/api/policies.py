@@ -14,13 +14,14 @@ from app.wire import json_body
 
 
 class PolicyBrief(BaseModel):
-    """One row of the list."""
+    """One row of the list. `reason`: why it cannot be opened, where it is not ready; its version is empty then."""
 
     name: str
     version: str
     train_step: int
     engine: str
     ready: bool
+    reason: str = ""
 
 
 class PolicyList(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from typing import Any
 
 import orjson
@@ -23,19 +24,25 @@ _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotJson: (400, "Not JSON"),
     errors.NotMsgpack: (400, "Not msgpack"),
+    errors.NotHttp: (400, "Not HTTP"),
+    errors.NotDecodable: (400, "Not decodable"),
     errors.Unauthorized: (401, "Unauthorized"),
     errors.Forbidden: (403, "Forbidden"),
     errors.UnknownPolicy: (404, "Unknown policy"),
     errors.UnknownVersion: (404, "Unknown version"),
     errors.UnknownSession: (404, "Unknown session"),
+    errors.RequestTimeout: (408, "Request timeout"),
     errors.SessionConflict: (409, "Session conflict"),
     errors.WeightsGone: (409, "Weights gone"),
     errors.SwapRefused: (409, "Swap refused"),
     errors.TooOld: (409, "Weights too old"),
     errors.BodyTooLarge: (413, "Body too large"),
+    errors.TargetTooLong: (414, "Target too long"),
     errors.UnknownMediaType: (415, "Unknown media type"),
+    errors.UnknownEncoding: (415, "Unknown content encoding"),
     errors.DoesNotFit: (422, "Does not fit the spec"),
     errors.Overloaded: (429, "Overloaded"),
+    errors.HeadTooLarge: (431, "Head too large"),
     errors.ClientGone: (499, "Client gone"),  # for the metrics, by nginx's custom: no caller can see it
     errors.Unsupported: (501, "Unsupported"),
     errors.NotReady: (503, "Not ready"),
@@ -69,6 +76,8 @@ def problem_response(error: Exception) -> Response:
         extra["step"] = error.step
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.UnknownEncoding):
+        headers["Accept-Encoding"] = error.accepted
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return _response(status, title, str(error), extra, headers)
@@ -111,7 +120,7 @@ def _problem(item: dict[str, Any]) -> errors.Problem:
     """One finding of pydantic in our words."""
     where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
     expected = "no such field" if item["type"] == "extra_forbidden" else item["msg"]
-    return errors.Problem(where, repr(item.get("input"))[:60], expected)
+    return errors.Problem(where, reprlib.repr(item.get("input"))[:60], expected)
 
 
 def _response(

@@ -21,7 +21,7 @@ from app.wire.codecs import Codec
 BEGIN, STEP = "sessions", "sessions/action"
 
 
-def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guard: Guard, body_limit: int) -> APIRouter:
+def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guard: Guard) -> APIRouter:
     """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
 
@@ -45,8 +45,8 @@ def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guar
         await sessions.end(policy, request.path_params["id"], run_id)
         return Response(status_code=204)
 
-    beginning = answering(service, metrics, body_limit, BEGIN, begin)
-    stepping = answering(service, metrics, body_limit, STEP, step)
+    beginning = answering(service, metrics, BEGIN, begin)
+    stepping = answering(service, metrics, STEP, step)
     for path in data_paths(BEGIN, "{policy}"):
         router.add_api_route(path, beginning, methods=["POST"])
         router.add_api_route(path + "/{id}/action", stepping, methods=["POST"])

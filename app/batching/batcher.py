@@ -81,6 +81,8 @@ class Batcher:
         self._next_step: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = math.inf
+        # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
+        self._most_rows = MOST_ROWS
         self._paces: dict[str, Pace] = {}
         self._recorder = Recorder()
         self._paused: Pause | None = None
@@ -197,7 +199,7 @@ class Batcher:
         self._next_step = None
         if self._paused is Pause.WAIT or self._running is not None:
             return
-        batch, expired = next_batch(self._waiting, MOST_ROWS, self._loop.time())
+        batch, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
         for job in expired:
             _fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
         if batch:
@@ -215,8 +217,10 @@ class Batcher:
             jobs = _new_enough(batch, slot.version.train_step, slot.version.name)
             pace = self._paces.setdefault(slot.engine.name, Pace())
             rows = _rows(jobs)
+            apart = bool(slot.version.dependent_rows)
+            self._most_rows = 1 if apart else MOST_ROWS
             if jobs and pace.expected_s(jobs[0].function, rows) <= self._inline_s:
-                self._tell(slot, jobs, rows, _compute(slot.engine, jobs, rows, self._complete, pace))
+                self._tell(slot, jobs, rows, _compute(slot.engine, jobs, rows, self._complete, pace, apart))
             elif jobs:
                 self._in_lane = jobs
                 slot.hold()
@@ -226,7 +230,10 @@ class Batcher:
     async def _run_in_lane(self, slot: Slot[Engine], jobs: Sequence[Job], rows: int, pace: Pace) -> None:
         """Takes over one lease of the slot."""
         try:
-            work = self._loop.run_in_executor(self._lane, _compute, slot.engine, jobs, rows, self._complete, pace)
+            apart = bool(slot.version.dependent_rows)
+            work = self._loop.run_in_executor(
+                self._lane, _compute, slot.engine, jobs, rows, self._complete, pace, apart
+            )
             self._tell(slot, jobs, rows, await work)
         except Exception as error:  # as in `_step`
             _fail_all(jobs, error)
@@ -294,33 +301,35 @@ def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job
 
 
 def _compute(
-    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, pace: Pace
+    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, pace: Pace, apart: bool
 ) -> Sequence[Arrays | Exception]:
-    """One call for all jobs; where it fails, one call for each, so that only the guilty fail."""
-    try:
-        began = perf_counter()
-        outcomes = _call(engine, jobs, rows, complete)
-        pace.note(jobs[0].function, rows, perf_counter() - began)
-        return outcomes
-    except Exception as error:
-        if len(jobs) == 1:
-            return [_explained(error)]
+    """One call for all jobs; where it fails, or they are to be `apart`, one call for each: only the guilty fail."""
+    if len(jobs) == 1 or not apart:
+        try:
+            began = perf_counter()
+            outcomes = _call(engine, jobs, rows, complete, apart)
+            pace.note(jobs[0].function, rows, perf_counter() - began)
+            return outcomes
+        except Exception as error:
+            if len(jobs) == 1:
+                return [_explained(error)]
     each: list[Arrays | Exception] = []
     for job in jobs:
         try:
-            each.append(_call(engine, [job], job.rows, complete)[0])
+            each.append(_call(engine, [job], job.rows, complete, apart)[0])
         except Exception as error:
             each.append(_explained(error))
     return each
 
 
-def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete) -> list[Arrays]:
+def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, apart: bool) -> list[Arrays]:
     function = jobs[0].function
     if function == INITIAL_STATE:
         outputs = engine.initial_state(rows)
     else:
         inputs = _gathered(engine, jobs, rows, complete)
-        outputs = _run_alone(engine, function, inputs) if jobs[0].alone else engine.run(function, inputs)
+        fixed = jobs[0].alone and not apart
+        outputs = _run_alone(engine, function, inputs) if fixed else engine.run(function, inputs)
     if len(jobs) == 1:
         return [outputs]
     shares, start = [], 0

@@ -23,13 +23,18 @@ from saver.artifact.files import read_manifest, write_json
 GRAPH_MANIFEST = "graph.json"
 BUNDLE_MANIFEST = "bundle.json"
 COMPILED_FILE = "model.tflite"
-FORMAT = 1
+# 2: constants were compared one by one, rows with each other.
+FORMAT = 2
 AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`."""
+    """An export's graph, copied: its digest, what it takes and gives, and whether it came without `serving/`.
+
+    `train_step` is that of the export's own weights, -1 if unknown. `python_code` is what of its functions is
+    Python, and cannot be run here.
+    """
 
     folder: Path
     digest: str
@@ -37,6 +42,12 @@ class Graph:
     serving: ServingInfo
     plain: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    train_step: int = -1
+    python_code: tuple[str, ...] = ()
+
+    def alike(self, other: Graph) -> bool:
+        """Whether callers could not tell the two apart but by the answers."""
+        return (self.spec, self.serving) == (other.spec, other.serving)
 
     def write(self) -> None:
         """Writes graph.json into the folder."""
@@ -44,6 +55,8 @@ class Graph:
             "format": FORMAT,
             "digest": self.digest,
             "plain": self.plain,
+            "train_step": self.train_step,
+            "python_code": list(self.python_code),
             "policy": self.spec.to_json(),
             "serving": self.serving.to_json(),
             "files": dict(self.files),
@@ -64,6 +77,8 @@ class Graph:
                 ServingInfo.from_json(data["serving"]),
                 data["plain"],
                 data["files"],
+                int(data["train_step"]),
+                tuple(data["python_code"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
@@ -75,7 +90,9 @@ class Bundle:
 
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
     `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
-    {name: value}.
+    {name: value}. `dependent_rows`: why the rows of a call depend on each other, so that no two requests may share one;
+    "" where they do not. `whole_batches`: then it takes neither more nor fewer rows than its fixed batch size. `probed`
+    tells what it answered to probe inputs; `one_row`: it takes one row a call only.
     """
 
     folder: Path
@@ -87,6 +104,10 @@ class Bundle:
     metadata: dict[str, Any]
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     asked_for: str = AUTO
+    dependent_rows: str = ""
+    whole_batches: bool = False
+    probed: dict[str, Any] = field(default_factory=dict)
+    one_row: bool = False
 
     def write(self) -> None:
         """Writes bundle.json into the folder."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays
+from app.engine.base import Arrays, InputRefused
 
 
 def split(inputs: Mapping[str, np.ndarray[Any, Any]], size: int) -> Iterator[Arrays]:
@@ -25,6 +25,16 @@ def split(inputs: Mapping[str, np.ndarray[Any, Any]], size: int) -> Iterator[Arr
         if short:
             piece = {name: np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for name, a in piece.items()}
         yield piece
+
+
+def check_whole(rows: int, size: int) -> None:
+    """Of a policy whose rows depend on each other: neither a part of a batch nor rows repeated in it will do.
+
+    Raises:
+      InputRefused: there are not exactly `size` rows.
+    """
+    if rows != size:
+        raise InputRefused(f"its rows depend on each other, and its export takes {size} rows at once, not {rows}")
 
 
 def join(pieces: list[Arrays], rows: int) -> Arrays:

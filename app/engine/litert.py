@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from app.engine.base import Arrays, InputRefused
-from app.engine.chunks import join, split
+from app.engine.chunks import check_whole, join, split
 from app.engine.noise import fresh_noise
 from app.engine.tflite import tensors_read
 from saver.artifact import Noise, PolicySpec, leaves
@@ -37,6 +37,8 @@ class LiteRTEngine:
     A policy that draws has no `action` in it: then `sample` answers that, from fresh noise for every row of every call.
     `get_initial_state` takes nothing and gives the first rows of a state whose further rows repeat them.
 
+    `one_call`: however many rows come, they are one call. `whole_batches`: see `app.engine.chunks.check_whole`.
+
     Args:
       model: the file; it may be deleted afterwards, but not written to.
       spec: of the policy.
@@ -47,6 +49,8 @@ class LiteRTEngine:
     """
 
     name = "litert"
+    one_call = False
+    whole_batches = False
 
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
         self._interpreter = _interpreter(model)
@@ -74,8 +78,10 @@ class LiteRTEngine:
         if self._draws and function == "action":
             return self._drawn(inputs)
         rows = len(next(iter(inputs.values())))
-        if rows == self._batch_size or (self._batch_size is None and rows <= MOST_ROWS):
+        if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.one_call)):
             return self._call(function, inputs)
+        if self.whole_batches and self._batch_size:
+            check_whole(rows, self._batch_size)
         pieces = split(inputs, self._batch_size) if self._batch_size else _slices(inputs, rows)
         return join([self._call(function, piece) for piece in pieces], rows)
 

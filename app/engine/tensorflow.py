@@ -11,11 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 from app.engine.base import Arrays, InputRefused
-from app.engine.chunks import join, split
+from app.engine.chunks import check_whole, join, split
+from app.errors import Unsupported
 from saver.artifact import PolicySpec, leaves
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
-_INPUT_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
+_INPUT_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.OutOfRangeError,
+    tf.errors.DataLossError,  # bytes that are not what they should be: compressed, or a serialized message
+    tf.errors.NotFoundError,  # a name that leads nowhere
+)
+_NO_PYTHON = re.compile(r"callback.* key=pyfunc_\d+|callback pyfunc_\d+ is not found")
 _FUNCTION_NODE = re.compile(r"^\{\{function_node .*?\}\} ?")
 
 
@@ -50,10 +57,13 @@ class TensorFlowEngine:
     """One loaded copy of a SavedModel.
 
     `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
-    digest of the export that it was loaded from.
+    digest of the export that it was loaded from. `one_row`: each row gets a call of its own. `whole_batches`: see
+    `app.engine.chunks.check_whole`.
     """
 
     name = "tensorflow"
+    one_row = False
+    whole_batches = False
 
     def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec, graph: str = "") -> None:
         self.model = model
@@ -67,16 +77,25 @@ class TensorFlowEngine:
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
         try:
-            if self._batch_size is None:
+            size = 1 if self.one_row else self._batch_size
+            if size is None:
                 return self._call(function, inputs)
             rows = len(next(iter(inputs.values())))
-            return join([self._call(function, piece) for piece in split(inputs, self._batch_size)], rows)
+            if self.whole_batches:
+                check_whole(rows, size)
+            return join([self._call(function, piece) for piece in split(inputs, size)], rows)
         except _INPUT_ERRORS as error:
+            _check_no_python(function, error)
             raise InputRefused(_reason(error)) from error
+        except Exception as error:
+            _check_no_python(function, error)
+            raise
 
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
         if self._batch_size is None:
+            if self.one_row:
+                return join([self.functions["get_initial_state"]({"batch_size": 1}) for _ in range(rows)], rows)
             return self.functions["get_initial_state"]({"batch_size": rows})
         calls = -(-rows // self._batch_size)
         return join([self.functions["get_initial_state"]({}) for _ in range(calls)], rows)
@@ -89,6 +108,15 @@ class TensorFlowEngine:
             if array.ndim == self._ranks.get(name):
                 outputs[name] = np.broadcast_to(array, (rows, *array.shape))
         return outputs
+
+
+def _check_no_python(function: str, error: Exception) -> None:
+    """Raises Unsupported where the graph has called Python code: only the process that saved it has that."""
+    if _NO_PYTHON.search(str(error)):
+        raise Unsupported(
+            f"{function} runs Python code (numpy_function or py_function), which stayed in the process that saved the "
+            "policy: expected TensorFlow operations in its place"
+        ) from error
 
 
 def _reason(error: tf.errors.OpError) -> str:

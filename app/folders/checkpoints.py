@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import Incomplete, SwapRefused, is_passing
+from app.folders.foreign import SPECS_FILE
 from saver.artifact import (
     CHECKPOINT_FILE,
+    GRAPH_FILE,
     CheckpointManifest,
     IncompleteError,
     digest_of,
@@ -35,7 +37,8 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
     """Tells what checkpoint lies in `folder`.
 
     With checkpoint.json that is what it says (its files are compared when the checkpoint is loaded). Without,
-    the folder has to be whole and at rest: nothing in it younger than `rest_s` seconds.
+    the folder has to be whole and at rest: nothing in it younger than `rest_s` seconds. A newer export is a checkpoint
+    too: its variables are.
 
     Args:
       folder: where the checkpoint lies.
@@ -44,7 +47,7 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
 
     Raises:
       Incomplete: something is missing or still changing.
-      SwapRefused: it is a whole checkpoint, but not a readable one.
+      SwapRefused: it is a whole checkpoint, but not a readable one; for now, where the machine is to blame.
     """
     try:
         return _identified(folder, rest_s, train_step_in)
@@ -52,7 +55,7 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
         raise
     except Exception as error:
         if getattr(error, "for_now", False) or is_passing(error):
-            raise Incomplete(f"it cannot be read now: {error}", settled=False) from error
+            raise SwapRefused(f"it cannot be read now: {error}", for_now=True) from error
         raise
 
 
@@ -106,8 +109,10 @@ def _files_of_plain(folder: Path, rest_s: float) -> list[Path]:
         parts = [folder, *([variables] if variables.is_dir() else []), *files.values()]
         age_s = time.time() - max(path.stat().st_mtime for path in parts)
         settled = age_s >= rest_s or age_s < -rest_s  # a clock that is ahead cannot be waited for
-    except OSError as error:
+    except FileNotFoundError as error:
         raise Incomplete(f"it cannot be read: {error.strerror}", settled=False) from None
+    except OSError as error:  # waiting would not help
+        raise SwapRefused(f"it cannot be read: {error.strerror}") from None
     if INDEX not in files:
         raise Incomplete(f"{VARIABLES}/{INDEX} is missing", settled)
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
@@ -116,4 +121,6 @@ def _files_of_plain(folder: Path, rest_s: float) -> list[Path]:
         raise Incomplete(f"{len(shards)} of {count or 'its'} data files are there", settled)
     if not settled:
         raise Incomplete("its files changed just now", settled)
+    if (folder / GRAPH_FILE).exists() and not (folder / SPECS_FILE).exists():
+        raise SwapRefused(f"it is a SavedModel that PolicySaver has not written: {SPECS_FILE} is missing")
     return [files[INDEX], *(files[match[0]] for match in shards)]

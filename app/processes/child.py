@@ -95,13 +95,14 @@ class Child:
         await self.link.close()
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
-    async def end(self) -> None:
-        """Closes its link and waits until it is gone; kills it when that takes long."""
+    async def end(self, patience_s: float = _PATIENCE_S) -> None:
+        """Closes its link and waits until it is gone; kills it when that takes longer than `patience_s`."""
         await self.link.close()
         try:
-            await asyncio.wait_for(self.process.wait(), _PATIENCE_S)
+            await asyncio.wait_for(self.process.wait(), patience_s)
         except TimeoutError:
-            log.warning("process %d does not end and is killed", self.process.pid)
+            if patience_s >= _PATIENCE_S:
+                log.warning("process %d does not end and is killed", self.process.pid)
             self.kill()
             await self.process.wait()
 

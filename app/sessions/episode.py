@@ -127,12 +127,12 @@ class Episodes:
         """The policy state by the names that `action` takes it by.
 
         Raises:
-          DoesNotFit: it is not finite.
+          DoesNotFit: it is not finite, and such inputs are refused.
         """
         state = {}
         for name, output in self._carried:
             array = result.outputs[output]
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if array.dtype.kind == "f" and not self.policy.reader.non_finite and not np.isfinite(array).all():
                 expected = "an observation after which it is finite"
                 raise DoesNotFit([Problem("observation", "the policy state after it is not finite", expected)])
             state[name] = array.copy()  # of a batch with others, of which nothing else should stay

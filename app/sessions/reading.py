@@ -9,16 +9,22 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from app.errors import DoesNotFit, Problem
+from app.errors import DoesNotFit, NotJson, Problem
+from app.names import top_level
 from app.quick import QuickReader
-from app.validate import InputReader, Inputs, Options, read_options, top_level
+from app.validate import InputReader, Inputs, Options, read_options
 from app.wire.codecs import JSON, Codec
+from app.wire.limits import QUICK_BYTES
+from app.wire.long_lists import LongList
+from app.wire.msgpack_body import decode_tensors
 from app.wire.tensors import Array, show
 from saver.artifact import PolicySpec, is_name, leaves
 
 LONGEST_NAME = 128
 STATE = "policy_state"
 _LARGEST_STEP = 2**63 - 1
+# A boolean for each of 65,536 rows, as it is usually written.
+_MOST_FIRST_BYTES = 2**20
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -57,33 +63,55 @@ class SessionReader:
           NotJson: the body is none of the codec's.
           DoesNotFit: it does not fit; lists every problem of the first kind found.
         """
-        fields = codec.decode(body)
+        fields = self._decoded(codec, body)
         own = _own(fields, {"id": _check_id, "run_id": check_run_id, "weights": _check_weights})
         options = read_options(fields.pop("options", {}))
         return Beginning(self._inputs(fields), options, **own)
 
     def stepping(self, codec: Codec, body: bytes) -> Stepping:
         """A request for a step; raises as `beginning` does."""
-        quick = self._quick.read_more(body) if codec is JSON else None
-        if quick is not None:
-            inputs, options, own = quick
-        else:
-            fields = codec.decode(body)
-            own = _own(fields, {"step": _check_step, "run_id": check_run_id, "first": _check_first})
-            options = read_options(fields.pop("options", {}))
-            inputs = self._inputs(fields)
-        first = own.get("first")
-        if first is not None:
-            own = {**own, "first": _rows_of(first, inputs)}
-        return Stepping(inputs, options, **own)
+        quick = self._quick.read_more(body) if codec is JSON and len(body) <= QUICK_BYTES else None
+        return self._stepping(self._decoded(codec, body)) if quick is None else _step_of(*quick)
+
+    def stepping_at_once(self, codec: Codec, body: bytes) -> Stepping | None:
+        """The same for a large body; None where it may take more than a few milliseconds to read."""
+        if codec is JSON or len(body) > QUICK_BYTES:
+            return None
+        fields = decode_tensors(body)
+        return None if fields is None else self._stepping(fields)
+
+    def _stepping(self, fields: dict[str, Any]) -> Stepping:
+        own = _own(fields, {"step": _check_step, "run_id": check_run_id, "first": _check_first})
+        options = read_options(fields.pop("options", {}))
+        return _step_of(self._inputs(fields), options, own)
+
+    def _decoded(self, codec: Codec, body: bytes) -> dict[str, Any]:
+        try:
+            fields = codec.decode_any(body, self._reader.most_keys)
+        except NotJson as error:
+            raise (self._reader.hint.no_object(error) if error.is_json else error) from None
+        first = fields.get("first")
+        if isinstance(first, LongList):
+            fields["first"] = first.plain(_MOST_FIRST_BYTES)
+            if fields["first"] is None:
+                raise DoesNotFit([Problem("first", "a very long list", _FIRST)])
+        return fields
 
     def _inputs(self, fields: dict[str, Any]) -> Inputs:
-        if isinstance(fields.get(STATE), list | dict) and fields[STATE]:
+        state = fields.get(STATE)
+        if isinstance(state, LongList) or (isinstance(state, list | dict) and state):
             raise _keeps_state()
         inputs = self._reader.read(fields)
         if inputs.arrays.keys() & self._state:
             raise _keeps_state()
         return inputs
+
+
+def _step_of(inputs: Inputs, options: Options, own: dict[str, Any]) -> Stepping:
+    first = own.get("first")
+    if first is not None:
+        own = {**own, "first": _rows_of(first, inputs)}
+    return Stepping(inputs, options, **own)
 
 
 def _keeps_state() -> DoesNotFit:

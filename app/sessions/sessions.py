@@ -6,13 +6,14 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from app.batching.rule import Job, Result
 from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
 from app.policy import Policy
+from app.questions import LargeQuestion
 from app.service import Service
 from app.sessions.episode import Episodes, Turn
 from app.sessions.memory import MemoryStore
@@ -22,9 +23,10 @@ from app.sessions.store import Key, Store
 from app.settings import variable
 from app.validate import Options
 from app.wire.codecs import Codec, reader_of
+from app.wire.limits import LEAST_BYTES
 
 log = logging.getLogger("policy_server.sessions")
-
+R = TypeVar("R")
 # How often idle sessions, and versions that nobody keeps any more, are looked for.
 TIDY_S = 0.5
 # So long may a store take beside the policy, all accesses of one request together.
@@ -39,13 +41,18 @@ class Sessions:
     def __init__(self, service: Service, store: Store | None, *, rows_limit: int) -> None:
         self._service = service
         self._store = store
-        self._episodes = {
-            policy.name: Episodes(policy, service.questions, rows_limit=rows_limit) for policy in service.policies
-        }
+        self._rows_limit = rows_limit
+        self._episodes: dict[str, Episodes] = {}
+        for policy in service.policies:
+            self.add(policy)
         if store is not None:
             store.check_by(self._unusable)
         self._beginning: Counter[str] = Counter()
         self._unneeded: dict[str, set[str]] = {}
+
+    def add(self, policy: Policy) -> None:
+        """It is open from now on."""
+        self._episodes[policy.name] = Episodes(policy, self._service.questions, rows_limit=self._rows_limit)
 
     async def begin(self, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> tuple[str, Answer]:
         """Begins a session: its id, and the answer to its first observation.
@@ -58,7 +65,7 @@ class Sessions:
           NotReady: the store cannot be reached.
         """
         store, episodes = self._open(policy)
-        request = episodes.reader.beginning(reads, body)
+        request = await self._read(episodes.reader.beginning, reads, body)
         key = Key(policy.name, request.id or secrets.token_hex(16))
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
@@ -68,7 +75,7 @@ class Sessions:
             await store.check_room(key, policy.copies.active.version.digest if keeps else None)
             turn = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
             with self._one_begins(policy.name, keeps):
-                record = turn.after(await self._service.answered(turn.question), writes)
+                record = await self._after(turn, await self._service.answered(turn.question), writes)
                 newest = await _begun(store, key, before, record)
         if newest is record:
             return key.id, record.answer
@@ -85,26 +92,41 @@ class Sessions:
           NotReady: the store cannot be reached.
         """
         store, episodes = self._open(policy)
-        request = episodes.reader.stepping(reads, body)
+        request = await self._read(episodes.reader.stepping, reads, body)
         key = Key(policy.name, id_)
         async with self._in_time(request.options):
             before = _known(await store.get(key), key)
             turn = episodes.step(before, request)
             if isinstance(turn, Answer):
                 return _in(writes, turn)
-            after = turn.after(await self._service.answered(turn.question), writes)
+            after = await self._after(turn, await self._service.answered(turn.question), writes)
             if await store.follow(key, before, after):
                 return after.answer
             return _in(writes, _winner(await store.get(key), key, before, request))
 
     def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> DirectTurn | Answer:
         """The same where sessions are in memory: a question that keeps the record when it is answered."""
+        _, episodes = self._open(policy)
+        return self.step_of(policy, id_, writes, episodes.reader.stepping(reads, body))
+
+    def stepping_at_once(self, policy: Policy, reads: Codec, body: bytes) -> Stepping | None:
+        """What a large body says, where it takes a few milliseconds to read; None where it may take longer."""
+        return self._open(policy)[1].reader.stepping_at_once(reads, body)
+
+    def stepping(self, policy: Policy, reads: Codec, body: bytes) -> Stepping:
+        """What a body says; for a thread of its own where it is large."""
+        return self._open(policy)[1].reader.stepping(reads, body)
+
+    def step_of(self, policy: Policy, id_: str, writes: Codec, request: Stepping) -> DirectTurn | Answer:
+        """The question that a request puts whose body was read."""
         store, episodes = self._open(policy)
         assert isinstance(store, MemoryStore)
-        request = episodes.reader.stepping(reads, body)
         key = Key(policy.name, id_)
         turn = episodes.step(_known(store.find(key), key), request)
-        return _in(writes, turn) if isinstance(turn, Answer) else DirectTurn(store, key, request, turn)
+        if isinstance(turn, Answer):
+            return _in(writes, turn)
+        kind = LargeTurn if isinstance(turn.question, LargeQuestion) else DirectTurn
+        return kind(store, key, request, turn)
 
     @property
     def can_step_at_once(self) -> bool:
@@ -182,6 +204,16 @@ class Sessions:
         if self._store is not None:
             await self._store.close()
 
+    async def _read(self, read: Callable[[Codec, bytes], R], reads: Codec, body: bytes) -> R:
+        if len(body) <= LEAST_BYTES:
+            return read(reads, body)
+        return await self._service.offload.run(len(body), read, reads, body)
+
+    async def _after(self, turn: Turn, result: Result, writes: Codec) -> Record:
+        if not isinstance(turn.question, LargeQuestion):
+            return turn.after(result, writes)
+        return await self._service.offload.run(8 * turn.question.numbers, turn.after, result, writes)
+
     def _open(self, policy: Policy) -> tuple[Store, Episodes]:
         if self._store is None:
             raise Unsupported(
@@ -224,13 +256,29 @@ class DirectTurn:
         self.job: Job = turn.question.job
         self.timeout_s = turn.question.timeout_s
 
-    def answer(self, result: Result, codec: Codec) -> bytes:
+    @property
+    def numbers(self) -> int:
+        """See `Question`."""
+        return self._turn.question.numbers
+
+    def written(self, result: Result, codec: Codec) -> tuple[Record, Codec]:
+        """The record that follows, with the answer."""
+        return self._turn.after(result, codec), codec
+
+    def kept(self, written: tuple[Record, Codec]) -> bytes:
         """The body of the answer, which is kept with the session."""
-        before = self._before
-        after = self._turn.after(result, codec)
+        (after, codec), before = written, self._before
         if self._store.put(self._key, before, after):
             return after.answer.body
         return _in(codec, _winner(self._store.find(self._key), self._key, before, self._request)).body
+
+    def answer(self, result: Result, codec: Codec) -> bytes:
+        """Both, one after the other."""
+        return self.kept(self.written(result, codec))
+
+
+class LargeTurn(DirectTurn):
+    """One whose answer takes long to write."""
 
 
 async def _begun(store: Store, key: Key, before: Record | None, record: Record) -> Record:

@@ -68,6 +68,8 @@ class Changeover:
             version.move(State.LOADED, at=prepared.loaded_at)
             version.train_step, version.engine = bundle.train_step, bundle.engine
             version.move(State.VERIFIED)
+            self._tell_of_rows(bundle)
+            self._tell_of_probes(version, bundle)
             await self.fleet.prepare(graph, bundle)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.
@@ -80,6 +82,20 @@ class Changeover:
             self._switched(version, graph, bundle)
         finally:
             self._next = None
+
+    def _tell_of_rows(self, bundle: Bundle) -> None:
+        before = self._active[2].dependent_rows if self._active is not None else ""
+        if bundle.dependent_rows and bundle.dependent_rows != before:
+            log.warning(
+                "%s: two requests do not share a call: %s",
+                self._policy,
+                bundle.dependent_rows,
+            )
+
+    def _tell_of_probes(self, version: Version, bundle: Bundle) -> None:
+        if problems := bundle.probed.get("problems"):
+            answered = f"answers {bundle.probed['answered']} of {bundle.probed['asked']} probe inputs"
+            log.warning("%s: %s %s; %s", self._policy, version.name, answered, "; ".join(problems))
 
     async def drained(self) -> None:
         """Returns when no batch runs on older weights than the active ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 
 from app.metrics import PolicyMetrics
 from app.swap.plan import newest_first
@@ -29,30 +30,40 @@ class History:
 
     def refuse(self, version: Version, reason: str, stamp: object = None) -> None:
         """Notes that the version may not serve, as its files were when they had this stamp."""
+        if version.state is State.REFUSED:  # for another reason than before
+            version.move(State.FOUND)
         version.move(State.REFUSED, reason)
         version.refused_stamp = stamp
         self._metrics.refused()
         log.warning("%s: refused %s: %s", self._policy, version.name, reason)
 
-    def observe(self, sight: Sight) -> None:
-        """Notes what a look has found, and forgets what is gone or long done."""
+    def mended(self, name: str) -> None:
+        """What was unreadable under that name is so no more."""
+        self._versions.pop((name, ""), None)
+
+    def observe(self, sight: Sight, besides: Set[tuple[str, str]] = frozenset()) -> None:
+        """Notes what a look has found, and forgets what is gone or long done.
+
+        `besides` are names and digests of what is there too.
+        """
         new = [c for c in sight.complete if (c.name, c.digest) not in self._versions]
         for candidate in reversed(newest_first(new)):  # so that the newest is the latest seen
             self.version(candidate.name, candidate.digest, candidate.train_step)
         for candidate in sight.complete:
-            self._versions.pop((candidate.name, ""), None)  # it was unreadable before, and is mended
-        for name, reason in sight.unreadable.items():
+            self.mended(candidate.name)
+        unreadable = sight.others | sight.unreadable
+        for name, reason in unreadable.items():
             version = self.version(name, "", -1)
             if version.state is not State.REFUSED or version.reason != reason:
                 self._versions.pop(version.key)
                 self.refuse(self.version(name, "", -1), reason)
-        there = {(candidate.name, candidate.digest) for candidate in sight.complete}
+        there = {*besides, *((candidate.name, candidate.digest) for candidate in sight.complete)}
         gone = [key for key, v in self._versions.items() if v.state is State.FOUND and key not in there]
         # Only what is gone from the folder: a refusal that is forgotten would be tried again.
         done = [
             key
             for key, v in self._versions.items()
-            if v.state in (State.RELEASED, State.REFUSED) and key not in there and key[0] not in sight.unreadable
+            if v.state in (State.RELEASED, State.REFUSED) and key not in there and key[0] not in unreadable
         ]
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]

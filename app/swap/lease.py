@@ -13,7 +13,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """What a front knows of a version. `metadata` is JSON: {name: value}."""
+    """What a front knows of a version. `metadata` and `probed` are JSON; `dependent_rows` is a reason: see `Bundle`."""
 
     name: str
     digest: str
@@ -21,11 +21,22 @@ class ServedVersion:
     engine: str = ""
     engine_reason: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    dependent_rows: str = ""
+    probed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, bundle: Bundle) -> ServedVersion:
         """The version of that name with these weights."""
-        return cls(name, bundle.digest, bundle.train_step, bundle.engine, bundle.engine_reason, bundle.metadata)
+        return cls(
+            name,
+            bundle.digest,
+            bundle.train_step,
+            bundle.engine,
+            bundle.engine_reason,
+            bundle.metadata,
+            dependent_rows=bundle.dependent_rows,
+            probed=bundle.probed,
+        )
 
 
 class Slot(Generic[E]):

@@ -13,24 +13,23 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from app.engine.bundle import Bundle, Graph, Prepared
-from app.errors import SwapRefused, TooOld, UnknownVersion, UnusablePolicy
-from app.folders.exports import identify_export
+from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
 from app.swap import plan
 from app.swap.changeover import Changeover
 from app.swap.fleet import Front
 from app.swap.history import History
-from app.swap.plan import Candidate
+from app.swap.plan import Candidate, OwnWeights
 from app.swap.preparing import Preparing, Workshop
+from app.swap.reexport import ExportFolder
 from app.swap.source import Sight, Source
 from app.swap.states import EXPORT, Version
 from app.swap.store import KEPT, Kept, Memory, Pin, Store
-from saver.artifact import GRAPH_FILE
 
 T = TypeVar("T")
 log = logging.getLogger("policy_server.swap")
@@ -67,7 +66,6 @@ class Manager:
         metrics: PolicyMetrics,
     ) -> None:
         self.name = name
-        self._folder = folder
         self._workshop = workshop
         self._source = source
         self._store = store
@@ -82,9 +80,10 @@ class Manager:
         self._pin: Pin | None = None
         self._paused: str | None = None
         self._changeover = Changeover(name, self._history, metrics)
-        self._preparing = Preparing(workshop, store, self._changeover.fleet, lane)
-        self._graph: Graph
-        self._graph_stamp: object = None
+        self._preparing = Preparing(workshop, store, self._changeover, lane)
+        self._export = ExportFolder(name, folder, workshop, store, lane)
+        # Whether something calls `catch_up` whenever the policy's folder changes.
+        self.watched = False
 
     @property
     def active(self) -> Version:
@@ -103,12 +102,14 @@ class Manager:
           UnusablePolicy: the folder holds no policy that can be served.
           SwapRefused: not even the export's own weights answer probe inputs.
         """
-        self._graph_stamp = _stamp(self._folder)
-        exported = await self._work(lambda: identify_export(self._folder))
-        there = await self._work(lambda: self._store.graph(exported.digest))
-        self._graph = there or await self._workshop.open(self._folder, self._store.graphs)
-        memory = await self._work(lambda: self._store.recall(self._graph.digest))
-        self._served = list(memory.served)
+        await self._export.open()
+        if self._graph.python_code:
+            code = "; ".join(self._graph.python_code)
+            log.warning(
+                "%s: Python code stayed in the process that saved the policy, and is missing: %s", self.name, code
+            )
+        memory = await self._work(lambda: self._store.recall(self._graph.digest, self._graph))
+        self._served, self._export.saved_again = list(memory.served), memory.saved_again
         async with self._one_at_a_time:
             if memory.pin is not None:
                 await self._resume(memory.pin)
@@ -118,8 +119,13 @@ class Manager:
                 await self._begin()
             await self._note(self._pin)
 
+    @property
+    def _graph(self) -> Graph:
+        """What checkpoints are served with."""
+        return self._export.graph
+
     async def _begin(self) -> None:
-        for candidate in plan.newest_first((await self._look(afresh=False)).complete):
+        for candidate in plan.ranked((await self._look(afresh=False)).complete, self._export.own()):
             try:
                 await self._swap_to(candidate)
             except SwapRefused:
@@ -132,10 +138,10 @@ class Manager:
         sight = await self._look(afresh=False)
         try:
             remembered = next((kept for kept in reversed(self._served) if kept.name == pin.name), None)
-            if pin.name == EXPORT:
-                await self._swap_to_export(self._graph)
-            elif remembered is not None:
+            if remembered is not None:
                 await self._swap_back(remembered, sight)
+            elif pin.name == EXPORT:
+                await self._swap_to_export(self._graph)
             else:
                 await self._swap_to(sight.named(pin.name))
         except (SwapRefused, UnknownVersion) as error:
@@ -231,17 +237,11 @@ class Manager:
         return await self._timed(self._reload_export)
 
     async def _reload_export(self) -> None:
-        stamp = _stamp(self._folder)
-        try:
-            graph = await self._workshop.open(self._folder, self._store.graphs)
-        except UnusablePolicy as error:
-            raise SwapRefused(str(error)) from error
-        if (graph.spec, graph.serving) != (self._graph.spec, self._graph.serving):
-            raise SwapRefused("the new graph has other specs: a server started anew can serve it")
+        graph = await self._export.open_anew()
         await self._swap_to_export(graph)
-        if graph.digest != self._graph.digest:  # what served before did so by another graph
-            self._served = [kept for kept in self._served[-1:] if kept.name != EXPORT]
-        self._graph, self._graph_stamp = graph, stamp
+        if graph.digest != self._graph.digest:  # what served before is made anew for this graph
+            self._served = [replace(kept, graph=graph.digest) for kept in self._served[-1:] if kept.name != EXPORT]
+        self._export.adopt(graph, watched=False)
         await self._note(Pin(EXPORT))  # or watching would put an older checkpoint in its place at once
 
     async def rollback(self) -> Swapped:
@@ -258,10 +258,7 @@ class Manager:
         if len(self._served) < 2:
             raise SwapRefused(f"no version served before {self.active.name} that is still known")
         *older, target, _ = self._served
-        if target.name == EXPORT:
-            await self._swap_to_export(self._graph)
-        else:
-            await self._swap_back(target, await self._look(afresh=False))
+        await self._swap_back(target, await self._look(afresh=False))
         self._served = [*older, target]
         await self._note(Pin(target.name, held=True))
 
@@ -288,7 +285,11 @@ class Manager:
 
     def stale(self) -> bool:
         """Whether the graph in the export's folder is another one than what serves."""
-        return _stamp(self._folder) != self._graph_stamp
+        return self._export.stale or self._changeover.offer()[1].digest != self._graph.digest
+
+    def stale_reason(self) -> str:
+        """Why what was saved over the export is not served; empty where nothing was found against it."""
+        return self._export.reason
 
     async def catch_up(self) -> float | None:
         """One look for something newer: swaps to it where there is any. Does nothing while pinned.
@@ -312,16 +313,30 @@ class Manager:
                 return None
             log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, self._pin.name)
             await self._note(None)
-        version = self.active
-        refused = self._history.refused()
-        for candidate in plan.worth_trying(sight.complete, version.name, version.digest, version.train_step, refused):
+        unsettled = await self._look_at_export()
+        active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
+        fresh, refused = self._export.fresh_own(self.watched), self._history.refused()
+        for candidate in plan.newer(sight.complete, active, self._export.own(), fresh, refused):
             try:
                 await self._swap_to(candidate)
                 await self._note(None)
                 break
             except SwapRefused:
                 continue  # it is told under `versions`; the next best may serve
-        return REST_S if sight.unsettled else None
+        return REST_S if sight.unsettled or unsettled else None
+
+    async def _look_at_export(self, afresh: bool = False) -> bool:
+        """Whether something is being saved over the export just now. `afresh` forgets what was found against it."""
+        try:
+            unsettled = await self._export.look(REST_S, afresh)
+        except SwapRefused as refusal:
+            self._history.refuse(self._history.version(EXPORT, "", -1), str(refusal))
+            return False
+        if not unsettled and not self._export.reason:
+            self._history.mended(EXPORT)
+        if self._export.fresh is not None:
+            self._history.version(EXPORT, self._export.fresh.digest, self._export.fresh.train_step)
+        return unsettled
 
     async def wait_for(self, train_step: int) -> None:
         """Returns when weights at least as new as `train_step` serve.
@@ -357,9 +372,12 @@ class Manager:
     async def _look_patiently(self, name: str | None) -> Sight:
         """A look that gives checkpoints still being written some seconds to become complete."""
         deadline = time.monotonic() + PATIENCE_S
+        of_export = name is None
         sight = await self._look(afresh=True)
-        while time.monotonic() < deadline and (name in sight.unsettled if name is not None else sight.unsettled):
+        saving = of_export and await self._look_at_export(afresh=True)
+        while time.monotonic() < deadline and (saving or sight.unsettled if of_export else name in sight.unsettled):
             await asyncio.sleep(REST_S / 2)
+            saving = of_export and await self._look_at_export()
             sight = await self._look(afresh=False)
         return sight
 
@@ -368,13 +386,15 @@ class Manager:
             sight = await self._work(lambda: self._source.look(REST_S, afresh))
         except OSError as error:
             raise SwapRefused(f"the checkpoints cannot be looked for now: {error.strerror}", for_now=True) from error
-        self._history.observe(sight)
+        fresh = self._export.fresh
+        self._history.observe(sight, {(EXPORT, fresh.digest)} if fresh is not None else set())
         return sight
 
     async def _swap_to_newest(self, sight: Sight) -> None:
         """The newest that may serve; where all are refused, the first one's reason is the answer."""
         first_refusal: SwapRefused | None = None
-        for candidate in plan.newest_first(sight.complete):
+        own = self._export.fresh_own(self.watched) or self._export.own()
+        for candidate in plan.ranked(sight.complete, own):
             try:
                 await self._swap_to(candidate)
                 return
@@ -382,26 +402,38 @@ class Manager:
                 first_refusal = first_refusal or refusal
         if first_refusal is not None:
             raise first_refusal
-        await self._swap_to_export(self._graph)
+        await self._swap_to(own)
 
-    async def _swap_to(self, candidate: Candidate) -> None:
-        """To a checkpoint that lies in one of the policy's folders."""
+    async def _swap_to(self, candidate: Candidate | OwnWeights) -> None:
+        """To a checkpoint that lies in one of the policy's folders, or to the export as it lies there now."""
+        if isinstance(candidate, OwnWeights):
+            await self._swap_to_newest_export(candidate)
+            return
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
+        if self._changeover.begun and self.active is version:
+            return
+        try:
+            graph = await self._with_room(lambda: self._preparing.graph_for(self._graph, candidate))
+        except SwapRefused as refusal:
+            await self._changeover.drained()  # it may be this very version that still drains
+            version.want()
+            self._history.refuse(version, str(refusal), object() if refusal.for_now else candidate.stamp)
+            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
 
         async def prepare() -> Prepared:
-            prepared = await self._with_room(lambda: self._preparing.checkpoint(self._graph, candidate))
+            prepared = await self._with_room(lambda: self._preparing.checkpoint(graph, candidate))
             found = prepared.bundle.train_step
             if candidate.train_step not in (-1, found):  # as newer it would take turns with what is newer than it is
                 raise SwapRefused(f"checkpoint.json says train step {candidate.train_step}, the weights say {found}")
             return prepared
 
-        await self._swap(version, prepare, candidate.stamp)
+        await self._swap(version, prepare, candidate.stamp, graph)
 
-    async def _with_room(self, prepare: Callable[[], Awaitable[Prepared]]) -> Prepared:
-        """What `prepare` makes; while there is no room for it, the versions to roll back to go, the oldest first."""
+    async def _with_room(self, make: Callable[[], Awaitable[T]]) -> T:
+        """What `make` makes; while there is no room for it, the versions to roll back to go, the oldest first."""
         while True:
             try:
-                return await prepare()
+                return await make()
             except SwapRefused as refusal:
                 spare = next((kept for kept in self._served[:-1] if kept.digest != self._served[-1].digest), None)
                 if not refusal.no_room or spare is None or not self._changeover.begun:
@@ -412,11 +444,32 @@ class Manager:
 
     async def _swap_back(self, kept: Kept, sight: Sight) -> None:
         """To a version that served before."""
+        graph = self._graph
+        if kept.graph not in ("", graph.digest):  # the export has been saved again since
+            before = await self._work(lambda: self._store.graph(kept.graph))
+            graph = before if before is not None else graph
+        if kept.name == EXPORT and kept.digest == graph.digest:
+            await self._swap_to_export(graph)
+            return
         version = self._history.version(kept.name, kept.digest, kept.train_step)
-        await self._swap(version, lambda: self._preparing.past(self._graph, kept, sight))
+        await self._swap(version, lambda: self._preparing.past(graph, kept, sight), graph=graph)
+
+    async def _swap_to_newest_export(self, own: OwnWeights) -> None:
+        """To the weights of the graph, or of the one that was saved over it, which then is the graph."""
+        fresh = self._export.fresh
+        if fresh is None or fresh.digest != own.digest:
+            await self._swap_to_export(self._graph)
+            return
+        try:
+            await self._swap_to_export(fresh)
+        except SwapRefused as refusal:
+            if not refusal.for_now:
+                self._export.refuse(str(refusal))
+            raise
+        self._export.adopt(fresh, self.watched)
 
     async def _swap_to_export(self, graph: Graph) -> None:
-        version = self._history.version(EXPORT, graph.digest, -1)
+        version = self._history.version(EXPORT, graph.digest, graph.train_step)
         await self._swap(version, lambda: self._preparing.export(graph), graph=graph)
 
     async def _swap(
@@ -442,21 +495,13 @@ class Manager:
         """Remembers, for a restart too, what serves now and whether it is pinned."""
         self._pin = pin
         version = self.active
-        active = Kept(version.name, version.digest, version.train_step)
+        active = Kept(version.name, version.digest, version.train_step, self._changeover.offer()[1].digest)
         if not self._served or self._served[-1] != active:
             self._served = [*self._served, active][-KEPT:]
-        memory = Memory(self._graph.digest, tuple(self._served), pin)
+        memory = Memory(self._graph.digest, tuple(self._served), pin, self._export.saved_again)
         offered = [digest for digest, count in self._offered.items() if count]
+        offered += [self._export.fresh.digest] if self._export.fresh is not None else []
         await self._work(lambda: self._store.remember(memory, offered))
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)
-
-
-def _stamp(folder: Path) -> tuple[int, int, int] | None:
-    """What changes when the graph in an export's folder is replaced."""
-    try:
-        stat = (folder / GRAPH_FILE).stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saver.artifact import natural_order
 
+Refused = set[tuple[str, object]]
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete checkpoint in the folder. `stamp` changes with its files."""
+    """A complete checkpoint in the folder. `stamp` changes with its files; `written_at`: Unix time of the newest."""
 
     name: str
     folder: Path
     digest: str
     train_step: int
     stamp: object = None
+    written_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class OwnWeights:
+    """The weights of the export itself. `written_at`: Unix time of its files, where it was seen being saved again."""
+
+    digest: str
+    train_step: int
+    written_at: float | None = None
+
+    def newer_than(self, train_step: int, written_at: float) -> bool:
+        """Whether they are newer than a checkpoint's: by train step; where that does not tell, what was written last.
+
+        An export that was there from the start is older than any checkpoint of its train step: its files may have the
+        time of a copy.
+        """
+        if train_step != self.train_step and min(train_step, self.train_step) >= 0:
+            return self.train_step > train_step
+        return self.written_at is not None and self.written_at > written_at
 
 
 def order(train_step: int, name: str) -> tuple[Any, ...]:
@@ -31,12 +53,21 @@ def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: order(c.train_step, c.name), reverse=True)
 
 
+def ranked(candidates: Iterable[Candidate], own: OwnWeights | None) -> list[Candidate | OwnWeights]:
+    """`newest_first` with the export's own weights in their place; without them where every checkpoint is newer."""
+    newest: list[Candidate | OwnWeights] = [*newest_first(candidates)]
+    for index, candidate in enumerate(newest):
+        if own is not None and own.newer_than(candidate.train_step, getattr(candidate, "written_at", 0.0)):
+            return [*newest[:index], own, *newest[index:]]
+    return newest
+
+
 def worth_trying(
     candidates: Iterable[Candidate],
     active_name: str,
     active_digest: str,
     active_step: int,
-    refused: set[tuple[str, object]],
+    refused: Refused,
 ) -> list[Candidate]:
     """What watching should swap to, best first; empty where the active version is the best there is.
 
@@ -54,3 +85,29 @@ def worth_trying(
             or order(c.train_step, c.name) > order(active_step, active_name)
         )
     ]
+
+
+def newer(
+    there: Sequence[Candidate], active: Candidate, served: OwnWeights, fresh: OwnWeights | None, refused: Refused
+) -> list[Candidate | OwnWeights]:
+    """`worth_trying` with the export's own weights among them.
+
+    Args:
+      there: the complete checkpoints.
+      active: the name, digest and train step of the active version.
+      served: the weights of the export whose graph serves.
+      fresh: those of what was saved over it since, if anything was.
+      refused: digest and stamp of what may not serve.
+    """
+    found = worth_trying(there, active.name, active.digest, active.train_step, refused)
+    own = fresh or served
+    if active.name == "export":
+        found = [c for c in found if not served.newer_than(c.train_step, c.written_at)]
+        worth_it = True  # other bytes under the same name
+    else:
+        written_at = max((c.written_at for c in there if c.digest == active.digest), default=0.0)
+        worth_it = own.newer_than(active.train_step, written_at)
+    if not worth_it or own.digest == active.digest or (own.digest, None) in refused:
+        return [*found]
+    order = ranked(found, own)
+    return order if own in order else [*order, own]

@@ -10,15 +10,16 @@ from typing import Protocol, TypeVar
 
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph, Prepared
-from app.errors import SwapRefused
+from app.errors import SwapRefused, UnusablePolicy
 from app.folders.checkpoints import manifest_of
-from app.swap.fleet import Fleet
+from app.swap.changeover import Changeover
 from app.swap.plan import Candidate
 from app.swap.source import Sight
 from app.swap.store import Kept, Store
-from saver.artifact import IncompleteError, check_files
+from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
 T = TypeVar("T")
+OTHER_SPECS = "the new graph has other specs: a server started anew can serve it"
 
 
 class Workshop(Protocol):
@@ -28,21 +29,30 @@ class Workshop(Protocol):
         """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
 
     async def prepare(
-        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+        self,
+        graph: Graph,
+        source: Path | None,
+        digest: str,
+        destination: Path,
+        recorded: Sequence[Arrays],
+        serving: tuple[Graph, Bundle] | None,
     ) -> Prepared:
         """Makes a bundle of a checkpoint, or of the export's weights (None); SwapRefused where it may not serve."""
 
     async def check(self, graph: Graph, folder: Path) -> int:
         """Judges a checkpoint without restoring it; its train step, or SwapRefused where it may not serve."""
 
+    async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
+        """Whether an export differs from the graph in more than variables; SwapRefused where those do not fit."""
+
 
 class Preparing:
     """One policy's. What was prepared before is taken from the store; the rest is the workshop's work."""
 
-    def __init__(self, workshop: Workshop, store: Store, fleet: Fleet, lane: Executor) -> None:
+    def __init__(self, workshop: Workshop, store: Store, changeover: Changeover, lane: Executor) -> None:
         self._workshop = workshop
         self._store = store
-        self._fleet = fleet
+        self._changeover = changeover
         self._lane = lane
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
@@ -56,6 +66,27 @@ class Preparing:
             return await self._prepare(graph, candidate.folder, candidate.digest)
         await self._work(lambda: _check_unchanged(candidate.folder))
         return Prepared(there)
+
+    async def graph_for(self, graph: Graph, candidate: Candidate) -> Graph:
+        """What a checkpoint is served with: `graph`, or its own where it is an export that has other constants.
+
+        Raises:
+          SwapRefused: it may not serve.
+        """
+        if not await self._work(lambda: (candidate.folder / GRAPH_FILE).exists()):
+            return graph
+        before = await self._work(lambda: self._store.graph_of(candidate.digest))
+        if before is not None and before.alike(graph):
+            return before
+        if not await self._workshop.needs_own_graph(graph, candidate.folder):
+            return graph
+        try:
+            own = await self._workshop.open(candidate.folder, self._store.graphs)
+        except UnusablePolicy as error:
+            raise SwapRefused(str(error)) from error
+        if not own.alike(graph):
+            raise SwapRefused(OTHER_SPECS)
+        return own
 
     async def past(self, graph: Graph, kept: Kept, sight: Sight) -> Prepared:
         """Of a version that served before; its checkpoint may be gone.
@@ -86,8 +117,9 @@ class Preparing:
         return await self._work(lambda: self._store.bundle(digest, graph.digest))
 
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
-        recorded = await self._fleet.recorded()
-        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded)
+        recorded = await self._changeover.fleet.recorded()
+        serving = self._changeover.offer()[1:] if self._changeover.begun else None
+        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded, serving)
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

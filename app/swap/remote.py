@@ -19,6 +19,7 @@ from app.errors import DeadlinePassed, LinkLost, SwapRefused
 from app.processes.child import Child
 from app.processes.link import Handlers, Link
 from app.swap.manager import Manager, Swapped
+from saver.artifact import PolicySpec
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,19 @@ class WorkshopCalls:
             raise _Ended(await child.process.wait() in _CRASHES) from None
 
 
-class RemoteWorkshop:
-    """The workshop process as the manager of one policy sees it."""
+def _nothing(_: PolicySpec) -> Sequence[tuple[str, Arrays]]:
+    return ()
 
-    def __init__(self, policy: str, calls: WorkshopCalls) -> None:
+
+class RemoteWorkshop:
+    """The workshop process as the manager of one policy sees it. `given`: an operator's probe inputs for its spec."""
+
+    def __init__(
+        self, policy: str, calls: WorkshopCalls, given: Callable[[PolicySpec], Sequence[tuple[str, Arrays]]] = _nothing
+    ) -> None:
         self._policy = policy
         self._calls = calls
+        self._given = given
         self._not_to_compile: set[str] = set()
 
     async def open(self, folder: Path, graphs: Path) -> Graph:
@@ -115,13 +123,19 @@ class RemoteWorkshop:
         return graph
 
     async def prepare(
-        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded: Sequence[Arrays]
+        self,
+        graph: Graph,
+        source: Path | None,
+        digest: str,
+        destination: Path,
+        recorded: Sequence[Arrays],
+        serving: tuple[Graph, Bundle] | None = None,
     ) -> Prepared:
         """See `app.workshop.workshop.Workshop.prepare`.
 
         Where the process crashes, compiling may be to blame: the next one leaves it out, now and for what is to come.
         """
-        args = (self._policy, graph, source, digest, destination, recorded)
+        args = (self._policy, graph, source, digest, destination, recorded, self._given(graph.spec), serving)
         compiled = graph.digest not in self._not_to_compile
         try:
             prepared: Prepared = await self._calls.ask("prepare", *args, compiled)
@@ -136,6 +150,11 @@ class RemoteWorkshop:
         """See `app.workshop.workshop.Workshop.check`."""
         train_step: int = await self._calls.call("check", self._policy, graph, folder)
         return train_step
+
+    async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
+        """See `app.workshop.workshop.Workshop.needs_own_graph`."""
+        needs: bool = await self._calls.call("needs_own_graph", self._policy, graph, folder)
+        return needs
 
 
 class RemoteFront:
@@ -224,7 +243,7 @@ class RemoteManager:
         await self._link.call("resume", self._policy)
 
     async def story(self, limit: int = SHOWN, offset: int = 0) -> dict[str, Any]:
-        """What a person wants to know of the versions: {"pinned", "stale", "versions", "versions_total"}.
+        """What a person wants to know: {"pinned", "stale", "stale_reason", "versions", "versions_total"}.
 
         `versions`: the latest seen first, `limit` of them behind the first `offset`; and the active one, in any case.
         """
@@ -243,6 +262,7 @@ def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
         return {
             "pinned": manager.pinned,
             "stale": manager.stale(),
+            "stale_reason": manager.stale_reason(),
             "versions": [version.public() for version in shown],
             "versions_total": len(versions),
         }

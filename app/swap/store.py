@@ -13,9 +13,10 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from app.engine.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
 from app.errors import UnusablePolicy
@@ -33,11 +34,12 @@ KEPT = 6
 
 @dataclass(frozen=True)
 class Kept:
-    """A version as it is remembered."""
+    """A version as it is remembered. `graph`: the digest of the export whose graph it served with."""
 
     name: str
     digest: str
     train_step: int
+    graph: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,13 @@ class Pin:
 class Memory:
     """What survives a restart: the versions that served, the oldest first and the active one last, and the pin.
 
-    `export` is the digest of the export whose graph they were served by.
+    `export` is the digest of the export in the policy's folder; `saved_again`: it was seen being saved over another.
     """
 
     export: str
     served: tuple[Kept, ...] = ()
     pin: Pin | None = None
+    saved_again: bool = False
 
 
 class Store:
@@ -102,30 +105,40 @@ class Store:
             if folder.is_dir():
                 sweep(folder)
 
-    def recall(self, export: str) -> Memory:
-        """What was remembered under this export; an empty memory where there is none or it cannot be read."""
+    def recall(self, export: str, graph: Graph | None = None) -> Memory:
+        """What was remembered under this export; an empty memory where there is none or it cannot be read.
+
+        A roll-back holds also over an export that was saved again, where the specs of its `graph` are equal.
+        """
         try:
             data = read_manifest(self._folder / _STATE_FILE, FORMAT)
-            if data is None or data["export"] != export:
+            if data is None:
                 return Memory(export)
-            served = tuple(Kept(str(k["name"]), str(k["digest"]), int(k["train_step"])) for k in data["served"])
             pin = Pin(str(data["pin"]["name"]), bool(data["pin"]["held"])) if data["pin"] else None
-            return Memory(export, served, pin)
+            if data["export"] != export and not (pin is not None and pin.held and self._alike(data["export"], graph)):
+                return Memory(export)
+            served = tuple(map(_kept, data["served"]))
+            return Memory(export, served, pin, data["export"] != export or bool(data.get("saved_again")))
         except (IncompleteError, KeyError, TypeError, ValueError) as error:
             log.warning("%s: what served last is unknown: %s", self._folder.name, error)
             return Memory(export)
 
+    def _alike(self, export: str, graph: Graph | None) -> bool:
+        before = self.graph(export)
+        return before is not None and graph is not None and before.alike(graph)
+
     def remember(self, memory: Memory, besides: Collection[str] = ()) -> None:
         """Replaces what is remembered, and deletes the graphs and bundles that it has no more use for.
 
-        `besides` are digests of bundles that are in use all the same.
+        `besides` are digests of bundles and graphs that are in use all the same.
 
         A disk that is full or read-only costs the memory, not the service: the log tells it.
         """
         try:
-            write_json(self._folder / _STATE_FILE, {"format": FORMAT, **asdict(memory)}, sync=True)
+            served = [{key: value for key, value in asdict(kept).items() if value != ""} for kept in memory.served]
+            write_json(self._folder / _STATE_FILE, {"format": FORMAT, **asdict(memory), "served": served}, sync=True)
             _keep_only(self._versions, {*besides, *(kept.digest for kept in memory.served)})
-            _keep_only(self.graphs, {memory.export})
+            _keep_only(self.graphs, {memory.export, *besides, *(kept.graph for kept in memory.served)})
         except OSError as error:
             log.warning("%s: a restart will not know what served last: %s", self._folder.name, error)
 
@@ -137,6 +150,11 @@ class Store:
     def graph(self, digest: str) -> Graph | None:
         """The graph of the export with that digest; None where it is not here."""
         return Graph.read(self.graphs / digest)
+
+    def graph_of(self, digest: str) -> Graph | None:
+        """The graph that a version was prepared under; None where it was not, or the graph is gone."""
+        known = Bundle.read(self.place(digest))
+        return None if known is None else self.graph(known.graph)
 
     def place(self, digest: str) -> Path:
         """Where the bundle of a version belongs."""
@@ -159,6 +177,10 @@ class Store:
             return None
         self._known[digest] = stamp, found
         return found
+
+
+def _kept(data: Mapping[str, Any]) -> Kept:
+    return Kept(str(data["name"]), str(data["digest"]), int(data["train_step"]), str(data.get("graph", "")))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -1,10 +1,16 @@
-"""A change in a folder of checkpoints → a look at it. One task per policy, on the event loop."""
+"""A change in a policy's folders → a look at them. One watcher for all policies; one task for each, on the event loop.
+
+Notifications only make it quick. Whatever becomes of them (file systems without any, none left for this user, a folder
+that cannot be watched), everything is looked at every two seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from watchfiles import awatch
@@ -15,25 +21,108 @@ log = logging.getLogger("policy_server.swap")
 
 # How long changes are gathered: a checkpoint that is renamed into place is one change.
 _GATHER_MS = 50
-# File systems without notifications (NFS, some volumes) are looked at this often.
-_LOOK_ANYWAY_MS = 2_000
+LOOK_ANYWAY_S = 2.0
+# After a failure: watching is tried anew this often.
+_TRY_AGAIN_S = 60.0
 
 
-async def watch(manager: Manager, folders: Sequence[Path]) -> None:
-    """Keeps `manager` at the newest checkpoint until cancelled."""
+class FolderWatcher:
+    """Tells of changes in folders, with one inotify instance for all of them. Event loop only."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, list[asyncio.Event]] = {}
+        self._more = asyncio.Event()
+        self._told = ""
+
+    def add(self, folders: Iterable[Path]) -> asyncio.Event:
+        """An event that is set when something changes in one of the folders, which need not be there yet."""
+        changed = asyncio.Event()
+        for folder in folders:
+            self._folders.setdefault(folder, []).append(changed)
+        self._more.set()
+        return changed
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        while True:
+            self._more.clear()
+            for recursive in (True, False):  # one link that leads in circles is enough to watch nothing below
+                try:
+                    await self._watch(recursive)
+                    break
+                except Exception as error:
+                    self._tell(error)
+            else:
+                await self._more_within(LOOK_ANYWAY_S)
+
+    async def _watch(self, recursive: bool) -> None:
+        """Returns when other folders are there than before, or it is time to try again to watch what lies below."""
+        present = self._present()
+        if not present:
+            await self._more_within(LOOK_ANYWAY_S)
+            return
+        began = time.monotonic()
+        changes = awatch(
+            *present,
+            watch_filter=None,
+            step=_GATHER_MS // 2,
+            debounce=_GATHER_MS,
+            stop_event=self._more,
+            rust_timeout=int(LOOK_ANYWAY_S * 1000),
+            yield_on_timeout=True,
+            recursive=recursive,
+            ignore_permission_denied=True,
+        )
+        async with contextlib.aclosing(changes):
+            async for changed in changes:
+                self._notify([path for _, path in changed])
+                if self._present() != present or (not recursive and time.monotonic() - began > _TRY_AGAIN_S):
+                    return
+
+    def _present(self) -> dict[Path, int]:
+        """The folders that are there, and their inodes: one that is deleted and made again is another one."""
+        found = {}
+        for folder in self._folders:
+            try:
+                found[folder] = folder.stat().st_ino
+            except OSError:
+                continue
+        return found
+
+    def _notify(self, paths: list[str]) -> None:
+        for folder, events in self._folders.items():
+            inside = f"{folder}/"
+            if any(path.startswith(inside) or path == str(folder) for path in paths):
+                for event in events:
+                    event.set()
+
+    async def _more_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._more.wait()
+
+    def _tell(self, error: Exception) -> None:
+        reason = _reason(error)
+        if reason != self._told:
+            log.warning("not everything can be watched, and is looked at every %g s: %s", LOOK_ANYWAY_S, reason)
+            self._told = reason
+
+
+async def follow(manager: Manager, changed: asyncio.Event) -> None:
+    """Keeps `manager` at the newest version until cancelled; looks when `changed` is set, and every two seconds."""
+    told = ""
     while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_ANYWAY_S):
+                await changed.wait()
+        changed.clear()
         try:
-            async for _ in awatch(
-                *folders,
-                step=_GATHER_MS // 2,
-                debounce=_GATHER_MS,
-                rust_timeout=_LOOK_ANYWAY_MS,
-                yield_on_timeout=True,
-            ):
-                await _look_until_settled(manager)
-        except Exception:
-            log.exception("%s: watching failed, it begins again", manager.name)
-            await asyncio.sleep(_LOOK_ANYWAY_MS / 1000)
+            await _look_until_settled(manager)
+            told = ""
+        except Exception as error:
+            if told != repr(error):
+                log.exception("%s: looking for something newer failed; it is tried again and again", manager.name)
+            told = repr(error)
 
 
 async def _look_until_settled(manager: Manager) -> None:
@@ -41,3 +130,9 @@ async def _look_until_settled(manager: Manager) -> None:
     while again_in_s is not None:
         await asyncio.sleep(again_in_s)
         again_in_s = await manager.catch_up()
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

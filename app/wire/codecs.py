@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import UnknownMediaType
-from app.wire import json_body, msgpack_body
+from app.wire import json_body, large_json, large_msgpack, msgpack_body
+from app.wire.limits import LEAST_BYTES
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,12 @@ class Codec:
     media_type: str
     decode: Callable[[bytes], dict[str, Any]]
     encode: Callable[[Any], bytes]
+    # For bodies beyond `LEAST_BYTES`, with the most names of fields that one may have.
+    decode_large: Callable[[bytes, int], dict[str, Any]]
+
+    def decode_any(self, body: bytes, most_keys: int) -> dict[str, Any]:
+        """What a body of any size holds; long lists of a large one are a `LongList` each. Raises as `decode` does."""
+        return self.decode(body) if len(body) <= LEAST_BYTES else self.decode_large(body, most_keys)
 
     @functools.cached_property
     def header(self) -> bytes:
@@ -25,8 +32,8 @@ class Codec:
         return self.media_type.encode()
 
 
-JSON = Codec("application/json", json_body.decode, json_body.encode)
-MSGPACK = Codec("application/msgpack", msgpack_body.decode, msgpack_body.encode)
+JSON = Codec("application/json", json_body.decode, json_body.encode, large_json.decode)
+MSGPACK = Codec("application/msgpack", msgpack_body.decode, msgpack_body.encode, large_msgpack.decode)
 # No content type, and what curl and HTML forms send unasked, count as JSON too.
 _CODECS = {
     **dict.fromkeys((JSON.media_type, "", "application/x-www-form-urlencoded", "text/json"), JSON),

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from app.errors import NotJson
+from app.wire.limits import QUICK_NUMBERS
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -28,10 +29,28 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        data = _decode_loosely(body, str(error))
+        data = decode_loosely(body, str(error))
     if not isinstance(data, dict):
-        raise NotJson(f"the body is a JSON {_kind(data)}, expected an object")
+        raise no_object(data)
     return data
+
+
+def no_object(data: Any) -> NotJson:
+    """What is said where a body is JSON of another kind."""
+    return NotJson(f"the body is a JSON {_kind(data)}, expected an object", is_json=True)
+
+
+def decode_string(text: memoryview) -> str:
+    """A JSON string with its quotes → what it says.
+
+    Raises:
+      NotJson: it is none.
+    """
+    try:
+        found: str = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"the body is not JSON: {error}") from None
+    return found
 
 
 def encode(structure: Any) -> bytes:
@@ -42,7 +61,12 @@ def encode(structure: Any) -> bytes:
     return orjson.dumps(_plain(structure), option=_OPTIONS)
 
 
-def _decode_loosely(body: bytes, problem: str) -> Any:
+def decode_loosely(body: bytes, problem: str) -> Any:
+    """JSON that may have Python's words for numbers that are not finite; `problem`: why it is none without them.
+
+    Raises:
+      NotJson: it is none with them.
+    """
     try:
         data = json.loads(body.decode())
         # Half of a surrogate pair is no text: it could not be repeated in an answer.
@@ -65,7 +89,16 @@ def _plain(structure: Any) -> Any:
     return structure
 
 
+def in_pieces(array: np.ndarray[Any, Any]) -> bytes:
+    """What `encode` makes of an array with many rows, without a call that takes long."""
+    rows = max(1, QUICK_NUMBERS * len(array) // array.size)
+    texts_ = [orjson.dumps(_plain_array(array[at : at + rows]), option=_OPTIONS) for at in range(0, len(array), rows)]
+    return b"[" + b",".join([text[1:-1] for text in texts_]) + b"]"
+
+
 def _plain_array(array: np.ndarray[Any, Any]) -> Any:
+    if array.size > 2 * QUICK_NUMBERS and array.ndim and len(array) > 1:
+        return orjson.Fragment(in_pieces(array))
     if array.dtype.kind in "OSU":
         return texts(array.tolist())
     if array.dtype.kind not in "biuf" or array.dtype == np.float16:  # bfloat16 has a kind of its own

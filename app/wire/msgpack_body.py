@@ -23,6 +23,8 @@ DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float16", "float3
 # More dimensions than NumPy has, and deeper maps than any policy's nest: each level is gone through once more.
 _MOST_DIMENSIONS = 32
 _MOST_LEVELS = 16
+# More lists and maps in a field than any nest has, whose tensors are looked for in Python.
+_MOST_NESTS = 1024
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,6 +45,7 @@ def _nested(*items: Any) -> Any:
 
 
 _FIELDS = Decoder(dict[str, Raw])
+_TENSORS = Decoder(dict[str, _Tensor | int | float | bool | str | None])
 _TENSOR = Decoder(_Tensor)
 _PLAIN = Decoder(_nested())
 _WITH_TENSORS = Decoder(_nested(_Tensor))
@@ -58,17 +61,45 @@ def decode(body: bytes) -> dict[str, Any]:
     """
     if not body:
         return {}
-    if _kind(body[0]) != "a map":
-        raise NotMsgpack(f"the body begins with 0x{body[0]:02x}, {_kind(body[0])}, expected a map")
+    if kind_of(body[0]) != "a map":
+        raise NotMsgpack(f"the body begins with 0x{body[0]:02x}, {kind_of(body[0])}, expected a map")
     where = ""
     try:
         fields = _FIELDS.decode(body)
         found = {}
         for where, raw in fields.items():
-            found[where] = _value(raw, where, 1)
+            found[where] = value_of(raw, where, 1)
         return found
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotMsgpack(f"the body is not msgpack: {_reason(error, body, where)}") from None
+        raise NotMsgpack(f"the body is not msgpack: {reason(error, body, where)}") from None
+
+
+def decode_tensors(body: bytes) -> dict[str, Any] | None:
+    """The fields of a body of a few tensors and single values; None of any other. Never takes long."""
+    if not 0x80 <= body[0] <= 0x8F:
+        return None
+    try:
+        tensors = _TENSORS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return {
+        name: _array(value.dtype, value.shape, value.data, name) if isinstance(value, _Tensor) else value
+        for name, value in tensors.items()
+    }
+
+
+def tensor_in(fields: dict[str, Any], where: str) -> Array | None:
+    """The tensor that a map stands for; None where it is just a map. Raises as `decode` does."""
+    if fields.keys() != set(_Tensor.__struct_fields__):
+        return None
+    return _array(fields["dtype"], fields["shape"], fields["data"], where)
+
+
+def plain_of(raw: bytes) -> Any:
+    """Numbers, booleans and strings in nested lists; maps among them as they are."""
+    with suppress(msgspec.ValidationError):
+        return _PLAIN.decode(raw)
+    return _ANYTHING.decode(raw)
 
 
 def encode(structure: Any) -> bytes:
@@ -79,9 +110,9 @@ def encode(structure: Any) -> bytes:
     return _ENCODER.encode(structure)
 
 
-def _value(raw: Raw, where: str, level: int) -> Any:
+def value_of(raw: Raw, where: str, level: int = 1) -> Any:
     """The value of one field. Only maps inside lists are copied on the way."""
-    kind = _kind(memoryview(raw)[0])
+    kind = kind_of(memoryview(raw)[0])
     if kind == "a map":
         with suppress(msgspec.ValidationError):
             tensor = _TENSOR.decode(raw)
@@ -101,23 +132,44 @@ def _map(raw: Raw, where: str, level: int) -> Any:
     fields = _FIELDS.decode(raw)
     if fields.keys() == set(_Tensor.__struct_fields__):
         return _with_arrays(_ANYTHING.decode(raw), where)  # says what is wrong with it
-    return {key: _value(value, _inside(where, key), level + 1) for key, value in fields.items()}
+    return {key: value_of(value, inside(where, key), level + 1) for key, value in fields.items()}
 
 
 def _with_arrays(value: Any, where: str) -> Any:
     """The same with arrays in the place of tensors."""
-    if isinstance(value, list):
-        return [
-            _with_arrays(item, f"{where}[{index}]") if isinstance(item, list | dict | _Tensor) else item
-            for index, item in enumerate(value)
-        ]
-    if isinstance(value, _Tensor):
-        return _array(value.dtype, value.shape, value.data, where)
-    if isinstance(value, dict):
+    return _Replaced().of(value, where)
+
+
+class _Replaced:
+    """Puts arrays in the place of tensors, as far as there are as many lists and maps as a nest may have."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_NESTS
+
+    def of(self, value: Any, where: str) -> Any:
+        """The value, or what it becomes; what lies beyond the bound stays as it is: it fits no spec."""
+        if not isinstance(value, list | dict | _Tensor):
+            return value
+        self._left -= 1
+        if self._left < 0:
+            return value
+        if isinstance(value, list):
+            return self._list(value, where)
+        if isinstance(value, _Tensor):
+            return _array(value.dtype, value.shape, value.data, where)
         if value.keys() == set(_Tensor.__struct_fields__):
             return _array(value["dtype"], value["shape"], value["data"], where)
-        return {key: _with_arrays(item, _inside(where, key)) for key, item in value.items()}
-    return value
+        for key in list(value)[: self._left]:
+            value[key] = self.of(value[key], inside(where, key))
+        return value
+
+    def _list(self, value: list[Any], where: str) -> list[Any]:
+        for index, item in enumerate(value):
+            if isinstance(item, list | dict | _Tensor):
+                if self._left <= 0:
+                    break
+                value[index] = self.of(item, f"{where}[{index}]")
+        return value
 
 
 def _array(dtype: Any, shape: Any, data: Any, where: str) -> Array:
@@ -162,11 +214,12 @@ def _unfit(where: str, problem: str, expected: str) -> DoesNotFit:
     return DoesNotFit([Problem(where, problem, expected)])
 
 
-def _inside(where: str, key: Any) -> str:
+def inside(where: str, key: Any) -> str:
+    """Where an entry of a map is."""
     return f"{where}.{key}"[:200]
 
 
-def _reason(error: Exception, body: bytes, where: str) -> str:
+def reason(error: Exception, body: bytes, where: str) -> str:
     """Where the fault lies: at a byte of the body, or of the value of the field `where`."""
     at = f"in the value of {where[:100]!r}: " if where else ""
     if isinstance(error, UnicodeDecodeError):
@@ -180,7 +233,7 @@ def _reason(error: Exception, body: bytes, where: str) -> str:
     return at + str(error).removeprefix("MessagePack data is malformed: ")
 
 
-def _kind(tag: int) -> str:
+def kind_of(tag: int) -> str:
     """What msgpack calls a value that begins with this byte."""
     if tag < 0x80 or tag >= 0xE0 or 0xCA <= tag <= 0xD3:
         return "a number"

@@ -16,6 +16,10 @@ import numpy as np
 from app.errors import Problem
 from saver.artifact import Leaf
 
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# So many items are looked at one by one where not all of them are well.
+_BLOCK = 64
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = "dict[str, Array]"
 
@@ -36,19 +40,35 @@ class Unfit(Exception):
         self.problem = problem
 
 
-def read_tensor(raw: Any, leaf: Leaf, where: str) -> Tensor:
+def read_tensor(raw: Any, leaf: Leaf, where: str, non_finite: bool = False) -> Tensor:
     """One value of the leaf's shape, or a batch of them; decided by rank.
+
+    `non_finite`: whether NaN and infinities are numbers, and so are the words for them that answers have in JSON.
 
     Raises:
       Unfit: wrong shape, ragged, wrong type, out of the dtype's range, or not finite.
     """
     if isinstance(raw, np.ndarray):
-        return _converted(_with_rows(raw, raw, leaf, where), leaf, where)
-    array = _quickly(raw, leaf)
+        return _converted(_with_rows(raw, raw, leaf, where), leaf, where, non_finite)
+    shape = outline(raw)
+    if len(shape) - len(leaf.shape) not in (0, 1):  # before NumPy looks at all of it
+        raise Unfit(Problem(where, f"shape {list(shape)}" if shape else show(raw), expected_text(leaf)))
+    if non_finite and leaf.is_float:
+        raw = _without_words(raw)
+    array = _quickly(raw, leaf, non_finite)
     if array is None:
-        _find_problem(raw, leaf, where)
+        _find_problem(raw, leaf, where, non_finite)
         array = np.array(raw, dtype=leaf.storage)
     return _with_rows(array, raw, leaf, where)
+
+
+def _without_words(raw: Any) -> Any:
+    """The same with floats in the place of the words for what is not finite."""
+    if isinstance(raw, list):
+        if not any(type(item) is list or type(item) is str for item in raw):
+            return raw
+        return [_without_words(item) if isinstance(item, list | str) else item for item in raw]
+    return _WORDS.get(raw, raw) if isinstance(raw, str) else raw
 
 
 def _with_rows(array: Array, raw: Any, leaf: Leaf, where: str) -> Tensor:
@@ -61,7 +81,7 @@ def _with_rows(array: Array, raw: Any, leaf: Leaf, where: str) -> Tensor:
     return Tensor(rows, batched)
 
 
-def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
+def _converted(tensor: Tensor, leaf: Leaf, where: str, non_finite: bool) -> Tensor:
     """An array that came as one, in the leaf's dtype: the same one, if it has that already."""
     array = tensor.array
     accepted = "iuf" if leaf.is_float else "iu" if leaf.is_integer else "b" if leaf.dtype == "bool" else ""
@@ -70,6 +90,8 @@ def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
     values = _cast(array, leaf.storage)
     if leaf.is_float:
         fits = np.isfinite(values)
+        if non_finite and array.dtype.kind == "f":
+            fits |= ~np.isfinite(array)
     elif np.can_cast(array.dtype, values.dtype):
         return Tensor(values, tensor.batched)
     else:
@@ -78,7 +100,8 @@ def _converted(tensor: Tensor, leaf: Leaf, where: str) -> Tensor:
     if not fits.all():
         first = np.unravel_index(int(fits.argmin()), fits.shape)
         index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
-        raise Unfit(Problem(where + index, show(array[first].item()), _item_expected(leaf)))
+        came = array[first].item()
+        raise Unfit(Problem(where + index, show(came), _item_expected(leaf, came)))
     return Tensor(values, tensor.batched)
 
 
@@ -96,7 +119,7 @@ def expected_text(leaf: Leaf) -> str:
     return f"{one}, or a batch of shape [{', '.join(map(str, ['n', *shape]))}]"
 
 
-def _quickly(raw: Any, leaf: Leaf) -> Array | None:
+def _quickly(raw: Any, leaf: Leaf, non_finite: bool = False) -> Array | None:
     """The array where NumPy alone can tell that all is well, None where the items must be looked at."""
     text = leaf.dtype == "string"
     try:
@@ -107,14 +130,18 @@ def _quickly(raw: Any, leaf: Leaf) -> Array | None:
         return None  # ragged, or with arrays inside
     types = _types(raw, array.ndim)
     if text:
-        return array if types <= {str} else None
+        return array if types <= {str, bytes} else None  # as msgpack has both
     if leaf.dtype == "bool":
         return array if types <= {bool} else None
     if not types <= ({int} if leaf.is_integer else {int, float}) or array.dtype.kind not in "iuf":
         return None
     if leaf.is_float:
-        array = _cast(_cast(array, np.dtype(np.float64)), leaf.storage)  # as other decoders round large integers
-        return array if np.isfinite(array).all() else None
+        double = _cast(array, np.dtype(np.float64))
+        array = _cast(double, leaf.storage)  # as other decoders round large integers
+        finite = np.isfinite(array)
+        if not finite.all() and not (non_finite and (finite | ~np.isfinite(double)).all()):
+            return None
+        return array
     limits = np.iinfo(leaf.dtype)
     if array.size and (array.dtype.kind == "f" or array.min() < limits.min or array.max() > limits.max):
         return None
@@ -135,7 +162,7 @@ def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(found) == len(expected) and all(e is None or f == e for f, e in zip(found, expected, strict=True))
 
 
-def _find_problem(raw: Any, leaf: Leaf, where: str) -> None:
+def _find_problem(raw: Any, leaf: Leaf, where: str, non_finite: bool) -> None:
     """Raises Unfit at the first item that is wrong; returns where there is none."""
     shape = outline(raw)
     rank = len(leaf.shape)
@@ -148,22 +175,39 @@ def _find_problem(raw: Any, leaf: Leaf, where: str) -> None:
         raise Unfit(Problem(where, came, expected_text(leaf)))
     # A dimension of unknown size still has one size in all rows: that of the first.
     sizes = tuple(came if size is None else size for came, size in zip(shape, expected, strict=True))
-    _walk(raw, leaf, where, sizes)
+    _Search(leaf, non_finite).walk(raw, where, sizes)
 
 
-def _walk(raw: Any, leaf: Leaf, where: str, expected: tuple[int, ...]) -> None:
-    if not expected:
-        problem = _item_problem(raw, leaf)
-        if problem:
-            raise Unfit(Problem(where, problem, _item_expected(leaf)))
-        return
-    size, *inner = expected
-    if not isinstance(raw, list):
-        raise Unfit(Problem(where, show(raw), f"a list; the field is {expected_text(leaf)}"))
-    if len(raw) != size:
-        raise Unfit(Problem(where, f"{len(raw)} items", f"{size} items; the field is {expected_text(leaf)}"))
-    for index, item in enumerate(raw):
-        _walk(item, leaf, f"{where}[{index}]", tuple(inner))
+class _Search:
+    """Looks for the first wrong item of a nested list: NumPy says in which part it is, Python which one it is."""
+
+    def __init__(self, leaf: Leaf, non_finite: bool) -> None:
+        self._leaf = leaf
+        self._non_finite = non_finite
+
+    def walk(self, raw: Any, where: str, expected: tuple[int, ...]) -> None:
+        """Raises Unfit."""
+        leaf = self._leaf
+        if not expected:
+            problem = _item_problem(raw, leaf, self._non_finite)
+            if problem:
+                raise Unfit(Problem(where, problem, _item_expected(leaf, raw)))
+            return
+        size, *inner = expected
+        if not isinstance(raw, list):
+            raise Unfit(Problem(where, show(raw), f"a list; the field is {expected_text(leaf)}"))
+        if len(raw) != size:
+            raise Unfit(Problem(where, f"{len(raw)} items", f"{size} items; the field is {expected_text(leaf)}"))
+        for start in range(0, size, _BLOCK):
+            block = raw[start : start + _BLOCK]
+            if not self._is_good(block, tuple(inner)):
+                for index, item in enumerate(block, start):
+                    self.walk(item, f"{where}[{index}]", tuple(inner))
+
+    def _is_good(self, block: list[Any], inner: tuple[int, ...]) -> bool:
+        """Whether NumPy alone can tell that no item is wrong."""
+        array = _quickly(block, self._leaf, self._non_finite)
+        return array is not None and array.shape[1:] == inner
 
 
 def outline(raw: Any) -> tuple[int, ...]:
@@ -177,10 +221,10 @@ def outline(raw: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _item_problem(item: Any, leaf: Leaf) -> str | None:
+def _item_problem(item: Any, leaf: Leaf, non_finite: bool) -> str | None:
     kind = type(item)
     if leaf.dtype == "string":
-        return None if kind is str else show(item)
+        return None if kind is str or kind is bytes else show(item)
     if leaf.dtype == "bool":
         return None if kind is bool else show(item)
     if leaf.is_integer:
@@ -190,18 +234,20 @@ def _item_problem(item: Any, leaf: Leaf) -> str | None:
         return show(item)
     with np.errstate(over="ignore", invalid="ignore"):
         try:
-            finite = math.isfinite(float(leaf.storage.type(item)))
+            finite = math.isfinite(float(leaf.storage.type(item))) or (non_finite and not math.isfinite(item))
         except OverflowError:
             finite = False
     return None if finite else show(item)
 
 
-def _item_expected(leaf: Leaf) -> str:
+def _item_expected(leaf: Leaf, came: Any) -> str:
     if leaf.is_integer:
         limits = np.iinfo(leaf.dtype)
         return f"an integer that fits {leaf.dtype} ({limits.min} to {limits.max})"
     if leaf.is_float:
-        return f"a finite number that fits {leaf.dtype}"
+        words = (isinstance(came, float) and not math.isfinite(came)) or (isinstance(came, str) and came in _WORDS)
+        how = " (the server's setting --non-finite accept takes others)" if words else ""
+        return f"a finite number that fits {leaf.dtype}{how}"
     return "a string" if leaf.dtype == "string" else "true or false"
 
 
@@ -224,6 +270,6 @@ def show(item: Any) -> str:
     if isinstance(item, bytes | memoryview):
         return f"{len(item)} raw bytes"
     if not isinstance(item, int | float):
-        return f"a value of type {type(item).__name__}"
+        return getattr(item, "shown", None) or f"a value of type {type(item).__name__}"
     text = str(item) if not isinstance(item, int) or abs(item) < 10**30 else "a very large integer"
     return text[:40]

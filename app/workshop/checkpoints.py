@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from app.errors import SwapRefused
-from app.workshop.load import prefix
+from app.workshop.stored import TRAIN_STEP, Stored, StoredValues, as_train_step
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-TRAIN_STEP_KEY = "train_step"
+# What `tf.train.Checkpoint.save` adds.
+_SAVE_COUNTER = "save_counter"
 
 
 def train_step_in(folder: Path) -> int:
@@ -23,70 +21,73 @@ def train_step_in(folder: Path) -> int:
     Raises:
       SwapRefused: it cannot be read.
     """
-    reader = _reader(folder)
-    keys = [k for k in reader.get_variable_to_shape_map() if _normal(k) == TRAIN_STEP_KEY]
-    return int(_read(reader, keys[0], folder)) if keys else -1
+    values = StoredValues(folder)
+    stored = values.by_name.get(TRAIN_STEP)
+    return as_train_step(values.read(stored)) if stored is not None else -1
 
 
-def check(folder: Path, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+def check(folder: Path, expected: Iterable[Stored]) -> None:
     """Reads every value of the checkpoint and compares it with what the policy has.
 
     Args:
-      folder: the checkpoint.
-      expected: key (see `variables_of`) → shape and dtype of each variable.
+      folder: the checkpoint, or another export.
+      expected: the policy's own variables (see `variables_of`).
 
     Raises:
       SwapRefused: a variable missing, left over, of another shape or dtype, unreadable, or not finite; the message
-        names the first.
+        names the first. What is metadata, and no weight, may be of any shape and have any value.
     """
-    reader = _reader(folder)
-    found = {_normal(key): key for key in reader.get_variable_to_shape_map() if key != _GRAPH_KEY}
-    _compare_keys(set(found), set(expected))
-    dtypes, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
-    for name, key in sorted(found.items()):
-        if name not in expected:
-            continue  # the checkpoint's own save counter
-        shape, dtype = expected[name]
-        if (tuple(shapes[key]), dtypes[key].name) != (shape, dtype):
-            raise SwapRefused(
-                f"variable {name} is {dtypes[key].name} {list(shapes[key])}, the policy has {dtype} {list(shape)}"
-            )
-        _check_finite(name, _read(reader, key, folder))
-    _read(reader, _GRAPH_KEY, folder)  # its checksum: a restore would trip over it half-way
+    values = StoredValues(folder)
+    if not values.has_names:
+        raise SwapRefused("it is a checkpoint of TensorFlow 1, which has no object graph; PolicySaver writes others")
+    wanted = list(expected)
+    found = {stored: _found(stored, values.by_name) for stored in wanted}
+    _compare_names(found, values)
+    for stored, copies in found.items():
+        for copy in copies:
+            _check_kind(stored, copy)
+            value = values.read(copy)
+            if stored.is_weight:
+                _check_finite(stored.name, value)
+        _check_same(copies, values)
 
 
-def variables_of(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Key → shape and dtype of each variable in an export's own weights."""
-    reader = _reader(folder)
-    dtypes, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
-    return {_normal(key): (tuple(shapes[key]), dtypes[key].name) for key in shapes if key != _GRAPH_KEY}
+def variables_of(folder: Path) -> list[Stored]:
+    """The variables in an export's own weights."""
+    return StoredValues(folder).all
 
 
-def _reader(folder: Path) -> Any:
-    try:
-        return tf.train.load_checkpoint(prefix(folder))
-    except Exception as error:  # TensorFlow has many names for a file that is missing or damaged
-        raise SwapRefused(f"its index cannot be read: {_line(error, folder)}") from None
+def _found(wanted: Stored, by_name: Mapping[str, Stored]) -> list[Stored]:
+    """What the checkpoint has for a variable: one value, or one for each of its names."""
+    copies = {by_name[name].key: by_name[name] for name in wanted.names if name in by_name}
+    return list(copies.values())
 
 
-def _read(reader: Any, key: str, folder: Path) -> Any:
-    try:
-        return reader.get_tensor(key)
-    except Exception as error:
-        raise SwapRefused(f"{_normal(key)} cannot be read: {_line(error, folder)}") from None
-
-
-def _normal(key: str) -> str:
-    """One name for what PolicySaver calls `policy/metadata/…` in checkpoints and `metadata/…` in exports."""
-    return key.removesuffix(_SUFFIX).removeprefix("policy/")
-
-
-def _compare_keys(found: set[str], expected: set[str]) -> None:
-    missing, extra = expected - found, found - expected - {"save_counter"}
+def _compare_names(found: Mapping[Stored, list[Stored]], values: StoredValues) -> None:
+    missing = sorted(stored.name for stored, copies in found.items() if not copies)
     if missing:
-        raise SwapRefused(f"variable {sorted(missing)[0]} is missing ({len(missing)} of {len(expected)} are)")
+        raise SwapRefused(f"variable {missing[0]} is missing ({len(missing)} of {len(found)} are)")
+    known = {copy.key for copies in found.values() for copy in copies}
+    extra = sorted(value.name for value in values.all if value.key not in known and value.name != _SAVE_COUNTER)
     if extra:
-        raise SwapRefused(f"variable {sorted(extra)[0]} is unknown to the policy ({len(extra)} such)")
+        raise SwapRefused(f"variable {extra[0]} is unknown to the policy ({len(extra)} such)")
+
+
+def _check_kind(wanted: Stored, found: Stored) -> None:
+    shape = found.shape if not wanted.is_weight else wanted.shape  # a restore finds out whether it can be assigned
+    if (found.shape, found.dtype) != (shape, wanted.dtype):
+        has = f"{wanted.dtype} {list(wanted.shape)}"
+        raise SwapRefused(f"variable {found.name} is {found.dtype} {list(found.shape)}, the policy has {has}")
+
+
+def _check_same(copies: list[Stored], values: StoredValues) -> None:
+    """One variable of the policy may be two in the checkpoint, if they are equal."""
+    if len(copies) < 2:
+        return
+    one, *others = (np.asarray(values.read(copy)).tobytes() for copy in copies)
+    if any(other != one for other in others):
+        names = " and ".join(sorted(copy.name for copy in copies))
+        raise SwapRefused(f"{names} differ, which are one variable of the policy")
 
 
 def _check_finite(name: str, value: Any) -> None:
@@ -98,9 +99,3 @@ def _check_finite(name: str, value: Any) -> None:
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         raise SwapRefused(f"variable {name} holds {bad} values of {array.size} that are NaN or infinite")
-
-
-def _line(error: Exception, folder: Path) -> str:
-    """The first line, without the name of a folder that nobody knows."""
-    lines = str(error).replace(f"{folder}/", "").strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.engine.base import Arrays
@@ -10,14 +10,18 @@ from app.engine.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.litert import LiteRTEngine
 from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused
+from app.workshop.comparing import Unequal
 from app.workshop.compile import CannotCompile, Compiler
 from app.workshop.load import metadata_of, train_step_of
-from app.workshop.proof import Unequal, prove
+from app.workshop.proof import prove
+from app.workshop.rows import Rows
 from saver.artifact import hash_files
+from saver.purity import seed_of
 
 # LiteRT packs the weights at each swap, 0.8 ms a MB in which no answer leaves; and in matrices of this size
 # TensorFlow is as fast (docs/decisions/0008).
 _MOST_BYTES = 8 << 20
+_AGAIN = "the same again after each start"
 # Rows of the calls that prove a version: the first one, and those for which only the weights in its file changed.
 _FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
 
@@ -31,9 +35,16 @@ class EngineChoice:
         self._compiler: Compiler | None = None
         self._why_not = ""
         self._proved_once = False
+        self._rows = Rows(graph.spec, graph.serving)
+        self.told: Callable[[str], None] = lambda _: None
 
     def finished(
-        self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays] = (), compiled: bool = True
+        self,
+        bundle: Bundle,
+        copy: TensorFlowEngine,
+        recorded: Sequence[Arrays] = (),
+        compiled: bool = True,
+        unproved: str = "",
     ) -> Bundle:
         """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
 
@@ -42,20 +53,28 @@ class EngineChoice:
           copy: of the policy, with the same weights.
           recorded: inputs of real requests, to be compared too.
           compiled: False where compiling it has crashed a process.
+          unproved: why answers of these weights cannot be compared; "" where they can.
 
         Raises:
           SwapRefused: LiteRT was asked for, and cannot run it.
         """
         if not compiled:
             self._why_not = "compiling it ended the process that tried"
+        dependence = self._rows.judge(copy, recorded)
         try:
+            if unproved:
+                raise CannotCompile(unproved)
             self._compile(bundle, copy, recorded)
             engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
-        except (CannotCompile, Unequal) as error:
+        except OSError:
+            raise  # the disk
+        except Exception as error:  # what its functions are made of may make any of the libraries raise
+            if not isinstance(error, (CannotCompile, Unequal)):
+                error = CannotCompile(f"compiling it fails: {type(error).__name__}: {str(error)[:200]}")
             if self._engine == LITERT:
                 raise SwapRefused(f"LiteRT cannot run it: {error}") from error
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
-            engine, reason = TENSORFLOW, str(error)
+            engine, reason = TENSORFLOW, str(error) + self._of_its_seed(copy, str(error))
         files = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
         return replace(
             bundle,
@@ -65,20 +84,32 @@ class EngineChoice:
             engine_reason=reason,
             asked_for=self._engine,
             files=dict(bundle.files) | hash_files(bundle.folder, files),
+            dependent_rows=dependence.reason if dependence else "",
+            whole_batches=bool(dependence and dependence.mixes and self._graph.spec.batch_size),
         )
+
+    def _of_its_seed(self, copy: TensorFlowEngine, said: str) -> str:
+        """What else an operator should know of draws that TensorFlow makes from a seed."""
+        if _AGAIN in said or seed_of(copy.functions["action"].concrete) is None:
+            return ""
+        return f"; action draws from a seed in the export, and so {_AGAIN}"
 
     def _compile(self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays]) -> None:
         """Raises CannotCompile or Unequal."""
         compiler = self._compiler_of(copy)
         file = bundle.folder / COMPILED_FILE
-        compiler.compile(copy, file)
+        patched = compiler.compile(copy, file)
         spec, serving = self._graph.spec, self._graph.serving
-        rows = _LATER_ROWS if self._proved_once and compiler.patches else _FIRST_ROWS
+        rows = _LATER_ROWS if self._proved_once and patched else _FIRST_ROWS
         try:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
-        prove(engine, copy, spec, serving, rows, recorded, compiler.draws)
+        self.told("compiled")
+        if self._rows.dependence is not None and spec.batch_size is not None:
+            rows = (spec.batch_size,)
+        prove(engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
+        self.told("compared with TensorFlow")
         self._proved_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:

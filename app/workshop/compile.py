@@ -10,21 +10,20 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.workshop.constants import Constants
 from app.workshop.exact import make_exact
-from app.workshop.obstacles import is_seeded, kinds, obstacle, what_they_do
-from app.workshop.template import Template, Weights, template_of
+from app.workshop.obstacles import kinds, obstacle, what_they_do
+from app.workshop.template import Template, Weights, like, template_of, told_apart
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
-from saver.purity import impurities
+from saver.purity import impurities, seed_of
 
 INITIAL_STATE = "get_initial_state"
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")
@@ -33,18 +32,6 @@ _COMPLAINT = re.compile(r"'tf\.(\w+)' op (?!is neither)(.+)")
 
 class CannotCompile(Exception):
     """The policy stays on TensorFlow; the message says why, for a person."""
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """Functions to convert, by name, and the variables that they read, always in the same order."""
-
-    signatures: dict[str, Any]
-    variables: list[Any]
-
-    def weights(self) -> Weights:
-        """The values of the variables now."""
-        return [variable.numpy() for variable in self.variables]
 
 
 class Compiler:
@@ -72,7 +59,9 @@ class Compiler:
         for name in self._names:
             if why_not := obstacle(engine.functions[name].concrete):
                 raise CannotCompile(f"{name} {why_not}")
-        self._template = self._template_of(_graph_of(engine, self._names))
+        variables = _variables(engine, self._names)
+        self._constants = Constants({name: _wrapped(name, engine) for name in self._names}, variables)
+        self._template = self._template_of(self._constants.values(_weights(variables)))
 
     @property
     def draws(self) -> bool:
@@ -84,42 +73,46 @@ class Compiler:
         """Whether weights can be written into a template; otherwise each version is converted anew."""
         return self._template is not None
 
-    def compile(self, engine: TensorFlowEngine, destination: Path) -> None:
+    def compile(self, engine: TensorFlowEngine, destination: Path) -> bool:
         """Writes the model with the weights that the engine's copy holds now.
 
         Args:
           engine: a copy of the export that the compiler was made for.
           destination: the file, which appears whole or not at all.
 
+        Returns:
+          Whether the weights were written into the template; else they were converted.
+
         Raises:
           CannotCompile: conversion fails with these weights.
         """
-        graph = _graph_of(engine, self._names)
-        weights = graph.weights()
-        if self._template is not None and self._template.fits(weights):
-            pieces: Iterable[Any] = self._template.filled(weights)
-        else:
-            pieces = [_convert(graph)]
+        values = self._constants.values(_weights(_variables(engine, self._names)))
+        patched = self._template is not None and self._template.fits(values)
+        pieces: Iterable[Any] = [] if patched else [_converted(self._constants, values)]
+        if self._template is not None and patched:
+            pieces = self._template.filled(values)
         partial = destination.with_name(destination.name + ".partial")
         with partial.open("wb") as file:
             for piece in pieces:
                 file.write(piece)
         os.replace(partial, destination)
+        return patched
 
-    def _template_of(self, graph: _Graph) -> Template | None:
-        """None where some of the file cannot be told from the weights alone.
+    def _template_of(self, real: Weights) -> Template | None:
+        """None where some of the file cannot be told from the constants alone.
 
         Raises:
-          CannotCompile: the graph cannot be converted at all.
+          CannotCompile: the functions cannot be converted at all.
         """
-        own = _copy_of(graph)
-        generator = np.random.default_rng(0)
-        try:
-            one, other = (_with_random_weights(own, generator) for _ in range(2))
-        except CannotCompile:
-            _convert(graph)  # raises, unless the random weights are to blame
+        if not self._constants.explained:
+            _converted(self._constants, real)  # raises, before anything relies on it
             return None
-        return template_of(one, other)
+        try:
+            one, other = ((_converted(self._constants, v), v) for v in (told_apart(real), like(real)))
+            return template_of(one, other)
+        except CannotCompile:
+            _converted(self._constants, real)  # raises, unless those values are to blame
+            return None
 
 
 def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> list[str]:
@@ -135,8 +128,9 @@ def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo
     drawn = impurities(engine.functions["action"].concrete)
     if drawn and "sample" not in others:
         why = serving.unavailable["sample"]
-        raise CannotCompile(f"action {what_they_do(drawn)}, and has no sample: {why}")
-    if drawn and is_seeded(engine.functions["action"].concrete):
+        again = ", the same again after each start," if seed_of(engine.functions["action"].concrete) else ","
+        raise CannotCompile(f"action {what_they_do(drawn)}{again} and has no sample: {why}")
+    if drawn and seed_of(engine.functions["action"].concrete) == "own":
         raise CannotCompile("action draws from a seed in the export, and so the same again after each start")
     distribution = ["distribution"] if "distribution" in serving.signatures else []
     return [*([] if drawn else ["action"]), *state, *distribution, *others]
@@ -150,22 +144,33 @@ def _inner(function: FlatFunction) -> str | None:
     return called[0] if len(called) == 1 and not others - {"NoOp"} else None
 
 
-def _graph_of(engine: TensorFlowEngine, names: Sequence[str]) -> _Graph:
-    """The functions of a copy as LiteRTEngine wants them."""
-    functions = {name: engine.functions[name] for name in names}
-    signatures = {
-        name: _one_row(function) if name == INITIAL_STATE and function.dtypes else _traced(function)
-        for name, function in functions.items()
-    }
+def _variables(engine: TensorFlowEngine, names: Sequence[str]) -> list[Any]:
+    """The variables that the functions of a copy read, in the same order for each copy.
+
+    Raises:
+      CannotCompile: they use more than variables.
+    """
     variables: dict[int, Any] = {}
-    for function in functions.values():
-        concrete = function.concrete
+    for name in names:
+        concrete = engine.functions[name].concrete
         by_handle = {id(variable.handle): variable for variable in concrete.variables}
         # In the order of the captures: that of `variables` differs from copy to copy.
         for handle in concrete.captured_inputs:
             if id(handle) in by_handle:
                 variables.setdefault(id(handle), by_handle[id(handle)])
-    return _Graph(signatures, list(variables.values()))
+            elif handle.dtype == tf.resource:
+                raise CannotCompile("the policy uses a look-up table, or another resource that is no variable")
+    return list(variables.values())
+
+
+def _weights(variables: Sequence[Any]) -> Weights:
+    return [variable.numpy() for variable in variables]
+
+
+def _wrapped(name: str, engine: TensorFlowEngine) -> Callable[..., dict[str, tf.Tensor]]:
+    """A function of a copy as LiteRTEngine wants it."""
+    function = engine.functions[name]
+    return _one_row(function) if name == INITIAL_STATE and function.dtypes else _traced(function)
 
 
 def _traced(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
@@ -192,56 +197,44 @@ def _one_row(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
     return one_row
 
 
-def _save(graph: _Graph, folder: str) -> None:
+def _save(constants: Constants, folder: str) -> None:
     module = tf.Module()
-    module.weights = graph.variables
-    tf.saved_model.save(module, folder, graph.signatures)
+    module.weights = constants.variables
+    tf.saved_model.save(module, folder, constants.functions)
     make_exact(Path(folder))
 
 
-def _copy_of(graph: _Graph) -> _Graph:
-    """The same functions over variables of their own.
-
-    Raises:
-      CannotCompile: they use more than variables.
-    """
-    with tempfile.TemporaryDirectory() as folder, hushed():
-        try:
-            _save(graph, folder)
-        except AssertionError:
-            model = None
-        else:
-            model = tf.saved_model.load(folder)
-    if model is None:
-        raise CannotCompile("the policy uses a look-up table, or another resource that is no variable")
-    return _Graph({name: model.signatures[name] for name in graph.signatures}, list(model.weights))
+def _converted(constants: Constants, values: Weights) -> bytes:
+    """The .tflite file of the functions with these values of their constants; raises as `_convert` does."""
+    constants.assign(values)
+    return _convert(constants)
 
 
-def _convert(graph: _Graph) -> bytes:
-    """The .tflite file of the graph with the values of its variables now.
+def _convert(constants: Constants) -> bytes:
+    """The .tflite file of the functions with the values of their variables now.
 
     Raises:
       CannotCompile: there is something that LiteRT cannot do without TensorFlow's own operations.
     """
     with tempfile.TemporaryDirectory() as folder, hushed():
         try:
-            _save(graph, folder)
+            _save(constants, folder)
             # Its public way loads the SavedModel three times before it converts what lies in the folder.
-            converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, list(graph.signatures))
+            converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, list(constants.functions))
             data: bytes = converter._convert_from_saved_model(tf.compat.v1.GraphDef())
             problem = None
         except Exception as error:  # the converter has many kinds, and none for a policy that it cannot convert
-            problem = _reason(graph, str(error))  # raised where it is not hushed: there it would print everything
+            problem = _reason(constants, str(error))  # raised where it is not hushed: there it would print everything
     if problem is not None:
         raise CannotCompile(problem)
     return data
 
 
-def _reason(graph: _Graph, said: str) -> str:
+def _reason(constants: Constants, said: str) -> str:
     """What the converter said, in short."""
     lacking = set(_NO_KERNEL.findall(said))
     if lacking:
-        users = [name for name, function in graph.signatures.items() if kinds(_concrete(function)) & lacking]
+        users = [name for name, function in constants.functions.items() if kinds(_concrete(function)) & lacking]
         return f"{', '.join(users) or 'the policy'} needs {', '.join(sorted(lacking))}, which LiteRT lacks"
     complaints = [" ".join(match.groups()) for match in _COMPLAINT.finditer(said)] or said.strip().splitlines()
     return f"conversion fails: {complaints[0][:200] if complaints else 'no reason given'}"
@@ -250,18 +243,3 @@ def _reason(graph: _Graph, said: str) -> str:
 def _concrete(function: Any) -> Any:
     """A tf.function's only concrete function; those of a loaded model are concrete."""
     return function.get_concrete_function() if hasattr(function, "get_concrete_function") else function
-
-
-def _with_random_weights(graph: _Graph, generator: np.random.Generator) -> tuple[bytes, Weights]:
-    """Another file of the graph, and the weights that are in it; the graph's variables keep them."""
-    weights = [_random(value, generator) for value in graph.weights()]
-    for variable, value in zip(graph.variables, weights, strict=True):
-        variable.assign(value)
-    return _convert(graph), weights
-
-
-def _random(value: Any, generator: np.random.Generator) -> Any:
-    """Other values for a floating variable; all positive, as variances have to be. Others stay what they are."""
-    if not np.issubdtype(value.dtype, np.floating):
-        return value
-    return np.asarray(generator.uniform(0.5, 1.5, value.shape), value.dtype)

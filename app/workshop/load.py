@@ -19,9 +19,11 @@ from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
 from app.folders.exports import Exported, identify_export
 from app.wire import json_body
+from app.workshop.stored import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, as_train_step, prefix
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
 from saver.artifact.publishing import publish, staged_folder
 from saver.hush import hushed
+from saver.purity import python_code
 
 PLAIN_FOLDER = "plain"
 SIGNATURES = ("action", "get_initial_state")
@@ -45,7 +47,9 @@ def open_export(folder: Path, graphs: Path) -> Graph:
         model = _load(graph, folder)
         if exported.manifest is None:
             graph = replace(graph, spec=_plain().spec_of_plain(folder, model))
-        graph = replace(graph, serving=_functions(graph, model)[1])
+        functions, serving = _functions(graph, model)
+        python = tuple(f"{name}: {code}" for name in SIGNATURES for code in python_code(functions[name].concrete))
+        graph = replace(graph, serving=serving, train_step=train_step_of(model), python_code=python)
         graph.write()
         publish(staged, graphs / exported.digest, sync=False)
     return replace(graph, folder=graphs / exported.digest)
@@ -116,20 +120,35 @@ def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
     Raises:
       SwapRefused: TensorFlow cannot read them.
     """
+    source = model_folder(graph) if bundle.digest == graph.digest else bundle.folder
+    values = StoredValues(source)
     # A new object each time: one that is used again leaks (54 KiB a restore were measured).
-    if bundle.digest == graph.digest:
-        source, checkpoint = model_folder(graph), tf.train.Checkpoint(root=engine.model)
-    else:
-        source, checkpoint = bundle.folder, tf.train.Checkpoint(policy=engine.model)
+    checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": engine.model})
     try:
-        checkpoint.read(prefix(source)).assert_consumed()
+        status = checkpoint.read(prefix(source))
+        try:
+            status.assert_consumed()
+        except AssertionError:
+            if not _assigned(engine.model, values):
+                raise
     except Exception as error:  # it has many kinds of errors for a file that it does not like
         raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
 
 
-def prefix(folder: Path) -> str:
-    """What TensorFlow calls the checkpoint in `folder`."""
-    return str(folder / "variables" / "variables")
+def _assigned(model: Any, values: StoredValues) -> bool:
+    """Assigns each value by its name, where what is one variable in the files is several in the model.
+
+    TensorFlow restores such a value into the first of them only. False where there is more than named variables.
+    """
+    variables = {f"{WEIGHTS}/{index}": variable for index, variable in enumerate(getattr(model, WEIGHTS, ()))}
+    variables |= {f"{METADATA}/{name}": variable for name, variable in getattr(model, METADATA, {}).items()}
+    if hasattr(model, TRAIN_STEP):
+        variables[TRAIN_STEP] = getattr(model, TRAIN_STEP)
+    if not variables.keys() <= values.by_name.keys() or any(variables.keys().isdisjoint(v.names) for v in values.all):
+        return False
+    for name, variable in variables.items():
+        variable.assign(values.read(values.by_name[name]))
+    return True
 
 
 def model_folder(graph: Graph) -> Path:
@@ -159,7 +178,7 @@ def load_model(folder: Path, named: Path) -> Any:
 
 def train_step_of(model: Any) -> int:
     """The train step in a model's variables; -1 where it has none."""
-    return int(model.get_train_step()) if hasattr(model, "get_train_step") else -1
+    return as_train_step(model.get_train_step().numpy()) if hasattr(model, "get_train_step") else -1
 
 
 def metadata_of(model: Any) -> dict[str, Any]:

@@ -28,15 +28,18 @@ class BundleLoader:
     def load(self, graph: Graph, bundle: Bundle) -> Engine:
         """See `Loader`."""
         if bundle.engine == LITERT:
-            return LiteRTEngine(bundle.folder / COMPILED_FILE, graph.spec, graph.serving.noise)
+            engine = LiteRTEngine(bundle.folder / COMPILED_FILE, graph.spec, graph.serving.noise)
+            engine.one_call, engine.whole_batches = bool(bundle.dependent_rows), bundle.whole_batches
+            return engine
         _import_tensorflow()
         from app.workshop.load import load_copy, restore
 
-        engine, self._spare = self._spare, None
-        if engine is None or engine.graph != graph.digest:
-            engine = load_copy(graph)
-        restore(engine, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
-        return engine
+        copy, self._spare = self._spare, None
+        if copy is None or copy.graph != graph.digest:
+            copy = load_copy(graph)
+        copy.one_row, copy.whole_batches = bundle.one_row, bundle.whole_batches
+        restore(copy, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
+        return copy
 
     def stand_by(self, graph: Graph, bundle: Bundle) -> None:
         """See `Loader`."""

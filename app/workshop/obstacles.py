@@ -9,7 +9,7 @@ from typing import Any
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.workshop.assertions import SHAPE_ONLY, may_refuse
-from saver.purity import impurities
+from saver.purity import impurities, seed_of
 
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
 # They lose their argument's period above some 1e7. What can be had exactly, `app.workshop.exact` replaces.
@@ -34,9 +34,18 @@ def what_they_do(impure: Sequence[str]) -> str:
     return "runs Python code" if any("PyFunc" in kind for kind in impure) else "keeps state in variables"
 
 
-def is_seeded(function: Any) -> bool:
-    """Whether it draws from a seed that stands in its graph, and so the same numbers in each process."""
-    return any(node.attr[name].i for node in _nodes(function) for name in ("seed", "seed2") if name in node.attr)
+def draws_of(action: Any, has_sample: bool) -> str:
+    """How a server gets the random numbers of a concrete `action`: a sentence for an operator."""
+    impure = impurities(action)
+    if not any(_RANDOM.search(kind) for kind in impure):
+        return f"action {what_they_do(impure)}" if impure else "action draws nothing: equal inputs get equal answers"
+    seed = seed_of(action)
+    if seed == "own":
+        return "action draws from a seed in the export, the same again after each start; TensorFlow runs it"
+    if has_sample:
+        return "action draws afresh" + (", whatever tf.random.set_seed was when it was saved" if seed else "")
+    again = "the same again after each start" if seed else "afresh"
+    return f"action draws {again}; TensorFlow runs it, as it has no sample"
 
 
 def kinds(function: Any) -> set[str]:

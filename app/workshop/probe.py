@@ -1,42 +1,182 @@
-"""Whether a copy answers probe inputs with something that the policy may give."""
+"""What a copy answers to probe inputs: it is told, and new weights have to answer what those before them did.
+
+Probe inputs inform and choose the engine; they forbid nothing by themselves. A policy may well refuse an input that
+fits its spec, or answer it with NaN: only what another version of it can answer is expected of a new one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from app.engine.base import Arrays, Engine
+import numpy as np
+
+from app.engine.base import Arrays
+from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused
 from saver.artifact import PolicySpec, leaves
 from saver.artifact.probe import outside_spec, probe_inputs
 
 ROWS = 4
-_RECORDED = "an input of a real request"
+# A row of images, or of a state of images, may take megabytes.
+_ROWS_A_CALL = 16
+# A person reads them; the others are counted.
+_MOST_TOLD = 8
+_MOST_SHOWN = 60
+_MOST_REASON = 200
+_ALWAYS_DEFAULT = ("step_type", "reward", "discount")
 
 
-def check(engine: Engine, spec: PolicySpec, recorded: Sequence[Arrays] = ()) -> None:
-    """Calls `action` on probe inputs, and on `recorded` ones: inputs of real requests.
+@dataclass(frozen=True)
+class Probe:
+    """One row: [1, …] by flattened name, without policy state where it starts from the initial one.
 
-    A recorded row without policy state starts from the initial one.
+    `recorded`: it is of a real request. `problem` says what a version made of it; "" where that is in order.
+    `comparable`: it was answered, with finite numbers.
+    """
+
+    name: str
+    inputs: Arrays
+    recorded: bool = False
+    problem: str = ""
+    comparable: bool = False
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one version made of its probes. `one_row`: it answers single rows, and fails on several of them at once."""
+
+    probes: tuple[Probe, ...]
+    one_row: bool = False
+
+    @property
+    def failed(self) -> list[Probe]:
+        """Those that it refused, or answered with something that its spec excludes."""
+        return [probe for probe in self.probes if probe.problem]
+
+    @property
+    def any_answered(self) -> bool:
+        """Whether something can be said of how it answers."""
+        return any(probe.comparable for probe in self.probes)
+
+    @property
+    def why_unproved(self) -> str:
+        """Why no other engine can be compared with it; "" where it can."""
+        if self.one_row:
+            return "it answers one row a call only"
+        if self.any_answered:
+            return ""
+        first = self.failed[0]
+        return (
+            f"no probe input is answered, so that LiteRT's answers cannot be compared ({first.name}: {first.problem})"
+        )
+
+    def public(self) -> dict[str, Any]:
+        """What the policy's description tells."""
+        failed = self.failed
+        told = [f"{probe.name}: {probe.problem}" for probe in failed[:_MOST_TOLD]]
+        more = [f"and {len(failed) - _MOST_TOLD} more"] if len(failed) > _MOST_TOLD else []
+        return {"asked": len(self.probes), "answered": len(self.probes) - len(failed), "problems": told + more}
+
+
+def probes_of(
+    spec: PolicySpec, given: Sequence[tuple[str, Arrays]] = (), recorded: Sequence[Arrays] = ()
+) -> list[Probe]:
+    """Rows made from the spec, those that an operator has given by name, and those of real requests."""
+    unknown = {leaf.name: np.zeros(ROWS) for _, leaf in leaves(spec.initial_state)}
+    state = spec.state_inputs(unknown)
+    whole = {name: array for name, array in probe_inputs(spec, unknown, ROWS).items() if name not in state}
+    invented = [{name: array[row : row + 1] for name, array in whole.items()} for row in range(ROWS)]
+    wanted = spec.signatures["action"].inputs
+    return [
+        *(Probe(f"probe input {number} ({_shown(spec, row)})", row) for number, row in enumerate(invented, 1)),
+        *(Probe(name, _known(row, wanted)) for name, row in given),
+        *(Probe("an input of a real request", _known(row, wanted), recorded=True) for row in recorded),
+    ]
+
+
+def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> Probed:
+    """Asks for the action: many rows at once where the policy takes that, else one by one."""
+    engine.one_row = False
+    together = _together(engine, spec, probes)
+    if together is not None:
+        return Probed(tuple(together))
+    asked, one_row, settled = [], False, False
+    for probe in probes:
+        alone = _answers(engine, spec, [probe.inputs])
+        if isinstance(alone, str):
+            asked.append(replace(probe, problem=alone))
+            continue
+        asked.append(_answered(probe, spec, alone, 0))
+        if spec.batch_size is None and not settled:  # a row that is answered alone, and not beside itself
+            one_row, settled = isinstance(_answers(engine, spec, [probe.inputs] * 2), str), True
+    return Probed(tuple(asked), one_row)
+
+
+def _together(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> list[Probe] | None:
+    """Those with what was made of them; None where a call fails."""
+    asked: list[Probe] = []
+    for start in range(0, len(probes), _ROWS_A_CALL):
+        piece = probes[start : start + _ROWS_A_CALL]
+        outputs = _answers(engine, spec, [probe.inputs for probe in piece])
+        if isinstance(outputs, str):
+            return None
+        asked += [_answered(probe, spec, outputs, row) for row, probe in enumerate(piece)]
+    return asked
+
+
+def check_no_worse(found: Probed, before: Probed) -> None:
+    """Compares a version with the one before it, which was asked what this one failed on.
 
     Raises:
-      SwapRefused: it raises, or an action is not finite or outside integer bounds.
+      SwapRefused: it fails on an input that the other one answered.
     """
-    _answer(engine, spec, lambda: probe_inputs(spec, engine.initial_state(ROWS), ROWS), "probe inputs")
-    for row in recorded:
-        known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
-        try:
-            _answer(engine, spec, lambda: spec.state_inputs(engine.initial_state(1)) | known, _RECORDED)  # noqa: B023
-        except SwapRefused as refusal:
+    for probe, other in zip(found.failed, before.probes, strict=True):
+        if not other.problem:
             # For now: the requests of a minute later are others, and one odd caller must not block a policy.
-            raise SwapRefused(str(refusal), for_now=True) from refusal
+            raise SwapRefused(f"{probe.problem} on {probe.name}", for_now=probe.recorded)
 
 
-def _answer(engine: Engine, spec: PolicySpec, inputs: Callable[[], Arrays], named: str) -> None:
+def _answers(engine: TensorFlowEngine, spec: PolicySpec, rows: Sequence[Arrays]) -> Arrays | str:
+    """The outputs of `action`, or what went wrong. A row without policy state starts from the initial one."""
     try:
-        outputs = engine.run("action", inputs())
-    except Exception as error:
-        raise SwapRefused(f"the policy fails on {named}: {str(error)[:300]}") from error
+        initial = spec.state_inputs(engine.initial_state(len(rows)))
+        # Those of the rows that have none of their own, one below the other.
+        wholes = [{name: array[at : at + 1] for name, array in initial.items()} | row for at, row in enumerate(rows)]
+        return engine.run("action", {name: np.concatenate([whole[name] for whole in wholes]) for name in wholes[0]})
+    except Exception as error:  # whatever a graph makes TensorFlow raise
+        lines = str(error).strip().splitlines()
+        return f"the policy fails: {lines[0][:_MOST_REASON] if lines else type(error).__name__}"
+
+
+def _answered(probe: Probe, spec: PolicySpec, outputs: Arrays, row: int) -> Probe:
     for path, leaf in leaves(spec.action, "action"):
-        problem = outside_spec(outputs[leaf.name], leaf)
+        value = outputs[leaf.name][row : row + 1]
+        problem = outside_spec(value, leaf)
         if problem is not None:
-            raise SwapRefused(f"{path} {problem} on {named}")
+            finite = not leaf.is_float or bool(np.isfinite(value.astype(np.float32)).all())
+            return replace(probe, problem=f"{path} {problem}", comparable=finite)
+    return replace(probe, problem="", comparable=True)
+
+
+def _known(row: Arrays, wanted: Mapping[str, Any]) -> Arrays:
+    return {name: array for name, array in row.items() if name in wanted}
+
+
+def _text(array: np.ndarray[Any, Any]) -> str:
+    """The only row of an array, as somebody would read it."""
+    return np.array2string(array.reshape(array.shape[1:]), threshold=6, edgeitems=2)
+
+
+def _shown(spec: PolicySpec, row: Arrays) -> str:
+    """The fields of a row that somebody would send."""
+    nests = spec.inputs if isinstance(spec.inputs, dict) and spec.takes_time_step else {"": spec.inputs}
+    shown = [
+        f"{path} {_text(row[leaf.name])}"
+        for top, nest in nests.items()
+        if top not in (*_ALWAYS_DEFAULT, "policy_state")
+        for path, leaf in leaves(nest, top)
+    ]
+    text = " ".join(", ".join(shown).split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

@@ -7,17 +7,19 @@ answer it when this one has died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import gc
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from app.engine.base import Arrays
 from app.engine.bundle import Graph, Prepared
-from app.errors import PolicyServerError, SwapRefused, is_lack_of_room, is_passing
+from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.processes.link import Handlers, Link
 from app.workshop import checkpoints
 from app.workshop.load import open_export
@@ -29,14 +31,17 @@ T = TypeVar("T")
 class Calls:
     """What other processes may ask; one thread does it all."""
 
+    link: Link
+
     def __init__(self, lane: ThreadPoolExecutor, engine: str) -> None:
         self._lane = lane
         self._engine = engine
+        self._loop = asyncio.get_running_loop()
         self._workshops: dict[str, Workshop] = {}
 
     def handlers(self) -> Handlers:
         """By name; see the methods."""
-        calls = (self.open, self.prepare, self.check, self.train_step_in)
+        calls = (self.open, self.prepare, self.check, self.needs_own_graph, self.train_step_in)
         return {call.__name__: self._in_lane(call) for call in calls}
 
     def open(self, folder: Path, graphs: Path) -> Graph:
@@ -50,24 +55,45 @@ class Calls:
         source: Path | None,
         digest: str,
         destination: Path,
-        recorded: Sequence[Arrays],
-        compiled: bool,
+        *how: Any,
     ) -> Prepared:
         """See `Workshop.prepare`."""
-        return self._workshop(policy, graph).prepare(source, digest, destination, recorded, compiled)
+        told = self._steps(policy)
+        workshop = self._workshop(policy, graph)
+        told("loaded")
+        workshop.told = told
+        return workshop.prepare(source, digest, destination, *how)
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Workshop.check`."""
         return self._workshop(policy, graph).check(folder)
 
+    def needs_own_graph(self, policy: str, graph: Graph, folder: Path) -> bool:
+        """See `Workshop.needs_own_graph`."""
+        return self._workshop(policy, graph).needs_own_graph(folder)
+
     def train_step_in(self, folder: Path) -> int:
         """See `checkpoints.train_step_in`."""
         return checkpoints.train_step_in(folder)
+
+    def _steps(self, policy: str) -> Callable[[str], None]:
+        """What the control process is told of, with the seconds since the step before."""
+        began = time.perf_counter()
+
+        def told(step: str) -> None:
+            nonlocal began
+            began, before = time.perf_counter(), began
+            asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, began - before), self._loop)
+
+        return told
 
     def _workshop(self, policy: str, graph: Graph) -> Workshop:
         """The one of the policy; a new one where its graph is another."""
         workshop = self._workshops.get(policy)
         if workshop is None or workshop.graph != graph:
+            del workshop
+            self._workshops.pop(policy, None)
+            gc.collect()  # what TensorFlow loads refers to itself: the graph before would stay, with all its weights
             workshop = self._workshops[policy] = Workshop(graph, self._engine)
         return workshop
 
@@ -92,9 +118,15 @@ def _blamed(call: Callable[..., T], *args: object) -> T:
         raise SwapRefused(f"the workshop cannot go on: {type(error).__name__}: {str(error)[:200]}", True) from error
 
 
+async def _sent(link: Link, policy: str, step: str, seconds: float) -> None:
+    with contextlib.suppress(LinkLost):
+        await link.call("step", policy, step, seconds)
+
+
 async def serve(end: socket.socket, engine: str) -> None:
     """Answers calls until the other end is gone. `engine`: what every version has to run on, or "auto"."""
     with ThreadPoolExecutor(1, "workshop") as lane:
-        link = await Link.over(end, Calls(lane, engine).handlers())
-        await link.lost()
+        calls = Calls(lane, engine)
+        calls.link = await Link.over(end, calls.handlers())
+        await calls.link.lost()
         os._exit(0)  # whatever TensorFlow is busy with is of no use to anyone

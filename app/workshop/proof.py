@@ -7,27 +7,21 @@ that TensorFlow itself gives to inputs that differ by no more than rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from app.engine.base import Arrays, Engine, InputRefused
+from app.workshop.comparing import NUDGES, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from saver.artifact import Leaf, PolicySpec, ServingInfo, leaves
 from saver.artifact.probe import probe_inputs, probe_noise
 
-TOLERANCE = 1e-5
 # Of floats in probes, where the spec allows them: gentle, and far out.
 _SCALES = (1.0, 0.01, 20.0, 1e3, 1e6)
 # Bounds that are further apart are those of a dtype, and no range to probe all over.
 _WIDE = 1e12
-_NUDGES = 64
-_NUDGE = 1e-6
 _STRINGS = np.array([b"", b"a", b"up", b"\xff"], object)
-
-
-class Unequal(Exception):
-    """The compiled policy answers otherwise; the message says where."""
 
 
 def prove(
@@ -38,6 +32,7 @@ def prove(
     rows: Sequence[int] = (1, 3, 16),
     recorded: Sequence[Arrays] = (),
     draws: bool = False,
+    apart: bool = True,
 ) -> None:
     """Calls every function of the policy on probe inputs, in both engines.
 
@@ -50,6 +45,7 @@ def prove(
       recorded: inputs of real requests, one row each; `action` is called on them too.
       draws: whether `action` is answered by `sample` from fresh noise. Then `sample` is compared, with the same noise,
         and `action` has to give the same outputs as TensorFlow's, in kind.
+      apart: whether a row has to be answered alone as it is among others; else all rows of a call belong together.
 
     Raises:
       Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
@@ -62,18 +58,18 @@ def prove(
         for probe, inputs in enumerate(_probes(spec, state, count)):
             for function in functions:
                 noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
-                _Trial(compiled, reference, function, inputs | noise).check()
+                _Trial(compiled, reference, function, inputs | noise, apart).check()
             if draws:
-                _Trial(compiled, reference, "action", inputs).check_form()
+                _Trial(compiled, reference, "action", inputs, apart).check_form()
     for probe, row in enumerate(recorded):
         known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
         inputs = spec.state_inputs(reference.initial_state(1)) | known
         noise = probe_noise(serving.noise, 1, probe) if draws else {}
-        _Trial(compiled, reference, first, inputs | noise).check()
+        _Trial(compiled, reference, first, inputs | noise, apart).check()
 
 
 def _same_state(found: Arrays, expected: Arrays) -> None:
-    differing = _differing_rows(found, expected)
+    differing = differing_rows(found, expected)
     if differing.any():
         raise Unequal(f"get_initial_state: row {int(differing.argmax())} differs from TensorFlow's")
 
@@ -81,7 +77,8 @@ def _same_state(found: Arrays, expected: Arrays) -> None:
 class _Trial:
     """One function and one batch of inputs."""
 
-    def __init__(self, compiled: Engine, reference: Engine, function: str, inputs: Arrays) -> None:
+    def __init__(self, compiled: Engine, reference: Engine, function: str, inputs: Arrays, apart: bool) -> None:
+        self._apart = apart
         self._compiled = compiled
         self._reference = reference
         self._function = function
@@ -95,17 +92,19 @@ class _Trial:
         found, expected = answers
         self._compare(found, expected)
         again = self._compiled.run(self._function, self._inputs)
-        if any(not _identical(again[name], array) for name, array in found.items()):
+        if any(not identical(again[name], array) for name, array in found.items()):
             raise Unequal(f"{self._function}: two calls with the same inputs differ")
+        if not self._apart:
+            return
         rows = len(next(iter(self._inputs.values())))
-        alone = [self._compiled.run(self._function, _rows(self._inputs, [row])) for row in range(rows)]
+        alone = [self._compiled.run(self._function, rows_of(self._inputs, [row])) for row in range(rows)]
         self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
 
     def check_form(self) -> None:
         """Raises `Unequal` for other names, dtypes or shapes; the values are drawn."""
         answers = self._answers()
         if answers is not None:
-            _differing_rows(*answers)
+            differing_rows(*answers)
 
     def _answers(self) -> tuple[Arrays, Arrays] | None:
         """What the compiled policy and TensorFlow say; None where both refuse."""
@@ -125,9 +124,9 @@ class _Trial:
             raise Unequal(f"{self._function}: {engine.name} fails on a probe input: {str(error)[:200]}") from error
 
     def _compare(self, found: Arrays, expected: Arrays) -> None:
-        for row in np.flatnonzero(_differing_rows(found, expected)):
-            if not self._rounding_decides(row, _rows(found, [row])):
-                names = [n for n in expected if _differing_rows({n: found[n]}, {n: expected[n]})[row]]
+        for row in np.flatnonzero(differing_rows(found, expected)):
+            if not self._rounding_decides(row, rows_of(found, [row])):
+                names = [n for n in expected if differing_rows({n: found[n]}, {n: expected[n]})[row]]
                 raise Unequal(
                     f"{self._function}: {names[0]} is {_shown(found[names[0]][row])} for a probe input, "
                     f"TensorFlow says {_shown(expected[names[0]][row])}"
@@ -136,65 +135,18 @@ class _Trial:
     def _rounding_decides(self, row: int, found: Arrays) -> bool:
         """Whether TensorFlow gives the same answer to an input that is the same up to rounding."""
         generator = np.random.default_rng(row)
-        nudged = {n: _nudged(a, generator) for n, a in _rows(self._inputs, [row] * _NUDGES).items()}
+        near = rows_of(self._inputs, [row] * NUDGES) if self._apart else self._inputs
+        calls = 1 if self._apart else NUDGES
+        answers = []
         try:
-            answers = self._reference.run(self._function, nudged)
+            for _ in range(calls):
+                inputs = {name: nudged(array, generator) for name, array in near.items()}
+                answers.append(self._reference.run(self._function, inputs))
         except InputRefused:
             return False
-        return _is_among(found, answers)
-
-
-def _is_among(found: Arrays, answers: Arrays) -> bool:
-    """Whether one row is like the rows of `answers`: integers as in some of them, and its floats between theirs."""
-    floats = {name for name, array in answers.items() if np.issubdtype(array.dtype, np.floating)}
-    integers = answers.keys() - floats
-    alike = ~_differing_rows(_rows({n: found[n] for n in integers}, [0] * _NUDGES), {n: answers[n] for n in integers})
-    if not alike.any():
-        return False
-    for name in floats:
-        chosen = answers[name][alike] if integers else answers[name]
-        low, high = chosen.min(axis=0), chosen.max(axis=0)
-        margin = TOLERANCE + TOLERANCE * np.abs(high) + (high - low)  # they are a few of many
-        if not ((found[name][0] >= low - margin) & (found[name][0] <= high + margin)).all():
-            return False
-    return True
-
-
-def _differing_rows(found: Arrays, expected: Arrays) -> np.ndarray[Any, Any]:
-    """For each row, whether any of its outputs differs by more than rounding.
-
-    Raises:
-      Unequal: names, dtypes or shapes differ.
-    """
-    if found.keys() != expected.keys():
-        raise Unequal(f"the outputs are {sorted(found)}, TensorFlow's {sorted(expected)}")
-    differs: Any = np.zeros(1, bool)
-    for name, wanted in expected.items():
-        array = found[name]
-        if (array.dtype, array.shape) != (wanted.dtype, wanted.shape):
-            raise Unequal(f"{name} is {array.dtype} {array.shape}, TensorFlow's {wanted.dtype} {wanted.shape}")
-        differs = differs | ~_close(array, wanted).reshape(len(wanted), -1).all(axis=1)
-    return np.asarray(differs)
-
-
-def _close(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if np.issubdtype(expected.dtype, np.floating):
-        return np.isclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
-    return np.asarray(found == expected)
-
-
-def _identical(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
-    return np.array_equal(one, other, equal_nan=bool(np.issubdtype(one.dtype, np.floating)))
-
-
-def _rows(arrays: Mapping[str, np.ndarray[Any, Any]], rows: Sequence[int]) -> Arrays:
-    return {name: array[rows] for name, array in arrays.items()}
-
-
-def _nudged(array: np.ndarray[Any, Any], generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    if not np.issubdtype(array.dtype, np.floating):
-        return array
-    return np.asarray(array * (1 + _NUDGE * generator.standard_normal(array.shape)), array.dtype)
+        if not self._apart:  # with all that it belongs to
+            answers = [rows_of(answer, [row]) for answer in answers]
+        return is_among(found, {name: np.concatenate([answer[name] for answer in answers]) for name in found})
 
 
 def _shown(value: Any) -> str:
@@ -209,15 +161,19 @@ def _probes(spec: PolicySpec, state: Arrays, rows: int) -> Iterator[Arrays]:
     """Inputs of `action`: those of the start of an episode, and random ones with every step type and any state."""
     yield probe_inputs(spec, state, rows)
     for seed, scale in enumerate(_SCALES):
-        generator = np.random.default_rng(seed)
-        inputs = {leaf.name: _random(leaf, rows, scale, generator) for _, leaf in leaves(spec.inputs)}
-        if spec.takes_time_step and isinstance(spec.inputs, dict):
-            for _, leaf in leaves(spec.inputs["step_type"]):
-                inputs[leaf.name] = generator.integers(0, 3, (rows, *_shape(leaf))).astype(leaf.storage)
-        yield inputs
+        yield random_inputs(spec, rows, scale, np.random.default_rng(seed))
 
 
-def _random(leaf: Leaf, rows: int, scale: float, generator: np.random.Generator) -> np.ndarray[Any, Any]:
+def random_inputs(spec: PolicySpec, rows: int, scale: float, generator: np.random.Generator) -> Arrays:
+    """Inputs of `action` inside their bounds, with every step type and any state."""
+    inputs = {leaf.name: random_values(leaf, rows, scale, generator) for _, leaf in leaves(spec.inputs)}
+    if spec.takes_time_step and isinstance(spec.inputs, dict):
+        for _, leaf in leaves(spec.inputs["step_type"]):
+            inputs[leaf.name] = generator.integers(0, 3, (rows, *_shape(leaf))).astype(leaf.storage)
+    return inputs
+
+
+def random_values(leaf: Leaf, rows: int, scale: float, generator: np.random.Generator) -> np.ndarray[Any, Any]:
     """Values inside the bounds of the leaf; floats without bounds are normal, times `scale`."""
     shape = (rows, *_shape(leaf))
     if leaf.dtype == "string":

@@ -17,6 +17,9 @@ from tensorflow.lite.python import schema_py_generated as schema
 Weights: TypeAlias = "list[np.ndarray[Any, Any]]"
 Piece: TypeAlias = "bytes | Place"
 Part: TypeAlias = "bytes | np.ndarray[Any, Any]"
+# Among so many numbers some may be special ones, and no two tensors will be alike all the same.
+_MANY = 24
+_SPECIAL = (0.0, 1.0, -1.0, 6.0, 1e4, -1e4)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def template_of(one: tuple[bytes, Weights], other: tuple[bytes, Weights]) -> Tem
     """The template that gives both files; None where a difference between them is no variable.
 
     Args:
-      one: a file and the weights that it was converted with. Floating weights are random, so that no two are alike.
+      one: a file and the weights that it was converted with, such as `told_apart` gives.
       other: the same with other floating weights; those of other dtypes have not changed.
     """
     data, weights = one
@@ -73,8 +76,44 @@ def template_of(one: tuple[bytes, Weights], other: tuple[bytes, Weights]) -> Tem
             return None
         pieces += [data[done:start], place]
         done = end
+    placed = {piece.variable for piece in pieces if isinstance(piece, Place)}
+    if any(_is_patched(value) and value.size and index not in placed for index, value in enumerate(weights)):
+        return None  # a function of it, then, that has been the same for both
     template = Template((*pieces, data[done:]), [w if not _is_patched(w) else _no_values(w) for w in weights])
     return template if b"".join(map(_bytes, template.filled(other[1]))) == other[0] else None
+
+
+def told_apart(weights: Weights) -> Weights:
+    """Values of the same shapes for which no function is the identity that is not the identity of all.
+
+    Floats of both signs and of many magnitudes; zeros, ones and very large ones among them where there are many. Others
+    stay what they are.
+    """
+    generator = np.random.default_rng(0)
+    return [_random(value, generator) if _is_patched(value) else value for value in weights]
+
+
+def like(weights: Weights) -> Weights:
+    """The weights themselves, but for those that conversion may see something special in.
+
+    Those are tensors of one value, as biases before training, and tensors that equal another.
+    """
+    generator = np.random.default_rng(1)
+    seen: set[bytes] = set()
+    values = []
+    for value in weights:
+        special = value.tobytes() in seen or (value == value.flat[:1]).all()
+        seen.add(value.tobytes())
+        values.append(_random(value, generator) if special and _is_patched(value) else value)
+    return values
+
+
+def _random(value: np.ndarray[Any, Any], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    drawn = generator.choice([-1.0, 1.0], value.shape) * 10.0 ** generator.uniform(-3, 3, value.shape)
+    if value.size >= _MANY:
+        chosen = generator.random(value.shape) < 1 / 8
+        drawn = np.where(chosen, generator.choice(_SPECIAL, value.shape), drawn)
+    return np.asarray(drawn, value.dtype)
 
 
 def _is_patched(value: np.ndarray[Any, Any]) -> bool:
@@ -121,8 +160,9 @@ def _place_of(region: memoryview, weights: Weights) -> Place | None:
 
 
 def _scaled(place: Place, region: memoryview, weights: Weights) -> Iterator[Place]:
-    """The place with each factor that the constant's first number may come from."""
+    """The place with each factor that the constant's largest number may come from."""
     value = place.filled(weights)
-    factor = np.frombuffer(region, value.dtype)[:1] / value.flat[:1]
+    largest = np.abs(value).argmax()
+    factor = np.frombuffer(region, value.dtype)[largest : largest + 1] / value.flat[largest : largest + 1]
     for candidate in (factor, np.nextafter(factor, 0, dtype=factor.dtype), np.nextafter(factor, 9, dtype=factor.dtype)):
         yield replace(place, factor=candidate[0])

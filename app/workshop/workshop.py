@@ -6,30 +6,42 @@ Every method blocks. All calls come from one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from app.engine.base import Arrays
 from app.engine.bundle import AUTO, Bundle, Graph, Prepared
 from app.engine.tensorflow import TensorFlowEngine
-from app.errors import SwapRefused
+from app.errors import SwapRefused, UnusablePolicy
 from app.folders.checkpoints import manifest_of, plain_files
 from app.workshop import checkpoints, probe
 from app.workshop.choice import EngineChoice
+from app.workshop.graph_constants import constants_of
 from app.workshop.load import load_copy, model_folder, restore, train_step_of
-from saver.artifact import CheckpointManifest, IncompleteError, check_files, copy_files, digest_of
+from app.workshop.probe import Probed
+from saver.artifact import (
+    GRAPH_FILE,
+    SERVING_FOLDER,
+    CheckpointManifest,
+    IncompleteError,
+    check_files,
+    copy_files,
+    digest_of,
+)
 from saver.artifact.publishing import publish, staged_folder
 
 
 class Workshop:
-    """Opened on a graph. `engine`: what every version has to run on, or "auto"."""
+    """Opened on a graph. `engine`: what every version has to run on, or "auto". `told` hears of each step done."""
 
     def __init__(self, graph: Graph, engine: str = AUTO) -> None:
         self.graph = graph
         self._choice = EngineChoice(graph, engine)
         self._variables = checkpoints.variables_of(model_folder(graph))
         self._copy: TensorFlowEngine | None = load_copy(graph)
+        self._one_row = False
+        self.told: Callable[[str], None] = lambda _: None
 
     def prepare(
         self,
@@ -37,6 +49,8 @@ class Workshop:
         digest: str,
         destination: Path,
         recorded: Sequence[Arrays] = (),
+        given: Sequence[tuple[str, Arrays]] = (),
+        serving: tuple[Graph, Bundle] | None = None,
         compiled: bool = True,
     ) -> Prepared:
         """Makes a version ready to serve: copied, checked, restored, verified, and put at `destination`.
@@ -45,7 +59,10 @@ class Workshop:
           source: the checkpoint's folder; None for the export's own weights.
           digest: what identifies the version.
           destination: where its bundle shall lie; an earlier one is replaced.
-          recorded: inputs of real requests, one row each, that the version has to answer too.
+          recorded: inputs of real requests, one row each, that the version is asked too.
+          given: more such rows with their names, from an operator.
+          serving: the version that serves. What it answers, this one has to answer too; before anything serves, a
+            checkpoint is compared with the export's own weights, and these with nothing.
           compiled: whether it may be compiled at all.
 
         Raises:
@@ -58,9 +75,20 @@ class Workshop:
                 unfinished = Bundle(staged, self.graph.digest, digest, -1, "", "", {}, files)
                 copy = self._restored(unfinished)
                 loaded_at = time.time()
-                probe.check(copy, self.graph.spec, recorded)
+                probed = probe.examine(copy, self.graph.spec, probe.probes_of(self.graph.spec, given, recorded))
+                if probed.failed and (serving is not None or source is not None):
+                    probe.check_no_worse(probed, self._before(serving, probed))
+                    copy = self._restored(unfinished)
+                self.told("probe inputs asked")
                 _check_promise(promised, train_step_of(copy.model))
-                bundle = self._choice.finished(unfinished, copy, recorded, compiled)
+                self._one_row = copy.one_row = probed.one_row or (self._one_row and not probed.any_answered)
+                # Where some are not answered, those that are must not be missing from what is compared.
+                rows = (
+                    [p.inputs for p in probed.probes] if probed.failed else [row for _, row in given] + list(recorded)
+                )
+                self._choice.told = self.told
+                bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unproved)
+                bundle = replace(bundle, probed=probed.public(), one_row=copy.one_row)
                 bundle.write()
                 publish(staged, destination, sync=False)
         except OSError as error:
@@ -83,6 +111,33 @@ class Workshop:
         _check_promise(manifest, train_step)
         return train_step
 
+    def _before(self, serving: tuple[Graph, Bundle] | None, found: Probed) -> Probed:
+        """What the version before a new one answers to the probes that the new one failed on."""
+        graph, bundle = serving or (self.graph, Bundle(Path(), self.graph.digest, self.graph.digest, -1, "", "", {}))
+        probes = [replace(probe, problem="") for probe in found.failed]
+        try:
+            if graph.digest == self.graph.digest:
+                return probe.examine(self._restored(bundle), graph.spec, probes)
+            copy = load_copy(graph)
+            restore(copy, graph, bundle)
+            return probe.examine(copy, graph.spec, probes)
+        except (SwapRefused, UnusablePolicy):
+            return Probed(tuple(probes))  # it is gone: nothing excuses the new one
+
+    def needs_own_graph(self, folder: Path) -> bool:
+        """Whether an export differs from the graph in more than variables: a constant, such as an ε that decays.
+
+        False also where the two cannot be compared, as only one of them has `serving/`.
+
+        Raises:
+          SwapRefused: its variables do not fit the graph.
+        """
+        self._check_variables(folder, folder)
+        other = folder if self.graph.plain else folder / SERVING_FOLDER
+        if self.graph.plain != (not (folder / SERVING_FOLDER).exists()):
+            return False
+        return constants_of(other) != constants_of(model_folder(self.graph))
+
     def _copied(self, source: Path, promised: CheckpointManifest | None, digest: str, staged: Path) -> dict[str, str]:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
         hashes = promised.files if promised is not None else {}
@@ -92,8 +147,19 @@ class Workshop:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
-        checkpoints.check(staged, self._variables)
+        self._check_variables(staged, source)
         return files
+
+    def _check_variables(self, folder: Path, source: Path) -> None:
+        """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
+        try:
+            checkpoints.check(folder, self._variables)
+        except SwapRefused as refusal:
+            if not (source / GRAPH_FILE).exists():
+                raise
+            raise SwapRefused(
+                f"it is an export, and its variables do not fit the graph that serves: {refusal}"
+            ) from None
 
     def _restored(self, bundle: Bundle) -> TensorFlowEngine:
         """A copy of the policy with these weights; the same one each time, unless a restore has failed half-way."""

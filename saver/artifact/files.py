@@ -41,7 +41,7 @@ def hash_files(folder: Path, paths: list[Path], known: Callable[[Path], str | No
         digest = known(path)
         if digest is None:
             with _open_regular(path) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = _sha256(file)
         hashes[path.relative_to(folder).as_posix()] = digest
     return hashes
 
@@ -60,7 +60,7 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
     """
     for name, expected in hashes.items():
         with _opened_inside(folder, name) as file:
-            _compare(name, hashlib.file_digest(file, "sha256").hexdigest(), expected)
+            _compare(name, _sha256(file), expected)
 
 
 def copy_files(folder: Path, names: Iterable[str], destination: Path, hashes: Mapping[str, str]) -> dict[str, str]:
@@ -168,6 +168,14 @@ def _read_chunk(file: io.BufferedReader, name: str) -> bytes:
         return file.read(_CHUNK_BYTES)
     except OSError as error:
         raise IncompleteError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _sha256(file: io.BufferedReader) -> str:
+    """What `hashlib.file_digest` gives, which Python 3.11 has and 3.9 has not."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def _compare(name: str, found: str, expected: str) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Union
 
 import numpy as np
 
-Bound: TypeAlias = "int | float | list[Any] | None"
+# Not `int | float`: while a program runs, Python 3.9 joins no types so.
+Bound = Union[int, float, "list[Any]", None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Leaf:
         return np.dtype(self.dtype)
 
 
-Nest: TypeAlias = "Leaf | dict[str, Nest] | tuple[Nest, ...]"
+Nest = Union[Leaf, "dict[str, Nest]", "tuple[Nest, ...]"]
 
 
 def leaves(nest: Nest, path: str = "") -> Iterator[tuple[str, Leaf]]:

@@ -154,7 +154,7 @@ class PolicySpec:
 class PolicyManifest:
     """What policy.json says: the spec, the class of the policy, who wrote it, and each file's sha256.
 
-    `serving` is None where the export has no `serving/`.
+    `serving` is None where the export has no `serving/`. `python_code` is what only the process that saved it can run.
     """
 
     spec: PolicySpec
@@ -162,6 +162,7 @@ class PolicyManifest:
     written_with: dict[str, str]
     files: dict[str, str]
     serving: ServingInfo | None = None
+    python_code: tuple[str, ...] = ()
 
 
 def check_is_export(folder: Path) -> None:
@@ -186,6 +187,7 @@ def write_policy_manifest(folder: Path, manifest: PolicyManifest) -> None:
             "written_with": manifest.written_with,
             **manifest.spec.to_json(),
             "serving": None if manifest.serving is None else manifest.serving.to_json(),
+            **({"python_code": list(manifest.python_code)} if manifest.python_code else {}),
             "files": manifest.files,
         },
     )
@@ -209,6 +211,7 @@ def read_policy_manifest(folder: Path) -> PolicyManifest | None:
             dict(data["written_with"]),
             dict(data["files"]),
             ServingInfo.from_json(data["serving"]) if data.get("serving") else None,
+            tuple(map(str, data.get("python_code", ()))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise IncompleteError(f"{POLICY_FILE} lacks a usable field: {error}") from None

@@ -41,7 +41,8 @@ def test_every_error_says_what_it_is(kind):
 def test_message_of_does_not_fit_names_the_first_problem_and_counts_the_others():
     problems = [errors.Problem("observation", "shape [3]", "float32 of shape [4]")]
     assert str(errors.DoesNotFit(problems)) == "observation: shape [3]; expected float32 of shape [4]"
-    assert str(errors.DoesNotFit(problems * 3)).endswith("(and 2 more)")
+    assert str(errors.DoesNotFit(problems * 3)).endswith("; 2 more errors")
+    assert str(errors.DoesNotFit(problems * 2)).endswith("; 1 more error")
     assert errors.DoesNotFit(problems).problems == tuple(problems)
 
 

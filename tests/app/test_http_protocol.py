@@ -10,6 +10,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from app.http_limits import HttpLimits
+from app.http_parser import RequestParser
 from app.http_protocol import DirectProtocol, protocol_with
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
@@ -22,6 +24,7 @@ class Wire:
     def __init__(self) -> None:
         self.written = b""
         self.closed = asyncio.Event()
+        self.reading, self.ended = True, False
 
     def write(self, data: bytes) -> None:
         assert not self.closed.is_set()
@@ -36,9 +39,23 @@ class Wire:
     def get_extra_info(self, _: str, default: Any = None) -> Any:
         return default
 
-    def resume_reading(self) -> None: ...
+    def abort(self) -> None:
+        self.closed.set()
 
-    def pause_reading(self) -> None: ...
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
 
 
 class Held:
@@ -71,17 +88,18 @@ async def _no_app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nothing here is for the framework")
 
 
-def connected(held: Held) -> tuple[DirectProtocol, Wire]:
-    config = uvicorn.Config(_no_app, lifespan="off", log_config=None, timeout_keep_alive=IDLE_S)  # type: ignore[arg-type]
+def connected(held: Held, **limits: float) -> tuple[DirectProtocol, Wire]:
+    config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
-    protocol: Any = protocol_with(held)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
+    bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
+    protocol: Any = protocol_with(held, bounds)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
     wire = Wire()
     protocol.connection_made(wire)
     return protocol, wire
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(test())
 
 
 def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
@@ -232,7 +250,9 @@ def test_a_head_is_known_only_while_no_other_request_is_under_way() -> None:
         protocol.data_received(request_with(b"second"))
         protocol.data_received(request_with(b"ahead of its turn"))
         assert held.bodies == [b"first", b"second"]
-        assert len(protocol.pipeline) == 1
+        held.exchanges[-1].set_result(b"")
+        await asyncio.sleep(0)
+        assert held.bodies == [b"first", b"second", b"ahead of its turn"]
 
     run(test)
 
@@ -272,3 +292,84 @@ def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
         run(test)
     finally:
         gc.enable()
+
+
+def test_the_end_of_a_chunked_request_is_seen_wherever_it_lies() -> None:
+    """No byte of the next request is taken for its own, whatever the parser looks at in one go."""
+    head = b"POST /action HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def test() -> None:
+        for size in range(16 * 1024 - 40, 16 * 1024 + 20):
+            parser = RequestParser()
+            chunk = b"x" * size
+            data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, chunk)
+            for cut in (len(data), len(head) + 3, len(data) - 2, len(data) + 1):
+                stream, body = data + REQUEST, b""
+                for part in (stream[:cut], stream[cut:]):
+                    start = 0
+                    while start < len(part):
+                        start = parser.feed(part, start)
+                        body += b"".join(parser.pieces)
+                        parser.pieces = []
+                        if parser.complete:
+                            assert body in (chunk, b"{}")
+                            body = b""
+                            parser.next()
+                assert not parser.fed
+
+    run(test)
+
+
+def test_a_head_that_is_known_may_come_before_its_body() -> None:
+    async def test() -> None:
+        for length, parts in (
+            (5, [b"12345"]),
+            (5, [b"1", b"2345"]),
+            (5, [b"12345" + request_with(b"more")]),
+            (2**20, [b"x" * 1000]),
+            (0, []),
+        ):
+            held = Held()
+            held.body_limit = 2**21
+            held.service.submit = lambda _, waiter, __: waiter.set_result(b"")
+            protocol, wire = connected(held)
+            protocol.data_received(request_with(b"learned"))
+            for _ in range(2):
+                protocol.data_received(request_with(b"").replace(b"Length: 0", b"Length: %d" % length))
+                for part in parts:
+                    protocol.data_received(part)
+                if length == 2**20:
+                    protocol.data_received(b"x" * (length - 1000))
+            await asyncio.sleep(0)
+            wanted = {5: [b"12345"], 2**20: [b"x" * 2**20], 0: [b""]}[length]
+            if len(parts) == 1 and len(parts[0]) > 5 and length == 5:
+                wanted = [b"12345", b"more"]
+            assert held.bodies == [b"learned", *wanted, *wanted]
+            assert wire.written.count(b"HTTP/1.1 200 OK") == len(held.bodies)
+
+    run(test)
+
+
+def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_with_its_server() -> None:
+    async def test() -> None:
+        for end in ("time", "stop", "end"):
+            held = Held()
+            protocol, wire = connected(held, client_timeout_s=0.05, keep_alive_s=0.05)
+            protocol.data_received(REQUEST)
+            held.exchanges[0].set_result(b"")
+            protocol.data_received(REQUEST[:-2])
+            assert protocol._alone
+            if end == "end":
+                assert not protocol.eof_received()
+            elif end == "stop":
+                protocol.shutdown()
+                protocol.data_received(b"{}")
+                held.exchanges[1].set_result(b"")
+                assert wire.closed.is_set()
+                assert wire.written.count(b"HTTP/1.1 200 OK") == 2
+            else:
+                while b"HTTP/1.1 408" not in wire.written:
+                    await asyncio.sleep(0.01)
+                assert wire.ended
+
+    run(test)

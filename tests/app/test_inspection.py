@@ -1,15 +1,20 @@
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 from rich.console import Console
 from tf_agents.policies import policy_saver
 
 from app.errors import UnusablePolicy
 from app.inspection import inspect
-from tests.saver import policies
+from saver import PolicySaver
+from tests.app.workshop.dependent import SharedNoise
+from tests.saver import demanding, policies
 from tests.saver.policies import SAVERS, Saved
 from tests.server import ROOT
 
@@ -30,6 +35,7 @@ def test_it_shows_what_the_policy_takes_answers_and_can_do(saved: Saved):
     for part in (
         "NestedPolicy, written with tensorflow",
         "any number of rows",
+        "its rows are answered independently of each other",
         "observation/joints/1",
         "0/observation/joints/1",
         "[0, -5] to [3, 5]",
@@ -56,6 +62,13 @@ def test_checkpoints_come_in_the_order_in_which_they_would_serve(tmp_path):
     assert places == sorted(places)
 
 
+def test_it_shows_which_probe_inputs_are_not_answered(tmp_path):
+    PolicySaver(demanding.MAKERS["logarithm"]()).save(tmp_path / "p", verify=False)
+    text = shown(tmp_path / "p")
+    assert "Probe inputs: 2 of 4 are answered" in text
+    assert "probe input 1 (observation -1.): action is not finite" in text
+
+
 def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path):
     policy_saver.PolicySaver(policies.q()).save(str(tmp_path / "plain"))
     text = shown(tmp_path / "plain")
@@ -64,11 +77,47 @@ def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path)
     assert "no: the export has no serving/ folder" in text
 
 
+def test_rows_that_depend_on_each_other_are_told(tmp_path):
+    policy_saver.PolicySaver(SharedNoise()).save(str(tmp_path / "noise"))
+    assert "two requests do not share a call: action draws" in shown(tmp_path / "noise")
+
+
+def drawing(saver: Callable[[], PolicySaver], folder: Path, seed: int | None = None) -> str:
+    """The sentence on random numbers."""
+    tf.random.set_seed(seed)
+    try:
+        saver().save(str(folder))
+    finally:
+        tf.random.set_seed(None)
+    (line,) = [line for line in shown(folder).splitlines() if line.startswith("action draws")]
+    return line
+
+
+def test_it_says_where_random_numbers_come_from(saved: Saved, tmp_path):
+    def seeded() -> PolicySaver:
+        return PolicySaver(policies.q(), seed=5)
+
+    def plain() -> Any:
+        return policy_saver.PolicySaver(policies.q())
+
+    assert "action draws nothing: equal inputs get equal answers" in shown(saved.folder("nested"))
+    assert drawing(policies.SAVERS["q"], tmp_path / "a") == "action draws afresh"
+    assert drawing(policies.SAVERS["q"], tmp_path / "b", 1) == (
+        "action draws afresh, whatever tf.random.set_seed was when it was saved"
+    )
+    again = "action draws from a seed in the export, the same again after each start; TensorFlow runs it"
+    assert drawing(seeded, tmp_path / "c") == drawing(seeded, tmp_path / "d", 1) == again
+    assert drawing(plain, tmp_path / "e") == "action draws afresh; TensorFlow runs it, as it has no sample"
+    assert drawing(plain, tmp_path / "f", 1) == (
+        "action draws the same again after each start; TensorFlow runs it, as it has no sample"
+    )
+
+
 def test_what_is_no_policy_ends_with_one_line(tmp_path):
     with pytest.raises(UnusablePolicy, match=r"saved_model.pb is missing"):
         inspect(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "app", "inspect", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [f"policy server: {tmp_path} holds no SavedModel: saved_model.pb is missing"]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.logs import Drain, LineFormatter
+from tests.server import ROOT
 
 
 @pytest.fixture
@@ -100,3 +101,20 @@ def test_a_process_that_ends_has_written_its_last_line() -> None:
     code = "import logging; from app import logs; logs.configure('info'); logging.error('the last')"
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30, check=True)
     assert done.stderr.endswith(b" ERROR root: the last\n")
+
+
+@pytest.mark.parametrize(
+    ("logger", "shown"),
+    [
+        ("uvicorn.error", "policy_server.http"),
+        ("uvicorn", "policy_server.http"),
+        ("policy_server", "policy_server"),
+        ("asyncio", "asyncio"),
+    ],
+)
+def test_lines_are_those_of_the_server_and_not_of_a_logger_called_error(logger: str, shown: str) -> None:
+    program = (
+        f"import logging\nfrom app import logs\nlogs.configure('info')\nlogging.getLogger({logger!r}).warning('x')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.rstrip().endswith(f" WARNING {shown}: x")

@@ -18,6 +18,7 @@ class BusyFronts:
 
 def test_pause_does_not_wait_for_ever():
     policy: Any = SimpleNamespace(name="p", manager=BusyFronts())
-    service = Service({"p": policy}, deadline_ms=10, rows_limit=1)
+    service = Service(["p"], deadline_ms=10, rows_limit=1)
+    service.add(policy)
     with pytest.raises(DeadlinePassed, match="policy p still runs a batch after 10 ms"):
         asyncio.run(service.pause(policy, Pause.WAIT))

@@ -46,15 +46,20 @@ GIVEN = {
     "body_limit_bytes": ("100", "200", 100, 200),
     "upload_limit_bytes": ("300", "400", 300, 400),
     "rows_limit": ("10", "20", 10, 20),
+    "keep_alive_s": ("30", "31", 30, 31),
+    "client_timeout_s": ("33", "34", 33, 34),
+    "buffered_limit_bytes": ("2000000", "3000000", 2_000_000, 3_000_000),
     "waiting_room_requests": ("2", "3", 2, 3),
     "sessions_limit": ("4", "6", 4, 6),
     "sessions_bytes_limit": ("500", "600", 500, 600),
     "sessions_idle_s": ("8", "9", 8, 9),
     "held_versions": ("11", "12", 11, 12),
+    "probe_inputs": ("/p.json", "/q.json", "/p.json", "/q.json"),
     "state_dir": ("/s", "/t", "/s", "/t"),
     "root_path": ("/a", "/b", "/a", "/b"),
     "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.0/8", "::1"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
+    "non_finite": ("accept", "refuse", "accept", "refuse"),
     "log_level": ("debug", "error", "debug", "error"),
 }
 SWITCHES = ("watch", "strict_bounds")
@@ -184,3 +189,49 @@ def test_a_url_of_another_kind_is_refused_and_not_told():
     with pytest.raises(SettingsError, match="redis://") as refused:
         settings_from(["/p"], parsed(), {variable("session_url"): "redis://:pass/word@host/0"})
     assert "pass/word" not in str(refused.value)
+
+
+# Secrets in files
+
+
+@pytest.mark.parametrize("name", ["admin_token", "data_token", "session_url"])
+def test_a_secret_may_stand_in_a_file(tmp_path, name):
+    (tmp_path / "secret").write_text(f"  {SECRETS[name]}\n")
+    env = {f"{variable(name)}_FILE": str(tmp_path / "secret")}
+    assert getattr(settings_from(["p=/p"], parsed(), env), name) == SECRETS[name]
+    assert unknown_variables(env) == []
+
+
+def test_only_a_secret_may(tmp_path):
+    (tmp_path / "port").write_text("9000")
+    env = {"POLICY_SERVER_PORT_FILE": str(tmp_path / "port")}
+    assert settings_from(["p=/p"], parsed(), env).port == 8000
+    assert unknown_variables(env) == ["POLICY_SERVER_PORT_FILE"]
+
+
+def test_no_file_is_named_by_an_empty_text():
+    assert settings_from(["p=/p"], parsed(), {"POLICY_SERVER_DATA_TOKEN_FILE": ""}).data_token == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "cannot be read: No such file"), (b" \n", "is empty"), (b"\xff\xfe", "it is no text")]
+)
+def test_a_file_without_a_secret_is_an_error_and_not_an_open_server(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"POLICY_SERVER_DATA_TOKEN_FILE is .*{says}"):
+        settings_from(["p=/p"], parsed(), {"POLICY_SERVER_DATA_TOKEN_FILE": str(tmp_path / "token")})
+
+
+def test_a_token_and_a_file_with_one_are_an_error(tmp_path):
+    (tmp_path / "token").write_text("a")
+    env = {"POLICY_SERVER_ADMIN_TOKEN": "b", "POLICY_SERVER_ADMIN_TOKEN_FILE": str(tmp_path / "token")}
+    with pytest.raises(SettingsError, match="are both set: expected one of them"):
+        settings_from(["p=/p"], parsed(), env)
+
+
+def test_a_url_in_a_file_that_is_none_is_not_told(tmp_path):
+    (tmp_path / "url").write_text("http://password@x")
+    with pytest.raises(SettingsError, match="POLICY_SERVER_SESSION_URL_FILE is no URL") as caught:
+        settings_from(["p=/p"], parsed(), {"POLICY_SERVER_SESSION_URL_FILE": str(tmp_path / "url")})
+    assert "password" not in str(caught.value)

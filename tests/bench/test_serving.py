@@ -40,7 +40,6 @@ def test_short_run_tells_everything(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(told.read_text())
@@ -58,13 +57,14 @@ def test_short_run_tells_everything(tmp_path: Path) -> None:
     for word in ("one row, 8 clients", "echo", "litert-1", "Acceptance", "not measured", "0 failures"):
         assert word in done.stdout
     assert picture.stat().st_size > 1000
-    assert [name for name in left_behind(scratch) if "__autograph" not in name] == []  # TensorFlow leaves these
+    # TensorFlow leaves what it has compiled, and Python the bytecode of that.
+    assert [name for name in left_behind(scratch) if "__autograph" not in name and "__pycache__" not in name] == []
 
 
 @needs_a_compiler
 def test_who_takes_part_nowhere_is_told() -> None:
     words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--only", "nobody"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "nobody takes part in none of these scenarios" in done.stderr
 
@@ -194,5 +194,5 @@ def test_usage_is_that_of_all_descendants() -> None:
             assert usage.running_module(pids, "-c") == pids
         finally:
             usage.kill(usage.identified(pids))
-        assert process.wait(5) == -9
+        assert process.wait() == -9
     assert usage.cpu_s([process.pid]) == usage.resident_mb([process.pid]) == 0

@@ -51,7 +51,7 @@ def test_a_wheel_has_every_module_and_its_types(tmp_path: Path) -> None:
     source = tmp_path / "client"
     shutil.copytree(ROOT / "client", source, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--no-index"]
-    subprocess.run([*command, "--wheel-dir", tmp_path, source], check=True, timeout=120)
+    subprocess.run([*command, "--wheel-dir", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("policy_server_client-*.whl")
     import zipfile
 

@@ -37,3 +37,14 @@ def test_public_names_are_what_they_should_be():
     assert saver.__all__ == ["PolicySaver"]
     with pytest.raises(AttributeError, match="module 'saver' has no attribute 'PolicySave'"):
         saver.PolicySave  # noqa: B018
+
+
+def test_saver_needs_nothing_but_numpy_until_a_policy_is_saved():
+    """A trainer's environment has neither an HTTP client nor what prints tables."""
+    code = (
+        "import sys\nbefore = set(sys.modules)\nimport saver.push, saver.__main__\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(n for n in new - set(sys.stdlib_module_names) - {'saver'} if 'cython' not in n))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['numpy']"

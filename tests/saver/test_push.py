@@ -1,14 +1,19 @@
+import base64
+import contextlib
 import http.server
 import io
 import json
+import socket
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saver import push as push_module
 from saver.push import PushError, push
 
 SHARD = "variables.data-00000-of-00001"
@@ -145,7 +150,20 @@ def test_a_server_of_something_else_is_told(fake, checkpoint, answer):
         push(checkpoint, fake.url, {})
 
 
-@pytest.mark.parametrize("url", ["", "http://", "http://x:y", "ftp://x", "http://[", "http://a\nb"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://",
+        "http://x:y",
+        "ftp://x",
+        "http://[",
+        "http://a\nb",
+        "http://a b",
+        "http://u:p@127.0.0.1:1",
+        "x/y z",
+    ],
+)
 def test_an_address_that_is_none_is_told(checkpoint, url):
     with pytest.raises(PushError):
         push(checkpoint, url, {})
@@ -155,3 +173,74 @@ def test_a_checkpoint_that_shrinks_while_it_is_sent_is_told(fake, checkpoint, mo
     monkeypatch.setattr("saver.push._size", lambda file: 10**6)
     with pytest.raises(PushError, match="became shorter"):
         push(checkpoint, fake.url, {})
+
+
+def test_what_cannot_be_reached_is_told(checkpoint, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(PushError, match=r"cannot be reached: .*refused"):
+            push(checkpoint, f"http://127.0.0.1:{bound.getsockname()[1]}", {}, policy="p")
+
+
+def test_a_server_that_answers_nothing_is_told(checkpoint, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        with pytest.raises(PushError, match="cannot be reached"):
+            push(checkpoint, f"http://127.0.0.1:{server.getsockname()[1]}", {}, policy="p")
+
+
+def test_the_answer_of_a_server_that_does_not_read_the_body_is_told(checkpoint, monkeypatch):
+    """It has refused by the head, and closes its side."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    refusal = b'{"detail": "closed"}'
+
+    def refuse(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            while b"\r\n\r\n" not in connection.recv(1 << 16, socket.MSG_PEEK):
+                pass
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%b" % (len(refusal), refusal))
+            connection.shutdown(socket.SHUT_RD)
+            while connection.recv(1 << 16):
+                pass
+
+    (checkpoint / "variables" / SHARD).write_bytes(bytes(8 << 20))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=refuse, args=[server], daemon=True).start()
+        with pytest.raises(PushError, match=r"refused \(403\): closed"):
+            push(checkpoint, f"http://127.0.0.1:{server.getsockname()[1]}", {}, policy="p")
+
+
+def test_a_proxy_of_the_environment_is_used(fake, checkpoint, monkeypatch):
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", fake.url.replace("http://", "http://me:it%27s@"))
+    push(checkpoint, "http://trainer.invalid:81", {"POLICY_SERVER_ADMIN_TOKEN": "t"}, policy="p")
+    _, path, headers, _ = fake.calls[-1]
+    assert path == "http://trainer.invalid:81/admin/policies/p/checkpoints/0000000700"
+    assert headers["Host"] == "trainer.invalid:81"
+    assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:it's").decode()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    push(checkpoint, fake.url, {}, policy="p")
+    assert fake.calls[-1][1] == "/admin/policies/p/checkpoints/0000000700"
+
+
+def test_a_checkpoint_is_never_held_in_memory(fake, checkpoint):
+    """Its pieces are read as they are sent."""
+    (checkpoint / "variables" / SHARD).write_bytes(bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(PushError):
+            push(checkpoint, "http://127.0.0.1:9", {}, policy="p")
+        pieces = [len(piece) for piece in sent_by(checkpoint)]
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert sum(pieces) > 64 << 20
+
+
+def sent_by(folder: Path) -> Iterator[bytes]:
+    with push_module._opened(push_module._files(folder)) as opened:
+        yield from push_module._tar(opened)

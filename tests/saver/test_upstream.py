@@ -10,8 +10,6 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pytest
-
 CHILD = """
 import atexit, collections, functools
 import tensorflow as tf
@@ -66,7 +64,6 @@ NEED_FLEX = {
 SKIPPED = {f"{case}.test_session" for case in TESTS if "." not in case}
 
 
-@pytest.mark.timeout(600)
 def test_tf_agents_tests_of_the_saver_pass_with_ours(tmp_path):
     report = tmp_path / "report.xml"
     command = [sys.executable, "-c", CHILD, f"--xml_output_file={report}", f"--test_tmpdir={tmp_path / 'tmp'}", *TESTS]

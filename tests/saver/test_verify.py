@@ -175,7 +175,6 @@ def test_the_command_ends_with_1_where_something_failed(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 1
     assert "saved_model.pb is missing" in done.stdout

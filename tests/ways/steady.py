@@ -13,7 +13,7 @@ from tests.server import RunningServer
 PAUSE_S = 0.004
 
 
-def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 30) -> None:
+def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 600) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"{what} has not come about within {timeout_s:g} s"
@@ -31,8 +31,8 @@ def log_read(server: RunningServer) -> Iterator[None]:
         yield
     finally:
         server.process.terminate()
-        server.process.wait(30)
-        reader.join(30)
+        server.process.wait()
+        reader.join()
 
 
 class SteadyLoad:
@@ -55,7 +55,7 @@ class SteadyLoad:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join()
 
     def more(self, count: int) -> None:
         """Waits for that many more answers."""
@@ -70,7 +70,7 @@ class SteadyLoad:
     def _ask(self, client: int) -> None:
         marks = [100 * client + row for row in range(1 + client)]
         body = {"observation": [[mark, 0, 0, 0] for mark in marks]}
-        with httpx.Client(trust_env=False, timeout=30) as http:
+        with httpx.Client(trust_env=False, timeout=600) as http:
             while not self._stop.wait(PAUSE_S):
                 try:
                     self._check(http.post(self._path, json=body), marks)

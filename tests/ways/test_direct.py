@@ -41,7 +41,7 @@ class Connection:
     """One connection, read answer by answer."""
 
     def __init__(self, server: RunningServer) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=600)
         self.rest = b""
 
     def send(self, data: bytes) -> None:

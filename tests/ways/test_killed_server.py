@@ -48,8 +48,8 @@ def kill(server: RunningServer, moment: Callable[[], object] = lambda: None) -> 
     pids = [server.process.pid, *server.processes()]
     moment()
     server.process.send_signal(signal.SIGKILL)
-    server.process.wait(30)
-    until(lambda: not any(runs(pid) for pid in pids), "the end of every process of the server", 10)
+    server.process.wait()
+    until(lambda: not any(runs(pid) for pid in pids), "the end of every process of the server")
 
 
 def serves(server: RunningServer) -> int:
@@ -91,7 +91,7 @@ def beside(job: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(30)
+        thread.join()
 
 
 @pytest.fixture
@@ -104,7 +104,6 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-@pytest.mark.timeout(600)
 def test_killed_while_it_follows_a_trainer_it_comes_back_to_the_newest(
     trainer: NumberTrainer, state: Path, full: bool
 ) -> None:
@@ -125,7 +124,6 @@ def test_killed_while_it_follows_a_trainer_it_comes_back_to_the_newest(
         check_copies(state)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("wish", ["pinned", "rolled back"])
 def test_killed_during_a_reload_it_comes_back_to_what_was_wished_or_to_what_is(
     trainer: NumberTrainer, state: Path, wish: str, full: bool

@@ -19,7 +19,7 @@ PATH = "/v1/policies/cartpole/action"
 
 
 def connection(server: RunningServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=600)
 
 
 def leaves_at_once(server: RunningServer, draw: random.Random) -> None:

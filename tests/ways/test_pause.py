@@ -16,6 +16,7 @@ from tests.server import RunningServer, serving
 from tests.zoo.policies import NumberTrainer
 
 ROOM = 6
+DEADLINE_S = 200  # so long that nothing but a fault reaches it
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 @pytest.fixture(scope="module")
 def running(trainer: NumberTrainer) -> Iterator[RunningServer]:
-    with serving({"policy": trainer.folder}, "--no-watch", "--waiting-room-requests", str(ROOM)) as server:
+    options = ("--no-watch", "--waiting-room-requests", str(ROOM), "--deadline-ms", str(DEADLINE_S * 1000))
+    with serving({"policy": trainer.folder}, *options) as server:
         yield server
 
 
@@ -63,7 +65,7 @@ def ask(server: RunningServer, route: str = "action", **body: object) -> httpx.R
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -101,8 +103,8 @@ def test_after_a_pause_has_answered_nothing_comes_from_the_old_weights(
 
     def simulate() -> None:
         while not stop.is_set():
-            answer = act(server).raise_for_status().json()
-            came.append((time.monotonic(), answer["train_step"]))
+            began = time.monotonic()
+            came.append((began, act(server).raise_for_status().json()["train_step"]))
 
     simulators = [clients.submit(simulate) for _ in range(4)]
     for step in (101, 102, 103):
@@ -114,8 +116,7 @@ def test_after_a_pause_has_answered_nothing_comes_from_the_old_weights(
         resume(server)
         begun = len(came)
         until(lambda begun=begun: len(came) > begun + 20 or any(s.done() for s in simulators))
-        # An answer that was under way when the pause answered may still be read a moment later.
-        assert all(train_step >= step for at, train_step in came if at > paused_at + 0.5)
+        assert all(train_step >= step for began, train_step in came if began > paused_at)
     stop.set()
     for simulator in simulators:
         simulator.result()
@@ -127,7 +128,7 @@ def test_held_request_gets_504_at_its_own_deadline(server: RunningServer) -> Non
     response = act(server, timeout_ms=300)
     assert response.status_code == 504
     assert "policy policy is paused" in response.json()["detail"]
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < DEADLINE_S / 2
 
 
 def test_rejecting_refuses_at_once_and_says_why(server: RunningServer) -> None:
@@ -177,7 +178,7 @@ def test_clients_that_go_away_leave_the_waiting_room(server: RunningServer) -> N
     for connection in connections:
         connection.close()
     until(lambda: not full(server))
-    assert time.monotonic() - began < 5, "they left at their deadline, not when they went away"
+    assert time.monotonic() - began < DEADLINE_S / 2, "they left at their deadline, not when they went away"
     text = server.http.get("/metrics").text
     (gone,) = re.findall(r'^policy_server_answers_total\{.*route="action",status="499"\} (.*)$', text, re.MULTILINE)
     assert float(gone) >= ROOM
@@ -219,14 +220,22 @@ def test_pause_needs_the_token_and_a_policy(server: RunningServer) -> None:
 def test_stopping_while_paused_refuses_what_is_held_and_the_next_server_is_not_paused(
     trainer: NumberTrainer, clients: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    options = ("--no-watch", "--waiting-room-requests", "2", "--deadline-ms", "25000", "--state-dir", str(tmp_path))
+    options = (
+        "--no-watch",
+        "--waiting-room-requests",
+        "2",
+        "--deadline-ms",
+        str(DEADLINE_S * 1000),
+        "--state-dir",
+        str(tmp_path),
+    )
     with serving({"policy": trainer.folder}, *options) as server:
         pause(server)
         held = [clients.submit(ask, server) for _ in range(2)]
         until(lambda: full(server))
         began = time.monotonic()
         assert server.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < DEADLINE_S / 2
         assert [job.result().status_code for job in held] == [503, 503]
         assert held[0].result().json()["detail"] == "the server is stopping"
         assert "Traceback" not in "\n".join(server.lines)

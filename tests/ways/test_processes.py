@@ -45,7 +45,7 @@ class Scene:
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
         try:
-            with httpx.Client(base_url=self.server.url, trust_env=False, timeout=30) as client:
+            with httpx.Client(base_url=self.server.url, trust_env=False, timeout=600) as client:
                 ask(client)
                 for pid in others:
                     os.kill(pid, signal.SIGCONT)
@@ -171,12 +171,11 @@ def reload_meanwhile_killed(scene: Scene, workshop: int, after_s: float) -> http
     swap.start()
     time.sleep(after_s)
     os.kill(workshop, signal.SIGKILL)
-    swap.join(60)
+    swap.join()
     until(lambda: scene.server.processes(WORKSHOP) not in ([], [workshop]), "another workshop")
     return answers[0]
 
 
-@pytest.mark.timeout(1200)
 def test_a_workshop_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(scene: Scene, full: bool) -> None:
     kills, generator = 100 if full else 3, random.Random(6)
     took_ms = []
@@ -229,7 +228,7 @@ def test_server_that_is_killed_takes_its_processes_with_it_and_its_port_is_free(
         children = server.processes()
         assert len(children) == 3
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the end of its processes")
         with pytest.raises(httpx.ConnectError):
             server.http.get("/livez")

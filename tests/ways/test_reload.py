@@ -66,9 +66,9 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join()
 
-    def until(self, condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    def until(self, condition: Callable[[], bool], timeout_s: float = 600) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition() and not self.failures:
             assert time.monotonic() < deadline
@@ -82,7 +82,7 @@ class Load:
     def _ask(self, url: str, policy: str, client: int) -> None:
         marks = [100 * client + row for row in range(1 + client % 4)]
         body = {"observation": [[mark, 0, 0, 0] for mark in marks]}
-        with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
+        with httpx.Client(base_url=url, trust_env=False, timeout=600) as http:
             while not self._stop.is_set():
                 began = time.monotonic()
                 response = http.post(f"/v1/policies/{policy}/action", json=body)

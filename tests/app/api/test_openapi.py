@@ -235,3 +235,19 @@ def test_schema_of_get_initial_state():
     validator(described, "p.get_initial_state.answer").validate({"policy_state": [[0.0] * 3, [0.0] * 3]})
     stateless = whole(policy(replace(SPECS["flat"])))
     validator(stateless, "p.get_initial_state.answer").validate({"policy_state": []})
+
+
+@pytest.mark.parametrize("admin", [True, False])
+@pytest.mark.parametrize("data", [True, False])
+def test_only_routes_that_ask_for_a_token_have_a_lock(admin: bool, data: bool) -> None:
+    fixed = ("/admin/policies/{policy}/reload", "/v1/policies", "/livez", "/readyz", "/metrics")
+    base = {"openapi": "3.1.0", "paths": {path: {"get": {}} for path in fixed}}
+    found = document(base, [policy(SPECS["image"])], admin_token=admin, data_token=data)
+    locked = {
+        path for path, operations in found["paths"].items() if any("security" in part for part in operations.values())
+    }
+    admins = {path for path in found["paths"] if path.startswith("/admin")}
+    datas = set(found["paths"]) - admins - {"/livez", "/readyz", "/metrics"}
+    assert {"/action", "/v1/policies/p/action", "/v1/policies/p/sessions"} <= datas
+    assert locked == (admins if admin else set()) | (datas if data else set())
+    assert ("securitySchemes" in found["components"]) == (admin or data)

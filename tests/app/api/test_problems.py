@@ -47,7 +47,7 @@ def test_callers_cause_is_4xx_or_unavailable_and_ours_is_500(kind):
 
 def test_every_status_of_the_contract_is_in_the_table():
     assert {status for error, (status, _) in STATUS.items() if error is not errors.ClientGone} == {
-        400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 501, 503, 504,
+        400, 401, 403, 404, 408, 409, 413, 414, 415, 422, 429, 431, 500, 501, 503, 504,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ ECHO = "tests.app.processes.echo"
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 30))
+    asyncio.run(test())
 
 
 def fds() -> set[str]:

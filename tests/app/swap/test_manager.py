@@ -55,7 +55,9 @@ class FakeWorkshop:
         graph.write()
         return graph
 
-    async def prepare(self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded) -> Prepared:
+    async def prepare(
+        self, graph: Graph, source: Path | None, digest: str, destination: Path, recorded, serving
+    ) -> Prepared:
         self.prepared.append(source.name if source else "export")
         self.entered.set()
         await asyncio.get_running_loop().run_in_executor(None, self.go_on.wait, 10)
@@ -85,7 +87,7 @@ class FakeLoader:
 
     def load(self, graph: Graph, bundle: Bundle) -> FakeEngine:
         self.entered.set()
-        self.go_on.wait(10)
+        self.go_on.wait()
         if self.refusal is not None:
             raise self.refusal
         return FakeEngine(bundle.train_step)
@@ -224,7 +226,7 @@ async def open_house(
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(test())
 
 
 # Start

@@ -56,7 +56,7 @@ class House:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(test())
 
 
 def test_a_call_over_which_a_process_was_killed_is_made_again():

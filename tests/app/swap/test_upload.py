@@ -136,7 +136,7 @@ def test_cancelled_upload_leaves_nothing_and_no_thread(tmp_path, where):
     asyncio.run(scenario())
     for thread in threading.enumerate():
         if thread.name.startswith("upload"):
-            thread.join(10)  # it ends by itself
+            thread.join()  # it ends by itself
             assert not thread.is_alive()
 
 

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from app.errors import NotJson
+from app.wire import json_body
 from app.wire.json_body import decode, encode
 
 
@@ -134,3 +135,22 @@ def test_single_floats_come_back_exactly_from_every_dtype(dtype):
     values = np.random.default_rng(2).normal(size=200).astype(dtype)
     for value in values:
         assert dtype(json.loads(encode({"a": value}))["a"]) == value
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int64", "uint8", "bool", "float16"])
+def test_a_large_array_is_written_as_a_small_one_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = (np.random.default_rng(0).standard_normal((50, 3, 2)) * 40).clip(0, 99).astype(kind)
+    whole = encode({"a": array, "b": [array[0]]})
+    monkeypatch.setattr(json_body, "QUICK_NUMBERS", 20)
+    assert encode({"a": array, "b": [array[0]]}) == whole
+    assert json_body.in_pieces(array) == encode(array)
+    assert json_body.in_pieces(array[::2]) == encode(array[::2])
+
+
+def test_what_is_not_finite_in_a_large_array_is_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).standard_normal((50, 3, 2)).astype(np.float32)
+    array[7, 1, 0], array[30, 0, 1], array[31, 2, 0] = np.nan, np.inf, -np.inf
+    monkeypatch.setattr(json_body, "QUICK_NUMBERS", 20)
+    read = json.loads(encode(array))
+    assert [read[7][1][0], read[30][0][1], read[31][2][0]] == ["NaN", "Infinity", "-Infinity"]
+    np.testing.assert_array_equal(np.array(read, np.float64).astype(np.float32), array)

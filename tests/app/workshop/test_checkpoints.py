@@ -14,14 +14,14 @@ from app.errors import Incomplete, SwapRefused
 from app.folders import checkpoints as folders
 from app.folders.checkpoints import INDEX, Identity
 from app.workshop.checkpoints import check, train_step_in, variables_of
-from app.workshop.load import prefix
+from app.workshop.stored import Stored, prefix
 from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, read_checkpoint_manifest, write_checkpoint_manifest
 from tests.saver import policies
 
 SHARD = "variables.data-00000-of-00001"
 REST_S = 0.25
-Expected = dict[str, tuple[tuple[int, ...], str]]
+Expected = list[Stored]
 
 
 class Trained:
@@ -174,9 +174,10 @@ def test_good_checkpoints_pass(trained, ours, plain):
 
 
 def test_exports_variables_are_known_under_the_names_of_its_checkpoints(trained):
-    assert trained.variables["train_step"] == ((), "int64")
-    assert trained.variables["metadata/map"] == ((), "string")
-    kernels = {shape for name, (shape, _) in trained.variables.items() if name.startswith("model_variables/")}
+    variables = {stored.name: (stored.shape, stored.dtype) for stored in trained.variables}
+    assert variables["train_step"] == ((), "int64")
+    assert variables["metadata/map"] == ((), "string")
+    kernels = {shape for name, (shape, _) in variables.items() if name.startswith("model_variables/")}
     assert kernels == {(4, 3), (3,), (3, 2), (2,)}
 
 
@@ -337,10 +338,14 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path, trained, make, 
     assert says in refusal(tmp_path / "a", trained.variables)
 
 
+def weight_of(dtype: str) -> Stored:
+    return Stored("weight", ("weight",), (2,), dtype)
+
+
 def test_variables_of_short_floats_are_checked_for_nan_too(tmp_path):
     for dtype in (tf.bfloat16, tf.float16):
         folder = write(tmp_path / dtype.name, weight=tf.Variable(tf.constant([1.0, np.nan], dtype)))
-        reason = refusal(folder, {"weight": ((2,), dtype.name)})
+        reason = refusal(folder, [weight_of(dtype.name)])
         assert reason == "variable weight holds 1 values of 2 that are NaN or infinite"
 
 
@@ -349,7 +354,7 @@ def test_save_counter_of_tf_train_checkpoint_does_not_matter(tmp_path):
     tf.train.Checkpoint(weight=weight).save(str(tmp_path / "a" / "variables" / "variables"))
     for path in (tmp_path / "a" / "variables").glob("variables-1.*"):
         path.rename(path.with_name(path.name.replace("variables-1", "variables")))
-    check(tmp_path / "a", {"weight": ((2,), "float32")})
+    check(tmp_path / "a", [weight_of("float32")])
 
 
 def test_checking_changes_no_file(trained, ours):

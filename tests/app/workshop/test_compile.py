@@ -11,6 +11,7 @@ from tf_agents.trajectories import time_step as ts
 from app.engine.litert import LiteRTEngine
 from app.workshop import compile as compiling
 from app.workshop.compile import CannotCompile
+from app.workshop.constants import Constants
 from app.workshop.proof import Unequal, prove
 from saver.artifact.probe import probe_inputs
 from tests.app.compiled import Opened, Shop
@@ -61,14 +62,18 @@ class Normalised(Own):
 
 
 class Counted(Own):
-    """An integer variable is in its answer."""
+    """Integer variables are in its answer: one as a float, one as it is."""
 
     def __init__(self) -> None:
-        super().__init__(tf.Variable(tf.ones([4])), tf.Variable(3, dtype=tf.int64))
+        super().__init__(
+            tf.Variable(tf.ones([4])), tf.Variable(3, dtype=tf.int64), tf.Variable([0, 1, 2, 0], dtype=tf.int32)
+        )
 
     def answer(self, observation: tf.Tensor) -> tf.Tensor:
-        weights, count = self.kept
-        return tf.reduce_sum(observation * weights, axis=1) + tf.cast(count, tf.float32)
+        weights, count, chosen = self.kept
+        index = tf.gather(chosen, tf.cast(observation[:, 0] > 0, tf.int32))
+        values = tf.gather(observation, index, batch_dims=1)
+        return tf.reduce_sum(observation * weights, axis=1) + values + tf.cast(count, tf.float32)
 
 
 class Wave(Own):
@@ -146,8 +151,8 @@ def conversions(monkeypatch) -> list[int]:
     sizes: list[int] = []
     convert = compiling._convert
 
-    def counted(graph: Any) -> bytes:
-        data = convert(graph)
+    def counted(constants: Any) -> bytes:
+        data = convert(constants)
         sizes.append(len(data))
         return data
 
@@ -173,7 +178,8 @@ def test_patched_file_is_the_converted_one_byte_by_byte(shop: Shop, kind, tmp_pa
     compiler, other = shop.compiled(kind).compiler, shop.compiled(kind).opened.other()
     compiler.compile(other.engine, tmp_path / "patched.tflite")
     assert not conversions
-    converted = compiling._convert(compiling._graph_of(other.engine, compiler._names))
+    weights = compiling._weights(compiling._variables(other.engine, compiler._names))
+    converted = compiling._converted(compiler._constants, compiler._constants.values(weights))
     assert (tmp_path / "patched.tflite").read_bytes() == converted
     check(other, tmp_path / "patched.tflite")
 
@@ -211,7 +217,9 @@ def test_folded_weights_are_converted_anew_and_right(shop: Shop, tmp_path, conve
     assert len(conversions) == 2
 
 
-def test_another_integer_is_converted_anew_and_right(shop: Shop, tmp_path, conversions):
+def test_integer_that_is_used_as_a_float_is_written_into_the_file_and_another_converted_anew(
+    shop: Shop, tmp_path, conversions
+):
     opened = shop.of(Counted)
     compiler = opened.compiler()
     assert compiler.patches
@@ -221,7 +229,12 @@ def test_another_integer_is_converted_anew_and_right(shop: Shop, tmp_path, conve
     assert not conversions
     count = next(v for v in other.engine.model.model_variables if v.dtype == tf.int64)
     count.assign(40)
-    compiler.compile(other.engine, tmp_path / "m.tflite")
+    assert compiler.compile(other.engine, tmp_path / "m.tflite")
+    assert not conversions
+    check(other, tmp_path / "m.tflite")
+    chosen = next(v for v in other.engine.model.model_variables if v.dtype == tf.int32)
+    chosen.assign([3, 2, 1, 0])
+    assert not compiler.compile(other.engine, tmp_path / "m.tflite")
     assert len(conversions) == 1
     check(other, tmp_path / "m.tflite")
 
@@ -277,7 +290,10 @@ def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
     """Which is why functions are looked at before; the proof would not let them pass either."""
     opened = shop.opened("ppo")
     spec = opened.export.spec
-    (tmp_path / "m.tflite").write_bytes(compiling._convert(compiling._graph_of(opened.engine, ["action"])))
+    action = Constants(
+        {"action": compiling._wrapped("action", opened.engine)}, compiling._variables(opened.engine, ["action"])
+    )
+    (tmp_path / "m.tflite").write_bytes(compiling._convert(action))
     engine = LiteRTEngine(tmp_path / "m.tflite", spec)
     inputs = probe_inputs(spec, {}, 8)
     first, second = (engine.run("action", inputs)["action"] for _ in range(2))

@@ -260,3 +260,21 @@ def test_compiled_file_with_other_weights_is_unequal(shop: Shop, kind, tmp_path)
             export.spec,
             compiled.opened.export.serving,
         )
+
+
+class Centered(Values):
+    """What a row gets depends on the others."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = np.float32(factor)
+
+    def values(self, observation):
+        return (observation - observation.mean(axis=0)) * self.factor
+
+
+def test_rows_that_belong_together_are_compared_together():
+    prove(Centered(1 + 1e-7), Centered(), SPEC, SERVING, apart=False)
+    with pytest.raises(Unequal, match="action: "):
+        prove(Centered(1.01), Centered(), SPEC, SERVING, apart=False)
+    with pytest.raises(Unequal, match="action: "):
+        prove(Values(), Centered(), SPEC, SERVING, apart=False)

@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from app.engine import litert
 from app.engine.litert import LiteRTEngine
 from app.engine.noise import fresh_noise
 from app.workshop import compile as compiling
 from app.workshop.compile import CannotCompile
-from saver.artifact.probe import probe_inputs
+from app.workshop.constants import Constants
+from app.workshop.proof import random_inputs
+from saver import PolicySaver
+from saver.artifact.probe import probe_inputs, probe_noise
+from saver.purity import seed_of
 from tests.app.compiled import Compiled, Opened, Shop
+from tests.saver import policies
 from tests.zoo.statistics import same_distribution
 
 ERROR_RATE = 1e-6
@@ -37,7 +43,8 @@ def agree(found: dict[str, Any], expected: dict[str, Any]) -> bool:
 
 def naive(opened: Opened, file: Any) -> LiteRTEngine:
     """What conversion alone makes of `action`."""
-    file.write_bytes(compiling._convert(compiling._graph_of(opened.engine, ["action"])))
+    variables = compiling._variables(opened.engine, ["action"])
+    file.write_bytes(compiling._convert(Constants({"action": compiling._wrapped("action", opened.engine)}, variables)))
     return LiteRTEngine(file, opened.export.spec)
 
 
@@ -66,6 +73,28 @@ def test_sampled_answers_are_as_random_as_tensorflows(shop: Shop, kind):
     assert agree({name: np.concatenate([call[name] for call in calls]) for name in expected}, expected)
     assert len({call["action"].tobytes() for call in calls}) > 10
     assert len(np.unique(across_rows["action"], axis=0)) > 1
+
+
+def under_a_seed() -> PolicySaver:
+    """As a program that begins with `tf.random.set_seed` has it."""
+    tf.random.set_seed(1)
+    try:
+        saver = PolicySaver(policies.q())
+        assert seed_of(saver.signatures["action"].get_concrete_function()) == "global"
+        return saver
+    finally:
+        tf.random.set_seed(None)
+
+
+def test_a_seed_of_the_program_that_saved_it_neither_keeps_a_policy_on_tensorflow_nor_comes_again(shop: Shop, tmp_path):
+    opened = shop.open("under a seed", under_a_seed)
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    export = opened.export
+    inputs = one_row(opened, 500)
+    first, second = (
+        LiteRTEngine(tmp_path / "m.tflite", export.spec, export.serving.noise).run("action", inputs) for _ in range(2)
+    )
+    assert not np.array_equal(first["action"], second["action"])
 
 
 def test_other_copies_and_processes_draw_other_numbers(shop: Shop):
@@ -117,3 +146,21 @@ def test_every_piece_of_a_large_call_has_noise_of_its_own(shop: Shop, monkeypatc
     compiled: Compiled = shop.compiled("ppo")
     found = compiled.engine.run("action", one_row(compiled.opened, 11))["action"]
     assert len(np.unique(found, axis=0)) == 11
+
+
+def test_log_prob_of_a_squashed_action_is_that_of_the_value_before_tanh(shop: Shop):
+    """Also at the bound, where the action itself does not tell it any more."""
+    compiled = shop.compiled("sac")
+    spec, noise = compiled.opened.export.spec, compiled.opened.export.serving.noise
+    inputs = random_inputs(spec, 256, 0.5, np.random.default_rng(0))
+    drawn = probe_noise(noise, 256)
+    answer = compiled.engine.run("sample", inputs | drawn)
+    told = compiled.engine.run("distribution", inputs)
+    loc, scale, low, high = (told[f"action/{name}"].astype(np.float64) for name in ("loc", "scale_diag", "low", "high"))
+    normal = drawn["noise/normal"].astype(np.float64)
+    before = loc + scale * normal
+    density = -0.5 * normal**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    volume = 2 * (np.log(2) - before - np.logaddexp(0, -2 * before)) + np.log((high - low) / 2)
+    expected = (density - volume).sum(axis=1)
+    assert ((answer["action"] == low) | (answer["action"] == high)).any()
+    np.testing.assert_allclose(answer["log_prob"], expected, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.workshop.template import Place, Template
+from app.workshop.template import Place, Template, like, told_apart
 
 KERNEL = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
 COUNT = np.array(7, np.int64)
@@ -27,3 +27,25 @@ def test_weights_stand_in_their_places_permuted_and_scaled():
 )
 def test_template_is_for_other_floats_only(weights, fits):
     assert Template((Place(0, (0, 1)),), [KERNEL, COUNT]).fits(weights) is fits
+
+
+def test_values_that_tell_functions_apart_have_both_signs_many_magnitudes_and_special_numbers():
+    values, count, scalar = told_apart([np.ones((40, 10), np.float32), COUNT, np.ones((), np.float32)])
+    assert values.dtype == np.float32
+    assert (values > 0).sum() > 100
+    assert (values < 0).sum() > 100
+    assert {0.0, 1.0, -1.0, 6.0} <= set(values.flat)
+    assert np.abs(values).max() > 1e3
+    assert np.abs(values[values != 0]).min() < 1e-2
+    assert len(np.unique(values)) > 300
+    assert count is COUNT
+    assert scalar not in (0, 1)
+
+
+def test_values_like_the_real_ones_are_the_real_ones_unless_they_are_special():
+    zeros, same = np.zeros(3, np.float32), KERNEL.copy()
+    kernel, bias, again, count = like([KERNEL, zeros, same, COUNT])
+    assert kernel is KERNEL
+    assert (bias != 0).all()
+    assert (again != KERNEL).any()
+    assert count is COUNT

@@ -10,6 +10,7 @@ import tensorflow as tf
 from app.engine.bundle import TENSORFLOW, Bundle
 from app.errors import SwapRefused
 from app.folders.checkpoints import INDEX, identify
+from app.workshop import choice
 from app.workshop import workshop as workshop_module
 from app.workshop.load import load_copy
 from app.workshop.loader import BundleLoader
@@ -18,7 +19,7 @@ from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, write_checkpoint_manifest
 from saver.artifact.probe import probe_inputs
 from tests.app.workshop.opened import opened
-from tests.saver import policies
+from tests.saver import demanding, policies
 
 
 class Trainer:
@@ -58,14 +59,15 @@ class Bench:
         self.workshop = Workshop(self.graph, TENSORFLOW)  # whose weights can be seen
         self.bundles = folder.parent / "bundles"
 
-    def prepare(self, source: Path | None, recorded=()) -> Bundle:
+    def prepare(self, source: Path | None, recorded=(), **how) -> Bundle:
         digest = identify(source, 0, lambda *_: -1).digest if source else self.graph.digest
-        return self.workshop.prepare(source, digest, self.bundles / digest, recorded).bundle
+        return self.workshop.prepare(source, digest, self.bundles / digest, recorded, **how).bundle
 
-    def refusal(self, source: Path | None, recorded=()) -> str:
+    def refusal(self, source: Path | None, recorded=(), **how) -> str:
+        before = list(self.bundles.iterdir()) if self.bundles.exists() else []
         with pytest.raises(SwapRefused) as caught:
-            self.prepare(source, recorded)
-        assert not self.bundles.exists() or not list(self.bundles.iterdir())
+            self.prepare(source, recorded, **how)
+        assert (list(self.bundles.iterdir()) if self.bundles.exists() else []) == before
         return str(caught.value)
 
     def weights(self, bundle: Bundle) -> list:
@@ -220,20 +222,39 @@ class Astray(policies.NestedPolicy):
     [
         (2.0, None),
         (1e30, "action/grip is"),
-        (-1.0, "action/grip is -1 to -1, outside its bounds on probe inputs"),
-        (3.0, "action/grip is 3 to 3, outside its bounds on probe inputs"),
-        (np.nan, "action/move is not finite on probe inputs"),
+        (-1.0, "action/grip is -1 to -1, outside its bounds"),
+        (3.0, "action/grip is 3 to 3, outside its bounds"),
     ],
 )
-def test_policy_that_answers_what_its_spec_excludes_may_not_serve(tmp_path, weight, says):
+def test_weights_that_answer_what_the_spec_excludes_serve_in_an_export_and_not_in_a_checkpoint_after_better_ones(
+    tmp_path, weight, says
+):
     policy = Astray(clip=False)
+    saver = PolicySaver(policy)
+    saver.save(tmp_path / "good")
     policy._weight.assign(weight)
-    PolicySaver(policy).save(tmp_path / "p")
-    bench = Bench(tmp_path / "p")
+    saver.save(tmp_path / "bad")
+    saver.save_checkpoint(tmp_path / "checkpoint")
+    told = Bench(tmp_path / "bad").prepare(None).probed
     if says is None:
-        bench.prepare(None)
-    else:
-        assert says in bench.refusal(None)
+        assert told == {"asked": 4, "answered": 4, "problems": []}
+        assert Bench(tmp_path / "good").prepare(tmp_path / "checkpoint").probed == told
+        return
+    assert (told["asked"], told["answered"], len(told["problems"])) == (4, 0, 4)
+    assert says in told["problems"][0]
+    assert says in Bench(tmp_path / "good").refusal(tmp_path / "checkpoint")
+
+
+def test_an_export_whose_action_is_never_finite_is_served_by_tensorflow_and_the_description_says_so(tmp_path):
+    policy = Astray(clip=False)
+    policy._weight.assign(np.nan)
+    PolicySaver(policy).save(tmp_path / "p")
+    graph = opened(tmp_path / "p")
+    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert bundle.engine == TENSORFLOW
+    assert bundle.engine_reason.startswith("no probe input is answered, so that LiteRT's answers cannot be compared")
+    assert "action/move is not finite" in bundle.engine_reason
+    assert Bundle.read(bundle.folder) == bundle
 
 
 def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
@@ -248,7 +269,8 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
 
     policy = Strict(clip=False)
     policy._weight.assign(1.0)
-    PolicySaver(policy).save(tmp_path / "p")
+    saver = PolicySaver(policy)
+    saver.save(tmp_path / "p")
     bench = Bench(tmp_path / "p")
     row = {
         "0/step_type": np.zeros(1, np.int32),
@@ -260,10 +282,88 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
         "0/observation/joints/1": np.zeros((1, 2), np.int32),
         "noise/uniform": np.zeros((1, 1), np.float32),
     }
-    bench.prepare(None, [row])
+    served = bench.prepare(None, [row])
     fast = row | {"0/observation/speed": np.full(1, 1.5, np.float32)}
-    shutil.rmtree(bench.bundles)
-    assert bench.refusal(None, [row, fast]) == "action/move is not finite on an input of a real request"
+    faster = row | {"0/observation/speed": np.full(1, 2.5, np.float32)}
+    policy._weight.assign(2.0)
+    saver.save_checkpoint(tmp_path / "better")
+    better = bench.prepare(tmp_path / "better", [row, fast], serving=(bench.graph, served))
+    assert better.probed["answered"] == better.probed["asked"] == 6
+    # What the version that serves fails on too is not held against a new one.
+    again = bench.prepare(tmp_path / "better", [faster], serving=(bench.graph, better))
+    assert again.probed["problems"] == ["an input of a real request: action/move is not finite"]
+    policy._weight.assign(1.0)
+    saver.save_checkpoint(tmp_path / "worse")
+    expected = "action/move is not finite on an input of a real request"
+    assert bench.refusal(tmp_path / "worse", [row, fast], serving=(bench.graph, better)) == expected
+    assert bench.prepare(tmp_path / "worse", [row, fast], serving=(bench.graph, served)).probed["answered"] == 5
+
+
+def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, monkeypatch):
+    """Inputs that are made up for the comparison may all be refused: then it would compare nothing."""
+    PolicySaver(demanding.MAKERS["some ids"]()).save(tmp_path / "p")
+    graph = opened(tmp_path / "p")
+    compared = []
+
+    def prove(*args):
+        compared.extend(float(row["0/observation"][0]) for row in args[5])
+
+    monkeypatch.setattr(choice, "prove", prove)
+    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert (bundle.engine, bundle.probed["answered"]) == ("litert", 2)
+    assert compared == [0.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["one row", "logarithm", "integer quotient"])
+def test_one_that_takes_one_row_a_call_is_told_from_one_that_refuses_some_rows(tmp_path, name):
+    PolicySaver(demanding.MAKERS[name]()).save(tmp_path / "p", verify=False)
+    graph = opened(tmp_path / "p")
+    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert bundle.one_row is (name == "one row")
+    assert bundle.engine == ("litert" if name == "logarithm" else TENSORFLOW)
+    assert BundleLoader().load(graph, bundle).name == bundle.engine
+
+
+def test_an_answer_that_fails_where_the_one_before_it_did_not_keeps_a_checkpoint_out(tmp_path):
+    """Whether it raises depends on its weight."""
+
+    def answer(weight, observation, _):
+        check = tf.debugging.assert_less(observation, weight, message="above the weight")
+        with tf.control_dependencies([check]):
+            return observation + weight
+
+    policy = demanding.Demanding(demanding.NUMBER, answer, weight=0.5)
+    saver = PolicySaver(policy)
+    saver.save(tmp_path / "p")
+    bench = Bench(tmp_path / "p")
+    served = bench.prepare(None)
+    assert served.probed["answered"] == 3
+    for weight, name in ((0.4, "as before"), (2.0, "better"), (0.0, "worse")):
+        policy.weight.assign(weight)
+        saver.save_checkpoint(tmp_path / name)
+    assert bench.prepare(tmp_path / "as before", serving=(bench.graph, served)).probed["answered"] == 3
+    better = bench.prepare(tmp_path / "better", serving=(bench.graph, served))
+    assert better.probed["answered"] == 4
+    worse = bench.refusal(tmp_path / "worse", serving=(bench.graph, served))
+    assert "above the weight" in worse
+    assert worse.endswith("on probe input 3 (observation 0.33333334)")
+    assert "above the weight" in bench.refusal(tmp_path / "as before", serving=(bench.graph, better))
+    # What is in a copy afterwards is what was prepared last, and not what it was compared with.
+    assert set(bench.weights(bench.prepare(tmp_path / "better", serving=(bench.graph, better)))) == {2.0}
+    # Before anything serves, it is the export's own weights that count.
+    assert "above the weight" in bench.refusal(tmp_path / "worse")
+
+
+def test_a_new_export_over_one_that_serves_has_to_answer_what_that_one_answers(tmp_path):
+    policy = demanding.MAKERS["logarithm"]()
+    PolicySaver(policy).save(tmp_path / "old", verify=False)
+    policy.weight.assign(np.nan)
+    PolicySaver(policy).save(tmp_path / "new", verify=False)
+    old, new = Bench(tmp_path / "old"), Bench(tmp_path / "new")
+    serving = (old.graph, old.prepare(None))
+    expected = "action is not finite on probe input 3 (observation 0.33333334)"
+    assert new.refusal(None, serving=serving) == expected
+    assert new.prepare(None).probed["answered"] == 0, "alone it is served"
 
 
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):

@@ -1,0 +1,73 @@
+"""Compressed bodies → their bytes, in pieces of a bounded size: a small body may stand for a very large one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from fastapi import Request
+
+from app.errors import NotDecodable, UnknownEncoding
+
+# Decompressing so much takes less than a millisecond.
+PIECE_BYTES = 256 * 1024
+_ACCEPTED = "gzip, deflate"
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+
+
+def decoder_of(request: Request) -> Decoder | None:
+    """What decodes the body of a request; None where it is not encoded.
+
+    Raises:
+      UnknownEncoding: nothing does.
+    """
+    text = ",".join(request.headers.getlist("content-encoding"))
+    encodings = [name for part in text.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    if not encodings:
+        return None
+    if encodings in (["gzip"], ["x-gzip"], ["deflate"]):
+        return Decoder(encodings[0])
+    raise UnknownEncoding(f"content encoding {', '.join(encodings)!r}, expected {_ACCEPTED} or none", _ACCEPTED)
+
+
+class Decoder:
+    """Decodes one body. `deflate` is zlib's format, or, as some clients have it, the bare stream."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self._is_gzip = encoding != "deflate"
+        self._stream = zlib.decompressobj(_GZIP if self._is_gzip else _ZLIB)
+        self._began = False
+
+    def pieces(self, part: bytes) -> Iterator[bytes]:
+        """The bytes that a part of the body stands for, at most `PIECE_BYTES` at a time (there may be none in it).
+
+        Raises:
+          NotDecodable: it is not in the encoding.
+        """
+        while part:
+            if self._stream.eof:
+                if not self._is_gzip:
+                    raise NotDecodable("the body goes on behind the end of its deflate stream")
+                self._stream = zlib.decompressobj(_GZIP)  # files of gzip may be joined
+            yield self._decompressed(part)
+            part = self._stream.unconsumed_tail or self._stream.unused_data
+
+    def check_end(self) -> None:
+        """The body has ended.
+
+        Raises:
+          NotDecodable: its encoding has not.
+        """
+        if not self._stream.eof:
+            raise NotDecodable(f"the body ends before its {self._encoding} stream does")
+
+    def _decompressed(self, part: bytes) -> bytes:
+        began, self._began = self._began, True
+        try:
+            return self._stream.decompress(part, PIECE_BYTES)
+        except zlib.error as error:
+            if not began and not self._is_gzip:
+                self._stream = zlib.decompressobj(_RAW)
+                return self._decompressed(part)
+            raise NotDecodable(f"the body is not {self._encoding}: {error}") from None

@@ -1,0 +1,135 @@
+"""Answers → bytes on a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
+
+from app.http_limits import SharedLimits
+
+_OK = STATUS_LINE[200]
+
+
+class _Closed:
+    """In the place of a transport whose connection is lost, which would hold what hangs on it."""
+
+    def is_closing(self) -> bool:
+        """Whether it closes."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing is left to be sent."""
+        return 0
+
+    def _nothing(self, *_: Any) -> None: ...
+
+    write = close = abort = pause_reading = resume_reading = _nothing
+
+
+CLOSED: Any = _Closed()
+
+
+class AnswerWriter(asyncio.Protocol):
+    """The half of a connection that writes.
+
+    `stays`: whether the connection is open behind the answer under way. `odd`: whether there is more to do behind it
+    than to wait for the next request. `closing`: whether nothing is read or written any more. `shared` is set by
+    `protocol_with`.
+    """
+
+    shared: SharedLimits
+    _common: tuple[Any, bytes] = (None, b"")
+
+    def __init__(self, server_state: ServerState) -> None:
+        self.server_state = server_state
+        self.transport: asyncio.Transport = CLOSED
+        self.stays = True
+        self.odd = self.closing = False
+        self.write_paused = False
+        self._written: asyncio.Event | None = None
+
+    def answered(self) -> None:
+        """See `Connection`."""
+        raise NotImplementedError
+
+    def may_stay(self) -> bool:
+        """Whether the connection stays open behind an answer that is not the usual one."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Does what is next."""
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered: no more of its requests are done meanwhile."""
+        self.write_paused = self.odd = True
+
+    def resume_writing(self) -> None:
+        """The client has read most of it."""
+        self.write_paused = False
+        self.shared.unread.discard(self)
+        if self._written is not None:
+            self._written.set()
+        self.settle()
+
+    def write_answer(self, media_type: bytes, body: bytes) -> None:
+        """See `Wire`."""
+        self.write_head(_OK, b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type), body)
+        self.answered()
+
+    def write_response(self, response: Response) -> None:
+        """See `Wire`."""
+        fields = b"".join([b"%b: %b\r\n" % field for field in response.raw_headers])
+        self.write_head(STATUS_LINE[response.status_code], fields, bytes(response.body))
+        self.answered()
+
+    def write_head(self, status: bytes, fields: bytes, body: bytes) -> None:
+        """See `Connection`."""
+        if self.odd and self.stays:
+            self.stays = self.may_stay()
+        end = b"\r\n" if self.stays else b"connection: close\r\n\r\n"
+        self.write(b"".join((status, self._common_head(), fields, end, body)))
+
+    def write(self, data: bytes) -> None:
+        """See `Connection`."""
+        if self.closing:
+            return
+        self.transport.write(data)
+        if self.write_paused:
+            self.shared.unread.add(self, len(data))
+
+    async def drain(self) -> None:
+        """See `Connection`."""
+        while self.write_paused and not self.closing:
+            self._written = asyncio.Event()
+            await self._written.wait()
+
+    def close_after_answer(self) -> None:
+        """See `Connection`."""
+        self.stays = False
+
+    def unread_bytes(self) -> int:
+        """See `Holder`."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """See `Holder`."""
+        self.closing = self.odd = True
+        self.transport.abort()
+
+    def evict(self) -> None:
+        """See `Holder`."""
+        raise NotImplementedError
+
+    def _common_head(self) -> bytes:
+        """Date, and what else every answer has: uvicorn makes the list anew each second."""
+        headers = self.server_state.default_headers
+        known, text = self._common
+        if known is not headers:
+            text = b"".join([b"%b: %b\r\n" % header for header in headers])
+            type(self)._common = headers, text
+        return text

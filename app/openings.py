@@ -1,0 +1,171 @@
+"""Which policies are open, and why the others are not: these are shown as failed, and tried again.
+
+One policy that cannot be opened does not keep the others from serving. A policy that failed is opened when its folder
+has changed and come to rest, and serves from then on as if it had been there at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
+from app.folders.exports import check_folder, stamp_of
+from app.metrics import Metrics
+from app.processes.child import Child
+from app.progress import Progress
+from app.settings import PolicyFolder, SettingsError
+from app.swap.manager import Manager
+from app.swap.remote import Offer, RemoteFront
+
+log = logging.getLogger("policy_server.start")
+
+# How often the folders of policies that failed are looked at; one is tried when two looks in a row find it the same.
+_LOOK_EVERY_S = 0.5
+# Opens one policy; what it leaves to be closed goes onto the stack.
+Open = Callable[[PolicyFolder, AsyncExitStack], Awaitable[Manager]]
+# Is told of a policy that was tried again, whether it is open now or fails for another reason.
+Changed = Callable[[PolicyFolder], Awaitable[None]]
+
+
+class Openings:
+    """All policies of a server. `managers` are those that are open, `failures` tells why the others are not."""
+
+    def __init__(self, policies: Iterable[PolicyFolder], metrics: Metrics, progress: Progress) -> None:
+        self.managers: dict[str, Manager] = {}
+        self.failures: dict[str, str] = {}
+        self._policies = {named.name: named for named in policies}
+        self._metrics = metrics
+        self._progress = progress
+        # Taken before each try, so that what changes meanwhile is seen.
+        self._stamps = {name: stamp_of(named.folder) for name, named in self._policies.items()}
+
+    def check_at_once(self) -> None:
+        """Tells mistyped folders without waiting for TensorFlow.
+
+        Raises:
+          UnusablePolicy: no other policy is left.
+        """
+        for name, named in self._policies.items():
+            try:
+                check_folder(named.folder)
+            except UnusablePolicy as error:
+                self._fail(name, str(error))
+        self._check_any_left()
+
+    async def open_all(self, open_one: Open, stack: AsyncExitStack) -> None:
+        """Opens all that have not failed yet.
+
+        Raises:
+          UnusablePolicy: none can be opened.
+        """
+        for name, named in self._policies.items():
+            if name not in self.failures:
+                await self._open(named, open_one, stack)
+        self._check_any_left()
+
+    async def try_again(self, open_one: Open, stack: AsyncExitStack, changed: Changed) -> None:
+        """Opens policies that failed when their folders change; runs until it is cancelled.
+
+        `changed` is told of each, whether it is open now or fails for another reason.
+        """
+        last = dict(self._stamps)
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for name in list(self.failures):
+                named = self._policies[name]
+                stamp = await asyncio.to_thread(stamp_of, named.folder)
+                settled, last[name] = stamp == last[name], stamp
+                if not settled or stamp == self._stamps[name]:
+                    continue
+                self._stamps[name] = stamp
+                try:
+                    await self._open(named, open_one, stack)
+                    await changed(named)
+                except Exception:  # a bug of ours: the others are to be tried all the same
+                    log.exception("%s: cannot be tried again", name)
+
+    async def _open(self, named: PolicyFolder, open_one: Open, stack: AsyncExitStack) -> None:
+        began = time.perf_counter()
+        self._progress.opens(named.name, str(named.folder))
+        async with AsyncExitStack() as own:
+            try:
+                await asyncio.to_thread(check_folder, named.folder)
+                manager = await open_one(named, own)
+            except SettingsError as error:
+                self._fail(named.name, str(error))
+            except PolicyServerError as error:
+                text = str(error)
+                self._fail(named.name, text if str(named.folder) in text else f"{named.folder}: {text}")
+            except Exception as error:  # manifests and graphs can be wrong in more ways than are foreseen
+                self._fail(named.name, f"{named.folder} cannot be opened: {type(error).__name__}: {error}")
+            else:
+                stack.push_async_callback(own.pop_all().aclose)
+                self.managers[named.name] = manager
+                self.failures.pop(named.name, None)
+                self._metrics.ready(named.name, True)
+                version = manager.active
+                told = f"version {version.name}, engine {version.engine}"
+                self._progress.opened(named.name, told, time.perf_counter() - began)
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.failures[name] = reason
+        self._metrics.ready(name, False)
+        if len(self._policies) > 1:  # a server of this one alone ends with the reason
+            self._progress.failed(name, reason)
+
+    def _check_any_left(self) -> None:
+        if len(self.failures) < len(self._policies):
+            return
+        reasons = list(self.failures.values())
+        if len(reasons) == 1:
+            raise UnusablePolicy(reasons[0])
+        each = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
+        raise UnusablePolicy(f"none of {len(reasons)} policies can be served: {each}")
+
+
+class Fronts:
+    """The fronts that answer now, told of what is opened later."""
+
+    def __init__(self, openings: Openings) -> None:
+        self._openings = openings
+        self._fronts: list[Child] = []
+
+    async def begin(self, front: Child, *settings: Any) -> None:
+        """Has a front load what serves, and listen: it takes part in every swap by then.
+
+        A swap that is under way is not waited for.
+        """
+        known: set[str] = set()
+        await front.call("open", *settings)
+        # What is opened meanwhile, too; between the last look and the next line nothing else runs.
+        while missing := [name for name in self._openings.managers if name not in known]:
+            for name in missing:  # one by one: TensorFlow does not like to load two at once
+                await self._open_in(front, name)
+            known.update(missing)
+            await front.call("fail", dict(self._openings.failures))
+        self._fronts.append(front)
+        await front.call("listen")
+
+    async def tell(self, name: str) -> None:
+        """All fronts are told that a policy is open now, or why it still is not."""
+        for front in list(self._fronts):
+            try:
+                if name in self._openings.managers:
+                    await self._open_in(front, name)
+                await front.call("fail", dict(self._openings.failures))
+            except LinkLost:
+                self._fronts.remove(front)  # its successor is told when it begins
+            except SwapRefused as error:
+                log.error("%s: a worker cannot load it: %s", name, error)
+                await front.call("fail", {**self._openings.failures, name: f"this worker cannot load it: {error}"})
+
+    async def _open_in(self, front: Child, name: str) -> None:
+        manager = self._openings.managers[name]
+        with manager.offered() as (version, graph, bundle):
+            await front.call("open_policy", name, Offer(version.name, graph, bundle))
+            await manager.admit(RemoteFront(name, front), version.key)

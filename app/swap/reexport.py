@@ -1,0 +1,166 @@
+"""The export in a policy's folder: what was opened of it, and whether it has been saved again. Event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TypeVar
+
+from app.engine.bundle import Graph
+from app.errors import SwapRefused, UnusablePolicy
+from app.folders.exports import identify_export
+from app.folders.foreign import SPECS_FILE
+from app.swap.plan import OwnWeights
+from app.swap.preparing import OTHER_SPECS, Workshop
+from app.swap.store import Store
+from saver.artifact import GRAPH_FILE, POLICY_FILE
+
+T = TypeVar("T")
+Stamp = tuple[tuple[str, int, int, int], ...]
+# What is not in the order in which a saver writes was copied, or is being written: it has this long to come to rest.
+_SETTLED_S = 2.0
+_VARIABLES = "variables"
+
+
+class ExportFolder:
+    """One policy's. `graph` is what its checkpoints are served with, `fresh` what was saved over it since.
+
+    A fresh one is opened and has equal specs; it becomes `graph` by `adopt`, once it serves.
+    """
+
+    def __init__(self, name: str, folder: Path, workshop: Workshop, store: Store, lane: Executor) -> None:
+        self._name = name
+        self._folder = folder
+        self._workshop = workshop
+        self._store = store
+        self._lane = lane
+        self._stamp: Stamp = ()
+        self._judged: Stamp | None = None
+        self.graph: Graph
+        self.fresh: Graph | None = None
+        # Whether `graph` was seen being saved again: then the time of its files counts.
+        self.saved_again = False
+        self.reason = ""
+
+    async def open(self) -> None:
+        """Opens what lies there; what was opened before a restart is taken from the store.
+
+        Raises:
+          UnusablePolicy: it is no policy that can be served.
+        """
+        self._stamp = stamp_of(self._folder)
+        exported = await self._work(lambda: identify_export(self._folder))
+        there = await self._work(lambda: self._store.graph(exported.digest))
+        self.graph = there or await self._workshop.open(self._folder, self._store.graphs)
+
+    @property
+    def stale(self) -> bool:
+        """Whether another export lies there than `graph`."""
+        return stamp_of(self._folder) != self._stamp
+
+    def own(self) -> OwnWeights:
+        """The weights of `graph`."""
+        return _weights(self.graph, self._stamp if self.saved_again else None)
+
+    def fresh_own(self, watched: bool) -> OwnWeights | None:
+        """Those of `fresh`; the time of its files counts where it was watched being saved."""
+        return _weights(self.fresh, self._judged if watched else None) if self.fresh is not None else None
+
+    async def open_anew(self) -> Graph:
+        """Opens what lies there now, whatever was thought of it before.
+
+        Raises:
+          SwapRefused: it cannot be loaded, or its specs differ: callers could not tell what hit them.
+        """
+        before = stamp_of(self._folder)
+        try:
+            graph = await self._workshop.open(self._folder, self._store.graphs)
+        except UnusablePolicy as error:
+            raise SwapRefused(str(error)) from error
+        if not graph.alike(self.graph):
+            raise SwapRefused(OTHER_SPECS)
+        self._judged = before
+        return graph
+
+    async def look(self, rest_s: float, afresh: bool = False) -> bool:
+        """Opens what was saved there since, once it is at rest; True where it is not yet.
+
+        Raises:
+          SwapRefused: it may not serve. It is not looked at again until it changes, or somebody wants it `afresh`.
+        """
+        stamp = stamp_of(self._folder)
+        if stamp == self._stamp or (afresh and self.fresh is None):
+            self.fresh, self._judged, self.reason = None, None, ""
+        if stamp in (self._stamp, self._judged) or GRAPH_FILE not in {name for name, *_ in stamp}:
+            return False  # nothing else is there, or nothing at all: a trainer may delete it before it saves
+        if not _at_rest(stamp, rest_s):
+            return True
+        self.fresh, self.reason = None, ""
+        try:
+            graph = await self.open_anew()
+        except SwapRefused as refusal:
+            if stamp_of(self._folder) != stamp or not _at_rest(stamp, _SETTLED_S):
+                self._judged = None
+                return True  # it was read while it was written
+            self._judged, self.reason = stamp, str(refusal)
+            raise
+        if stamp_of(self._folder) != stamp:
+            self._judged = None
+            return True
+        if graph.digest == self.graph.digest:
+            self._stamp = stamp  # the same bytes
+        else:
+            self.fresh = graph
+        return False
+
+    def refuse(self, reason: str) -> None:
+        """What was opened may not serve."""
+        self.fresh, self.reason = None, reason
+
+    def adopt(self, graph: Graph, watched: bool) -> None:
+        """It serves: from now on checkpoints are served with it."""
+        if graph.digest != self.graph.digest:
+            self.saved_again = watched
+        self.graph, self._stamp = graph, self._judged if self._judged is not None else self._stamp
+        self.fresh, self._judged, self.reason = None, None, ""
+
+    async def _work(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+
+
+def stamp_of(folder: Path) -> Stamp:
+    """Changes when an export is saved over the one in the folder: names, sizes, times and inodes of its files."""
+    tops = [folder / name for name in (GRAPH_FILE, SPECS_FILE, POLICY_FILE)]
+    stamp = []
+    try:
+        paths = [*tops, *sorted((folder / _VARIABLES).iterdir())]
+    except OSError:
+        paths = tops
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        stamp.append((path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    return tuple(stamp)
+
+
+def _at_rest(stamp: Stamp, rest_s: float) -> bool:
+    """Whether an export is whole by its times: the saver writes the variables, the graph, and the specs last."""
+    times = {name: mtime / 1e9 for name, _, mtime, _ in stamp}
+    age_s = time.time() - max(times.values(), default=0.0)
+    if -_SETTLED_S < age_s < rest_s:
+        return False
+    if POLICY_FILE in times or age_s >= _SETTLED_S or age_s <= -_SETTLED_S:
+        return True
+    written = [at for name, at in times.items() if name.startswith(_VARIABLES)]
+    order = [max(written, default=0.0), times.get(GRAPH_FILE, 0.0), times.get(SPECS_FILE, 0.0)]
+    return order == sorted(order)
+
+
+def _weights(graph: Graph, stamp: Stamp | None) -> OwnWeights:
+    written_at = max((mtime / 1e9 for _, _, mtime, _ in stamp), default=None) if stamp is not None else None
+    return OwnWeights(graph.digest, graph.train_step, written_at)

@@ -1,0 +1,77 @@
+"""Answers compared row by row: equal up to rounding, or like those to inputs that differ by no more than rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from app.engine.base import Arrays
+
+TOLERANCE = 1e-5
+NUDGES = 64
+_NUDGE = 1e-6
+
+
+class Unequal(Exception):
+    """Two engines answer otherwise; the message says where."""
+
+
+def is_among(found: Arrays, answers: Arrays) -> bool:
+    """Whether one row is like the rows of `answers`: integers as in some of them, and its floats between theirs."""
+    floats = {name for name, array in answers.items() if np.issubdtype(array.dtype, np.floating)}
+    integers = answers.keys() - floats
+    alike = ~differing_rows(
+        rows_of({n: found[n] for n in integers}, [0] * len(next(iter(answers.values())))),
+        {n: answers[n] for n in integers},
+    )
+    if not alike.any():
+        return False
+    for name in floats:
+        chosen = answers[name][alike] if integers else answers[name]
+        low, high = chosen.min(axis=0), chosen.max(axis=0)
+        margin = TOLERANCE + TOLERANCE * np.abs(high) + (high - low)  # they are a few of many
+        if not ((found[name][0] >= low - margin) & (found[name][0] <= high + margin)).all():
+            return False
+    return True
+
+
+def differing_rows(found: Arrays, expected: Arrays) -> np.ndarray[Any, Any]:
+    """For each row, whether any of its outputs differs by more than rounding.
+
+    Raises:
+      Unequal: names, dtypes or shapes differ.
+    """
+    if found.keys() != expected.keys():
+        raise Unequal(f"the outputs are {sorted(found)}, TensorFlow's {sorted(expected)}")
+    differs: Any = np.zeros(1, bool)
+    for name, wanted in expected.items():
+        array = found[name]
+        if (array.dtype, array.shape) != (wanted.dtype, wanted.shape):
+            raise Unequal(f"{name} is {array.dtype} {array.shape}, TensorFlow's {wanted.dtype} {wanted.shape}")
+        differs = differs | ~_close(array, wanted).reshape(len(wanted), -1).all(axis=1)
+    return np.asarray(differs)
+
+
+def _close(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if np.issubdtype(expected.dtype, np.floating):
+        return np.isclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    return np.asarray(found == expected)
+
+
+def identical(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    """Whether they are equal to the last bit, NaNs at the same places."""
+    return np.array_equal(one, other, equal_nan=bool(np.issubdtype(one.dtype, np.floating)))
+
+
+def rows_of(arrays: Mapping[str, np.ndarray[Any, Any]], rows: Sequence[int]) -> Arrays:
+    """These rows of each array."""
+    return {name: array[rows] for name, array in arrays.items()}
+
+
+def nudged(array: np.ndarray[Any, Any], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Floats that differ by about what rounding may do; others as they are."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    return np.asarray(array * (1 + _NUDGE * generator.standard_normal(array.shape)), array.dtype)

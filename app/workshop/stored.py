@@ -1,0 +1,191 @@
+"""The values in a checkpoint's files, by the names that they have in its object graph.
+
+TensorFlow stores a variable once, under one of its names: which one depends on who saved it. A variable that is both
+a weight and metadata is `metadata/epsilon` in what `save` writes, and `model_variables/0` in what TF-Agents'
+`save_checkpoint` does. The object graph beside the values has all names, so that comparing by it compares variables.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from app.errors import SwapRefused
+
+TRAIN_STEP = "train_step"
+WEIGHTS = "model_variables"
+METADATA = "metadata"
+_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# What PolicySaver promises to name. Other names of the same variables are the policy's own business.
+_PROMISED = (WEIGHTS, METADATA, TRAIN_STEP)
+_POLICY = "policy"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One value: its key in the files, all its names in the object graph, its shape and its dtype."""
+
+    key: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """The one that it is told by: that of a weight where it is one."""
+        return min(self.names, key=lambda name: (not name.startswith(WEIGHTS), name))
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the policy's answers may depend on it. The train step and metadata that are nothing else do not."""
+        return not all(name == TRAIN_STEP or name.startswith(f"{METADATA}/") for name in self.names)
+
+
+class StoredValues:
+    """The values of the checkpoint, or of the export, in `folder`.
+
+    Raises:
+      SwapRefused: its index cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self._reader = tf.train.load_checkpoint(prefix(folder))
+        except Exception as error:  # TensorFlow has many names for a file that is missing or damaged
+            raise SwapRefused(f"its index cannot be read: {_line(error, folder)}") from None
+
+    def read(self, stored: Stored) -> Any:
+        """The value, its checksum compared.
+
+        Raises:
+          SwapRefused: it cannot be read.
+        """
+        return self._tensor(stored.key, stored.name)
+
+    @cached_property
+    def all(self) -> list[Stored]:
+        """Every value, in the order of their names.
+
+        Raises:
+          SwapRefused: the object graph cannot be read.
+        """
+        shapes, dtypes = self._reader.get_variable_to_shape_map(), self._reader.get_variable_to_dtype_map()
+        names = self._names(shapes)
+        stored = [
+            Stored(key, _told({*names.get(key, ()), _plain(key)}), tuple(shapes[key]), dtypes[key].name)
+            for key in shapes
+            if key != _GRAPH_KEY
+        ]
+        return sorted(stored, key=lambda value: value.name)
+
+    @cached_property
+    def by_name(self) -> dict[str, Stored]:
+        """The same by each of their names."""
+        return {name: stored for stored in self.all for name in stored.names}
+
+    @property
+    def has_names(self) -> bool:
+        """Whether there is an object graph: TF1's Saver writes none."""
+        return self._graph is not None
+
+    @cached_property
+    def below_policy(self) -> bool:
+        """Whether `save_checkpoint` wrote it: the object that it saves has the policy for a child, not for itself."""
+        if self._graph is None:
+            return True
+        children = {child.local_name: child.node_id for child in self._graph.nodes[0].children}
+        if _POLICY not in children:
+            return False
+        return any(child.local_name in _PROMISED for child in self._graph.nodes[children[_POLICY]].children)
+
+    @cached_property
+    def _graph(self) -> TrackableObjectGraph | None:
+        """None where there is none: files of TF1's Saver."""
+        if not self._reader.has_tensor(_GRAPH_KEY):
+            return None
+        graph = TrackableObjectGraph()
+        try:
+            graph.ParseFromString(self._reader.get_tensor(_GRAPH_KEY))
+        except Exception:
+            # It lies behind the values: what is wrong with the first of these is told, where something is.
+            for key in sorted(self._reader.get_variable_to_shape_map(), key=lambda key: (key == _GRAPH_KEY, key)):
+                self._tensor(key, _plain(key))
+            raise SwapRefused("its object graph cannot be read") from None
+        return graph
+
+    def _names(self, keys: Iterable[str]) -> dict[str, set[str]]:
+        """Key → every name that leads to it from an object, each object reached by its shortest path."""
+        if self._graph is None or not self._graph.nodes:
+            return {}
+        nodes = self._graph.nodes
+        stored = {attribute.checkpoint_key for node in nodes for attribute in node.attributes}
+        # A look-up table's attribute is stored in several pieces.
+        pieces = {whole: [key for key in keys if key == whole or key.startswith(f"{whole}-")] for whole in stored}
+        names: dict[str, set[str]] = defaultdict(set)
+        paths: dict[int, str] = {0: ""}
+        waiting = deque([0])
+        if self.below_policy:
+            policy = next(child.node_id for child in nodes[0].children if child.local_name == _POLICY)
+            paths[policy] = ""
+            waiting.append(policy)
+        while waiting:
+            node_id = waiting.popleft()
+            for child in nodes[node_id].children:
+                path = f"{paths[node_id]}{child.local_name}"
+                for attribute in nodes[child.node_id].attributes:
+                    for key in pieces[attribute.checkpoint_key]:
+                        names[key].add(path + _rest(key))
+                if child.node_id not in paths:
+                    paths[child.node_id] = f"{path}/"
+                    waiting.append(child.node_id)
+        return names
+
+    def _tensor(self, key: str, name: str) -> Any:
+        try:
+            return self._reader.get_tensor(key)
+        except Exception as error:
+            raise SwapRefused(f"{name} cannot be read: {_line(error, self._folder)}") from None
+
+
+def prefix(folder: Path) -> str:
+    """What TensorFlow calls the checkpoint in `folder`."""
+    return str(folder / "variables" / "variables")
+
+
+def as_train_step(value: Any) -> int:
+    """-1, which means unknown, for what is no integer of 64 bits; TF-Agents takes any variable for a train step."""
+    try:
+        train_step = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return -1
+    return train_step if train_step.bit_length() < 64 else -1
+
+
+def _told(names: Iterable[str]) -> tuple[str, ...]:
+    """The names that PolicySaver promises; all, where it promises none."""
+    promised = [name for name in names if name.split("/")[0] in _PROMISED]
+    return tuple(sorted(promised or names))
+
+
+def _plain(key: str) -> str:
+    return key.removesuffix(_SUFFIX).removeprefix(f"{_POLICY}/")
+
+
+def _rest(key: str) -> str:
+    """What tells the pieces of a table, and other attributes than a variable's value."""
+    return "" if key.endswith(_SUFFIX) else key[key.find("/.ATTRIBUTES/") :]
+
+
+def _line(error: Exception, folder: Path) -> str:
+    """The first line, without the name of a folder that nobody knows."""
+    lines = str(error).replace(f"{folder}/", "").strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Requests that cost their sender little, each beside a neighbour that asks small ones: `python -m bench.attack`."""

@@ -1,0 +1,221 @@
+"""What hurts before there is a body: heads, connections, answers that nobody reads."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+_TIMEOUT_S = 60.0
+_CHUNK = 64 * 1024
+_SMALL = b'{"observation": [0.1, 0.2, 0.3, 0.4]}'
+_STATES = b'{"batch_size": 16384}'
+
+
+class Wire(NamedTuple):
+    """One kind: `run` does it to a port, within `seconds`, and says what came of it."""
+
+    name: str
+    run: Callable[[int, float], str]
+
+
+def head(path: str, length: int, *headers: str) -> bytes:
+    """The head of a POST."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {length}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def connect(port: int, timeout: float = _TIMEOUT_S) -> socket.socket:
+    """To the server."""
+    return socket.create_connection(("127.0.0.1", port), timeout)
+
+
+def status_of(connection: socket.socket) -> str:
+    """The status of the next answer; "closed" where there is none, "none" where it does not come in time."""
+    try:
+        answer = connection.recv(1 << 16)
+    except TimeoutError:
+        return "none"
+    except OSError:
+        return "closed"
+    return answer.split(b" ", 2)[1].decode("latin-1") if answer.startswith(b"HTTP/") else "closed"
+
+
+def send_all(connection: socket.socket, data: bytes) -> bool:
+    """Whether the server took it all."""
+    try:
+        connection.sendall(data)
+    except OSError:
+        return False
+    return True
+
+
+def _endless(first: bytes, more: bytes, most_bytes: int) -> Callable[[int, float], str]:
+    def run(port: int, seconds: float) -> str:
+        until = time.monotonic() + seconds
+        with connect(port, seconds) as connection:
+            sent = send_all(connection, first)
+            rest = most_bytes
+            while sent and rest > 0 and time.monotonic() < until:
+                sent = send_all(connection, more)
+                rest -= len(more)
+            connection.settimeout(1.0)
+            return status_of(connection)
+
+    return run
+
+
+def _slowly(data: bytes, connections: int) -> Callable[[int, float], str]:
+    """A byte now and then on each of many connections."""
+
+    def run(port: int, seconds: float) -> str:
+        until = time.monotonic() + seconds
+        with contextlib.ExitStack() as stack:
+            held = [stack.enter_context(connect(port)) for _ in range(connections)]
+            for byte in data:
+                if time.monotonic() > until:
+                    break
+                for connection in held:
+                    send_all(connection, bytes([byte]))
+                time.sleep(0.05)
+            return f"{connections} open"
+
+    return run
+
+
+def _unfinished(connections: int, share: float) -> Callable[[int, float], str]:
+    """Bodies that stop one byte before their end, together."""
+
+    def run(port: int, seconds: float) -> str:
+        size = int(16_000_000 * share)
+        until = time.monotonic() + seconds
+        body = b" " * (size - 1)
+        with contextlib.ExitStack() as stack:
+            held = []
+            for _ in range(connections):
+                connection = stack.enter_context(connect(port, 2.0))
+                held.append(connection)
+                send_all(connection, head("/v1/policies/small/action", size))
+                send_all(connection, body)
+                if time.monotonic() > until:
+                    break
+            time.sleep(1.0)
+            return f"{len(held)} held"
+
+    return run
+
+
+def _unread(connections: int, requests: int) -> Callable[[int, float], str]:
+    """Answers that nobody reads."""
+
+    def run(port: int, seconds: float) -> str:
+        request = head("/v1/policies/recurrent/get_initial_state", len(_STATES)) + _STATES
+        until = time.monotonic() + seconds
+        with contextlib.ExitStack() as stack:
+            for _ in range(connections):
+                connection = socket.socket()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.settimeout(1.0)
+                connection.connect(("127.0.0.1", port))
+                stack.enter_context(connection)
+                send_all(connection, request * requests)
+            while time.monotonic() < until - seconds / 2:
+                time.sleep(0.1)
+            return f"{connections} unread"
+
+    return run
+
+
+def _closed_in_the_middle(port: int, seconds: float) -> str:
+    until, count = time.monotonic() + seconds / 2, 0
+    while time.monotonic() < until:
+        with connect(port) as connection:
+            send_all(connection, head("/v1/policies/small/action", 1_000_000) + b" " * 500_000)
+        count += 1
+    return f"{count} closed"
+
+
+def _opened_and_closed(port: int, seconds: float) -> str:
+    until, count = time.monotonic() + min(2.0, seconds / 2), 0
+    while time.monotonic() < until:
+        connect(port).close()
+        count += 1
+    return f"{count} closed"
+
+
+def _many_at_once(port: int, seconds: float) -> str:  # noqa: ARG001
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect(port)) for _ in range(500)]
+        time.sleep(1.0)
+        return f"{len(held)} open"
+
+
+def _pipelined(port: int, seconds: float) -> str:
+    request = head("/v1/policies/small/action", len(_SMALL)) + _SMALL
+    with connect(port, seconds) as connection:
+        connection.settimeout(2.0)
+        send_all(connection, request * 20_000)
+        return status_of(connection)
+
+
+def _chunked(size: int) -> Callable[[int, float], str]:
+    def run(port: int, seconds: float) -> str:
+        first = b"POST /v1/policies/small/action HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        piece = b"%x\r\n%b\r\n" % (size, b" " * size)
+        return _endless(first, piece * max(1, _CHUNK // len(piece)), 40 * 2**20)(port, seconds)
+
+    return run
+
+
+def _zipped(port: int, seconds: float) -> str:
+    body = gzip.compress(b" " * 200_000_000, 9)
+    with connect(port, seconds) as connection:
+        send_all(connection, head("/v1/policies/small/action", len(body), "Content-Encoding: gzip") + body)
+        return status_of(connection)
+
+
+def _admin(body: bytes) -> Callable[[int, float], str]:
+    def run(port: int, seconds: float) -> str:
+        token = "Authorization: Bearer bench-admin-token"  # noqa: S105 — see bench/server.py
+        with connect(port, seconds) as connection:
+            send_all(connection, head("/admin/policies/small/reload", len(body), token) + body)
+            return status_of(connection)
+
+    return run
+
+
+def _upload(port: int, seconds: float) -> str:
+    lines = ["PUT /admin/policies/small/checkpoints/attack HTTP/1.1", "Host: x", "Content-Length: 50000000"]
+    lines += ["Authorization: Bearer bench-admin-token", "Content-Type: application/x-tar", "", ""]
+    with connect(port, seconds) as connection:
+        send_all(connection, "\r\n".join(lines).encode() + b"\x07" * 50_000_000)
+        return status_of(connection)
+
+
+_START = b"POST /v1/policies/small/action HTTP/1.1\r\nHost: localhost\r\n"
+KINDS = [
+    Wire("a head without end", _endless(_START, b"X-Some-Header: " + b"y" * 100 + b"\r\n", 64 * 2**20)),
+    Wire("one header without end", _endless(_START + b"X-Long: ", b"y" * _CHUNK, 64 * 2**20)),
+    Wire("a path without end", _endless(b"POST /", b"y" * _CHUNK, 64 * 2**20)),
+    Wire("a million short headers", _endless(_START, b"a:b\r\n" * 10_000, 16 * 2**20)),
+    Wire("slow heads", _slowly(_START, 100)),
+    Wire("slow bodies", _slowly(head("/v1/policies/small/action", 1000) + b" " * 100, 100)),
+    Wire("40 bodies that do not end", _unfinished(40, 1.0)),
+    Wire("200 small bodies that do not end", _unfinished(200, 0.05)),
+    Wire("answers that nobody reads", _unread(20, 4)),
+    Wire("pipelined answers that nobody reads", _unread(2, 40)),
+    Wire("clients that go away in the middle", _closed_in_the_middle),
+    Wire("connections opened and closed", _opened_and_closed),
+    Wire("500 connections", _many_at_once),
+    Wire("20,000 requests ahead of their turn", _pipelined),
+    Wire("a body in chunks of 1 byte", _chunked(1)),
+    Wire("a body in chunks without end", _chunked(60_000)),
+    Wire("a gzip bomb", _zipped),
+    Wire("admin: 500 levels of lists", _admin(b'{"checkpoint":' + b"[" * 500 + b"]" * 500 + b"}")),
+    Wire("admin: 30,000 levels of lists", _admin(b'{"checkpoint":' + b"[" * 30_000 + b"]" * 30_000 + b"}")),
+    Wire("admin: 10,000 fields", _admin(b"{" + b",".join(b'"k%d":1' % i for i in range(5_000)) + b"}")),
+    Wire("an upload that is no tar", _upload),
+]

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+from tf_agents.policies import policy_saver
+
+from app.workshop.load import load_copy
+from app.workshop.rows import dependence_of_rows
+from saver import PolicySaver
+from tests.app.workshop.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise
+from tests.app.workshop.opened import opened
+
+
+def judged(folder: Path, make, kind=policy_saver.PolicySaver, **options):
+    """Of a new export of the policy: TF-Agents' own one, if nothing else is said."""
+    kind(make(), **options).save(str(folder / "export"))
+    graph = opened(folder / "export")
+    return dependence_of_rows(load_copy(graph), graph.spec, graph.serving)
+
+
+@pytest.mark.parametrize("make", DEPENDENT)
+def test_rows_that_depend_on_each_other_are_noticed(make, tmp_path: Path):
+    found = judged(tmp_path, make)
+    assert found is not None
+    assert DEPENDENT[make] in found.reason
+
+
+@pytest.mark.parametrize("make", INDEPENDENT)
+def test_rows_that_only_look_so_are_not(make, tmp_path: Path):
+    assert judged(tmp_path, make) is None
+
+
+@pytest.mark.parametrize("make", [CenteredOverTheBatch, SharedNoise])
+def test_our_own_exports_are_judged_alike(make, tmp_path: Path):
+    assert judged(tmp_path, make, PolicySaver) is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "depends"),
+    [(CenteredOverTheBatch, 3, True), (CenteredOverTheBatch, 1, False), (SharedNoise, 3, True), (Linear, 3, False)],
+)
+def test_a_fixed_batch_is_judged_by_batches_of_its_size(make, size, depends, tmp_path: Path):
+    assert (judged(tmp_path, make, batch_size=size) is not None) is depends
+
+
+def test_only_what_depends_on_the_values_of_others_mixes_them(tmp_path: Path):
+    assert judged(tmp_path / "a", CenteredOverTheBatch).mixes
+    assert not judged(tmp_path / "b", SharedNoise).mixes

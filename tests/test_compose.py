@@ -1,0 +1,93 @@
+"""What docker-compose.yml says, with what stands in an .env filled in as Compose does it. No engine is needed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from app.settings import knobs, settings_from, variable
+from tests.server import ROOT
+
+
+def filled(text: str, env: Mapping[str, str]) -> str:
+    """${NAME:-default} and ${NAME:+replacement}, the innermost first."""
+
+    def value(match: re.Match[str]) -> str:
+        name, operator, word = match.groups()
+        given = env.get(name, "")
+        return (given or word) if operator == ":-" else (word if given else "")
+
+    while (after := re.sub(r"\$\{(\w+)(:[-+])([^${}]*)\}", value, text)) != text:
+        text = after
+    assert "${" not in text
+    return text
+
+
+def composed(**env: str) -> dict[str, Any]:
+    return yaml.safe_load(filled((ROOT / "docker-compose.yml").read_text(), env))
+
+
+def told(**env: str) -> dict[str, str]:
+    """The environment of the server's container: names without a value are taken over where they are set."""
+    given = composed(**env)["services"]["server"]["environment"]
+    return {
+        name: env[name] if text is None else text for name, text in given.items() if text is not None or name in env
+    }
+
+
+def test_logs_are_turned_over() -> None:
+    for service in composed()["services"].values():
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+
+
+def test_every_service_is_bounded_and_looked_after() -> None:
+    for service in composed()["services"].values():
+        assert re.fullmatch(r"[0-9]+[mg]", service["deploy"]["resources"]["limits"]["memory"])
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert all("size=" in mount for mount in service.get("tmpfs", []))
+
+
+def test_without_an_env_file_the_defaults_hold() -> None:
+    settings = settings_from(["p=/p"], {}, told())
+    assert (settings.workers, settings.admin_token, settings.data_token, settings.session_url) == (1, "", "", "")
+
+
+def test_workers_and_tokens_come_from_the_env_file() -> None:
+    given = {"POLICY_SERVER_WORKERS": "3", "POLICY_SERVER_ADMIN_TOKEN": "a", "POLICY_SERVER_DATA_TOKEN": "d"}
+    settings = settings_from(["p=/p"], {}, told(**given))
+    assert (settings.workers, settings.admin_token, settings.data_token) == (3, "a", "d")
+
+
+@pytest.mark.parametrize("which", ["admin", "data"])
+def test_tokens_in_files_are_secrets(which: str) -> None:
+    env = {f"{which.upper()}_TOKEN_FILE": "./secrets/token"}
+    assert told(**env)[f"POLICY_SERVER_{which.upper()}_TOKEN_FILE"] == f"/run/secrets/{which}_token"
+    whole = composed(**env)
+    assert f"{which}_token" in whole["services"]["server"]["secrets"]
+    assert whole["secrets"][f"{which}_token"]["file"] == "./secrets/token"
+    assert composed()["secrets"][f"{which}_token"]["file"] == "/dev/null"
+
+
+def test_the_profile_of_sessions_starts_redis_and_sets_its_url() -> None:
+    whole = composed(COMPOSE_PROFILES="sessions")
+    redis = whole["services"]["sessions"]
+    assert redis["profiles"] == ["sessions"]
+    assert told(COMPOSE_PROFILES="sessions")["POLICY_SERVER_SESSION_URL"] == "redis://sessions:6379/0"
+    assert whole["services"]["server"]["depends_on"]["sessions"] == {"condition": "service_healthy", "required": False}
+    assert int(redis["command"][-1].removesuffix("mb")) < int(redis["deploy"]["resources"]["limits"]["memory"][:-1])
+    own = told(COMPOSE_PROFILES="sessions", POLICY_SERVER_SESSION_URL="redis://mine:1/0")
+    assert own["POLICY_SERVER_SESSION_URL"] == "redis://mine:1/0"
+
+
+def test_what_the_example_shows_is_read() -> None:
+    shown = re.findall(r"^#(\w+)=", (ROOT / "deploy" / "example.env").read_text(), re.MULTILINE)
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert len(shown) > 8
+    for name in shown:
+        assert name in text, name
+    settings = {variable(knob.name) for knob in knobs()}
+    assert {name for name in shown if name.startswith("POLICY_SERVER_")} <= settings

@@ -1,0 +1,100 @@
+"""A trainer with TensorFlow 2.15, in Python 3.9 to 3.11, and a server with ours: `make test-trainers`."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.server import ADMIN_TOKEN, ROOT, RunningServer, serving
+from tests.trainers.environments import PYTHONS
+
+NAMES = ("q", "arm", "recurrent", "fixed", "sensors", "described")
+
+
+@dataclass
+class Trained:
+    python: Path
+    folder: Path
+    answers: dict[str, dict[str, list]]
+    server: RunningServer
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return ran(self.python, *arguments, **env)
+
+
+def ran(python: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """In a bare environment, from a folder that is not the project's."""
+    bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "NO_PROXY": "*", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [str(python), *arguments]
+    return subprocess.run(command, cwd="/", env=bare | env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    home = request.config.getoption("--trainers")
+    if home is None:
+        pytest.skip("only with --trainers FOLDER, see the Makefile")
+    python = Path(home).absolute() / request.param / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no Python {request.param} was there when the environments were made")
+    folder = tmp_path_factory.mktemp(f"trained-{request.param}")
+    done = ran(python, str(ROOT / "tests" / "trainers" / "program.py"), str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = json.loads((folder / "answers.json").read_text())
+    with serving({name: folder / name for name in NAMES}) as server:
+        yield Trained(python, folder, answers, server)
+
+
+def test_the_environment_has_what_a_trainer_has(trained: Trained) -> None:
+    absent = "import tensorflow; [__import__(n) for n in ()]\nimport importlib.util as u\n"
+    absent += "print(tensorflow.__version__, [n for n in ('rich', 'httpx', 'tf_keras') if u.find_spec(n)])"
+    assert trained.run("-c", absent).stdout.strip() == "2.15.1 []"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_verify_finds_the_export_well(trained: Trained, name: str) -> None:
+    done = trained.run("-m", "saver", "verify", str(trained.folder / name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all well" in done.stdout
+    assert "skipped" not in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pushed_weights_answer_as_the_live_policy_does(trained: Trained, name: str) -> None:
+    pushed = ("-m", "saver", "push", str(trained.folder / f"{name}-next"), f"{trained.server.url}/v1/policies/{name}")
+    done = trained.run(*pushed, "--activate", POLICY_SERVER_ADMIN_TOKEN=ADMIN_TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: {name}-next (train step 2) serves; before it export" in done.stdout
+    rows = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    body: dict[str, object] = {"observation": rows.tolist()}
+    if name == "sensors":
+        body = {"position": rows[:, :2].tolist(), "speed": rows[:, 2:].tolist()}
+    path = f"/v1/policies/{name}"
+    greedy = trained.server.http.post(f"{path}/action", json=body | {"options": {"mode": "greedy"}}).json()
+    np.testing.assert_allclose(greedy["action"], trained.answers[name]["action"], rtol=1e-5, atol=1e-6)
+    assert greedy["train_step"] == 2
+    parameters = trained.server.http.post(f"{path}/distribution", json=body).json()["distribution"]["parameters"]
+    numbers = parameters["logits"] if "logits" in parameters else parameters["loc"]
+    np.testing.assert_allclose(numbers, trained.answers[name]["numbers"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_server_that_refuses_is_told_in_one_line(trained: Trained) -> None:
+    pushed = ("-m", "saver", "push", str(trained.folder / "q-next"), trained.server.url)
+    done = trained.run(*pushed, POLICY_SERVER_ADMIN_TOKEN="wrong")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("saver: refused (401)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_keras_2_asked_for_where_it_is_not_installed_is_told(trained: Trained) -> None:
+    done = trained.run("-c", "from saver import PolicySaver", TF_USE_LEGACY_KERAS="1")
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: TF_USE_LEGACY_KERAS is set, and tf_keras is not installed: "
+        "leave it unset, this TensorFlow has Keras 2 of its own"
+    )
