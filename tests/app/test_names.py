@@ -23,7 +23,7 @@ def reader_of(spec: PolicySpec) -> InputReader:
 
 def read(spec: PolicySpec, fields: dict[str, Any]) -> Any:
     fields = dict(fields)
-    read_options(fields.pop("options", None))
+    read_options(fields.pop("options", {}))
     return reader_of(spec).read(fields)
 
 

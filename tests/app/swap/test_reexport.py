@@ -28,9 +28,9 @@ class TrainedWorkshop(FakeWorkshop):
         graph.write()
         return graph
 
-    async def prepare(self, graph, source, digest, destination, recorded):
+    async def prepare(self, graph, source, digest, destination, recorded, serving):
         self.train_step = graph.train_step
-        return await super().prepare(graph, source, digest, destination, recorded)
+        return await super().prepare(graph, source, digest, destination, recorded, serving)
 
 
 def save_again(house: House, train_step: int, ago_s: float = 60.0, text: str = "graph") -> None:

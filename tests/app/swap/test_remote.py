@@ -147,6 +147,9 @@ def test_of_thousands_of_versions_the_latest_and_the_active_one_are_told():
         def stale(self) -> bool:
             return False
 
+        def stale_reason(self) -> str:
+            return ""
+
         def versions(self) -> list[Version]:
             return [*(Version(str(step), str(step), step, seen_at=step) for step in range(20_000, 0, -1)), self.active]
 

@@ -43,7 +43,7 @@ def outcome(spec: PolicySpec, codec: Codec, body: bytes, large: bool, **more: An
     reader = InputReader(spec, rows_limit=ROWS, strict_bounds=False, **more)
     try:
         fields = codec.decode_large(body, reader.most_keys) if large else codec.decode(body)
-        options = read_options(fields.pop("options", None))
+        options = read_options(fields.pop("options", {}))
         return reader.read(fields), options
     except PolicyServerError as error:
         return error
