@@ -24,7 +24,10 @@ def newest_of_series(folder: Path) -> Path | None:
     None for any other folder: one that is an export itself, or has `policy`, `collect_policy` and `greedy_policy` of a
     trainer, which are different policies.
     """
-    if (folder / GRAPH_FILE).exists():
+    try:
+        if (folder / GRAPH_FILE).exists():
+            return None
+    except OSError:  # it may not be read, which is told when the policy is opened
         return None
     whole = [path for path in exports_in(folder) if _specs(path) is not None]
     numbered = [_NUMBERED.fullmatch(path.name) for path in exports_in(folder)]

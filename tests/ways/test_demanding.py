@@ -60,7 +60,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if kind in OURS:
             made[f"our-{named(kind)}"] = folder / f"our-{named(kind)}"
             PolicySaver(policy).save(made[f"our-{named(kind)}"], verify=False)  # for time: tests/saver looks at that
+    made["python"] = folder / "python"
+    python = demanding.Demanding(demanding.NUMBER, lambda weight, observation, _: weight * halved(observation))
+    policy_saver.PolicySaver(python, batch_size=None).save(str(made["python"]))
     return made
+
+
+def halved(observation: tf.Tensor) -> tf.Tensor:
+    """By code of this process, which no export holds."""
+    half = tf.numpy_function(lambda array: array / 2, [observation], tf.float32)
+    return tf.ensure_shape(half, observation.shape)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +103,13 @@ def test_what_a_policy_takes_is_answered_and_what_it_refuses_gets_its_own_messag
     assert refusal.status_code == 422, refusal.text
     assert says in refusal.json()["detail"]
     assert "the policy refused it" in refusal.json()["detail"]
+
+
+def test_a_policy_that_runs_python_code_says_that_it_cannot(server):
+    answer = ask(server, "python", 1.0)
+    assert answer.status_code == 501
+    assert "action runs Python code (numpy_function or py_function)" in answer.json()["detail"]
+    assert server.http.get("/v1/policies/python").json()["probe_inputs"]["answered"] == 0
 
 
 @pytest.mark.parametrize("policy", ["one-row", "our-one-row"])
