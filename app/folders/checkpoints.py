@@ -55,7 +55,8 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
         raise
     except Exception as error:
         if getattr(error, "for_now", False) or is_passing(error):
-            raise SwapRefused(f"it cannot be read now: {error}", for_now=True) from error
+            told = str(error) if isinstance(error, SwapRefused) else f"it cannot be read: {error}"
+            raise SwapRefused(told, for_now=True) from error
         raise
 
 
@@ -71,8 +72,10 @@ def _identified(folder: Path, rest_s: float, train_step_in: Callable[[Path, str]
     files = _files_of_plain(folder, rest_s)
     try:
         digest = digest_of(hash_files(folder, files))
-    except OSError as error:
+    except FileNotFoundError as error:
         raise Incomplete(f"a file vanished: {error.filename}", settled=False) from None
+    except OSError as error:
+        raise SwapRefused(f"it cannot be read: {error.filename}: {error.strerror}") from error
     return Identity(digest, train_step_in(folder, digest))
 
 

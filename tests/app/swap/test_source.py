@@ -1,9 +1,11 @@
+import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from app.errors import SwapRefused
 from app.swap.source import Source, checkpoint_folders
 from tests.app.swap.checkpoints import Identity, identify, put
 
@@ -129,6 +131,35 @@ def test_unreadable_checkpoint_hides_no_other(tmp_path):
     sight = CountingSource(tmp_path).look(0.25)
     assert [c.name for c in sight.complete] == ["good"]
     assert sight.unreadable == {"bad": "its index is damaged"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("refused", [False, True], ids=["plain error", "refusal"])
+def test_what_cannot_be_read_for_now_is_named_and_read_again_though_nothing_has_changed(tmp_path, number, refused):
+    source = CountingSource(tmp_path)
+    folder = put(tmp_path / "checkpoints", "a", 1)
+    put(tmp_path / "checkpoints", "b", 2)
+    failing = [OSError(number, os.strerror(number))] * 3
+
+    def fail(folder: Path, rest_s: float) -> Identity:
+        source.read.append(folder.name)
+        if folder.name == "a" and failing:
+            error = failing.pop()
+            raise SwapRefused(f"it cannot be read: {error.strerror}", for_now=True) if refused else error
+        return identify(folder, rest_s)
+
+    source._identify = fail
+    for _ in range(3):
+        sight = source.look(0.25)
+        assert [candidate.name for candidate in sight.complete] == ["b"]
+        assert sight.unreadable == {"a": f"it cannot be read: {os.strerror(number)}"}
+        assert not sight.unsettled
+        with pytest.raises(SwapRefused, match="a is refused: it cannot be read"):
+            sight.named("a")
+    assert seen(source) == {"a": 1, "b": 2}
+    assert source.read.count("a") == 4
+    assert source.read.count("b") == 1
+    assert folder.is_dir()
 
 
 def test_deleted_checkpoint_is_forgotten(tmp_path):
