@@ -81,7 +81,8 @@ class Held:
         self.heads += 1
         metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
         writes = SimpleNamespace(header=b"x")
-        return SimpleNamespace(read=lambda body: self.service.read(body), writes=writes, metrics=metrics)
+        large = SimpleNamespace(limit=self.body_limit, at_once=lambda body: self.service.read(body))
+        return SimpleNamespace(read=lambda body: self.service.read(body), writes=writes, metrics=metrics, large=large)
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
