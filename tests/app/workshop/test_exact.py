@@ -9,6 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from app.workshop import compile as compiling
 from app.workshop import exact
+from app.workshop.constants import Constants
 
 FAR = [0.0, 1e-8, -1e-8, 1e-4, -1e-4, 15.5, -15.5, -20.0, 88.0, 90.0, -80.0, 1e6, -1e6, 1e20, -1e20]
 GENERATOR = np.random.default_rng(0)
@@ -56,7 +57,7 @@ def both() -> Any:
     def function(x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: tf.identity(call(x)) for name, call in FUNCTIONS.items()}
 
-    model = compiling._convert(compiling._Graph({"f": function}, []))
+    model = compiling._convert(Constants({"f": function}, []))
     return Interpreter(model_content=model, num_threads=1).get_signature_runner("f"), function
 
 
@@ -92,7 +93,7 @@ def test_a_label_out_of_range_is_refused_as_by_tensorflow():
         input_signature=[tf.TensorSpec([None, 3], tf.float32, "x"), tf.TensorSpec([None], tf.int32, "y")],
         autograph=False,
     )
-    model = compiling._convert(compiling._Graph({"f": function}, []))
+    model = compiling._convert(Constants({"f": function}, []))
     runner = Interpreter(model_content=model, num_threads=1).get_signature_runner("f")
     with pytest.raises(RuntimeError):
         runner(x=np.zeros((2, 3), np.float32), y=np.array([0, 3], np.int32))
