@@ -228,7 +228,7 @@ def _probes(manifest: PolicyManifest, functions: Mapping[str, _Function]) -> dic
     """Probe inputs for each function, by flattened name."""
     spec = manifest.spec
     inputs = _accepted(functions, spec)
-    rows = len(next(iter(inputs.values())))
+    rows = max((len(array) for array in inputs.values()), default=ROWS)  # a policy may take nothing
     size = {"batch_size": np.asarray(rows)}
     probes = {"get_initial_state": size} | dict.fromkeys(("action", "distribution", "greedy", "sample"), inputs)
     if manifest.serving is not None and "sample" in functions:

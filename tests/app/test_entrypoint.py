@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,16 +51,18 @@ def test_every_policy_is_served_and_what_is_none_is_named(policies: Path) -> Non
     ]
 
 
-def test_a_folder_that_may_not_be_read_is_handed_on(policies: Path) -> None:
-    for name in ("a-shut", "open"):
-        put(policies / name)
-    for above in (policies, policies.parent, policies.parent.parent, policies.parent.parent.parent):
-        above.chmod(0o755)
-    (policies / "a-shut").chmod(0)
-    try:
-        end = start(policies, user=65534 if os.geteuid() == 0 else None)
-    finally:
-        (policies / "a-shut").chmod(0o755)
+def test_a_folder_that_may_not_be_read_is_handed_on() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are this user's alone
+        policies = Path(folder) / "policies"
+        policies.mkdir()
+        for name in ("a-shut", "open"):
+            put(policies / name)
+        policies.parent.chmod(0o755)
+        (policies / "a-shut").chmod(0)
+        try:
+            end = start(policies, user=65534 if os.geteuid() == 0 else None)
+        finally:
+            (policies / "a-shut").chmod(0o755)
     assert end.stdout.splitlines()[3:] == [f"{policies}/open", f"{policies}/a-shut"], end.stderr
 
 

@@ -305,7 +305,8 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
     graph = opened(tmp_path / "p")
     compared = []
 
-    def prove(*args):
+    def prove(*args, apart):
+        assert apart
         compared.extend(float(row["0/observation"][0]) for row in args[5])
 
     monkeypatch.setattr(choice, "prove", prove)
