@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.direct import Direct
-from app.http_limits import HttpLimits
+from app.http_limits import SharedLimits
 from app.http_protocol import protocol_with
 
 
@@ -21,10 +21,10 @@ class HttpServer(uvicorn.Server):
     `grace_s`: how long what was accepted has to be answered, once it stops.
     """
 
-    def __init__(self, app: FastAPI, direct: Direct, root_path: str, grace_s: int, limits: HttpLimits) -> None:
+    def __init__(self, app: FastAPI, direct: Direct, root_path: str, grace_s: int, shared: SharedLimits) -> None:
         config = uvicorn.Config(
             app,
-            http=protocol_with(direct, limits),
+            http=protocol_with(direct, shared),
             ws="none",
             lifespan="off",
             access_log=False,
