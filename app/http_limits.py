@@ -14,6 +14,8 @@ SMALL_BYTES = 64 * 1024
 _LOOK_S, _LEAST_LOOK_S = 0.1, 0.02
 # A client that has read nothing for so long is one of those that go first where unread answers take too much.
 _STALLED_S = 0.2
+# They may take so much more than the bound until then; beyond it those go that have read nothing for longest.
+_MOST_EXCESS = 1.25
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,15 @@ class UnreadAnswers:
         for holder, unread in sorted(self._watched.items(), key=lambda item: -item[1].size):
             stalled_s = now - unread.since
             if stalled_s >= self._timeout_s or (self._total > self._bound and stalled_s >= _STALLED_S):
-                self.discard(holder)
-                holder.abort()
+                self._give_up(holder)
+        if self._total > self._bound * _MOST_EXCESS:
+            for holder, unread in sorted(self._watched.items(), key=lambda item: item[1].since):
+                if self._total > self._bound and unread.since < now:  # not the one that was just written
+                    self._give_up(holder)
+
+    def _give_up(self, holder: Holder) -> None:
+        self.discard(holder)
+        holder.abort()
 
 
 @dataclass

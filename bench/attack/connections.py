@@ -260,6 +260,7 @@ KINDS = [
     Wire("40 bodies of 60 MB that do not end", _unfinished(40, 60_000_000, "image")),
     Wire("200 small bodies that do not end", _unfinished(200, 800_000)),
     Wire("answers that nobody reads", _unread(20, 4)),
+    Wire("answers that nobody reads, on 60 connections", _unread(60, 1)),
     Wire("pipelined answers that nobody reads", _unread(2, 40)),
     Wire("clients that go away in the middle", _closed_in_the_middle),
     Wire("connections opened and closed", _opened_and_closed),
