@@ -15,7 +15,7 @@ _LOOK_S, _LEAST_LOOK_S = 0.1, 0.02
 # A client that has read nothing for so long is one of those that go first where unread answers take too much.
 _STALLED_S = 0.2
 # They may take so much more than the bound until then; beyond it those go that have read nothing for longest.
-_MOST_EXCESS = 1.25
+_MOST_EXCESS = 1.1
 
 
 @dataclass(frozen=True)

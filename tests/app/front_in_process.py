@@ -88,7 +88,8 @@ async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIter
     graph = Graph(Path("nowhere"), "graph", SPEC, serving, plain=False)
     bundle = Bundle(Path("nowhere"), "graph", "digest", 7, "echo", "", {})
     known = Settings((PolicyFolder("echo", Path("nowhere")),), admin_token=TOKEN, **settings)
-    await front.open(known, {"echo": Offer("export", graph, bundle)})
+    await front.open(known)
+    await front.open_policy("echo", Offer("export", graph, bundle))
     await front._http.start(listener)
     try:
         yield Running(front, engine, control, listener.getsockname()[1])

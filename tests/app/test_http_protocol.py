@@ -82,7 +82,7 @@ class Held:
         self.heads += 1
         metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
         writes = SimpleNamespace(header=b"x")
-        large = SimpleNamespace(limit=self.body_limit, at_once=self.read)
+        large = SimpleNamespace(limit=self.body_limit, at_once=lambda body: self.service.read(body))
         return SimpleNamespace(read=lambda body: self.service.read(body), writes=writes, metrics=metrics, large=large)
 
 
