@@ -60,7 +60,7 @@ bench-swap: $(READY)  ## how soon new weights answer, and latency while they are
 bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
 	$(BIN)/python -m bench.sessions $(OPTIONS)
 
-attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some fifteen minutes
+attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes
 	$(BIN)/python -m bench.attack $(OPTIONS)
 
 docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy

@@ -40,8 +40,9 @@ from app.batching.rule import Pause
 from app.engine.base import Arrays
 from app.engine.bundle import Bundle, Graph
 from app.errors import NotReady
-from app.http_limits import HttpLimits
+from app.http_limits import HttpLimits, SharedLimits
 from app.http_server import HttpServer
+from app.memory import FreedMemory
 from app.metrics import FLUSH_S, Metrics
 from app.offload import Offload
 from app.policy import Policy
@@ -62,9 +63,6 @@ from saver.artifact import CHECKPOINTS_FOLDER
 # Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has
 # hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
 _COLLECT_AFTER = 20_000
-
-# How often it is looked whether much memory is free that was needed for large requests.
-_GIVE_BACK_S = 2.0
 
 log = logging.getLogger("policy_server.front")
 
@@ -93,8 +91,9 @@ class Front:
         """Builds everything that answers, but for the policies."""
         logs.configure(settings.log_level)
         self._settings, self._metrics = settings, Metrics()
-        metrics, offload = self._metrics, Offload()
+        metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
+        self._stack.callback(memory.close)
         # Its own, below all that asks: also a policy that was opened late ends after the requests for it.
         self._stack.push_async_callback(self._policies.aclose)
         names = [named.name for named in settings.policies]
@@ -114,11 +113,11 @@ class Front:
             self._direct,
             settings.root_path,
             _grace_s(settings),
-            _limits(settings),
+            SharedLimits(_limits(settings), memory),
             trusted_proxies=settings.trusted_proxies,
         )
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
-        self._stack.push_async_callback(_ended, asyncio.create_task(_give_memory_back_now_and_then(offload)))
+        self._stack.push_async_callback(_ended, asyncio.create_task(memory.give_back_now_and_then()))
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
 
     async def open_policy(self, name: str, offer: Offer) -> None:
@@ -288,12 +287,6 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
             metrics.flush()
     finally:
         metrics.flush()
-
-
-async def _give_memory_back_now_and_then(offload: Offload) -> None:
-    while True:
-        await asyncio.sleep(_GIVE_BACK_S)
-        await offload.give_back()
 
 
 async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:

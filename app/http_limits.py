@@ -1,19 +1,21 @@
-"""What the connections of a worker may take: bytes held for them, and time; freed memory goes back to the system."""
+"""What the connections of a worker may take: bytes held for them, and time."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.memory import FreedMemory
+
 # Less than this counts for nothing: a small request is never refused because of what others send.
 SMALL_BYTES = 64 * 1024
-_LOOK_S = 0.1
+_LOOK_S, _LEAST_LOOK_S = 0.1, 0.02
 # A client that has read nothing for so long is one of those that go first where unread answers take too much.
 _STALLED_S = 0.2
-_TRIM_FROM_BYTES = 2**20
-_TRIM_AFTER_S = 1.0
+# They may take so much more than the bound until then; beyond it those go that have read nothing for longest.
+_MOST_EXCESS = 1.1
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,19 @@ class UnreadAnswers:
         self._timeout_s = timeout_s
         self._memory = memory
         self._watched: dict[Holder, _Unread] = {}
+        self._total = 0
+        self._looked = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, holder: Holder, size: int) -> None:
         """Watches a connection from now on. An answer of `size` bytes is in memory until the last of it is sent."""
         loop = asyncio.get_running_loop()
-        self._watched[holder] = _Unread(size, holder.unread_bytes(), loop.time())
+        now = loop.time()
+        before = self._watched.get(holder)
+        self._total += size - (before.size if before is not None else 0)
+        self._watched[holder] = _Unread(size, holder.unread_bytes(), now)
+        if self._total > self._bound and now - self._looked >= _LEAST_LOOK_S:  # answers come faster than it is looked
+            self._look_at_all(now)
         if self._timer is None:
             self._timer = loop.call_later(_LOOK_S, self._look)
 
@@ -89,21 +98,30 @@ class UnreadAnswers:
         """Watches it no more."""
         unread = self._watched.pop(holder, None)
         if unread is not None:
+            self._total -= unread.size
             self._memory.freed(unread.size)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        self._look_at_all(loop.time())
+        self._timer = loop.call_later(_LOOK_S, self._look) if self._watched else None
+
+    def _look_at_all(self, now: float) -> None:
+        self._looked = now
         for holder, unread in self._watched.items():
             unread.look(holder.unread_bytes(), now)
-        total = sum(unread.size for unread in self._watched.values())
         for holder, unread in sorted(self._watched.items(), key=lambda item: -item[1].size):
             stalled_s = now - unread.since
-            if stalled_s >= self._timeout_s or (total > self._bound and stalled_s >= _STALLED_S):
-                total -= unread.size
-                self.discard(holder)
-                holder.abort()
-        self._timer = loop.call_later(_LOOK_S, self._look) if self._watched else None
+            if stalled_s >= self._timeout_s or (self._total > self._bound and stalled_s >= _STALLED_S):
+                self._give_up(holder)
+        if self._total > self._bound * _MOST_EXCESS:
+            for holder, unread in sorted(self._watched.items(), key=lambda item: item[1].since):
+                if self._total > self._bound and unread.since < now:  # not the one that was just written
+                    self._give_up(holder)
+
+    def _give_up(self, holder: Holder) -> None:
+        self.discard(holder)
+        holder.abort()
 
 
 @dataclass
@@ -119,33 +137,11 @@ class _Unread:
             self.unsent, self.since = unsent, now
 
 
-class FreedMemory:
-    """Has the C library give back what was freed: by itself it keeps what lies below the last block in use."""
-
-    def __init__(self) -> None:
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self._timer: asyncio.TimerHandle | None = None
-        self._bytes = 0
-
-    def freed(self, size: int) -> None:
-        """Notes that so many bytes were freed, or are about to be."""
-        self._bytes += size
-        if self._bytes >= _TRIM_FROM_BYTES and self._timer is None and self._trim is not None:
-            self._timer = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._give_back)
-
-    def _give_back(self) -> None:
-        self._timer, self._bytes = None, 0
-        if self._trim is not None:
-            # In a thread: it can take milliseconds, and needs nothing of Python's.
-            asyncio.get_running_loop().run_in_executor(None, self._trim, 0)
-
-
 class SharedLimits:
     """`HttpLimits`, and what the connections of a worker share to keep to them."""
 
-    def __init__(self, limits: HttpLimits) -> None:
+    def __init__(self, limits: HttpLimits, memory: FreedMemory) -> None:
         self.keep_alive_s = limits.keep_alive_s
         self.client_timeout_s = limits.client_timeout_s
-        self.memory = FreedMemory()
-        self.unfinished = UnfinishedRequests(limits.buffered_bytes, self.memory)
-        self.unread = UnreadAnswers(limits.buffered_bytes, limits.client_timeout_s, self.memory)
+        self.unfinished = UnfinishedRequests(limits.buffered_bytes, memory)
+        self.unread = UnreadAnswers(limits.buffered_bytes, limits.client_timeout_s, memory)

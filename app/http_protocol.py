@@ -23,7 +23,7 @@ from app.api.problems import problem_response
 from app.errors import Overloaded, Refusal, RequestTimeout, Unsupported
 from app.http_cycle import AsgiCycle, DirectCycle, scope_of
 from app.http_known_head import Head
-from app.http_limits import SMALL_BYTES, HttpLimits, SharedLimits
+from app.http_limits import SMALL_BYTES, SharedLimits
 from app.http_parser import RequestHead, RequestParser
 from app.http_timeouts import ASK_AFTER_S, ClientsEnd, Timeouts
 from app.http_writer import CLOSED, AnswerWriter
@@ -34,7 +34,7 @@ _STEP_BYTES = 16 * 1024
 _SWALLOWED_BYTES = 256 * 1024
 # Requests done in one go, and parts of them parsed: the event loop has others to serve.
 _MOST_AT_ONCE = 16
-_MOST_STEPS = 512
+_MOST_STEPS = 128
 _LINGER_S = 2.0
 _STOPPING_S = 0.1
 
@@ -217,7 +217,8 @@ class DirectProtocol(AnswerWriter):
 
     def _take(self, pieces: list[bytes]) -> None:
         """Hands on what has come of a body."""
-        cycle, size = self.cycle, sum(map(len, pieces))
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # chunks may be of one byte each
+        cycle, size = self.cycle, len(piece)
         self._step += size
         if self._step >= _STEP_BYTES:
             self._reading_since, self._step = self.loop.time(), 0
@@ -226,8 +227,7 @@ class DirectProtocol(AnswerWriter):
             if self._swallowed > _SWALLOWED_BYTES:
                 self._close(lingers=True)
             return
-        for piece in pieces:
-            cycle.receive(piece)
+        cycle.receive(piece)
         if cycle.held > SMALL_BYTES:
             self._count_held()
             self.regulate()
@@ -377,6 +377,6 @@ class DirectProtocol(AnswerWriter):
             self._timeouts.look_after(self.shared.client_timeout_s)
 
 
-def protocol_with(direct: Direct, limits: HttpLimits) -> type[asyncio.Protocol]:
+def protocol_with(direct: Direct, shared: SharedLimits) -> type[asyncio.Protocol]:
     """The protocol of a server."""
-    return type("DirectProtocol", (DirectProtocol,), {"direct": direct, "shared": SharedLimits(limits)})
+    return type("DirectProtocol", (DirectProtocol,), {"direct": direct, "shared": shared})

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.direct import Direct
-from app.http_limits import HttpLimits
+from app.http_limits import SharedLimits
 from app.http_protocol import protocol_with
 
 
@@ -28,13 +28,13 @@ class HttpServer(uvicorn.Server):
         direct: Direct,
         root_path: str,
         grace_s: int,
-        limits: HttpLimits,
+        shared: SharedLimits,
         *,
         trusted_proxies: str,
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=protocol_with(direct, limits),
+            http=protocol_with(direct, shared),
             ws="none",
             lifespan="off",
             access_log=False,

@@ -44,6 +44,23 @@ def status_of(connection: socket.socket) -> str:
     return answer.split(b" ", 2)[1].decode("latin-1") if answer.startswith(b"HTTP/") else "closed"
 
 
+def read_all(connection: socket.socket) -> str:
+    """The status of the next answer, once all of it is read, by its length; words as `status_of`."""
+    try:
+        with connection.makefile("rb") as stream:
+            line, length = stream.readline(), 0
+            while (field := stream.readline()).strip():
+                name, _, value = field.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            while length > 0 and (piece := stream.read(min(length, 1 << 20))):
+                length -= len(piece)
+    except TimeoutError:
+        return "none"
+    except OSError:
+        return "closed"
+    return line.split(b" ", 2)[1].decode("latin-1") if line.startswith(b"HTTP/") and not length else "closed"
+
+
 def send_all(connection: socket.socket, data: bytes) -> bool:
     """Whether the server took it all."""
     try:
@@ -86,11 +103,10 @@ def _slowly(data: bytes, connections: int) -> Callable[[int, float], str]:
     return run
 
 
-def _unfinished(connections: int, share: float) -> Callable[[int, float], str]:
-    """Bodies that stop one byte before their end, together."""
+def _unfinished(connections: int, size: int, policy: str = "small") -> Callable[[int, float], str]:
+    """Bodies of `size` bytes that stop one byte before their end, together."""
 
     def run(port: int, seconds: float) -> str:
-        size = int(16_000_000 * share)
         until = time.monotonic() + seconds
         body = b" " * (size - 1)
         with contextlib.ExitStack() as stack:
@@ -98,7 +114,7 @@ def _unfinished(connections: int, share: float) -> Callable[[int, float], str]:
             for _ in range(connections):
                 connection = stack.enter_context(connect(port, 2.0))
                 held.append(connection)
-                send_all(connection, head("/v1/policies/small/action", size))
+                send_all(connection, head(f"/v1/policies/{policy}/action", size))
                 send_all(connection, body)
                 if time.monotonic() > until:
                     break
@@ -146,19 +162,31 @@ def _opened_and_closed(port: int, seconds: float) -> str:
     return f"{count} closed"
 
 
-def _many_at_once(port: int, seconds: float) -> str:  # noqa: ARG001
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(connect(port)) for _ in range(500)]
-        time.sleep(1.0)
-        return f"{len(held)} open"
+def _many_at_once(connections: int, first: bytes = b"") -> Callable[[int, float], str]:
+    """They are all there for a second, and then close together. `first`: what each sends."""
+
+    def run(port: int, seconds: float) -> str:  # noqa: ARG001
+        with contextlib.ExitStack() as stack:
+            for _ in range(connections):
+                connection = stack.enter_context(connect(port))
+                if first:
+                    send_all(connection, first)
+            time.sleep(1.0)
+            return f"{connections} open"
+
+    return run
 
 
-def _pipelined(port: int, seconds: float) -> str:
-    request = head("/v1/policies/small/action", len(_SMALL)) + _SMALL
-    with connect(port, seconds) as connection:
-        connection.settimeout(2.0)
-        send_all(connection, request * 20_000)
-        return status_of(connection)
+def _pipelined(body: bytes, count: int) -> Callable[[int, float], str]:
+    request = head("/v1/policies/small/action", len(body)) + body
+
+    def run(port: int, seconds: float) -> str:
+        with connect(port, seconds) as connection:
+            connection.settimeout(2.0)
+            send_all(connection, request * count)
+            return status_of(connection)
+
+    return run
 
 
 def _chunked(size: int) -> Callable[[int, float], str]:
@@ -175,6 +203,31 @@ def _zipped(port: int, seconds: float) -> str:
     with connect(port, seconds) as connection:
         send_all(connection, head("/v1/policies/small/action", len(body), "Content-Encoding: gzip") + body)
         return status_of(connection)
+
+
+def _zipped_beside(connections: int) -> Callable[[int, float], str]:
+    """Bodies that fit just when decoded, at once."""
+
+    def run(port: int, seconds: float) -> str:
+        body = gzip.compress(b" " * 17_000_000 + _SMALL, 9)
+        with contextlib.ExitStack() as stack:
+            held = [stack.enter_context(connect(port, seconds)) for _ in range(connections)]
+            for connection in held:
+                send_all(connection, head("/v1/policies/small/action", len(body), "Content-Encoding: gzip") + body)
+            return " ".join(sorted({status_of(connection) for connection in held}))
+
+    return run
+
+
+def _stopping_upload(port: int, seconds: float) -> str:  # noqa: ARG001
+    lines = ["PUT /admin/policies/small/checkpoints/attack HTTP/1.1", "Host: x", "Content-Length: 50000000"]
+    lines += ["Authorization: Bearer bench-admin-token", "Content-Type: application/x-tar", "", ""]
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            connection = stack.enter_context(connect(port, 2.0))
+            send_all(connection, "\r\n".join(lines).encode() + b"\0" * 3_000_000)
+        time.sleep(1.0)
+    return "10 stopped"
 
 
 def _admin(body: bytes) -> Callable[[int, float], str]:
@@ -203,19 +256,26 @@ KINDS = [
     Wire("a million short headers", _endless(_START, b"a:b\r\n" * 10_000, 16 * 2**20)),
     Wire("slow heads", _slowly(_START, 100)),
     Wire("slow bodies", _slowly(head("/v1/policies/small/action", 1000) + b" " * 100, 100)),
-    Wire("40 bodies that do not end", _unfinished(40, 1.0)),
-    Wire("200 small bodies that do not end", _unfinished(200, 0.05)),
+    Wire("40 bodies that do not end", _unfinished(40, 16_000_000)),
+    Wire("40 bodies of 60 MB that do not end", _unfinished(40, 60_000_000, "image")),
+    Wire("200 small bodies that do not end", _unfinished(200, 800_000)),
     Wire("answers that nobody reads", _unread(20, 4)),
+    Wire("answers that nobody reads, on 60 connections", _unread(60, 1)),
     Wire("pipelined answers that nobody reads", _unread(2, 40)),
     Wire("clients that go away in the middle", _closed_in_the_middle),
     Wire("connections opened and closed", _opened_and_closed),
-    Wire("500 connections", _many_at_once),
-    Wire("20,000 requests ahead of their turn", _pipelined),
+    Wire("500 connections", _many_at_once(500)),
+    Wire("2,000 connections that close together", _many_at_once(2000)),
+    Wire("1,100 heads without their end", _many_at_once(1100, _START)),
+    Wire("20,000 requests ahead of their turn", _pipelined(_SMALL, 20_000)),
+    Wire("large requests ahead of their turn", _pipelined(b" " * 4_000_000 + _SMALL, 20)),
     Wire("a body in chunks of 1 byte", _chunked(1)),
     Wire("a body in chunks without end", _chunked(60_000)),
     Wire("a gzip bomb", _zipped),
+    Wire("20 gzip bodies near the bound", _zipped_beside(20)),
     Wire("admin: 500 levels of lists", _admin(b'{"checkpoint":' + b"[" * 500 + b"]" * 500 + b"}")),
     Wire("admin: 30,000 levels of lists", _admin(b'{"checkpoint":' + b"[" * 30_000 + b"]" * 30_000 + b"}")),
     Wire("admin: 10,000 fields", _admin(b"{" + b",".join(b'"k%d":1' % i for i in range(5_000)) + b"}")),
     Wire("an upload that is no tar", _upload),
+    Wire("uploads that stop", _stopping_upload),
 ]

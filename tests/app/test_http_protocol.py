@@ -10,9 +10,10 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.http_limits import HttpLimits
+from app.http_limits import HttpLimits, SharedLimits
 from app.http_parser import RequestParser
 from app.http_protocol import DirectProtocol, protocol_with
+from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 IDLE_S = 0.02
@@ -93,7 +94,8 @@ def connected(held: Held, **limits: float) -> tuple[DirectProtocol, Wire]:
     config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
     bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
-    protocol: Any = protocol_with(held, bounds)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
+    shared = SharedLimits(bounds, FreedMemory())
+    protocol: Any = protocol_with(held, shared)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
     wire = Wire()
     protocol.connection_made(wire)
     return protocol, wire

@@ -89,16 +89,3 @@ def test_a_waiter_that_gives_up_leaves_no_room_taken() -> None:
         offload.close()
 
     asyncio.run(test())
-
-
-def test_memory_is_given_back() -> None:
-    async def test() -> None:
-        offload = Offload()
-        held = [bytes(1000) for _ in range(100_000)]
-        offload._memory._after = 1  # so that there is much of it
-        del held
-        await offload.give_back()
-        assert offload._memory._after > 1 or offload._memory._libc is None
-        offload.close()
-
-    asyncio.run(test())

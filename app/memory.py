@@ -1,0 +1,69 @@
+"""Memory that is free goes back to the operating system: by itself the C library keeps it below a block in use."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+# How often it is looked whether there is something to give back.
+_LOOK_S = 2.0
+# So much that connections have freed, or so much more in this process than after the last time, is worth the while.
+_FREED_BYTES, _GROWN_BYTES = 2**20, 16 * 2**20
+_PAGE_BYTES = 4096
+# glibc's numbers for what mallopt sets.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# Larger blocks go back to the operating system when they are freed. The size of a request with a few images is below
+# it, and of the space at the end of the heap it takes: to get that anew for each request costs more than to read it.
+_MMAP_BYTES, _TRIM_BYTES = 4 * 2**20, 16 * 2**20
+
+
+class FreedMemory:
+    """The heap of this process, where the C library is glibc; nothing happens where it is another."""
+
+    def __init__(self) -> None:
+        self._freed_bytes = self._after = 0
+        self._lane = ThreadPoolExecutor(1, "memory")
+        try:
+            self._libc: Any = ctypes.CDLL(None)
+            self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
+            self._libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+            self._libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+        except (AttributeError, OSError):
+            self._libc = None
+
+    def freed(self, size: int) -> None:
+        """Notes that so many bytes were freed, or are about to be."""
+        self._freed_bytes += size
+
+    async def give_back_now_and_then(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.give_back()
+
+    async def give_back(self) -> None:
+        """Gives back what is free, where there is much of it; in a thread, since that can take many milliseconds."""
+        if self._libc is None or not self._is_worth_it():
+            return
+        self._freed_bytes = 0
+        await asyncio.wrap_future(self._lane.submit(self._libc.malloc_trim, 0))
+        self._after = _resident_bytes()
+
+    def close(self) -> None:
+        """Nothing is given back any more."""
+        self._lane.shutdown(wait=False, cancel_futures=True)
+
+    def _is_worth_it(self) -> bool:
+        resident = _resident_bytes()
+        self._after = self._after or resident
+        return self._freed_bytes >= _FREED_BYTES or resident > self._after + _GROWN_BYTES
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
