@@ -1,13 +1,15 @@
 """A thread for bodies and answers that take longer than the event loop may be kept.
 
 Python runs one thread at a time, and changes between them every 5 ms, but not within a call into C. What is run here
-makes many short calls, so that the event loop never waits for long.
+makes many short calls, and lets others run between them, so that the event loop never waits for long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -18,6 +20,24 @@ T = TypeVar("T")
 
 # Two of the largest bodies: what waits here is held in memory.
 _MOST_BYTES = 128 * 2**20
+# A thread that has run for so long lets others run, for as long as one needs to notice.
+_TURN_S = 0.001
+_REST_S = 50e-6
+_turns = threading.local()
+
+
+def let_others_run() -> None:
+    """Gives Python's lock away for a moment, in any thread but the main one, which has the event loop; once a ms.
+
+    A thread that waits for the lock asks for it only when nobody has released it for 5 ms (`sys.setswitchinterval`).
+    NumPy releases it and takes it back within microseconds, so many short calls can keep it for a second.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return
+    now = time.perf_counter()
+    if now - getattr(_turns, "begun", 0.0) >= _TURN_S:
+        time.sleep(_REST_S)
+        _turns.begun = time.perf_counter()
 
 
 class Offload:

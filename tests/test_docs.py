@@ -153,7 +153,15 @@ def test_every_file_that_the_readme_names_exists() -> None:
     rows = re.findall(r"^\| [^|]+ \| (`[^|]+) \|$", README, re.MULTILINE)
     assert len(rows) > 10
     for name in re.findall(r"`([^`]+)`", " ".join(rows)) + re.findall(r"\]\(([^)h][^)]*)\)", README):
-        assert (ROOT / name).exists(), name
+        path, _, anchor = name.partition("#")
+        assert (ROOT / path).exists(), name
+        assert not anchor or anchor in _anchors((ROOT / path).read_text()), name
+
+
+def _anchors(page: str) -> set[str]:
+    """What a page's headings are linked to by."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:

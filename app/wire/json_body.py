@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from app.errors import NotJson
+from app.offload import let_others_run
 from app.wire.limits import QUICK_NUMBERS
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -92,8 +93,11 @@ def _plain(structure: Any) -> Any:
 def in_pieces(array: np.ndarray[Any, Any]) -> bytes:
     """What `encode` makes of an array with many rows, without a call that takes long."""
     rows = max(1, QUICK_NUMBERS * len(array) // array.size)
-    texts_ = [orjson.dumps(_plain_array(array[at : at + rows]), option=_OPTIONS) for at in range(0, len(array), rows)]
-    return b"[" + b",".join([text[1:-1] for text in texts_]) + b"]"
+    pieces = []
+    for at in range(0, len(array), rows):
+        pieces.append(orjson.dumps(_plain_array(array[at : at + rows]), option=_OPTIONS)[1:-1])
+        let_others_run()
+    return b"[" + b",".join(pieces) + b"]"
 
 
 def _plain_array(array: np.ndarray[Any, Any]) -> Any:

@@ -15,6 +15,7 @@ import orjson
 import simdjson
 
 from app.errors import DoesNotFit, NotJson, Problem
+from app.offload import let_others_run
 from app.wire import json_body
 from app.wire.long_lists import PIECE_BYTES, SHORT_BYTES, LongList, LongString, Ragged, check_row, lists_in, row_bytes
 from app.wire.tensors import Array
@@ -324,6 +325,7 @@ def _end_of_string(body: bytes, at: int) -> int:
 
 def _step_end(body: bytes, at: int) -> int:
     """The end of a slice that begins at `at`, which is not between a backslash and what it escapes."""
+    let_others_run()
     stop = min(at + _STEP, len(body))
     while stop < len(body) and body[stop - 1] == 0x5C:
         run = stop - 1

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import Problem
+from app.offload import let_others_run
 from app.wire.limits import STRINGS_BYTES
 from app.wire.tensors import Array, Tensor, Unfit, expected_text, read_tensor
 from saver.artifact import Leaf
@@ -112,6 +113,7 @@ def read_long(raw: LongList, leaf: Leaf, where: str, rows_limit: int, non_finite
     rows = 0
     try:
         for piece in raw.pieces(leaf, batched):
+            let_others_run()
             part = _rows(piece, leaf, where, rows if batched else None, non_finite)
             if parts and part.shape[1:] != parts[0].shape[1:]:
                 came, wanted = list(part.shape[1:]), list(parts[0].shape[1:])

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from app.errors import Problem
+from app.offload import let_others_run
 from saver.artifact import Leaf
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -199,6 +200,7 @@ class _Search:
         if len(raw) != size:
             raise Unfit(Problem(where, f"{len(raw)} items", f"{size} items; the field is {expected_text(leaf)}"))
         for start in range(0, size, _BLOCK):
+            let_others_run()
             block = raw[start : start + _BLOCK]
             if not self._is_good(block, tuple(inner)):
                 for index, item in enumerate(block, start):

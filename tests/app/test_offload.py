@@ -5,11 +5,20 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, Overloaded, Problem
-from app.offload import Offload
+from app.offload import Offload, let_others_run
+from app.wire import json_body, large_json, large_msgpack
+from app.wire.codecs import JSON, MSGPACK, Codec
+from app.wire.limits import QUICK_NUMBERS
+from app.wire.long_lists import PIECE_BYTES, read_long
+from saver.artifact import Leaf
+
+LARGE = {JSON: large_json.decode, MSGPACK: large_msgpack.decode}
 
 
 class Body(bytearray):
@@ -89,3 +98,50 @@ def test_a_waiter_that_gives_up_leaves_no_room_taken() -> None:
         offload.close()
 
     asyncio.run(test())
+
+
+def test_a_thread_lets_others_run_once_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = [100.0], list[float]()
+    monkeypatch.setattr("app.offload.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("app.offload.time.sleep", rests.append)
+
+    def work() -> None:
+        for _ in range(10):
+            now[0] += 0.0004
+            let_others_run()
+
+    _in_a_thread(work)
+    assert len(rests) == 1 + 3  # at once, and after every three of 0.4 ms
+
+
+def test_the_event_loop_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.offload.time.sleep", lambda _: pytest.fail("the event loop rests"))
+    let_others_run()
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_others_run_while_a_long_body_is_read(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests = list[float]()
+    monkeypatch.setattr("app.offload._TURN_S", 0.0)
+    monkeypatch.setattr("app.offload.time.sleep", rests.append)
+    leaf = Leaf("observation", "float32", (4,))
+    body = codec.encode({"observation": np.random.default_rng(0).random((20_000, 4)).tolist()})
+    read = LARGE[codec]
+
+    _in_a_thread(lambda: read_long(read(body, 9)["observation"], leaf, "observation", 20_000))
+    assert len(rests) >= len(body) // (2 * PIECE_BYTES)
+
+
+def test_others_run_while_a_long_answer_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests = list[float]()
+    monkeypatch.setattr("app.offload._TURN_S", 0.0)
+    monkeypatch.setattr("app.offload.time.sleep", rests.append)
+    array = np.zeros((1_000_000, 1), np.float32)
+
+    _in_a_thread(lambda: json_body.encode({"action": array}))
+    assert len(rests) >= array.size // QUICK_NUMBERS
+
+
+def _in_a_thread(call: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call).result()
