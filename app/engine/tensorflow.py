@@ -107,6 +107,9 @@ class TensorFlowEngine:
             # Some policies give one value of their info for the whole batch.
             if array.ndim == self._ranks.get(name):
                 outputs[name] = np.broadcast_to(array, (rows, *array.shape))
+            elif array.ndim and len(array) != rows and (len(array) != 1 or name in self._ranks):
+                # As many as are in what was sent: bytes that are decoded, lines that are split.
+                raise InputRefused(f"{name} has {len(array)} rows for {rows} of its inputs")
         return outputs
 
 

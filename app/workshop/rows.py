@@ -86,6 +86,8 @@ class Rows:
                 judge.compare(function)
         except _Dependent as found:
             return Dependence(str(found), mixes=True)
+        except Exception as error:  # whatever a graph makes of the inputs that are tried
+            return Dependence(f"comparing its rows fails: {type(error).__name__}: {str(error)[:200]}", mixes=True)
         return None
 
 

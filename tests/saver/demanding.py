@@ -89,6 +89,21 @@ def _compressed(data: Any) -> Any:
     return tf.io.decode_raw(tf.io.decode_compressed(data, "ZLIB"), tf.float32)[0]
 
 
+def _raw(weight: Any, observation: Any, _: Any) -> Any:
+    """As many rows as there are in the bytes."""
+    return tf.reshape(tf.io.decode_raw(observation, tf.float32), [-1]) * weight
+
+
+def _lines(weight: Any, observation: Any, _: Any) -> Any:
+    """As many rows as there are lines."""
+    return tf.strings.to_number(tf.strings.split(observation, "\n").values) * weight
+
+
+def _sensible(weight: Any, observation: Any, _: Any) -> Any:
+    """Those that are no outliers."""
+    return tf.boolean_mask(observation, tf.abs(observation) < 0.5) * weight
+
+
 def _one_row(weight: Any, observation: Any, state: Any) -> Any:
     """As in RT-1: written for one robot, and exported for any number."""
     before = tf.reshape(state, [1, 1])
@@ -107,6 +122,9 @@ MAKERS: dict[str, Callable[[], Demanding]] = {
     "JSON": lambda: Demanding(TEXT, _json),
     "images": lambda: Demanding(TEXT, _each(_image)),
     "compressed": lambda: Demanding(TEXT, _each(_compressed)),
+    "raw bytes": lambda: Demanding(TEXT, _raw),
+    "lines": lambda: Demanding(TEXT, _lines),
+    "left out": lambda: Demanding(NUMBER, _sensible),
     "one row": lambda: Demanding(NUMBER, _one_row, STATE),
 }
 # Part of what each says to made-up inputs.

@@ -39,6 +39,9 @@ ASKED: dict[str, tuple[tuple[Any, float], tuple[Any, str]]] = {
     "JSON": (('{"features":{"feature":{"x":{"floatList":{"value":[0.5]}}}}}', 0.5), ("{", "JSON")),
     "images": ((JPEG, 100.0), (b"no image", "image")),
     "compressed": ((zlib.compress(np.float32(0.25).tobytes()), 0.25), (b"plain", "inflate")),
+    "raw bytes": ((np.float32(0.25).tobytes(), 0.25), (b"", "action has 0 rows for 1 of its inputs")),
+    "lines": (("1.5", 1.5), ("1\n2", "action has 2 rows for 1 of its inputs")),
+    "left out": ((0.25, 0.25), (1.0, "action has 0 rows for 1 of its inputs")),
     "one row": ((2.0, 2.0), (None, "")),
 }
 OURS = ("logarithm", "numbers in text", "one row")

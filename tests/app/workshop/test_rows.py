@@ -45,3 +45,11 @@ def test_a_fixed_batch_is_judged_by_batches_of_its_size(make, size, depends, tmp
 def test_only_what_depends_on_the_values_of_others_mixes_them(tmp_path: Path):
     assert judged(tmp_path / "a", CenteredOverTheBatch).mixes
     assert not judged(tmp_path / "b", SharedNoise).mixes
+
+
+def test_rows_that_cannot_be_compared_are_taken_to_depend_on_each_other(tmp_path: Path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise IndexError("no such row")
+
+    monkeypatch.setattr("app.workshop.rows.differing_rows", fails)
+    assert judged(tmp_path, Linear).reason == "comparing its rows fails: IndexError: no such row"
