@@ -246,7 +246,7 @@ def _follow(
     folders = {named.series or named.folder, *upload_folders(named, settings.state_dir)}
     for checkpoints in checkpoint_folders(named.folder):
         folders |= {checkpoints, checkpoints.parent}
-    changed = watcher.add(sorted(folders))
+    changed = watcher.add(sorted(folders), manager.changed)
     manager.watched = True
     stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
 
