@@ -236,7 +236,11 @@ class Front:
 def store_for(settings: Settings) -> Store | None:
     """Where sessions are kept; None where the workers have no place in common."""
     limits = Limits(
-        settings.sessions_limit, settings.sessions_bytes_limit, settings.sessions_idle_s, settings.held_versions
+        settings.sessions_limit,
+        settings.sessions_bytes_limit,
+        settings.sessions_idle_s,
+        settings.held_versions,
+        settings.sessions_per_client,
     )
     if settings.session_url:
         from app.sessions.redis_store import RedisStore
