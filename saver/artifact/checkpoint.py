@@ -54,7 +54,7 @@ def read_checkpoint_manifest(folder: Path) -> CheckpointManifest | None:
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         train_step = data["train_step"]
         if type(train_step) is not int or not -(2**63) <= train_step < 2**63:
-            raise ValueError(f"train_step is {repr(train_step)[:40]}, expected an integer of 64 bits")
+            raise ValueError(f"train_step is {str(train_step)[:40]}, expected an integer of 64 bits")
         manifest = CheckpointManifest(train_step, str(data["digest"]), files)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise IncompleteError(f"{CHECKPOINT_FILE} lacks a usable field: {error}") from None
