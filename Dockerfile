@@ -1,3 +1,5 @@
+# A tag, which moves with the fixes of what it names. For one that stays, name it by digest (deploy/example.env shows how):
+# docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:… .
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS uv

@@ -55,6 +55,7 @@ def _start(parsed: argparse.Namespace) -> int:
         with _bound_socket(settings) as listener:
             return _serve(settings, listener)
     except (SettingsError, UnusablePolicy) as error:
+        logs.flush()  # this is the last line
         print(f"policy server: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -44,6 +45,7 @@ from app.http_limits import HttpLimits, SharedLimits
 from app.http_server import HttpServer
 from app.memory import FreedMemory
 from app.metrics import FLUSH_S, Metrics
+from app.names import request_name, top_level
 from app.offload import Offload
 from app.policy import Policy
 from app.processes.link import Link
@@ -58,7 +60,7 @@ from app.swap.remote import Offer, RemoteManager
 from app.swap.upload import Uploads, upload_folders
 from app.validate import Defaults, InputReader
 from app.workshop.loader import BundleLoader
-from saver.artifact import CHECKPOINTS_FOLDER
+from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
 
 # Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has
 # hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
@@ -127,6 +129,7 @@ class Front:
           SwapRefused: this process cannot load it.
         """
         named = next(named for named in self._settings.policies if named.name == name)
+        named = replace(named, series=offer.series)
         policy = await self._loaded(named, offer, self._settings, self._metrics)
         assert self._sessions is not None, "open comes first"
         self._service.add(policy)
@@ -209,6 +212,7 @@ class Front:
             data_lane,
             of_policy,
             settings.waiting_room_requests,
+            fields=_fields(spec),
         )
         self._policies.push_async_callback(batcher.close)
         folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
@@ -233,10 +237,20 @@ class Front:
         )
 
 
+def _fields(spec: PolicySpec) -> str:
+    """What a refused input is called: the observation, or the fields of an export without time steps."""
+    nests = top_level(spec)
+    return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
+
+
 def store_for(settings: Settings) -> Store | None:
     """Where sessions are kept; None where the workers have no place in common."""
     limits = Limits(
-        settings.sessions_limit, settings.sessions_bytes_limit, settings.sessions_idle_s, settings.held_versions
+        settings.sessions_limit,
+        settings.sessions_bytes_limit,
+        settings.sessions_idle_s,
+        settings.held_versions,
+        settings.sessions_per_client,
     )
     if settings.session_url:
         from app.sessions.redis_store import RedisStore

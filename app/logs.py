@@ -120,6 +120,12 @@ def configure(level: str) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def flush() -> None:
+    """Waits a little until what was logged is written."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def _renamed(record: logging.LogRecord) -> bool:
     if record.name.startswith("uvicorn"):
         record.name = _HTTP

@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import anyio.to_thread
 
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
-from app.folders.series import resolved
 from app.folders.temporary import own_folder
 from app.metrics import Metrics
 from app.openings import Changed, Fronts, Open, Openings
@@ -57,7 +55,6 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       SettingsError: another server listens there, or the file of probe inputs cannot be used.
     """
     given = _probe_file(settings)
-    settings = replace(settings, policies=tuple(resolved(named) for named in settings.policies))
     async with AsyncExitStack() as stack:
         metrics, progress = Metrics(), Showing()
         openings = Openings(settings.policies, metrics, progress)
@@ -111,7 +108,7 @@ def _watch_all(
 
     def follow_folders(named: PolicyFolder) -> None:
         if named.name in openings.managers:
-            _follow(named, settings, openings.managers[named.name], watcher, stack)
+            _follow(openings.opened[named.name], settings, openings.managers[named.name], watcher, stack)
 
     async def changed(named: PolicyFolder) -> None:
         await told.tell(named.name)
@@ -246,7 +243,7 @@ def _follow(
     folders = {named.series or named.folder, *upload_folders(named, settings.state_dir)}
     for checkpoints in checkpoint_folders(named.folder):
         folders |= {checkpoints, checkpoints.parent}
-    changed = watcher.add(sorted(folders))
+    changed = watcher.add(sorted(folders), manager.changed)
     manager.watched = True
     stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
 

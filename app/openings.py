@@ -14,7 +14,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
-from app.folders.exports import check_folder, stamp_of
+from app.folders.exports import check_folder
+from app.folders.series import resolved, stamp_with_series
 from app.metrics import Metrics
 from app.processes.child import Child
 from app.progress import Progress
@@ -33,16 +34,20 @@ Changed = Callable[[PolicyFolder], Awaitable[None]]
 
 
 class Openings:
-    """All policies of a server. `managers` are those that are open, `failures` tells why the others are not."""
+    """All policies of a server. `managers` are those that are open, `failures` tells why the others are not.
+
+    `opened`: the folders of those that are open, which for a folder of exports is the newest that was there.
+    """
 
     def __init__(self, policies: Iterable[PolicyFolder], metrics: Metrics, progress: Progress) -> None:
         self.managers: dict[str, Manager] = {}
         self.failures: dict[str, str] = {}
+        self.opened: dict[str, PolicyFolder] = {}
         self._policies = {named.name: named for named in policies}
         self._metrics = metrics
         self._progress = progress
         # Taken before each try, so that what changes meanwhile is seen.
-        self._stamps = {name: stamp_of(named.folder) for name, named in self._policies.items()}
+        self._stamps = {name: stamp_with_series(named.folder) for name, named in self._policies.items()}
 
     def check_at_once(self) -> None:
         """Tells mistyped folders without waiting for TensorFlow.
@@ -52,7 +57,7 @@ class Openings:
         """
         for name, named in self._policies.items():
             try:
-                check_folder(named.folder)
+                check_folder(resolved(named).folder)
             except UnusablePolicy as error:
                 self._fail(name, str(error))
         self._check_any_left()
@@ -78,7 +83,7 @@ class Openings:
             await asyncio.sleep(_LOOK_EVERY_S)
             for name in list(self.failures):
                 named = self._policies[name]
-                stamp = await asyncio.to_thread(stamp_of, named.folder)
+                stamp = await asyncio.to_thread(stamp_with_series, named.folder)
                 settled, last[name] = stamp == last[name], stamp
                 if not settled or stamp == self._stamps[name]:
                     continue
@@ -94,6 +99,7 @@ class Openings:
         self._progress.opens(named.name, str(named.folder))
         async with AsyncExitStack() as own:
             try:
+                named = await asyncio.to_thread(resolved, named)
                 await asyncio.to_thread(check_folder, named.folder)
                 manager = await open_one(named, own)
             except SettingsError as error:
@@ -105,7 +111,7 @@ class Openings:
                 self._fail(named.name, f"{named.folder} cannot be opened: {type(error).__name__}: {error}")
             else:
                 stack.push_async_callback(own.pop_all().aclose)
-                self.managers[named.name] = manager
+                self.managers[named.name], self.opened[named.name] = manager, named
                 self.failures.pop(named.name, None)
                 self._metrics.ready(named.name, True)
                 version = manager.active
@@ -167,5 +173,7 @@ class Fronts:
     async def _open_in(self, front: Child, name: str) -> None:
         manager = self._openings.managers[name]
         with manager.offered() as (version, graph, bundle):
-            await front.call("open_policy", name, Offer(version.name, graph, bundle))
+            await front.call(
+                "open_policy", name, Offer(version.name, graph, bundle, self._openings.opened[name].series)
+            )
             await manager.admit(RemoteFront(name, front), version.key)

@@ -79,7 +79,9 @@ def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
     policies = exports.policies(SMALL) | exports.policies(RECURRENT)
     # Beside those that fill the room, some that are stepped.
     limit = options.sessions + 8
-    with serving(policies, folder / "log", ["--no-watch", "--sessions-limit", str(limit)]) as server:
+    with serving(
+        policies, folder / "log", ["--no-watch", "--sessions-limit", str(limit), "--sessions-per-client", str(limit)]
+    ) as server:
         program = compiled(folder)
         for policy in (SMALL, RECURRENT):
             tell(f"a step of a session: {policy}")

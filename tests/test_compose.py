@@ -83,6 +83,23 @@ def test_the_profile_of_sessions_starts_redis_and_sets_its_url() -> None:
     assert own["POLICY_SERVER_SESSION_URL"] == "redis://mine:1/0"
 
 
+def test_the_base_and_redis_may_be_held_by_digest() -> None:
+    digest = "sha256:" + 64 * "a"
+    held = {"BASE_IMAGE": f"python:3.11-slim-bookworm@{digest}", "REDIS_IMAGE": f"redis:7-alpine@{digest}"}
+    services = composed(**held)["services"]
+    assert services["server"]["build"]["args"]["BASE"] == held["BASE_IMAGE"]
+    assert services["sessions"]["image"] == held["REDIS_IMAGE"]
+    file = (ROOT / "Dockerfile").read_text()
+    without = composed()["services"]
+    assert f"ARG BASE={without['server']['build']['args']['BASE']}\n" in file
+    assert all(
+        line == "FROM ${BASE}" or line.startswith(("FROM ${BASE} AS ", "FROM uv AS "))
+        for line in file.splitlines()
+        if line.startswith("FROM ")
+    )
+    assert without["sessions"]["image"] == "redis:7-alpine"
+
+
 def test_what_the_example_shows_is_read() -> None:
     shown = re.findall(r"^#(\w+)=", (ROOT / "deploy" / "example.env").read_text(), re.MULTILINE)
     text = (ROOT / "docker-compose.yml").read_text()

@@ -1,8 +1,9 @@
-"""Who may call: bearer tokens, compared in constant time."""
+"""Who may call, by bearer tokens that are compared in constant time; and who calls."""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable
 
 from fastapi import Request
@@ -10,6 +11,10 @@ from fastapi import Request
 from app.errors import Forbidden, Unauthorized
 from app.settings import variable
 
+# Of an IPv6 address, as providers give them to one customer.
+_IPV6_BITS = 64
+# A name that a proxy tells instead of an address.
+_LONGEST_HOST = 64
 # Coroutines: FastAPI would give each call of a plain function a thread.
 Guard = Callable[[Request], Awaitable[None]]
 
@@ -39,6 +44,23 @@ def check_bearer(header: str, token: str) -> bool:
     """Whether the value of an Authorization header holds this token."""
     scheme, _, given = header.partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+
+
+def client_of(request: Request) -> str:
+    """Where a request comes from: the address of the connection, or the one that a trusted proxy tells; "" if unknown.
+
+    Of an IPv6 address the network of 64 bits, of which one machine may take any address that it likes.
+    """
+    host = request.client.host if request.client is not None else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:_LONGEST_HOST]
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _IPV6_BITS), strict=False))
 
 
 def _compare(request: Request, token: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.api.access import Guard
+from app.api.access import Guard, client_of
 from app.api.answering import answering
 from app.api.data import data_paths
 from app.errors import DoesNotFit
@@ -26,7 +26,7 @@ def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guar
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
 
     async def begin(request: Request, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> Response:
-        id_, answer = await sessions.begin(policy, reads, writes, body)
+        id_, answer = await sessions.begin(policy, reads, writes, body, client_of(request))
         location = f"{request.scope.get('root_path', '')}/v1/policies/{policy.name}/sessions/{id_}"
         return _response(answer, 201, {"Location": location})
 

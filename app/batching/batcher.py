@@ -54,7 +54,8 @@ class Batcher:
     """Runs the jobs of the policy `name` in batches, each batch on one version.
 
     `lease()` gives the active slot, to be entered for the length of a batch; `complete` adds what requests have left
-    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`.
+    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`. `fields`: what
+    a refusal names where the policy has refused its inputs.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Batcher:
         metrics: PolicyMetrics,
         waiting_room: int,
         inline_s: float = INLINE_S,
+        fields: str = "observation",
     ) -> None:
         self._name = name
         self._lease = lease
@@ -74,6 +76,7 @@ class Batcher:
         self._metrics = metrics
         self._waiting_room = waiting_room
         self._inline_s = inline_s
+        self._fields = fields
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
         self._in_lane: Sequence[Job] = ()
@@ -250,7 +253,10 @@ class Batcher:
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.waiter.done():
                 continue
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, InputRefused):
+                problem = Problem(self._fields, f"the policy refused it: {outcome}", "an input it accepts")
+                job.waiter.set_exception(DoesNotFit([problem]))
+            elif isinstance(outcome, Exception):
                 job.waiter.set_exception(outcome)
             else:
                 job.waiter.set_result(Result(outcome, name, train_step, digest))
@@ -377,9 +383,8 @@ def _rows(jobs: Sequence[Job]) -> int:
 
 
 def _explained(error: Exception) -> Exception:
-    if isinstance(error, InputRefused):
-        return DoesNotFit([Problem("observation", f"the policy refused it: {error}", "an input it accepts")])
-    if isinstance(error, PolicyServerError):
+    """What a caller is told, but for inputs that the policy refused: they need the names of its fields."""
+    if isinstance(error, (PolicyServerError, InputRefused)):
         return error
     log.error("the engine failed", exc_info=error)
     return EngineFailed(f"the policy failed: {type(error).__name__}")

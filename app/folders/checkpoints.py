@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,11 +64,12 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
 
 
 def _identified(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], int]) -> Identity:
-    if not folder.resolve().is_relative_to(folder.parent.resolve()):
+    # Resolving takes longer than all the rest, and thousands are no links.
+    if os.path.islink(folder) and not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise SwapRefused(f"it is a link that leads outside {folder.parent.name}")
     manifest = manifest_of(folder)
     if manifest is not None:
-        missing = [name for name in manifest.files if not (folder / name).is_file()]
+        missing = [name for name in manifest.files if not _is_file(os.path.join(str(folder), name))]
         if missing:
             raise Incomplete(f"{missing[0]} is missing", settled=True)
         return Identity(manifest.digest, manifest.train_step)
@@ -86,11 +90,27 @@ def manifest_of(folder: Path) -> CheckpointManifest | None:
       SwapRefused: it cannot be used.
     """
     try:
-        if not (folder / CHECKPOINT_FILE).resolve().is_relative_to(folder.resolve()):
+        if os.path.islink(f"{folder}/{CHECKPOINT_FILE}") and not _is_inside(folder, CHECKPOINT_FILE):
             raise IncompleteError(f"{CHECKPOINT_FILE} leads outside {folder.name}")
         return read_checkpoint_manifest(folder)
     except IncompleteError as error:
         raise SwapRefused(str(error)) from None
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    return (folder / name).resolve().is_relative_to(folder.resolve())
+
+
+def _is_file(path: str) -> bool:
+    """What `Path.is_file` tells, without the path."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP):
+            raise
+        return False
+    except ValueError:  # a character that no path has
+        return False
 
 
 def plain_files(folder: Path) -> list[str]:

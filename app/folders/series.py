@@ -5,17 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from app.folders.exports import stamp_of
 from app.folders.foreign import SPECS_FILE, exports_in
 from app.settings import PolicyFolder
 from saver.artifact import GRAPH_FILE, natural_order
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
+# Of a folder with thousands the newest tell whether something is being saved.
+_MOST_LOOKED_AT = 16
 
 
 def resolved(named: PolicyFolder) -> PolicyFolder:
     """The policy with the newest of its exports for its folder, where a folder of exports was named."""
     newest = newest_of_series(named.folder)
     return named if newest is None else PolicyFolder(named.name, newest, series=named.folder)
+
+
+def stamp_with_series(folder: Path) -> object:
+    """What changes when the export in a folder does, or one of the exports that it may be a series of."""
+    try:
+        below = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
+    except OSError:
+        below = []
+    newest = sorted(below, key=lambda path: natural_order(path.name))[-_MOST_LOOKED_AT:]
+    return stamp_of(folder), tuple((stamp_of(path), _specs(path)) for path in newest)
 
 
 def newest_of_series(folder: Path) -> Path | None:

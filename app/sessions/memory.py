@@ -10,15 +10,16 @@ from collections.abc import Callable
 
 from app.errors import Overloaded
 from app.sessions.record import Record
-from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held
+from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held, too_many_of
 
 
 class _Kept:
-    """A record, its size, and when it was used last."""
+    """A record, its size, who began it, and when it was used last."""
 
-    __slots__ = ("record", "size", "used_at")
+    __slots__ = ("client", "record", "size", "used_at")
 
-    def __init__(self, record: Record, used_at: float) -> None:
+    def __init__(self, record: Record, used_at: float, client: str) -> None:
+        self.client = client
         self.record = record
         self.size = record.size
         self.used_at = used_at
@@ -32,6 +33,7 @@ class MemoryStore:
         self._clock = clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # the one that was used last is the last one
         self._held: dict[str, Counter[str]] = {}
+        self._of_client: Counter[str] = Counter()
         self._bytes = 0
 
     @property
@@ -78,18 +80,19 @@ class MemoryStore:
         """See `Store`."""
         return self.find(key)
 
-    async def check_room(self, key: Key, held: str | None) -> None:
+    async def check_room(self, key: Key, held: str | None, client: str = "") -> None:
         """See `Store`."""
-        self._check(key, held, 0)
+        self._check(key, held, 0, client)
 
-    async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
+    async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
         """See `Store`."""
         if self.find(key) is not before:
             return False
-        kept = _Kept(record, self._clock())
-        self._check(key, record.run.held, kept.size)
+        kept = _Kept(record, self._clock(), client)
+        self._check(key, record.run.held, kept.size, client)
         self._drop(key)
         self._kept[key] = kept
+        self._of_client[client] += 1
         self._bytes += kept.size
         if record.run.held is not None:
             self._held.setdefault(key.policy, Counter())[record.run.held] += 1
@@ -123,11 +126,14 @@ class MemoryStore:
     async def close(self) -> None:
         """See `Store`."""
 
-    def _check(self, key: Key, held: str | None, size: int) -> None:
+    def _check(self, key: Key, held: str | None, size: int, client: str) -> None:
         self.sweep()
         old = self._kept.get(key)
         if old is None and len(self._kept) >= self._limits.sessions:
             raise no_room(self._limits.sessions)
+        is_mine = old is not None and old.client == client
+        if client and not is_mine and self._of_client[client] >= self._limits.per_client:
+            raise too_many_of(client, self._limits.per_client)
         left = self._limits.size_bytes - self._bytes + (0 if old is None else old.size)
         if size > left or left <= 0:
             raise Overloaded(f"open sessions take {self._bytes} bytes of {self._limits.size_bytes}; try again")
@@ -143,6 +149,9 @@ class MemoryStore:
         if kept is None:
             return
         self._bytes -= kept.size
+        self._of_client[kept.client] -= 1
+        if not self._of_client[kept.client]:
+            del self._of_client[kept.client]
         held = kept.record.run.held
         if held is not None:
             counts = self._held[key.policy]

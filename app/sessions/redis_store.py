@@ -1,9 +1,12 @@
 """Sessions in Redis, so that any worker and any replica takes any step.
 
-    <prefix>record:{policy}/{id}     hash: token, run_id, held, data; Redis forgets it when it was idle for too long
+    <prefix>record:{policy}/{id}     hash: token, run_id, held, client, data; Redis forgets it when idle for too long
     <prefix>open                     sorted set: every session, by the time at which it will be forgotten
     <prefix>held:{policy}            set: the digests that sessions keep
     <prefix>held:{policy}/{digest}   sorted set: the sessions that keep it, by the same time
+    <prefix>client:{client}          sorted set: the sessions that it has begun, by the same time
+
+Nothing is counted up and down: what a server that was killed has left there goes with its time.
 
 Each method is one script, which Redis runs as one step. `token` tells all records of an id apart.
 """
@@ -18,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.errors import NotReady, Overloaded
 from app.sessions.record import Record
-from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held
+from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held, too_many_of
 
 PREFIX = "policy-server:sessions:"
 # What a server with nothing else to do answers within a millisecond.
@@ -26,7 +29,8 @@ _PATIENCE_S = 5.0
 # Of each worker; requests beyond them wait for one.
 _CONNECTIONS = 64
 
-# KEYS: record, open, held. ARGV[1]: key of the session, [2]: milliseconds until it is forgotten.
+# KEYS: record, open, held, and with what the names of clients' sets begin. ARGV[1]: key of the session,
+# [2]: milliseconds until it is forgotten.
 _COMMON = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -36,12 +40,16 @@ local function prune(digest)
   redis.call('ZREMRANGEBYSCORE', name, '-inf', now)
   if redis.call('ZCARD', name) == 0 then redis.call('SREM', KEYS[3], digest) end
 end
-local function touch(held)
+local function touch(held, client)
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   redis.call('ZADD', KEYS[2], gone, ARGV[1])
   if held and held ~= '' then
     redis.call('SADD', KEYS[3], held)
     redis.call('ZADD', KEYS[3] .. '/' .. held, gone, ARGV[1])
+  end
+  if client and client ~= '' then
+    redis.call('ZADD', KEYS[4] .. client, gone, ARGV[1])
+    redis.call('PEXPIRE', KEYS[4] .. client, ARGV[2])
   end
 end
 local function let_go()
@@ -50,6 +58,8 @@ local function let_go()
     redis.call('ZREM', KEYS[3] .. '/' .. held, ARGV[1])
     prune(held)
   end
+  local client = redis.pcall('HGET', KEYS[1], 'client')
+  if type(client) == 'string' and client ~= '' then redis.call('ZREM', KEYS[4] .. client, ARGV[1]) end
 end
 local function drop()
   let_go()
@@ -63,8 +73,8 @@ if redis.call('TYPE', KEYS[1]).ok == 'none' then return {} end
 local size = redis.pcall('HSTRLEN', KEYS[1], 'data')
 if type(size) ~= 'number' then drop(); return {'', 'it is no hash'} end
 if size == 0 or size > tonumber(ARGV[3]) then drop(); return {'', 'it has ' .. size .. ' bytes'} end
-local found = redis.call('HMGET', KEYS[1], 'data', 'held', 'token')
-touch(found[2])
+local found = redis.call('HMGET', KEYS[1], 'data', 'held', 'token', 'client')
+touch(found[2], found[4])
 return {found[1], found[3] or ''}
 """
 # ARGV[3]: the data that cannot be used; what has come in its place stays.
@@ -72,12 +82,19 @@ _DROP = """
 if redis.call('HGET', KEYS[1], 'data') == ARGV[3] then drop() end
 """
 # ARGV[3]: token of the record before, [4]: token, [5]: run, [6]: held, [7]: data, or none to ask only whether there is
-# room, [8]: most sessions, [9]: most held versions.
+# room, [8]: most sessions, [9]: most held versions, [10]: the client, [11]: most sessions of it.
 _BEGIN = """
 if ARGV[7] ~= '' and (redis.call('HGET', KEYS[1], 'token') or '') ~= ARGV[3] then return 'another' end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[8]) then
   return 'sessions'
+end
+if ARGV[10] ~= '' then
+  local begun = KEYS[4] .. ARGV[10]
+  redis.call('ZREMRANGEBYSCORE', begun, '-inf', now)
+  if not redis.call('ZSCORE', begun, ARGV[1]) and redis.call('ZCARD', begun) >= tonumber(ARGV[11]) then
+    return 'client'
+  end
 end
 if ARGV[6] ~= '' then
   for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
@@ -88,8 +105,8 @@ if ARGV[6] ~= '' then
 end
 if ARGV[7] ~= '' then
   let_go()
-  redis.call('HSET', KEYS[1], 'token', ARGV[4], 'run_id', ARGV[5], 'held', ARGV[6], 'data', ARGV[7])
-  touch(ARGV[6])
+  redis.call('HSET', KEYS[1], 'token', ARGV[4], 'run_id', ARGV[5], 'held', ARGV[6], 'data', ARGV[7], 'client', ARGV[10])
+  touch(ARGV[6], ARGV[10])
 end
 return 'begun'
 """
@@ -97,7 +114,8 @@ return 'begun'
 _FOLLOW = """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], 'token', ARGV[4], 'data', ARGV[5])
-touch(redis.call('HGET', KEYS[1], 'held'))
+local kept = redis.call('HMGET', KEYS[1], 'held', 'client')
+touch(kept[1], kept[2])
 return 1
 """
 # ARGV[3]: 'any', or 'run' where only the run ARGV[4] is to end.
@@ -165,14 +183,14 @@ class RedisStore:
             return None
         return record
 
-    async def check_room(self, key: Key, held: str | None) -> None:
+    async def check_room(self, key: Key, held: str | None, client: str = "") -> None:
         """See `Store`."""
-        await self._begin(key, "", "", "", held, b"")
+        await self._begin(key, client, "", "", "", held or "", b"")
 
-    async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
+    async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
         """See `Store`."""
-        old, data = "" if before is None else _token(before), self._bytes(record)
-        return await self._begin(key, old, _token(record), record.run.run_id, record.run.held, data)
+        old, run, data = "" if before is None else _token(before), record.run, self._bytes(record)
+        return await self._begin(key, client, old, _token(record), run.run_id, run.held or "", data)
 
     async def follow(self, key: Key, before: Record, after: Record) -> bool:
         """See `Store`."""
@@ -198,13 +216,15 @@ class RedisStore:
         """See `Store`."""
         await self._redis.aclose()
 
-    async def _begin(self, key: Key, before: str, token: str, run_id: str, held: str | None, data: bytes) -> bool:
+    async def _begin(self, key: Key, client: str, *record: str | bytes) -> bool:
+        """`record`: the token of the one before, its own, its run, what it holds, and its data."""
         limits = self._limits
-        said = await self._run(
-            "begin", key, before, token, run_id, held or "", data, limits.sessions, limits.held_versions
-        )
+        most = (limits.sessions, limits.held_versions, client, limits.per_client)
+        said = await self._run("begin", key, *record, *most)
         if said == b"sessions":
             raise no_room(limits.sessions)
+        if said == b"client":
+            raise too_many_of(client, limits.per_client)
         if said == b"held":
             raise too_many_held(limits.held_versions)
         return bool(said == b"begun")
@@ -217,7 +237,7 @@ class RedisStore:
 
     async def _run(self, script: str, key: Key, *args: Any) -> Any:
         name = f"{key.policy}/{key.id}"
-        keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}held:{key.policy}"]
+        keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}held:{key.policy}", f"{PREFIX}client:"]
         try:
             return await self._scripts[script](keys, [name, int(self._limits.idle_s * 1000), *args])
         except ResponseError as error:  # it is full, say

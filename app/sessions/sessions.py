@@ -54,8 +54,10 @@ class Sessions:
         """It is open from now on."""
         self._episodes[policy.name] = Episodes(policy, self._service.questions, rows_limit=self._rows_limit)
 
-    async def begin(self, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> tuple[str, Answer]:
-        """Begins a session: its id, and the answer to its first observation.
+    async def begin(
+        self, policy: Policy, reads: Codec, writes: Codec, body: bytes, client: str = ""
+    ) -> tuple[str, Answer]:
+        """Begins a session: its id, and the answer to its first observation. `client`: see `Store.begin`.
 
         Raises:
           NotJson, DoesNotFit: see `SessionReader`.
@@ -72,11 +74,11 @@ class Sessions:
             if before is not None and before.run.run_id == request.run_id:
                 return key.id, _again(before, writes)
             keeps = request.weights == "episode"
-            await store.check_room(key, policy.copies.active.version.digest if keeps else None)
+            await store.check_room(key, policy.copies.active.version.digest if keeps else None, client)
             turn = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
             with self._one_begins(policy.name, keeps):
                 record = await self._after(turn, await self._service.answered(turn.question), writes)
-                newest = await _begun(store, key, before, record)
+                newest = await _begun(store, key, before, record, client)
         if newest is record:
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
@@ -281,10 +283,10 @@ class LargeTurn(DirectTurn):
     """One whose answer takes long to write."""
 
 
-async def _begun(store: Store, key: Key, before: Record | None, record: Record) -> Record:
+async def _begun(store: Store, key: Key, before: Record | None, record: Record, client: str) -> Record:
     """Puts the first record of a session in the place of `before`, or of what that has become; returns the newest."""
     for _ in range(_MOST_TRIES):
-        if await store.begin(key, before, record):
+        if await store.begin(key, before, record, client):
             return record
         newest = await store.get(key)
         if newest is not None and (before is None or newest.run.birth != before.run.birth):

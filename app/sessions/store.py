@@ -17,12 +17,16 @@ class Key(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much is kept: see the settings of the same names. `held_versions`: of each policy."""
+    """How much is kept: see the settings of the same names. `held_versions`: of each policy.
+
+    `per_client`: sessions that one client has begun.
+    """
 
     sessions: int
     size_bytes: int
     idle_s: float
     held_versions: int
+    per_client: int = 8192
 
 
 # Tells what is wrong with a record; empty where nothing is. Called with None and a reason where it cannot be read.
@@ -41,15 +45,17 @@ class Store(Protocol):
     async def get(self, key: Key) -> Record | None:
         """The session's record, which is used now."""
 
-    async def check_room(self, key: Key, held: str | None) -> None:
+    async def check_room(self, key: Key, held: str | None, client: str = "") -> None:
         """Whether a session may begin. `held`: the digest of the weights that it would keep.
 
+        `client`: who begins it; "" where that is not known, and not counted.
+
         Raises:
-          Overloaded: there are as many sessions, or held versions, as may be.
+          Overloaded: there are as many sessions, of this client or of all, or held versions, as may be.
         """
 
-    async def begin(self, key: Key, before: Record | None, record: Record) -> bool:
-        """A session begins in the place of `before`, or of none; False where there is another.
+    async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
+        """A session of `client` begins in the place of `before`, or of none; False where there is another.
 
         Raises as `check_room` does.
         """
@@ -73,6 +79,14 @@ class Store(Protocol):
 def no_room(sessions: int) -> Overloaded:
     """There are as many sessions as may be."""
     return Overloaded(f"{sessions} sessions are open, which is the most; try again when one has ended")
+
+
+def too_many_of(client: str, sessions: int) -> Overloaded:
+    """One client has begun as many as it may."""
+    return Overloaded(
+        f"{sessions} sessions that were begun from {client} are open, which is the most for one client; "
+        "try again when one has ended"
+    )
 
 
 def too_many_held(versions: int) -> Overloaded:

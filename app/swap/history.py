@@ -23,6 +23,7 @@ class History:
         self._policy = policy
         self._metrics = metrics
         self._versions: dict[tuple[str, str], Version] = {}
+        self._observed: tuple[Sight, Set[tuple[str, str]], int] | None = None
 
     def version(self, name: str, digest: str, train_step: int) -> Version:
         """The version with this identity; a new one, found just now, where it was never seen."""
@@ -46,6 +47,8 @@ class History:
 
         `besides` are names and digests of what is there too.
         """
+        if self._observed == (sight, besides, self._ended()):
+            return  # a look that found nothing new: there may be thousands
         new = [c for c in sight.complete if (c.name, c.digest) not in self._versions]
         for candidate in reversed(newest_first(new)):  # so that the newest is the latest seen
             self.version(candidate.name, candidate.digest, candidate.train_step)
@@ -67,6 +70,10 @@ class History:
         ]
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]
+        self._observed = sight, besides, self._ended()
+
+    def _ended(self) -> int:
+        return sum(v.state is State.RELEASED or v.state is State.REFUSED for v in self._versions.values())
 
     def refused(self) -> set[tuple[str, object]]:
         """Digest and stamp of what may not serve."""

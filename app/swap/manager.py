@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +82,7 @@ class Manager:
         self._changeover = Changeover(name, self._history, metrics)
         self._preparing = Preparing(workshop, store, self._changeover, lane)
         self._export = ExportFolder(name, folder, workshop, store, lane)
+        self._nothing_in: object = None
         # Whether something calls `catch_up` whenever the policy's folder changes.
         self.watched = False
 
@@ -114,7 +115,7 @@ class Manager:
             if memory.pin is not None:
                 await self._resume(memory.pin)
             if self._changeover.begun:
-                await self._catch_up()  # it drops a pin on what is gone
+                await self._catch_up(everything=True)  # it drops a pin on what is gone
             else:
                 await self._begin()
             await self._note(self._pin)
@@ -125,7 +126,7 @@ class Manager:
         return self._export.graph
 
     async def _begin(self) -> None:
-        for candidate in plan.ranked((await self._look(afresh=False)).complete, self._export.own()):
+        for candidate in plan.ranked((await self._look()).complete, self._export.own()):
             try:
                 await self._swap_to(candidate)
             except SwapRefused:
@@ -135,7 +136,7 @@ class Manager:
 
     async def _resume(self, pin: Pin) -> None:
         """Goes back to the version that was pinned before a restart."""
-        sight = await self._look(afresh=False)
+        sight = await self._look()
         try:
             remembered = next((kept for kept in reversed(self._served) if kept.name == pin.name), None)
             if remembered is not None:
@@ -203,6 +204,10 @@ class Manager:
         """
         return await self._workshop.check(self._graph, folder)
 
+    def changed(self, paths: Iterable[str] | None) -> None:
+        """Has the next look look at what these paths belong to; None: at everything."""
+        self._source.changed(paths)
+
     def versions(self) -> list[Version]:
         """Every version seen, the latest seen first."""
         return self._history.all()
@@ -258,7 +263,7 @@ class Manager:
         if len(self._served) < 2:
             raise SwapRefused(f"no version served before {self.active.name} that is still known")
         *older, target, _ = self._served
-        await self._swap_back(target, await self._look(afresh=False))
+        await self._swap_back(target, await self._look(only={target.name}))
         self._served = [*older, target]
         await self._note(Pin(target.name, held=True))
 
@@ -300,30 +305,38 @@ class Manager:
         async with self._one_at_a_time:
             return await self._catch_up()
 
-    async def _catch_up(self) -> float | None:
+    async def _catch_up(self, everything: bool = False) -> float | None:
         if self._pin is not None and (self._pin.held or self._pin.name == EXPORT):
             return None
         try:
-            sight = await self._look(afresh=False)
+            sight = await self._look(only=None if everything else {self.active.name})
         except SwapRefused as error:
             log.warning("%s: %s", self.name, error)
             return LATER_S
         if self._pin is not None:
-            if self._pin.name in sight.names():
+            if sight.has(self._pin.name):
                 return None
             log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, self._pin.name)
             await self._note(None)
         unsettled = await self._look_at_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
-        fresh, refused = self._export.fresh_own(self.watched), self._history.refused()
-        for candidate in plan.newer(sight.complete, active, self._export.own(), fresh, refused):
+        own, fresh = self._export.own(), self._export.fresh_own(self.watched)
+        decided_on = (sight, active, own, fresh)
+        if self._nothing_in != decided_on:
+            newer = plan.newer(sight.complete, active, own, fresh, self._history.refused())
+            await self._swap_to_any(newer)
+            self._nothing_in = None if newer else decided_on
+        return REST_S if sight.unsettled or unsettled else None
+
+    async def _swap_to_any(self, newer: Iterable[Candidate | OwnWeights]) -> None:
+        """To the first that may serve, if one may."""
+        for candidate in newer:
             try:
                 await self._swap_to(candidate)
                 await self._note(None)
-                break
+                return
             except SwapRefused:
                 continue  # it is told under `versions`; the next best may serve
-        return REST_S if sight.unsettled or unsettled else None
 
     async def _look_at_export(self, afresh: bool = False) -> bool:
         """Whether something is being saved over the export just now. `afresh` forgets what was found against it."""
@@ -360,7 +373,7 @@ class Manager:
     async def _look_for_all(self) -> float | None:
         async with self._one_at_a_time:
             self._next_look = None  # whoever comes now may have published after this look
-            return await self._catch_up()
+            return await self._catch_up(everything=True)
 
     def _refuse_if_pinned(self, train_step: int) -> None:
         if self._pin is not None:
@@ -378,12 +391,13 @@ class Manager:
         while time.monotonic() < deadline and (saving or sight.unsettled if of_export else name in sight.unsettled):
             await asyncio.sleep(REST_S / 2)
             saving = of_export and await self._look_at_export()
-            sight = await self._look(afresh=False)
+            sight = await self._look(only=set() if name is None else {name})
         return sight
 
-    async def _look(self, afresh: bool) -> Sight:
+    async def _look(self, afresh: bool = False, only: Collection[str] | None = None) -> Sight:
+        """See `Source.look`."""
         try:
-            sight = await self._work(lambda: self._source.look(REST_S, afresh))
+            sight = await self._work(lambda: self._source.look(REST_S, afresh, only))
         except OSError as error:
             raise SwapRefused(f"the checkpoints cannot be looked for now: {error.strerror}", for_now=True) from error
         fresh = self._export.fresh

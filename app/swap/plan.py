@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ class Candidate:
     train_step: int
     stamp: object = None
     written_at: float = 0.0
+
+    @cached_property
+    def order(self) -> tuple[Any, ...]:
+        """Its place among others, see `order`."""
+        return order(self.train_step, self.name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def order(train_step: int, name: str) -> tuple[Any, ...]:
 
 def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
     """The order in which checkpoints are tried: highest train step first."""
-    return sorted(candidates, key=lambda c: order(c.train_step, c.name), reverse=True)
+    return sorted(candidates, key=lambda c: c.order, reverse=True)
 
 
 def ranked(candidates: Iterable[Candidate], own: OwnWeights | None) -> list[Candidate | OwnWeights]:
@@ -74,17 +80,15 @@ def worth_trying(
     A newer checkpoint, or other bytes under the active one's name. What was refused (digest and stamp) is not tried
     again until its files change or someone asks. The export's own weights are older than any checkpoint.
     """
-    return [
+    active = order(active_step, active_name)
+    worth_it = [
         c
-        for c in newest_first(candidates)
-        if (c.digest, c.stamp) not in refused
+        for c in candidates
+        if (active_name == "export" or c.name == active_name or c.order > active)
         and c.digest != active_digest
-        and (
-            active_name == "export"
-            or c.name == active_name
-            or order(c.train_step, c.name) > order(active_step, active_name)
-        )
+        and (c.digest, c.stamp) not in refused
     ]
+    return newest_first(worth_it)
 
 
 def newer(

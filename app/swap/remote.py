@@ -24,11 +24,15 @@ from saver.artifact import PolicySpec
 
 @dataclass(frozen=True)
 class Offer:
-    """What a front has to load for one policy before it can be admitted: a version and its name."""
+    """What a front has to load for one policy before it can be admitted: a version and its name.
+
+    `series`: the folder of exports that it comes from, where it comes from one.
+    """
 
     name: str
     graph: Graph
     bundle: Bundle
+    series: Path | None = None
 
 
 # A folder of checkpoints may hold thousands; so many versions are told of where nobody asks for more.

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from stat import S_ISREG
 from typing import Protocol
 
 from app.errors import Incomplete, SwapRefused, UnknownVersion, is_passing
-from app.folders.foreign import NOT_A_FOLDER, foreign_files, foreign_folder, no_folder, shown
+from app.folders.foreign import foreign_folder
+from app.folders.stamps import Stamp, stamp_of
+from app.swap.listing import Listing
 from app.swap.plan import Candidate, newest_first
-from app.swap.states import EXPORT
-from saver.artifact import CHECKPOINTS_FOLDER, is_name
+from saver.artifact import CHECKPOINTS_FOLDER
 
 # tf-agents' trainers export to policies/{policy,collect_policy,greedy_policy} with one folder of checkpoints.
 _TRAINER_FOLDERS = ("policy", "collect_policy", "greedy_policy")
-_NO_NAME = "its name cannot be asked for: expected letters, digits, '.', '_' and '-'"
-_Stamp = tuple[tuple[str, int, int, int, int], ...]
+# A look that is not told what has changed looks into so many checkpoints: the newest, the ones that changed last, and
+# the others by turns. 5 ms of every two seconds, however many there are.
+_NEWEST = _LATEST = 64
+TURNS = 256
 
 
 class Identity(Protocol):
@@ -35,7 +36,7 @@ class Identity(Protocol):
         """Its train step; -1 if unknown."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Sight:
     """What one look found: complete checkpoints, incomplete ones (why), and unreadable ones (why).
 
@@ -49,9 +50,18 @@ class Sight:
     unreadable: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
-    def names(self) -> set[str]:
-        """Every checkpoint that is there, whatever its condition."""
-        return {*(candidate.name for candidate in self.complete), *self.incomplete, *self.unreadable}
+    @cached_property
+    def newest_first(self) -> list[Candidate]:
+        """The complete ones, the newest first."""
+        return newest_first(self.complete)
+
+    def has(self, name: str) -> bool:
+        """Whether a checkpoint of that name is there, whatever its condition."""
+        return name in self._names or name in self.incomplete or name in self.unreadable
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {candidate.name for candidate in self.complete}
 
     def named(self, name: str) -> Candidate:
         """The complete checkpoint of that name.
@@ -68,7 +78,7 @@ class Sight:
                 raise SwapRefused(f"checkpoint {name} is {kind}: {reasons[name]}")
         if name in self.others:
             raise UnknownVersion(f"no checkpoint {name!r}: {self.others[name]}")
-        there = sorted((candidate.name for candidate in newest_first(self.complete)[:5]), reverse=True)
+        there = sorted((candidate.name for candidate in self.newest_first[:5]), reverse=True)
         raise UnknownVersion(f"no checkpoint {name!r}; the newest are: {', '.join(there) or 'none'}")
 
 
@@ -78,6 +88,27 @@ def checkpoint_folders(policy: Path) -> list[Path]:
     if policy.name in _TRAINER_FOLDERS:
         folders.append(policy.parent / CHECKPOINTS_FOLDER)
     return folders
+
+
+@dataclass
+class _Seen:
+    """What a checkpoint was found to be. `lasting`: until its files change; else the next look reads it again.
+
+    `sure`: its files had been at rest for so long when they were read that no later change can have gone unnoticed.
+    """
+
+    stamp: Stamp
+    found: Candidate | None = None
+    incomplete: str = ""
+    unsettled: bool = False
+    unreadable: str = ""
+    lasting: bool = False
+    sure: bool = False
+
+    @property
+    def told(self) -> object:
+        """What a look tells of it."""
+        return self.found, self.incomplete, self.unsettled, self.unreadable
 
 
 class Source:
@@ -90,80 +121,115 @@ class Source:
     def __init__(self, policy: Path, identify: Callable[[Path, float], Identity], more: Sequence[Path] = ()) -> None:
         self.folders = [*more, *checkpoint_folders(policy)]
         self._identify = identify
-        self._known: dict[Path, tuple[_Stamp, Identity | str]] = {}
+        self._listing = Listing(self.folders)
+        self._seen: dict[Path, _Seen] = {}
+        self._restless: set[Path] = set()
+        self._latest: deque[Path] = deque(maxlen=_LATEST)
+        self._changed: deque[Iterable[str] | None] = deque()
+        self._turn = 0
+        self._sight = Sight()
 
-    def look(self, rest_s: float, afresh: bool = False) -> Sight:
-        """Every checkpoint that is there now. `afresh` forgets what earlier looks have found."""
-        if afresh:
-            self._known.clear()
-        sight = Sight()
-        present = {folder for folder in self._folders(sight) if self._look_at(folder, rest_s, sight)}
-        self._known = {folder: known for folder, known in self._known.items() if folder in present}
-        return sight
+    def changed(self, paths: Iterable[str] | None) -> None:
+        """Has the next look look at what these paths belong to; None: at everything. For any thread."""
+        self._changed.append(paths)
 
-    def _folders(self, sight: Sight) -> list[Path]:
-        found: dict[str, Path] = {}
-        for parent in self.folders:
-            try:
-                names = sorted(os.listdir(parent))
-            except FileNotFoundError:
-                continue  # not there yet
-            except OSError as error:
-                if is_passing(error) and error.errno != errno.EACCES:
-                    raise  # or all that is there would seem to be gone
-                sight.unreadable[parent.name] = f"no checkpoint can be looked for: {error.strerror}"
-                continue
-            files = []
-            for name in names:
-                path = parent / name
-                if name.startswith((".", "_")):
-                    continue  # being written
-                if os.path.isfile(path):
-                    files.append(name)
-                elif (reason := no_folder(path)) is not None:
-                    sight.others[shown(name)] = reason
-                elif not is_name(name):
-                    sight.others[shown(name)] = _NO_NAME
-                elif name == EXPORT:
-                    sight.others[f"{parent.name}/{name}"] = "its name is that of the export's own weights"
-                else:
-                    found.setdefault(name, path)
-            for name, reason in foreign_files(files).items():
-                kind = sight.others if reason is NOT_A_FOLDER else sight.unreadable
-                kind.setdefault(shown(name), reason)
-        return list(found.values())
+    def look(self, rest_s: float, afresh: bool = False, only: Collection[str] | None = None) -> Sight:
+        """Every checkpoint that is there now; the same object as before where nothing has changed.
 
-    def _look_at(self, folder: Path, rest_s: float, sight: Sight) -> bool:
-        stamp = _stamp(folder)
-        known = self._known.get(folder)
-        identity: Identity | str
-        if known is not None and known[0] == stamp:
-            identity = known[1]
-        else:
-            try:
-                reason = foreign_folder(folder)
-                identity = reason if reason is not None else self._identify(folder, rest_s)
-            except Incomplete as error:
-                sight.incomplete[folder.name] = str(error)
-                if not error.settled:
-                    sight.unsettled.add(folder.name)
-                return False
-            except FileNotFoundError:
-                return False  # it has gone just now
-            except Exception as error:  # one odd folder must not stop the looks at the others
-                identity = _reason(error)
-                if _for_now(error):  # the next look reads it again, whatever its files look like
-                    sight.unreadable[folder.name] = identity
-                    return False
-            self._known[folder] = (stamp, identity)
-        if isinstance(identity, str):
-            sight.unreadable[folder.name] = identity
-        else:
-            written_at = max((mtime / 1e9 for _, _, mtime, *_ in stamp), default=0.0)
-            sight.complete.append(
-                Candidate(folder.name, folder, identity.digest, identity.train_step, stamp, written_at)
-            )
+        Args:
+          rest_s: how long what has no checkpoint.json has to be at rest.
+          afresh: forgets what earlier looks have found out, but for what has certainly not changed since.
+          only: looks into new checkpoints, into those that are said to have changed, into those of these names, and
+            into a bounded number of others; None: into all.
+        """
+        fresh = self._listing.read()
+        due = self._due(fresh or set(), only)
+        changed = afresh or fresh is not None
+        for folder in due:
+            changed |= self._look_at(folder, rest_s, afresh)
+        if fresh is not None:
+            there = set(self._listing.folders.values())
+            self._seen = {folder: seen for folder, seen in self._seen.items() if folder in there}
+            self._restless &= there
+        if changed:
+            self._sight = self._told()
+        return self._sight
+
+    def _due(self, fresh: set[Path], only: Collection[str] | None) -> Collection[Path]:
+        folders = self._listing.folders
+        everything = only is None or len(folders) <= TURNS
+        changed: set[Path] = set()
+        while self._changed:
+            paths = self._changed.popleft()
+            everything |= paths is None
+            changed |= {folder for path in paths or () if (folder := self._listing.named(path)) is not None}
+        if everything or only is None:
+            return folders.values()
+        newest = [candidate.folder for candidate in self._sight.newest_first[:_NEWEST]]
+        named = [folders[name] for name in only if name in folders]
+        due = {*fresh, *changed, *self._restless, *self._listing.links, *named, *self._latest, *newest, *self._turns()}
+        return [folder for folder in due if folders.get(folder.name) == folder]
+
+    def _turns(self) -> list[Path]:
+        """The next ones of all, so that each has its turn."""
+        folders = list(self._listing.folders.values())
+        start = self._turn % len(folders)
+        self._turn = start + TURNS
+        return (folders[start:] + folders[:start])[:TURNS]
+
+    def _look_at(self, folder: Path, rest_s: float, afresh: bool) -> bool:
+        """Whether it is something else now than it was."""
+        before = self._seen.get(folder)
+        anew = before is None or not before.lasting or (afresh and (not before.sure or bool(before.unreadable)))
+        if before is not None and not anew and before.stamp.holds(folder):
+            return False
+        stamp = stamp_of(folder)
+        if before is not None and not anew and before.stamp.files == stamp.files:
+            before.stamp = stamp
+            return False
+        seen = self._read(folder, stamp, rest_s)
+        self._restless.discard(folder)
+        if seen is None:
+            self._restless.add(folder)
+            return self._seen.pop(folder, None) is not None
+        if seen.unsettled or (seen.unreadable and not seen.lasting):
+            self._restless.add(folder)
+        self._seen[folder] = seen
+        if before is not None and before.told == seen.told:
+            return False
+        self._latest.append(folder)
         return True
+
+    def _read(self, folder: Path, stamp: Stamp, rest_s: float) -> _Seen | None:
+        """Finds out what it is; None where it has gone just now."""
+        try:
+            if not stamp.has_variables and (reason := foreign_folder(folder)) is not None:
+                return _Seen(stamp, unreadable=reason, lasting=True)
+            identity = self._identify(folder, rest_s)
+        except Incomplete as error:
+            return _Seen(stamp, incomplete=str(error), unsettled=not error.settled)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # one odd folder must not stop the looks at the others
+            return _Seen(stamp, unreadable=_reason(error), lasting=not _for_now(error))
+        found = Candidate(folder.name, folder, identity.digest, identity.train_step, stamp.files, stamp.written_at)
+        return _Seen(stamp, found, lasting=True, sure=stamp.settled)
+
+    def _told(self) -> Sight:
+        sight = Sight(others=dict(self._listing.others), unreadable=dict(self._listing.unreadable))
+        for name, folder in self._listing.folders.items():
+            seen = self._seen.get(folder)
+            if seen is None:
+                continue
+            if seen.found is not None:
+                sight.complete.append(seen.found)
+            elif seen.unreadable:
+                sight.unreadable[name] = seen.unreadable
+            else:
+                sight.incomplete[name] = seen.incomplete
+                if seen.unsettled:
+                    sight.unsettled.add(name)
+        return sight
 
 
 def _reason(error: Exception) -> str:
@@ -175,20 +241,3 @@ def _reason(error: Exception) -> str:
 
 def _for_now(error: Exception) -> bool:
     return is_passing(error) or (isinstance(error, SwapRefused) and error.for_now)
-
-
-def _stamp(folder: Path) -> _Stamp:
-    """Changes whenever a file of the checkpoint does: names, sizes, times, inodes, who may read it."""
-    stamp = []
-    for path in (folder, folder / "variables"):
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):  # it has gone just now, or is a link that leads nowhere
-                        stat = entry.stat()
-                        if not S_ISREG(stat.st_mode):
-                            continue
-                        stamp.append((entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_mode))
-        except OSError:
-            continue
-    return tuple(sorted(stamp))

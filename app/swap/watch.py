@@ -1,5 +1,8 @@
 """A change in a policy's folders → a look at them. One watcher for all policies; one task for each, on the event loop.
 
+What lies below a folder with thousands of checkpoints is not watched: it would take seconds to begin, and two watches
+for each. What is new in it is seen all the same.
+
 Notifications only make it quick. Whatever becomes of them (file systems without any, none left for this user, a folder
 that cannot be watched), everything is looked at every two seconds.
 """
@@ -9,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from watchfiles import awatch
@@ -24,21 +28,31 @@ _GATHER_MS = 50
 LOOK_ANYWAY_S = 2.0
 # After a failure: watching is tried anew this often.
 _TRY_AGAIN_S = 60.0
+# Two watches for each checkpoint: 50 ms until all are there.
+MOST_BELOW = 1000
+Told = Callable[[list[str] | None], None]
+
+
+def _to_nobody(_: list[str] | None) -> None:
+    pass
 
 
 class FolderWatcher:
     """Tells of changes in folders, with one inotify instance for all of them. Event loop only."""
 
     def __init__(self) -> None:
-        self._folders: dict[Path, list[asyncio.Event]] = {}
+        self._folders: dict[Path, list[tuple[asyncio.Event, Told]]] = {}
         self._more = asyncio.Event()
         self._told = ""
 
-    def add(self, folders: Iterable[Path]) -> asyncio.Event:
-        """An event that is set when something changes in one of the folders, which need not be there yet."""
+    def add(self, folders: Iterable[Path], told: Told = _to_nobody) -> asyncio.Event:
+        """An event that is set when something changes in one of the folders, which need not be there yet.
+
+        `told` gets the paths that have changed first, and None where that is not known.
+        """
         changed = asyncio.Event()
         for folder in folders:
-            self._folders.setdefault(folder, []).append(changed)
+            self._folders.setdefault(folder, []).append((changed, told))
         self._more.set()
         return changed
 
@@ -46,7 +60,8 @@ class FolderWatcher:
         """Watches until cancelled."""
         while True:
             self._more.clear()
-            for recursive in (True, False):  # one link that leads in circles is enough to watch nothing below
+            # One link that leads in circles is enough to watch nothing below.
+            for recursive in (True, False) if self._few() else (False,):
                 try:
                     await self._watch(recursive)
                     break
@@ -61,7 +76,7 @@ class FolderWatcher:
         if not present:
             await self._more_within(LOOK_ANYWAY_S)
             return
-        began = time.monotonic()
+        began, begun = time.monotonic(), False
         changes = awatch(
             *present,
             watch_filter=None,
@@ -75,6 +90,9 @@ class FolderWatcher:
         )
         async with contextlib.aclosing(changes):
             async for changed in changes:
+                if recursive and not begun:  # what came before the watches were there
+                    self._tell_all()
+                begun = True
                 self._notify([path for _, path in changed])
                 if self._present() != present or (not recursive and time.monotonic() - began > _TRY_AGAIN_S):
                     return
@@ -89,12 +107,26 @@ class FolderWatcher:
                 continue
         return found
 
+    def _few(self) -> bool:
+        """Whether what lies in the folders can be watched too."""
+        count = 0
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                count += len(os.listdir(folder))
+        return count <= MOST_BELOW
+
     def _notify(self, paths: list[str]) -> None:
-        for folder, events in self._folders.items():
+        for folder, listeners in self._folders.items():
             inside = f"{folder}/"
-            if any(path.startswith(inside) or path == str(folder) for path in paths):
-                for event in events:
-                    event.set()
+            concerned = [path for path in paths if path.startswith(inside) or path == str(folder)]
+            for event, told in listeners if concerned else ():
+                told(concerned)
+                event.set()
+
+    def _tell_all(self) -> None:
+        for listeners in self._folders.values():
+            for _, told in listeners:
+                told(None)
 
     async def _more_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

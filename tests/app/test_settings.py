@@ -51,6 +51,7 @@ GIVEN = {
     "buffered_limit_bytes": ("2000000", "3000000", 2_000_000, 3_000_000),
     "waiting_room_requests": ("2", "3", 2, 3),
     "sessions_limit": ("4", "6", 4, 6),
+    "sessions_per_client": ("2", "3", 2, 3),
     "sessions_bytes_limit": ("500", "600", 500, 600),
     "sessions_idle_s": ("8", "9", 8, 9),
     "held_versions": ("11", "12", 11, 12),

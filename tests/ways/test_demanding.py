@@ -19,6 +19,7 @@ from tf_agents.policies import policy_saver
 
 from saver import PolicySaver
 from tests.saver import demanding
+from tests.saver.policies import q
 from tests.server import RunningServer, serving
 
 MSGPACK = {"Content-Type": "application/msgpack", "Accept": "application/json"}
@@ -63,6 +64,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if kind in OURS:
             made[f"our-{named(kind)}"] = folder / f"our-{named(kind)}"
             PolicySaver(policy).save(made[f"our-{named(kind)}"], verify=False)  # for time: tests/saver looks at that
+    made["no-time-step"] = folder / "no-time-step"
+    without_time_step = policy_saver.PolicySaver(q(), input_fn_and_spec=demanding.text_input(), batch_size=None)
+    without_time_step.save(str(made["no-time-step"]))
     made["python"] = folder / "python"
     python = demanding.Demanding(demanding.NUMBER, lambda weight, observation, _: weight * halved(observation))
     policy_saver.PolicySaver(python, batch_size=None).save(str(made["python"]))
@@ -106,6 +110,17 @@ def test_what_a_policy_takes_is_answered_and_what_it_refuses_gets_its_own_messag
     assert refusal.status_code == 422, refusal.text
     assert says in refusal.json()["detail"]
     assert "the policy refused it" in refusal.json()["detail"]
+
+
+def test_a_refusal_names_the_fields_of_an_export_without_time_steps(server):
+    path = "/v1/policies/no-time-step/action"
+    assert server.http.post(path, json={"text": "1,2,3,4"}).status_code == 200
+    refused = server.http.post(path, json={"text": "1,2,3,four"})
+    assert refused.status_code == 422
+    [problem] = refused.json()["errors"]
+    assert problem["where"] == "text"
+    assert problem["problem"].startswith("the policy refused it: ")
+    assert "four" in problem["problem"]
 
 
 def test_a_policy_that_runs_python_code_says_that_it_cannot(server):

@@ -91,7 +91,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     made = Scene(tmp_path_factory.mktemp("habits"))
-    folders = {name: made.folder / name for name in ("many", "one", "ours")}
+    (made.folder / "empty").mkdir()
+    folders = {name: made.folder / name for name in ("many", "one", "ours", "empty", "absent")}
     with serving(folders, "--workers", "2") as made.server, log_read(made.server):
         yield made
     assert "Traceback" not in "\n".join(made.server.lines)
@@ -104,6 +105,26 @@ def test_a_folder_of_exports_is_served_by_its_newest(scene: Scene) -> None:
     assert scene.server.reload("many").json()["version"] == "policy_100"
     scene.series.save(110)
     scene.until_it_serves("many", "policy_110", 110)
+
+
+@pytest.mark.parametrize("name", ["empty", "absent"])
+def test_a_folder_of_exports_is_served_when_its_first_one_arrives(scene: Scene, name: str) -> None:
+    answer = scene.server.http.post(f"/v1/policies/{name}/action", json={"observation": [7, 0, 0, 0]})
+    assert (answer.status_code, answer.json()["title"]) == (503, "Not ready")
+    series = Series(scene.folder / name)
+    series.save(5)
+    until(lambda: scene.server.http.get(f"/v1/policies/{name}").status_code == 200, f"{name} is open")
+    assert scene.serves(name) == ("policy_5", 5, [5_007] * 2)
+    series.save(6)
+    scene.until_it_serves(name, "policy_6", 6)
+    assert scene.server.reload(name, checkpoint="policy_5").json()["version"] == "policy_5"
+    # An upload goes to where the others are, whichever worker takes it.
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        archive.add(scene.folder / name / "policy_6" / "variables", "variables")
+    answer = scene.server.admin.put(f"/admin/policies/{name}/checkpoints/sent", content=tar.getvalue())
+    assert answer.status_code == 201, answer.text
+    assert (scene.folder / name / "sent" / "variables" / "variables.index").exists()
 
 
 def test_an_export_with_other_constants_serves_with_its_own_graph(scene: Scene) -> None:

@@ -67,6 +67,30 @@ def test_sessions_are_bounded_and_given_back(exports: Path, warm: tuple[str, str
         until(lambda: "policy_server_sessions 0.0" in server.http.get("/metrics").text, "all are given back")
 
 
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_no_client_can_take_all_sessions(exports: Path, warm: tuple[str, str], store: str) -> None:
+    """Nor a machine with all addresses of its IPv6 network. A vector of episodes is one session."""
+    limits = ("--sessions-limit", "5", "--sessions-per-client", "2", "--trusted-proxies", "127.0.0.1", *warm)
+    with server_of(store, {"recurrent": exports / "recurrent"}, *limits) as server:
+
+        def begin(client: str, rows: int = 1) -> Any:
+            body = {"observation": [OBSERVATION] * rows}
+            return server.http.post("/v1/policies/recurrent/sessions", json=body, headers={"X-Forwarded-For": client})
+
+        greedy = [begin(f"2001:db8:0:1::{number}", rows=3) for number in range(3)]
+        assert [answer.status_code for answer in greedy] == [201, 201, 429]
+        refused = problem(greedy[2], 429)
+        assert "2 sessions that were begun from 2001:db8:0:1::/64" in refused["detail"]
+        assert greedy[2].headers["retry-after"]
+        assert [begin("192.0.2.7").status_code for _ in range(3)] == [201, 201, 429]
+        # The claim of a client that is no proxy does not count beside what the proxy says.
+        assert begin("10.0.0.1, 192.0.2.7").status_code == 429
+        assert begin("192.0.2.8").status_code == 201
+        assert "5 sessions are open" in problem(begin("192.0.2.9"), 429)["detail"]
+        server.http.delete(greedy[0].headers["location"]).raise_for_status()
+        assert begin("2001:db8:0:1::9").status_code == 201
+
+
 def test_the_memory_of_sessions_is_bounded(exports: Path, warm: tuple[str, str]) -> None:
     with serving({"recurrent": exports / "recurrent"}, "--sessions-bytes-limit", "100000", *warm) as server:
         large = Session(server, "recurrent", observation=[OBSERVATION] * 1000)

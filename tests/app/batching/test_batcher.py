@@ -13,6 +13,7 @@ import uvloop
 from app.batching import batcher as batcher_module
 from app.batching.batcher import Batcher
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result
+from app.engine.base import InputRefused
 from app.engine.fake import FakeEngine
 from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, TooOld
 from app.metrics import Metrics
@@ -809,6 +810,26 @@ def test_requests_of_a_policy_with_dependent_rows_share_no_call():
             for size, done in zip(sizes, submitted, strict=True):
                 assert answers(await done) == list(range(size))
             assert house.engine.calls == [1, *sizes]
+
+    run(test)
+
+
+def test_a_refused_input_names_the_fields_that_the_policy_takes():
+    class Refusing(EchoEngine):
+        def run(self, function, inputs):
+            raise InputRefused("it is no number")
+
+    async def test() -> None:
+        async with open_house() as house:
+            house.slot = Slot(Refusing(), ServedVersion("v0", "d0", 0))
+            for fields in ("observation", "position, speed"):
+                house.batcher._fields = fields
+                for futures in ([house.submit(1)], [house.submit(1), house.submit(2)]):
+                    for future in futures:
+                        with pytest.raises(DoesNotFit) as raised:
+                            await future
+                        [problem] = raised.value.problems
+                        assert (problem.where, problem.problem) == (fields, "the policy refused it: it is no number")
 
     run(test)
 

@@ -15,7 +15,7 @@ from app.sessions.redis_store import RedisStore
 from app.sessions.store import Key, Limits, Store
 from tests.redis_server import redis_running
 
-LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, held_versions=2)
+LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, held_versions=2, per_client=2)
 KEY, OTHER = Key("p", "a"), Key("q", "a")
 
 
@@ -134,6 +134,78 @@ def test_there_are_no_more_sessions_than_may_be(run: Callable) -> None:
         assert await store.begin(keys[3], None, record())
 
     run(test)
+
+
+def test_one_client_has_no_more_sessions_than_it_may(run: Callable) -> None:
+    async def test(store: Store) -> None:
+        keys = [Key("p", "0"), Key("q", "1"), Key("p", "2"), Key("p", "3")]
+        for key in keys[:2]:
+            await store.check_room(key, None, "one")
+            assert await store.begin(key, None, record(), "one")
+        for beyond in (store.check_room(keys[2], None, "one"), store.begin(keys[2], None, record(), "one")):
+            with pytest.raises(Overloaded, match="2 sessions that were begun from one are open"):
+                await beyond
+        await store.check_room(keys[0], None, "one")  # it would take its own place
+        assert await store.begin(keys[0], await store.get(keys[0]), record("c"), "one")
+        assert await store.begin(keys[2], None, record(), "two")
+        with pytest.raises(Overloaded, match="3 sessions are open"):
+            await store.begin(keys[3], None, record(), "two")
+        # One that another client takes over is that one's.
+        assert await store.begin(keys[0], await store.get(keys[0]), record("d"), "two")
+        await store.end(keys[1], None)
+        with pytest.raises(Overloaded, match="from two"):
+            await store.check_room(keys[3], None, "two")
+        await store.check_room(keys[3], None, "one")
+        assert await store.begin(keys[3], None, record(), "one")
+        for key in keys:
+            await store.end(key, None)
+        for number in range(2):
+            assert await store.begin(Key("p", f"again {number}"), None, record(), "two")
+
+    run(test)
+
+
+def test_sessions_that_were_left_do_not_count_for_their_client_in_memory() -> None:
+    async def test() -> None:
+        clock = Clock()
+        store = MemoryStore(LIMITS, clock)
+        for name in "ab":
+            assert await store.begin(Key("p", name), None, record(), "one")
+        clock.now += LIMITS.idle_s
+        await store.check_room(Key("p", "c"), None, "one")
+        assert not store._of_client
+
+    asyncio.run(test())
+
+
+def test_sessions_that_were_left_do_not_count_for_their_client_in_redis(url: str) -> None:
+    """Whoever began them may have been killed; those that are stepped count on, in whichever worker."""
+
+    async def test() -> None:
+        limits = LIMITS._replace(idle_s=0.4)
+        stores = [RedisStore(url, limits) for _ in range(2)]
+        try:
+            await stores[0]._redis.flushdb()
+            for name in "ab":
+                assert await stores[0].begin(Key("p", name), None, record(), "one")
+            with pytest.raises(Overloaded, match="from one"):
+                await stores[1].check_room(Key("p", "c"), None, "one")
+            before = await stores[1].get(Key("p", "a"))
+            while await stores[1].count() == 2:  # `a` is stepped by another worker, `b` is left
+                after = record(step=before.step + 1)
+                assert await stores[1].follow(Key("p", "a"), before, after)
+                before = after
+            assert await stores[1].begin(Key("p", "c"), None, record(), "one")
+            with pytest.raises(Overloaded, match="from one"):
+                await stores[0].check_room(Key("p", "d"), None, "one")
+            while await stores[0].count() or await stores[0]._redis.keys("*"):
+                await asyncio.sleep(0.05)
+            await stores[0].check_room(Key("p", "d"), None, "one")
+        finally:
+            for store in stores:
+                await store.close()
+
+    asyncio.run(test())
 
 
 def test_no_more_versions_are_held_than_may_be(run: Callable) -> None:

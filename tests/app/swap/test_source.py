@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import SwapRefused
-from app.swap.source import Source, checkpoint_folders
+from app.folders import stamps
+from app.swap.source import TURNS, Source, checkpoint_folders
 from tests.app.swap.checkpoints import Identity, identify, put
 
 
@@ -170,3 +172,126 @@ def test_deleted_checkpoint_is_forgotten(tmp_path):
     assert seen(source) == {}
     put(tmp_path / "checkpoints", "a", 1)
     assert seen(source) == {"a": 1}
+
+
+class CountedCalls:
+    """Counts what is asked of the file system below a folder: listings and stats, by name of the checkpoint."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, parent: Path) -> None:
+        self.listings = 0
+        self.below: set[str] = set()
+        scandir, stat = os.scandir, os.stat
+        prefix = f"{parent}/"
+
+        def note(path) -> None:
+            self.listings += os.fspath(path) == str(parent)
+            if isinstance(path, (str, Path)) and str(path).startswith(prefix):
+                self.below.add(str(path)[len(prefix) :].split("/")[0])
+
+        def counted_scandir(path="."):
+            note(path)
+            return scandir(path)
+
+        def counted_stat(path, *args, **more):
+            note(path)
+            return stat(path, *args, **more)
+
+        monkeypatch.setattr(os, "scandir", counted_scandir)
+        monkeypatch.setattr(os, "stat", counted_stat)
+
+    def of(self, act) -> object:
+        self.listings, self.below = 0, set()
+        return act()
+
+
+def many(tmp_path: Path, count: int) -> tuple[CountingSource, Path]:
+    """A source that has looked at `count` checkpoints, which have been at rest for long."""
+    folder = tmp_path / "checkpoints"
+    for number in range(count):
+        put(folder, f"{number:06}", number)
+    source = CountingSource(tmp_path)
+    source.look(0.25)
+    source.read.clear()
+    return source, folder
+
+
+@pytest.fixture
+def at_rest(monkeypatch):
+    """The clock of what has changed just now: every file that is there already is old enough."""
+    monkeypatch.setattr(stamps, "_TICK_NS", -(10**18))
+
+
+def test_a_look_that_is_told_of_no_change_looks_into_a_bounded_number_of_them(tmp_path, monkeypatch, at_rest):
+    source, folder = many(tmp_path, 3 * TURNS)
+    calls = CountedCalls(monkeypatch, folder)
+    before = source.look(0.25)
+    for _ in range(3):
+        assert calls.of(lambda: source.look(0.25, only={"000001"})) is before
+        assert calls.listings == 1
+        assert "000001" in calls.below
+        assert len(calls.below) <= TURNS + 64 + 64 + 1
+    assert source.read == []
+
+
+def test_new_replaced_and_removed_checkpoints_are_seen_at_the_next_look_among_thousands(tmp_path, at_rest):
+    source, folder = many(tmp_path, 2 * TURNS)
+    source.look(0.25, only=())
+    put(folder, "late", 9_000)
+    put(folder, "late and older", 1)  # no name that can be asked for
+    put(folder, "older", 0)
+    shutil.rmtree(folder / "000000")
+    staged = put(tmp_path, "staged", 8_000)
+    shutil.rmtree(folder / "000001")
+    staged.rename(folder / "000001")
+    found = {candidate.name: candidate.train_step for candidate in source.look(0.25, only=()).complete}
+    assert (found["late"], found["older"], found["000001"]) == (9_000, 0, 8_000)
+    assert "000000" not in found
+    assert sorted(source.read) == ["000001", "late", "older"]
+    newest = source.look(0.25, only=()).newest_first
+    assert [candidate.name for candidate in newest[:3]] == ["late", "000001", f"{2 * TURNS - 1:06}"]
+
+
+def overwrite(folder: Path, train_step: int) -> None:
+    (folder / "variables" / "weights").write_text(json.dumps({"train_step": train_step}))
+
+
+def test_what_is_overwritten_in_place_is_seen_when_it_is_told_of_or_asked_for_or_has_its_turn(tmp_path, at_rest):
+    source, folder = many(tmp_path, 8 * TURNS)
+    for _ in range(8):
+        source.look(0.25, only=())  # those that came last are others by now
+
+    def step_of(name: str, **how) -> int:
+        return next(c.train_step for c in source.look(0.25, **how).complete if c.name == name)
+
+    overwrite(folder / "000003", 70_003)
+    source.changed([str(folder / "000003" / "variables" / "weights")])
+    assert step_of("000003", only=()) == 70_003
+    overwrite(folder / "000004", 70_004)
+    assert step_of("000004", only={"000004"}) == 70_004
+    overwrite(folder / "000005", 70_005)
+    source.changed(None)
+    assert step_of("000005", only=()) == 70_005
+    overwrite(folder / "000006", 70_006)
+    assert step_of("000006") == 70_006
+    overwrite(folder / "000007", 70_007)
+    assert 70_007 in [step_of("000007", only=()) for _ in range(8)]
+
+
+def test_an_explicit_look_reads_nothing_that_has_certainly_not_changed(tmp_path, at_rest):
+    source, folder = many(tmp_path, 20)
+    put(folder, "bad", 1, unreadable="its index is damaged")
+    source.look(0.25)
+    source.read.clear()
+    overwrite(folder / "000007", 700)
+    sight = source.look(0.25, afresh=True)
+    assert sorted(source.read) == ["000007", "bad"]
+    assert sight.named("000007").train_step == 700
+
+
+def test_incomplete_ones_are_looked_at_until_they_are_complete_among_thousands(tmp_path, at_rest):
+    source, folder = many(tmp_path, 2 * TURNS)
+    (folder / "half").mkdir()
+    for _ in range(5):
+        assert source.look(0.25, only=()).unsettled == {"half"}
+    put(folder, "half", 5_000)
+    assert source.look(0.25, only=()).named("half").train_step == 5_000

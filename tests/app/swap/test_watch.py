@@ -148,6 +148,43 @@ def test_a_change_is_looked_at_at_once(monkeypatch):
     run(test)
 
 
+def test_paths_are_told_and_what_came_before_the_watch_is_told_of_too(tmp_path):
+    async def test() -> None:
+        (tmp_path / "checkpoints").mkdir()
+        watcher, told = FolderWatcher(), []
+        changed = watcher.add([tmp_path], told.append)
+        async with running(watcher.run()):
+            await set_by(changed, (tmp_path / "checkpoints" / "1").touch)
+        assert told[0] is None
+        assert str(tmp_path / "checkpoints" / "1") in [path for paths in told[1:] for path in paths]
+
+    run(test)
+
+
+def test_below_thousands_nothing_is_watched_and_new_ones_are_told_of_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "MOST_BELOW", 3)
+    recursive = []
+
+    def noting(*folders, **how):
+        recursive.append(how["recursive"])
+        return awatch(*folders, **how)
+
+    awatch = watch.awatch
+    monkeypatch.setattr(watch, "awatch", noting)
+
+    async def test() -> None:
+        for name in "abcd":
+            (tmp_path / name).mkdir()
+        watcher, told = FolderWatcher(), []
+        changed = watcher.add([tmp_path], told.append)
+        async with running(watcher.run()):
+            await set_by(changed, (tmp_path / "e").touch)
+        assert told[0] == [str(tmp_path / "e")]
+
+    run(test)
+    assert recursive == [False]
+
+
 # As a user of its own, who has no rights and no inotify instances left.
 CHILD = """
 import asyncio, ctypes, json, logging, os, sys
