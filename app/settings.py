@@ -109,7 +109,7 @@ class Settings:
     # A record of a small recurrent policy takes 2 KB: 16,384 of them are 32 MB.
     sessions_limit: int = knob(16_384, "most sessions at once", least=1)
     # Half of them, so that no client alone keeps the others out.
-    sessions_per_client: int = knob(8192, "most sessions at once that were begun from one address", least=1)
+    sessions_per_client: int = knob(12288, "most sessions at once that were begun from one address", least=1)
     sessions_bytes_limit: int = knob(256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1)
     sessions_idle_s: int = knob(600, "seconds after its last request for which a session is kept", least=1)
     # Each is a copy of the weights.

@@ -26,7 +26,7 @@ class Limits(NamedTuple):
     size_bytes: int
     idle_s: float
     held_versions: int
-    per_client: int = 8192
+    per_client: int = 12288
 
 
 # Tells what is wrong with a record; empty where nothing is. Called with None and a reason where it cannot be read.
