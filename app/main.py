@@ -27,6 +27,7 @@ from app.openings import Changed, Fronts, Open, Openings
 from app.processes.child import Child, Keeper
 from app.progress import Progress, Showing
 from app.settings import PolicyFolder, Settings, SettingsError
+from app.sockets import admit_nobody
 from app.swap.manager import Manager
 from app.swap.probe_file import ProbeFile
 from app.swap.remote import RemoteWorkshop, WorkshopCalls, manager_calls
@@ -72,6 +73,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         fronts = _keepers_of_fronts(settings, listener, openings, told, opened, metrics)
 
         async def end_fronts() -> None:
+            admit_nobody(listener)
             listener.close()  # or it would still be connected to when no front listens any more
             await asyncio.gather(*(keeper.close() for keeper in fronts))
 
