@@ -192,6 +192,9 @@ class Front:
         """See `Batcher.recorded`."""
         return self._service.policy(policy).batcher.recorded()
 
+    async def alive(self) -> None:
+        """Answers, as a process that is stopped does not."""
+
     def _holds(self, policy: str, digest: str) -> bool:
         return self._sessions is not None and self._sessions.holds(policy, digest)
 
@@ -340,7 +343,7 @@ async def run(link: int, listener: int) -> None:
     front = Front(socket.socket(fileno=listener))
     calls = (
         front.open, front.open_policy, front.fail, front.listen, front.stop, front.prepare, front.activate,
-        front.drained, front.pause, front.resume, front.recorded,
+        front.drained, front.pause, front.resume, front.recorded, front.alive,
     )  # fmt: skip
     front.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await front.over()

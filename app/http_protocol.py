@@ -27,6 +27,7 @@ from app.http_limits import SMALL_BYTES, SharedLimits
 from app.http_parser import RequestHead, RequestParser
 from app.http_timeouts import ASK_AFTER_S, ClientsEnd, Timeouts
 from app.http_writer import CLOSED, AnswerWriter
+from app.sockets import unread_bytes
 
 # So much of a body has to come within the time that a client has.
 _STEP_BYTES = 16 * 1024
@@ -278,6 +279,8 @@ class DirectProtocol(AnswerWriter):
             if not self._going_on:
                 self._going_on = True
                 self.loop.call_soon(self._go_on)
+        elif self._stops and not self._parser.fed and unread_bytes(self.transport):
+            self.loop.call_later(_STOPPING_S, self.settle)  # its process had no time to read
         elif self.has_ended or (self._stops and not self._parser.fed):
             self._close()
         elif self._parser.fed:
@@ -314,7 +317,7 @@ class DirectProtocol(AnswerWriter):
         if self._parser.fed:  # the answer comes before the end of the body
             rest = self._parser.rest
             return not (rest is not None and rest > _SWALLOWED_BYTES) and not self._expects()
-        return not self._stops or bool(self._ahead)
+        return not self._stops or bool(self._ahead) or unread_bytes(self.transport) > 0
 
     def _expects(self) -> bool:
         """Whether the client waits to be asked for the body: it may send it after the answer, or not."""

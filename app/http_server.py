@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.api.direct import Direct
 from app.http_limits import SharedLimits
-from app.http_protocol import protocol_with
+from app.http_protocol import DirectProtocol, protocol_with
+from app.sockets import accept_waiting
 
 
 class HttpServer(uvicorn.Server):
@@ -32,9 +35,10 @@ class HttpServer(uvicorn.Server):
         *,
         trusted_proxies: str,
     ) -> None:
+        protocol: Any = protocol_with(direct, shared)
         config = uvicorn.Config(
             app,
-            http=protocol_with(direct, shared),
+            http=protocol,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -47,6 +51,7 @@ class HttpServer(uvicorn.Server):
             timeout_graceful_shutdown=grace_s,
         )
         super().__init__(config)
+        self._connection = partial(protocol, config=config, server_state=self.server_state, app_state={})
         self._listening = asyncio.Event()
         self._serving: asyncio.Task[None]
 
@@ -67,6 +72,24 @@ class HttpServer(uvicorn.Server):
         """Takes nothing new, and returns when what was accepted is answered."""
         self.should_exit = True
         await self._serving
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts whoever is connected by now, and goes on as uvicorn does, which would reset them."""
+        loop = asyncio.get_running_loop()
+        for connection in [one for listener in sockets or [] for one in accept_waiting(listener)]:
+            try:
+                await loop.connect_accepted_socket(self._last_connection, connection)
+            except OSError:  # it has gone meanwhile
+                connection.close()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)  # only now are the last that uvicorn has accepted among its connections
+        await super().shutdown(sockets)
+
+    def _last_connection(self) -> DirectProtocol:
+        connection: DirectProtocol = self._connection()
+        connection.shutdown()
+        return connection
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Uvicorn's own, and then the news."""

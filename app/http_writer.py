@@ -27,7 +27,7 @@ class _Closed:
 
     def _nothing(self, *_: Any) -> None: ...
 
-    write = close = abort = pause_reading = resume_reading = _nothing
+    write = close = abort = pause_reading = resume_reading = get_extra_info = _nothing
 
 
 CLOSED: Any = _Closed()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from app.folders.checkpoints import Identity, identify
 from app.folders.exports import check_folder
 from app.folders.series import resolved
+from app.folders.temporary import emptied, own_folder
 from app.names import DEFAULTED, top_level
 from app.settings import PolicyFolder
 from app.swap import plan
@@ -48,8 +48,8 @@ def inspect(folder: Path, console: Console | None = None) -> None:
         from app.workshop.load import load_copy, open_export
         from app.workshop.obstacles import draws_of
         from app.workshop.rows import dependence_of_rows
-    with tempfile.TemporaryDirectory(prefix="policy-server.") as graphs:
-        graph = open_export(folder, Path(graphs))
+    with own_folder("policy-server-inspect.") as own:
+        graph = open_export(folder, emptied(own / "graphs"))  # which is locked meanwhile, as `own` is already
         copy = load_copy(graph)
         draws = draws_of(copy.functions["action"].concrete, "sample" in graph.serving.signatures)
         probed = probe.examine(copy, graph.spec, probe.probes_of(graph.spec))

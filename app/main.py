@@ -19,12 +19,13 @@ import anyio.to_thread
 
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.folders.checkpoints import Identity, identify
-from app.folders.temporary import own_folder
+from app.folders.temporary import emptied, own_folder
 from app.metrics import Metrics
 from app.openings import Changed, Fronts, Open, Openings
 from app.processes.child import Child, Keeper
 from app.progress import Progress, Showing
 from app.settings import PolicyFolder, Settings, SettingsError
+from app.sockets import admit_nobody
 from app.swap.manager import Manager
 from app.swap.probe_file import ProbeFile
 from app.swap.remote import RemoteWorkshop, WorkshopCalls, manager_calls
@@ -63,12 +64,14 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         showing.enter_context(progress.bar(len(settings.policies) - len(openings.failures)))
         calls = WorkshopCalls()
         progress.note("starts TensorFlow")
-        end_workshop = await _start_workshop(settings, metrics, calls, progress, stack)
+        own = _own_folder(stack)
+        end_workshop = await _start_workshop(settings, metrics, calls, progress, stack, own / ".workshop")
         opened = asyncio.Event()
         told = Fronts(openings)
         fronts = _keepers_of_fronts(settings, listener, openings, told, opened, metrics)
 
         async def end_fronts() -> None:
+            admit_nobody(listener)
             listener.close()  # or it would still be connected to when no front listens any more
             await asyncio.gather(*(keeper.close() for keeper in fronts))
 
@@ -76,7 +79,9 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         # They import what they need while the policies are opened.
         starting = asyncio.gather(*(keeper.start() for keeper in fronts))
         try:
-            open_one, closing = _opener(settings, given, metrics, calls, stack, end_workshop)
+            state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
+            open_one, closing = _opener(state, settings, given, metrics, calls, stack)
+            stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
             await openings.open_all(open_one, closing)
             stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
             listener.listen()
@@ -127,9 +132,14 @@ def _probe_file(settings: Settings) -> ProbeFile | None:
 
 
 async def _start_workshop(
-    settings: Settings, metrics: Metrics, calls: WorkshopCalls, progress: Progress, stack: AsyncExitStack
+    settings: Settings,
+    metrics: Metrics,
+    calls: WorkshopCalls,
+    progress: Progress,
+    stack: AsyncExitStack,
+    folder: Path,
 ) -> Callable[[], Awaitable[None]]:
-    """Returns what ends it; done also when the stack is left."""
+    """Returns what ends it; done also when the stack is left. `folder` is for its temporary files."""
 
     async def step(policy: str, name: str, seconds: float) -> None:
         progress.step(policy, name, seconds)
@@ -137,10 +147,14 @@ async def _start_workshop(
     async def begin(child: Child) -> None:
         calls.begin(child)
 
-    arguments = (settings.engine, settings.log_level)
+    async def start() -> Child:
+        await asyncio.to_thread(emptied, folder)
+        arguments = (settings.engine, settings.log_level, str(folder))
+        return await Child.start("app.workshop", arguments, {"step": step}, stalled_s=settings.stalled_s)
+
     keeper = Keeper(
         "the workshop process",
-        lambda: Child.start("app.workshop", arguments, {"step": step}, stalled_s=settings.stalled_s),
+        start,
         begin,
         lambda child: child.end(_END_WORKSHOP_S),
         lambda: metrics.restarted("workshop"),
@@ -169,6 +183,7 @@ def _keepers_of_fronts(
     async def begin(child: Child) -> None:
         await opened.wait()
         await told.begin(child, settings)
+        child.watch("alive")
 
     async def end(child: Child) -> None:
         with contextlib.suppress(LinkLost, TimeoutError):
@@ -183,22 +198,20 @@ def _keepers_of_fronts(
 
 
 def _opener(
+    state: Path,
     settings: Settings,
     given: ProbeFile | None,
     metrics: Metrics,
     calls: WorkshopCalls,
     stack: AsyncExitStack,
-    end_workshop: Callable[[], Awaitable[None]],
 ) -> tuple[Open, AsyncExitStack]:
-    """What opens one policy, and what the open ones are closed by."""
-    state = _state_folder(settings, stack)
+    """What opens one policy, which keeps its state in a folder in `state`, and what the open ones are closed by."""
     lane = ThreadPoolExecutor(1, "control")
     # In a thread: what the lane still does may wait for this loop (see `_identifier`).
     stack.push_async_callback(asyncio.to_thread, lane.shutdown)
     loop = asyncio.get_running_loop()
     closing = AsyncExitStack()
     stack.push_async_callback(closing.aclose)
-    stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
 
     async def open_one(named: PolicyFolder, own: AsyncExitStack) -> Manager:
         store = own.enter_context(Store(state / named.name, settings.engine).opened())
@@ -248,14 +261,12 @@ def _follow(
     stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
 
 
-def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
-    """Where the server keeps what survives a restart; without one, a folder that goes with the process."""
-    if settings.state_dir:
-        return Path(settings.state_dir).expanduser().absolute()
+def _own_folder(stack: AsyncExitStack) -> Path:
+    """A folder that goes with this process."""
     try:
         return stack.enter_context(own_folder("policy-server-state."))
     except OSError as error:
-        raise UnusablePolicy(f"no folder for temporary files ({error}); --state-dir names another") from None
+        raise UnusablePolicy(f"no folder for temporary files ({error}); TMPDIR names another") from None
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -39,6 +39,13 @@ def own_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def emptied(folder: Path) -> Path:
+    """The folder, made anew: nothing is in it that a process which was killed has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def _delete_if_left(folder: Path) -> None:
     """Deletes a folder of ours that no process uses any more."""
     try:

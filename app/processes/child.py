@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.errors import LinkLost
 from app.processes.link import Handlers, Link
 
 log = logging.getLogger("policy_server.processes")
@@ -39,6 +40,7 @@ class Child:
         self.process = process
         self.link = link
         self.stalled_s = stalled_s
+        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
@@ -84,6 +86,16 @@ class Child:
         finally:
             asked.cancel()
 
+    def watch(self, name: str) -> None:
+        """Calls `name` now and then from now on: a process that is stopped ends also while nobody else asks it."""
+        self._watching = asyncio.create_task(self._asked_now_and_then(name))
+
+    async def _asked_now_and_then(self, name: str) -> None:
+        with contextlib.suppress(LinkLost):
+            while True:
+                await asyncio.sleep(self.stalled_s / _LOOKS)
+                await self.call(name)
+
     def kill(self) -> None:
         """Ends it at once, whatever it is at."""
         with contextlib.suppress(ProcessLookupError):
@@ -92,11 +104,13 @@ class Child:
     async def ended(self) -> str:
         """How it ended, once it has: "exit status 1", "killed by SIGKILL"."""
         status = await self.process.wait()
+        self._watch_no_more()
         await self.link.close()
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
     async def end(self, patience_s: float = _PATIENCE_S) -> None:
         """Closes its link and waits until it is gone; kills it when that takes longer than `patience_s`."""
+        self._watch_no_more()
         await self.link.close()
         try:
             await asyncio.wait_for(self.process.wait(), patience_s)
@@ -105,6 +119,10 @@ class Child:
                 log.warning("process %d does not end and is killed", self.process.pid)
             self.kill()
             await self.process.wait()
+
+    def _watch_no_more(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 class Keeper:

@@ -1,4 +1,7 @@
-"""The workshop process: `python -m app.workshop LINK ENGINE LEVEL`, started by the control process."""
+"""The workshop process: `python -m app.workshop LINK ENGINE LEVEL FOLDER`, started by the control process.
+
+FOLDER is for its temporary files, which hold weights: they go with it, however it ends.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def main() -> None:
     """Serves the link with the given number, until its other end is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the control process says when to stop
-    link, engine, level = sys.argv[1:]
+    link, engine, level, os.environ["TMPDIR"] = sys.argv[1:]
     logs.configure(level)
     os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for

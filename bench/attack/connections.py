@@ -154,6 +154,48 @@ def _closed_in_the_middle(port: int, seconds: float) -> str:
     return f"{count} closed"
 
 
+def _large_and_closed(port: int, seconds: float) -> str:  # noqa: ARG001
+    """Bodies of 63 MiB, each of whose connections is closed one byte before its end."""
+    size = 63 * 2**20
+    body = b" " * (size - 1)
+    for _ in range(20):
+        with connect(port) as connection:
+            send_all(connection, head("/v1/policies/image/action", size) + body)
+    return "20 closed"
+
+
+def _ghosts(connections: int) -> Callable[[int, float], str]:
+    """Requests that wait for weights, one behind each, and nobody who waits for the answer."""
+    waits = b'{"observation": [0.1, 0.2, 0.3, 0.4], "options": {"min_train_step": 999999999, "timeout_ms": 600000}}'
+    path = "/v1/policies/small/action"
+    both = head(path, len(waits)) + waits + head(path, len(_SMALL)) + _SMALL
+
+    def run(port: int, seconds: float) -> str:
+        for _ in range(connections):
+            with connect(port) as connection:
+                send_all(connection, both)
+        with connect(port, seconds) as connection:
+            send_all(connection, head(path, len(_SMALL)) + _SMALL)
+            return f"{connections} closed, then {read_all(connection)}"
+
+    return run
+
+
+def _half_closed(connections: int) -> Callable[[int, float], str]:
+    """Clients that end their side behind a request, by either path, and wait for its answer."""
+
+    def run(port: int, seconds: float) -> str:
+        with contextlib.ExitStack() as stack:
+            held = [stack.enter_context(connect(port, seconds)) for _ in range(connections)]
+            for number, connection in enumerate(held):
+                path = "/v1/policies/small/action" + "?" * (number % 2)
+                send_all(connection, head(path, len(_SMALL)) + _SMALL)
+                connection.shutdown(socket.SHUT_WR)
+            return " ".join(sorted({read_all(connection) for connection in held}))
+
+    return run
+
+
 def _opened_and_closed(port: int, seconds: float) -> str:
     until, count = time.monotonic() + min(2.0, seconds / 2), 0
     while time.monotonic() < until:
@@ -249,6 +291,8 @@ def _upload(port: int, seconds: float) -> str:
 
 
 _START = b"POST /v1/policies/small/action HTTP/1.1\r\nHost: localhost\r\n"
+_UPGRADE = b"GET /v1/policies HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+_UPGRADE += b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 KINDS = [
     Wire("a head without end", _endless(_START, b"X-Some-Header: " + b"y" * 100 + b"\r\n", 64 * 2**20)),
     Wire("one header without end", _endless(_START + b"X-Long: ", b"y" * _CHUNK, 64 * 2**20)),
@@ -263,6 +307,10 @@ KINDS = [
     Wire("answers that nobody reads, on 60 connections", _unread(60, 1)),
     Wire("pipelined answers that nobody reads", _unread(2, 40)),
     Wire("clients that go away in the middle", _closed_in_the_middle),
+    Wire("20 bodies of 63 MiB whose clients go away", _large_and_closed),
+    Wire("1,100 clients that go away while they wait for weights", _ghosts(1100)),
+    Wire("200 half-closed clients", _half_closed(200)),
+    Wire("200 idle upgrades to a WebSocket", _many_at_once(200, _UPGRADE)),
     Wire("connections opened and closed", _opened_and_closed),
     Wire("500 connections", _many_at_once(500)),
     Wire("2,000 connections that close together", _many_at_once(2000)),

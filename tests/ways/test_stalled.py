@@ -124,3 +124,15 @@ def test_front_that_is_stopped_is_replaced_and_never_answers_from_older_weights(
     for _ in range(20):
         with httpx.Client(base_url=strict.url, trust_env=False, timeout=30) as client:
             assert train_step(client) == 11
+
+
+def test_front_that_is_stopped_is_replaced_also_while_nothing_is_swapped(strict: RunningServer) -> None:
+    """Whoever has asked it learns that there will be no answer."""
+    until(lambda: len(strict.processes(FRONT)) == 2, "two fronts")
+    fronts = strict.processes(FRONT)
+    for pid in fronts:
+        os.kill(pid, signal.SIGSTOP)
+    with httpx.Client(base_url=strict.url, trust_env=False, timeout=60) as client:
+        assert train_step(client) >= 0  # accepted by a successor
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in fronts), "their end")
+    until(lambda: len(strict.processes(FRONT)) == 2, "two fronts")

@@ -1,0 +1,61 @@
+"""What a stop needs of the system's sockets: nobody new, whoever is connected, what has arrived and is not read yet."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import socket
+import struct
+import termios
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+# Classic BPF over the TCP header (struct sock_filter: code, jump if true, jump if false, operand): drops what has SYN
+# and not ACK, the first packet of a connection. The last one of a handshake under way passes.
+_NO_SYN = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte of the flags
+        (0x54, 0, 0, 0x12),  # and it with SYN | ACK
+        (0x15, 0, 1, 0x02),  # only SYN?
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # pass
+    )
+)
+
+
+def admit_nobody(listener: socket.socket) -> None:
+    """Has the system ignore whoever would like to connect: who asks again later finds that nobody listens.
+
+    A connection that is made between the last one accepted and the end of listening would be reset with its request.
+    Where the system has no such filter, that can happen.
+    """
+    code = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+    program = struct.pack("@HP", len(_NO_SYN) // 8, ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Every connection that waits to be accepted; as many as there are descriptors for."""
+    accepted = []
+    listener.setblocking(False)
+    while True:
+        try:
+            accepted.append(listener.accept()[0])
+        except ConnectionAbortedError:
+            continue
+        except OSError:
+            return accepted
+
+
+def unread_bytes(transport: asyncio.BaseTransport) -> int:
+    """What has arrived on a connection and is not read."""
+    end = transport.get_extra_info("socket")
+    if end is None or transport.is_closing():
+        return 0
+    count = array.array("i", [0])
+    fcntl.ioctl(end.fileno(), termios.FIONREAD, count)
+    return count[0]

@@ -1,0 +1,195 @@
+"""A front that stops: whatever has arrived by then is read and answered, whoever has not been accepted yet, or read."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+
+from app.sockets import accept_waiting, admit_nobody
+from tests.app.front_in_process import Running, running
+from tests.app.test_http_protocol import REQUEST, Held
+from tests.app.test_http_protocol import connected as connected_to
+
+BODY = b'{"observation": [7, 0, 0, 0]}'
+
+
+def post(fields: bytes = b"", body: bytes = BODY, target: bytes = b"/action", version: bytes = b"1.1") -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"POST %b HTTP/%b\r\nHost: x\r\n%b%b\r\n%b" % (target, version, length, fields, body)
+
+
+CHUNKED = b"POST /action HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (
+    len(BODY),
+    BODY,
+)
+SENT = {
+    "fast path": (post(), 1),
+    "framework": (post(target=b"/action?"), 1),
+    "HTTP/1.0": (post(version=b"1.0"), 1),
+    "chunked": (CHUNKED, 1),
+    "large": (post(body=BODY + b" " * 300_000), 1),
+    "an upgrade": (post(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"), 1),
+    "two": (post() + post(target=b"/action?"), 2),
+    "fifty": (post() * 50, 50),
+    "get": (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", 1),
+}
+
+
+def run(test: Callable[[Running], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def whole() -> None:
+        async with running(monkeypatch) as front:
+            await test(front)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
+
+
+def connected(front: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", front.port), 60)
+
+
+async def check_answers(client: socket.socket, count: int) -> None:
+    """So many whole answers of 200 come; then the connection is closed, not reset, and the last answer says so."""
+    data = b""
+    while piece := await asyncio.to_thread(client.recv, 1 << 16):
+        data += piece
+    client.close()
+    assert data.count(b"HTTP/1.1 200 OK\r\n") == count, data
+    *_, last = data.split(b"HTTP/1.1 200 OK\r\n")
+    head, _, body = last.partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower().split(b"\r\n"), head
+    assert b"content-length: %d" % len(body) in head.lower().split(b"\r\n")
+
+
+def stop(front: Running, meanwhile: Callable[[], None]) -> asyncio.Task[None]:
+    """Stops it; `meanwhile` is done when it is about to listen no more, and before its event loop looks again."""
+    http = front.front._http
+    end = http.shutdown
+
+    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
+        meanwhile()
+        await end(sockets)
+
+    http.shutdown = shutdown  # type: ignore[method-assign]
+    return asyncio.create_task(http.stop())
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["open", "half-closed"])
+def test_who_is_connected_and_not_accepted_is_answered(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    async def test(front: Running) -> None:
+        clients: list[socket.socket] = []
+
+        def ask() -> None:
+            for data in [*(data for data, _ in SENT.values()), b""]:
+                clients.append(connected(front))
+                clients[-1].sendall(data)
+                if ends:
+                    clients[-1].shutdown(socket.SHUT_WR)
+
+        stopping = stop(front, ask)
+        while not clients:
+            await asyncio.sleep(0.001)
+        *asking, silent = clients
+        for client, (_, count) in zip(asking, SENT.values(), strict=True):
+            await check_answers(client, count)
+        with silent:
+            assert await asyncio.to_thread(silent.recv, 10) == b""
+        await asyncio.wait_for(stopping, 30)
+
+    run(test, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SENT if kind != "HTTP/1.0"])
+def test_what_has_arrived_on_an_open_connection_is_answered(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It has arrived since the event loop has looked, and the time is over that the connection waits for more."""
+
+    async def test(front: Running) -> None:
+        data, count = SENT[kind]
+        with connected(front) as client:
+            client.sendall(post())
+            await asyncio.to_thread(client.recv, 1 << 16)
+            (connection,) = front.connections
+            connection.shutdown()
+            client.sendall(data)
+            connection.settle()
+            stopping = asyncio.create_task(front.front._http.stop())
+            await check_answers(client, count)
+            await asyncio.wait_for(stopping, 30)
+
+    run(test, monkeypatch)
+
+
+def test_answer_is_not_the_last_while_another_request_has_arrived() -> None:
+    async def test() -> None:
+        held = Held()
+        protocol, wire = connected_to(held)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            wire.get_extra_info = lambda name, default=None: ours if name == "socket" else default  # type: ignore[method-assign]
+            protocol.data_received(REQUEST)
+            protocol.shutdown()
+            theirs.sendall(REQUEST)
+            held.exchanges[0].set_result(b"one")
+            assert not wire.closed.is_set()
+            assert b"connection: close" not in wire.written
+            protocol.data_received(ours.recv(1000))
+            held.exchanges[1].set_result(b"two")
+            assert wire.closed.is_set()
+            assert wire.written.partition(b"one")[2].count(b"connection: close") == 1
+
+    asyncio.run(test())
+
+
+def test_who_has_gone_before_it_was_accepted_stops_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(front: Running) -> None:
+        stays: list[socket.socket] = []
+
+        def come_and_go() -> None:
+            for sends in (b"", post(), post()[:-5], post(target=b"/action?")):
+                client = connected(front)
+                client.sendall(sends)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()  # with a reset
+            stays.append(connected(front))
+            stays[0].sendall(post())
+
+        stopping = stop(front, come_and_go)
+        while not stays:
+            await asyncio.sleep(0.001)
+        await check_answers(stays[0], 1)
+        await asyncio.wait_for(stopping, 30)
+
+    run(test, monkeypatch)
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_nobody_is_admitted_any_more_and_who_was_stays(family: int, host: str) -> None:
+    with socket.socket(family) as listener:
+        try:
+            listener.bind((host, 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        listener.listen(50)
+        address = listener.getsockname()[:2]
+        with contextlib.ExitStack() as stack:
+            early = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(5)]
+            for client in early:
+                client.sendall(b"early")
+            admit_nobody(listener)
+            with socket.socket(family) as late:
+                late.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    late.connect(address)
+            accepted = [stack.enter_context(connection) for connection in accept_waiting(listener)]
+            assert [connection.recv(10) for connection in accepted] == [b"early"] * 5
+            listener.close()
+            for connection, client in zip(accepted, early, strict=True):
+                connection.sendall(b"answer")
+                client.sendall(b"more")
+                assert (client.recv(10), connection.recv(10)) == (b"answer", b"more")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, 30)
