@@ -240,7 +240,7 @@ FORMS = (
 # would round otherwise; what is subtracted is no part of the layer. For policies whose outputs are fed back: the
 # difference grows there, and it takes one operation more a layer.
 BIASES_LAST = (
-    Form("BiasAdd", lambda x, b: x - tf.negative(b), (_FLOAT,) * 2, (None, [None]), _by_channels_last),
-    Form("AddV2", lambda x, b: x - tf.negative(b), (_FLOAT,) * 2, (None, None), _bias_at(1)),
-    Form("AddV2", lambda b, x: x - tf.negative(b), (_FLOAT,) * 2, (None, None), _bias_at(0)),
+    Form("BiasAdd", lambda x, b: x - b * -1.0, (_FLOAT,) * 2, (None, [None]), _by_channels_last),
+    Form("AddV2", lambda x, b: x - b * -1.0, (_FLOAT,) * 2, (None, None), _bias_at(1)),
+    Form("AddV2", lambda b, x: x - b * -1.0, (_FLOAT,) * 2, (None, None), _bias_at(0)),
 )
