@@ -76,13 +76,13 @@ def test_served_answers_are_the_policys(served: dict[str, Served], kind: str) ->
         assert not different_leaves({name: expected[name] for name in found}, found)
 
 
-@pytest.mark.parametrize("kind", sorted(RECURRENT))
-def test_episodes_are_equal_on_both_engines(zoo: Exports, kind: str, full: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recurrent", sorted(RECURRENT))
+def test_episodes_are_equal_on_both_engines(zoo: Exports, recurrent: str, full: bool, tmp_path: Path) -> None:
     """24 steps with the state fed back, of every kind with state with --full."""
-    if not full and kind not in FEW_RECURRENT:
+    if not full and recurrent not in FEW_RECURRENT:
         pytest.skip("with --full")
-    here = Served.of(zoo[kind], tmp_path)
-    assert here.bundle.engine == _ENGINES[kind]
+    here = Served.of(zoo[recurrent], tmp_path)
+    assert here.bundle.engine == _ENGINES[recurrent]
     function = "sample" if here.exported.kind.stochastic and "sample" in here else "action"
     if function not in here.graph.serving.signatures and here.exported.kind.stochastic:
         pytest.skip("what it draws cannot be compared")
