@@ -60,7 +60,8 @@ class Compiler:
             if why_not := obstacle(engine.functions[name].concrete):
                 raise CannotCompile(f"{name} {why_not}")
         variables = _variables(engine, self._names)
-        self._constants = Constants({name: _wrapped(name, engine) for name in self._names}, variables)
+        wrapped = {name: _wrapped(name, engine) for name in self._names}
+        self._constants = Constants(wrapped, variables, fed_back=bool(leaves(spec.state)))
         self._template = self._template_of(self._constants.values(_weights(variables)))
 
     @property
@@ -201,7 +202,7 @@ def _save(constants: Constants, folder: str) -> None:
     module = tf.Module()
     module.weights = constants.variables
     tf.saved_model.save(module, folder, constants.functions)
-    make_exact(Path(folder))
+    make_exact(Path(folder), constants.fed_back)
 
 
 def _converted(constants: Constants, values: Weights) -> bytes:

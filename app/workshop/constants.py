@@ -36,9 +36,11 @@ class Constants:
     Args:
       functions: tf.functions with input signatures that return dicts, by name. They change no variables.
       variables: those that they read; they use no other resources.
+      fed_back: whether outputs come back as inputs, as those of a policy with state.
     """
 
-    def __init__(self, functions: Mapping[str, Any], variables: Sequence[Any]) -> None:
+    def __init__(self, functions: Mapping[str, Any], variables: Sequence[Any], fed_back: bool = False) -> None:
+        self.fed_back = fed_back
         numbers = {id(variable.handle): number for number, variable in enumerate(variables)}
         frozen = {name: _Frozen(function, numbers) for name, function in functions.items()}
         sources: dict[bytes, tuple[_Frozen, Any]] = {}

@@ -13,7 +13,9 @@ from saver.purity import impurities, seed_of
 
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
 # They lose their argument's period above some 1e7. What can be had exactly, `app.workshop.exact` replaces.
-_INEXACT = {"Sin", "Cos", "Tan"}
+_INEXACT = dict.fromkeys(("Sin", "Cos", "Tan"), "for large inputs")
+# It takes the nearest even step at ties, and TensorFlow's own kernels differ among themselves.
+_INEXACT |= {f"FakeQuantWithMinMaxVars{which}": "half way between two steps" for which in ("", "PerChannel")}
 
 
 def obstacle(function: Any) -> str | None:
@@ -22,8 +24,8 @@ def obstacle(function: Any) -> str | None:
         return f"{what_they_do(found)} ({', '.join(found)})"
     if may_refuse(function):
         return "may refuse inputs by an assertion, and LiteRT would answer them"
-    if kinds(function) & _INEXACT and (inexact := sorted(_kinds_computed(function) & _INEXACT)):
-        return f"has {inexact[0]}, which LiteRT works out otherwise for large inputs"
+    if kinds(function) & _INEXACT.keys() and (inexact := sorted(_kinds_computed(function) & _INEXACT.keys())):
+        return f"has {inexact[0]}, which LiteRT works out otherwise {_INEXACT[inexact[0]]}"
     return None
 
 

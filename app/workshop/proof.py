@@ -7,21 +7,17 @@ that TensorFlow itself gives to inputs that differ by no more than rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from app.engine.base import Arrays, Engine, InputRefused
 from app.workshop.comparing import NUDGES, Unequal, differing_rows, identical, is_among, nudged, rows_of
-from saver.artifact import Leaf, PolicySpec, ServingInfo, leaves
-from saver.artifact.probe import probe_inputs, probe_noise
-
-# Of floats in probes, where the spec allows them: gentle, and far out.
-_SCALES = (1.0, 0.01, 20.0, 1e3, 1e6)
-# Bounds that are further apart are those of a dtype, and no range to probe all over.
-_WIDE = 1e12
-_STRINGS = np.array([b"", b"a", b"up", b"\xff"], object)
+from app.workshop.episodes import check_episodes
+from app.workshop.probing import probes_of_action
+from saver.artifact import PolicySpec, ServingInfo
+from saver.artifact.probe import probe_noise
 
 
 def prove(
@@ -55,12 +51,14 @@ def prove(
     for count in rows:
         state = reference.initial_state(count)
         _same_state(compiled.initial_state(count), state)
-        for probe, inputs in enumerate(_probes(spec, state, count)):
+        for probe, inputs in enumerate(probes_of_action(spec, state, count)):
             for function in functions:
                 noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
                 _Trial(compiled, reference, function, inputs | noise, apart).check()
             if draws:
                 _Trial(compiled, reference, "action", inputs, apart).check_form()
+    if not spec.batch_size or apart:
+        check_episodes(compiled, reference, spec, serving, first)
     for probe, row in enumerate(recorded):
         known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
         inputs = spec.state_inputs(reference.initial_state(1)) | known
@@ -152,57 +150,3 @@ class _Trial:
 def _shown(value: Any) -> str:
     text = np.array2string(np.asarray(value), threshold=6, edgeitems=2)
     return " ".join(text.split())[:80]
-
-
-# Probe inputs
-
-
-def _probes(spec: PolicySpec, state: Arrays, rows: int) -> Iterator[Arrays]:
-    """Inputs of `action`: those of the start of an episode, and random ones with every step type and any state."""
-    yield probe_inputs(spec, state, rows)
-    for seed, scale in enumerate(_SCALES):
-        yield random_inputs(spec, rows, scale, np.random.default_rng(seed))
-
-
-def random_inputs(spec: PolicySpec, rows: int, scale: float, generator: np.random.Generator) -> Arrays:
-    """Inputs of `action` inside their bounds, with every step type and any state."""
-    inputs = {leaf.name: random_values(leaf, rows, scale, generator) for _, leaf in leaves(spec.inputs)}
-    if spec.takes_time_step and isinstance(spec.inputs, dict):
-        for _, leaf in leaves(spec.inputs["step_type"]):
-            inputs[leaf.name] = generator.integers(0, 3, (rows, *_shape(leaf))).astype(leaf.storage)
-    return inputs
-
-
-def random_values(leaf: Leaf, rows: int, scale: float, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Values inside the bounds of the leaf; floats without bounds are normal, times `scale`."""
-    shape = (rows, *_shape(leaf))
-    if leaf.dtype == "string":
-        return generator.choice(_STRINGS, shape)
-    if leaf.dtype == "bool":
-        return generator.integers(0, 2, shape).astype(bool)
-    low: Any
-    high: Any
-    if leaf.is_integer:
-        limits = np.iinfo(leaf.storage)
-        low = np.asarray(max(0, limits.min) if leaf.minimum is None else leaf.minimum)
-        # Without bounds: small ones, as of a look-up, and then any.
-        most = low + 9 if scale < _SCALES[2] else np.minimum(limits.max, 2.0**53)
-        high = most if leaf.maximum is None else np.asarray(leaf.maximum)
-        span = np.clip(np.asarray(high, np.float64) - low, 0, 2.0**31)
-        values = low + np.floor(generator.random(shape) * (span + 1)).astype(np.int64)
-        if leaf.maximum is None and limits.bits == 64 and scale == _SCALES[-1]:
-            values = values + 2**32 * generator.integers(0, 2, shape)  # what LiteRT might take for 32 bits
-        return values.astype(leaf.storage)
-    low = -np.inf if leaf.minimum is None else np.asarray(leaf.minimum, np.float64)
-    high = np.inf if leaf.maximum is None else np.asarray(leaf.maximum, np.float64)
-    normal = np.clip(scale * generator.standard_normal(shape), low, high)
-    bounded = np.isfinite(low) & np.isfinite(high) & (high - low < _WIDE)
-    if not bounded.all() or scale <= 1.0:
-        return normal.astype(leaf.storage)
-    # All over the range, and at its ends.
-    share = np.clip(generator.uniform(-0.2, 1.2, shape), 0.0, 1.0)
-    return (np.where(bounded, low, 0.0) + share * np.where(bounded, high - low, 0.0)).astype(leaf.storage)
-
-
-def _shape(leaf: Leaf) -> tuple[int, ...]:
-    return tuple(2 if size is None else size for size in leaf.shape)

@@ -18,7 +18,7 @@ from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.workshop import drawing
 from app.workshop.comparing import NUDGES, differing_rows, is_among, nudged, rows_of
 from app.workshop.obstacles import kinds
-from app.workshop.proof import random_inputs
+from app.workshop.probing import random_inputs
 from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import impurities

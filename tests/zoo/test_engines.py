@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from app.errors import SwapRefused
+from app.workshop.episodes import check_episodes
+from app.workshop.load import load_copy
 from tests.server import ROOT
 from tests.zoo.compare import ask, assert_equal, different_leaves
 from tests.zoo.engines import NAMED, REFUSED, Served, compiled_share
@@ -22,6 +24,12 @@ from tests.zoo.test_serving import ROWS, compare_distributions, compare_greedy
 
 # Compiled and sampled, compiled, and on TensorFlow.
 FEW = ["random-nested", "dqn-masked-greedy", "observation-word"]
+# With state: a sampled one, and one that answers floats.
+FEW_RECURRENT = ["ppo-lstm", "ddpg-lstm"]
+RECURRENT = [
+    *(name for name, kind in KINDS.items() if kind.group == "Recurrent"),
+    *("action-nested-lstm", "export-fixed-batch-lstm", "export-no-nest-paths-lstm", "export-nested"),
+]
 _ENGINES = engines_in((ROOT / "docs" / "policies.md").read_text())
 
 
@@ -66,6 +74,19 @@ def test_served_answers_are_the_policys(served: dict[str, Served], kind: str) ->
             name: value.dtype for name, value in expected.items()
         }.items()
         assert not different_leaves({name: expected[name] for name in found}, found)
+
+
+@pytest.mark.parametrize("recurrent", sorted(RECURRENT))
+def test_episodes_are_equal_on_both_engines(zoo: Exports, recurrent: str, full: bool, tmp_path: Path) -> None:
+    """24 steps with the state fed back, of every kind with state with --full."""
+    if not full and recurrent not in FEW_RECURRENT:
+        pytest.skip("with --full")
+    here = Served.of(zoo[recurrent], tmp_path)
+    assert here.bundle.engine == _ENGINES[recurrent]
+    function = "sample" if here.exported.kind.stochastic and "sample" in here else "action"
+    if function not in here.graph.serving.signatures and here.exported.kind.stochastic:
+        pytest.skip("what it draws cannot be compared")
+    check_episodes(here.engine, load_copy(here.graph), here.graph.spec, here.graph.serving, function)
 
 
 def shapes(served: Served) -> list[tuple[int, int]]:

@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_agents.policies import tf_policy
+from tf_agents.policies import actor_policy, greedy_policy, q_policy, tf_policy
+from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
@@ -13,9 +14,10 @@ from app.workshop import compile as compiling
 from app.workshop.compile import CannotCompile
 from app.workshop.constants import Constants
 from app.workshop.proof import Unequal, prove
+from saver import PolicySaver
 from saver.artifact.probe import probe_inputs
 from tests.app.compiled import Opened, Shop
-from tests.zoo.kind import FLOATS
+from tests.zoo.kind import FLOATS, TIME_STEP, actor_net, q_net
 
 KINDS = [
     "dqn-epsilon",
@@ -87,6 +89,27 @@ class ShapeOfWave(Own):
     def answer(self, observation: tf.Tensor) -> tf.Tensor:
         ones = tf.broadcast_to(1.0, tf.shape(tf.math.sin(observation)))
         return tf.reduce_sum(observation + ones, axis=1)
+
+
+class Quantised(Own):
+    """Fake quantisation by learned ends."""
+
+    def __init__(self) -> None:
+        super().__init__(tf.Variable(-6.0), tf.Variable(6.0))
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        low, high = self.kept
+        return tf.reduce_sum(tf.quantization.fake_quant_with_min_max_vars(observation, low, high), axis=1)
+
+
+def quantised_by_channel(observation: tf.Tensor) -> tf.Tensor:
+    ends = tf.constant([6.0, 1.0, 2.0, 3.0])
+    return tf.quantization.fake_quant_with_min_max_vars_per_channel(observation, -ends, ends)
+
+
+class QuantisedByChannel(Own):
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(quantised_by_channel(observation), axis=1)
 
 
 class AnySize(tf_policy.TFPolicy):
@@ -176,6 +199,7 @@ def test_compiled_policy_answers_as_tensorflow_does(shop: Shop, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_patched_file_is_the_converted_one_byte_by_byte(shop: Shop, kind, tmp_path, conversions):
     compiler, other = shop.compiled(kind).compiler, shop.compiled(kind).opened.other()
+    conversions.clear()  # those that the first test to ask for it makes
     compiler.compile(other.engine, tmp_path / "patched.tflite")
     assert not conversions
     weights = compiling._weights(compiling._variables(other.engine, compiler._names))
@@ -262,6 +286,8 @@ def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(shop: S
         (Careful, "action may refuse inputs"),
         (Wave, "action has Sin, which LiteRT works out otherwise for large inputs"),
         (AnySize, "an input has no fixed size"),
+        (Quantised, "action has FakeQuantWithMinMaxVars, which LiteRT works out otherwise half way between two steps"),
+        (QuantisedByChannel, "action has FakeQuantWithMinMaxVarsPerChannel, which LiteRT works out otherwise"),
         (Exotic, "action needs MatrixDeterminant, which LiteRT lacks"),
         (Worded, "a look-up table, or another resource"),
     ],
@@ -304,3 +330,25 @@ def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
 
 def test_what_only_lends_its_shape_is_no_obstacle(shop: Shop):
     shop.of(ShapeOfWave).compiler()
+
+
+def chosen_of(dtype: tf.DType, low: int, high: int) -> Callable[[], tf_policy.TFPolicy]:
+    """DqnAgent's greedy policy over these actions."""
+    action = tensor_spec.BoundedTensorSpec([], dtype, low, high, "action")
+    return lambda: greedy_policy.GreedyPolicy(q_policy.QPolicy(TIME_STEP, action, q_net(action=action)))
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.int64])
+def test_seven_actions_are_compiled(shop: Shop, dtype, tmp_path):
+    opened = shop.open(f"seven-{dtype.name}", lambda: PolicySaver(chosen_of(dtype, 0, 6)()))
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    check(opened, tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 1.0), (0.0, 1.0)])
+def test_clipped_floats_are_compiled(shop: Shop, low, high, tmp_path):
+    action = tensor_spec.BoundedTensorSpec([2], tf.float32, low, high, "action")
+    actor = actor_policy.ActorPolicy(TIME_STEP, action, actor_net(action=action))
+    opened = shop.open(f"box-{low:g}-{high:g}", lambda: PolicySaver(actor))
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    check(opened, tmp_path / "m.tflite")

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 
 from app.engine.base import Arrays, InputRefused
 from app.engine.litert import LiteRTEngine
+from app.workshop.episodes import STEPS, check_episodes
 from app.workshop.proof import Unequal, prove
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
 from tests.app.compiled import Shop
@@ -278,3 +280,69 @@ def test_rows_that_belong_together_are_compared_together():
         prove(Centered(1.01), Centered(), SPEC, SERVING, apart=False)
     with pytest.raises(Unequal, match="action: "):
         prove(Values(), Centered(), SPEC, SERVING, apart=False)
+
+
+LEAKY = Leaf("0", "float32", (2,))
+STATEFUL = replace(
+    SPEC,
+    inputs={**SPEC.inputs, "policy_state": replace(LEAKY, name="1/0")},
+    state=replace(LEAKY, name="state/0"),
+    initial_state=LEAKY,
+)
+
+
+class Growing(Values):
+    """Adds up what it sees; `factor` is what rounding does in one step."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = np.float32(factor)
+
+    def run(self, function, inputs):
+        return {"state/0": (inputs["1/0"] * np.float32(1.5) + inputs["0/observation"]) * self.factor}
+
+    def initial_state(self, rows):
+        return {"0": np.ones((rows, 2), np.float32)}
+
+
+def test_episodes_within_the_tolerance_are_equal():
+    prove(Growing(), Growing(), STATEFUL, SERVING)
+    check_episodes(Growing(1 + 1e-7), Growing(), STATEFUL, SERVING, "action")
+
+
+@pytest.mark.parametrize("factor", [1 + 2e-6, 1 - 5e-6])
+def test_rounding_that_grows_when_the_state_is_fed_back_is_unequal(factor):
+    check_episodes(Growing(factor), Growing(), STATEFUL, SERVING, "action", steps=1)
+    with pytest.raises(Unequal, match=r"action: state/0 differs by .* at step \d+ of an episode"):
+        prove(Growing(factor), Growing(), STATEFUL, SERVING)
+
+
+def test_each_engine_gets_its_own_state_back():
+    seen = []
+
+    class Watched(Growing):
+        def run(self, function, inputs):
+            seen.append(inputs["1/0"].copy())
+            return super().run(function, inputs)
+
+    check_episodes(Watched(), Growing(), STATEFUL, SERVING, "action")
+    assert len(seen) == STEPS == 24
+    assert (seen[0] == 1).all()
+    assert all((one != other).any() for one, other in itertools.pairwise(seen))
+
+
+class Narrow(Values):
+    """Sees the last 32 bits of whole numbers."""
+
+    def __init__(self, bits: int = 64) -> None:
+        self.bits = bits
+
+    def run(self, function, inputs):
+        numbers = inputs["0/observation"]
+        return {"action": (numbers.astype(np.int32) if self.bits == 32 else numbers) == 2}
+
+
+def test_whole_numbers_beyond_32_bits_are_tried():
+    spec = policy_spec(Leaf("0/observation", "int64", (2,)))
+    prove(Narrow(), Narrow(), spec, SERVING)
+    with pytest.raises(Unequal):
+        prove(Narrow(32), Narrow(), spec, SERVING)

@@ -15,7 +15,7 @@ from app.engine.noise import fresh_noise
 from app.workshop import compile as compiling
 from app.workshop.compile import CannotCompile
 from app.workshop.constants import Constants
-from app.workshop.proof import random_inputs
+from app.workshop.probing import random_inputs
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import seed_of
