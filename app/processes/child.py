@@ -190,6 +190,7 @@ class Keeper:
                 log.error("%s could not begin: %s: %s", self._name, type(error).__name__, error)
                 if child is not None:
                     await child.end()
+                    self._restarted()
                 pause_s = _longer(pause_s)
 
 

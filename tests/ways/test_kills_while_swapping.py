@@ -209,7 +209,7 @@ def test_processes_killed_or_stopped_while_swapping_cost_time_and_nothing_else(t
             f"{max(took_s):.1f} s; asked again for: {dict(tries)}; {story.answers} answers, 0 wrong or old, "
             f"{story.lost.total()} lost with their worker; before {before}, after {after}"
         )
-        assert kills // 2 < ended <= kills + 2  # those that were killed before they could begin are not counted
+        assert kills - kills // 10 <= ended <= kills + 2  # one may be hit twice before it is gone
         assert list(place.glob("*/.workshop")) != []
         assert conversions(place) == []
         assert {kind: after[kind] for kind in ("processes", "children", "temporary")} == {

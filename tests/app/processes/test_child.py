@@ -96,6 +96,7 @@ def test_a_successor_that_cannot_begin_is_replaced_too(caplog):
         house.refuse_to_begin = 2
         os.kill(first.process.pid, signal.SIGTERM)
         assert await (await house.begun.get()).link.call("echo", 1) == (1,)
+        assert house.restarts == 3
         await house.keeper.close()
 
     run(test)
