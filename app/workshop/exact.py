@@ -106,6 +106,8 @@ _FORMS = (
     # LiteRT works these out otherwise.
     _Form("Log1p", _log1p, (_FLOAT,)),
     _Form("Softplus", _softplus, (_FLOAT,)),
+    _Form("FloorDiv", lambda x, y: tf.floor(x / y), (_FLOAT,) * 2, (None, None)),
+    _Form("Xlog1py", lambda x, y: tf.where(x == 0.0, 0.0, x * _log1p(y)), (_FLOAT,) * 2, (None, None)),
     # A sum over the last axis of what has a shape that was sliced so comes out of the converter as 0.
     _Form("Slice", lambda x, i, n: tf.strided_slice(x, i, i + n), (_INT, _INT, _INT), ([None],) * 3, _of_vector),
     # These it lacks.
