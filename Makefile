@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency 
 docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md
 	mv $(VENV)/policies.md docs/policies.md
+
+docs-operations: $(READY)  ## make docs/operations.md anew from exports of single operations: some ten minutes
+	$(BIN)/python -m tests.sweep.table > $(VENV)/operations.md
+	mv $(VENV)/operations.md docs/operations.md
 
 fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,13 @@ class TensorFlowEngine:
 
     `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
     digest of the export that it was loaded from. `one_row`: each row gets a call of its own. `whole_batches`: see
-    `app.engine.chunks.check_whole`.
+    `app.engine.chunks.check_whole`. `generators`: the variables with the state of each `tf.random.Generator`.
     """
 
     name = "tensorflow"
     one_row = False
     whole_batches = False
+    generators: Sequence[Any] = ()
 
     def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec, graph: str = "") -> None:
         self.model = model

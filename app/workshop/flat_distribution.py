@@ -6,7 +6,7 @@ The function that TF-Agents' PolicySaver exports takes nests and returns TFP dis
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow as tf
 from app.engine.tensorflow import FlatFunction
 from saver.artifact import DistributionInfo, Nest, PolicySpec, leaves
 from saver.distributions import NotDescribable, flatten
+from saver.purity import impurities
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def flat_distribution(model: Any, spec: PolicySpec) -> tuple[FlatDistributions |
         return None, str(error)
     except Exception as error:  # a policy's own code is traced here: it may raise anything
         return None, f"tracing it failed: {str(error).strip().splitlines()[-1][:200]}"
+    if impurities(concrete):  # Thompson sampling, dropout: it is another one in each call
+        by_action = {n: replace(info, details=info.details | {"random": True}) for n, info in by_action.items()}
     function = FlatFunction(concrete, {s.name: s.dtype for s in wanted}, by_name=False)
     return FlatDistributions(function, by_action), ""
 

@@ -207,6 +207,8 @@ FORMS = (
     # LiteRT works these out otherwise.
     Form("Log1p", _log1p, (_FLOAT,)),
     Form("Softplus", _softplus, (_FLOAT,)),
+    Form("FloorDiv", lambda x, y: tf.floor(x / y), (_FLOAT,) * 2, (None, None)),
+    Form("Xlog1py", lambda x, y: tf.where(x == 0.0, 0.0, x * _log1p(y)), (_FLOAT,) * 2, (None, None)),
     Form("OneHot", _one_hot, (_LONG, _INT, None, None), (None, [], [], []), attributes=("axis",)),
     Form(
         "ScatterNd", lambda i, x, n: tf.scatter_nd(_index(i), x, _index(n)), (_LONG, None, _LONG), (None, None, [None])

@@ -19,6 +19,7 @@ from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
 from app.folders.exports import Exported, identify_export
 from app.wire import json_body
+from app.workshop.generators import draw_afresh, generator_states
 from app.workshop.stored import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, as_train_step, prefix
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
 from saver.artifact.publishing import publish, staged_folder
@@ -88,7 +89,9 @@ def load_copy(graph: Graph) -> TensorFlowEngine:
       UnusablePolicy: TensorFlow cannot load it, or it lacks what its spec says.
     """
     model = _load(graph, graph.folder)
-    return TensorFlowEngine(model, _functions(graph, model)[0], graph.spec, graph.digest)
+    engine = TensorFlowEngine(model, _functions(graph, model)[0], graph.spec, graph.digest)
+    engine.generators = generator_states(function.concrete for function in engine.functions.values())
+    return engine
 
 
 def _load(graph: Graph, named: Path) -> Any:
@@ -113,7 +116,7 @@ def _plain() -> ModuleType:
 
 
 def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
-    """Puts the weights of a version into a copy.
+    """Puts the weights of a version into a copy; what it draws from a generator's state is its own from then on.
 
     After an exception the copy may be half overwritten: it has to be thrown away.
 
@@ -133,6 +136,7 @@ def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
                 raise
     except Exception as error:  # it has many kinds of errors for a file that it does not like
         raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
+    draw_afresh(engine.generators)
 
 
 def _assigned(model: Any, values: StoredValues) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability  # noqa: F401 — registers its distributions' types
 import tf_agents.distributions  # noqa: F401 — registers its own
-from tf_agents.policies.policy_saver import specs_from_collect_data_spec
 from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
 
 from app.engine.tensorflow import FlatFunction
 from app.errors import UnusablePolicy
@@ -45,19 +45,25 @@ def spec_of_plain(folder: Path, model: Any) -> PolicySpec:
         raise UnusablePolicy(f"{folder} is no export of PolicySaver: neither {POLICY_FILE} nor {SPECS_FILE}")
     functions = {name: model.signatures[name] for name in model.signatures}
     try:
-        specs = specs_from_collect_data_spec(tensor_spec.from_pbtxt_file(str(folder / SPECS_FILE)))
-        policy_specs = PolicySpecs(
-            specs["time_step_spec"],
-            specs["policy_state_spec"],
-            specs["action_spec"],
-            specs["info_spec"],
-            _custom_input(model, specs["time_step_spec"]),
-        )
+        policy_specs = _policy_specs(model, tensor_spec.from_pbtxt_file(str(folder / SPECS_FILE)))
         spec = spec_of(functions, policy_specs, _batch_size(functions["action"]))
     except Exception as error:
         raise UnusablePolicy(f"{folder}: its specs cannot be read: {error}") from error
     _check_complete(folder, spec)
     return spec
+
+
+def _policy_specs(model: Any, loaded: Any) -> PolicySpecs:
+    """What TF-Agents' `specs_from_collect_data_spec` makes of the file, which takes no Booleans with bounds."""
+    specs = tf.nest.map_structure(_array_spec, loaded)
+    collected = specs["collect_data_spec"]
+    time_step = ts.TimeStep(collected.step_type, collected.reward, collected.discount, collected.observation)
+    custom = _custom_input(model, time_step)
+    return PolicySpecs(time_step, specs["policy_state_spec"], collected.action, collected.policy_info, custom)
+
+
+def _array_spec(spec: Any) -> Any:
+    return spec if spec.dtype == tf.bool else tensor_spec.to_array_spec(spec)
 
 
 def _custom_input(model: Any, time_step_spec: Any) -> Any:

@@ -20,6 +20,7 @@ Made by `make docs` from exports of the policies in `tests/zoo`, where each answ
 what the options `"mode": "sample"` and `"seed"` need. `engine` is what a server runs the policy with: `litert`, after
 it was compiled and compared with TensorFlow function by function, or `tensorflow`.
 A number points to the reason below the table. How to read the families: [distributions](distributions.md).
+Single operations: [operations](operations.md).
 """
 COLUMNS = ("kind", "policy", "engine", *FUNCTIONS)
 Engines = Mapping[str, tuple[str, str]]

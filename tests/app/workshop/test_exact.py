@@ -55,6 +55,8 @@ FUNCTIONS: dict[str, Any] = {
     "softplus": tf.nn.softplus,
     "log_of_softplus": lambda x: tf.math.log(tf.nn.softplus(tf.maximum(x, -80.0))),
     "log1p": lambda x: tf.math.log1p(tf.maximum(x, -0.99)),
+    "xlog1py": lambda x: tf.math.xlog1py(tf.clip_by_value(x, -1e3, 1e3), tf.maximum(x, -0.99)),
+    "divided_down": lambda x: tf.clip_by_value(x, -1e6, 1e6) // tf.constant([0.1, 0.3, -7.0]),
     "atanh": lambda x: tf.atanh(tf.clip_by_value(x, -0.999, 0.999)),
     "abs": lambda x: tf.abs(tf.cast(tf.clip_by_value(x, -1e6, 1e6), tf.int64)),
     "diagonal": lambda x: tf.linalg.tensor_diag_part(tf.matmul(x, x, transpose_b=True)),
