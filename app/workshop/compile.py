@@ -201,7 +201,9 @@ def _one_row(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
 def _save(constants: Constants, folder: str) -> None:
     module = tf.Module()
     module.weights = constants.variables
-    tf.saved_model.save(module, folder, constants.functions)
+    # Gradients are not converted, and some cannot be saved.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, folder, constants.functions, options)
     make_exact(Path(folder), constants.fed_back)
 
 

@@ -352,3 +352,25 @@ def test_clipped_floats_are_compiled(shop: Shop, low, high, tmp_path):
     opened = shop.open(f"box-{low:g}-{high:g}", lambda: PolicySaver(actor))
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")
+
+
+class Gated(Own):
+    """With a gradient of its own, which uses what was worked out before; TFP has bijectors that are made so."""
+
+    def __init__(self) -> None:
+        super().__init__(tf.Variable(2.0))
+
+    def answer(self, observation: tf.Tensor) -> tf.Tensor:
+        gate = tf.sigmoid(observation[:, 1])
+
+        @tf.custom_gradient
+        def gated(x: tf.Tensor) -> Any:
+            return x * gate, lambda upstream: upstream * gate
+
+        return gated(observation[:, 0]) * self.kept[0]
+
+
+def test_a_gradient_that_cannot_be_saved_is_no_obstacle(shop: Shop, tmp_path):
+    opened = shop.of(Gated)
+    opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
+    check(opened, tmp_path / "m.tflite")
