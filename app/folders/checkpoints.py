@@ -64,8 +64,7 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
 
 
 def _identified(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], int]) -> Identity:
-    # Resolving takes longer than all the rest, and thousands are no links.
-    if os.path.islink(folder) and not folder.resolve().is_relative_to(folder.parent.resolve()):
+    if _leads_outside(folder.parent, folder.name):
         raise SwapRefused(f"it is a link that leads outside {folder.parent.name}")
     manifest = manifest_of(folder)
     if manifest is not None:
@@ -90,15 +89,17 @@ def manifest_of(folder: Path) -> CheckpointManifest | None:
       SwapRefused: it cannot be used.
     """
     try:
-        if os.path.islink(f"{folder}/{CHECKPOINT_FILE}") and not _is_inside(folder, CHECKPOINT_FILE):
+        if _leads_outside(folder, CHECKPOINT_FILE):
             raise IncompleteError(f"{CHECKPOINT_FILE} leads outside {folder.name}")
         return read_checkpoint_manifest(folder)
     except IncompleteError as error:
         raise SwapRefused(str(error)) from None
 
 
-def _is_inside(folder: Path, name: str) -> bool:
-    return (folder / name).resolve().is_relative_to(folder.resolve())
+def _leads_outside(folder: Path, name: str) -> bool:
+    """Whether what has that name in a folder is a link that leads out of it."""
+    # Resolving takes longer than all the rest, and thousands are no links.
+    return os.path.islink(f"{folder}/{name}") and not (folder / name).resolve().is_relative_to(folder.resolve())
 
 
 def _is_file(path: str) -> bool:

@@ -297,6 +297,7 @@ def _end_of(body: bytes, at: int) -> int:
     """
     depth, inside = 0, 0
     while at < len(body):
+        let_others_run()
         stop = _step_end(body, at)
         chunk = body[at:stop]
         marks, inside = _marks(chunk, inside)
@@ -315,6 +316,7 @@ def _end_of_string(body: bytes, at: int) -> int:
     """Where the string that begins at `at` ends; raises as `_end_of` does."""
     at += 1
     while at < len(body):
+        let_others_run()
         stop = _step_end(body, at)
         place = _without_escapes(body[at:stop]).find(b'"')
         if place >= 0:
@@ -325,7 +327,6 @@ def _end_of_string(body: bytes, at: int) -> int:
 
 def _step_end(body: bytes, at: int) -> int:
     """The end of a slice that begins at `at`, which is not between a backslash and what it escapes."""
-    let_others_run()
     stop = min(at + _STEP, len(body))
     while stop < len(body) and body[stop - 1] == 0x5C:
         run = stop - 1
