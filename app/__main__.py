@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from app import logs
 from app import settings as knobs
-from app.engine.bundle import TENSORFLOW
+from app.artifacts.bundle import TENSORFLOW
+from app.artifacts.temporary import own_folder
 from app.errors import UnusablePolicy
-from app.folders.temporary import own_folder
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

@@ -36,10 +36,10 @@ from app.api.health import health_router
 from app.api.policies import policies_router
 from app.api.sessions import sessions_router
 from app.api.uploads import uploads_router
+from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher
 from app.batching.rule import Pause
 from app.engine.base import Arrays
-from app.engine.bundle import Bundle, Graph
 from app.errors import NotReady
 from app.http_limits import HttpLimits, SharedLimits
 from app.http_server import HttpServer

@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.folders.checkpoints import Identity, identify
-from app.folders.exports import check_folder
-from app.folders.series import resolved
-from app.folders.temporary import emptied, own_folder
+from app.artifacts.checkpoint import Identity, identify
+from app.artifacts.export import check_folder
+from app.artifacts.names import EXPORT
+from app.artifacts.series import resolved
+from app.artifacts.temporary import emptied, own_folder
 from app.names import DEFAULTED, top_level
 from app.settings import PolicyFolder
 from app.swap import plan
 from app.swap.source import Sight, Source
-from app.swap.states import EXPORT
 from saver.artifact import (
     Leaf,
     Nest,

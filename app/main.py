@@ -17,9 +17,9 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from app.artifacts.checkpoint import Identity, identify
+from app.artifacts.temporary import emptied, own_folder
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
-from app.folders.checkpoints import Identity, identify
-from app.folders.temporary import emptied, own_folder
 from app.metrics import Metrics
 from app.openings import Changed, Fronts, Open, Openings
 from app.processes.child import Child, Keeper

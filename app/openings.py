@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from app.artifacts.export import check_folder
+from app.artifacts.series import resolved, stamp_with_series
 from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
-from app.folders.exports import check_folder
-from app.folders.series import resolved, stamp_with_series
 from app.metrics import Metrics
 from app.processes.child import Child
 from app.progress import Progress

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.engine.bundle import Bundle, Graph, Prepared
+from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.errors import SwapRefused, is_passing
 from app.metrics import PolicyMetrics
 from app.swap.fleet import Fleet

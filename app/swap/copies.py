@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
+from app.artifacts.bundle import Bundle, Graph
 from app.engine.base import Engine
-from app.engine.bundle import Bundle, Graph
 from app.errors import SwapRefused, is_passing
 from app.swap.lease import ServedVersion, Slot
 

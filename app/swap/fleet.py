@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from app.artifacts.bundle import Bundle, Graph
 from app.engine.base import Arrays
-from app.engine.bundle import Bundle, Graph
 from app.errors import LinkLost
 
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from app.engine.bundle import Bundle
+from app.artifacts.bundle import Bundle
 
 E = TypeVar("E")
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.artifacts.foreign import NOT_A_FOLDER, foreign_files, no_folder, shown
+from app.artifacts.names import EXPORT
 from app.errors import is_passing
-from app.folders.foreign import NOT_A_FOLDER, foreign_files, no_folder, shown
-from app.swap.states import EXPORT
 from saver.artifact import is_name
 
 _NO_NAME = "its name cannot be asked for: expected letters, digits, '.', '_' and '-'"

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.engine.bundle import Bundle, Graph, Prepared
+from app.artifacts.bundle import Bundle, Graph, Prepared
+from app.artifacts.names import EXPORT
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
 from app.swap import plan
@@ -28,7 +29,7 @@ from app.swap.plan import Candidate, OwnWeights
 from app.swap.preparing import Preparing, Workshop
 from app.swap.reexport import ExportFolder
 from app.swap.source import Sight, Source
-from app.swap.states import EXPORT, Version
+from app.swap.states import Version
 from app.swap.store import KEPT, Kept, Memory, Pin, Store
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from app.artifacts.bundle import Bundle, Graph, Prepared
+from app.artifacts.checkpoint import manifest_of
 from app.engine.base import Arrays
-from app.engine.bundle import Bundle, Graph, Prepared
 from app.errors import SwapRefused, UnusablePolicy
-from app.folders.checkpoints import manifest_of
 from app.swap.changeover import Changeover
 from app.swap.plan import Candidate
 from app.swap.source import Sight

@@ -9,10 +9,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
-from app.engine.bundle import Graph
+from app.artifacts.bundle import Graph
+from app.artifacts.export import identify_export
+from app.artifacts.foreign import SPECS_FILE
 from app.errors import SwapRefused, UnusablePolicy
-from app.folders.exports import identify_export
-from app.folders.foreign import SPECS_FILE
 from app.swap.plan import OwnWeights
 from app.swap.preparing import OTHER_SPECS, Workshop
 from app.swap.store import Store

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.engine.base import Arrays
-from app.engine.bundle import Bundle, Graph, Prepared
 from app.errors import DeadlinePassed, LinkLost, SwapRefused
 from app.processes.child import Child
 from app.processes.link import Handlers, Link

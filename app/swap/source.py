@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from app.artifacts.foreign import foreign_folder
+from app.artifacts.stamps import Stamp, stamp_of
 from app.errors import Incomplete, SwapRefused, UnknownVersion, is_passing
-from app.folders.foreign import foreign_folder
-from app.folders.stamps import Stamp, stamp_of
 from app.swap.listing import Listing
 from app.swap.plan import Candidate, newest_first
 from saver.artifact import CHECKPOINTS_FOLDER

@@ -16,8 +16,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-EXPORT = "export"
-
 
 class State(enum.Enum):
     """See the drawing above."""

@@ -3,7 +3,7 @@
 So that neither a restart nor a trainer who cleans up takes anything from an operator. Blocks; control lane only.
 
     STATE_DIR/<policy>/state.json             what served last, and the pin
-    STATE_DIR/<policy>/graphs/<digest>/       the export's graph      (app/engine/bundle.py)
+    STATE_DIR/<policy>/graphs/<digest>/       the export's graph      (app/artifacts/bundle.py)
     STATE_DIR/<policy>/versions/<digest>/     the versions' bundles
 """
 
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.engine.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
+from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
 from app.errors import UnusablePolicy
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json

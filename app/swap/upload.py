@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.artifacts.names import EXPORT
 from app.errors import DoesNotFit, Problem, SwapRefused, Unsupported
 from app.settings import PolicyFolder
-from app.swap.states import EXPORT
 from app.swap.unpack import Unpacker
 from saver.artifact import (
     CHECKPOINT_FILE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.base import Arrays
-from app.engine.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.litert import LiteRTEngine
 from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.engine.bundle import Bundle, Graph
+from app.artifacts.bundle import Bundle, Graph
+from app.artifacts.export import Exported, identify_export
 from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
-from app.folders.exports import Exported, identify_export
 from app.wire import json_body
 from app.workshop.generators import draw_afresh, generator_states
 from app.workshop.stored import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, as_train_step, prefix

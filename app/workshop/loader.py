@@ -6,8 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.base import Engine
-from app.engine.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.litert import LiteRTEngine
 from saver.hush import hushed
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.engine.bundle import Graph, Prepared
+from app.artifacts.bundle import Graph, Prepared
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.processes.link import Handlers, Link
 from app.workshop import checkpoints

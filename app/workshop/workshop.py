@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared
+from app.artifacts.checkpoint import manifest_of, plain_files
 from app.engine.base import Arrays
-from app.engine.bundle import AUTO, Bundle, Graph, Prepared
 from app.engine.tensorflow import TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
-from app.folders.checkpoints import manifest_of, plain_files
 from app.workshop import checkpoints, probe
 from app.workshop.choice import EngineChoice
 from app.workshop.graph_constants import constants_of

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.bundle import BUNDLE_MANIFEST, COMPILED_FILE, GRAPH_MANIFEST, Bundle, Graph
+from app.artifacts.bundle import BUNDLE_MANIFEST, COMPILED_FILE, GRAPH_MANIFEST, Bundle, Graph
 from app.engine.litert import LiteRTEngine
 from bench import BenchError
 

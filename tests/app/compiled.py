@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tf_agents.policies import tf_policy
 
-from app.engine.bundle import Graph
+from app.artifacts.bundle import Graph
 from app.engine.litert import LiteRTEngine
 from app.engine.tensorflow import TensorFlowEngine
 from app.workshop.compile import Compiler

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app import front as front_module
-from app.engine.bundle import Bundle, Graph
+from app.artifacts.bundle import Bundle, Graph
 from app.engine.fake import FakeEngine
 from app.front import Front
 from app.settings import PolicyFolder, Settings

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from app.artifacts.export import identify_export
 from app.errors import UnusablePolicy
-from app.folders.exports import identify_export
 from tests.server import ROOT, RunningServer, command, environment, serving
 from tests.zoo import policies
 

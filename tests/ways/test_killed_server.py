@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.engine.bundle import Bundle, Graph
+from app.artifacts.bundle import Bundle, Graph
 from tests.server import ADMIN_TOKEN, RunningServer, serving
 from tests.ways.steady import SteadyLoad, log_read, until
 from tests.zoo.policies import NumberTrainer

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.folders.temporary import own_folder
+from app.artifacts.temporary import own_folder
 from tests.server import RunningServer, serving
 from tests.ways.steady import log_read, until
 from tests.ways.test_stalled import answers
@@ -61,7 +61,7 @@ def test_killed_workers_leave_their_counts_and_a_killed_server_nothing_for_long(
 
 def test_folders_in_use_of_others_and_of_other_names_stay(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from app.folders.temporary import own_folder\n"
+        "import sys, pathlib; from app.artifacts.temporary import own_folder\n"
         "with own_folder('mine.', pathlib.Path(sys.argv[1])) as folder: print(folder, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -10,7 +10,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from app.engine.bundle import Bundle, Graph
+from app.artifacts.bundle import Bundle, Graph
 from app.workshop.loader import BundleLoader
 
 

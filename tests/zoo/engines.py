@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from app.artifacts.bundle import Bundle, Graph
 from app.engine.base import Engine
-from app.engine.bundle import Bundle, Graph
 from app.errors import SwapRefused
 from app.workshop.load import open_export
 from app.workshop.loader import BundleLoader

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from app.engine.bundle import Bundle
+from app.artifacts.bundle import Bundle
 from app.swap.copies import Copies
 
 GRAPH: Any = None

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from app.engine.bundle import Bundle, Graph, Prepared
+from app.artifacts.bundle import Bundle, Graph, Prepared
+from app.artifacts.export import identify_export
 from app.engine.fake import FakeEngine
 from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePolicy
-from app.folders.exports import identify_export
 from app.metrics import Metrics
 from app.swap import history as history_module
 from app.swap import manager as manager_module

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.engine.bundle import Graph
+from app.artifacts.bundle import Graph
 from app.errors import DeadlinePassed, LinkLost, SwapRefused
 from app.swap.remote import RemoteManager, RemoteWorkshop, WorkshopCalls, manager_calls
 from app.swap.states import Version

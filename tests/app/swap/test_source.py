@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app.artifacts import stamps
 from app.errors import SwapRefused
-from app.folders import stamps
 from app.swap.source import TURNS, Source, checkpoint_folders
 from tests.app.swap.checkpoints import Identity, identify, put
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.bundle import Bundle
+from app.artifacts.bundle import Bundle
 from app.errors import UnusablePolicy
 from app.swap.store import Kept, Memory, Pin, Store
 from saver.artifact import hash_files

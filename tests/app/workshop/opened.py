@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.engine.bundle import Graph
+from app.artifacts.bundle import Graph
 from app.workshop.load import open_export
 
 

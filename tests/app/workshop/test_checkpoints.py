@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import policy_saver
 
+from app.artifacts import checkpoint as folders
+from app.artifacts.checkpoint import INDEX, Identity
 from app.errors import Incomplete, SwapRefused
-from app.folders import checkpoints as folders
-from app.folders.checkpoints import INDEX, Identity
 from app.workshop.checkpoints import check, train_step_in, variables_of
 from app.workshop.stored import Stored, prefix
 from saver import PolicySaver

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import policy_saver
 
+from app.artifacts.bundle import Graph
 from app.engine.base import InputRefused
-from app.engine.bundle import Graph
 from app.errors import UnusablePolicy
 from app.validate import Defaults, InputReader
 from app.workshop.load import load_copy, metadata_of, train_step_of

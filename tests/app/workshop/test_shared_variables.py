@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import epsilon_greedy_policy, policy_saver, tf_policy
 
+from app.artifacts.checkpoint import identify
 from app.errors import SwapRefused
-from app.folders.checkpoints import identify
 from app.workshop.checkpoints import train_step_in
 from app.workshop.workshop import Workshop
 from saver import PolicySaver

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.engine.bundle import TENSORFLOW, Bundle
+from app.artifacts.bundle import TENSORFLOW, Bundle
+from app.artifacts.checkpoint import INDEX, identify
 from app.errors import SwapRefused
-from app.folders.checkpoints import INDEX, identify
 from app.workshop import choice
 from app.workshop import workshop as workshop_module
 from app.workshop.load import load_copy

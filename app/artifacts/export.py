@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.artifacts.foreign import hint_for
 from app.errors import UnusablePolicy
-from app.folders.foreign import hint_for
 from saver.artifact import (
     GRAPH_FILE,
     POLICY_FILE,

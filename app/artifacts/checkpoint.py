@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.artifacts.foreign import SPECS_FILE
 from app.errors import Incomplete, SwapRefused, is_passing
-from app.folders.foreign import SPECS_FILE
 from saver.artifact import (
     CHECKPOINT_FILE,
     GRAPH_FILE,

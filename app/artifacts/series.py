@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from app.folders.exports import stamp_of
-from app.folders.foreign import SPECS_FILE, exports_in
+from app.artifacts.export import stamp_of
+from app.artifacts.foreign import SPECS_FILE, exports_in
 from app.settings import PolicyFolder
 from saver.artifact import GRAPH_FILE, natural_order
 

@@ -1,0 +1,1 @@
+"""Folders on disk: exports, checkpoints, bundles, and what lies in them. Read without TensorFlow."""

@@ -1,1 +1,0 @@
-"""What lies in a policy's folder: told by its files, without TensorFlow."""
