@@ -48,15 +48,16 @@ from app.metrics import FLUSH_S, Metrics
 from app.names import request_name, top_level
 from app.offload import Offload
 from app.policy import Policy
-from app.processes.link import Link
 from app.quick import QuickReader
+from app.rpc.control import RemoteManager
+from app.rpc.link import Link
+from app.rpc.messages import Offer
 from app.service import Service
 from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, Store
 from app.settings import PolicyFolder, Settings
 from app.swap.copies import Copies
-from app.swap.remote import Offer, RemoteManager
 from app.swap.upload import Uploads, upload_folders
 from app.validate import Defaults, InputReader
 from app.workshop.loader import BundleLoader

@@ -19,16 +19,17 @@ import anyio.to_thread
 
 from app.artifacts.checkpoint import Identity, identify
 from app.artifacts.temporary import emptied, own_folder
+from app.control.handlers import manager_calls
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
 from app.openings import Changed, Fronts, Open, Openings
-from app.processes.child import Child, Keeper
 from app.progress import Progress, Showing
+from app.rpc.builder import RemoteWorkshop, WorkshopCalls
+from app.rpc.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.sockets import admit_nobody
 from app.swap.manager import Manager
 from app.swap.probe_file import ProbeFile
-from app.swap.remote import RemoteWorkshop, WorkshopCalls, manager_calls
 from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
 from app.swap.upload import upload_folders

@@ -17,11 +17,12 @@ from app.artifacts.export import check_folder
 from app.artifacts.series import resolved, stamp_with_series
 from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
-from app.processes.child import Child
 from app.progress import Progress
+from app.rpc.child import Child
+from app.rpc.messages import Offer
+from app.rpc.worker import RemoteFront
 from app.settings import PolicyFolder, SettingsError
 from app.swap.manager import Manager
-from app.swap.remote import Offer, RemoteFront
 
 log = logging.getLogger("policy_server.start")
 

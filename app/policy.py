@@ -10,8 +10,8 @@ from app.batching.batcher import Batcher
 from app.batching.rule import INITIAL_STATE
 from app.metrics import PolicyMetrics
 from app.quick import QuickReader
+from app.rpc.control import RemoteManager
 from app.swap.copies import Copies
-from app.swap.remote import RemoteManager
 from app.swap.upload import Uploads
 from app.validate import InputReader
 from app.wire.codecs import JSON, Codec

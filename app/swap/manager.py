@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.names import EXPORT
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
+from app.rpc.messages import Swapped
 from app.swap import plan
 from app.swap.changeover import Changeover
 from app.swap.fleet import Front
@@ -41,16 +42,6 @@ REST_S = 0.25
 PATIENCE_S = 5.0
 # What cannot be read for now is looked for again after this long.
 LATER_S = 1.0
-
-
-@dataclass(frozen=True)
-class Swapped:
-    """How a reload ended: what serves now, what served before, and how long it took."""
-
-    version: str
-    train_step: int
-    previous: str
-    took_ms: float
 
 
 class Manager:

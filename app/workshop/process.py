@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
-from app.processes.link import Handlers, Link
+from app.rpc.link import Handlers, Link
 from app.workshop import checkpoints
 from app.workshop.load import open_export
 from app.workshop.workshop import Workshop

@@ -14,9 +14,8 @@ from app import front as front_module
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.fake import FakeEngine
 from app.front import Front
+from app.rpc.messages import Offer, Swapped
 from app.settings import PolicyFolder, Settings
-from app.swap.manager import Swapped
-from app.swap.remote import Offer
 from saver.artifact import Leaf, Noise, ServingInfo, Signature
 from tests.app.specs import policy_spec
 

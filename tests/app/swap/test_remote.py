@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from app.artifacts.bundle import Graph
+from app.control.handlers import manager_calls
 from app.errors import DeadlinePassed, LinkLost, SwapRefused
-from app.swap.remote import RemoteManager, RemoteWorkshop, WorkshopCalls, manager_calls
+from app.rpc.builder import RemoteWorkshop, WorkshopCalls
+from app.rpc.control import RemoteManager
 from app.swap.states import Version
 from saver.artifact import Noise, PolicySpec, ServingInfo
 

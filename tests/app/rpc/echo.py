@@ -1,4 +1,4 @@
-"""A process for tests: answers `echo` and `pid`, and ends when its link does. `python -m tests.app.processes.echo`."""
+"""A process for tests: answers `echo` and `pid`, and ends when its link does. `python -m tests.app.rpc.echo`."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import socket
 import sys
 from typing import Any
 
-from app.processes.link import Link
+from app.rpc.link import Link
 
 
 async def serve(end: socket.socket) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from app.errors import LinkLost
-from app.processes import child as child_module
-from app.processes.child import Child, Keeper
+from app.rpc import child as child_module
+from app.rpc.child import Child, Keeper
 
-ECHO = "tests.app.processes.echo"
+ECHO = "tests.app.rpc.echo"
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import LinkLost
-from app.processes.link import Handlers, Link
+from app.rpc.link import Handlers, Link
 
 log = logging.getLogger("policy_server.processes")
 

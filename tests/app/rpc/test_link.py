@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, Fault, LinkLost, Problem, SwapRefused
-from app.processes.link import Link
+from app.rpc.link import Link
 
 
 async def echo(*args: Any) -> tuple[Any, ...]:

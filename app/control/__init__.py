@@ -1,0 +1,1 @@
+"""The process that decides which version serves, and starts the others."""

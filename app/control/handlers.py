@@ -1,0 +1,45 @@
+"""What the control process answers to `app.rpc.control.RemoteManager`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from app.rpc.link import Handlers
+from app.swap.manager import Manager
+
+
+def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
+    """The control process's side of `RemoteManager`."""
+
+    async def story(manager: Manager, limit: int, offset: int) -> dict[str, Any]:
+        versions = manager.versions()
+        shown = versions[offset : offset + limit]
+        if manager.active not in shown:
+            shown.append(manager.active)
+        return {
+            "pinned": manager.pinned,
+            "stale": manager.stale(),
+            "stale_reason": manager.stale_reason(),
+            "versions": [version.public() for version in shown],
+            "versions_total": len(versions),
+        }
+
+    asked: list[Callable[..., Awaitable[Any]]] = [
+        Manager.reload,
+        Manager.reload_export,
+        Manager.rollback,
+        Manager.wait_for,
+        Manager.check,
+        Manager.pause,
+        Manager.resume,
+        story,
+    ]
+
+    def of_policy(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def answer(policy: str, *args: Any) -> Any:
+            return await call(managers[policy], *args)
+
+        return answer
+
+    return {call.__name__: of_policy(call) for call in asked}
