@@ -58,7 +58,7 @@ from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, Store
 from app.settings import PolicyFolder, Settings
 from app.swap.copies import Copies
-from app.swap.upload import Uploads, upload_folders
+from app.uploads.upload import Uploads, upload_folders
 from app.validate import Defaults, InputReader
 from app.workshop.loader import BundleLoader
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec

@@ -32,8 +32,8 @@ from app.swap.manager import Manager
 from app.swap.probe_file import ProbeFile
 from app.swap.source import Source, checkpoint_folders
 from app.swap.store import Store
-from app.swap.upload import upload_folders
 from app.swap.watch import FolderWatcher, follow
+from app.uploads.upload import upload_folders
 
 # Beyond a front's own grace for what was accepted.
 _FAREWELL_S = 5.0

@@ -12,7 +12,7 @@ from app.metrics import PolicyMetrics
 from app.quick import QuickReader
 from app.rpc.control import RemoteManager
 from app.swap.copies import Copies
-from app.swap.upload import Uploads
+from app.uploads.upload import Uploads
 from app.validate import InputReader
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import LEAST_BYTES, largest_bodies

@@ -17,7 +17,7 @@ from pathlib import Path
 from app.artifacts.names import EXPORT
 from app.errors import DoesNotFit, Problem, SwapRefused, Unsupported
 from app.settings import PolicyFolder
-from app.swap.unpack import Unpacker
+from app.uploads.untar import Unpacker
 from saver.artifact import (
     CHECKPOINT_FILE,
     CheckpointManifest,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import BodyTooLarge, DoesNotFit
-from app.swap.unpack import Unpacker
+from app.uploads.untar import Unpacker
 
 INDEX, SHARD, MANIFEST = "variables/variables.index", "variables/variables.data-00000-of-00001", "checkpoint.json"
 GOOD = {INDEX: b"index", SHARD: bytes(range(256)) * 40, MANIFEST: b"{}"}

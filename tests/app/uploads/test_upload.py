@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import DoesNotFit, NotJson, SwapRefused, Unsupported
-from app.swap.upload import Stored, Uploads
+from app.uploads.upload import Stored, Uploads
 from saver.artifact import check_files, read_checkpoint_manifest, write_checkpoint_manifest
 
 LIMIT = 1 << 20
@@ -178,7 +178,7 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("app.swap.upload.publish", full)
+    monkeypatch.setattr("app.uploads.upload.publish", full)
     with pytest.raises(SwapRefused, match="cannot be stored: No space left on device"):
         store(tar(weights=b"1"), tmp_path)
     assert os.listdir(tmp_path) == []

@@ -1,0 +1,1 @@
+"""Checkpoints that come over HTTP: unpacked, verified, published."""
