@@ -57,10 +57,10 @@ from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, Store
 from app.settings import PolicyFolder, Settings
-from app.swap.copies import Copies
 from app.uploads.upload import Uploads, upload_folders
 from app.validate import Defaults, InputReader
-from app.workshop.loader import BundleLoader
+from app.versions.loaded import Copies
+from app.versions.loader import BundleLoader
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
 
 # Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has

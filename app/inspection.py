@@ -43,9 +43,10 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     folder = named.folder
     check_folder(folder)
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
+        from app.builder.open_export import open_export
+        from app.engine.savedmodel.load import load_copy
         from app.workshop import probe
         from app.workshop.checkpoints import train_step_in
-        from app.workshop.load import load_copy, open_export
         from app.workshop.obstacles import draws_of
         from app.workshop.rows import dependence_of_rows
     with own_folder("policy-server-inspect.") as own:

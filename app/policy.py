@@ -11,9 +11,9 @@ from app.batching.rule import INITIAL_STATE
 from app.metrics import PolicyMetrics
 from app.quick import QuickReader
 from app.rpc.control import RemoteManager
-from app.swap.copies import Copies
 from app.uploads.upload import Uploads
 from app.validate import InputReader
+from app.versions.loaded import Copies
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import LEAST_BYTES, largest_bodies
 from saver.artifact import PolicySpec, ServingInfo

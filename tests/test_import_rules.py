@@ -32,7 +32,7 @@ def below(*packages: str) -> Callable[[str], bool]:
     return lambda module: any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-SEES_TENSORFLOW = below("app.workshop", "app.engine.tensorflow")
+SEES_TENSORFLOW = below("app.workshop", "app.engine.savedmodel.engine")
 SEES_FASTAPI = below(
     "app.api", "app.front", "app.http_server", "app.http_protocol", "app.http_cycle", "app.http_writer"
 )

@@ -34,7 +34,7 @@ from app.errors import (
     WeightsGone,
 )
 from app.metrics import PolicyMetrics
-from app.swap.lease import Slot
+from app.versions.lease import Slot
 
 log = logging.getLogger("policy_server.batching")
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from app.engine.base import Arrays, Engine
-from app.swap.lease import Slot
+from app.versions.lease import Slot
 from app.wire.tensors import Array
 
 # The function that takes no inputs: so many rows of the initial policy state.

@@ -99,7 +99,7 @@ class RemoteWorkshop:
         self._not_to_compile: set[str] = set()
 
     async def open(self, folder: Path, graphs: Path) -> Graph:
-        """See `app.workshop.load.open_export`."""
+        """See `app.builder.open_export.open_export`."""
         graph: Graph = await self._calls.call("open", folder, graphs)
         return graph
 

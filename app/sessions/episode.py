@@ -21,8 +21,8 @@ from app.questions import Question, Questions, function_of
 from app.sessions.fitting import Fitting
 from app.sessions.reading import STATE, Beginning, SessionReader, Stepping
 from app.sessions.record import Answer, Record, Run
-from app.swap.lease import Slot
 from app.validate import FIRST, LAST, MID, Inputs, Options
+from app.versions.lease import Slot
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from app.engine.savedmodel.checkpoint_reader import TRAIN_STEP, Stored, StoredValues, as_train_step
 from app.errors import SwapRefused
-from app.workshop.stored import TRAIN_STEP, Stored, StoredValues, as_train_step
 
 # What `tf.train.Checkpoint.save` adds.
 _SAVE_COUNTER = "save_counter"

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
-from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.workshop.constants import Constants
 from app.workshop.exact import make_exact
 from app.workshop.obstacles import kinds, obstacle, what_they_do

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from app.engine.tensorflow import FlatFunction
+from app.engine.savedmodel.engine import FlatFunction
 
 _DRAWS = re.compile(
     r"Random(?!Shuffle|GetKeyCounter|GetAlg)|Multinomial|TruncatedNormal|^Stateful(Uniform|Standard|Binomial)"

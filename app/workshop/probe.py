@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.engine.base import Arrays
-from app.engine.tensorflow import TensorFlowEngine
+from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
 from saver.artifact import PolicySpec, leaves
 from saver.artifact.probe import outside_spec, probe_inputs

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
+from app.builder.open_export import open_export
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.rpc.link import Handlers, Link
 from app.workshop import checkpoints
-from app.workshop.load import open_export
 from app.workshop.workshop import Workshop
 
 T = TypeVar("T")

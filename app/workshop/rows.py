@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from app.engine.base import Arrays, Engine
-from app.engine.tensorflow import FlatFunction, TensorFlowEngine
+from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.workshop import drawing
 from app.workshop.comparing import NUDGES, differing_rows, is_among, nudged, rows_of
 from app.workshop.obstacles import kinds

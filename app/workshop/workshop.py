@@ -12,13 +12,14 @@ from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared
 from app.artifacts.checkpoint import manifest_of, plain_files
+from app.builder.open_export import train_step_of
 from app.engine.base import Arrays
-from app.engine.tensorflow import TensorFlowEngine
+from app.engine.savedmodel.engine import TensorFlowEngine
+from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
 from app.workshop import checkpoints, probe
 from app.workshop.choice import EngineChoice
 from app.workshop.graph_constants import constants_of
-from app.workshop.load import load_copy, model_folder, restore, train_step_of
 from app.workshop.probe import Probed
 from saver.artifact import (
     GRAPH_FILE,

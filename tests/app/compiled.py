@@ -10,9 +10,9 @@ from tf_agents.policies import tf_policy
 
 from app.artifacts.bundle import Graph
 from app.engine.litert import LiteRTEngine
-from app.engine.tensorflow import TensorFlowEngine
+from app.engine.savedmodel.engine import TensorFlowEngine
+from app.engine.savedmodel.load import load_copy
 from app.workshop.compile import Compiler
-from app.workshop.load import load_copy
 from saver import PolicySaver
 from tests.app.workshop.opened import opened
 from tests.zoo.kinds import KINDS, make

@@ -95,7 +95,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from app.errors import Unsupported
-from app.workshop.load import load_copy, open_export
+from app.engine.savedmodel.load import load_copy
+from app.builder.open_export import open_export
 from saver.artifact.probe import probe_inputs
 graph = open_export(Path(sys.argv[1]), Path(sys.argv[2]))
 print(*graph.python_code)

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from tf_agents.trajectories import time_step as ts
 
+from app.builder.open_export import open_export
 from app.engine.base import Engine, InputRefused
-from app.workshop.load import open_export
-from app.workshop.loader import BundleLoader
+from app.versions.loader import BundleLoader
 from app.workshop.workshop import Workshop
 from saver import PolicySaver
 from saver.artifact import leaves

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.tensorflow import TensorFlowEngine
+from app.engine.savedmodel.engine import TensorFlowEngine
 from tests.server import ROOT
 from tests.sweep.compare import TOLERANCE, differences
 from tests.sweep.operation import Operation, one

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from app.artifacts.bundle import Bundle, Graph
-from app.workshop.loader import BundleLoader
+from app.versions.loader import BundleLoader
 
 
 def main(folder: Path) -> None:

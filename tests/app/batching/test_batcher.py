@@ -17,7 +17,7 @@ from app.engine.base import InputRefused
 from app.engine.fake import FakeEngine
 from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, TooOld
 from app.metrics import Metrics
-from app.swap.lease import ServedVersion, Slot
+from app.versions.lease import ServedVersion, Slot
 
 
 class EchoEngine(FakeEngine):

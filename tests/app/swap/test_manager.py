@@ -19,11 +19,11 @@ from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePo
 from app.metrics import Metrics
 from app.swap import history as history_module
 from app.swap import manager as manager_module
-from app.swap.copies import Copies
 from app.swap.manager import Manager
 from app.swap.source import Source
 from app.swap.states import State
 from app.swap.store import Store
+from app.versions.loaded import Copies
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest, write_checkpoint_manifest
 from tests.app.swap.checkpoints import contents, digest, identify, put
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from app.artifacts.bundle import Graph
-from app.workshop.load import open_export
+from app.builder.open_export import open_export
 
 
 def opened(folder: Path) -> Graph:

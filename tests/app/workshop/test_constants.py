@@ -13,9 +13,9 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from app.engine.litert import LiteRTEngine
+from app.engine.savedmodel.load import load_copy
 from app.workshop import compile as compiling
 from app.workshop.compile import Compiler
-from app.workshop.load import load_copy
 from tests.app.workshop.opened import opened
 
 ROWS = 1000

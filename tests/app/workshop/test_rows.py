@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tf_agents.policies import policy_saver
 
-from app.workshop.load import load_copy
+from app.engine.savedmodel.load import load_copy
 from app.workshop.rows import dependence_of_rows
 from saver import PolicySaver
 from tests.app.workshop.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from app.artifacts.bundle import TENSORFLOW, Bundle
 from app.artifacts.checkpoint import INDEX, identify
+from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
+from app.versions.loader import BundleLoader
 from app.workshop import choice
 from app.workshop import workshop as workshop_module
-from app.workshop.load import load_copy
-from app.workshop.loader import BundleLoader
 from app.workshop.workshop import Workshop
 from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, write_checkpoint_manifest

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from app.engine.tensorflow import FlatFunction
+from app.engine.savedmodel.engine import FlatFunction
 from saver.artifact import DistributionInfo, Nest, PolicySpec, leaves
 from saver.distributions import NotDescribable, flatten
 from saver.purity import impurities

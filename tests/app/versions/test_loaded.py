@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.artifacts.bundle import Bundle
-from app.swap.copies import Copies
+from app.versions.loaded import Copies
 
 GRAPH: Any = None
 

@@ -14,9 +14,9 @@ import tf_agents.distributions  # noqa: F401 — registers its own
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from app.engine.tensorflow import FlatFunction
+from app.engine.savedmodel.engine import FlatFunction
+from app.engine.savedmodel.flat_distribution import flat_distribution
 from app.errors import UnusablePolicy
-from app.workshop.flat_distribution import flat_distribution
 from saver.artifact import POLICY_FILE, Noise, PolicySpec, ServingInfo, leaves
 from saver.specs import PolicySpecs, signature_of, spec_of
 

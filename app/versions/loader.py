@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.base import Engine
 from app.engine.litert import LiteRTEngine
-from saver.hush import hushed
+from app.engine.savedmodel.one_core import import_tensorflow
 
 if TYPE_CHECKING:
-    from app.engine.tensorflow import TensorFlowEngine
+    from app.engine.savedmodel.engine import TensorFlowEngine
 
 
 class BundleLoader:
-    """One policy's engines: see `app.swap.copies.Loader`.
+    """One policy's engines: see `app.versions.loaded.Loader`.
 
     A SavedModel takes a second to load, and a checkpoint milliseconds to restore into one: what is no longer used is
     kept for the next version.
@@ -31,8 +29,8 @@ class BundleLoader:
             engine = LiteRTEngine(bundle.folder / COMPILED_FILE, graph.spec, graph.serving.noise)
             engine.one_call, engine.whole_batches = bool(bundle.dependent_rows), bundle.whole_batches
             return engine
-        _import_tensorflow()
-        from app.workshop.load import load_copy, restore
+        import_tensorflow()
+        from app.engine.savedmodel.load import load_copy, restore
 
         copy, self._spare = self._spare, None
         if copy is None or copy.graph != graph.digest:
@@ -44,7 +42,7 @@ class BundleLoader:
     def stand_by(self, graph: Graph, bundle: Bundle) -> None:
         """See `Loader`."""
         if bundle.engine == TENSORFLOW and self._spare is None:
-            from app.workshop.load import load_copy
+            from app.engine.savedmodel.load import load_copy
 
             self._spare = load_copy(graph)
 
@@ -52,13 +50,3 @@ class BundleLoader:
         """See `Loader`."""
         if engine.name == TENSORFLOW:
             self._spare = engine  # type: ignore[assignment]
-
-
-def _import_tensorflow() -> None:
-    if "tensorflow" not in sys.modules:
-        # One call uses one core: for small matrices handing out the work takes longer than doing it, and cores that
-        # are busy otherwise (other fronts, a swap being made ready) would make every call wait for its slowest part.
-        for kind in ("INTRA", "INTER"):
-            os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
-        with hushed():
-            import tensorflow  # noqa: F401

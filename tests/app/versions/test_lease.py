@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from app.swap.lease import Slot
 from app.swap.states import Version
+from app.versions.lease import Slot
 
 
 def slot() -> Slot[str]:

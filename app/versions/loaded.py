@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.base import Engine
 from app.errors import SwapRefused, is_passing
-from app.swap.lease import ServedVersion, Slot
+from app.versions.lease import ServedVersion, Slot
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Runs a policy with TensorFlow: SavedModels loaded, checkpoints restored into them."""

@@ -1,0 +1,125 @@
+"""A policy's graph → as many engines (copies of the policy) as are asked for; a checkpoint → restored into one.
+
+Exports of `saver.PolicySaver` run from their `serving/` folder, for which TensorFlow alone is enough. Those that
+came without it need the libraries that `app.engine.savedmodel.plain` imports.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+
+from app.artifacts.bundle import Bundle, Graph
+from app.engine.savedmodel.checkpoint_reader import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, prefix
+from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
+from app.engine.savedmodel.generators import draw_afresh, generator_states
+from app.errors import SwapRefused, UnusablePolicy
+from saver.artifact import SERVING_FOLDER, ServingInfo
+from saver.hush import hushed
+
+PLAIN_FOLDER = "plain"
+SIGNATURES = ("action", "get_initial_state")
+
+
+def load_copy(graph: Graph) -> TensorFlowEngine:
+    """A new copy of the policy, with the export's own weights.
+
+    Raises:
+      UnusablePolicy: TensorFlow cannot load it, or it lacks what its spec says.
+    """
+    model = load_graph(graph, graph.folder)
+    engine = TensorFlowEngine(model, functions_of(graph, model)[0], graph.spec, graph.digest)
+    engine.generators = generator_states(function.concrete for function in engine.functions.values())
+    return engine
+
+
+def load_graph(graph: Graph, named: Path) -> Any:
+    """The SavedModel of a graph, loaded; errors name it `named`: see `load_model`."""
+    if graph.plain:
+        tf_agents_export()  # before loading: it registers the types
+    return load_model(model_folder(graph), named)
+
+
+def functions_of(graph: Graph, model: Any) -> tuple[dict[str, FlatFunction], ServingInfo]:
+    """The functions of a loaded policy, and what its serving functions take and return."""
+    if graph.plain:
+        functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in SIGNATURES}
+        more, serving = tf_agents_export().flatfunctions_of(model, graph.spec)
+        return functions | more, serving
+    names = (*SIGNATURES, *(name for name in graph.serving.signatures if name in model.signatures))
+    return {name: FlatFunction.of_signature(model.signatures[name]) for name in names}, graph.serving
+
+
+def tf_agents_export() -> ModuleType:
+    """The module for exports of TF-Agents' own saver, imported when one is loaded: its own imports take seconds."""
+    with hushed():
+        from app.engine.savedmodel import plain
+    return plain
+
+
+def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
+    """Puts the weights of a version into a copy; what it draws from a generator's state is its own from then on.
+
+    After an exception the copy may be half overwritten: it has to be thrown away.
+
+    Raises:
+      SwapRefused: TensorFlow cannot read them.
+    """
+    source = model_folder(graph) if bundle.digest == graph.digest else bundle.folder
+    values = StoredValues(source)
+    # A new object each time: one that is used again leaks (54 KiB a restore were measured).
+    checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": engine.model})
+    try:
+        status = checkpoint.read(prefix(source))
+        try:
+            status.assert_consumed()
+        except AssertionError:
+            if not _assigned(engine.model, values):
+                raise
+    except Exception as error:  # it has many kinds of errors for a file that it does not like
+        raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
+    draw_afresh(engine.generators)
+
+
+def _assigned(model: Any, values: StoredValues) -> bool:
+    """Assigns each value by its name, where what is one variable in the files is several in the model.
+
+    TensorFlow restores such a value into the first of them only. False where there is more than named variables.
+    """
+    variables = {f"{WEIGHTS}/{index}": variable for index, variable in enumerate(getattr(model, WEIGHTS, ()))}
+    variables |= {f"{METADATA}/{name}": variable for name, variable in getattr(model, METADATA, {}).items()}
+    if hasattr(model, TRAIN_STEP):
+        variables[TRAIN_STEP] = getattr(model, TRAIN_STEP)
+    if not variables.keys() <= values.by_name.keys() or any(variables.keys().isdisjoint(v.names) for v in values.all):
+        return False
+    for name, variable in variables.items():
+        variable.assign(values.read(values.by_name[name]))
+    return True
+
+
+def model_folder(graph: Graph) -> Path:
+    """Where the SavedModel lies."""
+    return graph.folder / (PLAIN_FOLDER if graph.plain else SERVING_FOLDER)
+
+
+def load_model(folder: Path, named: Path) -> Any:
+    """TensorFlow's loaded SavedModel; errors name it `named`.
+
+    Raises:
+      UnusablePolicy: it cannot be loaded, or is no policy.
+    """
+    try:
+        model = tf.saved_model.load(str(folder))
+    except Exception as error:  # whatever a damaged or foreign file makes TensorFlow raise
+        text = (str(error) or repr(error)).strip().splitlines()[0]
+        raise UnusablePolicy(f"{named} cannot be loaded: {text.replace(str(folder), str(named))}") from error
+    missing = set(SIGNATURES) - set(model.signatures)
+    if missing:
+        raise UnusablePolicy(
+            f"{named} is a SavedModel but no policy: it has no signature {sorted(missing)[0]!r}, "
+            f"only {', '.join(sorted(model.signatures)) or 'none at all'}"
+        )
+    return model
