@@ -43,12 +43,12 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     folder = named.folder
     check_folder(folder)
     with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
+        from app.builder import probe
         from app.builder.open_export import open_export
+        from app.builder.row_dependence import dependence_of_rows
+        from app.builder.unsupported import draws_of
+        from app.builder.variables import train_step_in
         from app.engine.savedmodel.load import load_copy
-        from app.workshop import probe
-        from app.workshop.checkpoints import train_step_in
-        from app.workshop.obstacles import draws_of
-        from app.workshop.rows import dependence_of_rows
     with own_folder("policy-server-inspect.") as own:
         graph = open_export(folder, emptied(own / "graphs"))  # which is locked meanwhile, as `own` is already
         copy = load_copy(graph)

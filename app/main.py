@@ -151,7 +151,7 @@ async def _start_workshop(
     async def start() -> Child:
         await asyncio.to_thread(emptied, folder)
         arguments = (settings.engine, settings.log_level, str(folder))
-        return await Child.start("app.workshop", arguments, {"step": step}, stalled_s=settings.stalled_s)
+        return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
 
     keeper = Keeper(
         "the workshop process",

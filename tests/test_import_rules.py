@@ -32,17 +32,17 @@ def below(*packages: str) -> Callable[[str], bool]:
     return lambda module: any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-SEES_TENSORFLOW = below("app.workshop", "app.engine.savedmodel.engine")
+SEES_TENSORFLOW = below("app.builder", "app.engine.savedmodel")
 SEES_FASTAPI = below(
     "app.api", "app.front", "app.http_server", "app.http_protocol", "app.http_cycle", "app.http_writer"
 )
 # What is planted, in modules of which package, where it is allowed, and the rule that refuses it elsewhere.
 PLANTED = [
     ("tensorflow", "app", SEES_TENSORFLOW, "TensorFlow only"),
-    ("tf_agents", "app", below("app.workshop"), "TensorFlow only"),
+    ("tf_agents", "app", SEES_TENSORFLOW, "TensorFlow only"),
     ("uvicorn", "app", SEES_FASTAPI, "FastAPI and uvicorn only"),
     ("fastapi", "app", SEES_FASTAPI, "FastAPI and uvicorn only"),
-    ("saver.specs", "app", below("app.workshop"), "of saver only artifact"),
+    ("saver.specs", "app", SEES_TENSORFLOW, "of saver only artifact"),
     ("tensorflow", "saver.artifact", below(), "saver.artifact does without"),
     ("app.errors", "saver", below(), "saver knows nothing of the server"),
     ("app.errors", "client", below(), "client stands alone"),

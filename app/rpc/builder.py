@@ -112,7 +112,7 @@ class RemoteWorkshop:
         recorded: Sequence[Arrays],
         serving: tuple[Graph, Bundle] | None = None,
     ) -> Prepared:
-        """See `app.workshop.workshop.Workshop.prepare`.
+        """See `app.builder.builder.Workshop.prepare`.
 
         Where the process crashes, compiling may be to blame: the next one leaves it out, now and for what is to come.
         """
@@ -128,11 +128,11 @@ class RemoteWorkshop:
         return prepared
 
     async def check(self, graph: Graph, folder: Path) -> int:
-        """See `app.workshop.workshop.Workshop.check`."""
+        """See `app.builder.builder.Workshop.check`."""
         train_step: int = await self._calls.call("check", self._policy, graph, folder)
         return train_step
 
     async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
-        """See `app.workshop.workshop.Workshop.needs_own_graph`."""
+        """See `app.builder.builder.Workshop.needs_own_graph`."""
         needs: bool = await self._calls.call("needs_own_graph", self._policy, graph, folder)
         return needs

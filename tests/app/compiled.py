@@ -9,12 +9,12 @@ import tensorflow as tf
 from tf_agents.policies import tf_policy
 
 from app.artifacts.bundle import Graph
+from app.builder.compile import Compiler
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy
-from app.workshop.compile import Compiler
 from saver import PolicySaver
-from tests.app.workshop.opened import opened
+from tests.app.builder.opened import opened
 from tests.zoo.kinds import KINDS, make
 
 

@@ -13,7 +13,7 @@ from tf_agents.policies import policy_saver
 from app.errors import UnusablePolicy
 from app.inspection import inspect
 from saver import PolicySaver
-from tests.app.workshop.dependent import SharedNoise
+from tests.app.builder.dependent import SharedNoise
 from tests.saver import demanding, policies
 from tests.saver.policies import SAVERS, Saved
 from tests.server import ROOT

@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from tf_agents.trajectories import time_step as ts
 
+from app.builder.builder import Workshop
 from app.builder.open_export import open_export
 from app.engine.base import Engine, InputRefused
 from app.versions.loader import BundleLoader
-from app.workshop.workshop import Workshop
 from saver import PolicySaver
 from saver.artifact import leaves
 from tests.sweep.operation import Operation, OperationPolicy

@@ -14,7 +14,7 @@ from tf_agents.policies import policy_saver
 from tf_agents.trajectories import time_step as ts
 
 from saver import PolicySaver
-from tests.app.workshop.dependent import (
+from tests.app.builder.dependent import (
     BatchNormalisedAndSampled,
     CenteredOverTheBatch,
     FirstRowsCounter,
@@ -23,7 +23,7 @@ from tests.app.workshop.dependent import (
     gaussian,
     ornstein_uhlenbeck,
 )
-from tests.app.workshop.test_constants import FUNCTIONS, ROWS, Table, versions
+from tests.app.builder.test_constant_folding import FUNCTIONS, ROWS, Table, versions
 from tests.server import RunningServer, serving
 
 CONNECTIONS = 16

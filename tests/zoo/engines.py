@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from app.artifacts.bundle import Bundle, Graph
+from app.builder.builder import Workshop
 from app.builder.open_export import open_export
 from app.engine.base import Engine
 from app.errors import SwapRefused
 from app.versions.loader import BundleLoader
-from app.workshop.workshop import Workshop
 from saver.artifact import LOG_PROB
 from tests.zoo.exported import Exported, Flat
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.builder.equivalence_episodes import check_episodes
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
-from app.workshop.episodes import check_episodes
 from tests.server import ROOT
 from tests.zoo.compare import ask, assert_equal, different_leaves
 from tests.zoo.engines import NAMED, REFUSED, Served, compiled_share

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.builder.open_export import open_export
+from app.builder.row_dependence import dependence_of_rows
 from app.engine.savedmodel.load import load_copy
-from app.workshop.rows import dependence_of_rows
 from tests.zoo.exported import Exports
 from tests.zoo.kinds import KINDS
 

@@ -12,12 +12,12 @@ from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
+from app.builder.builder import Workshop
 from app.builder.open_export import open_export
 from app.engine.base import Engine
 from app.engine.savedmodel.generators import generator_states
 from app.engine.savedmodel.load import load_copy
 from app.versions.loader import BundleLoader
-from app.workshop.workshop import Workshop
 from saver import PolicySaver
 from tests.server import serving
 

@@ -18,7 +18,7 @@ from app.validate import Defaults, InputReader
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
 from saver.artifact.probe import probe_inputs
-from tests.app.workshop.opened import opened
+from tests.app.builder.opened import opened
 from tests.saver import policies
 from tests.saver.policies import SAVERS, Saved
 

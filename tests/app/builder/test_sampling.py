@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app.builder import compile as compiling
+from app.builder.compile import CannotCompile
+from app.builder.constant_folding import Constants
+from app.builder.equivalence_inputs import random_inputs
 from app.engine import litert
 from app.engine.litert import LiteRTEngine
 from app.engine.noise import fresh_noise
-from app.workshop import compile as compiling
-from app.workshop.compile import CannotCompile
-from app.workshop.constants import Constants
-from app.workshop.probing import random_inputs
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import seed_of

@@ -8,11 +8,11 @@ from typing import Any
 
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from app.workshop.assertions import SHAPE_ONLY, may_refuse
+from app.builder.assertions import SHAPE_ONLY, may_refuse
 from saver.purity import impurities, seed_of
 
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
-# They lose their argument's period above some 1e7. What can be had exactly, `app.workshop.exact` replaces.
+# They lose their argument's period above some 1e7. What can be had exactly, `app.builder.op_rewrites` replaces.
 _INEXACT = dict.fromkeys(("Sin", "Cos", "Tan"), "for large inputs")
 # It takes the nearest even step at ties, and TensorFlow's own kernels differ among themselves.
 _INEXACT |= {f"FakeQuantWithMinMaxVars{which}": "half way between two steps" for which in ("", "PerChannel")}

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework import tensor_util
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from app.workshop.gathers import mend_gathers
+from app.builder.gathers import mend_gathers
 
 Values: TypeAlias = "list[np.ndarray[Any, Any]]"
 

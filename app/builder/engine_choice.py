@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
+from app.builder.comparing import Unequal
+from app.builder.compile import CannotCompile, Compiler
+from app.builder.equivalence import prove
 from app.builder.open_export import metadata_of, train_step_of
+from app.builder.row_dependence import Rows
 from app.engine.base import Arrays
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
-from app.workshop.comparing import Unequal
-from app.workshop.compile import CannotCompile, Compiler
-from app.workshop.proof import prove
-from app.workshop.rows import Rows
 from saver.artifact import hash_files
 from saver.purity import seed_of
 

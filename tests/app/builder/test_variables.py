@@ -12,9 +12,9 @@ from tf_agents.policies import policy_saver
 
 from app.artifacts import checkpoint as folders
 from app.artifacts.checkpoint import INDEX, Identity
+from app.builder.variables import check, train_step_in, variables_of
 from app.engine.savedmodel.checkpoint_reader import Stored, prefix
 from app.errors import Incomplete, SwapRefused
-from app.workshop.checkpoints import check, train_step_in, variables_of
 from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, read_checkpoint_manifest, write_checkpoint_manifest
 from tests.saver import policies

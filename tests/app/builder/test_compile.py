@@ -9,11 +9,11 @@ from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
+from app.builder import compile as compiling
+from app.builder.compile import CannotCompile
+from app.builder.constant_folding import Constants
+from app.builder.equivalence import Unequal, prove
 from app.engine.litert import LiteRTEngine
-from app.workshop import compile as compiling
-from app.workshop.compile import CannotCompile
-from app.workshop.constants import Constants
-from app.workshop.proof import Unequal, prove
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs
 from tests.app.compiled import Opened, Shop

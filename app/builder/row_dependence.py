@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from app.builder import drawing
+from app.builder.comparing import NUDGES, differing_rows, is_among, nudged, rows_of
+from app.builder.equivalence_inputs import random_inputs
+from app.builder.unsupported import kinds
 from app.engine.base import Arrays, Engine
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
-from app.workshop import drawing
-from app.workshop.comparing import NUDGES, differing_rows, is_among, nudged, rows_of
-from app.workshop.obstacles import kinds
-from app.workshop.probing import random_inputs
 from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import impurities

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
+from app.builder.process import _blamed
 from app.errors import PolicyServerError, SwapRefused, UnusablePolicy
-from app.workshop.process import _blamed
 
 
 def failing(error: Exception, refusal: Exception | None = None) -> None:

@@ -12,11 +12,11 @@ from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
+from app.builder import compile as compiling
+from app.builder.compile import Compiler
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.load import load_copy
-from app.workshop import compile as compiling
-from app.workshop.compile import Compiler
-from tests.app.workshop.opened import opened
+from tests.app.builder.opened import opened
 
 ROWS = 1000
 FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
+from app.builder import variables
+from app.builder.builder import Workshop
 from app.builder.open_export import open_export
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.rpc.link import Handlers, Link
-from app.workshop import checkpoints
-from app.workshop.workshop import Workshop
 
 T = TypeVar("T")
 
@@ -73,8 +73,8 @@ class Calls:
         return self._workshop(policy, graph).needs_own_graph(folder)
 
     def train_step_in(self, folder: Path) -> int:
-        """See `checkpoints.train_step_in`."""
-        return checkpoints.train_step_in(folder)
+        """See `variables.train_step_in`."""
+        return variables.train_step_in(folder)
 
     def _steps(self, policy: str) -> Callable[[str], None]:
         """What the control process is told of, with the seconds since the step before."""

@@ -12,11 +12,11 @@ import tensorflow as tf
 from tf_agents.policies import epsilon_greedy_policy, policy_saver, tf_policy
 
 from app.artifacts.checkpoint import identify
+from app.builder.builder import Workshop
+from app.builder.variables import train_step_in
 from app.errors import SwapRefused
-from app.workshop.checkpoints import train_step_in
-from app.workshop.workshop import Workshop
 from saver import PolicySaver
-from tests.app.workshop.opened import opened
+from tests.app.builder.opened import opened
 from tests.saver import policies
 
 SAVERS = {"ours": PolicySaver, "plain": policy_saver.PolicySaver}

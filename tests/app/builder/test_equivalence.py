@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.builder.equivalence import Unequal, prove
+from app.builder.equivalence_episodes import STEPS, check_episodes
 from app.engine.base import Arrays, InputRefused
 from app.engine.litert import LiteRTEngine
-from app.workshop.episodes import STEPS, check_episodes
-from app.workshop.proof import Unequal, prove
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
 from tests.app.compiled import Shop
 from tests.app.specs import policy_spec

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from app.builder.comparing import NUDGES, Unequal, differing_rows, identical, is_among, nudged, rows_of
+from app.builder.equivalence_episodes import check_episodes
+from app.builder.equivalence_inputs import probes_of_action
 from app.engine.base import Arrays, Engine, InputRefused
-from app.workshop.comparing import NUDGES, Unequal, differing_rows, identical, is_among, nudged, rows_of
-from app.workshop.episodes import check_episodes
-from app.workshop.probing import probes_of_action
 from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_noise
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from app.builder.comparing import Unequal, differing_rows
+from app.builder.equivalence_inputs import random_inputs
 from app.engine.base import Arrays, Engine, InputRefused
-from app.workshop.comparing import Unequal, differing_rows
-from app.workshop.probing import random_inputs
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.artifact.probe import probe_noise
 

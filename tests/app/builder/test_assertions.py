@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from app.workshop.assertions import may_refuse
+from app.builder.assertions import may_refuse
 
 WEIGHTS = tf.Variable([1.0, 2.0, 3.0])
 

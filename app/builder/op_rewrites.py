@@ -1,6 +1,6 @@
 """A SavedModel → the same one, without operations that LiteRT lacks, or works out otherwise than TensorFlow.
 
-Each becomes a call of a function that is as exact as TensorFlow's own: see `app.workshop.forms`.
+Each becomes a call of a function that is as exact as TensorFlow's own: see `app.builder.op_forms`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
-from app.workshop.forms import BIASES_LAST, FORMS, Around, Form, dtypes_of
+from app.builder.op_forms import BIASES_LAST, FORMS, Around, Form, dtypes_of
 
 
 def make_exact(folder: Path, fed_back: bool = False) -> None:

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from app.workshop import compile as compiling
-from app.workshop import forms
-from app.workshop.constants import Constants
+from app.builder import compile as compiling
+from app.builder import op_forms
+from app.builder.constant_folding import Constants
 
 FAR = [0.0, 1e-8, -1e-8, 1e-4, -1e-4, 15.5, -15.5, -20.0, 88.0, 90.0, -80.0, 1e6, -1e6, 1e20, -1e20]
 GENERATOR = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_litert_works_it_out_as_tensorflow_does(both, name, values):
 
 def test_every_form_is_tested():
     """As far as the names go."""
-    kinds = {form.kind for form in forms.FORMS} - {"OneHot"}
+    kinds = {form.kind for form in op_forms.FORMS} - {"OneHot"}
     graph = tf.function(
         lambda x: {name: call(x) for name, call in FUNCTIONS.items()},
         input_signature=[tf.TensorSpec([None, 3])],

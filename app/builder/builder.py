@@ -12,15 +12,15 @@ from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared
 from app.artifacts.checkpoint import manifest_of, plain_files
+from app.builder import probe, variables
+from app.builder.engine_choice import EngineChoice
+from app.builder.graph_constants import constants_of
 from app.builder.open_export import train_step_of
+from app.builder.probe import Probed
 from app.engine.base import Arrays
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
-from app.workshop import checkpoints, probe
-from app.workshop.choice import EngineChoice
-from app.workshop.graph_constants import constants_of
-from app.workshop.probe import Probed
 from saver.artifact import (
     GRAPH_FILE,
     SERVING_FOLDER,
@@ -39,7 +39,7 @@ class Workshop:
     def __init__(self, graph: Graph, engine: str = AUTO) -> None:
         self.graph = graph
         self._choice = EngineChoice(graph, engine)
-        self._variables = checkpoints.variables_of(model_folder(graph))
+        self._variables = variables.variables_of(model_folder(graph))
         self._copy: TensorFlowEngine | None = load_copy(graph)
         self._one_row = False
         self.told: Callable[[str], None] = lambda _: None
@@ -107,8 +107,8 @@ class Workshop:
             check_files(folder, manifest.files if manifest else {})
         except IncompleteError as error:
             raise SwapRefused(str(error)) from None
-        checkpoints.check(folder, self._variables)
-        train_step = checkpoints.train_step_in(folder)
+        variables.check(folder, self._variables)
+        train_step = variables.train_step_in(folder)
         _check_promise(manifest, train_step)
         return train_step
 
@@ -154,7 +154,7 @@ class Workshop:
     def _check_variables(self, folder: Path, source: Path) -> None:
         """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
         try:
-            checkpoints.check(folder, self._variables)
+            variables.check(folder, self._variables)
         except SwapRefused as refusal:
             if not (source / GRAPH_FILE).exists():
                 raise

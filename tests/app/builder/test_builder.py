@@ -9,16 +9,16 @@ import tensorflow as tf
 
 from app.artifacts.bundle import TENSORFLOW, Bundle
 from app.artifacts.checkpoint import INDEX, identify
+from app.builder import builder as workshop_module
+from app.builder import engine_choice
+from app.builder.builder import Workshop
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from app.versions.loader import BundleLoader
-from app.workshop import choice
-from app.workshop import workshop as workshop_module
-from app.workshop.workshop import Workshop
 from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, write_checkpoint_manifest
 from saver.artifact.probe import probe_inputs
-from tests.app.workshop.opened import opened
+from tests.app.builder.opened import opened
 from tests.saver import demanding, policies
 
 
@@ -309,7 +309,7 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
         assert apart
         compared.extend(float(row["0/observation"][0]) for row in args[5])
 
-    monkeypatch.setattr(choice, "prove", prove)
+    monkeypatch.setattr(engine_choice, "prove", prove)
     bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
     assert (bundle.engine, bundle.probed["answered"]) == ("litert", 2)
     assert compared == [0.0, 1.0, 0.0, 1.0]

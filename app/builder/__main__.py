@@ -1,4 +1,4 @@
-"""The workshop process: `python -m app.workshop LINK ENGINE LEVEL FOLDER`, started by the control process.
+"""The workshop process: `python -m app.builder LINK ENGINE LEVEL FOLDER`, started by the control process.
 
 FOLDER is for its temporary files, which hold weights: they go with it, however it ends.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
     with hushed():
-        from app.workshop import process
+        from app.builder import process
     asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))
 
 

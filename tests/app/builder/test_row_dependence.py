@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from tf_agents.policies import policy_saver
 
+from app.builder.row_dependence import dependence_of_rows
 from app.engine.savedmodel.load import load_copy
-from app.workshop.rows import dependence_of_rows
 from saver import PolicySaver
-from tests.app.workshop.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise
-from tests.app.workshop.opened import opened
+from tests.app.builder.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise
+from tests.app.builder.opened import opened
 
 
 def judged(folder: Path, make, kind=policy_saver.PolicySaver, **options):
@@ -51,5 +51,5 @@ def test_rows_that_cannot_be_compared_are_taken_to_depend_on_each_other(tmp_path
     def fails(*_: object) -> None:
         raise IndexError("no such row")
 
-    monkeypatch.setattr("app.workshop.rows.differing_rows", fails)
+    monkeypatch.setattr("app.builder.row_dependence.differing_rows", fails)
     assert judged(tmp_path, Linear).reason == "comparing its rows fails: IndexError: no such row"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.workshop.template import Place, Template, like, told_apart
+from app.builder.patching import Place, Template, like, told_apart
 
 KERNEL = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
 COUNT = np.array(7, np.int64)

@@ -16,11 +16,11 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
+from app.builder.constant_folding import Constants
+from app.builder.op_rewrites import make_exact
+from app.builder.patching import Template, Weights, like, template_of, told_apart
+from app.builder.unsupported import kinds, obstacle, what_they_do
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
-from app.workshop.constants import Constants
-from app.workshop.exact import make_exact
-from app.workshop.obstacles import kinds, obstacle, what_they_do
-from app.workshop.template import Template, Weights, like, template_of, told_apart
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
 from saver.purity import impurities, seed_of
