@@ -43,12 +43,14 @@ from app.engine.base import Arrays
 from app.errors import NotReady
 from app.http_limits import HttpLimits, SharedLimits
 from app.http_server import HttpServer
+from app.inputs.defaults import Defaults
+from app.inputs.names import request_name, top_level
+from app.inputs.typed import QuickReader
+from app.inputs.validate import InputReader
 from app.memory import FreedMemory
 from app.metrics import FLUSH_S, Metrics
-from app.names import request_name, top_level
 from app.offload import Offload
 from app.policy import Policy
-from app.quick import QuickReader
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
 from app.rpc.messages import Offer
@@ -58,7 +60,6 @@ from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, Store
 from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_folders
-from app.validate import Defaults, InputReader
 from app.versions.loaded import Copies
 from app.versions.loader import BundleLoader
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from app.answers import Forms
 from app.batching.batcher import Batcher
 from app.batching.rule import INITIAL_STATE
+from app.inputs.typed import QuickReader
+from app.inputs.validate import InputReader
 from app.metrics import PolicyMetrics
-from app.quick import QuickReader
 from app.rpc.control import RemoteManager
 from app.uploads.upload import Uploads
-from app.validate import InputReader
 from app.versions.loaded import Copies
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import LEAST_BYTES, largest_bodies

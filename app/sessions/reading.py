@@ -10,9 +10,10 @@ import numpy as np
 from msgspec import Meta
 
 from app.errors import DoesNotFit, NotJson, Problem
-from app.names import top_level
-from app.quick import QuickReader
-from app.validate import InputReader, Inputs, Options, read_options
+from app.inputs.names import top_level
+from app.inputs.options import Options, read_options
+from app.inputs.typed import QuickReader
+from app.inputs.validate import InputReader, Inputs
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import QUICK_BYTES
 from app.wire.long_lists import LongList

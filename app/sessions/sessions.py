@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from app.batching.rule import Job, Result
 from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
+from app.inputs.options import Options
 from app.policy import Policy
 from app.questions import LargeQuestion
 from app.service import Service
@@ -21,7 +22,6 @@ from app.sessions.reading import Stepping, is_id
 from app.sessions.record import Answer, Record
 from app.sessions.store import Key, Store
 from app.settings import variable
-from app.validate import Options
 from app.wire.codecs import Codec, reader_of
 from app.wire.limits import LEAST_BYTES
 

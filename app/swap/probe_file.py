@@ -13,8 +13,10 @@ from typing import Any
 
 from app.engine.base import Arrays
 from app.errors import DoesNotFit, UnusablePolicy
+from app.inputs.defaults import Defaults
+from app.inputs.options import read_options
+from app.inputs.validate import InputReader
 from app.settings import SettingsError
-from app.validate import Defaults, InputReader, read_options
 from saver.artifact import PolicySpec
 
 # Each is asked of every version, and compared between two engines.

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, NotJson, NotMsgpack, PolicyServerError
-from app.validate import InputReader, read_options
+from app.inputs.options import read_options
+from app.inputs.validate import InputReader
 from app.wire import large_json, large_msgpack, long_lists
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf, PolicySpec
+from tests.app.inputs.test_typed import SPECS, UNTYPED, bodies
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
-from tests.app.test_quick import SPECS, UNTYPED, bodies
 
 ROWS = 100
 MORE = {

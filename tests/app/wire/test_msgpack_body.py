@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, NotMsgpack
-from app.validate import InputReader, read_options
+from app.inputs.options import read_options
+from app.inputs.validate import InputReader
 from app.wire.msgpack_body import DTYPES, decode, encode
 from saver.artifact import Leaf
 from tests.app.specs import LSTM_STATE, NESTED, policy_spec

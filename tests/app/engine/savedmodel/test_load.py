@@ -14,7 +14,8 @@ from app.builder.open_export import metadata_of, train_step_of
 from app.engine.base import InputRefused
 from app.engine.savedmodel.load import load_copy
 from app.errors import UnusablePolicy
-from app.validate import Defaults, InputReader
+from app.inputs.defaults import Defaults
+from app.inputs.validate import InputReader
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
 from saver.artifact.probe import probe_inputs

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from app.errors import DoesNotFit, NotJson, Problem
-from app.names import Hint, names_of, request_name, top_level
-from app.validate import InputReader, read_options
+from app.inputs.names import Hint, names_of, request_name, top_level
+from app.inputs.options import read_options
+from app.inputs.validate import InputReader
 from app.wire.codecs import JSON
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit, Problem
-from app.validate import FIRST, MID, Defaults, InputReader, Inputs, Options, read_options
+from app.inputs.defaults import FIRST, MID, Defaults
+from app.inputs.options import Options, read_options
+from app.inputs.validate import InputReader, Inputs
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 

@@ -1,42 +1,25 @@
 """A request's object → arrays that fit the policy's spec; or every problem found.
 
-An `InputReader` is made once for each policy: it knows every name that a field may be sent under. `Defaults` knows what
-stands for that which a request leaves out.
+An `InputReader` is made once for each policy: it knows every name that a field may be sent under.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
-from app.names import DEFAULTED, OPTIONS, Hint, names_of, request_name, top_level
+from app.inputs.defaults import FIRST, LAST, default_leaves
+from app.inputs.names import DEFAULTED, OPTIONS, Hint, names_of, request_name, top_level
+from app.inputs.options import MOST_PROBLEMS, Options, read_options
 from app.wire import json_body
 from app.wire.limits import most_keys
 from app.wire.long_lists import LongList, LongString, read_long
-from app.wire.tensors import Array, Arrays, Tensor, Unfit, expected_text, outline, read_tensor, show
+from app.wire.tensors import Array, Tensor, Unfit, expected_text, outline, read_tensor, show
 from saver.artifact import Leaf, Nest, PolicySpec, leaves
-
-FIRST, MID, LAST = 0, 1, 2
-LONGEST_TIMEOUT_MS = 600_000
-# More would help nobody, and an answer should not be larger than its question.
-MOST_PROBLEMS = 20
-# Defaults for so many rows are there at once, those for more are made when they are needed.
-_ROWS_KEPT = 1024
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a request asks beside its input; None where it does not."""
-
-    mode: Literal["sample", "greedy"] | None = None
-    seed: int | None = None
-    log_prob: bool = False
-    min_train_step: int | None = None
-    timeout_ms: int | None = None
 
 
 class Inputs(NamedTuple):
@@ -83,7 +66,7 @@ class InputReader:
         self.hint = Hint(spec, self._called)
         self._leaves = {leaf.name: leaf for _, leaf in leaves(spec.inputs)}
         self._state = [leaf.name for _, leaf in leaves(self._nests.get("policy_state", ()))]
-        self._defaults = _default_leaves(spec)
+        self._defaults = default_leaves(spec)
         self._bounds = {name: _bounds(leaf, self._is_step_type(name)) for name, leaf in self._leaves.items()}
 
     def read(self, body: dict[str, Any]) -> Inputs:
@@ -239,102 +222,6 @@ def _bounds(leaf: Leaf, step_type: bool) -> tuple[tuple[Any, Any], list[Callable
     if high is not None and not (limits and np.all(np.asarray(high, object) >= limits.max)):
         checks.append(lambda array: array > high)
     return (low, high), checks
-
-
-class Defaults:
-    """What stands for the fields of a time step that a request leaves out."""
-
-    def __init__(self, spec: PolicySpec) -> None:
-        self._spec = spec
-        self._leaves = _default_leaves(spec)
-        self._made = {first: self._defaults(_ROWS_KEPT, first) for first in (False, True)}
-        # Views of these, by their rows.
-        self._kept: dict[bool, dict[int, Arrays]] = {False: {}, True: {}}
-
-    def complete(self, inputs: Arrays, rows: int, initial: Arrays | None, begins: Array | None = None) -> Arrays:
-        """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
-
-        Args:
-          inputs: [rows, …] by flattened name, as they were sent.
-          rows: how many there are.
-          initial: the policy state at the start of an episode, by the names of `get_initial_state`; None where the
-            policy has none, or where it was sent.
-          begins: [rows] booleans, where the `inputs` hold a policy state and only these rows start from `initial`.
-        """
-        whole = self._of_rows(rows, initial is not None and begins is None) | inputs
-        if not initial:
-            return whole
-        state = self._spec.state_inputs(initial)
-        if begins is not None:
-            state = {name: np.where(_column(begins, array), array, whole[name]) for name, array in state.items()}
-        return whole | state
-
-    def _of_rows(self, rows: int, first: bool) -> Arrays:
-        if rows > _ROWS_KEPT:
-            return self._defaults(rows, first)
-        kept = self._kept[first].get(rows)
-        if kept is None:
-            kept = {name: array[:rows] for name, array in self._made[first].items()}
-            self._kept[first][rows] = kept
-        return kept
-
-    def _defaults(self, rows: int, first: bool) -> Arrays:
-        return {name: _default(top, leaf, rows, first) for name, (top, leaf) in self._leaves.items()}
-
-
-def _column(rows: Array, beside: Array) -> Array:
-    """[rows] with as many dimensions as another array."""
-    return rows.reshape(-1, *[1] * (beside.ndim - 1))
-
-
-def read_options(raw: Any) -> Options:
-    """The `options` of a request.
-
-    Raises:
-      DoesNotFit: an unknown option, or a value of the wrong kind; lists all of them.
-    """
-    if not isinstance(raw, dict):
-        raise DoesNotFit([Problem("options", show(raw), f"an object with {', '.join(_OPTIONS)}")])
-    problems: list[Problem] = []
-    for name, value in raw.items():
-        if len(problems) == MOST_PROBLEMS:
-            break
-        if name not in _OPTIONS:
-            problems.append(Problem(f"options.{name}"[:200], "is no option", f"one of {', '.join(_OPTIONS)}"))
-        elif not _OPTIONS[name][0](value):
-            problems.append(Problem(f"options.{name}", show(value), _OPTIONS[name][1]))
-    if problems:
-        raise DoesNotFit(problems)
-    return Options(**raw)
-
-
-def _is_integer_in(low: int, high: int) -> Any:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-_OPTIONS: dict[str, tuple[Any, str]] = {
-    "mode": (lambda value: isinstance(value, str) and value in ("sample", "greedy"), '"sample" or "greedy"'),
-    "seed": (_is_integer_in(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"),
-    "log_prob": (lambda value: type(value) is bool, "true or false"),
-    "min_train_step": (_is_integer_in(-(2**63), 2**63 - 1), "an integer"),
-    "timeout_ms": (_is_integer_in(1, LONGEST_TIMEOUT_MS), f"an integer from 1 to {LONGEST_TIMEOUT_MS}"),
-}
-
-
-def _default_leaves(spec: PolicySpec) -> dict[str, tuple[str, Leaf]]:
-    """The leaves that a request may leave out: flattened name → its field and itself."""
-    if not spec.takes_time_step:
-        return {}
-    nests = top_level(spec)
-    return {leaf.name: (top, leaf) for top in DEFAULTED if top != "policy_state" for _, leaf in leaves(nests[top])}
-
-
-def _default(top: str, leaf: Leaf, rows: int, first: bool) -> Array:
-    value = {"step_type": FIRST if first else MID, "discount": 1}.get(top, 0)
-    shape = (rows, *(1 if size is None else size for size in leaf.shape))
-    array = np.full(shape, value, leaf.storage)
-    array.flags.writeable = False  # it serves many requests
-    return array
 
 
 def _rows(rows: int, batched: bool) -> str:

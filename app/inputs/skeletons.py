@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simdjson
 
-from app.validate import Inputs
+from app.inputs.validate import Inputs
 from app.wire.tensors import Arrays
 
 # All that numbers and the space around them are made of. The e of exponents goes from the names of fields, too.

@@ -9,10 +9,11 @@ import numpy as np
 import orjson
 import pytest
 
-from app import familiar
 from app.errors import DoesNotFit
-from app.quick import QuickReader
-from app.validate import InputReader, Options, read_options
+from app.inputs import skeletons
+from app.inputs.options import Options, read_options
+from app.inputs.typed import QuickReader
+from app.inputs.validate import InputReader
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
@@ -221,11 +222,11 @@ def test_fields_without_numbers_are_not_learned(monkeypatch: pytest.MonkeyPatch)
 def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
     reader = QuickReader(SPECS["flat"], rows_limit=10_000)
-    for rows in range(1, 2 * familiar._MOST_SKELETONS):
+    for rows in range(1, 2 * skeletons._MOST_SKELETONS):
         assert reader.read(json.dumps({"observation": [ROW] * rows}).encode()) is not None
-    assert len(reader._familiar._known) == familiar._MOST_SKELETONS
+    assert len(reader._familiar._known) == skeletons._MOST_SKELETONS
     assert reader._familiar._bytes == sum(map(len, reader._familiar._known))
-    assert reader._familiar.read(json.dumps({"observation": [ROW] * (2 * familiar._MOST_SKELETONS - 1)}).encode())
+    assert reader._familiar.read(json.dumps({"observation": [ROW] * (2 * skeletons._MOST_SKELETONS - 1)}).encode())
 
 
 def test_a_body_larger_than_what_a_parser_keeps_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
-from app.familiar import FamiliarReader, Numbers, told_apart
-from app.names import DEFAULTED, top_level
-from app.validate import LONGEST_TIMEOUT_MS, Inputs, Options, bounds_of
+from app.inputs.names import DEFAULTED, top_level
+from app.inputs.options import LONGEST_TIMEOUT_MS, Options
+from app.inputs.skeletons import FamiliarReader, Numbers, told_apart
+from app.inputs.validate import Inputs, bounds_of
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit
-from app.validate import InputReader
+from app.inputs.validate import InputReader
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf
 from tests.app.specs import LSTM_STATE, policy_spec

@@ -1,0 +1,1 @@
+"""The object of a request → arrays that fit the spec of a policy. Pure."""
