@@ -25,7 +25,6 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import logs
-from app.answers import forms_of
 from app.api import openapi, problems
 from app.api.access import admin_guard, data_guard
 from app.api.admin import admin_router
@@ -43,6 +42,9 @@ from app.engine.base import Arrays
 from app.errors import NotReady
 from app.http_limits import HttpLimits, SharedLimits
 from app.http_server import HttpServer
+from app.inference.policy import Policy
+from app.inference.response import forms_of
+from app.inference.service import Service
 from app.inputs.defaults import Defaults
 from app.inputs.names import request_name, top_level
 from app.inputs.typed import QuickReader
@@ -50,11 +52,9 @@ from app.inputs.validate import InputReader
 from app.memory import FreedMemory
 from app.metrics import FLUSH_S, Metrics
 from app.offload import Offload
-from app.policy import Policy
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
 from app.rpc.messages import Offer
-from app.service import Service
 from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, Store

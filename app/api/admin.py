@@ -12,8 +12,8 @@ from app.api.access import Guard
 from app.api.bodies import read_body
 from app.batching.rule import Pause
 from app.errors import DoesNotFit, Problem
+from app.inference.service import Service
 from app.rpc.messages import SHOWN, Swapped
-from app.service import Service
 from app.wire import json_body
 
 M = TypeVar("M", bound=BaseModel)

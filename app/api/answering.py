@@ -10,9 +10,9 @@ from fastapi import Request, Response
 from app.api.bodies import read_body
 from app.api.presence import given_up_with_its_client
 from app.api.problems import problem_response, status_of
+from app.inference.policy import Policy
+from app.inference.service import Service
 from app.metrics import Metrics
-from app.policy import Policy
-from app.service import Service
 from app.wire.codecs import Codec, reader_of, writer_of
 
 # A request, its policy, the codecs of its body and of the answer, and the body → the answer.

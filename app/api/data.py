@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard
 from app.api.answering import Ask, answering
+from app.inference.policy import Policy
+from app.inference.service import Service
 from app.metrics import Metrics
-from app.policy import Policy
-from app.service import Service
 from app.wire.codecs import Codec
 
 ROUTES = ("action", "distribution", "get_initial_state")

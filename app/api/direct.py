@@ -19,10 +19,10 @@ from app.api.problems import problem_response, status_of
 from app.api.sessions import BEGIN, STEP
 from app.batching.rule import Result
 from app.errors import BodyTooLarge, ClientGone, NotJson, UnknownMediaType
+from app.inference.policy import Policy
+from app.inference.request import Asked, LargeQuestion
+from app.inference.service import Service
 from app.metrics import DataMetrics, Metrics
-from app.policy import Policy
-from app.questions import Asked, LargeQuestion
-from app.service import Service
 from app.sessions.record import Answer
 from app.sessions.sessions import LargeTurn, Sessions
 from app.wire.codecs import JSON, MSGPACK, Codec, reader_of, writer_of

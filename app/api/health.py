@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.inference.service import Service
 from app.metrics import Metrics
-from app.service import Service
 
 
 def health_router(service: Service, metrics: Metrics) -> APIRouter:

@@ -12,8 +12,8 @@ import numpy as np
 
 from app.api.openapi_sessions import session_paths, session_schemas
 from app.api.problems import MEDIA_TYPE
+from app.inference.policy import Policy
 from app.inputs.names import DEFAULTED, MOST_NUMBERS_SHOWN, example_of, request_name, top_level
-from app.policy import Policy
 from app.wire.codecs import JSON, MSGPACK
 from saver.artifact import Leaf, Nest, leaves, pack
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from app.api.access import Guard
-from app.service import Service
+from app.inference.service import Service
 from app.wire import json_body
 
 

@@ -10,9 +10,9 @@ from app.api.access import Guard, client_of
 from app.api.answering import answering
 from app.api.data import data_paths
 from app.errors import DoesNotFit
+from app.inference.policy import Policy
+from app.inference.service import Service
 from app.metrics import Metrics
-from app.policy import Policy
-from app.service import Service
 from app.sessions.reading import check_run_id
 from app.sessions.record import Answer
 from app.sessions.sessions import Sessions

@@ -11,7 +11,7 @@ from app.api.access import Guard
 from app.api.admin import Reloaded, told
 from app.api.bodies import body_parts
 from app.errors import UnknownMediaType
-from app.service import Service
+from app.inference.service import Service
 from app.wire import json_body
 
 # The last is what curl sends unasked.

@@ -13,14 +13,14 @@ import numpy as np
 import orjson
 from msgspec import structs
 
-from app.answers import Forms, action_forms
 from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
+from app.inference.policy import Policy
+from app.inference.request import Question, Questions, function_of
+from app.inference.response import Forms, action_forms
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
-from app.policy import Policy
-from app.questions import Question, Questions, function_of
 from app.sessions.fitting import Fitting
 from app.sessions.reading import STATE, Beginning, SessionReader, Stepping
 from app.sessions.record import Answer, Record, Run

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from app.batching.rule import Job, Result
 from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
+from app.inference.policy import Policy
+from app.inference.request import LargeQuestion
+from app.inference.service import Service
 from app.inputs.options import Options
-from app.policy import Policy
-from app.questions import LargeQuestion
-from app.service import Service
 from app.sessions.episode import Episodes, Turn
 from app.sessions.memory import MemoryStore
 from app.sessions.reading import Stepping, is_id

@@ -6,8 +6,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from app.api.openapi import document, policy_schemas
+from app.inference.service import Policy
 from app.inputs.validate import InputReader
-from app.service import Policy
 from saver.artifact import DistributionInfo, Leaf, Noise, PolicySpec, ServingInfo, Signature
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 

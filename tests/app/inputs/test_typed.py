@@ -108,7 +108,7 @@ def test_usual_requests_are_read_quickly_and_alike(name: str) -> None:
 @pytest.fixture(params=["long bodies", "all bodies"])
 def made_familiar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "all bodies":
-        monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+        monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
 
 
 NUMBERS = [
@@ -152,7 +152,7 @@ NO_NUMBERS = [
 @pytest.mark.parametrize("name", SPECS)
 def test_familiar_bodies_are_read_alike_whatever_their_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies like one before but for the characters of numbers, among them what is no number."""
-    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     spec, draw = SPECS[name], random.Random(name)
     reader = QuickReader(spec, rows_limit=100)
     by_simdjson = 0
@@ -188,7 +188,7 @@ def test_familiar_bodies_are_read_alike_whatever_their_numbers(name: str, monkey
 def test_names_of_which_digits_and_e_are_taken_are_still_told_apart(
     learned: str, body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     spec = custom_spec({"a": Leaf("a", "float32", ()), "a2": Leaf("a2", "float32", ())})
     reader = QuickReader(spec, rows_limit=100)
     assert reader.read(learned.encode()) is not None
@@ -198,7 +198,7 @@ def test_names_of_which_digits_and_e_are_taken_are_still_told_apart(
 
 
 def test_what_has_names_that_only_digits_tell_apart_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     nested = {"a1": Leaf("0/observation/a1", "float32", (4,)), "a2": Leaf("0/observation/a2", "float32", (2, 2))}
     for spec, wrap in (
         (policy_spec(nested), '{"observation": %s}'),
@@ -213,14 +213,14 @@ def test_what_has_names_that_only_digits_tell_apart_is_read_alike(monkeypatch: p
 
 
 def test_fields_without_numbers_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     reader = QuickReader(policy_spec({"x": FLOATS, "none": {}}), rows_limit=100)
     assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "none": {}}}') is not None
     assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "nonee": {}}}') is None
 
 
 def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(familiar, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     reader = QuickReader(SPECS["flat"], rows_limit=10_000)
     for rows in range(1, 2 * skeletons._MOST_SKELETONS):
         assert reader.read(json.dumps({"observation": [ROW] * rows}).encode()) is not None
@@ -230,7 +230,7 @@ def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_body_larger_than_what_a_parser_keeps_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(familiar, "_MOST_KEPT_BYTES", 1000)
+    monkeypatch.setattr(skeletons, "_MOST_KEPT_BYTES", 1000)
     reader = QuickReader(SPECS["flat"], rows_limit=100)
     for rows in (40, 90, 40, 90):
         body = json.dumps({"observation": [ROW] * rows}).encode()

@@ -8,9 +8,9 @@ from typing import Any
 
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
+from app.inference.policy import Policy
+from app.inference.request import Asked, LargeQuestion, Question, Questions
 from app.offload import Offload
-from app.policy import Policy
-from app.questions import Asked, LargeQuestion, Question, Questions
 from app.wire.codecs import Codec
 from app.wire.limits import LEAST_BYTES
 from saver.artifact import Leaf, nest_to_json, pack

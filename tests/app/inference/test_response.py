@@ -5,8 +5,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.answers import Form, action_form, distribution_form, forms_of, initial_state_form
 from app.batching.rule import INITIAL_STATE, Result
+from app.inference.response import Form, action_form, distribution_form, forms_of, initial_state_form
 from app.wire import json_body
 from app.wire.codecs import MSGPACK
 from saver.artifact import DistributionInfo, Leaf, Noise, ServingInfo, Signature

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from app.answers import Forms
 from app.batching.batcher import Batcher
 from app.batching.rule import INITIAL_STATE
+from app.inference.response import Forms
 from app.inputs.typed import QuickReader
 from app.inputs.validate import InputReader
 from app.metrics import PolicyMetrics

@@ -6,7 +6,7 @@ import pytest
 
 from app.batching.rule import Pause
 from app.errors import DeadlinePassed
-from app.service import Service
+from app.inference.service import Service
 
 
 class BusyFronts:

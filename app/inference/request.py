@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from app.answers import Form, Forms
 from app.batching.rule import INITIAL_STATE, Job, Result
 from app.engine.base import Arrays
 from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, NotJson, Problem, Unsupported
+from app.inference.policy import Policy
+from app.inference.response import Form, Forms
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
-from app.policy import Policy
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import QUICK_BYTES, QUICK_NUMBERS, check_answer
 from app.wire.msgpack_body import decode_tensors

@@ -1,0 +1,1 @@
+"""One request from its fields to its answer: knows no HTTP."""
