@@ -1,6 +1,6 @@
 """The control process: starts the workshop and the fronts, and decides which versions serve.
 
-The composition root of the control way, and the start and stop order of the whole server; `app/front.py` is that of
+The composition root of the control way, and the start and stop order of the whole server; `app/worker.py` is that of
 the data way. Nothing here imports TensorFlow or answers HTTP: this process is the one that must not fail.
 """
 
@@ -179,7 +179,7 @@ def _keepers_of_fronts(
     metrics: Metrics,
 ) -> list[Keeper]:
     async def start() -> Child:
-        return await Child.start("app.front", (), manager_calls(openings.managers), [listener], settings.stalled_s)
+        return await Child.start("app.worker", (), manager_calls(openings.managers), [listener], settings.stalled_s)
 
     async def begin(child: Child) -> None:
         await opened.wait()

@@ -159,7 +159,7 @@ def _room(server: Server, limit: int, options: argparse.Namespace) -> Iterator[F
         return answer.status
 
     def resident_mb() -> float:
-        return usage.resident_mb(usage.running_module(usage.family(server.pid), "app.front"))
+        return usage.resident_mb(usage.running_module(usage.family(server.pid), "app.worker"))
 
     with contextlib.closing(connection):
         for number in range(200):  # what grows once

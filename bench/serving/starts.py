@@ -26,7 +26,7 @@ def measure(exports: Exports, folder: Path, times: int) -> list[Start]:
         with _server(exports, folder, state) as server:
             check_answer(server.port, server.action, exchange(ROW))
             ready_s = time.monotonic() - began
-            fronts = usage.running_module(usage.family(server.pid), "app.front")
+            fronts = usage.running_module(usage.family(server.pid), "app.worker")
             found.append(Start(ready_s, max(usage.resident_mb([pid]) for pid in fronts)))
             time.sleep(1)  # what the workshop does at its start is not to be in the way of the next one
     return found

@@ -20,7 +20,7 @@ from bench.serving import usage
 from bench.serving.results import Sample
 from bench.serving.scenarios import SWAP_EVERY_S
 
-_FRONT = "app.front"
+_FRONT = "app.worker"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from app.wire import msgpack_body
-from tests.app.front_in_process import TOKEN
+from tests.app.worker_in_process import TOKEN
 
 FRAMEWORK, FAST = "?", ""  # behind a path: the fast path knows none with a question mark
 

@@ -40,7 +40,7 @@ WORST = {
 
 
 def front_of(server: RunningServer) -> int:
-    return server.processes("app.front")[0]
+    return server.processes("app.worker")[0]
 
 
 def cpu_s(pid: int) -> float:

@@ -128,9 +128,9 @@ def test_the_others_serve_and_each_that_failed_says_why_and_is_opened_when_it_is
         assert 'policy_server_ready{policy="typo"} 1.0' in http.get("/metrics").text
         # It takes part in swaps, and a worker that begins anew serves it too.
         assert server.reload("typo", checkpoint="export").status_code == 200
-        worker = server.processes("app.front")[0]
+        worker = server.processes("app.worker")[0]
         os.kill(worker, 9)
-        until(lambda: len(server.processes("app.front")) == 2 and worker not in server.processes("app.front"))
+        until(lambda: len(server.processes("app.worker")) == 2 and worker not in server.processes("app.worker"))
         for _ in range(16):
             assert http.post("/action", json=OBSERVATION, headers={"Connection": "close"}).status_code == 200
         # What still is wrong is told anew where the reason is another one.

@@ -19,7 +19,7 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import log_read, until
 from tests.zoo.policies import NumberTrainer
 
-WORKER, BUILDER = "app.front", "app.builder"
+WORKER, BUILDER = "app.worker", "app.builder"
 WORKERS = 2
 HOWS = ((BUILDER, signal.SIGKILL), (WORKER, signal.SIGKILL), (WORKER, signal.SIGSTOP), (BUILDER, signal.SIGSTOP))
 # The worker that was to tell of a swap may be stopped when all is done: nobody waits for it but the client.

@@ -36,7 +36,7 @@ def test_killed_workers_leave_their_counts_and_a_killed_server_nothing_for_long(
         files = len(list(counts.glob("*.db")))
         for _ in range(3):
             before = counted(server)
-            (front,) = server.processes("app.front")
+            (front,) = server.processes("app.worker")
             os.kill(front, signal.SIGKILL)
             until(lambda: answers(server), "another front")
             assert counted(server) == before  # by whoever answers first

@@ -17,7 +17,7 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import SteadyLoad, log_read, until
 from tests.zoo.policies import NumberTrainer
 
-FRONT, WORKSHOP = "app.front", "app.builder"
+FRONT, WORKSHOP = "app.worker", "app.builder"
 
 
 class Scene:

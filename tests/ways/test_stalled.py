@@ -13,7 +13,7 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import log_read, until
 from tests.zoo.policies import NumberTrainer
 
-FRONT, WORKSHOP = "app.front", "app.builder"
+FRONT, WORKSHOP = "app.worker", "app.builder"
 
 
 def train_step(client: httpx.Client) -> int:

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
 from app.api.bodies import BodyBuffer
-from app.api.direct import Exchange, Way, Wire
+from app.api.fast_path import Exchange, Way, Wire
+from app.api.parser import RequestHead
 from app.api.problems import problem_response
-from app.http_parser import RequestHead
 
 log = logging.getLogger("policy_server.http")
 

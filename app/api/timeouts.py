@@ -10,7 +10,7 @@ import math
 import socket
 from typing import Protocol
 
-from app.http_limits import SharedLimits
+from app.api.connection_limits import SharedLimits
 
 _PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 # A client that has ended its side, or has gone: the answer of a usual request is there by then.

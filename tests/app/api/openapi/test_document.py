@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from app.api.openapi import document, policy_schemas
+from app.api.openapi.document import document, policy_schemas
 from app.inference.service import Policy
 from app.inputs.validate import InputReader
 from saver.artifact import DistributionInfo, Leaf, Noise, PolicySpec, ServingInfo, Signature

@@ -11,7 +11,7 @@ import uvloop
 from hypothesis import HealthCheck, Phase, given, settings
 
 from app.wire import msgpack_body
-from tests.app.front_in_process import Running, running
+from tests.app.worker_in_process import Running, running
 from tests.app.requests import FAST, FRAMEWORK, Answer, Sequence, next_answer, sequences
 
 WAYS = (FAST, FRAMEWORK)

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from app.api.access import Guard
-from app.api.admin import Reloaded, told
 from app.api.bodies import body_parts
+from app.api.routes.admin import Reloaded, told
 from app.errors import UnknownMediaType
 from app.inference.service import Service
 from app.wire import json_body

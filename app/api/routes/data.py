@@ -1,6 +1,6 @@
 """The data routes: action, distribution and get_initial_state, per policy and for the default one.
 
-They are declared to FastAPI here. Most requests never get there: see `app/api/direct.py`, which answers alike.
+They are declared to FastAPI here. Most requests never get there: see `app/api/fast_path.py`, which answers alike.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard
-from app.api.answering import Ask, answering
+from app.api.endpoint import Ask, answering
 from app.inference.policy import Policy
 from app.inference.service import Service
 from app.metrics import Metrics
@@ -26,7 +26,7 @@ def data_paths(route: str, policy: str) -> Iterator[str]:
 
 
 def data_router(service: Service, metrics: Metrics, guard: Guard) -> APIRouter:
-    """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
+    """The routes; their OpenAPI is made per policy, see `app/api/openapi/document.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
 
     def asking(route: str) -> Ask:

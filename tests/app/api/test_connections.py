@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from app.settings import Settings
-from tests.app.front_in_process import TOKEN, Running, running
+from tests.app.worker_in_process import TOKEN, Running, running
 from tests.app.requests import FAST, FRAMEWORK, UPGRADES, Answer, next_answer
 
 BODY = b'{"observation": [3, 0, 0, 0]}'

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard, client_of
-from app.api.answering import answering
-from app.api.data import data_paths
+from app.api.endpoint import answering
+from app.api.routes.data import data_paths
 from app.errors import DoesNotFit
 from app.inference.policy import Policy
 from app.inference.service import Service
@@ -22,7 +22,7 @@ BEGIN, STEP = "sessions", "sessions/action"
 
 
 def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guard: Guard) -> APIRouter:
-    """The routes; their OpenAPI is made per policy, see `app/api/openapi.py`."""
+    """The routes; their OpenAPI is made per policy, see `app/api/openapi/document.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
 
     async def begin(request: Request, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> Response:

@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from app.sockets import accept_waiting, admit_nobody
-from tests.app.front_in_process import Running, running
-from tests.app.test_http_protocol import REQUEST, Held
-from tests.app.test_http_protocol import connected as connected_to
+from tests.app.api.test_protocol import REQUEST, Held
+from tests.app.api.test_protocol import connected as connected_to
+from tests.app.worker_in_process import Running, running
 
 BODY = b'{"observation": [7, 0, 0, 0]}'
 

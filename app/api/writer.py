@@ -9,7 +9,7 @@ from fastapi import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from app.http_limits import SharedLimits
+from app.api.connection_limits import SharedLimits
 
 _OK = STATUS_LINE[200]
 

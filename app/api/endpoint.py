@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request, Response
 
 from app.api.bodies import read_body
-from app.api.presence import given_up_with_its_client
+from app.api.disconnect import given_up_with_its_client
 from app.api.problems import problem_response, status_of
 from app.inference.policy import Policy
 from app.inference.service import Service

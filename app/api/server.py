@@ -12,9 +12,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.direct import Direct
-from app.http_limits import SharedLimits
-from app.http_protocol import DirectProtocol, protocol_with
+from app.api.connection_limits import SharedLimits
+from app.api.fast_path import Direct
+from app.api.protocol import DirectProtocol, protocol_with
 from app.sockets import accept_waiting
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from app.api.openapi_sessions import session_paths, session_schemas
+from app.api.openapi.sessions import session_paths, session_schemas
 from app.api.problems import MEDIA_TYPE
 from app.inference.policy import Policy
 from app.inputs.names import DEFAULTED, MOST_NUMBERS_SHOWN, example_of, request_name, top_level
 from app.wire.codecs import JSON, MSGPACK
 from saver.artifact import Leaf, Nest, leaves, pack
 
-# Those of app/api/health.py.
+# Those of app/api/routes/health.py.
 _OPEN_PATHS = ("/livez", "/readyz", "/metrics")
 _NON_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
 

@@ -1,4 +1,4 @@
-"""The front process: HTTP, batching, engines. `python -m app.front LINK LISTENER`, started by the control process.
+"""The front process: HTTP, batching, engines. `python -m app.worker LINK LISTENER`, started by the control process.
 
 The composition root of the data way; that of the control way is `app/main.py`.
 """
@@ -17,31 +17,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
 
 import uvloop
-from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 
 from app import logs
-from app.api import openapi, problems
-from app.api.access import admin_guard, data_guard
-from app.api.admin import admin_router
-from app.api.audit import Audited
-from app.api.data import data_router
-from app.api.direct import Direct
-from app.api.health import health_router
-from app.api.policies import policies_router
-from app.api.sessions import sessions_router
-from app.api.uploads import uploads_router
+from app.api.application import build_app
+from app.api.connection_limits import HttpLimits, SharedLimits
+from app.api.fast_path import Direct
+from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher
 from app.batching.rule import Pause
 from app.engine.base import Arrays
 from app.errors import NotReady
-from app.http_limits import HttpLimits, SharedLimits
-from app.http_server import HttpServer
 from app.inference.policy import Policy
 from app.inference.response import forms_of
 from app.inference.service import Service
@@ -87,7 +75,6 @@ class Front:
         self._settings: Settings
         self._metrics: Metrics
         self._direct: Direct
-        self._app: FastAPI
         self._http: HttpServer
         self.link: Link
 
@@ -104,7 +91,6 @@ class Front:
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
-        self._app = build_app(self._service, self._sessions, metrics, settings)
         self._direct = Direct(
             self._service,
             self._sessions,
@@ -113,7 +99,7 @@ class Front:
             crosses_origins=bool(settings.cors_origins),
         )
         self._http = HttpServer(
-            self._app,
+            build_app(self._service, self._sessions, metrics, settings),
             self._direct,
             settings.root_path,
             _grace_s(settings),
@@ -137,7 +123,6 @@ class Front:
         self._service.add(policy)
         self._sessions.add(policy)
         self._direct.add(policy)
-        self._app.openapi_schema = None
 
     async def fail(self, failures: Mapping[str, str]) -> None:
         """Tells why policies are not open: reasons by name, of all that are not."""
@@ -262,41 +247,6 @@ def store_for(settings: Settings) -> Store | None:
 
         return RedisStore(settings.session_url, limits)
     return MemoryStore(limits, asyncio.get_running_loop().time) if settings.workers == 1 else None
-
-
-def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings) -> FastAPI:
-    """The HTTP application over a service."""
-    app: FastAPI = FastAPIOffline(
-        title="Policy server",
-        description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
-        redoc_url=None,
-        redirect_slashes=False,  # they would lead to whatever host the request names
-    )
-    guard = data_guard(settings.data_token)
-    app.include_router(data_router(service, metrics, guard))
-    app.include_router(sessions_router(service, sessions, metrics, guard))
-    app.include_router(policies_router(service, guard))
-    only_admins = admin_guard(settings.admin_token)
-    app.include_router(admin_router(service, only_admins))
-    app.include_router(uploads_router(service, only_admins))
-    app.include_router(health_router(service, metrics))
-    problems.install(app)
-    if settings.cors_origins:
-        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Audited)
-    fixed_routes = functools.cache(app.openapi)
-
-    def whole_document() -> dict[str, Any]:
-        """Made anew where `openapi_schema` was set to None, as another policy was opened."""
-        if app.openapi_schema is None:
-            base = {**fixed_routes()}
-            tokens = {"admin_token": bool(settings.admin_token), "data_token": bool(settings.data_token)}
-            app.openapi_schema = openapi.document(base, service.policies, service.default, **tokens)
-        return app.openapi_schema
-
-    app.openapi = whole_document  # type: ignore[method-assign]
-    return app
 
 
 async def _flush_now_and_then(metrics: Metrics) -> None:

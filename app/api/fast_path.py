@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 from fastapi import Response
 
 from app.api.access import check_bearer
-from app.api.data import ROUTES, data_paths
 from app.api.problems import problem_response, status_of
-from app.api.sessions import BEGIN, STEP
+from app.api.routes.data import ROUTES, data_paths
+from app.api.routes.sessions import BEGIN, STEP
 from app.batching.rule import Result
 from app.errors import BodyTooLarge, ClientGone, NotJson, UnknownMediaType
 from app.inference.policy import Policy

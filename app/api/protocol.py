@@ -18,15 +18,15 @@ import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.direct import Direct, Way
+from app.api.connection_limits import SMALL_BYTES, SharedLimits
+from app.api.cycle import AsgiCycle, DirectCycle, scope_of
+from app.api.fast_path import Direct, Way
+from app.api.known_head import Head
+from app.api.parser import RequestHead, RequestParser
 from app.api.problems import problem_response
+from app.api.timeouts import ASK_AFTER_S, ClientsEnd, Timeouts
+from app.api.writer import CLOSED, AnswerWriter
 from app.errors import Overloaded, Refusal, RequestTimeout, Unsupported
-from app.http_cycle import AsgiCycle, DirectCycle, scope_of
-from app.http_known_head import Head
-from app.http_limits import SMALL_BYTES, SharedLimits
-from app.http_parser import RequestHead, RequestParser
-from app.http_timeouts import ASK_AFTER_S, ClientsEnd, Timeouts
-from app.http_writer import CLOSED, AnswerWriter
 from app.sockets import unread_bytes
 
 # So much of a body has to come within the time that a client has.

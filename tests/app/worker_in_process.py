@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from app import front as front_module
+from app import worker
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.fake import FakeEngine
-from app.front import Front
 from app.rpc.messages import Offer, Swapped
 from app.settings import PolicyFolder, Settings
+from app.worker import Front
 from saver.artifact import Leaf, Noise, ServingInfo, Signature
 from tests.app.specs import policy_spec
 
@@ -76,8 +76,8 @@ class Running:
 async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Running]:
     engine, control = EchoEngine(), Control()
     loader = SimpleNamespace(load=lambda *_: engine, stand_by=lambda *_: None, give_back=lambda *_: None)
-    monkeypatch.setattr(front_module, "BundleLoader", lambda: loader)
-    monkeypatch.setattr(front_module.logs, "configure", lambda _: None)
+    monkeypatch.setattr(worker, "BundleLoader", lambda: loader)
+    monkeypatch.setattr(worker.logs, "configure", lambda _: None)
     listener = socket.create_server(("127.0.0.1", 0))
     front = Front(listener)
     front.link = control  # type: ignore[assignment]

@@ -10,9 +10,9 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.http_limits import HttpLimits, SharedLimits
-from app.http_parser import RequestParser
-from app.http_protocol import DirectProtocol, protocol_with
+from app.api.connection_limits import HttpLimits, SharedLimits
+from app.api.parser import RequestParser
+from app.api.protocol import DirectProtocol, protocol_with
 from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"

@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from app.http_limits import UnreadAnswers
+from app.api.connection_limits import UnreadAnswers
 from app.memory import FreedMemory
 
 

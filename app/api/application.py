@@ -1,0 +1,65 @@
+"""The HTTP application: routes, middleware and the OpenAPI document, over a service."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from app.api import problems
+from app.api.access import admin_guard, data_guard
+from app.api.audit import Audited
+from app.api.openapi.document import document
+from app.api.routes.admin import admin_router
+from app.api.routes.data import data_router
+from app.api.routes.health import health_router
+from app.api.routes.policies import policies_router
+from app.api.routes.sessions import sessions_router
+from app.api.routes.uploads import uploads_router
+from app.inference.service import Service
+from app.metrics import Metrics
+from app.sessions.sessions import Sessions
+from app.settings import Settings
+
+
+def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings) -> FastAPI:
+    """The HTTP application over a service."""
+    app: FastAPI = FastAPIOffline(
+        title="Policy server",
+        description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
+        redoc_url=None,
+        redirect_slashes=False,  # they would lead to whatever host the request names
+    )
+    guard = data_guard(settings.data_token)
+    app.include_router(data_router(service, metrics, guard))
+    app.include_router(sessions_router(service, sessions, metrics, guard))
+    app.include_router(policies_router(service, guard))
+    only_admins = admin_guard(settings.admin_token)
+    app.include_router(admin_router(service, only_admins))
+    app.include_router(uploads_router(service, only_admins))
+    app.include_router(health_router(service, metrics))
+    problems.install(app)
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Audited)
+    fixed_routes = functools.cache(app.openapi)
+
+    described: list[str] = []
+
+    def whole_document() -> dict[str, Any]:
+        """Made anew when another policy has been opened since."""
+        policies = service.policies
+        names = [policy.name for policy in policies]
+        if app.openapi_schema is None or names != described:
+            base = {**fixed_routes()}
+            tokens = {"admin_token": bool(settings.admin_token), "data_token": bool(settings.data_token)}
+            app.openapi_schema = document(base, policies, service.default, **tokens)
+            described[:] = names
+        return app.openapi_schema
+
+    app.openapi = whole_document  # type: ignore[method-assign]
+    return app
