@@ -22,8 +22,8 @@ from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from app.openings import Openings
-    from app.swap.manager import Manager
+    from app.control.manager import Manager
+    from app.control.openings import Openings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +115,7 @@ def _calm_tensorflow() -> None:
 
 
 async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
-    from app.main import open_server
+    from app.control.server import open_server
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

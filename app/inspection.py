@@ -15,10 +15,10 @@ from app.artifacts.export import check_folder
 from app.artifacts.names import EXPORT
 from app.artifacts.series import resolved
 from app.artifacts.temporary import emptied, own_folder
+from app.control import plan
+from app.control.source import Sight, Source
 from app.inputs.names import DEFAULTED, top_level
 from app.settings import PolicyFolder
-from app.swap import plan
-from app.swap.source import Sight, Source
 from saver.artifact import (
     Leaf,
     Nest,

@@ -1,6 +1,6 @@
 """The front process: HTTP, batching, engines. `python -m app.worker LINK LISTENER`, started by the control process.
 
-The composition root of the data way; that of the control way is `app/main.py`.
+The composition root of the data way; that of the control way is `app/control/server.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher
 from app.batching.rule import Pause
-from app.engine.base import Arrays
 from app.errors import NotReady
 from app.inference.policy import Policy
 from app.inference.response import forms_of
@@ -50,6 +49,7 @@ from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_folders
 from app.versions.loaded import Copies
 from app.versions.loader import BundleLoader
+from app.wire.tensors import Arrays
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
 
 # Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has

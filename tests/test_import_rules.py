@@ -44,6 +44,20 @@ PLANTED = [
     ("tensorflow", "saver.artifact", below(), "saver.artifact does without"),
     ("app.errors", "saver", below(), "saver knows nothing of the server"),
     ("app.errors", "client", below(), "client stands alone"),
+    ("app.engine.base", "app.control", below(), "the control process answers no requests"),
+    ("app.api.problems", "app.control", below(), "the control process answers no requests"),
+    (
+        "app.builder.builder",
+        "app",
+        below("app.__main__", "app.inspection", "app.builder"),
+        "imports in app run downwards",
+    ),
+    (
+        "app.control.manager",
+        "app",
+        below("app.__main__", "app.inspection", "app.control"),
+        "imports in app run downwards",
+    ),
     ("app.__main__", "app", below("app.__main__"), "imports in app run downwards"),
 ]
 

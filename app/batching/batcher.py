@@ -20,7 +20,7 @@ import numpy as np
 from app.batching.pace import Pace
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
-from app.engine.base import Arrays, Engine, InputRefused
+from app.engine.base import Engine, InputRefused
 from app.engine.chunks import join, split
 from app.errors import (
     DeadlinePassed,
@@ -35,6 +35,7 @@ from app.errors import (
 )
 from app.metrics import PolicyMetrics
 from app.versions.lease import Slot
+from app.wire.tensors import Arrays
 
 log = logging.getLogger("policy_server.batching")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays
+from app.wire.tensors import Arrays
 
 KEPT_ROWS = 16
 # So that what is kept comes from different moments, and costs nothing.

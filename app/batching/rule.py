@@ -9,9 +9,9 @@ from typing import Protocol
 
 import msgspec
 
-from app.engine.base import Arrays, Engine
+from app.engine.base import Engine
 from app.versions.lease import Slot
-from app.wire.tensors import Array
+from app.wire.tensors import Array, Arrays
 
 # The function that takes no inputs: so many rows of the initial policy state.
 INITIAL_STATE = "get_initial_state"

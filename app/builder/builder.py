@@ -17,10 +17,10 @@ from app.builder.engine_choice import EngineChoice
 from app.builder.graph_constants import constants_of
 from app.builder.open_export import train_step_of
 from app.builder.probe import Probed
-from app.engine.base import Arrays
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
+from app.wire.tensors import Arrays
 from saver.artifact import (
     GRAPH_FILE,
     SERVING_FOLDER,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays
+from app.wire.tensors import Arrays
 
 TOLERANCE = 1e-5
 NUDGES = 64

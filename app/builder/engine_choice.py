@@ -11,10 +11,10 @@ from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import prove
 from app.builder.open_export import metadata_of, train_step_of
 from app.builder.row_dependence import Rows
-from app.engine.base import Arrays
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
+from app.wire.tensors import Arrays
 from saver.artifact import hash_files
 from saver.purity import seed_of
 

@@ -15,7 +15,8 @@ import numpy as np
 from app.builder.comparing import NUDGES, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.builder.equivalence_episodes import check_episodes
 from app.builder.equivalence_inputs import probes_of_action
-from app.engine.base import Arrays, Engine, InputRefused
+from app.engine.base import Engine, InputRefused
+from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_noise
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from app.builder.comparing import Unequal, differing_rows
 from app.builder.equivalence_inputs import random_inputs
-from app.engine.base import Arrays, Engine, InputRefused
+from app.engine.base import Engine, InputRefused
+from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.artifact.probe import probe_noise
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays
+from app.wire.tensors import Arrays
 from saver.artifact import Leaf, PolicySpec, leaves
 from saver.artifact.probe import probe_inputs
 

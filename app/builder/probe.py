@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
+from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, leaves
 from saver.artifact.probe import outside_spec, probe_inputs
 

@@ -17,8 +17,9 @@ from app.builder import drawing
 from app.builder.comparing import NUDGES, differing_rows, is_among, nudged, rows_of
 from app.builder.equivalence_inputs import random_inputs
 from app.builder.unsupported import kinds
-from app.engine.base import Arrays, Engine
+from app.engine.base import Engine
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
+from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import impurities

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from app.control.manager import Manager
 from app.rpc.link import Handlers
-from app.swap.manager import Manager
 
 
 def manager_calls(managers: Mapping[str, Manager]) -> Handlers:

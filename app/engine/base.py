@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.wire.tensors import Arrays as Arrays
+from app.wire.tensors import Arrays
 
 
 class InputRefused(Exception):

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays, InputRefused
+from app.engine.base import InputRefused
+from app.wire.tensors import Arrays
 
 
 def split(inputs: Mapping[str, np.ndarray[Any, Any]], size: int) -> Iterator[Arrays]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays, InputRefused
+from app.engine.base import InputRefused
+from app.wire.tensors import Arrays
 
 
 class FakeEngine:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from app.engine.base import Arrays, InputRefused
+from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
 from app.engine.noise import fresh_noise
 from app.engine.tflite import tensors_read
+from app.wire.tensors import Arrays
 from saver.artifact import Noise, PolicySpec, leaves
 from saver.hush import hushed
 

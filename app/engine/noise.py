@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.base import Arrays
+from app.wire.tensors import Arrays
 from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, Noise
 
 # Uniform numbers are odd multiples of 2^-24: never 0 or 1, and exact in float32.

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 
 from app.batching.rule import INITIAL_STATE, Job, Result
-from app.engine.base import Arrays
 from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.inference.policy import Policy
@@ -22,7 +21,7 @@ from app.inputs.validate import Inputs
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import QUICK_BYTES, QUICK_NUMBERS, check_answer
 from app.wire.msgpack_body import decode_tensors
-from app.wire.tensors import show
+from app.wire.tensors import Arrays, show
 from saver.artifact import LOG_PROB
 
 

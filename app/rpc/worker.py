@@ -8,7 +8,7 @@ from app.wire.tensors import Arrays
 
 
 class RemoteFront:
-    """One front as the manager of one policy sees it: see `app.swap.fleet.Front`."""
+    """One front as the manager of one policy sees it: see `app.control.workers.Front`."""
 
     def __init__(self, policy: str, child: Child) -> None:
         self._policy = policy

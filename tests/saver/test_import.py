@@ -15,7 +15,7 @@ HEAVY = "{name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'tf_a
         "import saver.artifact",
         "import saver.push, saver.__main__",
         "from saver import artifact",
-        "import app.swap.manager, app.api.problems",
+        "import app.control.manager, app.api.problems",
     ],
 )
 def test_importing_formats_and_server_imports_no_tensorflow(statement):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.engine.base import Arrays, InputRefused
+from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
 from app.errors import Unsupported
+from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, leaves
 
 # What a graph raises when the values of an input, and not the policy, are to blame.

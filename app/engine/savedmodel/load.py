@@ -47,7 +47,7 @@ def functions_of(graph: Graph, model: Any) -> tuple[dict[str, FlatFunction], Ser
     """The functions of a loaded policy, and what its serving functions take and return."""
     if graph.plain:
         functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in SIGNATURES}
-        more, serving = tf_agents_export().flatfunctions_of(model, graph.spec)
+        more, serving = tf_agents_export().flat_functions(model, graph.spec)
         return functions | more, serving
     names = (*SIGNATURES, *(name for name in graph.serving.signatures if name in model.signatures))
     return {name: FlatFunction.of_signature(model.signatures[name]) for name in names}, graph.serving

@@ -8,8 +8,9 @@ import pytest
 
 from app.builder.equivalence import Unequal, prove
 from app.builder.equivalence_episodes import STEPS, check_episodes
-from app.engine.base import Arrays, InputRefused
+from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
+from app.wire.tensors import Arrays
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
 from tests.app.compiled import Shop
 from tests.app.specs import policy_spec

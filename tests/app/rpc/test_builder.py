@@ -10,10 +10,10 @@ import pytest
 
 from app.artifacts.bundle import Graph
 from app.control.handlers import manager_calls
+from app.control.states import Version
 from app.errors import DeadlinePassed, LinkLost, SwapRefused
 from app.rpc.builder import RemoteWorkshop, WorkshopCalls
 from app.rpc.control import RemoteManager
-from app.swap.states import Version
 from saver.artifact import Noise, PolicySpec, ServingInfo
 
 GRAPH = Graph(

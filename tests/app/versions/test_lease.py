@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from app.swap.states import Version
+from app.control.states import Version
 from app.versions.lease import Slot
 
 

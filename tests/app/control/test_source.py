@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.artifacts import stamps
+from app.control.source import TURNS, Source, checkpoint_folders
 from app.errors import SwapRefused
-from app.swap.source import TURNS, Source, checkpoint_folders
-from tests.app.swap.checkpoints import Identity, identify, put
+from tests.app.control.checkpoints import Identity, identify, put
 
 
 class CountingSource(Source):

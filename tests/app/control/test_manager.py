@@ -14,18 +14,18 @@ import pytest
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.export import identify_export
+from app.control import history as history_module
+from app.control import manager as manager_module
+from app.control.manager import Manager
+from app.control.source import Source
+from app.control.state_dir import Store
+from app.control.states import State
 from app.engine.fake import FakeEngine
 from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePolicy
 from app.metrics import Metrics
-from app.swap import history as history_module
-from app.swap import manager as manager_module
-from app.swap.manager import Manager
-from app.swap.source import Source
-from app.swap.states import State
-from app.swap.store import Store
 from app.versions.loaded import Copies
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest, write_checkpoint_manifest
-from tests.app.swap.checkpoints import contents, digest, identify, put
+from tests.app.control.checkpoints import contents, digest, identify, put
 
 SPEC = PolicySpec((), (), (), (), (), None, True, {})
 SERVING = ServingInfo({}, {}, Noise(0, 0), {})

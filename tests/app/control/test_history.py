@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from app.control import history as history_module
+from app.control.history import History
+from app.control.plan import Candidate
+from app.control.source import Sight
+from app.control.states import State
 from app.metrics import Metrics
-from app.swap import history as history_module
-from app.swap.history import History
-from app.swap.plan import Candidate
-from app.swap.source import Sight
-from app.swap.states import State
 
 
 @pytest.fixture

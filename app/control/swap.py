@@ -7,11 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
+from app.control.history import History
+from app.control.states import State, Version
+from app.control.workers import Fleet
 from app.errors import SwapRefused, is_passing
 from app.metrics import PolicyMetrics
-from app.swap.fleet import Fleet
-from app.swap.history import History
-from app.swap.states import State, Version
 
 log = logging.getLogger("policy_server.swap")
 

@@ -10,12 +10,12 @@ from typing import Protocol, TypeVar
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.checkpoint import manifest_of
-from app.engine.base import Arrays
+from app.control.plan import Candidate
+from app.control.source import Sight
+from app.control.state_dir import Kept, Store
+from app.control.swap import Changeover
 from app.errors import SwapRefused, UnusablePolicy
-from app.swap.changeover import Changeover
-from app.swap.plan import Candidate
-from app.swap.source import Sight
-from app.swap.store import Kept, Store
+from app.wire.tensors import Arrays
 from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from app.artifacts.bundle import Bundle, Graph
-from app.engine.base import Arrays
 from app.errors import LinkLost
+from app.wire.tensors import Arrays
 
 
 class Front(Protocol):

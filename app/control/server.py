@@ -20,19 +20,19 @@ import anyio.to_thread
 from app.artifacts.checkpoint import Identity, identify
 from app.artifacts.temporary import emptied, own_folder
 from app.control.handlers import manager_calls
+from app.control.manager import Manager
+from app.control.openings import Changed, Fronts, Open, Openings
+from app.control.probe_file import ProbeFile
+from app.control.progress import Progress, Showing
+from app.control.source import Source, checkpoint_folders
+from app.control.state_dir import Store
+from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
-from app.openings import Changed, Fronts, Open, Openings
-from app.progress import Progress, Showing
 from app.rpc.builder import RemoteWorkshop, WorkshopCalls
 from app.rpc.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.sockets import admit_nobody
-from app.swap.manager import Manager
-from app.swap.probe_file import ProbeFile
-from app.swap.source import Source, checkpoint_folders
-from app.swap.store import Store
-from app.swap.watch import FolderWatcher, follow
 from app.uploads.upload import upload_folders
 
 # Beyond a front's own grace for what was accepted.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Set
 
+from app.control.plan import newest_first
+from app.control.source import Sight
+from app.control.states import State, Version
 from app.metrics import PolicyMetrics
-from app.swap.plan import newest_first
-from app.swap.source import Sight
-from app.swap.states import State, Version
 
 log = logging.getLogger("policy_server.swap")
 

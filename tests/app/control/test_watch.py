@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from app.swap import watch
-from app.swap.watch import FolderWatcher, follow
+from app.control import watch
+from app.control.watch import FolderWatcher, follow
 
 ROOT = Path(__file__).parents[3]
 
@@ -189,10 +189,10 @@ def test_below_thousands_nothing_is_watched_and_new_ones_are_told_of_all_the_sam
 CHILD = """
 import asyncio, ctypes, json, logging, os, sys
 from pathlib import Path
-from app.swap.source import Source
-from app.swap.watch import FolderWatcher, follow
-from tests.app.swap.checkpoints import identify
-from tests.app.swap.test_watch import Looks, running
+from app.control.source import Source
+from app.control.watch import FolderWatcher, follow
+from tests.app.control.checkpoints import identify
+from tests.app.control.test_watch import Looks, running
 policy = Path(sys.argv[1])
 if os.getuid() == 0:
     os.setgid(54321)
@@ -214,7 +214,7 @@ print(json.dumps([[c.name for c in sight.complete], sight.unreadable, sight.othe
 
 
 def test_without_rights_and_without_notifications_the_others_go_on():
-    from tests.app.swap.checkpoints import put
+    from tests.app.control.checkpoints import put
 
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

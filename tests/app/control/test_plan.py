@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.swap.plan import Candidate, newest_first, order, worth_trying
+from app.control.plan import Candidate, newest_first, order, worth_trying
 
 
 def candidates(text: str) -> list[Candidate]:

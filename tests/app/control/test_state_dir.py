@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.artifacts.bundle import Bundle
+from app.control.state_dir import Kept, Memory, Pin, Store
 from app.errors import UnusablePolicy
-from app.swap.store import Kept, Memory, Pin, Store
 from saver.artifact import hash_files
 from saver.artifact.publishing import discard, staged_folder
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from app.swap.manager import Manager
+from app.control.manager import Manager
 
 log = logging.getLogger("policy_server.swap")
 

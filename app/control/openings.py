@@ -15,14 +15,14 @@ from typing import Any
 
 from app.artifacts.export import check_folder
 from app.artifacts.series import resolved, stamp_with_series
+from app.control.manager import Manager
+from app.control.progress import Progress
 from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
-from app.progress import Progress
 from app.rpc.child import Child
 from app.rpc.messages import Offer
 from app.rpc.worker import RemoteFront
 from app.settings import PolicyFolder, SettingsError
-from app.swap.manager import Manager
 
 log = logging.getLogger("policy_server.start")
 

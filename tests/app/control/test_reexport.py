@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from app.control.manager import Manager
+from app.control.plan import Candidate, OwnWeights, ranked
+from app.control.states import State
 from app.errors import SwapRefused, UnusablePolicy
-from app.swap.manager import Manager
-from app.swap.plan import Candidate, OwnWeights, ranked
-from app.swap.states import State
 from saver.artifact import FUNCTIONS, Noise, ServingInfo
-from tests.app.swap.test_manager import SPEC, FakeWorkshop, House, open_house, run
+from tests.app.control.test_manager import SPEC, FakeWorkshop, House, open_house, run
 
 SERVING = ServingInfo({}, {}, Noise(0, 0), dict.fromkeys(FUNCTIONS, "it has none"))
 

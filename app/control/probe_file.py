@@ -11,12 +11,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.engine.base import Arrays
 from app.errors import DoesNotFit, UnusablePolicy
 from app.inputs.defaults import Defaults
 from app.inputs.options import read_options
 from app.inputs.validate import InputReader
 from app.settings import SettingsError
+from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec
 
 # Each is asked of every version, and compared between two engines.

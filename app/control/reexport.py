@@ -12,10 +12,10 @@ from typing import TypeVar
 from app.artifacts.bundle import Graph
 from app.artifacts.export import identify_export
 from app.artifacts.foreign import SPECS_FILE
+from app.control.plan import OwnWeights
+from app.control.prepare import OTHER_SPECS, Workshop
+from app.control.state_dir import Store
 from app.errors import SwapRefused, UnusablePolicy
-from app.swap.plan import OwnWeights
-from app.swap.preparing import OTHER_SPECS, Workshop
-from app.swap.store import Store
 from saver.artifact import GRAPH_FILE, POLICY_FILE
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from app.swap import states
-from app.swap.states import State, Version
+from app.control import states
+from app.control.states import State, Version
 
 LEGAL = {
     ("found", "loaded"),

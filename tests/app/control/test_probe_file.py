@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.control.probe_file import MOST_ROWS, ProbeFile
 from app.errors import UnusablePolicy
 from app.settings import SettingsError
-from app.swap.probe_file import MOST_ROWS, ProbeFile
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import policy_spec
 

@@ -19,19 +19,19 @@ from typing import Any, TypeVar
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.names import EXPORT
+from app.control import plan
+from app.control.history import History
+from app.control.plan import Candidate, OwnWeights
+from app.control.prepare import Preparing, Workshop
+from app.control.reexport import ExportFolder
+from app.control.source import Sight, Source
+from app.control.state_dir import KEPT, Kept, Memory, Pin, Store
+from app.control.states import Version
+from app.control.swap import Changeover
+from app.control.workers import Front
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
 from app.rpc.messages import Swapped
-from app.swap import plan
-from app.swap.changeover import Changeover
-from app.swap.fleet import Front
-from app.swap.history import History
-from app.swap.plan import Candidate, OwnWeights
-from app.swap.preparing import Preparing, Workshop
-from app.swap.reexport import ExportFolder
-from app.swap.source import Sight, Source
-from app.swap.states import Version
-from app.swap.store import KEPT, Kept, Memory, Pin, Store
 
 T = TypeVar("T")
 log = logging.getLogger("policy_server.swap")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from app.errors import SwapRefused
-from tests.app.swap.test_manager import open_house, run
+from tests.app.control.test_manager import open_house, run
 
 
 def test_rollback_goes_back_one_version_at_a_time_and_stays_there(tmp_path):

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from app.artifacts.foreign import foreign_folder
 from app.artifacts.stamps import Stamp, stamp_of
+from app.control.listing import Listing
+from app.control.plan import Candidate, newest_first
 from app.errors import Incomplete, SwapRefused, UnknownVersion, is_passing
-from app.swap.listing import Listing
-from app.swap.plan import Candidate, newest_first
 from saver.artifact import CHECKPOINTS_FOLDER
 
 # tf-agents' trainers export to policies/{policy,collect_policy,greedy_policy} with one folder of checkpoints.
