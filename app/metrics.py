@@ -101,7 +101,7 @@ class Metrics:
         )
         self._restarts = Counter(
             "policy_server_restarts",
-            "Processes that ended and were started again: the workshop, and the fronts, which answer.",
+            "Processes that ended and were started again: the workshop, and the workers, which answer.",
             ("process",),
             registry=self.registry,
         )
@@ -116,7 +116,7 @@ class Metrics:
         }
         self._swap_seconds = Histogram(
             "policy_server_swap_seconds",
-            "Time from the beginning of a swap to its end on every front, in seconds.",
+            "Time from the beginning of a swap to its end on every worker, in seconds.",
             ("policy",),
             registry=self.registry,
             buckets=_LATENCY_S,

@@ -1,4 +1,4 @@
-"""The front process: HTTP, batching, engines. `python -m app.worker LINK LISTENER`, started by the control process.
+"""The worker process: HTTP, batching, engines. `python -m app.worker LINK LISTENER`, started by the control process.
 
 The composition root of the data way; that of the control way is `app/control/server.py`.
 """
@@ -56,11 +56,11 @@ from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
 # hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
 _COLLECT_AFTER = 20_000
 
-log = logging.getLogger("policy_server.front")
+log = logging.getLogger("policy_server.worker")
 
 
-class Front:
-    """What the control process asks of a front: `open` first, then the rest, and `stop` last.
+class Worker:
+    """What the control process asks of a worker: `open` first, then the rest, and `stop` last.
 
     Policies are opened before it listens, and later on where they could not be at the start.
     """
@@ -292,13 +292,13 @@ def _limits(settings: Settings) -> HttpLimits:
 
 async def run(link: int, listener: int) -> None:
     """Answers the control process until it says stop, or is gone. Takes the numbers of two open sockets."""
-    front = Front(socket.socket(fileno=listener))
+    worker = Worker(socket.socket(fileno=listener))
     calls = (
-        front.open, front.open_policy, front.fail, front.listen, front.stop, front.prepare, front.activate,
-        front.drained, front.pause, front.resume, front.recorded, front.alive,
+        worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
+        worker.drained, worker.pause, worker.resume, worker.recorded, worker.alive,
     )  # fmt: skip
-    front.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
-    await front.over()
+    worker.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
+    await worker.over()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import sys
 from app import logs
 from saver.hush import hushed
 
-# A front gets about nine times as much of a contended core as the workshop.
+# A worker gets about nine times as much of a contended core as the workshop.
 _NICENESS = 10
 
 

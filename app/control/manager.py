@@ -1,6 +1,6 @@
 """Moves one policy from version to version: beside the data way, never inside it.
 
-Decisions come from `plan`; the work is done by the workshop process; the fronts switch, all of them, when all are
+Decisions come from `plan`; the work is done by the workshop process; the workers switch, all of them, when all are
 ready. The manager lives in the control process, of which there is one.
 """
 
@@ -28,7 +28,7 @@ from app.control.source import Sight, Source
 from app.control.state_dir import KEPT, Kept, Memory, Pin, Store
 from app.control.states import Version
 from app.control.swap import Changeover
-from app.control.workers import Front
+from app.control.workers import Worker
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
 from app.rpc.messages import Swapped
@@ -144,15 +144,15 @@ class Manager:
 
     @contextlib.contextmanager
     def offered(self) -> Iterator[tuple[Version, Graph, Bundle]]:
-        """What a front has to load before it can be admitted; within, its files stay where they are."""
+        """What a worker has to load before it can be admitted; within, its files stay where they are."""
         offer = self._changeover.offer()
         with self._kept(offer[2]):
             yield offer
 
-    async def admit(self, front: Front, loaded: tuple[str, str]) -> None:
-        """Takes in a front that has loaded the version `loaded` (name and digest); it is asked in every swap from now.
+    async def admit(self, worker: Worker, loaded: tuple[str, str]) -> None:
+        """Takes in a worker that has loaded the version `loaded` (name and digest); it is asked in every swap from now.
 
-        A swap that is under way is not waited for: it may take long, and the front could be the only one.
+        A swap that is under way is not waited for: it may take long, and the worker could be the only one.
 
         Raises:
           LinkLost: it is gone already.
@@ -161,12 +161,12 @@ class Manager:
         while loaded != (wanted := self._changeover.wanted())[0].key:
             version, graph, bundle = wanted
             with self._kept(bundle):
-                await front.prepare(graph, bundle)
-                await front.activate(*version.key)
+                await worker.prepare(graph, bundle)
+                await worker.activate(*version.key)
             loaded = version.key
-        self._changeover.fleet.admit(front)
+        self._changeover.workers.admit(worker)
         if self._paused is not None:
-            await front.pause(self._paused)
+            await worker.pause(self._paused)
 
     @contextlib.contextmanager
     def _kept(self, bundle: Bundle) -> Iterator[None]:
@@ -178,15 +178,15 @@ class Manager:
             self._offered[bundle.digest] -= 1
 
     async def pause(self, mode: str) -> str | None:
-        """Pauses every front; returns what is in force when no batch runs any more."""
+        """Pauses every worker; returns what is in force when no batch runs any more."""
         self._paused = mode
-        await self._changeover.fleet.pause(mode)
+        await self._changeover.workers.pause(mode)
         return self._paused
 
     async def resume(self) -> None:
-        """Lets every front answer again."""
+        """Lets every worker answer again."""
         self._paused = None
-        await self._changeover.fleet.resume()
+        await self._changeover.workers.resume()
 
     async def check(self, folder: Path) -> int:
         """Judges a checkpoint that lies anywhere, without restoring it; returns its train step, -1 if unknown.

@@ -21,7 +21,7 @@ from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
 from app.rpc.child import Child
 from app.rpc.messages import Offer
-from app.rpc.worker import RemoteFront
+from app.rpc.worker import RemoteWorker
 from app.settings import PolicyFolder, SettingsError
 
 log = logging.getLogger("policy_server.start")
@@ -135,46 +135,46 @@ class Openings:
         raise UnusablePolicy(f"none of {len(reasons)} policies can be served: {each}")
 
 
-class Fronts:
-    """The fronts that answer now, told of what is opened later."""
+class RunningWorkers:
+    """The workers that answer now, told of what is opened later."""
 
     def __init__(self, openings: Openings) -> None:
         self._openings = openings
-        self._fronts: list[Child] = []
+        self._workers: list[Child] = []
 
-    async def begin(self, front: Child, *settings: Any) -> None:
-        """Has a front load what serves, and listen: it takes part in every swap by then.
+    async def begin(self, worker: Child, *settings: Any) -> None:
+        """Has a worker load what serves, and listen: it takes part in every swap by then.
 
         A swap that is under way is not waited for.
         """
         known: set[str] = set()
-        await front.call("open", *settings)
+        await worker.call("open", *settings)
         # What is opened meanwhile, too; between the last look and the next line nothing else runs.
         while missing := [name for name in self._openings.managers if name not in known]:
             for name in missing:  # one by one: TensorFlow does not like to load two at once
-                await self._open_in(front, name)
+                await self._open_in(worker, name)
             known.update(missing)
-            await front.call("fail", dict(self._openings.failures))
-        self._fronts.append(front)
-        await front.call("listen")
+            await worker.call("fail", dict(self._openings.failures))
+        self._workers.append(worker)
+        await worker.call("listen")
 
     async def tell(self, name: str) -> None:
-        """All fronts are told that a policy is open now, or why it still is not."""
-        for front in list(self._fronts):
+        """All workers are told that a policy is open now, or why it still is not."""
+        for worker in list(self._workers):
             try:
                 if name in self._openings.managers:
-                    await self._open_in(front, name)
-                await front.call("fail", dict(self._openings.failures))
+                    await self._open_in(worker, name)
+                await worker.call("fail", dict(self._openings.failures))
             except LinkLost:
-                self._fronts.remove(front)  # its successor is told when it begins
+                self._workers.remove(worker)  # its successor is told when it begins
             except SwapRefused as error:
                 log.error("%s: a worker cannot load it: %s", name, error)
-                await front.call("fail", {**self._openings.failures, name: f"this worker cannot load it: {error}"})
+                await worker.call("fail", {**self._openings.failures, name: f"this worker cannot load it: {error}"})
 
-    async def _open_in(self, front: Child, name: str) -> None:
+    async def _open_in(self, worker: Child, name: str) -> None:
         manager = self._openings.managers[name]
         with manager.offered() as (version, graph, bundle):
-            await front.call(
+            await worker.call(
                 "open_policy", name, Offer(version.name, graph, bundle, self._openings.opened[name].series)
             )
-            await manager.admit(RemoteFront(name, front), version.key)
+            await manager.admit(RemoteWorker(name, worker), version.key)

@@ -1,4 +1,4 @@
-"""From what a version is wanted from (a checkpoint, the export, the past) to the bundle that the fronts load."""
+"""From what a version is wanted from (a checkpoint, the export, the past) to the bundle that the workers load."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Preparing:
         return await self._work(lambda: self._store.bundle(digest, graph.digest))
 
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
-        recorded = await self._changeover.fleet.recorded()
+        recorded = await self._changeover.workers.recorded()
         serving = self._changeover.offer()[1:] if self._changeover.begun else None
         return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded, serving)
 

@@ -1,4 +1,4 @@
-"""The control process: starts the workshop and the fronts, and decides which versions serve.
+"""The control process: starts the workshop and the workers, and decides which versions serve.
 
 The composition root of the control way, and the start and stop order of the whole server; `app/worker.py` is that of
 the data way. Nothing here imports TensorFlow or answers HTTP: this process is the one that must not fail.
@@ -21,7 +21,7 @@ from app.artifacts.checkpoint import Identity, identify
 from app.artifacts.temporary import emptied, own_folder
 from app.control.handlers import manager_calls
 from app.control.manager import Manager
-from app.control.openings import Changed, Fronts, Open, Openings
+from app.control.openings import Changed, Open, Openings, RunningWorkers
 from app.control.probe_file import ProbeFile
 from app.control.progress import Progress, Showing
 from app.control.source import Source, checkpoint_folders
@@ -35,7 +35,7 @@ from app.settings import PolicyFolder, Settings, SettingsError
 from app.sockets import admit_nobody
 from app.uploads.upload import upload_folders
 
-# Beyond a front's own grace for what was accepted.
+# Beyond a worker's own grace for what was accepted.
 _FAREWELL_S = 5.0
 # It has nothing to finish. While it imports TensorFlow, which takes seconds, it does not see that its link is closed.
 _END_WORKSHOP_S = 0.5
@@ -47,10 +47,10 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
 
     Args:
       settings: what the server was told.
-      listener: bound; every front accepts connections from it.
+      listener: bound; every worker accepts connections from it.
 
     Yields:
-      The policies that are open, which every front serves, and those that failed, which are tried again.
+      The policies that are open, which every worker serves, and those that failed, which are tried again.
 
     Raises:
       UnusablePolicy: not one policy can be opened; nothing was served.
@@ -68,23 +68,23 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         own = _own_folder(stack)
         end_workshop = await _start_workshop(settings, metrics, calls, progress, stack, own / ".workshop")
         opened = asyncio.Event()
-        told = Fronts(openings)
-        fronts = _keepers_of_fronts(settings, listener, openings, told, opened, metrics)
+        told = RunningWorkers(openings)
+        workers = _keepers_of_workers(settings, listener, openings, told, opened, metrics)
 
-        async def end_fronts() -> None:
+        async def end_workers() -> None:
             admit_nobody(listener)
-            listener.close()  # or it would still be connected to when no front listens any more
-            await asyncio.gather(*(keeper.close() for keeper in fronts))
+            listener.close()  # or it would still be connected to when no worker listens any more
+            await asyncio.gather(*(keeper.close() for keeper in workers))
 
-        stack.push_async_callback(end_fronts)
+        stack.push_async_callback(end_workers)
         # They import what they need while the policies are opened.
-        starting = asyncio.gather(*(keeper.start() for keeper in fronts))
+        starting = asyncio.gather(*(keeper.start() for keeper in workers))
         try:
             state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
             open_one, closing = _opener(state, settings, given, metrics, calls, stack)
             stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
             await openings.open_all(open_one, closing)
-            stack.push_async_callback(end_fronts)  # once more: they end before the managers that they ask
+            stack.push_async_callback(end_workers)  # once more: they end before the managers that they ask
             listener.listen()
             progress.note(f"{settings.workers} worker{'s load' if settings.workers > 1 else ' loads'} what serves")
             opened.set()
@@ -92,7 +92,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         except OSError as error:
             raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         except (LinkLost, SwapRefused) as error:
-            raise UnusablePolicy(f"a front cannot begin: {error}") from error
+            raise UnusablePolicy(f"a worker cannot begin: {error}") from error
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
@@ -105,7 +105,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
 def _watch_all(
     settings: Settings,
     openings: Openings,
-    told: Fronts,
+    told: RunningWorkers,
     try_again: Callable[[Changed], Coroutine[None, None, None]],
     stack: AsyncExitStack,
 ) -> None:
@@ -170,11 +170,11 @@ async def _start_workshop(
     return end
 
 
-def _keepers_of_fronts(
+def _keepers_of_workers(
     settings: Settings,
     listener: socket.socket,
     openings: Openings,
-    told: Fronts,
+    told: RunningWorkers,
     opened: asyncio.Event,
     metrics: Metrics,
 ) -> list[Keeper]:
@@ -193,9 +193,9 @@ def _keepers_of_fronts(
         await child.end()
 
     def restarted() -> None:
-        metrics.restarted("front")
+        metrics.restarted("worker")
 
-    return [Keeper(f"front {number + 1}", start, begin, end, restarted) for number in range(settings.workers)]
+    return [Keeper(f"worker {number + 1}", start, begin, end, restarted) for number in range(settings.workers)]
 
 
 def _opener(

@@ -1,4 +1,4 @@
-"""The change from one version to the next: prepared by the workshop, made ready on every front, switched, drained."""
+"""The change from one version to the next: prepared by the workshop, made ready on every worker, switched, drained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.control.history import History
 from app.control.states import State, Version
-from app.control.workers import Fleet
+from app.control.workers import Workers
 from app.errors import SwapRefused, is_passing
 from app.metrics import PolicyMetrics
 
@@ -20,7 +20,7 @@ class Changeover:
     """Changes of one policy's active version, one at a time: the caller sees to that."""
 
     def __init__(self, policy: str, history: History, metrics: PolicyMetrics) -> None:
-        self.fleet = Fleet()
+        self.workers = Workers()
         self._policy = policy
         self._history = history
         self._metrics = metrics
@@ -39,14 +39,14 @@ class Changeover:
         return self.offer()[0]
 
     def offer(self) -> tuple[Version, Graph, Bundle]:
-        """What a front has to load to serve the active version."""
+        """What a worker has to load to serve the active version."""
         assert self._active is not None, "nothing serves before the first version was found"
         return self._active
 
     def wanted(self) -> tuple[Version, Graph, Bundle]:
-        """What a front has to run to be admitted now: the active version, or the one that the others switch to.
+        """What a worker has to run to be admitted now: the active version, or the one that the others switch to.
 
-        While a version is only made ready, that is the active one: a front admitted then is made ready too.
+        While a version is only made ready, that is the active one: a worker admitted then is made ready too.
         """
         return self._next or self.offer()
 
@@ -70,7 +70,7 @@ class Changeover:
             version.move(State.VERIFIED)
             self._tell_of_rows(bundle)
             self._tell_of_probes(version, bundle)
-            await self.fleet.prepare(graph, bundle)
+            await self.workers.prepare(graph, bundle)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.
             for_now = refusal.for_now or is_passing(refusal)
@@ -78,7 +78,7 @@ class Changeover:
             raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", for_now) from None
         self._next = version, graph, bundle  # with no wait since all were ready: nobody is admitted in between
         try:
-            await self.fleet.activate(*version.key)
+            await self.workers.activate(*version.key)
             self._switched(version, graph, bundle)
         finally:
             self._next = None
@@ -115,7 +115,7 @@ class Changeover:
         task.add_done_callback(self._draining.discard)
 
     async def _drain(self, version: Version, successor: Version) -> None:
-        await self.fleet.drained()
+        await self.workers.drained()
         version.move(State.RELEASED)
         stages = successor.stages()
         drained_s = version.times["released"] - version.times["draining"]

@@ -134,7 +134,7 @@ class Service:
         return self._deadline_s if question.timeout_s is None else question.timeout_s
 
     async def pause(self, policy: Policy, mode: Pause) -> str | None:
-        """Pauses every front; returns what is in force when no batch runs any more.
+        """Pauses every worker; returns what is in force when no batch runs any more.
 
         Raises:
           DeadlinePassed: one still runs; the pause is in force all the same.

@@ -12,7 +12,7 @@ from app.rpc.messages import SHOWN, Swapped
 
 
 class RemoteManager:
-    """The manager of one policy as a front sees it: see `Manager`.
+    """The manager of one policy as a worker sees it: see `Manager`.
 
     `swap_deadline_s`: how long a call that changes what serves is waited for.
     """

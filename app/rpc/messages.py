@@ -13,7 +13,7 @@ SHOWN = 100
 
 @dataclass(frozen=True)
 class Offer:
-    """What a front has to load for one policy before it can be admitted: a version and its name.
+    """What a worker has to load for one policy before it can be admitted: a version and its name.
 
     `series`: the folder of exports that it comes from, where it comes from one.
     """

@@ -7,34 +7,34 @@ from app.rpc.child import Child
 from app.wire.tensors import Arrays
 
 
-class RemoteFront:
-    """One front as the manager of one policy sees it: see `app.control.workers.Front`."""
+class RemoteWorker:
+    """One worker as the manager of one policy sees it: see `app.control.workers.Worker`."""
 
     def __init__(self, policy: str, child: Child) -> None:
         self._policy = policy
         self._child = child
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
-        """See `Front`."""
+        """See `Worker`."""
         await self._child.call("prepare", self._policy, graph, bundle)
 
     async def activate(self, name: str, digest: str) -> None:
-        """See `Front`."""
+        """See `Worker`."""
         await self._child.call("activate", self._policy, name, digest)
 
     async def drained(self) -> None:
-        """See `Front`."""
+        """See `Worker`."""
         await self._child.call("drained", self._policy)
 
     async def pause(self, mode: str) -> None:
-        """See `Front`."""
+        """See `Worker`."""
         await self._child.call("pause", self._policy, mode)
 
     async def resume(self) -> None:
-        """See `Front`."""
+        """See `Worker`."""
         await self._child.call("resume", self._policy)
 
     async def recorded(self) -> list[Arrays]:
-        """See `Front`."""
+        """See `Worker`."""
         inputs: list[Arrays] = await self._child.call("recorded", self._policy)
         return inputs

@@ -13,7 +13,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """What a front knows of a version. `metadata` and `probed` are JSON; `dependent_rows` is a reason: see `Bundle`."""
+    """What a worker knows of a version. `metadata`, `probed`: JSON; `dependent_rows`: a reason, see `Bundle`."""
 
     name: str
     digest: str

@@ -1,4 +1,4 @@
-"""The copies of one policy in this front: the one that serves, and the one that the next version is made ready in.
+"""The copies of one policy in this worker: the one that serves, and the one that the next version is made ready in.
 
 The switch is one assignment on the event loop, between two batches. A version that somebody holds (an episode that
 keeps the weights it began with) stays beside these two until it is forgotten.

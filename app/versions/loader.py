@@ -1,4 +1,4 @@
-"""Bundles → engines, in a front. TensorFlow is imported for the first bundle that needs it, and not before."""
+"""Bundles → engines, in a worker. TensorFlow is imported for the first bundle that needs it, and not before."""
 
 from __future__ import annotations
 

@@ -116,11 +116,11 @@ def _policies(results: Results) -> list[Line]:
 
 def _starts(results: Results) -> list[Line]:
     row = _ours(results, "one-row-32")
-    held = [row.most("front_mb")] if row else []
-    held += [start.front_mb for start in results.starts]
+    held = [row.most("worker_mb")] if row else []
+    held += [start.worker_mb for start in results.starts]
     took = sorted(start.ready_s for start in results.starts)
     return [
-        Line("5", "a front without TensorFlow, resident MB", max(held, default=None), 150, AT_MOST),
+        Line("5", "a worker without TensorFlow, resident MB", max(held, default=None), 150, AT_MOST),
         Line("5", "warm start to the first answer, s", took[len(took) // 2] if took else None, 1.5, AT_MOST),
     ]
 

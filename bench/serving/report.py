@@ -14,7 +14,7 @@ from bench.serving.acceptance import Line
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import SCENARIOS
 
-_FIGURES = ("rate", "p50_ms", "p99_ms", "cpu_s_per_1000", "resident_mb", "front_mb")
+_FIGURES = ("rate", "p50_ms", "p99_ms", "cpu_s_per_1000", "resident_mb", "worker_mb")
 _WIDE = 150  # columns where the output is no terminal
 _IDLE_CORES = 0.05
 _ECHO = "echo"
@@ -67,7 +67,7 @@ def _table(results: Results) -> Table:
     table = Table(title="Medians of the rounds; right: by the echo's", title_justify="left")
     table.add_column("scenario")
     table.add_column("who", no_wrap=True)
-    for name in ("answers/s", "p50 ms", "p99 ms", "CPU s/1,000", "MB", "front MB", "failures", "answers/s", "p50"):
+    for name in ("answers/s", "p50 ms", "p99 ms", "CPU s/1,000", "MB", "worker MB", "failures", "answers/s", "p50"):
         table.add_column(name, justify="right")
     titles = {scenario.name: scenario.title for scenario in SCENARIOS}
     for row in results.rows:
@@ -80,7 +80,7 @@ def _table(results: Results) -> Table:
 
 
 def _cells(row: Row, echo: Row | None) -> list[str]:
-    rate, p50, p99, cpu, resident, front = (row.median(figure) for figure in _FIGURES)
+    rate, p50, p99, cpu, resident, worker = (row.median(figure) for figure in _FIGURES)
     ratios = [row.ratio(echo, figure) for figure in ("rate", "p50_ms")]
     return [
         f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}",
@@ -88,7 +88,7 @@ def _cells(row: Row, echo: Row | None) -> list[str]:
         f"{p99:.3f}" if p99 < 10 else f"{p99:.1f}",
         f"{cpu:.3f}",
         f"{resident:.0f}",
-        f"{front:.0f}" if front else "",
+        f"{worker:.0f}" if worker else "",
         str(row.total("failures")) + (" !" if row.problem else ""),
         *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
     ]

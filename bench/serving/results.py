@@ -11,7 +11,7 @@ from typing import Any
 class Sample:
     """One turn of one competitor. `rate` is good answers a second; latency is theirs.
 
-    `resident_mb` is what all processes of the server hold, `front_mb` the largest that answers (0: it has none).
+    `resident_mb` is what all processes of the server hold, `worker_mb` the largest that answers (0: it has none).
     `idle_cores` is what all other servers together used meanwhile. `refused` were turned away by a 429, and are no
     failures where that is asked for; `maximum` is the rate that was doubled then.
     """
@@ -21,7 +21,7 @@ class Sample:
     p99_ms: float
     cpu_s_per_1000: float
     resident_mb: float
-    front_mb: float = 0
+    worker_mb: float = 0
     failures: int = 0
     idle_cores: float = 0
     swaps: int = 0
@@ -64,10 +64,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a server with a warm cache: seconds to its first answer, and what its front holds then."""
+    """One start of a server with a warm cache: seconds to its first answer, and what its worker holds then."""
 
     ready_s: float
-    front_mb: float
+    worker_mb: float
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A server's warm --state-dir → how soon after its start it answers, and what a front holds that has no TensorFlow."""
+"""A server's warm --state-dir → how soon after its start it answers, and what a worker holds that has no TensorFlow."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def measure(exports: Exports, folder: Path, times: int) -> list[Start]:
         with _server(exports, folder, state) as server:
             check_answer(server.port, server.action, exchange(ROW))
             ready_s = time.monotonic() - began
-            fronts = usage.running_module(usage.family(server.pid), "app.worker")
-            found.append(Start(ready_s, max(usage.resident_mb([pid]) for pid in fronts)))
+            workers = usage.running_module(usage.family(server.pid), "app.worker")
+            found.append(Start(ready_s, max(usage.resident_mb([pid]) for pid in workers)))
             time.sleep(1)  # what the workshop does at its start is not to be in the way of the next one
     return found
 

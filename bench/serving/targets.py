@@ -20,7 +20,7 @@ from bench.serving import usage
 from bench.serving.results import Sample
 from bench.serving.scenarios import SWAP_EVERY_S
 
-_FRONT = "app.worker"
+_WORKER = "app.worker"
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ def _sample(found: Answers, cpu_s: float, pids: list[int], swaps: int = 0) -> Sa
     good = sum(count for status, count in found.statuses.items() if status.startswith("2"))
     if not good:
         raise BenchError(f"no good answer; {found.failures} failures, statuses {found.statuses}")
-    fronts = usage.running_module(pids, _FRONT)
+    workers = usage.running_module(pids, _WORKER)
     return Sample(
         rate=found.rate,
         p50_ms=found.p50_ms,
         p99_ms=found.p99_ms,
         cpu_s_per_1000=1000 * cpu_s / good,
         resident_mb=usage.resident_mb(pids),
-        front_mb=max((usage.resident_mb([pid]) for pid in fronts), default=0),
+        worker_mb=max((usage.resident_mb([pid]) for pid in workers), default=0),
         failures=found.failures,
         swaps=swaps,
     )

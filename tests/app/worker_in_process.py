@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from app import worker
+from app import worker as worker_module
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.fake import FakeEngine
 from app.rpc.messages import Offer, Swapped
 from app.settings import PolicyFolder, Settings
-from app.worker import Front
+from app.worker import Worker
 from saver.artifact import Leaf, Noise, ServingInfo, Signature
 from tests.app.specs import policy_spec
 
@@ -58,40 +58,40 @@ class Control:
 
 
 class Running:
-    """A front that listens on `port`."""
+    """A worker that listens on `port`."""
 
-    def __init__(self, front: Front, engine: EchoEngine, control: Control, port: int) -> None:
-        self.front, self.engine, self.control, self.port = front, engine, control, port
+    def __init__(self, worker: Worker, engine: EchoEngine, control: Control, port: int) -> None:
+        self.worker, self.engine, self.control, self.port = worker, engine, control, port
 
     @property
     def unfinished_bytes(self) -> int:
-        return self.front._http.config.http_protocol_class.shared.unfinished._total
+        return self.worker._http.config.http_protocol_class.shared.unfinished._total
 
     @property
     def connections(self) -> set[Any]:
-        return self.front._http.server_state.connections
+        return self.worker._http.server_state.connections
 
 
 @asynccontextmanager
 async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Running]:
     engine, control = EchoEngine(), Control()
     loader = SimpleNamespace(load=lambda *_: engine, stand_by=lambda *_: None, give_back=lambda *_: None)
-    monkeypatch.setattr(worker, "BundleLoader", lambda: loader)
-    monkeypatch.setattr(worker.logs, "configure", lambda _: None)
+    monkeypatch.setattr(worker_module, "BundleLoader", lambda: loader)
+    monkeypatch.setattr(worker_module.logs, "configure", lambda _: None)
     listener = socket.create_server(("127.0.0.1", 0))
-    front = Front(listener)
-    front.link = control  # type: ignore[assignment]
+    worker = Worker(listener)
+    worker.link = control  # type: ignore[assignment]
     serving = ServingInfo(
         {}, {}, Noise(0, 0), dict.fromkeys(("distribution", "greedy", "sample", "log_prob"), "not here")
     )
     graph = Graph(Path("nowhere"), "graph", SPEC, serving, plain=False)
     bundle = Bundle(Path("nowhere"), "graph", "digest", 7, "echo", "", {})
     known = Settings((PolicyFolder("echo", Path("nowhere")),), admin_token=TOKEN, **settings)
-    await front.open(known)
-    await front.open_policy("echo", Offer("export", graph, bundle))
-    await front._http.start(listener)
+    await worker.open(known)
+    await worker.open_policy("echo", Offer("export", graph, bundle))
+    await worker._http.start(listener)
     try:
-        yield Running(front, engine, control, listener.getsockname()[1])
+        yield Running(worker, engine, control, listener.getsockname()[1])
     finally:
-        await front._http.stop()
-        await front.stop()
+        await worker._http.stop()
+        await worker.stop()

@@ -53,7 +53,7 @@ def test_short_run_tells_everything(tmp_path: Path) -> None:
         assert one["resident_mb"] > 10
     echo, ours = results["rows"]
     assert ours["rate_by_echo"] == ours["rate"] / echo["rate"]
-    assert 10 < ours["front_mb"] < ours["resident_mb"]
+    assert 10 < ours["worker_mb"] < ours["resident_mb"]
     for word in ("one row, 8 clients", "echo", "litert-1", "Acceptance", "not measured", "0 failures"):
         assert word in done.stdout
     assert picture.stat().st_size > 1000
@@ -92,7 +92,7 @@ def test_acceptance_compares_with_its_bounds() -> None:
     found = lines(results)
     assert found["one row, 32 clients: answers/s by the echo's"] == (0.8, True)
     assert found["… by the naive server's"] == (None, None)  # the last of that name: with one client
-    assert found["a front without TensorFlow, resident MB"] == (151, False)
+    assert found["a worker without TensorFlow, resident MB"] == (151, False)
     assert found["warm start to the first answer, s"] == (1.2, True)
 
 

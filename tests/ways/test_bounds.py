@@ -39,7 +39,7 @@ WORST = {
 }
 
 
-def front_of(server: RunningServer) -> int:
+def worker_of(server: RunningServer) -> int:
     return server.processes("app.worker")[0]
 
 
@@ -56,7 +56,7 @@ def resident_mb(pid: int) -> float:
 @pytest.mark.parametrize("suffix", ["", "?"])
 def test_what_cannot_fit_costs_little(server: RunningServer, kind: str, suffix: str) -> None:
     body, headers, status = WORST[kind]
-    pid = front_of(server)
+    pid = worker_of(server)
     cpu, memory = cpu_s(pid), resident_mb(pid)
     response = server.http.post(f"/v1/policies/recurrent/action{suffix}", content=body, headers=headers)
     assert response.status_code == status, response.text

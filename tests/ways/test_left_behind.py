@@ -36,14 +36,14 @@ def test_killed_workers_leave_their_counts_and_a_killed_server_nothing_for_long(
         files = len(list(counts.glob("*.db")))
         for _ in range(3):
             before = counted(server)
-            (front,) = server.processes("app.worker")
-            os.kill(front, signal.SIGKILL)
-            until(lambda: answers(server), "another front")
+            (worker,) = server.processes("app.worker")
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: answers(server), "another worker")
             assert counted(server) == before  # by whoever answers first
             ask(server)
             assert counted(server) == before + 1
         assert len(list(counts.glob("*.db"))) <= files + 3  # one more of each kind, and not for each that was killed
-        assert 'policy_server_restarts_total{process="front"} 3.0' in server.http.get("/metrics").text
+        assert 'policy_server_restarts_total{process="worker"} 3.0' in server.http.get("/metrics").text
         server.process.kill()
         server.process.wait(10)
         left = sorted(place.glob("policy-server-*"))

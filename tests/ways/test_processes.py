@@ -1,4 +1,4 @@
-"""Fronts that change weights together; processes that are killed and come back; a start without TensorFlow."""
+"""RunningWorkers that change weights together; processes that are killed and come back; a start without TensorFlow."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import SteadyLoad, log_read, until
 from tests.zoo.policies import NumberTrainer
 
-FRONT, WORKSHOP = "app.worker", "app.builder"
+WORKER, WORKSHOP = "app.worker", "app.builder"
 
 
 class Scene:
-    """A server with two fronts, a policy whose answers tell the version, and a client of each front."""
+    """A server with two workers, a policy whose answers tell the version, and a client of each worker."""
 
     def __init__(self, trainer: NumberTrainer, server: RunningServer) -> None:
         self.trainer = trainer
@@ -39,9 +39,9 @@ class Scene:
         return self.server.reload("p", checkpoint=self.publish())
 
     @contextlib.contextmanager
-    def client(self, front: int) -> Iterator[httpx.Client]:
-        """A client whose connection this front has accepted: the others are stopped meanwhile."""
-        others = [pid for pid in self.server.processes(FRONT) if pid != front]
+    def client(self, worker: int) -> Iterator[httpx.Client]:
+        """A client whose connection this worker has accepted: the others are stopped meanwhile."""
+        others = [pid for pid in self.server.processes(WORKER) if pid != worker]
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -57,9 +57,9 @@ class Scene:
 
     @contextlib.contextmanager
     def clients(self) -> Iterator[list[httpx.Client]]:
-        """One client of each front."""
+        """One client of each worker."""
         with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(self.client(pid)) for pid in self.server.processes(FRONT)]
+            yield [stack.enter_context(self.client(pid)) for pid in self.server.processes(WORKER)]
 
 
 def ask(client: httpx.Client, **options: object) -> int:
@@ -76,7 +76,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(trainer, server)
 
 
-def test_when_a_reload_answers_every_front_serves_the_new_version(scene: Scene) -> None:
+def test_when_a_reload_answers_every_worker_serves_the_new_version(scene: Scene) -> None:
     with scene.clients() as clients:
         assert len(clients) == 2
         for _ in range(5):
@@ -84,7 +84,7 @@ def test_when_a_reload_answers_every_front_serves_the_new_version(scene: Scene) 
             assert [ask(client) for client in clients] == [scene.step] * 2
 
 
-def test_min_train_step_holds_from_any_front(scene: Scene) -> None:
+def test_min_train_step_holds_from_any_worker(scene: Scene) -> None:
     with scene.clients() as clients:
         for asked, other in (clients, clients[::-1]):
             scene.publish()
@@ -99,7 +99,7 @@ def test_min_train_step_holds_from_any_front(scene: Scene) -> None:
             assert refused.status_code == 409
 
 
-def test_a_pause_holds_on_every_front(scene: Scene) -> None:
+def test_a_pause_holds_on_every_worker(scene: Scene) -> None:
     with scene.clients() as clients:
         path = "/admin/policies/p"
         assert scene.server.admin.post(f"{path}/pause", json={"mode": "reject"}).json() == {"paused": "reject"}
@@ -110,7 +110,7 @@ def test_a_pause_holds_on_every_front(scene: Scene) -> None:
         assert [ask(client) for client in clients] == [scene.step] * 2
 
 
-def test_every_front_tells_what_all_have_counted(scene: Scene) -> None:
+def test_every_worker_tells_what_all_have_counted(scene: Scene) -> None:
     """Of a route that nothing else here asks; the others' counts come a moment later."""
 
     def counted(client: httpx.Client) -> int:
@@ -122,12 +122,12 @@ def test_every_front_tells_what_all_have_counted(scene: Scene) -> None:
         for client in (one, one, one, other, other):
             client.post("/get_initial_state", json={}).raise_for_status()
         assert (counted(one) >= 3, counted(other) >= 2) == (True, True)
-        until(lambda: counted(one) == counted(other) == 5, "all counts at both fronts")
+        until(lambda: counted(one) == counted(other) == 5, "all counts at both workers")
 
 
-def test_a_front_that_is_killed_comes_back_on_the_version_that_serves_by_then(scene: Scene) -> None:
+def test_a_worker_that_is_killed_comes_back_on_the_version_that_serves_by_then(scene: Scene) -> None:
     scene.reload()
-    killed, kept = scene.server.processes(FRONT)
+    killed, kept = scene.server.processes(WORKER)
     with scene.client(kept) as client:
         before = scene.server.processes()
         os.kill(killed, signal.SIGKILL)
@@ -138,18 +138,20 @@ def test_a_front_that_is_killed_comes_back_on_the_version_that_serves_by_then(sc
             answer = client.post(path, json={"checkpoint": name}, headers={"Authorization": bearer})
             assert answer.status_code == 200
             assert ask(client) == scene.step
-        until(lambda: len(scene.server.processes(FRONT)) == 2, "another front")
+        until(lambda: len(scene.server.processes(WORKER)) == 2, "another worker")
     assert len(before) == len(scene.server.processes())
-    until(lambda: any(" front 1 ended (killed by SIGKILL)" in line for line in scene.server.lines), "a line in the log")
+    until(
+        lambda: any(" worker 1 ended (killed by SIGKILL)" in line for line in scene.server.lines), "a line in the log"
+    )
     with scene.clients() as clients:
         assert [ask(client) for client in clients] == [scene.step] * 2
 
 
-def test_a_front_killed_in_the_middle_of_a_swap_holds_nobody_up(scene: Scene, full: bool) -> None:
+def test_a_worker_killed_in_the_middle_of_a_swap_holds_nobody_up(scene: Scene, full: bool) -> None:
     generator = random.Random(5)
     for _ in range(20 if full else 3):
-        until(lambda: len(scene.server.processes(FRONT)) == 2, "two fronts")
-        kept, killed = scene.server.processes(FRONT)
+        until(lambda: len(scene.server.processes(WORKER)) == 2, "two workers")
+        kept, killed = scene.server.processes(WORKER)
         with scene.client(kept) as client:
             name, delay_s = scene.publish(), generator.uniform(0, 0.03)
             killer = threading.Timer(delay_s, os.kill, (killed, signal.SIGKILL))

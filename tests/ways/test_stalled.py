@@ -13,7 +13,7 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import log_read, until
 from tests.zoo.policies import NumberTrainer
 
-FRONT, WORKSHOP = "app.worker", "app.builder"
+WORKER, WORKSHOP = "app.worker", "app.builder"
 
 
 def train_step(client: httpx.Client) -> int:
@@ -68,9 +68,9 @@ def test_worker_is_replaced_while_a_swap_waits_and_switches_with_it_later(
             slow = patient.admin.post("/admin/policies/p/rollback")
             assert slow.status_code == 504
         before = train_step(patient.http)
-        (front,) = patient.processes(FRONT)
-        os.kill(front, signal.SIGKILL)
-        until(lambda: answers(patient), "an answer of another front")
+        (worker,) = patient.processes(WORKER)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: answers(patient), "an answer of another worker")
         assert patient.processes(WORKSHOP) == [workshop]
         with httpx.Client(base_url=patient.url, trust_env=False, timeout=30) as client:
             assert train_step(client) == before
@@ -98,11 +98,11 @@ def test_workshop_that_gets_nothing_done_is_replaced_and_the_swap_succeeds(
     until(lambda: any(f"process {workshop} got nothing done for 1 s" in line for line in strict.lines), "a line")
 
 
-def test_front_that_is_stopped_is_replaced_and_never_answers_from_older_weights(
+def test_worker_that_is_stopped_is_replaced_and_never_answers_from_older_weights(
     strict: RunningServer, trainer: NumberTrainer
 ) -> None:
-    until(lambda: len(strict.processes(FRONT)) == 2, "two fronts")
-    stopped, alive = strict.processes(FRONT)
+    until(lambda: len(strict.processes(WORKER)) == 2, "two workers")
+    stopped, alive = strict.processes(WORKER)
     os.kill(stopped, signal.SIGSTOP)
     until(lambda: Path(f"/proc/{stopped}/stat").read_text().split()[2] == "T", "the stop")
     until(lambda: answers(strict), "an answer of the other")
@@ -119,20 +119,20 @@ def test_front_that_is_stopped_is_replaced_and_never_answers_from_older_weights(
     thread.join(60)
     assert found[0].json()["train_step"] == 11, found[0].text
     until(lambda: not Path(f"/proc/{stopped}").exists(), "its end")
-    until(lambda: len(strict.processes(FRONT)) == 2, "two fronts")
-    assert alive in strict.processes(FRONT)
+    until(lambda: len(strict.processes(WORKER)) == 2, "two workers")
+    assert alive in strict.processes(WORKER)
     for _ in range(20):
         with httpx.Client(base_url=strict.url, trust_env=False, timeout=30) as client:
             assert train_step(client) == 11
 
 
-def test_front_that_is_stopped_is_replaced_also_while_nothing_is_swapped(strict: RunningServer) -> None:
+def test_worker_that_is_stopped_is_replaced_also_while_nothing_is_swapped(strict: RunningServer) -> None:
     """Whoever has asked it learns that there will be no answer."""
-    until(lambda: len(strict.processes(FRONT)) == 2, "two fronts")
-    fronts = strict.processes(FRONT)
-    for pid in fronts:
+    until(lambda: len(strict.processes(WORKER)) == 2, "two workers")
+    workers = strict.processes(WORKER)
+    for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     with httpx.Client(base_url=strict.url, trust_env=False, timeout=60) as client:
         assert train_step(client) >= 0  # accepted by a successor
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in fronts), "their end")
-    until(lambda: len(strict.processes(FRONT)) == 2, "two fronts")
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "their end")
+    until(lambda: len(strict.processes(WORKER)) == 2, "two workers")

@@ -1,4 +1,4 @@
-"""Exports of the zoo as a server runs them: prepared by the workshop, loaded as a front loads them."""
+"""Exports of the zoo as a server runs them: prepared by the workshop, loaded as a worker loads them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ def post(path: str, body: bytes = BODY, *headers: str) -> bytes:
 
 
 class Client:
-    """A connection to a front."""
+    """A connection to a worker."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer, self._rest = reader, writer, b""
@@ -75,11 +75,11 @@ class Client:
 class Clients:
     """Opens them, and closes all of them at the end."""
 
-    def __init__(self, front: Running, stack: contextlib.AsyncExitStack) -> None:
-        self.front, self._stack = front, stack
+    def __init__(self, worker: Running, stack: contextlib.AsyncExitStack) -> None:
+        self.worker, self._stack = worker, stack
 
     async def open(self, **how: Any) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.front.port, **how))
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.worker.port, **how))
         self._stack.push_async_callback(client.close)
         return client
 
@@ -99,8 +99,8 @@ class Clients:
 @contextlib.asynccontextmanager
 async def clients(**settings: Any) -> AsyncIterator[Clients]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        async with running(monkeypatch, **settings) as front, contextlib.AsyncExitStack() as stack:
-            yield Clients(front, stack)
+        async with running(monkeypatch, **settings) as worker, contextlib.AsyncExitStack() as stack:
+            yield Clients(worker, stack)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -134,7 +134,7 @@ def test_a_wish_for_another_protocol_is_ignored(upgrade: str, way: str) -> None:
             answers = [await client.answer() for _ in range(4)]
             assert [answer.status for answer in answers] == [200] * 4
             assert json.loads(answers[0].body)["action"] == json.loads(answers[3].body)["action"] == 3
-            assert there.front.control.calls == [("reload", "echo", "seven"), ("pause", "echo", "reject")]
+            assert there.worker.control.calls == [("reload", "echo", "seven"), ("pause", "echo", "reject")]
 
     run(test)
 
@@ -147,7 +147,7 @@ def test_a_websocket_gets_an_answer_in_http_and_does_not_hold_the_server() -> No
                 lines = [f"GET {path} HTTP/1.1", "Host: here", *UPGRADES["websocket"], "", ""]
                 await client.send("\r\n".join(lines).encode())
                 assert (await client.answer()).status == status
-            stopping = asyncio.create_task(there.front.front._http.stop())
+            stopping = asyncio.create_task(there.worker.worker._http.stop())
             assert await client.rest() == b""
             await asyncio.wait_for(stopping, 10)
 
@@ -166,7 +166,7 @@ def test_a_request_ahead_of_its_turn_that_closes_is_answered_too(first: str, sec
             )
             assert [json.loads((await client.answer()).body)["action"] for _ in range(2)] == [3, 4]
             assert await client.rest() == b""
-            assert there.front.engine.seen == [3, 4]  # what is sent behind the last one is not done
+            assert there.worker.engine.seen == [3, 4]  # what is sent behind the last one is not done
 
     run(test)
 
@@ -179,7 +179,7 @@ def test_a_client_that_ends_its_side_gets_its_answers(way: str) -> None:
             await client.send(post("/action" + way) * 30)
             client.end()
             assert (await client.rest()).count(b" 200 OK") == 30
-            assert len(there.front.engine.seen) == 30
+            assert len(there.worker.engine.seen) == 30
 
     run(test)
 
@@ -212,8 +212,8 @@ def test_closed_connections_keep_nothing(way: str) -> None:
                     else:  # not all of it is read, so that the end of it is not seen
                         await asyncio.sleep(0.01)
                         client.abort()
-                await until(lambda: not there.front.connections)
-            assert there.front.engine.seen == []
+                await until(lambda: not there.worker.connections)
+            assert there.worker.engine.seen == []
             await there.works()
 
     run(test)
@@ -289,11 +289,11 @@ def test_unfinished_bodies_have_a_bound_together_and_small_requests_pass(way: st
             assert {answer.status for answer in refused} == {429}
             assert b"retry-after: 1" in refused[0].fields
             assert b"connection: close" in refused[0].fields
-            assert there.front.unfinished_bytes <= 2**21
+            assert there.worker.unfinished_bytes <= 2**21
             await there.works()
             for client in large:
                 await client.close()
-            await until(lambda: there.front.unfinished_bytes == 0)
+            await until(lambda: there.worker.unfinished_bytes == 0)
 
     run(test)
 
@@ -305,7 +305,7 @@ def test_what_is_sent_far_ahead_is_not_read() -> None:
             await client.send(post("/action", WAITS % 600_000))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(client.send(post("/action") * 10**6), 0.5)
-            (connection,) = there.front.connections
+            (connection,) = there.worker.connections
             assert len(connection._ahead) < 2**20
             await there.works()
 
@@ -318,17 +318,17 @@ def test_answers_that_nobody_reads_stop_the_requests_behind_them_and_then_the_co
         async with clients(client_timeout_s=1) as there:
             sock = there.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", there.front.port))
+            sock.connect(("127.0.0.1", there.worker.port))
             sock.setblocking(False)
             rows = json.dumps({"observation": [[1.5, 0, 0, 0]] * 20_000}).encode()
             sending = asyncio.create_task(
                 asyncio.get_running_loop().sock_sendall(sock, post("/action" + way, rows) * 200)
             )
-            await until(lambda: len(there.front.connections) == 1)
-            await until(lambda: not there.front.connections)
+            await until(lambda: len(there.worker.connections) == 1)
+            await until(lambda: not there.worker.connections)
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-            assert 1 <= len(there.front.engine.seen) / 20_000 < 150
+            assert 1 <= len(there.worker.engine.seen) / 20_000 < 150
             await there.works()
 
     run(test)
@@ -361,8 +361,8 @@ def test_a_closed_connection_is_freed_without_the_garbage_collector(way: str) ->
             client = await there.open()
             await client.send(post("/action" + way) + head("/action" + way, 2**20) + b" " * 2**19)
             await client.answer()
-            await until(lambda: there.front.unfinished_bytes >= 2**19)
-            (connection,) = there.front.connections
+            await until(lambda: there.worker.unfinished_bytes >= 2**19)
+            (connection,) = there.worker.connections
             gone = weakref.ref(connection)
             del connection
             await client.close()
@@ -390,7 +390,7 @@ def test_memory_of_bodies_that_were_left_goes_back_to_the_system(way: str) -> No
                 for _ in range(40):
                     await client.send(piece)
                 await client.close()
-            await until(lambda: there.front.unfinished_bytes == 0 and resident() - before < 30 * 2**20)
+            await until(lambda: there.worker.unfinished_bytes == 0 and resident() - before < 30 * 2**20)
 
     run(test)
 
@@ -406,7 +406,7 @@ def test_what_was_sent_before_the_server_stops_is_answered(way: str) -> None:
             silent = await there.open()
             for client in known + fresh:
                 await client.send(post("/action" + way) * 3)
-            stopping = asyncio.create_task(there.front.front._http.stop())
+            stopping = asyncio.create_task(there.worker.worker._http.stop())
             for client in known + fresh:
                 rest = await client.rest()
                 assert rest.count(b" 200 OK") == 3

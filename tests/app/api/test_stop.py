@@ -1,4 +1,4 @@
-"""A front that stops: whatever has arrived by then is read and answered, whoever has not been accepted yet, or read."""
+"""A worker that stops: what has arrived by then is read and answered, and so is who has not been accepted yet."""
 
 import asyncio
 import contextlib
@@ -41,15 +41,15 @@ SENT = {
 
 def run(test: Callable[[Running], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
     async def whole() -> None:
-        async with running(monkeypatch) as front:
-            await test(front)
+        async with running(monkeypatch) as worker:
+            await test(worker)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(whole())
 
 
-def connected(front: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", front.port), 60)
+def connected(worker: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", worker.port), 60)
 
 
 async def check_answers(client: socket.socket, count: int) -> None:
@@ -65,9 +65,9 @@ async def check_answers(client: socket.socket, count: int) -> None:
     assert b"content-length: %d" % len(body) in head.lower().split(b"\r\n")
 
 
-def stop(front: Running, meanwhile: Callable[[], None]) -> asyncio.Task[None]:
+def stop(worker: Running, meanwhile: Callable[[], None]) -> asyncio.Task[None]:
     """Stops it; `meanwhile` is done when it is about to listen no more, and before its event loop looks again."""
-    http = front.front._http
+    http = worker.worker._http
     end = http.shutdown
 
     async def shutdown(sockets: list[socket.socket] | None = None) -> None:
@@ -80,17 +80,17 @@ def stop(front: Running, meanwhile: Callable[[], None]) -> asyncio.Task[None]:
 
 @pytest.mark.parametrize("ends", [False, True], ids=["open", "half-closed"])
 def test_who_is_connected_and_not_accepted_is_answered(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
-    async def test(front: Running) -> None:
+    async def test(worker: Running) -> None:
         clients: list[socket.socket] = []
 
         def ask() -> None:
             for data in [*(data for data, _ in SENT.values()), b""]:
-                clients.append(connected(front))
+                clients.append(connected(worker))
                 clients[-1].sendall(data)
                 if ends:
                     clients[-1].shutdown(socket.SHUT_WR)
 
-        stopping = stop(front, ask)
+        stopping = stop(worker, ask)
         while not clients:
             await asyncio.sleep(0.001)
         *asking, silent = clients
@@ -107,16 +107,16 @@ def test_who_is_connected_and_not_accepted_is_answered(monkeypatch: pytest.Monke
 def test_what_has_arrived_on_an_open_connection_is_answered(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """It has arrived since the event loop has looked, and the time is over that the connection waits for more."""
 
-    async def test(front: Running) -> None:
+    async def test(worker: Running) -> None:
         data, count = SENT[kind]
-        with connected(front) as client:
+        with connected(worker) as client:
             client.sendall(post())
             await asyncio.to_thread(client.recv, 1 << 16)
-            (connection,) = front.connections
+            (connection,) = worker.connections
             connection.shutdown()
             client.sendall(data)
             connection.settle()
-            stopping = asyncio.create_task(front.front._http.stop())
+            stopping = asyncio.create_task(worker.worker._http.stop())
             await check_answers(client, count)
             await asyncio.wait_for(stopping, 30)
 
@@ -145,19 +145,19 @@ def test_answer_is_not_the_last_while_another_request_has_arrived() -> None:
 
 
 def test_who_has_gone_before_it_was_accepted_stops_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(front: Running) -> None:
+    async def test(worker: Running) -> None:
         stays: list[socket.socket] = []
 
         def come_and_go() -> None:
             for sends in (b"", post(), post()[:-5], post(target=b"/action?")):
-                client = connected(front)
+                client = connected(worker)
                 client.sendall(sends)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.close()  # with a reset
-            stays.append(connected(front))
+            stays.append(connected(worker))
             stays[0].sendall(post())
 
-        stopping = stop(front, come_and_go)
+        stopping = stop(worker, come_and_go)
         while not stays:
             await asyncio.sleep(0.001)
         await check_answers(stays[0], 1)

@@ -18,10 +18,10 @@ WAYS = (FAST, FRAMEWORK)
 
 
 class Client:
-    """Plays sequences against one front, all on one event loop."""
+    """Plays sequences against one worker, all on one event loop."""
 
-    def __init__(self, runner: asyncio.Runner, front: Running) -> None:
-        self._runner, self._front, self._runs = runner, front, 0
+    def __init__(self, runner: asyncio.Runner, worker: Running) -> None:
+        self._runner, self._worker, self._runs = runner, worker, 0
 
     def play(self, sequence: Sequence) -> None:
         """Sends it both ways, and compares what comes with one another and with what has to come."""
@@ -29,14 +29,14 @@ class Client:
         assert one == other
 
     async def _played(self, sequence: Sequence, way: str) -> list[Answer]:
-        front = self._front
-        front.engine.seen.clear()
-        front.control.calls.clear()
+        worker = self._worker
+        worker.engine.seen.clear()
+        worker.control.calls.clear()
         await self._begin_session()
-        front.engine.seen.clear()
+        worker.engine.seen.clear()
         async with asyncio.timeout(60):
             answers = await self._exchange(sequence, way)
-            while front.connections:  # each is closed once its client has gone
+            while worker.connections:  # each is closed once its client has gone
                 await asyncio.sleep(0)
         assert [answer.status for answer in answers] == sequence.statuses
         self._check_done(sequence, answers)
@@ -45,7 +45,7 @@ class Client:
     async def _begin_session(self) -> None:
         self._runs += 1
         body = b'{"id": "one", "run_id": "%d", "observation": [0, 0, 0, 0]}' % self._runs
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._front.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._worker.port)
         writer.write(
             b"POST /sessions HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         )
@@ -53,7 +53,7 @@ class Client:
         writer.close()
 
     async def _exchange(self, sequence: Sequence, way: str) -> list[Answer]:
-        async with connected(self._front.port) as (reader, writer):
+        async with connected(self._worker.port) as (reader, writer):
             with contextlib.suppress(ConnectionError):
                 for part in sequence.parts(way):
                     writer.write(part)
@@ -66,9 +66,9 @@ class Client:
 
     def _check_done(self, sequence: Sequence, answers: list[Answer]) -> None:
         acted = [request.number for request in sequence.answered if request.does == "act"]
-        assert self._front.engine.seen == acted
+        assert self._worker.engine.seen == acted
         loaded = [("reload", "echo", str(request.number)) for request in sequence.answered if request.does == "reload"]
-        assert [call for call in self._front.control.calls if call[0] == "reload"] == loaded
+        assert [call for call in self._worker.control.calls if call[0] == "reload"] == loaded
         step = 0
         for request, answer in zip(sequence.answered, answers, strict=False):
             if request.does == "reload":
@@ -124,10 +124,10 @@ def client() -> Iterator[Client]:
         contextlib.ExitStack() as stack,
     ):
         opened = running(monkeypatch)
-        front = runner.run(opened.__aenter__())
+        worker = runner.run(opened.__aenter__())
         stack.callback(lambda: runner.run(opened.__aexit__(None, None, None)))
-        yield Client(runner, front)
-        assert not front.connections
+        yield Client(runner, worker)
+        assert not worker.connections
 
 
 def test_the_two_ways_answer_alike_in_order_and_once(client: Client, full: bool) -> None:

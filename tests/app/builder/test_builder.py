@@ -71,7 +71,7 @@ class Bench:
         return str(caught.value)
 
     def weights(self, bundle: Bundle) -> list:
-        """What a front that loads the bundle runs on."""
+        """What a worker that loads the bundle runs on."""
         engine = BundleLoader().load(self.graph, bundle)
         return [float(variable.numpy().flat[0]) for variable in engine.model.model_variables]
 
@@ -96,7 +96,7 @@ def test_the_exports_own_weights_can_be_had_again_after_others(trainer, bench):
     assert bench.weights(bundle) == before
 
 
-def test_a_front_restores_the_next_version_into_the_copy_that_nobody_uses(trainer, bench):
+def test_a_worker_restores_the_next_version_into_the_copy_that_nobody_uses(trainer, bench):
     loader = BundleLoader()
     first = bench.prepare(trainer.publish(1, 0.5))
     second = bench.prepare(trainer.publish(2, 1.5))

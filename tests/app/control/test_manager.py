@@ -99,8 +99,8 @@ class FakeLoader:
         pass
 
 
-class LocalFront:
-    """A front in this process. `gone_at`: the call at which its process has ended."""
+class LocalWorker:
+    """A worker in this process. `gone_at`: the call at which its process has ended."""
 
     def __init__(self, lane: ThreadPoolExecutor) -> None:
         self.loader = FakeLoader()
@@ -136,7 +136,7 @@ class LocalFront:
 
 
 class House:
-    """A manager over a temporary folder of checkpoints, and one front."""
+    """A manager over a temporary folder of checkpoints, and one worker."""
 
     def __init__(self, policy: Path, workshop: FakeWorkshop, lane: ThreadPoolExecutor, store: Store) -> None:
         self.policy = policy
@@ -148,7 +148,7 @@ class House:
         source = Source(policy, lambda folder, rest_s: self._identify(folder, rest_s))
         self._identify: Callable[[Path, float], Any] = identify
         self.manager = Manager("p", policy, workshop, source, store, lane, self.metrics.policy("p"))
-        self.front = LocalFront(lane)
+        self.worker = LocalWorker(lane)
 
     def put(self, name: str, train_step: int, **more: str) -> Path:
         return put(self.checkpoints, name, train_step, **more)
@@ -166,11 +166,11 @@ class House:
 
     @property
     def slot(self) -> Any:
-        return self.front.copies.active
+        return self.worker.copies.active
 
     @property
     def serves(self) -> tuple[str, int]:
-        """The active version's name, and the train step of what the front's engine really holds."""
+        """The active version's name, and the train step of what the worker's engine really holds."""
         version = self.manager.active
         assert version.state is State.ACTIVE
         assert (self.slot.version.name, self.slot.version.digest) == version.key
@@ -190,13 +190,13 @@ class House:
         assert value is not None
         return value
 
-    async def admit(self) -> LocalFront:
-        """One more front."""
-        front = LocalFront(self.lane)
+    async def admit(self) -> LocalWorker:
+        """One more worker."""
+        worker = LocalWorker(self.lane)
         with self.manager.offered() as (version, graph, bundle):
-            await front.copies.begin(version.name, graph, bundle)
-            await self.manager.admit(front, version.key)
-        return front
+            await worker.copies.begin(version.name, graph, bundle)
+            await self.manager.admit(worker, version.key)
+        return worker
 
     async def preparing(self) -> None:
         """Returns once the workshop is inside a preparation."""
@@ -217,7 +217,7 @@ async def open_house(
     with ThreadPoolExecutor(2) as lane, Store(folder).opened() as store:
         house = House(policy, workshop or FakeWorkshop(), lane, store)
         await house.manager.start()
-        house.front = await house.admit()
+        house.worker = await house.admit()
         try:
             yield house
         finally:
@@ -734,27 +734,27 @@ def test_where_there_is_no_room_the_oldest_version_to_roll_back_to_goes(tmp_path
     run(test)
 
 
-# Several fronts
+# Several workers
 
 
-def test_all_fronts_switch_and_none_before_all_are_ready(tmp_path):
+def test_all_workers_switch_and_none_before_all_are_ready(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             other = await house.admit()
             house.put("b", 2)
             other.loader.go_on.clear()
             reload = asyncio.create_task(house.manager.reload(None))
-            await _until(lambda: "prepare" in house.front.did)
+            await _until(lambda: "prepare" in house.worker.did)
             await asyncio.sleep(0.01)
-            assert [front.copies.active.version.name for front in (house.front, other)] == ["a", "a"]
+            assert [worker.copies.active.version.name for worker in (house.worker, other)] == ["a", "a"]
             other.loader.go_on.set()
             await reload
-            assert [front.copies.active.version.name for front in (house.front, other)] == ["b", "b"]
+            assert [worker.copies.active.version.name for worker in (house.worker, other)] == ["b", "b"]
 
     run(test)
 
 
-def test_version_that_one_front_cannot_load_serves_on_none(tmp_path):
+def test_version_that_one_worker_cannot_load_serves_on_none(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             other = await house.admit()
@@ -762,17 +762,17 @@ def test_version_that_one_front_cannot_load_serves_on_none(tmp_path):
             house.put("b", 2)
             with pytest.raises(SwapRefused, match="b is refused: it cannot be loaded: MemoryError: too large"):
                 await house.manager.reload("b")
-            assert [front.copies.active.version.name for front in (house.front, other)] == ["a", "a"]
+            assert [worker.copies.active.version.name for worker in (house.worker, other)] == ["a", "a"]
             assert house.states == {"a": "active", "b": "refused"}
             other.loader.refusal = None
             await house.manager.reload("b")
-            assert [front.copies.active.version.name for front in (house.front, other)] == ["b", "b"]
+            assert [worker.copies.active.version.name for worker in (house.worker, other)] == ["b", "b"]
 
     run(test)
 
 
 @pytest.mark.parametrize("at", ["prepare", "activate", "drained"])
-def test_front_that_ends_in_the_middle_of_a_swap_is_left_out(tmp_path, at):
+def test_worker_that_ends_in_the_middle_of_a_swap_is_left_out(tmp_path, at):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             other = await house.admit()
@@ -787,10 +787,10 @@ def test_front_that_ends_in_the_middle_of_a_swap_is_left_out(tmp_path, at):
     run(test)
 
 
-def test_front_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
+def test_worker_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            late = LocalFront(house.lane)
+            late = LocalWorker(house.lane)
             with house.manager.offered() as (version, graph, bundle):
                 for step in range(2, 12):  # more than are kept
                     house.put("b", step)
@@ -809,33 +809,33 @@ def test_front_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     run(test)
 
 
-@pytest.mark.parametrize("moment", ["workshop", "another front", "activate"])
-def test_front_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp_path, moment):
+@pytest.mark.parametrize("moment", ["workshop", "another worker", "activate"])
+def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp_path, moment):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            late, switching, switch = LocalFront(house.lane), asyncio.Event(), asyncio.Event()
+            late, switching, switch = LocalWorker(house.lane), asyncio.Event(), asyncio.Event()
             with house.manager.offered() as (version, graph, bundle):
                 await late.copies.begin(version.name, graph, bundle)
             lane = ThreadPoolExecutor(1)
-            house.front.copies._lane = lane  # the one that is late can load meanwhile
-            activate = house.front.activate
+            house.worker.copies._lane = lane  # the one that is late can load meanwhile
+            activate = house.worker.activate
 
             async def activate_later(*key: str) -> None:
                 switching.set()
                 await switch.wait()
                 await activate(*key)
 
-            house.front.activate = activate_later
+            house.worker.activate = activate_later
             if moment == "workshop":
                 house.workshop.go_on.clear()
-            if moment == "another front":
-                house.front.loader.go_on.clear()
+            if moment == "another worker":
+                house.worker.loader.go_on.clear()
             house.put("b", 2)
             reload = asyncio.create_task(house.manager.reload(None))
             if moment == "workshop":
                 await _until(house.workshop.entered.is_set)
-            elif moment == "another front":
-                await _until(lambda: "prepare" in house.front.did)
+            elif moment == "another worker":
+                await _until(lambda: "prepare" in house.worker.did)
             else:
                 await switching.wait()
             await asyncio.wait_for(house.manager.admit(late, version.key), 5)
@@ -843,22 +843,22 @@ def test_front_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp
             # Before the others are sure to switch, it runs what they run.
             assert late.copies.active.version.name == ("b" if moment == "activate" else "a")
             house.workshop.go_on.set()
-            house.front.loader.go_on.set()
+            house.worker.loader.go_on.set()
             switch.set()
             assert (await reload).version == "b"
-            assert [front.copies.active.version.name for front in (house.front, late)] == ["b", "b"]
+            assert [worker.copies.active.version.name for worker in (house.worker, late)] == ["b", "b"]
             lane.shutdown()
 
     run(test)
 
 
-def test_a_pause_is_one_of_all_fronts(tmp_path):
+def test_a_pause_is_one_of_all_workers(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             other = await house.admit()
             assert await house.manager.pause("reject") == "reject"
             await house.manager.resume()
-            assert house.front.did == other.did == ["pause reject", "resume"]
+            assert house.worker.did == other.did == ["pause reject", "resume"]
 
     run(test)
 

@@ -67,11 +67,11 @@ def test_rollback_that_is_refused_changes_nothing(tmp_path):
         async with open_house(tmp_path / "p", ("a", 1)) as house:
             house.put("b", 2)
             await house.manager.catch_up()
-            house.front.loader.refusal = SwapRefused("its disk is gone")
+            house.worker.loader.refusal = SwapRefused("its disk is gone")
             with pytest.raises(SwapRefused, match="its disk is gone"):
                 await house.manager.rollback()
             assert (house.serves, house.manager.pinned) == (("b", 2), None)
-            house.front.loader.refusal = None
+            house.worker.loader.refusal = None
             await house.manager.rollback()
             assert house.serves == ("a", 1)
 
@@ -207,7 +207,7 @@ def test_a_newer_checkpoint_that_comes_during_a_rollback_does_not_undo_it(tmp_pa
         async with open_house(tmp_path / "p", ("a", 1)) as house:
             house.put("b", 2)
             await house.manager.catch_up()
-            loader = house.front.loader
+            loader = house.worker.loader
             loader.go_on.clear()
             loader.entered.clear()
             back = asyncio.create_task(house.manager.rollback())

@@ -71,7 +71,7 @@ def test_a_bundle_that_took_the_place_of_another_is_not_taken_for_it(store):
     assert store.bundle(A.digest, "another graph") is not None
 
 
-def test_what_a_front_is_loading_stays(store):
+def test_what_a_worker_is_loading_stays(store):
     made = bundle(store, A)
     store.remember(Memory("e", (B,)), besides=[A.digest])
     assert made.folder.is_dir()

@@ -9,7 +9,7 @@ from app.errors import DeadlinePassed
 from app.inference.service import Service
 
 
-class BusyFronts:
+class BusyWorkers:
     """One of them runs a batch that never ends."""
 
     async def pause(self, mode: str) -> None:
@@ -17,7 +17,7 @@ class BusyFronts:
 
 
 def test_pause_does_not_wait_for_ever():
-    policy: Any = SimpleNamespace(name="p", manager=BusyFronts())
+    policy: Any = SimpleNamespace(name="p", manager=BusyWorkers())
     service = Service(["p"], deadline_ms=10, rows_limit=1)
     service.add(policy)
     with pytest.raises(DeadlinePassed, match="policy p still runs a batch after 10 ms"):
