@@ -101,7 +101,7 @@ class Metrics:
         )
         self._restarts = Counter(
             "policy_server_restarts",
-            "Processes that ended and were started again: the workshop, and the workers, which answer.",
+            "Processes that ended and were started again: the builder, and the workers, which answer.",
             ("process",),
             registry=self.registry,
         )

@@ -1,4 +1,4 @@
-"""What the workshop hands to the workers, as folders of files: a policy's graph, and each version that may serve.
+"""What the builder hands to the workers, as folders of files: a policy's graph, and each version that may serve.
 
     graphs/<digest>/graph.json         what the policy takes and gives: readable without TensorFlow
                     serving/…          the SavedModel that TensorFlow runs; a plain export's lies in `plain/`

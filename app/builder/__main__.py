@@ -1,4 +1,4 @@
-"""The workshop process: `python -m app.builder LINK ENGINE LEVEL FOLDER`, started by the control process.
+"""The builder process: `python -m app.builder LINK ENGINE LEVEL FOLDER`, started by the control process.
 
 FOLDER is for its temporary files, which hold weights: they go with it, however it ends.
 """
@@ -14,7 +14,7 @@ import sys
 from app import logs
 from saver.hush import hushed
 
-# A worker gets about nine times as much of a contended core as the workshop.
+# A worker gets about nine times as much of a contended core as the builder.
 _NICENESS = 10
 
 

@@ -1,4 +1,4 @@
-"""One policy's workshop: checkpoints come in, versions that may serve go out as bundles.
+"""One policy's builder: checkpoints come in, versions that may serve go out as bundles.
 
 Every method blocks. All calls come from one thread.
 """
@@ -33,7 +33,7 @@ from saver.artifact import (
 from saver.artifact.publishing import publish, staged_folder
 
 
-class Workshop:
+class Builder:
     """Opened on a graph. `engine`: what every version has to run on, or "auto". `told` hears of each step done."""
 
     def __init__(self, graph: Graph, engine: str = AUTO) -> None:

@@ -1,4 +1,4 @@
-"""The workshop process: the calls that it answers, in the order in which they come, at low priority.
+"""The builder process: the calls that it answers, in the order in which they come, at low priority.
 
 It keeps nothing that cannot be had again: a call names the folders that it is about, so that the next process can
 answer it when this one has died.
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
 from app.builder import variables
-from app.builder.builder import Workshop
+from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.rpc.link import Handlers, Link
@@ -37,7 +37,7 @@ class Calls:
         self._lane = lane
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self._workshops: dict[str, Workshop] = {}
+        self._builders: dict[str, Builder] = {}
 
     def handlers(self) -> Handlers:
         """By name; see the methods."""
@@ -57,20 +57,20 @@ class Calls:
         destination: Path,
         *how: Any,
     ) -> Prepared:
-        """See `Workshop.prepare`."""
+        """See `Builder.prepare`."""
         told = self._steps(policy)
-        workshop = self._workshop(policy, graph)
+        builder = self._builder(policy, graph)
         told("loaded")
-        workshop.told = told
-        return workshop.prepare(source, digest, destination, *how)
+        builder.told = told
+        return builder.prepare(source, digest, destination, *how)
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
-        """See `Workshop.check`."""
-        return self._workshop(policy, graph).check(folder)
+        """See `Builder.check`."""
+        return self._builder(policy, graph).check(folder)
 
     def needs_own_graph(self, policy: str, graph: Graph, folder: Path) -> bool:
-        """See `Workshop.needs_own_graph`."""
-        return self._workshop(policy, graph).needs_own_graph(folder)
+        """See `Builder.needs_own_graph`."""
+        return self._builder(policy, graph).needs_own_graph(folder)
 
     def train_step_in(self, folder: Path) -> int:
         """See `variables.train_step_in`."""
@@ -87,15 +87,15 @@ class Calls:
 
         return told
 
-    def _workshop(self, policy: str, graph: Graph) -> Workshop:
+    def _builder(self, policy: str, graph: Graph) -> Builder:
         """The one of the policy; a new one where its graph is another."""
-        workshop = self._workshops.get(policy)
-        if workshop is None or workshop.graph != graph:
-            del workshop
-            self._workshops.pop(policy, None)
+        builder = self._builders.get(policy)
+        if builder is None or builder.graph != graph:
+            del builder
+            self._builders.pop(policy, None)
             gc.collect()  # what TensorFlow loads refers to itself: the graph before would stay, with all its weights
-            workshop = self._workshops[policy] = Workshop(graph, self._engine)
-        return workshop
+            builder = self._builders[policy] = Builder(graph, self._engine)
+        return builder
 
     def _in_lane(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
         async def answer(*args: object) -> T:
@@ -115,7 +115,7 @@ def _blamed(call: Callable[..., T], *args: object) -> T:
     except Exception as error:
         if isinstance(error, PolicyServerError) or not is_passing(error):
             raise
-        raise SwapRefused(f"the workshop cannot go on: {type(error).__name__}: {str(error)[:200]}", True) from error
+        raise SwapRefused(f"the builder cannot go on: {type(error).__name__}: {str(error)[:200]}", True) from error
 
 
 async def _sent(link: Link, policy: str, step: str, seconds: float) -> None:
@@ -125,7 +125,7 @@ async def _sent(link: Link, policy: str, step: str, seconds: float) -> None:
 
 async def serve(end: socket.socket, engine: str) -> None:
     """Answers calls until the other end is gone. `engine`: what every version has to run on, or "auto"."""
-    with ThreadPoolExecutor(1, "workshop") as lane:
+    with ThreadPoolExecutor(1, "builder") as lane:
         calls = Calls(lane, engine)
         calls.link = await Link.over(end, calls.handlers())
         await calls.link.lost()

@@ -1,6 +1,6 @@
 """Moves one policy from version to version: beside the data way, never inside it.
 
-Decisions come from `plan`; the work is done by the workshop process; the workers switch, all of them, when all are
+Decisions come from `plan`; the work is done by the builder process; the workers switch, all of them, when all are
 ready. The manager lives in the control process, of which there is one.
 """
 
@@ -22,7 +22,7 @@ from app.artifacts.names import EXPORT
 from app.control import plan
 from app.control.history import History
 from app.control.plan import Candidate, OwnWeights
-from app.control.prepare import Preparing, Workshop
+from app.control.prepare import Builder, Preparing
 from app.control.reexport import ExportFolder
 from app.control.source import Sight, Source
 from app.control.state_dir import KEPT, Kept, Memory, Pin, Store
@@ -51,14 +51,14 @@ class Manager:
         self,
         name: str,
         folder: Path,
-        workshop: Workshop,
+        builder: Builder,
         source: Source,
         store: Store,
         lane: Executor,
         metrics: PolicyMetrics,
     ) -> None:
         self.name = name
-        self._workshop = workshop
+        self._builder = builder
         self._source = source
         self._store = store
         self._lane = lane
@@ -72,8 +72,8 @@ class Manager:
         self._pin: Pin | None = None
         self._paused: str | None = None
         self._changeover = Changeover(name, self._history, metrics)
-        self._preparing = Preparing(workshop, store, self._changeover, lane)
-        self._export = ExportFolder(name, folder, workshop, store, lane)
+        self._preparing = Preparing(builder, store, self._changeover, lane)
+        self._export = ExportFolder(name, folder, builder, store, lane)
         self._nothing_in: object = None
         # Whether something calls `catch_up` whenever the policy's folder changes.
         self.watched = False
@@ -194,7 +194,7 @@ class Manager:
         Raises:
           SwapRefused: it may not serve.
         """
-        return await self._workshop.check(self._graph, folder)
+        return await self._builder.check(self._graph, folder)
 
     def changed(self, paths: Iterable[str] | None) -> None:
         """Has the next look look at what these paths belong to; None: at everything."""

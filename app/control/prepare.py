@@ -22,8 +22,8 @@ T = TypeVar("T")
 OTHER_SPECS = "the new graph has other specs: a server started anew can serve it"
 
 
-class Workshop(Protocol):
-    """What the control process needs of the workshop, for one policy."""
+class Builder(Protocol):
+    """What the control process needs of the builder, for one policy."""
 
     async def open(self, folder: Path, graphs: Path) -> Graph:
         """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
@@ -47,10 +47,10 @@ class Workshop(Protocol):
 
 
 class Preparing:
-    """One policy's. What was prepared before is taken from the store; the rest is the workshop's work."""
+    """One policy's. What was prepared before is taken from the store; the rest is the builder's work."""
 
-    def __init__(self, workshop: Workshop, store: Store, changeover: Changeover, lane: Executor) -> None:
-        self._workshop = workshop
+    def __init__(self, builder: Builder, store: Store, changeover: Changeover, lane: Executor) -> None:
+        self._builder = builder
         self._store = store
         self._changeover = changeover
         self._lane = lane
@@ -78,10 +78,10 @@ class Preparing:
         before = await self._work(lambda: self._store.graph_of(candidate.digest))
         if before is not None and before.alike(graph):
             return before
-        if not await self._workshop.needs_own_graph(graph, candidate.folder):
+        if not await self._builder.needs_own_graph(graph, candidate.folder):
             return graph
         try:
-            own = await self._workshop.open(candidate.folder, self._store.graphs)
+            own = await self._builder.open(candidate.folder, self._store.graphs)
         except UnusablePolicy as error:
             raise SwapRefused(str(error)) from error
         if not own.alike(graph):
@@ -119,7 +119,7 @@ class Preparing:
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
         recorded = await self._changeover.workers.recorded()
         serving = self._changeover.offer()[1:] if self._changeover.begun else None
-        return await self._workshop.prepare(graph, source, digest, self._store.place(digest), recorded, serving)
+        return await self._builder.prepare(graph, source, digest, self._store.place(digest), recorded, serving)
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

@@ -13,7 +13,7 @@ from app.artifacts.bundle import Graph
 from app.artifacts.export import identify_export
 from app.artifacts.foreign import SPECS_FILE
 from app.control.plan import OwnWeights
-from app.control.prepare import OTHER_SPECS, Workshop
+from app.control.prepare import OTHER_SPECS, Builder
 from app.control.state_dir import Store
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import GRAPH_FILE, POLICY_FILE
@@ -31,10 +31,10 @@ class ExportFolder:
     A fresh one is opened and has equal specs; it becomes `graph` by `adopt`, once it serves.
     """
 
-    def __init__(self, name: str, folder: Path, workshop: Workshop, store: Store, lane: Executor) -> None:
+    def __init__(self, name: str, folder: Path, builder: Builder, store: Store, lane: Executor) -> None:
         self._name = name
         self._folder = folder
-        self._workshop = workshop
+        self._builder = builder
         self._store = store
         self._lane = lane
         self._stamp: Stamp = ()
@@ -54,7 +54,7 @@ class ExportFolder:
         self._stamp = stamp_of(self._folder)
         exported = await self._work(lambda: identify_export(self._folder))
         there = await self._work(lambda: self._store.graph(exported.digest))
-        self.graph = there or await self._workshop.open(self._folder, self._store.graphs)
+        self.graph = there or await self._builder.open(self._folder, self._store.graphs)
 
     @property
     def stale(self) -> bool:
@@ -77,7 +77,7 @@ class ExportFolder:
         """
         before = stamp_of(self._folder)
         try:
-            graph = await self._workshop.open(self._folder, self._store.graphs)
+            graph = await self._builder.open(self._folder, self._store.graphs)
         except UnusablePolicy as error:
             raise SwapRefused(str(error)) from error
         if not graph.alike(self.graph):

@@ -1,4 +1,4 @@
-"""The control process: starts the workshop and the workers, and decides which versions serve.
+"""The control process: starts the builder and the workers, and decides which versions serve.
 
 The composition root of the control way, and the start and stop order of the whole server; `app/worker.py` is that of
 the data way. Nothing here imports TensorFlow or answers HTTP: this process is the one that must not fail.
@@ -29,7 +29,7 @@ from app.control.state_dir import Store
 from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
-from app.rpc.builder import RemoteWorkshop, WorkshopCalls
+from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.sockets import admit_nobody
@@ -38,7 +38,7 @@ from app.uploads.upload import upload_folders
 # Beyond a worker's own grace for what was accepted.
 _FAREWELL_S = 5.0
 # It has nothing to finish. While it imports TensorFlow, which takes seconds, it does not see that its link is closed.
-_END_WORKSHOP_S = 0.5
+_END_BUILDER_S = 0.5
 
 
 @asynccontextmanager
@@ -63,10 +63,10 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         openings.check_at_once()
         showing = stack.enter_context(ExitStack())
         showing.enter_context(progress.bar(len(settings.policies) - len(openings.failures)))
-        calls = WorkshopCalls()
+        calls = BuilderCalls()
         progress.note("starts TensorFlow")
         own = _own_folder(stack)
-        end_workshop = await _start_workshop(settings, metrics, calls, progress, stack, own / ".workshop")
+        end_builder = await _start_builder(settings, metrics, calls, progress, stack, own / ".builder")
         opened = asyncio.Event()
         told = RunningWorkers(openings)
         workers = _keepers_of_workers(settings, listener, openings, told, opened, metrics)
@@ -82,7 +82,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         try:
             state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
             open_one, closing = _opener(state, settings, given, metrics, calls, stack)
-            stack.push_async_callback(end_workshop)  # before the managers: what they wait for will not come any more
+            stack.push_async_callback(end_builder)  # before the managers: what they wait for will not come any more
             await openings.open_all(open_one, closing)
             stack.push_async_callback(end_workers)  # once more: they end before the managers that they ask
             listener.listen()
@@ -132,10 +132,10 @@ def _probe_file(settings: Settings) -> ProbeFile | None:
     return ProbeFile(Path(settings.probe_inputs), [named.name for named in settings.policies])
 
 
-async def _start_workshop(
+async def _start_builder(
     settings: Settings,
     metrics: Metrics,
-    calls: WorkshopCalls,
+    calls: BuilderCalls,
     progress: Progress,
     stack: AsyncExitStack,
     folder: Path,
@@ -154,11 +154,11 @@ async def _start_workshop(
         return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
 
     keeper = Keeper(
-        "the workshop process",
+        "the builder process",
         start,
         begin,
-        lambda child: child.end(_END_WORKSHOP_S),
-        lambda: metrics.restarted("workshop"),
+        lambda child: child.end(_END_BUILDER_S),
+        lambda: metrics.restarted("builder"),
     )
 
     async def end() -> None:
@@ -203,7 +203,7 @@ def _opener(
     settings: Settings,
     given: ProbeFile | None,
     metrics: Metrics,
-    calls: WorkshopCalls,
+    calls: BuilderCalls,
     stack: AsyncExitStack,
 ) -> tuple[Open, AsyncExitStack]:
     """What opens one policy, which keeps its state in a folder in `state`, and what the open ones are closed by."""
@@ -218,8 +218,8 @@ def _opener(
         store = own.enter_context(Store(state / named.name, settings.engine).opened())
         more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
         source = Source(named.folder, _identifier(calls, store, loop), more)
-        workshop = RemoteWorkshop(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
-        manager = Manager(named.name, named.folder, workshop, source, store, lane, metrics.policy(named.name))
+        builder = RemoteBuilder(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
+        manager = Manager(named.name, named.folder, builder, source, store, lane, metrics.policy(named.name))
         await manager.start()
         own.push_async_callback(manager.close)
         return manager
@@ -228,9 +228,9 @@ def _opener(
 
 
 def _identifier(
-    calls: WorkshopCalls, store: Store, loop: asyncio.AbstractEventLoop
+    calls: BuilderCalls, store: Store, loop: asyncio.AbstractEventLoop
 ) -> Callable[[Path, float], Identity]:
-    """Tells what a checkpoint is, from the control lane; the workshop reads the train step where nothing else tells."""
+    """Tells what a checkpoint is, from the control lane; the builder reads the train step where nothing else tells."""
 
     def train_step_in(folder: Path, digest: str) -> int:
         known = store.train_step(digest)

@@ -3,7 +3,7 @@
     found ──► loaded ──► verified ──► active ──► draining ──► released
       └──────────┴───────────┴────► refused
 
-`found`: seen in the folder. `loaded`: its files were copied, read and restored into the workshop's copy.
+`found`: seen in the folder. `loaded`: its files were copied, read and restored into the builder's copy.
 `verified`: it answers probe inputs as its spec says; the workers make it ready. `active`: new batches run on it.
 `draining`: it finishes the batches that began on it. `released`: nothing runs on it. `refused`: it may not serve, and
 `reason` says why. A version that was released or refused may be found again, when someone asks for it by name.

@@ -1,4 +1,4 @@
-"""The change from one version to the next: prepared by the workshop, made ready on every worker, switched, drained."""
+"""The change from one version to the next: prepared by the builder, made ready on every worker, switched, drained."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ _CRASHES = {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -si
 
 
 class _Ended(Exception):
-    """The workshop process has ended over a call. `crashed`: by a fault of its own; else somebody has killed it."""
+    """The builder process has ended over a call. `crashed`: by a fault of its own; else somebody has killed it."""
 
     def __init__(self, crashed: bool) -> None:
-        super().__init__("the workshop process ended over it")
+        super().__init__("the builder process ended over it")
         self.crashed = crashed
 
     def refusal(self) -> SwapRefused:
@@ -30,8 +30,8 @@ class _Ended(Exception):
         return SwapRefused(str(self), for_now=not self.crashed)
 
 
-class WorkshopCalls:
-    """Calls to the workshop process, whichever lives; one at a time, so that each is to blame for how it ends."""
+class BuilderCalls:
+    """Calls to the builder process, whichever lives; one at a time, so that each is to blame for how it ends."""
 
     def __init__(self) -> None:
         self._child: Child | None = None
@@ -87,11 +87,11 @@ def _nothing(_: PolicySpec) -> Sequence[tuple[str, Arrays]]:
     return ()
 
 
-class RemoteWorkshop:
-    """The workshop process as the manager of one policy sees it. `given`: an operator's probe inputs for its spec."""
+class RemoteBuilder:
+    """The builder process as the manager of one policy sees it. `given`: an operator's probe inputs for its spec."""
 
     def __init__(
-        self, policy: str, calls: WorkshopCalls, given: Callable[[PolicySpec], Sequence[tuple[str, Arrays]]] = _nothing
+        self, policy: str, calls: BuilderCalls, given: Callable[[PolicySpec], Sequence[tuple[str, Arrays]]] = _nothing
     ) -> None:
         self._policy = policy
         self._calls = calls
@@ -112,7 +112,7 @@ class RemoteWorkshop:
         recorded: Sequence[Arrays],
         serving: tuple[Graph, Bundle] | None = None,
     ) -> Prepared:
-        """See `app.builder.builder.Workshop.prepare`.
+        """See `app.builder.builder.Builder.prepare`.
 
         Where the process crashes, compiling may be to blame: the next one leaves it out, now and for what is to come.
         """
@@ -128,11 +128,11 @@ class RemoteWorkshop:
         return prepared
 
     async def check(self, graph: Graph, folder: Path) -> int:
-        """See `app.builder.builder.Workshop.check`."""
+        """See `app.builder.builder.Builder.check`."""
         train_step: int = await self._calls.call("check", self._policy, graph, folder)
         return train_step
 
     async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
-        """See `app.builder.builder.Workshop.needs_own_graph`."""
+        """See `app.builder.builder.Builder.needs_own_graph`."""
         needs: bool = await self._calls.call("needs_own_graph", self._policy, graph, folder)
         return needs

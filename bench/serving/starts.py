@@ -28,7 +28,7 @@ def measure(exports: Exports, folder: Path, times: int) -> list[Start]:
             ready_s = time.monotonic() - began
             workers = usage.running_module(usage.family(server.pid), "app.worker")
             found.append(Start(ready_s, max(usage.resident_mb([pid]) for pid in workers)))
-            time.sleep(1)  # what the workshop does at its start is not to be in the way of the next one
+            time.sleep(1)  # what the builder does at its start is not to be in the way of the next one
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tf_agents.trajectories import time_step as ts
 
-from app.builder.builder import Workshop
+from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.engine.base import Engine, InputRefused
 from app.versions.loader import BundleLoader
@@ -33,11 +33,11 @@ class Served:
 
     @classmethod
     def of(cls, operation: Operation, folder: Path) -> "Served":
-        """Exports the policy and has a workshop choose its engine."""
+        """Exports the policy and has a builder choose its engine."""
         policy = OperationPolicy(operation)
         PolicySaver(policy).save(str(folder / "export"))
         graph = open_export(folder / "export", folder / "graphs")
-        bundle = Workshop(graph).prepare(None, graph.digest, folder / "version").bundle
+        bundle = Builder(graph).prepare(None, graph.digest, folder / "version").bundle
         engine = BundleLoader().load(graph, bundle)
         return cls(operation, _live(policy), _served(engine, graph.spec), bundle.engine, bundle.engine_reason)
 

@@ -142,7 +142,7 @@ def leftovers(server: RunningServer, place: Path) -> dict[str, int]:
 
 def conversions(place: Path) -> list[Path]:
     """Folders that builders convert in; TensorFlow has files of its own beside them."""
-    return [path for path in place.glob("*/.workshop/*") if path.is_dir()]
+    return [path for path in place.glob("*/.builder/*") if path.is_dir()]
 
 
 def kill_while_it_converts(server: RunningServer, place: Path, name: str, tries: Counter[str]) -> None:
@@ -210,7 +210,7 @@ def test_processes_killed_or_stopped_while_swapping_cost_time_and_nothing_else(t
             f"{story.lost.total()} lost with their worker; before {before}, after {after}"
         )
         assert kills - kills // 10 <= ended <= kills + 2  # one may be hit twice before it is gone
-        assert list(place.glob("*/.workshop")) != []
+        assert list(place.glob("*/.builder")) != []
         assert conversions(place) == []
         assert {kind: after[kind] for kind in ("processes", "children", "temporary")} == {
             kind: before[kind] for kind in ("processes", "children", "temporary")

@@ -17,7 +17,7 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import SteadyLoad, log_read, until
 from tests.zoo.policies import NumberTrainer
 
-WORKER, WORKSHOP = "app.worker", "app.builder"
+WORKER, BUILDER = "app.worker", "app.builder"
 
 
 class Scene:
@@ -165,26 +165,26 @@ def test_a_worker_killed_in_the_middle_of_a_swap_holds_nobody_up(scene: Scene, f
             assert [ask(client) for client in clients] == [scene.step] * len(clients)
 
 
-def reload_meanwhile_killed(scene: Scene, workshop: int, after_s: float) -> httpx.Response:
-    """Reloads a new version, and kills the workshop that long after the request was sent."""
+def reload_meanwhile_killed(scene: Scene, builder: int, after_s: float) -> httpx.Response:
+    """Reloads a new version, and kills the builder that long after the request was sent."""
     answers: list[httpx.Response] = []
     name = scene.publish()
     swap = threading.Thread(target=lambda: answers.append(scene.server.reload("p", checkpoint=name)))
     swap.start()
     time.sleep(after_s)
-    os.kill(workshop, signal.SIGKILL)
+    os.kill(builder, signal.SIGKILL)
     swap.join()
-    until(lambda: scene.server.processes(WORKSHOP) not in ([], [workshop]), "another workshop")
+    until(lambda: scene.server.processes(BUILDER) not in ([], [builder]), "another builder")
     return answers[0]
 
 
-def test_a_workshop_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(scene: Scene, full: bool) -> None:
+def test_a_builder_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(scene: Scene, full: bool) -> None:
     kills, generator = 100 if full else 3, random.Random(6)
     took_ms = []
     with SteadyLoad(scene.server.url, "p", scene.good) as load:
         for _ in range(kills):
-            (workshop,) = scene.server.processes(WORKSHOP)
-            answer = reload_meanwhile_killed(scene, workshop, generator.uniform(0, 0.06))
+            (builder,) = scene.server.processes(BUILDER)
+            answer = reload_meanwhile_killed(scene, builder, generator.uniform(0, 0.06))
             assert answer.status_code == 200, answer.text
             assert answer.json()["train_step"] == scene.step
             took_ms.append(answer.json()["took_ms"])
@@ -192,12 +192,12 @@ def test_a_workshop_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(s
         # It may have been done when it was killed: then the next swap waits for its successor.
         assert scene.reload().status_code == 200
     assert load.failures == []
-    restarts = re.search(r'restarts_total{process="workshop"} (\d+)', scene.server.http.get("/metrics").text)
+    restarts = re.search(r'restarts_total{process="builder"} (\d+)', scene.server.http.get("/metrics").text)
     assert restarts is not None
     assert int(restarts[1]) == kills
     in_the_middle = sum(took > 500 for took in took_ms)
     print(
-        f"{kills} kills, {in_the_middle} of them before the workshop was done; the slowest swap took "
+        f"{kills} kills, {in_the_middle} of them before the builder was done; the slowest swap took "
         f"{max(took_ms) / 1000:.1f} s; {load.answers.total()} answers, 0 failed"
     )
 
@@ -220,7 +220,7 @@ def test_with_a_warm_cache_it_answers_where_tensorflow_cannot_be_imported(tmp_pa
     with serving({"p": trainer.folder}, *options, PYTHONPATH=str(tmp_path / "broken")) as server, log_read(server):
         assert ask(server.http) == 2
         assert server.http.get("/v1/policies/p").json()["engine"] == "litert"
-        until(lambda: any("the workshop process ended (exit status 1)" in line for line in server.lines), "its end")
+        until(lambda: any("the builder process ended (exit status 1)" in line for line in server.lines), "its end")
         assert ask(server.http) == 2
 
 

@@ -31,7 +31,7 @@ def process_of(server: RunningServer, module: str) -> int:
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
-@pytest.mark.parametrize("module", ["app.builder", "app.worker", ""], ids=["workshop", "worker", "control"])
+@pytest.mark.parametrize("module", ["app.builder", "app.worker", ""], ids=["builder", "worker", "control"])
 def test_checkpoint_that_could_not_be_read_for_a_while_serves_later_untouched(
     watching: RunningServer, trainer: NumberTrainer, module: str, plain: bool
 ) -> None:

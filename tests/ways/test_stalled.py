@@ -13,7 +13,7 @@ from tests.server import RunningServer, serving
 from tests.ways.steady import log_read, until
 from tests.zoo.policies import NumberTrainer
 
-WORKER, WORKSHOP = "app.worker", "app.builder"
+WORKER, BUILDER = "app.worker", "app.builder"
 
 
 def train_step(client: httpx.Client) -> int:
@@ -56,10 +56,10 @@ def test_worker_is_replaced_while_a_swap_waits_and_switches_with_it_later(
     """The swap is told to go on, and does."""
     step = 1 if change == "reload" else 2
     name = trainer.publish(step)
-    if change == "rollback":  # something new, so that the workshop is needed; the roll-back waits for its turn
+    if change == "rollback":  # something new, so that the builder is needed; the roll-back waits for its turn
         trainer.publish(3)
-    (workshop,) = patient.processes(WORKSHOP)
-    os.kill(workshop, signal.SIGSTOP)
+    (builder,) = patient.processes(BUILDER)
+    os.kill(builder, signal.SIGSTOP)
     try:
         slow = patient.reload("p", checkpoint=name)
         assert (slow.status_code, slow.json()["title"]) == (504, "Deadline passed")
@@ -71,11 +71,11 @@ def test_worker_is_replaced_while_a_swap_waits_and_switches_with_it_later(
         (worker,) = patient.processes(WORKER)
         os.kill(worker, signal.SIGKILL)
         until(lambda: answers(patient), "an answer of another worker")
-        assert patient.processes(WORKSHOP) == [workshop]
+        assert patient.processes(BUILDER) == [builder]
         with httpx.Client(base_url=patient.url, trust_env=False, timeout=30) as client:
             assert train_step(client) == before
     finally:
-        os.kill(workshop, signal.SIGCONT)
+        os.kill(builder, signal.SIGCONT)
     with httpx.Client(base_url=patient.url, trust_env=False, timeout=30) as client:
         until(lambda: versions(patient).get(name) in ("active", "released"), "the end of the swap")
         until(lambda: train_step(client) == 1, "the version that was asked for last")
@@ -86,16 +86,16 @@ def versions(server: RunningServer) -> dict[str, str]:
     return {version["version"]: version["state"] for version in told}
 
 
-def test_workshop_that_gets_nothing_done_is_replaced_and_the_swap_succeeds(
+def test_builder_that_gets_nothing_done_is_replaced_and_the_swap_succeeds(
     strict: RunningServer, trainer: NumberTrainer
 ) -> None:
-    (workshop,) = strict.processes(WORKSHOP)
-    os.kill(workshop, signal.SIGSTOP)
+    (builder,) = strict.processes(BUILDER)
+    os.kill(builder, signal.SIGSTOP)
     reloaded = strict.reload("p", checkpoint=trainer.publish(10))
     assert (reloaded.status_code, reloaded.json()["train_step"]) == (200, 10)
     assert train_step(strict.http) == 10
-    assert strict.processes(WORKSHOP) != [workshop]
-    until(lambda: any(f"process {workshop} got nothing done for 1 s" in line for line in strict.lines), "a line")
+    assert strict.processes(BUILDER) != [builder]
+    until(lambda: any(f"process {builder} got nothing done for 1 s" in line for line in strict.lines), "a line")
 
 
 def test_worker_that_is_stopped_is_replaced_and_never_answers_from_older_weights(

@@ -1,4 +1,4 @@
-"""Exports of the zoo as a server runs them: prepared by the workshop, loaded as a worker loads them."""
+"""Exports of the zoo as a server runs them: prepared by the builder, loaded as a worker loads them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.artifacts.bundle import Bundle, Graph
-from app.builder.builder import Workshop
+from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.engine.base import Engine
 from app.errors import SwapRefused
@@ -78,13 +78,13 @@ def compiled_share(engines: Mapping[str, str]) -> float:
 
 
 def prepare(exported: Exported, folder: Path) -> tuple[Graph, Bundle]:
-    """What the workshop hands over.
+    """What the builder hands over.
 
     Raises:
       SwapRefused: it would serve nothing.
     """
     graph = open_export(exported.folder, folder / "graphs")
-    return graph, Workshop(graph).prepare(None, graph.digest, folder / "versions" / graph.digest).bundle
+    return graph, Builder(graph).prepare(None, graph.digest, folder / "versions" / graph.digest).bundle
 
 
 def engine_of(exported: Exported, folder: Path) -> tuple[str, str]:

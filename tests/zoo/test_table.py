@@ -35,7 +35,7 @@ def test_rows_are_what_the_exports_say(zoo: Exports, kinds: list[str]) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_engines_are_what_the_workshop_chooses(zoo: Exports, full: bool, tmp_path: Path) -> None:
+def test_engines_are_what_the_builder_chooses(zoo: Exports, full: bool, tmp_path: Path) -> None:
     for name in KINDS if full else ("dqn-greedy", "random-discrete", "ou-noise"):
         engine = engine_of(zoo[name], tmp_path / name)
         assert row(KINDS[name], read_policy_manifest(zoo[name].folder), engine, dict(REASONS)) == ROWS[name]

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from app.artifacts.bundle import TENSORFLOW, Bundle
 from app.artifacts.checkpoint import INDEX, identify
-from app.builder import builder as workshop_module
+from app.builder import builder as builder_module
 from app.builder import engine_choice
-from app.builder.builder import Workshop
+from app.builder.builder import Builder
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from app.versions.loader import BundleLoader
@@ -52,16 +52,16 @@ def bench(trainer: Trainer) -> "Bench":
 
 
 class Bench:
-    """The workshop of a policy, and where its bundles go."""
+    """The builder of a policy, and where its bundles go."""
 
     def __init__(self, folder: Path) -> None:
         self.graph = opened(folder)
-        self.workshop = Workshop(self.graph, TENSORFLOW)  # whose weights can be seen
+        self.builder = Builder(self.graph, TENSORFLOW)  # whose weights can be seen
         self.bundles = folder.parent / "bundles"
 
     def prepare(self, source: Path | None, recorded=(), **how) -> Bundle:
         digest = identify(source, 0, lambda *_: -1).digest if source else self.graph.digest
-        return self.workshop.prepare(source, digest, self.bundles / digest, recorded, **how).bundle
+        return self.builder.prepare(source, digest, self.bundles / digest, recorded, **how).bundle
 
     def refusal(self, source: Path | None, recorded=(), **how) -> str:
         before = list(self.bundles.iterdir()) if self.bundles.exists() else []
@@ -146,7 +146,7 @@ def test_damage_is_found_by_the_manifest(trainer, bench, damage, says):
     digest = identify(folder, 0, lambda *_: -1).digest
     damage(folder)
     with pytest.raises(SwapRefused, match=says):
-        bench.workshop.prepare(folder, digest, bench.bundles / digest)
+        bench.builder.prepare(folder, digest, bench.bundles / digest)
     bench.prepare(trainer.publish(8, 0.5))
 
 
@@ -165,7 +165,7 @@ def test_manifest_with_another_train_step_is_refused(trainer, bench):
 def test_checkpoint_that_was_replaced_since_it_was_identified_is_refused(trainer, bench):
     folder = trainer.publish(7, 0.5)
     with pytest.raises(SwapRefused, match="it was replaced while it was read"):
-        bench.workshop.prepare(folder, "another digest", bench.bundles / "x")
+        bench.builder.prepare(folder, "another digest", bench.bundles / "x")
 
 
 @pytest.mark.parametrize(
@@ -176,19 +176,19 @@ def test_checkpoint_that_was_replaced_since_it_was_identified_is_refused(trainer
     ],
     ids=["NaN", "another architecture"],
 )
-def test_refused_checkpoint_leaves_the_workshop_as_it_was(trainer, bench, spoil, says):
+def test_refused_checkpoint_leaves_the_builder_as_it_was(trainer, bench, spoil, says):
     assert says in bench.refusal(spoil(trainer))
     assert set(bench.weights(bench.prepare(trainer.publish(2, 0.75)))) == {0.75}
 
 
 def test_checkpoint_can_be_judged_where_it_lies(trainer, bench):
     folder = trainer.publish(7, 0.5)
-    assert bench.workshop.check(folder) == 7
+    assert bench.builder.check(folder) == 7
     flip(folder / SHARD)
     with pytest.raises(SwapRefused, match="has sha256"):
-        bench.workshop.check(folder)
+        bench.builder.check(folder)
     with pytest.raises(SwapRefused, match="NaN"):
-        bench.workshop.check(trainer.publish(8, np.nan))
+        bench.builder.check(trainer.publish(8, np.nan))
 
 
 def test_disk_without_room_is_told_apart_from_a_bad_checkpoint(trainer, bench, monkeypatch):
@@ -196,7 +196,7 @@ def test_disk_without_room_is_told_apart_from_a_bad_checkpoint(trainer, bench, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     folder = trainer.publish(7, 0.5)
-    monkeypatch.setattr(workshop_module, "copy_files", full)
+    monkeypatch.setattr(builder_module, "copy_files", full)
     with pytest.raises(SwapRefused, match="no room for a copy of it: No space left on device") as caught:
         bench.prepare(folder)
     assert caught.value.for_now
@@ -250,7 +250,7 @@ def test_an_export_whose_action_is_never_finite_is_served_by_tensorflow_and_the_
     policy._weight.assign(np.nan)
     PolicySaver(policy).save(tmp_path / "p")
     graph = opened(tmp_path / "p")
-    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
     assert bundle.engine == TENSORFLOW
     assert bundle.engine_reason.startswith("no probe input is answered, so that LiteRT's answers cannot be compared")
     assert "action/move is not finite" in bundle.engine_reason
@@ -310,7 +310,7 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
         compared.extend(float(row["0/observation"][0]) for row in args[5])
 
     monkeypatch.setattr(engine_choice, "prove", prove)
-    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
     assert (bundle.engine, bundle.probed["answered"]) == ("litert", 2)
     assert compared == [0.0, 1.0, 0.0, 1.0]
 
@@ -319,7 +319,7 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
 def test_one_that_takes_one_row_a_call_is_told_from_one_that_refuses_some_rows(tmp_path, name):
     PolicySaver(demanding.MAKERS[name]()).save(tmp_path / "p", verify=False)
     graph = opened(tmp_path / "p")
-    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
     assert bundle.one_row is (name == "one row")
     assert bundle.engine == ("litert" if name == "logarithm" else TENSORFLOW)
     assert BundleLoader().load(graph, bundle).name == bundle.engine

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_agents.policies import epsilon_greedy_policy, policy_saver, tf_policy
 
 from app.artifacts.checkpoint import identify
-from app.builder.builder import Workshop
+from app.builder.builder import Builder
 from app.builder.variables import train_step_in
 from app.errors import SwapRefused
 from saver import PolicySaver
@@ -118,20 +118,20 @@ def test_checkpoints_and_exports_serve_with_their_metadata(tmp_path: Path, kind:
     trainer = Trainer(kind)
     made = trainer.saver(saver)
     made.save(str(tmp_path / "policy"))
-    workshop = Workshop(opened(tmp_path / "policy"), "tensorflow")
+    builder = Builder(opened(tmp_path / "policy"), "tensorflow")
     trainer.set(7)
     if kind == "data":
         trainer.metadata["seen"].assign([1.0, 2.0, 3.0])
     made.save_checkpoint(str(tmp_path / "checkpoint"))
     made.save(str(tmp_path / "export"))
     for name in ("checkpoint", "export"):
-        bundle = workshop.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundles" / name).bundle
+        bundle = builder.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundles" / name).bundle
         assert (bundle.train_step, bundle.metadata) == (7, EXPECTED[kind])
-        assert workshop._copy is not None
-        for variable in workshop._copy.model.model_variables:
+        assert builder._copy is not None
+        for variable in builder._copy.model.model_variables:
             assert np.all(variable.numpy() == (0.25 if variable.dtype == tf.float32 else 7)), variable.name
         if saver == "ours":
-            assert workshop.check(tmp_path / name) == 7
+            assert builder.check(tmp_path / name) == 7
 
 
 @pytest.mark.parametrize(("saver", "value"), [("ours", np.nan), ("plain", np.inf)])
@@ -139,14 +139,14 @@ def test_what_is_a_weight_too_has_to_be_finite(tmp_path: Path, saver: str, value
     trainer = Trainer("epsilon")
     made = trainer.saver(saver)
     made.save(str(tmp_path / "policy"))
-    workshop = Workshop(opened(tmp_path / "policy"), "tensorflow")
+    builder = Builder(opened(tmp_path / "policy"), "tensorflow")
     trainer.epsilon.assign(value)
     for name, save in (("checkpoint", made.save_checkpoint), ("export", made.save)):
         save(str(tmp_path / name)) if name == "checkpoint" or saver == "plain" else made.save(
             tmp_path / name, verify=False
         )
         with pytest.raises(SwapRefused, match=r"model_variables/\d holds 1 values of 1 that are NaN or infinite"):
-            workshop.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundle")
+            builder.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundle")
 
 
 def by_hand(folder: Path, trainer: Trainer, **changed: Any) -> Path:
@@ -164,20 +164,20 @@ def by_hand(folder: Path, trainer: Trainer, **changed: Any) -> Path:
 def test_one_variable_may_be_two_in_the_checkpoint_if_they_are_equal(tmp_path: Path) -> None:
     trainer = Trainer("epsilon")
     trainer.saver("plain").save(str(tmp_path / "policy"))
-    workshop = Workshop(opened(tmp_path / "policy"), "tensorflow")
+    builder = Builder(opened(tmp_path / "policy"), "tensorflow")
     good = by_hand(tmp_path / "good", trainer)
-    bundle = workshop.prepare(good, digest(good), tmp_path / "bundle").bundle
+    bundle = builder.prepare(good, digest(good), tmp_path / "bundle").bundle
     assert bundle.metadata == {"epsilon": 0.5}
     bad = by_hand(tmp_path / "bad", trainer, metadata={"epsilon": tf.Variable(0.1)})
     with pytest.raises(SwapRefused, match="metadata/epsilon and model_variables/0 differ, which are one variable"):
-        workshop.prepare(bad, digest(bad), tmp_path / "bundle")
+        builder.prepare(bad, digest(bad), tmp_path / "bundle")
 
 
 def test_two_variables_may_be_one_in_the_checkpoint(tmp_path: Path) -> None:
     trainer = Trainer("epsilon")
     trainer.metadata = {"epsilon": tf.Variable(0.9)}
     trainer.saver("plain").save(str(tmp_path / "policy"))
-    workshop = Workshop(opened(tmp_path / "policy"), "tensorflow")
+    builder = Builder(opened(tmp_path / "policy"), "tensorflow")
     trainer.set(7)
     trainer.metadata = {"epsilon": trainer.epsilon}
     for name, save in (
@@ -185,29 +185,29 @@ def test_two_variables_may_be_one_in_the_checkpoint(tmp_path: Path) -> None:
         ("export", trainer.saver("plain").save),
     ):
         save(str(tmp_path / name))
-        bundle = workshop.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundle").bundle
+        bundle = builder.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundle").bundle
         assert (bundle.train_step, bundle.metadata) == (7, {"epsilon": 0.25})
-        assert workshop._copy is not None
-        assert workshop._copy.model.model_variables[0].numpy() == 0.25
+        assert builder._copy is not None
+        assert builder._copy.model.model_variables[0].numpy() == 0.25
 
 
 def test_a_train_step_that_is_no_number_is_unknown(tmp_path: Path) -> None:
     step = tf.Variable(3.0, dtype=tf.float64)
     made = policy_saver.PolicySaver(policies.q(), train_step=step)
     made.save(str(tmp_path / "policy"))
-    workshop = Workshop(opened(tmp_path / "policy"), "tensorflow")
+    builder = Builder(opened(tmp_path / "policy"), "tensorflow")
     for value, expected in ((np.inf, -1), (np.nan, -1), (2.0**70, -1), (8.0, 8)):
         step.assign(value)
         made.save_checkpoint(str(tmp_path / "checkpoint"))
         checkpoint = tmp_path / "checkpoint"
-        bundle = workshop.prepare(checkpoint, digest(checkpoint), tmp_path / "bundle").bundle
+        bundle = builder.prepare(checkpoint, digest(checkpoint), tmp_path / "bundle").bundle
         assert bundle.train_step == expected
 
 
 def test_files_of_tensorflow_1_are_called_so(tmp_path: Path) -> None:
     trainer = Trainer("epsilon")
     trainer.saver("plain").save(str(tmp_path / "policy"))
-    workshop = Workshop(opened(tmp_path / "policy"), "tensorflow")
+    builder = Builder(opened(tmp_path / "policy"), "tensorflow")
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         weight = tf.compat.v1.get_variable("dense/kernel", [2, 2])
         session.run(weight.initializer)
@@ -215,4 +215,4 @@ def test_files_of_tensorflow_1_are_called_so(tmp_path: Path) -> None:
         (tmp_path / "old" / "variables").mkdir(parents=True)
         tf.compat.v1.train.Saver([weight]).save(session, prefix, write_meta_graph=False)
     with pytest.raises(SwapRefused, match="a checkpoint of TensorFlow 1"):
-        workshop.prepare(tmp_path / "old", digest(tmp_path / "old"), tmp_path / "bundle")
+        builder.prepare(tmp_path / "old", digest(tmp_path / "old"), tmp_path / "bundle")

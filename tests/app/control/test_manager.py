@@ -31,8 +31,8 @@ SPEC = PolicySpec((), (), (), (), (), None, True, {})
 SERVING = ServingInfo({}, {}, Noise(0, 0), {})
 
 
-class FakeWorkshop:
-    """A workshop driven by hand. A version's bundle has the train step that its checkpoint says."""
+class FakeBuilder:
+    """A builder driven by hand. A version's bundle has the train step that its checkpoint says."""
 
     def __init__(self, train_step: int = 0) -> None:
         self.train_step = train_step
@@ -138,16 +138,16 @@ class LocalWorker:
 class House:
     """A manager over a temporary folder of checkpoints, and one worker."""
 
-    def __init__(self, policy: Path, workshop: FakeWorkshop, lane: ThreadPoolExecutor, store: Store) -> None:
+    def __init__(self, policy: Path, builder: FakeBuilder, lane: ThreadPoolExecutor, store: Store) -> None:
         self.policy = policy
         self.checkpoints = policy / "checkpoints"
-        self.workshop = workshop
+        self.builder = builder
         self.metrics = Metrics()
         self.lane = lane
         self.store = store
         source = Source(policy, lambda folder, rest_s: self._identify(folder, rest_s))
         self._identify: Callable[[Path, float], Any] = identify
-        self.manager = Manager("p", policy, workshop, source, store, lane, self.metrics.policy("p"))
+        self.manager = Manager("p", policy, builder, source, store, lane, self.metrics.policy("p"))
         self.worker = LocalWorker(lane)
 
     def put(self, name: str, train_step: int, **more: str) -> Path:
@@ -199,13 +199,13 @@ class House:
         return worker
 
     async def preparing(self) -> None:
-        """Returns once the workshop is inside a preparation."""
-        await asyncio.get_running_loop().run_in_executor(None, self.workshop.entered.wait, 10)
+        """Returns once the builder is inside a preparation."""
+        await asyncio.get_running_loop().run_in_executor(None, self.builder.entered.wait, 10)
 
 
 @asynccontextmanager
 async def open_house(
-    policy: Path, *there: tuple[str, int], workshop: FakeWorkshop | None = None, state: Path | None = None
+    policy: Path, *there: tuple[str, int], builder: FakeBuilder | None = None, state: Path | None = None
 ) -> AsyncIterator[House]:
     """`state` is the folder that a restart finds again."""
     for name, train_step in there:
@@ -215,13 +215,13 @@ async def open_house(
         (policy / "saved_model.pb").write_text("the first graph")
     folder = state or Path(tempfile.mkdtemp(dir=policy.parent))
     with ThreadPoolExecutor(2) as lane, Store(folder).opened() as store:
-        house = House(policy, workshop or FakeWorkshop(), lane, store)
+        house = House(policy, builder or FakeBuilder(), lane, store)
         await house.manager.start()
         house.worker = await house.admit()
         try:
             yield house
         finally:
-            house.workshop.go_on.set()
+            house.builder.go_on.set()
             await house.manager.close()
 
 
@@ -282,23 +282,23 @@ def test_start_serves_the_export_where_every_checkpoint_is_refused(tmp_path):
 
 
 def test_export_that_fails_on_probe_inputs_is_no_policy(tmp_path):
-    workshop = FakeWorkshop()
-    workshop.export_is_bad = "the action is not finite"
+    builder = FakeBuilder()
+    builder.export_is_bad = "the action is not finite"
 
     async def test() -> None:
         with pytest.raises(SwapRefused, match="the action is not finite"):
-            async with open_house(tmp_path, workshop=workshop):
+            async with open_house(tmp_path, builder=builder):
                 pass
 
     run(test)
 
 
 def test_a_checkpoint_that_may_serve_is_enough_whatever_the_exports_own_weights_are(tmp_path):
-    workshop = FakeWorkshop()
-    workshop.export_is_bad = "the action is not finite"
+    builder = FakeBuilder()
+    builder.export_is_bad = "the action is not finite"
 
     async def test() -> None:
-        async with open_house(tmp_path, ("a", 1), workshop=workshop) as house:
+        async with open_house(tmp_path, ("a", 1), builder=builder) as house:
             assert house.serves == ("a", 1)
 
     run(test)
@@ -344,12 +344,12 @@ def test_reload_by_name_pins_and_reload_of_the_newest_unpins(tmp_path):
 def test_reload_of_what_serves_changes_nothing(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            engine, tried = house.slot.engine, house.workshop.prepared.copy()
+            engine, tried = house.slot.engine, house.builder.prepared.copy()
             for name in (None, "a"):
                 swapped = await house.manager.reload(name)
                 assert swapped.previous == swapped.version
                 assert house.slot.engine is engine
-            assert house.workshop.prepared == tried
+            assert house.builder.prepared == tried
             assert house.manager.pinned == "a"
 
     run(test)
@@ -427,12 +427,12 @@ def test_unreadable_checkpoint_is_refused_by_name_with_its_reason(tmp_path):
 def test_explicit_reload_looks_afresh_at_what_was_refused(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            house.workshop.crash = SwapRefused("the disk was full")
+            house.builder.crash = SwapRefused("the disk was full")
             house.put("b", 2)
             await house.manager.catch_up()
             await house.manager.catch_up()
-            assert house.workshop.prepared == ["a", "b"]  # watching does not try it a second time
-            house.workshop.crash = None
+            assert house.builder.prepared == ["a", "b"]  # watching does not try it a second time
+            house.builder.crash = None
             await house.manager.reload("b")
             assert house.serves == ("b", 2)
             assert house.reasons == {}
@@ -572,7 +572,7 @@ def test_new_graph_serves_its_own_weights_and_what_was_prepared_under_the_old_on
             assert not house.manager.stale()
             first = house.graph
             house.replace_graph("another graph")
-            house.workshop.train_step = 50
+            house.builder.train_step = 50
             assert house.manager.stale()
             swapped = await house.manager.reload_export()
             assert (swapped.version, swapped.previous) == ("export", "a")
@@ -582,7 +582,7 @@ def test_new_graph_serves_its_own_weights_and_what_was_prepared_under_the_old_on
             await house.manager.rollback()  # the weights of before, under the new graph
             assert house.serves == ("a", 1)
             assert house.graph.digest != first.digest
-            assert house.workshop.prepared == ["a", "export", "a"]
+            assert house.builder.prepared == ["a", "export", "a"]
 
     run(test)
 
@@ -615,7 +615,7 @@ def test_graph_that_may_not_serve_changes_nothing(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             house.replace_graph("another graph")
-            house.workshop.bad_graph = UnusablePolicy("it cannot be loaded")
+            house.builder.bad_graph = UnusablePolicy("it cannot be loaded")
             with pytest.raises(SwapRefused, match="it cannot be loaded"):
                 await house.manager.reload_export()
             assert (house.serves, house.manager.pinned) == (("a", 1), None)
@@ -630,7 +630,7 @@ def test_graph_with_other_specs_is_refused(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             house.replace_graph("another graph")
-            house.workshop.spec = replace(SPEC, batch_size=3)
+            house.builder.spec = replace(SPEC, batch_size=3)
             with pytest.raises(SwapRefused, match="other specs: a server started anew can serve it"):
                 await house.manager.reload_export()
             assert (house.serves, house.manager.pinned) == (("a", 1), None)
@@ -646,7 +646,7 @@ def test_what_was_prepared_before_is_not_prepared_again(tmp_path):
         async with open_house(tmp_path, ("a", 1), ("b", 2)) as house:
             for name in ("a", "b", "export", "a", "b", "export"):
                 await house.manager.reload(name)
-            assert house.workshop.prepared == ["b", "a", "export"]
+            assert house.builder.prepared == ["b", "a", "export"]
             assert house.serves == ("export", 0)
 
     run(test)
@@ -672,10 +672,10 @@ def test_refused_for_want_of_room_is_tried_again_at_the_next_look(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("a", 1)
-            house.workshop.crash = SwapRefused("no space left", for_now=True)
+            house.builder.crash = SwapRefused("no space left", for_now=True)
             await house.manager.catch_up()
             assert (house.states["a"], house.reasons["a"]) == ("refused", "no space left")
-            house.workshop.crash = None
+            house.builder.crash = None
             await house.manager.catch_up()
             assert house.serves == ("a", 1)
 
@@ -709,7 +709,7 @@ def test_where_there_is_no_room_the_oldest_version_to_roll_back_to_goes(tmp_path
             for step in range(2, 6):
                 house.put("a", step)
                 await house.manager.catch_up()
-            prepare, versions = house.workshop.prepare, house.store.place("x").parent
+            prepare, versions = house.builder.prepare, house.store.place("x").parent
             assert len(list(versions.iterdir())) == 5
 
             async def prepare_with_room_for(*args: Any) -> Prepared:
@@ -719,7 +719,7 @@ def test_where_there_is_no_room_the_oldest_version_to_roll_back_to_goes(tmp_path
                     raise refusal
                 return await prepare(*args)
 
-            house.workshop.prepare = prepare_with_room_for
+            house.builder.prepare = prepare_with_room_for
             room = 2
             house.put("a", 6)
             await house.manager.catch_up()
@@ -809,7 +809,7 @@ def test_worker_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     run(test)
 
 
-@pytest.mark.parametrize("moment", ["workshop", "another worker", "activate"])
+@pytest.mark.parametrize("moment", ["builder", "another worker", "activate"])
 def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp_path, moment):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
@@ -826,14 +826,14 @@ def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tm
                 await activate(*key)
 
             house.worker.activate = activate_later
-            if moment == "workshop":
-                house.workshop.go_on.clear()
+            if moment == "builder":
+                house.builder.go_on.clear()
             if moment == "another worker":
                 house.worker.loader.go_on.clear()
             house.put("b", 2)
             reload = asyncio.create_task(house.manager.reload(None))
-            if moment == "workshop":
-                await _until(house.workshop.entered.is_set)
+            if moment == "builder":
+                await _until(house.builder.entered.is_set)
             elif moment == "another worker":
                 await _until(lambda: "prepare" in house.worker.did)
             else:
@@ -842,7 +842,7 @@ def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tm
             assert not reload.done()
             # Before the others are sure to switch, it runs what they run.
             assert late.copies.active.version.name == ("b" if moment == "activate" else "a")
-            house.workshop.go_on.set()
+            house.builder.go_on.set()
             house.worker.loader.go_on.set()
             switch.set()
             assert (await reload).version == "b"
@@ -866,15 +866,15 @@ def test_a_pause_is_one_of_all_workers(tmp_path):
 # Trouble, and batches that still run
 
 
-def test_crash_of_the_workshop_leaves_the_old_weights_serving_and_the_next_swap_goes_well(tmp_path):
+def test_crash_of_the_builder_leaves_the_old_weights_serving_and_the_next_swap_goes_well(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("a", 1)
-            house.workshop.crash = MemoryError("no room")
+            house.builder.crash = MemoryError("no room")
             with pytest.raises(MemoryError):
                 await house.manager.reload("a")
             assert (house.serves, house.manager.pinned) == (("export", 0), None)
-            house.workshop.crash = None
+            house.builder.crash = None
             await house.manager.reload("a")
             assert house.serves == ("a", 1)
 
@@ -885,13 +885,13 @@ def test_old_weights_serve_until_the_new_ones_are_ready(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("a", 1)
-            house.workshop.entered.clear()
-            house.workshop.go_on.clear()
+            house.builder.entered.clear()
+            house.builder.go_on.clear()
             reload = asyncio.create_task(house.manager.reload(None))
             await house.preparing()
             assert house.serves == ("export", 0)
             assert house.states == {"a": "found", "export": "active"}
-            house.workshop.go_on.set()
+            house.builder.go_on.set()
             await reload
             assert house.serves == ("a", 1)
 
@@ -927,7 +927,7 @@ def test_no_swap_begins_while_a_batch_still_runs_on_the_version_before_the_last(
                 house.put("c", 3)
                 catching_up = asyncio.create_task(house.manager.catch_up())
                 await asyncio.sleep(0.01)
-                assert house.workshop.prepared == ["a", "b"]
+                assert house.builder.prepared == ["a", "b"]
                 assert old.engine.number == 1
             await catching_up
             assert house.serves == ("c", 3)
@@ -978,7 +978,7 @@ def test_refused_checkpoint_is_tried_once_and_again_when_its_bytes_change(tmp_pa
             house.put("b", 2, refuse="it holds NaN")
             for _ in range(3):
                 await house.manager.catch_up()
-            assert house.workshop.prepared == ["a", "b"]
+            assert house.builder.prepared == ["a", "b"]
             house.put("b", 2)
             await house.manager.catch_up()
             assert house.serves == ("b", 2)
@@ -1069,13 +1069,13 @@ def test_swap_goes_on_when_the_one_who_waited_for_it_is_gone(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("a", 1)
-            house.workshop.go_on.clear()
+            house.builder.go_on.clear()
             waiting = asyncio.create_task(house.manager.wait_for(1))
             await house.preparing()
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
-            house.workshop.go_on.set()
+            house.builder.go_on.set()
             await _until(lambda: house.manager.active.name == "a")
             assert house.serves == ("a", 1)
 

@@ -13,12 +13,12 @@ from app.control.plan import Candidate, OwnWeights, ranked
 from app.control.states import State
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import FUNCTIONS, Noise, ServingInfo
-from tests.app.control.test_manager import SPEC, FakeWorkshop, House, open_house, run
+from tests.app.control.test_manager import SPEC, FakeBuilder, House, open_house, run
 
 SERVING = ServingInfo({}, {}, Noise(0, 0), dict.fromkeys(FUNCTIONS, "it has none"))
 
 
-class TrainedWorkshop(FakeWorkshop):
+class TrainedBuilder(FakeBuilder):
     """One whose graphs tell the train step that their file does: `graph 50` has 50."""
 
     async def open(self, folder: Path, graphs: Path):
@@ -54,7 +54,7 @@ def checkpoint(house: House, name: str, train_step: int, ago_s: float) -> None:
 def watching(tmp_path: Path, *there: tuple[str, int], train_step: int = 0, state: Path | None = None):
     if not (tmp_path / "saved_model.pb").exists():
         save(tmp_path, train_step)
-    return open_house(tmp_path, *there, workshop=TrainedWorkshop(), state=state)
+    return open_house(tmp_path, *there, builder=TrainedBuilder(), state=state)
 
 
 async def look(house: House) -> tuple[str, int]:
@@ -188,12 +188,12 @@ def test_a_checkpoint_is_gone_back_to_with_the_graph_that_it_served_with(tmp_pat
     run(test)
 
 
-def other_specs(workshop: FakeWorkshop) -> None:
-    workshop.spec = replace(SPEC, batch_size=3)
+def other_specs(builder: FakeBuilder) -> None:
+    builder.spec = replace(SPEC, batch_size=3)
 
 
-def broken(workshop: FakeWorkshop) -> None:
-    workshop.bad_graph = UnusablePolicy("it cannot be loaded")
+def broken(builder: FakeBuilder) -> None:
+    builder.bad_graph = UnusablePolicy("it cannot be loaded")
 
 
 @pytest.mark.parametrize(("change", "says"), [(other_specs, "other specs"), (broken, "it cannot be loaded")])
@@ -201,18 +201,18 @@ def test_what_cannot_be_served_stays_stale_and_says_why(tmp_path, change: Callab
     async def test() -> None:
         async with watching(tmp_path / "p") as house:
             save_again(house, 10)
-            change(house.workshop)
-            opened = house.workshop.opened
+            change(house.builder)
+            opened = house.builder.opened
             for _ in range(3):
                 assert await look(house) == ("export", 0)
-            assert house.workshop.opened == opened + 1, "it has not changed"
+            assert house.builder.opened == opened + 1, "it has not changed"
             assert house.manager.stale()
             assert says in house.manager.stale_reason()
             refused = [v for v in house.manager.versions() if v.state is State.REFUSED]
             assert [(v.name, says in v.reason) for v in refused] == [("export", True)]
             house.put("a", 1)  # it holds nothing up
             assert await look(house) == ("a", 1)
-            house.workshop.spec, house.workshop.bad_graph = SPEC, None
+            house.builder.spec, house.builder.bad_graph = SPEC, None
             save_again(house, 20)
             assert await look(house) == ("export", 20)
             assert (house.manager.stale(), house.manager.stale_reason()) == (False, "")
@@ -225,12 +225,12 @@ def test_weights_that_may_not_serve_change_nothing(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p") as house:
             save_again(house, 10)
-            house.workshop.export_is_bad = "the action is not finite"
+            house.builder.export_is_bad = "the action is not finite"
             for _ in range(3):
                 assert await look(house) == ("export", 0)
             assert house.manager.stale_reason() == "checkpoint export is refused: the action is not finite"
-            assert house.workshop.prepared.count("export") == 2
-            house.workshop.export_is_bad = ""
+            assert house.builder.prepared.count("export") == 2
+            house.builder.export_is_bad = ""
             assert (await house.manager.reload(None)).version == "export"  # whoever asks has it tried afresh
             assert house.serves == ("export", 10)
 
@@ -260,15 +260,15 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p") as house:
             save_again(house, 10)
-            opened = house.workshop.open
+            opened = house.builder.open
 
             async def open_slowly(folder: Path, graphs: Path):
                 graph = await opened(folder, graphs)
-                house.workshop.open = opened
+                house.builder.open = opened
                 save_again(house, 20)
                 return graph
 
-            house.workshop.open = open_slowly
+            house.builder.open = open_slowly
             house.manager.watched = True
             assert await house.manager.catch_up() is not None
             assert house.serves == ("export", 0)
@@ -296,7 +296,7 @@ def test_the_same_bytes_are_no_new_version(tmp_path):
             assert house.manager.stale()
             assert await look(house) == ("export", 0)
             assert not house.manager.stale()
-            assert house.workshop.prepared == ["export"]
+            assert house.builder.prepared == ["export"]
 
     run(test)
 
@@ -337,7 +337,7 @@ def test_it_can_still_be_asked_for(tmp_path):
             swapped = await house.manager.reload_export()
             assert (swapped.version, house.serves, house.manager.pinned) == ("export", ("export", 20), "export")
             save_again(house, 25)
-            other_specs(house.workshop)
+            other_specs(house.builder)
             await _refused(house.manager)
             assert house.serves == ("export", 20)
 

@@ -1,4 +1,4 @@
-"""Back to earlier versions, and pins: by hand over a fake workshop, also after a restart."""
+"""Back to earlier versions, and pins: by hand over a fake builder, also after a restart."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Calls to a workshop process that is killed, or crashes, over them."""
+"""Calls to a builder process that is killed, or crashes, over them."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from app.artifacts.bundle import Graph
 from app.control.handlers import manager_calls
 from app.control.states import Version
 from app.errors import DeadlinePassed, LinkLost, SwapRefused
-from app.rpc.builder import RemoteWorkshop, WorkshopCalls
+from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.control import RemoteManager
 from saver.artifact import Noise, PolicySpec, ServingInfo
 
@@ -22,7 +22,7 @@ GRAPH = Graph(
 
 
 class Process:
-    """A workshop process; `ends_with` is the signal that ends it over the next call, 0 for none."""
+    """A builder process; `ends_with` is the signal that ends it over the next call, 0 for none."""
 
     def __init__(self, ends_with: int = 0) -> None:
         self.ends_with = ends_with
@@ -44,7 +44,7 @@ class House:
     """The calls, and the processes that come one after the other."""
 
     def __init__(self, *endings: int) -> None:
-        self.calls = WorkshopCalls()
+        self.calls = BuilderCalls()
         self.processes = [Process(ending) for ending in endings]
         self.keeping = asyncio.create_task(self._keep())
 
@@ -73,7 +73,7 @@ def test_a_call_over_which_a_process_was_killed_is_made_again():
 def test_a_call_over_which_two_were_killed_is_refused_for_now():
     async def test() -> None:
         house = House(signal.SIGKILL, signal.SIGKILL, 0)
-        with pytest.raises(SwapRefused, match="the workshop process ended over it") as caught:
+        with pytest.raises(SwapRefused, match="the builder process ended over it") as caught:
             await house.calls.call("check", 7)
         assert caught.value.for_now
         assert await house.calls.call("check", 8) == "answer"
@@ -107,9 +107,9 @@ def test_those_that_wait_are_not_to_blame_for_the_one_that_crashes():
 def test_what_crashes_the_process_is_prepared_without_compiling_from_then_on():
     async def test() -> None:
         house = House(signal.SIGABRT, 0)
-        workshop = RemoteWorkshop("p", house.calls)
+        builder = RemoteBuilder("p", house.calls)
         for digest in ("a", "b"):
-            assert await workshop.prepare(GRAPH, None, digest, Path("/there"), []) == "answer"
+            assert await builder.prepare(GRAPH, None, digest, Path("/there"), []) == "answer"
         compiled = [call[-1] for process in house.processes for call in process.calls]
         assert compiled == [True, False, False]
 
@@ -118,7 +118,7 @@ def test_what_crashes_the_process_is_prepared_without_compiling_from_then_on():
 
 def test_who_waits_for_a_process_is_told_when_none_will_come():
     async def test() -> None:
-        calls = WorkshopCalls()
+        calls = BuilderCalls()
         waiting = asyncio.create_task(calls.call("check", 7))
         await asyncio.sleep(0)
         calls.close()

@@ -12,7 +12,7 @@ from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
-from app.builder.builder import Workshop
+from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.engine.base import Engine
 from app.engine.savedmodel.generators import generator_states
@@ -83,7 +83,7 @@ def drawn(engine: Engine, calls: int = 4) -> list[float]:
 def test_no_two_copies_draw_the_same(saver: Any, listed: bool, tmp_path: Path) -> None:
     saver(DrawingPolicy(plainly, listed)).save(str(tmp_path / "export"))
     graph = open_export(tmp_path / "export", tmp_path / "graphs")
-    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "version").bundle
+    bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "version").bundle
     loader = BundleLoader()
     one, other = loader.load(graph, bundle), BundleLoader().load(graph, bundle)
     numbers = drawn(one) + drawn(other)
@@ -110,7 +110,7 @@ def test_initial_states_are_drawn_afresh_too(tmp_path: Path) -> None:
     policy = DrawingPolicy(lambda _, rows: tf.zeros([rows]), state=tf.TensorSpec([], tf.float32, "mood"))
     PolicySaver(policy).save(str(tmp_path / "export"))
     graph = open_export(tmp_path / "export", tmp_path / "graphs")
-    bundle = Workshop(graph).prepare(None, graph.digest, tmp_path / "version").bundle
+    bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "version").bundle
     engines = [BundleLoader().load(graph, bundle) for _ in range(2)]
     moods = [float(next(iter(engine.initial_state(1).values()))[0]) for engine in engines]
     assert moods[0] != moods[1]
