@@ -23,7 +23,7 @@ import uvloop
 from app import logs
 from app.api.application import build_app
 from app.api.connection_limits import HttpLimits, SharedLimits
-from app.api.fast_path import Direct
+from app.api.fast_path import FastPath
 from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher
@@ -74,7 +74,7 @@ class Worker:
         self._sessions: Sessions | None = None
         self._settings: Settings
         self._metrics: Metrics
-        self._direct: Direct
+        self._fast_path: FastPath
         self._http: HttpServer
         self.link: Link
 
@@ -91,7 +91,7 @@ class Worker:
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
-        self._direct = Direct(
+        self._fast_path = FastPath(
             self._service,
             self._sessions,
             metrics,
@@ -100,7 +100,7 @@ class Worker:
         )
         self._http = HttpServer(
             build_app(self._service, self._sessions, metrics, settings),
-            self._direct,
+            self._fast_path,
             settings.root_path,
             _grace_s(settings),
             SharedLimits(_limits(settings), memory),
@@ -122,7 +122,7 @@ class Worker:
         assert self._sessions is not None, "open comes first"
         self._service.add(policy)
         self._sessions.add(policy)
-        self._direct.add(policy)
+        self._fast_path.add(policy)
 
     async def fail(self, failures: Mapping[str, str]) -> None:
         """Tells why policies are not open: reasons by name, of all that are not."""

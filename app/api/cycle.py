@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
 from app.api.bodies import BodyBuffer
-from app.api.fast_path import Exchange, Way, Wire
+from app.api.fast_path import Connection, RequestCycle, Route
 from app.api.parser import RequestHead
 from app.api.problems import problem_response
 
@@ -21,7 +21,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT = {"type": "http.disconnect"}
 
 
-class Connection(Wire, Protocol):
+class AsgiConnection(Connection, Protocol):
     """What an answer needs of its connection."""
 
     def write_head(self, status: bytes, fields: bytes, body: bytes) -> None:
@@ -46,11 +46,11 @@ class Connection(Wire, Protocol):
         """Goes on to the next request."""
 
 
-class DirectCycle(Exchange):
+class FastPathCycle(RequestCycle):
     """A request that the fast path answers."""
 
-    def __init__(self, way: Way, connection: Connection) -> None:
-        super().__init__(way, connection)
+    def __init__(self, route: Route, connection: Connection) -> None:
+        super().__init__(route, connection)
         self._buffer = BodyBuffer()
         self.received = 0
 
@@ -87,7 +87,7 @@ class DirectCycle(Exchange):
 class AsgiCycle:
     """A request that an ASGI application answers. Its task runs from the end of the head on."""
 
-    def __init__(self, connection: Connection, head: RequestHead, scope: dict[str, Any]) -> None:
+    def __init__(self, connection: AsgiConnection, head: RequestHead, scope: dict[str, Any]) -> None:
         self._connection = connection
         self._scope = scope
         self._headless = head.method == b"HEAD"

@@ -35,7 +35,7 @@ _MOST_MEDIA = 64
 _LARGE = (LargeQuestion, LargeTurn)
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """What the path and the headers of a request say of it. `read`: its body → what it asks, or its answer at once."""
 
     read: Callable[[bytes], Asked | Answer]
@@ -57,7 +57,7 @@ class Large(NamedTuple):
     asks: Callable[[Any], Asked | Answer]
 
 
-class Wire(Protocol):
+class Connection(Protocol):
     """The connection that a request came on."""
 
     def write_answer(self, media_type: bytes, body: bytes) -> None:
@@ -67,7 +67,7 @@ class Wire(Protocol):
         """Answers with anything else."""
 
 
-class Exchange:
+class RequestCycle:
     """One request and its answer: the waiter for its job. `gone` is set when the client has closed the connection."""
 
     gone = False
@@ -75,16 +75,16 @@ class Exchange:
     waiting: asyncio.Task[None] | None = None
     _question: Asked | None = None
 
-    def __init__(self, way: Way, wire: Wire) -> None:
-        self.way = way
-        self._wire = wire
+    def __init__(self, route: Route, connection: Connection) -> None:
+        self.route = route
+        self._connection = connection
         self._began = perf_counter()
 
     def ask(self, service: Service, body: bytes, now: float) -> None:
-        """Puts the question that `body` holds; the answer goes to the wire. `now` is on the event loop's clock."""
+        """Submits the request that `body` holds; the connection gets its answer. `now`: on the event loop's clock."""
         try:
             if len(body) <= LEAST_BYTES:
-                self._put(service, self.way.read(body), now)
+                self._put(service, self.route.read(body), now)
             else:
                 self._ask_large(service, body, now)
         except Exception as error:
@@ -101,10 +101,10 @@ class Exchange:
             service.submit(question, self, now)
 
     def _ask_large(self, service: Service, body: bytes, now: float) -> None:
-        limit = self.way.large.limit
+        limit = self.route.large.limit
         if len(body) > limit:  # one after another that was smaller, with the same head
             raise BodyTooLarge(f"the body has {len(body)} bytes, at most {limit} are read")
-        question = self.way.large.at_once(body)
+        question = self.route.large.at_once(body)
         if question is not None:
             self._put(service, question, now)
         else:
@@ -112,8 +112,8 @@ class Exchange:
 
     async def _read_elsewhere(self, service: Service, body: bytes, now: float) -> None:
         try:
-            parsed = await service.offload.run(len(body), self.way.large.parse, body)
-            self._put(service, self.way.large.asks(parsed), now)
+            parsed = await service.offload.run(len(body), self.route.large.parse, body)
+            self._put(service, self.route.large.asks(parsed), now)
         except Exception as error:
             self.set_exception(error)
 
@@ -147,7 +147,7 @@ class Exchange:
             if type(question) in _LARGE:
                 self.waiting = asyncio.get_running_loop().create_task(self._write_elsewhere(question, result))
                 return
-            body = question.answer(result, self.way.writes)
+            body = question.answer(result, self.route.writes)
         except Exception as error:
             self.set_exception(error)
             return
@@ -155,7 +155,7 @@ class Exchange:
 
     async def _write_elsewhere(self, question: Asked, result: Result) -> None:
         try:
-            body = question.kept(await self.way.large.service.write_elsewhere(question, result, self.way.writes))
+            body = question.kept(await self.route.large.service.write_elsewhere(question, result, self.route.writes))
         except Exception as error:
             self.set_exception(error)
         else:
@@ -163,25 +163,25 @@ class Exchange:
 
     def _answer(self, body: bytes) -> None:
         self._end(200)
-        self._wire.write_answer(self.way.writes.header, body)
+        self._connection.write_answer(self.route.writes.header, body)
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""
         response = problem_response(error)
         self._end(response.status_code)
-        self._wire.write_response(response)
+        self._connection.write_response(response)
 
     def _end(self, status: int) -> None:
         self.over = True
-        # Its job waits with this exchange: a circle, which would hold the arrays until Python looks for garbage.
+        # Its job waits with this cycle: a circle, which would hold the arrays until Python looks for garbage.
         self._question = None
         self._count(status)
 
     def _count(self, status: int) -> None:
-        self.way.metrics.answered(status, perf_counter() - self._began)
+        self.route.metrics.answered(status, perf_counter() - self._began)
 
 
-class _Place:
+class _Endpoint:
     """A path, with the ways of it by the values of their headers content-type and accept.
 
     `reader`: the codecs of a request's body and of its answer → what reads the body.
@@ -196,22 +196,22 @@ class _Place:
         self._reader = reader
         self._large = large
         self._metrics = metrics
-        self.ways: dict[tuple[bytes, bytes], Way] = {}
+        self.routes: dict[tuple[bytes, bytes], Route] = {}
 
-    def way(self, media: bytes, accept: bytes) -> Way | None:
+    def route(self, media: bytes, accept: bytes) -> Route | None:
         """A new one; None where a body of this type is not read, of which the framework tells."""
         try:
             reads = reader_of(media.decode("latin-1"))
         except UnknownMediaType:
             return None
         writes = writer_of(accept.decode("latin-1"), reads)
-        way = Way(self._reader(reads, writes), writes, self._metrics, self._large(reads, writes))
-        if len(self.ways) < _MOST_MEDIA:
-            self.ways[media, accept] = way
-        return way
+        route = Route(self._reader(reads, writes), writes, self._metrics, self._large(reads, writes))
+        if len(self.routes) < _MOST_MEDIA:
+            self.routes[media, accept] = route
+        return route
 
 
-class Direct:
+class FastPath:
     """Knows which requests need no framework.
 
     `token` guards the data routes; "" leaves them open. `crosses_origins`: browsers' requests get headers from
@@ -235,7 +235,7 @@ class Direct:
         self._not_for_here = {b"expect", b"transfer-encoding", b"content-encoding"} | (
             {b"origin"} if crosses_origins else set()
         )
-        self._places: dict[bytes, _Place] = {}
+        self._endpoints: dict[bytes, _Endpoint] = {}
         self._sessions_of: dict[bytes, Policy] = {}
         for policy in service.policies:
             self.add(policy)
@@ -244,8 +244,8 @@ class Direct:
         """It is open from now on."""
         for route in ROUTES:
             counted = self._metrics.data(policy.name, route)
-            place = _Place(self._reader(policy, route), self._large(policy, route), counted)
-            self._places |= dict.fromkeys(self._paths(route, policy), place)
+            endpoint = _Endpoint(self._reader(policy, route), self._large(policy, route), counted)
+            self._endpoints |= dict.fromkeys(self._paths(route, policy), endpoint)
             self.body_limit = max(self.body_limit, *(policy.body_limit(route, codec) for codec in (JSON, MSGPACK)))
         if self._sessions.can_step_at_once:
             self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
@@ -255,10 +255,10 @@ class Direct:
         own, default = data_paths(route, policy.name)
         return [path.encode() for path in ([own, default] if policy.name == self.service.default else [own])]
 
-    def way(self, path: bytes, headers: Headers) -> Way | None:
+    def route(self, path: bytes, headers: Headers) -> Route | None:
         """What a POST with these headers is about (names in lower case); None where the framework has to see it."""
-        place = self._places.get(path) or self._place_of_session(path)
-        if place is None:
+        endpoint = self._endpoints.get(path) or self._session_endpoint(path)
+        if endpoint is None:
             return None
         length, media, accept, bearer = -1, b"", b"", b""
         for name, value in headers:
@@ -274,12 +274,12 @@ class Direct:
                 return None
         if not 0 <= length <= self.body_limit:
             return None
-        way = place.ways.get((media, accept)) or place.way(media, accept)
-        if way is not None and length > way.large.limit:
+        route = endpoint.routes.get((media, accept)) or endpoint.route(media, accept)
+        if route is not None and length > route.large.limit:
             return None
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
-        return way
+        return route
 
     def _reader(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Callable[[bytes], Asked]]:
         return lambda reads, _: partial(self.service.read, policy, route, reads)
@@ -309,7 +309,7 @@ class Direct:
             partial(sessions.step_of, policy, id_, writes),
         )
 
-    def _place_of_session(self, path: bytes) -> _Place | None:
+    def _session_endpoint(self, path: bytes) -> _Endpoint | None:
         """Where a session takes its steps."""
         above, _, end = path.rpartition(b"/")
         root, _, id_ = above.rpartition(b"/")
@@ -319,4 +319,6 @@ class Direct:
         name = id_.decode("latin-1")
         step = partial(self._sessions.step_at_once, policy, name)
         large = self._large_step(policy, name)
-        return _Place(lambda reads, writes: partial(step, reads, writes), large, self._metrics.data(policy.name, STEP))
+        return _Endpoint(
+            lambda reads, writes: partial(step, reads, writes), large, self._metrics.data(policy.name, STEP)
+        )

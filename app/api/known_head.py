@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from app.api.fast_path import Way
+from app.api.fast_path import Route
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 _MOST_DIGITS = 9
@@ -17,16 +17,16 @@ class Head(NamedTuple):
 
     before: bytes
     after: bytes
-    way: Way
+    route: Route
 
     @classmethod
-    def of(cls, request: bytes, way: Way) -> Head | None:
+    def of(cls, request: bytes, route: Route) -> Head | None:
         """The head of a request that is whole, and the only one; None where it is not."""
         end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         length = _LENGTH.search(request, 0, end)
         if length is None or end + int(length[1]) != len(request):
             return None
-        return cls(request[: length.start(1)], request[length.end(1) : end], way)
+        return cls(request[: length.start(1)], request[length.end(1) : end], route)
 
     def body_in(self, request: bytes) -> bytes | None:
         """The body of a request with this head that is whole, and the only one; None of any other."""

@@ -19,8 +19,8 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from app.api.connection_limits import SMALL_BYTES, SharedLimits
-from app.api.cycle import AsgiCycle, DirectCycle, scope_of
-from app.api.fast_path import Direct, Way
+from app.api.cycle import AsgiCycle, FastPathCycle, scope_of
+from app.api.fast_path import FastPath, Route
 from app.api.known_head import Head
 from app.api.parser import RequestHead, RequestParser
 from app.api.problems import problem_response
@@ -40,13 +40,13 @@ _LINGER_S = 2.0
 _STOPPING_S = 0.1
 
 
-class DirectProtocol(AnswerWriter):
-    """One connection. `direct` and `shared` are set by `protocol_with`.
+class FastPathProtocol(AnswerWriter):
+    """One connection. `fast_path` and `shared` are set by `protocol_with`.
 
     `cycle`: the request under way. `has_ended`: the client has ended its side. `is_paused`: nothing is read for now.
     """
 
-    direct: Direct
+    fast_path: FastPath
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class DirectProtocol(AnswerWriter):
         self.loop = _loop or asyncio.get_running_loop()
         self._app, self._root_path = config.loaded_app, config.root_path
         self._parser = RequestParser()
-        self.cycle: DirectCycle | AsgiCycle | None = None
+        self.cycle: FastPathCycle | AsgiCycle | None = None
         self._head: Head | None = None
         self._ready: Head | None = None  # `_head` where a request may be taken by it
-        self._last_way: Way | None = None
+        self._last_route: Route | None = None
         self._ahead = b""
         self._alone = b""  # a head that is known, whose body is to come
         self._consuming = self._going_on = self._stops = False
@@ -85,10 +85,10 @@ class DirectProtocol(AnswerWriter):
         head = self._ready
         if head is not None:
             body = head.body_in(data)
-            if body is not None and len(body) <= self.direct.body_limit:
+            if body is not None and len(body) <= self.fast_path.body_limit:
                 self._ready = None
-                self.cycle = cycle = DirectCycle(head.way, self)
-                cycle.ask(self.direct.service, body, self.loop.time())
+                self.cycle = cycle = FastPathCycle(head.route, self)
+                cycle.ask(self.fast_path.service, body, self.loop.time())
                 return
             if 0 < head.announces(data) <= SMALL_BYTES:  # many clients send the body by itself
                 self._ready, self._alone, self._reading_since = None, data, self.loop.time()
@@ -124,7 +124,7 @@ class DirectProtocol(AnswerWriter):
         self.shared.unfinished.release(self)
         self.resume_writing()
         self._parser.close()
-        self._ready = self._head = self._last_way = None
+        self._ready = self._head = self._last_route = None
         self._ahead = self._alone = b""
         self.transport = CLOSED
 
@@ -153,7 +153,7 @@ class DirectProtocol(AnswerWriter):
         """Parses, and begins what can be begun; keeps the rest."""
         alone = not self._parser.fed
         done = steps = start = 0
-        self._consuming, self._last_way = True, None
+        self._consuming, self._last_route = True, None
         try:
             while start < len(data) and not self.closing and not self.transport.is_closing():
                 if done == _MOST_AT_ONCE or steps == _MOST_STEPS or self._must_wait():
@@ -171,8 +171,8 @@ class DirectProtocol(AnswerWriter):
         self.settle()
 
     def _learn(self, request: bytes) -> None:
-        if self._last_way is not None:
-            self._head = Head.of(request, self._last_way)
+        if self._last_route is not None:
+            self._head = Head.of(request, self._last_route)
 
     def _must_wait(self) -> bool:
         """Whether what is sent next has to: for an answer, or for the client to read those that it has."""
@@ -199,16 +199,16 @@ class DirectProtocol(AnswerWriter):
         return start
 
     def _begin(self, head: RequestHead) -> None:
-        """Chooses the way of a request whose head is complete."""
+        """Chooses the route of a request whose head is complete."""
         if head.length is None and any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in head.headers):
             raise Unsupported("the only transfer coding that is read is chunked")
         self._begun, self._reading_since, self._step, self._swallowed = True, self.loop.time(), 0, 0
         self.stays = head.keep_alive and head.version == "1.1"
         if head.method == b"POST" and head.version == "1.1":
-            way = self.direct.way(head.target, head.headers)
-            if way is not None:
-                self._last_way = way if self.stays else None
-                self.cycle = DirectCycle(way, self)
+            route = self.fast_path.route(head.target, head.headers)
+            if route is not None:
+                self._last_route = route if self.stays else None
+                self.cycle = FastPathCycle(route, self)
                 return
         scope = scope_of(head, self._root_path, get_remote_addr(self.transport), get_local_addr(self.transport))
         cycle = self.cycle = AsgiCycle(self, head, scope)
@@ -236,10 +236,10 @@ class DirectProtocol(AnswerWriter):
     def _complete(self) -> None:
         """The request under way is complete."""
         cycle = self.cycle
-        if type(cycle) is DirectCycle:
+        if type(cycle) is FastPathCycle:
             body = cycle.body()
             self.shared.unfinished.release(self)
-            cycle.ask(self.direct.service, body, self.loop.time())
+            cycle.ask(self.fast_path.service, body, self.loop.time())
         elif type(cycle) is AsgiCycle:
             cycle.complete()
 
@@ -380,6 +380,6 @@ class DirectProtocol(AnswerWriter):
             self._timeouts.look_after(self.shared.client_timeout_s)
 
 
-def protocol_with(direct: Direct, shared: SharedLimits) -> type[asyncio.Protocol]:
+def protocol_with(fast_path: FastPath, shared: SharedLimits) -> type[asyncio.Protocol]:
     """The protocol of a server."""
-    return type("DirectProtocol", (DirectProtocol,), {"direct": direct, "shared": shared})
+    return type("FastPathProtocol", (FastPathProtocol,), {"fast_path": fast_path, "shared": shared})

@@ -13,13 +13,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.connection_limits import SharedLimits
-from app.api.fast_path import Direct
-from app.api.protocol import DirectProtocol, protocol_with
+from app.api.fast_path import FastPath
+from app.api.protocol import FastPathProtocol, protocol_with
 from app.sockets import accept_waiting
 
 
 class HttpServer(uvicorn.Server):
-    """Serves `app`, and what needs no framework by `direct`, between `start` and `stop`.
+    """Serves `app`, and what needs no framework by `fast_path`, between `start` and `stop`.
 
     `grace_s`: how long what was accepted has to be answered, once it stops. `trusted_proxies`: addresses whose word on
     who their client is counts.
@@ -28,14 +28,14 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: FastAPI,
-        direct: Direct,
+        fast_path: FastPath,
         root_path: str,
         grace_s: int,
         shared: SharedLimits,
         *,
         trusted_proxies: str,
     ) -> None:
-        protocol: Any = protocol_with(direct, shared)
+        protocol: Any = protocol_with(fast_path, shared)
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -86,8 +86,8 @@ class HttpServer(uvicorn.Server):
         await asyncio.sleep(0)  # only now are the last that uvicorn has accepted among its connections
         await super().shutdown(sockets)
 
-    def _last_connection(self) -> DirectProtocol:
-        connection: DirectProtocol = self._connection()
+    def _last_connection(self) -> FastPathProtocol:
+        connection: FastPathProtocol = self._connection()
         connection.shutdown()
         return connection
 

@@ -77,12 +77,12 @@ class AnswerWriter(asyncio.Protocol):
         self.settle()
 
     def write_answer(self, media_type: bytes, body: bytes) -> None:
-        """See `Wire`."""
+        """See `Connection`."""
         self.write_head(_OK, b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type), body)
         self.answered()
 
     def write_response(self, response: Response) -> None:
-        """See `Wire`."""
+        """See `Connection`."""
         fields = b"".join([b"%b: %b\r\n" % field for field in response.raw_headers])
         self.write_head(STATUS_LINE[response.status_code], fields, bytes(response.body))
         self.answered()

@@ -162,7 +162,7 @@ def _attack(server: Server, neighbour: Neighbour, only: str) -> int:
 def _attacks(port: int) -> Iterator[tuple[str, Callable[[], str]]]:
     for body in all_of_them():
         codec = body.media_type.rpartition("/")[2]
-        for way, suffix in (("direct", ""), ("framework", "?")):
+        for way, suffix in (("fast path", ""), ("framework", "?")):
             yield f"{codec}, {way}: {body.name}", _sending(port, body, suffix)
     for wire in KINDS:
         yield f"connection: {wire.name}", lambda run=wire.run: run(port, _ONE_S)  # type: ignore[misc]

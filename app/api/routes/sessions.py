@@ -1,4 +1,4 @@
-"""The routes of sessions, per policy and for the default one; most steps come by the direct way instead."""
+"""The routes of sessions, per policy and for the default one; most steps come by the fast path instead."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ from uvicorn.server import ServerState
 
 from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.parser import RequestParser
-from app.api.protocol import DirectProtocol, protocol_with
+from app.api.protocol import FastPathProtocol, protocol_with
 from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 IDLE_S = 0.02
 
 
-class Wire:
+class Transport:
     """A transport that keeps what is written."""
 
     def __init__(self) -> None:
@@ -60,10 +60,10 @@ class Wire:
 
 
 class Held:
-    """In the place of the direct way: every request is kept, to be answered by the test."""
+    """In the place of the fast path: every request is kept, to be answered by the test."""
 
     def __init__(self) -> None:
-        self.exchanges: list[Any] = []
+        self.cycles: list[Any] = []
         self.counted: list[int] = []
         self.bodies: list[bytes] = []
         self.heads = 0
@@ -71,14 +71,14 @@ class Held:
         self.service = SimpleNamespace(
             read=self.read,
             waits=lambda _: False,
-            submit=lambda _, waiter, __: self.exchanges.append(waiter),
+            submit=lambda _, waiter, __: self.cycles.append(waiter),
         )
 
     def read(self, body: bytes) -> Any:
         self.bodies.append(body)
         return SimpleNamespace(answer=lambda result, _: result)
 
-    def way(self, path: bytes, _: Any) -> Any:
+    def route(self, path: bytes, _: Any) -> Any:
         self.heads += 1
         metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
         writes = SimpleNamespace(header=b"x")
@@ -90,15 +90,15 @@ async def _no_app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nothing here is for the framework")
 
 
-def connected(held: Held, **limits: float) -> tuple[DirectProtocol, Wire]:
+def connected(held: Held, **limits: float) -> tuple[FastPathProtocol, Transport]:
     config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
     bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
     shared = SharedLimits(bounds, FreedMemory())
     protocol: Any = protocol_with(held, shared)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
-    wire = Wire()
-    protocol.connection_made(wire)
-    return protocol, wire
+    transport = Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -108,13 +108,13 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
     async def test() -> None:
         held = Held()
-        protocol, wire = connected(held)
+        protocol, transport = connected(held)
         for _ in range(3):
             protocol.data_received(REQUEST)
-            held.exchanges[-1].set_result(b"an answer")
-        assert wire.written.count(b"an answer") == 3
+            held.cycles[-1].set_result(b"an answer")
+        assert transport.written.count(b"an answer") == 3
         began = asyncio.get_running_loop().time()
-        await wire.closed.wait()
+        await transport.closed.wait()
         assert asyncio.get_running_loop().time() - began >= IDLE_S * 0.9
 
     run(test)
@@ -123,17 +123,17 @@ def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
 def test_a_connection_is_not_closed_while_somebody_waits_on_it_or_is_about_to_ask() -> None:
     async def test() -> None:
         held = Held()
-        protocol, wire = connected(held)
+        protocol, transport = connected(held)
         protocol.data_received(REQUEST)
-        held.exchanges[0].set_result(b"an answer")
+        held.cycles[0].set_result(b"an answer")
         protocol.data_received(REQUEST[:10])
         await asyncio.sleep(2 * IDLE_S)
         protocol.data_received(REQUEST[10:])
         await asyncio.sleep(2 * IDLE_S)
-        assert not wire.closed.is_set()
-        held.exchanges[1].set_result(b"another")
-        await wire.closed.wait()
-        assert wire.written.endswith(b"another")
+        assert not transport.closed.is_set()
+        held.cycles[1].set_result(b"another")
+        await transport.closed.wait()
+        assert transport.written.endswith(b"another")
 
     run(test)
 
@@ -146,7 +146,7 @@ def test_who_goes_away_is_counted_and_told_nothing() -> None:
         half.data_received(REQUEST[:-1])
         for protocol in (whole, half):
             protocol.connection_lost(None)
-        (exchange,) = held.exchanges
+        (exchange,) = held.cycles
         assert exchange.done()
         assert held.counted == [499, 400]
 
@@ -156,13 +156,13 @@ def test_who_goes_away_is_counted_and_told_nothing() -> None:
 def test_a_server_that_stops_closes_the_connection_behind_the_answer() -> None:
     async def test() -> None:
         held = Held()
-        protocol, wire = connected(held)
+        protocol, transport = connected(held)
         protocol.data_received(REQUEST)
         protocol.shutdown()
-        assert not wire.closed.is_set()
-        held.exchanges[0].set_result(b"the last answer")
-        assert wire.closed.is_set()
-        assert b"connection: close" in wire.written
+        assert not transport.closed.is_set()
+        held.cycles[0].set_result(b"the last answer")
+        assert transport.closed.is_set()
+        assert b"connection: close" in transport.written
 
     run(test)
 
@@ -170,11 +170,11 @@ def test_a_server_that_stops_closes_the_connection_behind_the_answer() -> None:
 def test_an_answer_that_cannot_be_written_is_a_fault_and_is_told() -> None:
     async def test() -> None:
         held = Held()
-        protocol, wire = connected(held)
+        protocol, transport = connected(held)
         held.service.read = lambda *_: SimpleNamespace(answer=None)
         protocol.data_received(REQUEST)
-        held.exchanges[0].set_result(b"")
-        assert b"HTTP/1.1 500" in wire.written
+        held.cycles[0].set_result(b"")
+        assert b"HTTP/1.1 500" in transport.written
         assert held.counted == [500]
 
     run(test)
@@ -190,17 +190,17 @@ BODIES = [b"{}", b"", b"[1, 2, 3]", b"x" * 1000, b"POST", request_with(b"{}"), b
 def test_a_head_that_is_known_is_not_parsed_again() -> None:
     async def test() -> None:
         held = Held()
-        protocol, wire = connected(held)
+        protocol, transport = connected(held)
         for body in BODIES:
             protocol.data_received(request_with(body))
-            held.exchanges[-1].set_result(body)
+            held.cycles[-1].set_result(body)
         assert held.bodies == BODIES
         assert held.heads == 1
-        assert wire.written.count(b"HTTP/1.1 200 OK") == len(BODIES)
+        assert transport.written.count(b"HTTP/1.1 200 OK") == len(BODIES)
         other = b"POST /other HTTP/1.1\r\ncontent-length:%d\r\n\r\n"
         for body in (b"other", b"the same other"):
             protocol.data_received(request_with(body, other))
-            held.exchanges[-1].set_result(b"")
+            held.cycles[-1].set_result(b"")
         assert (held.bodies[-2:], held.heads) == ([b"other", b"the same other"], 2)
 
     run(test)
@@ -214,11 +214,11 @@ def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None:
         for size in (*range(1, 90), len(stream)):
             held = Held()
             held.service.submit = lambda _, waiter, __: waiter.set_result(b"")
-            protocol, wire = connected(held)
+            protocol, transport = connected(held)
             for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
                 protocol.data_received(data)
             assert held.bodies == [b"learned", *BODIES]
-            assert wire.written.count(b"HTTP/1.1 200 OK") == len(BODIES) + 1
+            assert transport.written.count(b"HTTP/1.1 200 OK") == len(BODIES) + 1
 
     run(test)
 
@@ -227,17 +227,17 @@ def test_a_length_that_is_none_or_too_large_is_left_to_the_parser() -> None:
     async def test() -> None:
         for length in (b"-2", b"+2", b"2 3", b"0x2", b"", b"99999999999999999999", b"2\r\ncontent-length: 3"):
             held = Held()
-            protocol, wire = connected(held)
+            protocol, transport = connected(held)
             protocol.data_received(request_with(b"{}"))
-            held.exchanges[-1].set_result(b"")
+            held.cycles[-1].set_result(b"")
             protocol.data_received(request_with(b"{}").replace(b": 2", b": " + length))
             assert len(held.bodies) == 1
-            assert b"HTTP/1.1 400" in wire.written
+            assert b"HTTP/1.1 400" in transport.written
         held = Held()
         held.body_limit = 5
-        protocol, wire = connected(held)
+        protocol, transport = connected(held)
         protocol.data_received(request_with(b"{}"))
-        held.exchanges[-1].set_result(b"")
+        held.cycles[-1].set_result(b"")
         protocol.data_received(request_with(b"123456"))
         assert held.heads == 2  # whoever reads the head knows the limit
 
@@ -249,11 +249,11 @@ def test_a_head_is_known_only_while_no_other_request_is_under_way() -> None:
         held = Held()
         protocol, _ = connected(held)
         protocol.data_received(request_with(b"first"))
-        held.exchanges[-1].set_result(b"")
+        held.cycles[-1].set_result(b"")
         protocol.data_received(request_with(b"second"))
         protocol.data_received(request_with(b"ahead of its turn"))
         assert held.bodies == [b"first", b"second"]
-        held.exchanges[-1].set_result(b"")
+        held.cycles[-1].set_result(b"")
         await asyncio.sleep(0)
         assert held.bodies == [b"first", b"second", b"ahead of its turn"]
 
@@ -335,7 +335,7 @@ def test_a_head_that_is_known_may_come_before_its_body() -> None:
             held = Held()
             held.body_limit = 2**21
             held.service.submit = lambda _, waiter, __: waiter.set_result(b"")
-            protocol, wire = connected(held)
+            protocol, transport = connected(held)
             protocol.data_received(request_with(b"learned"))
             for _ in range(2):
                 protocol.data_received(request_with(b"").replace(b"Length: 0", b"Length: %d" % length))
@@ -348,7 +348,7 @@ def test_a_head_that_is_known_may_come_before_its_body() -> None:
             if len(parts) == 1 and len(parts[0]) > 5 and length == 5:
                 wanted = [b"12345", b"more"]
             assert held.bodies == [b"learned", *wanted, *wanted]
-            assert wire.written.count(b"HTTP/1.1 200 OK") == len(held.bodies)
+            assert transport.written.count(b"HTTP/1.1 200 OK") == len(held.bodies)
 
     run(test)
 
@@ -357,9 +357,9 @@ def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_with_its_
     async def test() -> None:
         for end in ("time", "stop", "end"):
             held = Held()
-            protocol, wire = connected(held, client_timeout_s=0.05, keep_alive_s=0.05)
+            protocol, transport = connected(held, client_timeout_s=0.05, keep_alive_s=0.05)
             protocol.data_received(REQUEST)
-            held.exchanges[0].set_result(b"")
+            held.cycles[0].set_result(b"")
             protocol.data_received(REQUEST[:-2])
             assert protocol._alone
             if end == "end":
@@ -367,12 +367,12 @@ def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_with_its_
             elif end == "stop":
                 protocol.shutdown()
                 protocol.data_received(b"{}")
-                held.exchanges[1].set_result(b"")
-                assert wire.closed.is_set()
-                assert wire.written.count(b"HTTP/1.1 200 OK") == 2
+                held.cycles[1].set_result(b"")
+                assert transport.closed.is_set()
+                assert transport.written.count(b"HTTP/1.1 200 OK") == 2
             else:
-                while b"HTTP/1.1 408" not in wire.written:
+                while b"HTTP/1.1 408" not in transport.written:
                     await asyncio.sleep(0.01)
-                assert wire.ended
+                assert transport.ended
 
     run(test)

@@ -126,20 +126,20 @@ def test_what_has_arrived_on_an_open_connection_is_answered(monkeypatch: pytest.
 def test_answer_is_not_the_last_while_another_request_has_arrived() -> None:
     async def test() -> None:
         held = Held()
-        protocol, wire = connected_to(held)
+        protocol, transport = connected_to(held)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            wire.get_extra_info = lambda name, default=None: ours if name == "socket" else default  # type: ignore[method-assign]
+            transport.get_extra_info = lambda name, default=None: ours if name == "socket" else default  # type: ignore[method-assign]
             protocol.data_received(REQUEST)
             protocol.shutdown()
             theirs.sendall(REQUEST)
-            held.exchanges[0].set_result(b"one")
-            assert not wire.closed.is_set()
-            assert b"connection: close" not in wire.written
+            held.cycles[0].set_result(b"one")
+            assert not transport.closed.is_set()
+            assert b"connection: close" not in transport.written
             protocol.data_received(ours.recv(1000))
-            held.exchanges[1].set_result(b"two")
-            assert wire.closed.is_set()
-            assert wire.written.partition(b"one")[2].count(b"connection: close") == 1
+            held.cycles[1].set_result(b"two")
+            assert transport.closed.is_set()
+            assert transport.written.partition(b"one")[2].count(b"connection: close") == 1
 
     asyncio.run(test())
 

@@ -1,4 +1,4 @@
-"""Requests that take the direct way get what the framework would answer, byte for byte; and HTTP stays HTTP."""
+"""Requests that take the fast path get what the framework would answer, byte for byte; and HTTP stays HTTP."""
 
 import contextlib
 import json
@@ -85,9 +85,9 @@ def test_both_ways_answer_alike(server: RunningServer, policy: str, route: str, 
     body, path = json.dumps(fields).encode(), f"/v1/policies/{policy}/{route}"
     with connected(server) as connection:
         connection.send(post(path, body))
-        direct = connection.answer()
-        connection.send(post(path + "?", body))  # a path that the direct way does not know
-        assert connection.answer() == direct
+        fast = connection.answer()
+        connection.send(post(path + "?", body))  # a path that the fast path does not know
+        assert connection.answer() == fast
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"observation": [1, 2, 3, NaN]}', b'{"observation": "\xff"}'])
@@ -95,8 +95,8 @@ def test_both_ways_refuse_alike_what_is_no_json(server: RunningServer, body: byt
     with connected(server) as connection:
         for path in ("/action", "/action?"):
             connection.send(post(path, body))
-        direct, framework = connection.answer(), connection.answer()
-        assert direct == framework
+        fast, framework = connection.answer(), connection.answer()
+        assert fast == framework
 
 
 @pytest.mark.parametrize(
