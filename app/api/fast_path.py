@@ -20,11 +20,11 @@ from app.api.routes.sessions import BEGIN, STEP
 from app.batching.rule import Result
 from app.errors import BodyTooLarge, ClientGone, NotJson, UnknownMediaType
 from app.inference.policy import Policy
-from app.inference.request import Asked, LargeQuestion
+from app.inference.request import LargeRequest, PendingRequest
 from app.inference.service import Service
 from app.metrics import DataMetrics, Metrics
 from app.sessions.record import Answer
-from app.sessions.sessions import LargeTurn, Sessions
+from app.sessions.sessions import LargeMemoryStep, Sessions
 from app.wire.codecs import JSON, MSGPACK, Codec, reader_of, writer_of
 from app.wire.limits import LEAST_BYTES
 
@@ -32,13 +32,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 # The bytes of a header are remembered with what they mean; so many kinds of clients are there at most.
 _MOST_MEDIA = 64
 # Their answers take long to write.
-_LARGE = (LargeQuestion, LargeTurn)
+_LARGE = (LargeRequest, LargeMemoryStep)
 
 
 class Route(NamedTuple):
     """What the path and the headers of a request say of it. `read`: its body → what it asks, or its answer at once."""
 
-    read: Callable[[bytes], Asked | Answer]
+    read: Callable[[bytes], PendingRequest | Answer]
     writes: Codec
     metrics: DataMetrics
     large: Large
@@ -52,9 +52,9 @@ class Large(NamedTuple):
 
     service: Service
     limit: int
-    at_once: Callable[[bytes], Asked | Answer | None]
+    at_once: Callable[[bytes], PendingRequest | Answer | None]
     parse: Callable[[bytes], Any]
-    asks: Callable[[Any], Asked | Answer]
+    asks: Callable[[Any], PendingRequest | Answer]
 
 
 class Connection(Protocol):
@@ -73,7 +73,7 @@ class RequestCycle:
     gone = False
     over = False
     waiting: asyncio.Task[None] | None = None
-    _question: Asked | None = None
+    _pending: PendingRequest | None = None
 
     def __init__(self, route: Route, connection: Connection) -> None:
         self.route = route
@@ -90,23 +90,23 @@ class RequestCycle:
         except Exception as error:
             self.set_exception(error)
 
-    def _put(self, service: Service, question: Asked | Answer, now: float) -> None:
-        if isinstance(question, Answer):
-            self._answer(question.body)
+    def _put(self, service: Service, pending: PendingRequest | Answer, now: float) -> None:
+        if isinstance(pending, Answer):
+            self._answer(pending.body)
             return
-        self._question = question
-        if service.waits(question):
-            self.waiting = asyncio.get_running_loop().create_task(self._wait(service, question))
+        self._pending = pending
+        if service.waits(pending):
+            self.waiting = asyncio.get_running_loop().create_task(self._wait(service, pending))
         else:
-            service.submit(question, self, now)
+            service.submit(pending, self, now)
 
     def _ask_large(self, service: Service, body: bytes, now: float) -> None:
         limit = self.route.large.limit
         if len(body) > limit:  # one after another that was smaller, with the same head
             raise BodyTooLarge(f"the body has {len(body)} bytes, at most {limit} are read")
-        question = self.route.large.at_once(body)
-        if question is not None:
-            self._put(service, question, now)
+        pending = self.route.large.at_once(body)
+        if pending is not None:
+            self._put(service, pending, now)
         else:
             self.waiting = asyncio.get_running_loop().create_task(self._read_elsewhere(service, body, now))
 
@@ -117,10 +117,10 @@ class RequestCycle:
         except Exception as error:
             self.set_exception(error)
 
-    async def _wait(self, service: Service, question: Asked) -> None:
+    async def _wait(self, service: Service, pending: PendingRequest) -> None:
         """For weights that are new enough."""
         try:
-            result = await service.answered(question)
+            result = await service.answered(pending)
         except Exception as error:
             self.set_exception(error)
         else:
@@ -129,9 +129,9 @@ class RequestCycle:
     def give_up(self) -> None:
         """The client has closed the connection, perhaps before the end of its body."""
         if not self.done():
-            self._count(status_of(ClientGone() if self._question else NotJson()))
+            self._count(status_of(ClientGone() if self._pending else NotJson()))
         self.gone = True
-        self._question = None
+        self._pending = None
         if self.waiting is not None:
             self.waiting.cancel()
 
@@ -141,21 +141,21 @@ class RequestCycle:
 
     def set_result(self, result: Result) -> None:
         """See `Waiter`."""
-        question = self._question
-        assert question is not None
+        pending = self._pending
+        assert pending is not None
         try:
-            if type(question) in _LARGE:
-                self.waiting = asyncio.get_running_loop().create_task(self._write_elsewhere(question, result))
+            if type(pending) in _LARGE:
+                self.waiting = asyncio.get_running_loop().create_task(self._write_elsewhere(pending, result))
                 return
-            body = question.answer(result, self.route.writes)
+            body = pending.answer(result, self.route.writes)
         except Exception as error:
             self.set_exception(error)
             return
         self._answer(body)
 
-    async def _write_elsewhere(self, question: Asked, result: Result) -> None:
+    async def _write_elsewhere(self, pending: PendingRequest, result: Result) -> None:
         try:
-            body = question.kept(await self.route.large.service.write_elsewhere(question, result, self.route.writes))
+            body = pending.kept(await self.route.large.service.write_elsewhere(pending, result, self.route.writes))
         except Exception as error:
             self.set_exception(error)
         else:
@@ -174,7 +174,7 @@ class RequestCycle:
     def _end(self, status: int) -> None:
         self.over = True
         # Its job waits with this cycle: a circle, which would hold the arrays until Python looks for garbage.
-        self._question = None
+        self._pending = None
         self._count(status)
 
     def _count(self, status: int) -> None:
@@ -189,7 +189,7 @@ class _Endpoint:
 
     def __init__(
         self,
-        reader: Callable[[Codec, Codec], Callable[[bytes], Asked | Answer]],
+        reader: Callable[[Codec, Codec], Callable[[bytes], PendingRequest | Answer]],
         large: Callable[[Codec, Codec], Large],
         metrics: DataMetrics,
     ) -> None:
@@ -281,23 +281,23 @@ class FastPath:
             return None  # the framework says what is wrong
         return route
 
-    def _reader(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Callable[[bytes], Asked]]:
+    def _reader(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Callable[[bytes], PendingRequest]]:
         return lambda reads, _: partial(self.service.read, policy, route, reads)
 
     def _large(self, policy: Policy, route: str) -> Callable[[Codec, Codec], Large]:
-        questions = self.service.questions
+        parser = self.service.parser
         return lambda reads, _: Large(
             self.service,
             policy.body_limit(route, reads),
-            partial(questions.at_once, policy, route, reads),
-            partial(questions.large, policy, route, reads),
-            lambda question: question,
+            partial(parser.at_once, policy, route, reads),
+            partial(parser.large, policy, route, reads),
+            lambda request: request,
         )
 
     def _large_step(self, policy: Policy, id_: str) -> Callable[[Codec, Codec], Large]:
         sessions = self._sessions
 
-        def at_once(reads: Codec, writes: Codec, body: bytes) -> Asked | Answer | None:
+        def at_once(reads: Codec, writes: Codec, body: bytes) -> PendingRequest | Answer | None:
             request = sessions.stepping_at_once(policy, reads, body)
             return None if request is None else sessions.step_of(policy, id_, writes, request)
 

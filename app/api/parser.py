@@ -39,7 +39,7 @@ class RequestHead(NamedTuple):
     length: int | None
 
 
-class RequestParser:
+class HttpParser:
     """Parses a connection.
 
     `head`: of the request under way, once that is complete. `pieces`: of its body, to be taken by the caller.

@@ -22,7 +22,7 @@ from app.api.connection_limits import SMALL_BYTES, SharedLimits
 from app.api.cycle import AsgiCycle, FastPathCycle, scope_of
 from app.api.fast_path import FastPath, Route
 from app.api.known_head import Head
-from app.api.parser import RequestHead, RequestParser
+from app.api.parser import HttpParser, RequestHead
 from app.api.problems import problem_response
 from app.api.timeouts import ASK_AFTER_S, ClientsEnd, Timeouts
 from app.api.writer import CLOSED, AnswerWriter
@@ -58,7 +58,7 @@ class FastPathProtocol(AnswerWriter):
         super().__init__(server_state)
         self.loop = _loop or asyncio.get_running_loop()
         self._app, self._root_path = config.loaded_app, config.root_path
-        self._parser = RequestParser()
+        self._parser = HttpParser()
         self.cycle: FastPathCycle | AsgiCycle | None = None
         self._head: Head | None = None
         self._ready: Head | None = None  # `_head` where a request may be taken by it

@@ -1,4 +1,4 @@
-"""A data request's body → a question: which function of the policy answers it, on which inputs, in which form.
+"""The body of a data request → an inference request: which function answers it, on which inputs, in which form.
 
 What cannot be asked of a policy is refused here. Nothing here waits.
 """
@@ -25,8 +25,8 @@ from app.wire.tensors import Arrays, show
 from saver.artifact import LOG_PROB
 
 
-class Asked(Protocol):
-    """What the policy is asked, and how its answer is written: a `Question`, or a step of a session."""
+class PendingRequest(Protocol):
+    """What the policy is asked, and how its answer is written: an `InferenceRequest`, or a step of a session."""
 
     @property
     def policy(self) -> Policy:
@@ -54,7 +54,7 @@ class Asked(Protocol):
         """Both, one after the other."""
 
 
-class Question(msgspec.Struct, frozen=True):
+class InferenceRequest(msgspec.Struct, frozen=True):
     """A request that was understood: the job that answers it, and the form of its answer.
 
     `timeout_s`: what the request allows; None leaves it to the server.
@@ -72,11 +72,11 @@ class Question(msgspec.Struct, frozen=True):
         return self.job.rows * self.form.numbers
 
     def written(self, result: Result, codec: Codec) -> bytes:
-        """See `Asked`."""
+        """See `PendingRequest`."""
         return self.answer(result, codec)
 
     def kept(self, written: bytes) -> bytes:
-        """See `Asked`."""
+        """See `PendingRequest`."""
         return written
 
     def answer(self, result: Result, codec: Codec) -> bytes:
@@ -86,24 +86,24 @@ class Question(msgspec.Struct, frozen=True):
         return codec.encode(self.form.structure(result, self.batched))
 
 
-class LargeQuestion(Question, frozen=True):
+class LargeRequest(InferenceRequest, frozen=True):
     """One whose answer takes long to write."""
 
 
-class Questions:
+class RequestParser:
     """Reads the bodies of data requests; one for the whole server. `readers` are its methods by the route's name."""
 
     def __init__(self, rows_limit: int) -> None:
         self._rows_limit = rows_limit
         self._generator = np.random.default_rng()
-        self.readers: dict[str, Callable[[Policy, Codec, bytes], Question]] = {
+        self.readers: dict[str, Callable[[Policy, Codec, bytes], InferenceRequest]] = {
             "action": self.action,
             "distribution": self.distribution,
             "get_initial_state": self.initial_state,
         }
         self._functions = {"action": function_of, "distribution": _distribution}
 
-    def action(self, policy: Policy, codec: Codec, body: bytes) -> Question:
+    def action(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
         """The policy's action for an observation.
 
         Raises:
@@ -113,11 +113,11 @@ class Questions:
         """
         return self._read(policy, codec, body, function_of)
 
-    def distribution(self, policy: Policy, codec: Codec, body: bytes) -> Question:
+    def distribution(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
         """The distribution of the policy's action; raises as `action` does."""
         return self._read(policy, codec, body, _distribution)
 
-    def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> Question:
+    def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
         """{"batch_size": n} → {"policy_state": …}; without, one unbatched state. Raises as `action` does."""
         fields = _decoded(policy, codec, body)
         unknown = sorted(fields.keys() - {"batch_size"})
@@ -128,11 +128,11 @@ class Questions:
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
         form = policy.forms[INITIAL_STATE, False]
         check_answer(size or 1, form.numbers, "batch_size")
-        kind = LargeQuestion if (size or 1) * form.numbers > QUICK_NUMBERS else Question
+        kind = LargeRequest if (size or 1) * form.numbers > QUICK_NUMBERS else InferenceRequest
         return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, form)
 
-    def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question | None:
-        """The question in a large body, where it takes a few milliseconds to read; None where it may take longer."""
+    def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest | None:
+        """The request in a large body, where it takes a few milliseconds to read; None where it may take longer."""
         if len(body) > QUICK_BYTES:
             return None
         if codec is JSON:
@@ -146,10 +146,10 @@ class Questions:
                 return None
             options = policy.reader.take_options(fields)
             inputs = policy.reader.read(fields)
-        return self.question(policy, self._functions[route](policy, options), inputs, options, policy.forms)
+        return self.request(policy, self._functions[route](policy, options), inputs, options, policy.forms)
 
-    def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
-        """The question in a large body; for a thread of its own. Raises as `action` does."""
+    def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
+        """The request in a large body; for a thread of its own. Raises as `action` does."""
         function_of = self._functions[route]
         quick = policy.quick_reader.read_new(body) if codec is JSON and len(body) <= QUICK_BYTES else None
         if quick is not None:
@@ -158,11 +158,11 @@ class Questions:
             fields = _decoded(policy, codec, body)
             options = policy.reader.take_options(fields)
             inputs = policy.reader.read(fields)
-        return self.question(policy, function_of(policy, options), inputs, options, policy.forms)
+        return self.request(policy, function_of(policy, options), inputs, options, policy.forms)
 
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
-    ) -> Question:
+    ) -> InferenceRequest:
         quick = policy.quick_reader.read(body) if codec is JSON else None
         if quick is not None:
             inputs, options = quick
@@ -172,17 +172,17 @@ class Questions:
             options = policy.reader.take_options(fields)
             function = function_of(policy, options)
             inputs = policy.reader.read(fields)
-        return self.question(policy, function, inputs, options, policy.forms)
+        return self.request(policy, function, inputs, options, policy.forms)
 
-    def question(
+    def request(
         self, policy: Policy, function: str, inputs: Inputs, options: Options, forms: Forms, step: int = 0
-    ) -> Question:
+    ) -> InferenceRequest:
         """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
         form = forms[function, options.log_prob]
-        kind = Question
+        kind = InferenceRequest
         if inputs.rows > 1 and inputs.rows * form.numbers > QUICK_NUMBERS:
             check_answer(inputs.rows, form.numbers, "observation")
-            kind = LargeQuestion
+            kind = LargeRequest
         if inputs.outside_bounds:
             policy.metrics.outside_bounds(inputs.outside_bounds)
         arrays = inputs.arrays

@@ -9,7 +9,7 @@ from typing import Any
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
-from app.inference.request import Asked, LargeQuestion, Question, Questions
+from app.inference.request import InferenceRequest, LargeRequest, PendingRequest, RequestParser
 from app.offload import Offload
 from app.wire.codecs import Codec
 from app.wire.limits import LEAST_BYTES
@@ -25,7 +25,7 @@ class Service:
         self._failures: dict[str, str] = {}
         self.offload = offload or Offload()
         self._deadline_s = deadline_ms / 1000
-        self.questions = Questions(rows_limit)
+        self.parser = RequestParser(rows_limit)
 
     @property
     def policies(self) -> list[Policy]:
@@ -69,11 +69,11 @@ class Service:
     def _reason(self, name: str) -> str:
         return self._failures.get(name, "it has not been tried yet")
 
-    def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
-        """The question that a request to a data route puts; raises as the methods of `Questions` do."""
-        return self.questions.readers[route](policy, codec, body)
+    def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
+        """The inference request in the body of a data route; raises as the methods of `RequestParser` do."""
+        return self.parser.readers[route](policy, codec, body)
 
-    async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> Question:
+    async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
         """The same for a body of any size: a large one is read in another thread.
 
         Raises:
@@ -81,35 +81,35 @@ class Service:
         """
         if len(body) <= LEAST_BYTES:
             return self.read(policy, route, codec, body)
-        found = self.questions.at_once(policy, route, codec, body)
+        found = self.parser.at_once(policy, route, codec, body)
         if found is not None:
             return found
-        return await self.offload.run(len(body), self.questions.large, policy, route, codec, body)
+        return await self.offload.run(len(body), self.parser.large, policy, route, codec, body)
 
-    async def written(self, question: Asked, result: Result, codec: Codec) -> bytes:
+    async def written(self, pending: PendingRequest, result: Result, codec: Codec) -> bytes:
         """The body of the answer; a large one is written in another thread."""
-        if not isinstance(question, LargeQuestion):
-            return question.answer(result, codec)
-        return question.kept(await self.write_elsewhere(question, result, codec))
+        if not isinstance(pending, LargeRequest):
+            return pending.answer(result, codec)
+        return pending.kept(await self.write_elsewhere(pending, result, codec))
 
-    async def write_elsewhere(self, question: Asked, result: Result, codec: Codec) -> Any:
-        """What `question.kept` makes the answer of."""
-        return await self.offload.run(8 * question.numbers, question.written, result, codec)
+    async def write_elsewhere(self, pending: PendingRequest, result: Result, codec: Codec) -> Any:
+        """What `pending.kept` makes the answer of."""
+        return await self.offload.run(8 * pending.numbers, pending.written, result, codec)
 
-    def waits(self, question: Asked) -> bool:
+    def waits(self, pending: PendingRequest) -> bool:
         """Whether newer weights are needed than those that serve."""
-        wanted = question.job.min_train_step
-        if wanted is None or question.job.slot is not None:
+        wanted = pending.job.min_train_step
+        if wanted is None or pending.job.slot is not None:
             return False
-        return question.policy.copies.active.version.train_step < wanted
+        return pending.policy.copies.active.version.train_step < wanted
 
-    def submit(self, question: Asked, waiter: Waiter, began: float) -> None:
-        """Puts the question to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
-        job = question.job
-        job.deadline, job.waiter = began + self._timeout_s(question), waiter
-        question.policy.batcher.submit(job)
+    def submit(self, pending: PendingRequest, waiter: Waiter, began: float) -> None:
+        """Submits the request to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
+        job = pending.job
+        job.deadline, job.waiter = began + self._timeout_s(pending), waiter
+        pending.policy.batcher.submit(job)
 
-    async def answered(self, question: Asked) -> Result:
+    async def answered(self, pending: PendingRequest) -> Result:
         """What the policy says, once it has weights that are new enough.
 
         Raises:
@@ -119,19 +119,19 @@ class Service:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if self.waits(question):
-            question.policy.batcher.check_open()
-            await _catch_up(question, began + self._timeout_s(question))
+        if self.waits(pending):
+            pending.policy.batcher.check_open()
+            await _catch_up(pending, began + self._timeout_s(pending))
         answer: asyncio.Future[Result] = loop.create_future()
-        self.submit(question, answer, began)
+        self.submit(pending, answer, began)
         return await answer
 
     def timeout_s(self, timeout_ms: int | None) -> float:
         """How long a request may take that allows so much."""
         return self._deadline_s if timeout_ms is None else timeout_ms / 1000
 
-    def _timeout_s(self, question: Asked) -> float:
-        return self._deadline_s if question.timeout_s is None else question.timeout_s
+    def _timeout_s(self, pending: PendingRequest) -> float:
+        return self._deadline_s if pending.timeout_s is None else pending.timeout_s
 
     async def pause(self, policy: Policy, mode: Pause) -> str | None:
         """Pauses every worker; returns what is in force when no batch runs any more.
@@ -178,8 +178,8 @@ class Service:
         }
 
 
-async def _catch_up(question: Asked, deadline: float) -> None:
-    policy, train_step = question.policy, question.job.min_train_step
+async def _catch_up(pending: PendingRequest, deadline: float) -> None:
+    policy, train_step = pending.policy, pending.job.min_train_step
     assert train_step is not None
     try:
         async with asyncio.timeout_at(deadline):

@@ -1,4 +1,4 @@
-"""One record of a session and a request → the question that it puts; its result → the next record. Nothing waits."""
+"""A record of a session and a request → the inference request to make; its result → the next record. Nothing waits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from msgspec import structs
 from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
 from app.inference.policy import Policy
-from app.inference.request import Question, Questions, function_of
+from app.inference.request import InferenceRequest, RequestParser, function_of
 from app.inference.response import Forms, action_forms
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
 from app.sessions.fitting import Fitting
-from app.sessions.reading import STATE, Beginning, SessionReader, Stepping
+from app.sessions.reading import STATE, BeginRequest, SessionReader, StepRequest
 from app.sessions.record import Answer, Record, Run
 from app.versions.lease import Slot
 from app.wire.codecs import JSON, Codec
@@ -33,10 +33,10 @@ from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
 class Episodes:
     """The sessions of one policy, but where they are kept."""
 
-    def __init__(self, policy: Policy, questions: Questions, *, rows_limit: int) -> None:
+    def __init__(self, policy: Policy, parser: RequestParser, *, rows_limit: int) -> None:
         self.policy = policy
         self.reader = SessionReader(policy.spec, policy.reader, rows_limit=rows_limit)
-        self._questions = questions
+        self._parser = parser
         self._forms: Forms = action_forms(policy.spec, policy.serving, tells_state=False)
         self._step_type, self._carried = _names(policy.spec)
         self._identity = _identity(policy.spec)
@@ -51,7 +51,7 @@ class Episodes:
         if any(leaf.storage.kind not in "biuf" for _, leaf in leaves(self.policy.spec.state)):
             raise Unsupported(f"the state of policy {self.policy.name} is not of numbers: it has no sessions")
 
-    def begin(self, request: Beginning, id_: str, run_id: str) -> Turn:
+    def begin(self, request: BeginRequest, id_: str, run_id: str) -> SessionStep:
         """The first step of a session."""
         inputs, options = request.inputs, request.options
         given = inputs.arrays.get(self._step_type)
@@ -67,19 +67,19 @@ class Episodes:
             options.log_prob,
         )
         arrays = {**inputs.arrays, self._step_type: types}
-        question = self._question(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
+        pending = self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
         head = b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id))
         fields = {"id": id_, "run_id": run_id, "step": 0}
-        return Turn(self, None, run, question, given, head, fields, request.weights == "episode")
+        return SessionStep(self, None, run, pending, given, head, fields, request.weights == "episode")
 
-    def step(self, record: Record, request: Stepping) -> Turn | Answer:
+    def step(self, record: Record, request: StepRequest) -> SessionStep | Answer:
         """The next step of a session, or the answer of its last one once more.
 
         Raises:
           SessionConflict: it is not the next step, or that of another run.
           DoesNotFit: other rows than it began with.
           WeightsGone: those that it keeps.
-          Unsupported: see `Questions`.
+          Unsupported: see `RequestParser`.
         """
         run, inputs = record.run, request.inputs
         if run.policy != self._identity:
@@ -102,20 +102,20 @@ class Episodes:
         carries = begins is None or not begins.all()
         if carries:
             arrays |= record.state
-        question = self._question(run, arrays, needs_state, inputs.outside_bounds, _joined(run, request.options), step)
-        if needs_state and carries:
-            question.job.begins = begins
-        if run.held is not None:
-            question.job.slot = self._slot_of(run.held, record.version, record.train_step)
-        return Turn(self, record, run, question, given, b'{"step":%d,' % step, {"step": step}, False)
-
-    def _question(
-        self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
-    ) -> Question:
-        inputs = Inputs(arrays, run.rows, run.batched, needs_state, outside_bounds)
-        return self._questions.question(
-            self.policy, function_of(self.policy, options), inputs, options, self._forms, step
+        pending = self._inference_request(
+            run, arrays, needs_state, inputs.outside_bounds, _joined(run, request.options), step
         )
+        if needs_state and carries:
+            pending.job.begins = begins
+        if run.held is not None:
+            pending.job.slot = self._slot_of(run.held, record.version, record.train_step)
+        return SessionStep(self, record, run, pending, given, b'{"step":%d,' % step, {"step": step}, False)
+
+    def _inference_request(
+        self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
+    ) -> InferenceRequest:
+        inputs = Inputs(arrays, run.rows, run.batched, needs_state, outside_bounds)
+        return self._parser.request(self.policy, function_of(self.policy, options), inputs, options, self._forms, step)
 
     def _slot_of(self, digest: str, version: str, train_step: int) -> Slot[Any]:
         slot = self.policy.copies.slot_of(digest)
@@ -141,8 +141,8 @@ class Episodes:
         return state
 
 
-class Turn:
-    """One step of a session under way: a question for the batcher, and the record that its result leads to.
+class SessionStep:
+    """One step of a session under way: a request for the batcher, and the record that its result leads to.
 
     `before`: the record that it follows; None at the beginning. `given`: the step types that were sent.
     `keeps_weights`: from now on the session keeps the version that answers this step.
@@ -153,14 +153,14 @@ class Turn:
         episodes: Episodes,
         before: Record | None,
         run: Run,
-        question: Question,
+        pending: InferenceRequest,
         given: Array | None,
         head: bytes,
         fields: dict[str, Any],
         keeps_weights: bool,
     ) -> None:
         self.before = before
-        self.question = question
+        self.pending = pending
         self._episodes = episodes
         self._run = run
         self._given = given
@@ -179,7 +179,7 @@ class Turn:
         return Record(run, self._fields["step"], state, ended, result.version, result.train_step, answer)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
-        form, batched = self.question.form, self.question.batched
+        form, batched = self.pending.form, self.pending.batched
         if codec is JSON:
             return self._head + form.json(result, batched)[1:]
         return codec.encode(self._fields | form.structure(result, batched))

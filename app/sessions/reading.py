@@ -28,7 +28,7 @@ _LARGEST_STEP = 2**63 - 1
 _MOST_FIRST_BYTES = 2**20
 
 
-class Beginning(msgspec.Struct, frozen=True):
+class BeginRequest(msgspec.Struct, frozen=True):
     """What a request to begin a session asks; None where it leaves it to the server."""
 
     inputs: Inputs
@@ -38,7 +38,7 @@ class Beginning(msgspec.Struct, frozen=True):
     weights: Literal["latest", "episode"] | None = None
 
 
-class Stepping(msgspec.Struct, frozen=True):
+class StepRequest(msgspec.Struct, frozen=True):
     """What a request for a step says. `first`: [rows] booleans, rows that begin a new episode."""
 
     inputs: Inputs
@@ -57,7 +57,7 @@ class SessionReader:
         self._quick = QuickReader(spec, rows_limit=rows_limit, without={STATE}, more=fields)
         self._state = {leaf.name for _, leaf in leaves(top_level(spec).get(STATE, ()))}
 
-    def beginning(self, codec: Codec, body: bytes) -> Beginning:
+    def beginning(self, codec: Codec, body: bytes) -> BeginRequest:
         """A request to begin a session.
 
         Raises:
@@ -67,21 +67,21 @@ class SessionReader:
         fields = self._decoded(codec, body)
         own = _own(fields, {"id": _check_id, "run_id": check_run_id, "weights": _check_weights})
         options = read_options(fields.pop("options", {}))
-        return Beginning(self._inputs(fields), options, **own)
+        return BeginRequest(self._inputs(fields), options, **own)
 
-    def stepping(self, codec: Codec, body: bytes) -> Stepping:
+    def stepping(self, codec: Codec, body: bytes) -> StepRequest:
         """A request for a step; raises as `beginning` does."""
         quick = self._quick.read_more(body) if codec is JSON and len(body) <= QUICK_BYTES else None
         return self._stepping(self._decoded(codec, body)) if quick is None else _step_of(*quick)
 
-    def stepping_at_once(self, codec: Codec, body: bytes) -> Stepping | None:
+    def stepping_at_once(self, codec: Codec, body: bytes) -> StepRequest | None:
         """The same for a large body; None where it may take more than a few milliseconds to read."""
         if codec is JSON or len(body) > QUICK_BYTES:
             return None
         fields = decode_tensors(body)
         return None if fields is None else self._stepping(fields)
 
-    def _stepping(self, fields: dict[str, Any]) -> Stepping:
+    def _stepping(self, fields: dict[str, Any]) -> StepRequest:
         own = _own(fields, {"step": _check_step, "run_id": check_run_id, "first": _check_first})
         options = read_options(fields.pop("options", {}))
         return _step_of(self._inputs(fields), options, own)
@@ -108,11 +108,11 @@ class SessionReader:
         return inputs
 
 
-def _step_of(inputs: Inputs, options: Options, own: dict[str, Any]) -> Stepping:
+def _step_of(inputs: Inputs, options: Options, own: dict[str, Any]) -> StepRequest:
     first = own.get("first")
     if first is not None:
         own = {**own, "first": _rows_of(first, inputs)}
-    return Stepping(inputs, options, **own)
+    return StepRequest(inputs, options, **own)
 
 
 def _keeps_state() -> DoesNotFit:

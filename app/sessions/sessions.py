@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from app.batching.rule import Job, Result
 from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
 from app.inference.policy import Policy
-from app.inference.request import LargeQuestion
+from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
-from app.sessions.episode import Episodes, Turn
+from app.sessions.episode import Episodes, SessionStep
 from app.sessions.memory import MemoryStore
-from app.sessions.reading import Stepping, is_id
+from app.sessions.reading import StepRequest, is_id
 from app.sessions.record import Answer, Record
 from app.sessions.store import Key, Store
 from app.settings import variable
@@ -52,7 +52,7 @@ class Sessions:
 
     def add(self, policy: Policy) -> None:
         """It is open from now on."""
-        self._episodes[policy.name] = Episodes(policy, self._service.questions, rows_limit=self._rows_limit)
+        self._episodes[policy.name] = Episodes(policy, self._service.parser, rows_limit=self._rows_limit)
 
     async def begin(
         self, policy: Policy, reads: Codec, writes: Codec, body: bytes, client: str = ""
@@ -75,9 +75,9 @@ class Sessions:
                 return key.id, _again(before, writes)
             keeps = request.weights == "episode"
             await store.check_room(key, policy.copies.active.version.digest if keeps else None, client)
-            turn = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
+            step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
             with self._one_begins(policy.name, keeps):
-                record = await self._after(turn, await self._service.answered(turn.question), writes)
+                record = await self._after(step, await self._service.answered(step.pending), writes)
                 newest = await _begun(store, key, before, record, client)
         if newest is record:
             return key.id, record.answer
@@ -98,37 +98,37 @@ class Sessions:
         key = Key(policy.name, id_)
         async with self._in_time(request.options):
             before = _known(await store.get(key), key)
-            turn = episodes.step(before, request)
-            if isinstance(turn, Answer):
-                return _in(writes, turn)
-            after = await self._after(turn, await self._service.answered(turn.question), writes)
+            step = episodes.step(before, request)
+            if isinstance(step, Answer):
+                return _in(writes, step)
+            after = await self._after(step, await self._service.answered(step.pending), writes)
             if await store.follow(key, before, after):
                 return after.answer
             return _in(writes, _winner(await store.get(key), key, before, request))
 
-    def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> DirectTurn | Answer:
-        """The same where sessions are in memory: a question that keeps the record when it is answered."""
+    def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> MemoryStep | Answer:
+        """The same where sessions are in memory: a request that keeps the record when it is answered."""
         _, episodes = self._open(policy)
         return self.step_of(policy, id_, writes, episodes.reader.stepping(reads, body))
 
-    def stepping_at_once(self, policy: Policy, reads: Codec, body: bytes) -> Stepping | None:
+    def stepping_at_once(self, policy: Policy, reads: Codec, body: bytes) -> StepRequest | None:
         """What a large body says, where it takes a few milliseconds to read; None where it may take longer."""
         return self._open(policy)[1].reader.stepping_at_once(reads, body)
 
-    def stepping(self, policy: Policy, reads: Codec, body: bytes) -> Stepping:
+    def stepping(self, policy: Policy, reads: Codec, body: bytes) -> StepRequest:
         """What a body says; for a thread of its own where it is large."""
         return self._open(policy)[1].reader.stepping(reads, body)
 
-    def step_of(self, policy: Policy, id_: str, writes: Codec, request: Stepping) -> DirectTurn | Answer:
-        """The question that a request puts whose body was read."""
+    def step_of(self, policy: Policy, id_: str, writes: Codec, request: StepRequest) -> MemoryStep | Answer:
+        """The request to the policy, of a step whose body was read."""
         store, episodes = self._open(policy)
         assert isinstance(store, MemoryStore)
         key = Key(policy.name, id_)
-        turn = episodes.step(_known(store.find(key), key), request)
-        if isinstance(turn, Answer):
-            return _in(writes, turn)
-        kind = LargeTurn if isinstance(turn.question, LargeQuestion) else DirectTurn
-        return kind(store, key, request, turn)
+        step = episodes.step(_known(store.find(key), key), request)
+        if isinstance(step, Answer):
+            return _in(writes, step)
+        kind = LargeMemoryStep if isinstance(step.pending, LargeRequest) else MemoryStep
+        return kind(store, key, request, step)
 
     @property
     def can_step_at_once(self) -> bool:
@@ -211,10 +211,10 @@ class Sessions:
             return read(reads, body)
         return await self._service.offload.run(len(body), read, reads, body)
 
-    async def _after(self, turn: Turn, result: Result, writes: Codec) -> Record:
-        if not isinstance(turn.question, LargeQuestion):
-            return turn.after(result, writes)
-        return await self._service.offload.run(8 * turn.question.numbers, turn.after, result, writes)
+    async def _after(self, step: SessionStep, result: Result, writes: Codec) -> Record:
+        if not isinstance(step.pending, LargeRequest):
+            return step.after(result, writes)
+        return await self._service.offload.run(8 * step.pending.numbers, step.after, result, writes)
 
     def _open(self, policy: Policy) -> tuple[Store, Episodes]:
         if self._store is None:
@@ -227,7 +227,7 @@ class Sessions:
 
     @asynccontextmanager
     async def _in_time(self, options: Options) -> AsyncIterator[None]:
-        """Within, the store takes no longer than it may, beside the deadline that the question to the policy has."""
+        """Within, the store takes no longer than it may, beside the deadline that the request to the policy has."""
         try:
             async with asyncio.timeout(self._service.timeout_s(options.timeout_ms) + _STORE_S):
                 yield
@@ -244,28 +244,28 @@ class Sessions:
             self._beginning[policy] -= keeps
 
 
-class DirectTurn:
-    """A step of a session in memory, as a question: see `Question`."""
+class MemoryStep:
+    """A step of a session in memory, as a pending request: see `InferenceRequest`."""
 
-    def __init__(self, store: MemoryStore, key: Key, request: Stepping, turn: Turn) -> None:
+    def __init__(self, store: MemoryStore, key: Key, request: StepRequest, step: SessionStep) -> None:
         self._store = store
         self._key = key
         self._request = request
-        self._turn = turn
-        assert turn.before is not None
-        self._before = turn.before
-        self.policy: Policy = turn.question.policy
-        self.job: Job = turn.question.job
-        self.timeout_s = turn.question.timeout_s
+        self._step = step
+        assert step.before is not None
+        self._before = step.before
+        self.policy: Policy = step.pending.policy
+        self.job: Job = step.pending.job
+        self.timeout_s = step.pending.timeout_s
 
     @property
     def numbers(self) -> int:
-        """See `Question`."""
-        return self._turn.question.numbers
+        """See `InferenceRequest`."""
+        return self._step.pending.numbers
 
     def written(self, result: Result, codec: Codec) -> tuple[Record, Codec]:
         """The record that follows, with the answer."""
-        return self._turn.after(result, codec), codec
+        return self._step.after(result, codec), codec
 
     def kept(self, written: tuple[Record, Codec]) -> bytes:
         """The body of the answer, which is kept with the session."""
@@ -279,7 +279,7 @@ class DirectTurn:
         return self.kept(self.written(result, codec))
 
 
-class LargeTurn(DirectTurn):
+class LargeMemoryStep(MemoryStep):
     """One whose answer takes long to write."""
 
 
@@ -311,7 +311,7 @@ def _again(record: Record, writes: Codec) -> Answer:
     raise SessionConflict(f"this run has begun the session already, and its last step is {record.step}", record.step)
 
 
-def _winner(now: Record | None, key: Key, before: Record, request: Stepping) -> Answer:
+def _winner(now: Record | None, key: Key, before: Record, request: StepRequest) -> Answer:
     """What is there instead of the record that should have followed: perhaps the same step, asked for twice."""
     now = _known(now, key)
     if now.run.birth == before.run.birth and request.step is not None and now.step == request.step:

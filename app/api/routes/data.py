@@ -31,9 +31,9 @@ def data_router(service: Service, metrics: Metrics, guard: Guard) -> APIRouter:
 
     def asking(route: str) -> Ask:
         async def ask(_: Request, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> Response:
-            question = await service.read_any(policy, route, reads, body)
-            result = await service.answered(question)
-            return Response(await service.written(question, result, writes), media_type=writes.media_type)
+            pending = await service.read_any(policy, route, reads, body)
+            result = await service.answered(pending)
+            return Response(await service.written(pending, result, writes), media_type=writes.media_type)
 
         return ask
 

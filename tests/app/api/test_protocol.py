@@ -11,7 +11,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.api.connection_limits import HttpLimits, SharedLimits
-from app.api.parser import RequestParser
+from app.api.parser import HttpParser
 from app.api.protocol import FastPathProtocol, protocol_with
 from app.memory import FreedMemory
 
@@ -303,7 +303,7 @@ def test_the_end_of_a_chunked_request_is_seen_wherever_it_lies() -> None:
 
     async def test() -> None:
         for size in range(16 * 1024 - 40, 16 * 1024 + 20):
-            parser = RequestParser()
+            parser = HttpParser()
             chunk = b"x" * size
             data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, chunk)
             for cut in (len(data), len(head) + 3, len(data) - 2, len(data) + 1):
