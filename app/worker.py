@@ -30,7 +30,7 @@ from app.batching.batcher import Batcher
 from app.batching.rule import Pause
 from app.errors import NotReady
 from app.inference.policy import Policy
-from app.inference.response import forms_of
+from app.inference.response import response_templates
 from app.inference.service import Service
 from app.inputs.defaults import Defaults
 from app.inputs.names import request_name, top_level
@@ -217,7 +217,7 @@ class Worker:
                 strict_bounds=settings.strict_bounds,
                 non_finite=settings.non_finite == "accept",
             ),
-            forms_of(spec, offer.graph.serving),
+            response_templates(spec, offer.graph.serving),
             copies,
             manager,
             batcher,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.batching.batcher import Batcher
 from app.batching.rule import INITIAL_STATE
-from app.inference.response import Forms
+from app.inference.response import ResponseTemplates
 from app.inputs.typed import QuickReader
 from app.inputs.validate import InputReader
 from app.metrics import PolicyMetrics
@@ -21,14 +21,14 @@ from saver.artifact import PolicySpec, ServingInfo
 
 @dataclass(frozen=True)
 class Policy:
-    """The parts; `forms` are those of its answers."""
+    """The parts; `templates` are those of its answers."""
 
     name: str
     spec: PolicySpec
     serving: ServingInfo
     quick_reader: QuickReader
     reader: InputReader
-    forms: Forms
+    templates: ResponseTemplates
     copies: Copies
     manager: RemoteManager
     batcher: Batcher

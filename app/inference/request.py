@@ -15,7 +15,7 @@ from app.batching.rule import INITIAL_STATE, Job, Result
 from app.engine.noise import fresh_noise, seeded_noise
 from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.inference.policy import Policy
-from app.inference.response import Form, Forms
+from app.inference.response import ResponseTemplate, ResponseTemplates
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
 from app.wire.codecs import JSON, Codec
@@ -63,13 +63,13 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     policy: Policy
     job: Job
     batched: bool
-    form: Form
+    template: ResponseTemplate
     timeout_s: float | None = None
 
     @property
     def numbers(self) -> int:
         """How many numbers the answer has."""
-        return self.job.rows * self.form.numbers
+        return self.job.rows * self.template.numbers
 
     def written(self, result: Result, codec: Codec) -> bytes:
         """See `PendingRequest`."""
@@ -82,8 +82,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     def answer(self, result: Result, codec: Codec) -> bytes:
         """The body of the answer."""
         if codec is JSON:
-            return self.form.json(result, self.batched)
-        return codec.encode(self.form.structure(result, self.batched))
+            return self.template.json(result, self.batched)
+        return codec.encode(self.template.structure(result, self.batched))
 
 
 class LargeRequest(InferenceRequest, frozen=True):
@@ -126,10 +126,10 @@ class RequestParser:
         size = fields.get("batch_size")
         if size is not None and (type(size) is not int or not 1 <= size <= self._rows_limit):
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
-        form = policy.forms[INITIAL_STATE, False]
-        check_answer(size or 1, form.numbers, "batch_size")
-        kind = LargeRequest if (size or 1) * form.numbers > QUICK_NUMBERS else InferenceRequest
-        return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, form)
+        template = policy.templates[INITIAL_STATE, False]
+        check_answer(size or 1, template.numbers, "batch_size")
+        kind = LargeRequest if (size or 1) * template.numbers > QUICK_NUMBERS else InferenceRequest
+        return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, template)
 
     def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest | None:
         """The request in a large body, where it takes a few milliseconds to read; None where it may take longer."""
@@ -146,7 +146,7 @@ class RequestParser:
                 return None
             options = policy.reader.take_options(fields)
             inputs = policy.reader.read(fields)
-        return self.request(policy, self._functions[route](policy, options), inputs, options, policy.forms)
+        return self.request(policy, self._functions[route](policy, options), inputs, options, policy.templates)
 
     def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
         """The request in a large body; for a thread of its own. Raises as `action` does."""
@@ -158,7 +158,7 @@ class RequestParser:
             fields = _decoded(policy, codec, body)
             options = policy.reader.take_options(fields)
             inputs = policy.reader.read(fields)
-        return self.request(policy, function_of(policy, options), inputs, options, policy.forms)
+        return self.request(policy, function_of(policy, options), inputs, options, policy.templates)
 
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
@@ -172,16 +172,22 @@ class RequestParser:
             options = policy.reader.take_options(fields)
             function = function_of(policy, options)
             inputs = policy.reader.read(fields)
-        return self.request(policy, function, inputs, options, policy.forms)
+        return self.request(policy, function, inputs, options, policy.templates)
 
     def request(
-        self, policy: Policy, function: str, inputs: Inputs, options: Options, forms: Forms, step: int = 0
+        self,
+        policy: Policy,
+        function: str,
+        inputs: Inputs,
+        options: Options,
+        templates: ResponseTemplates,
+        step: int = 0,
     ) -> InferenceRequest:
         """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
-        form = forms[function, options.log_prob]
+        template = templates[function, options.log_prob]
         kind = InferenceRequest
-        if inputs.rows > 1 and inputs.rows * form.numbers > QUICK_NUMBERS:
-            check_answer(inputs.rows, form.numbers, "observation")
+        if inputs.rows > 1 and inputs.rows * template.numbers > QUICK_NUMBERS:
+            check_answer(inputs.rows, template.numbers, "observation")
             kind = LargeRequest
         if inputs.outside_bounds:
             policy.metrics.outside_bounds(inputs.outside_bounds)
@@ -193,7 +199,7 @@ class RequestParser:
             policy,
             Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, alone),
             inputs.batched,
-            form,
+            template,
             None if options.timeout_ms is None else options.timeout_ms / 1000,
         )
 
@@ -221,7 +227,7 @@ def function_of(policy: Policy, options: Options) -> str:
     function = "greedy" if options.mode == "greedy" else "sample"
     asked = "mode" if options.mode is not None else "seed" if options.seed is not None else LOG_PROB
     _require(policy, function, f"option {asked}: policy {policy.name} has no {function} action")
-    if options.log_prob and (function, True) not in policy.forms:
+    if options.log_prob and (function, True) not in policy.templates:
         reason = policy.serving.unavailable.get(LOG_PROB, f"not for {function} actions")
         raise Unsupported(f"option {LOG_PROB}: policy {policy.name} has none: {reason}")
     return function

@@ -17,14 +17,14 @@ from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, TensorInfo, 
 
 # NumPy's letters of booleans, integers, and floats of 32 and 64 bits.
 _PLAIN = "?bBhHiIlLqQfd"
-# The name of an output → its value; what a form is filled with.
+# The name of an output → its value; what a template is filled with.
 ValueOf = Callable[[str], Any]
-# The forms of one policy's answers, by the function that gives them and whether they tell its log-probability.
-Forms: TypeAlias = "Mapping[tuple[str, bool], Form]"
+# The templates of one policy's answers, by the function that gives them and whether they tell its log-probability.
+ResponseTemplates: TypeAlias = "Mapping[tuple[str, bool], ResponseTemplate]"
 
 
-class Form:
-    """The form of one kind of answer: a structure that has an output of the engine at each leaf.
+class ResponseTemplate:
+    """The template of one kind of answer: a structure that has an output of the engine at each leaf.
 
     Args:
       build: makes the structure, from a function that gives the value of each output by its name.
@@ -63,39 +63,39 @@ class Form:
         return b"".join(parts)
 
 
-def forms_of(spec: PolicySpec, serving: ServingInfo) -> Forms:
+def response_templates(spec: PolicySpec, serving: ServingInfo) -> ResponseTemplates:
     """Of all answers of one policy."""
-    forms = {**action_forms(spec, serving), (INITIAL_STATE, False): initial_state_form(spec)}
+    templates = {**action_templates(spec, serving), (INITIAL_STATE, False): initial_state_template(spec)}
     if "distribution" in serving.signatures:
-        forms["distribution", False] = distribution_form(spec, serving)
-    return forms
+        templates["distribution", False] = distribution_template(spec, serving)
+    return templates
 
 
-def action_forms(spec: PolicySpec, serving: ServingInfo, tells_state: bool = True) -> Forms:
+def action_templates(spec: PolicySpec, serving: ServingInfo, tells_state: bool = True) -> ResponseTemplates:
     """Of the answers with an action; `tells_state`: with the policy state after it."""
-    forms = {}
+    templates = {}
     by_name = {"action": spec.signatures["action"].outputs}
     by_name |= {name: serving.signatures[name].outputs for name in ("greedy", "sample") if name in serving.signatures}
     state = {leaf.name for _, leaf in leaves(spec.state)}
     for name, outputs in by_name.items():
         outputs = {name: output for name, output in outputs.items() if tells_state or name not in state}
-        forms[name, False] = action_form(spec, outputs, log_prob=False)
+        templates[name, False] = action_template(spec, outputs, log_prob=False)
         if LOG_PROB in outputs and LOG_PROB in serving.signatures:
-            forms[name, True] = action_form(spec, outputs, log_prob=True)
-    return forms
+            templates[name, True] = action_template(spec, outputs, log_prob=True)
+    return templates
 
 
-def action_form(spec: PolicySpec, outputs: Mapping[str, Any], log_prob: bool) -> Form:
+def action_template(spec: PolicySpec, outputs: Mapping[str, Any], log_prob: bool) -> ResponseTemplate:
     """{"action", "log_prob"?, "policy_state"?, "info"?}; `outputs` are those of the function that answers."""
 
     def build(value: ValueOf) -> dict[str, Any]:
         action = {"action": pack(spec.action, lambda leaf: value(leaf.name))}
         return action | ({LOG_PROB: value(LOG_PROB)} if log_prob else {}) | _rest(spec, outputs, value)
 
-    return Form(build, shapes=_row_shapes(outputs))
+    return ResponseTemplate(build, shapes=_row_shapes(outputs))
 
 
-def distribution_form(spec: PolicySpec, serving: ServingInfo) -> Form:
+def distribution_template(spec: PolicySpec, serving: ServingInfo) -> ResponseTemplate:
     """{"distribution": a nest of {"family", …}, "policy_state"?, "info"?}."""
 
     def build(value: ValueOf) -> dict[str, Any]:
@@ -108,13 +108,15 @@ def distribution_form(spec: PolicySpec, serving: ServingInfo) -> Form:
         return {"distribution": pack(spec.action, described)} | _rest(spec, outputs, value)
 
     outputs = serving.signatures["distribution"].outputs
-    return Form(build, shapes=_row_shapes(outputs))
+    return ResponseTemplate(build, shapes=_row_shapes(outputs))
 
 
-def initial_state_form(spec: PolicySpec) -> Form:
+def initial_state_template(spec: PolicySpec) -> ResponseTemplate:
     """{"policy_state"}, the same for every version."""
     shapes = {leaf.name: leaf.shape for _, leaf in leaves(spec.initial_state)}
-    return Form(lambda value: {"policy_state": pack(spec.initial_state, lambda leaf: value(leaf.name))}, False, shapes)
+    return ResponseTemplate(
+        lambda value: {"policy_state": pack(spec.initial_state, lambda leaf: value(leaf.name))}, False, shapes
+    )
 
 
 def _row_shapes(outputs: Mapping[str, Any]) -> dict[str, tuple[int | None, ...]]:
@@ -131,7 +133,7 @@ def _rest(spec: PolicySpec, outputs: Mapping[str, Any], value: ValueOf) -> dict[
 
 
 class _Slot(str):
-    """Stands in a form where an output goes; it is the output's name."""
+    """Stands in a template where an output goes; it is the output's name."""
 
     __slots__ = ()
 

@@ -17,7 +17,7 @@ from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, RequestParser, function_of
-from app.inference.response import Forms, action_forms
+from app.inference.response import ResponseTemplates, action_templates
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
@@ -37,7 +37,7 @@ class Episodes:
         self.policy = policy
         self.reader = SessionReader(policy.spec, policy.reader, rows_limit=rows_limit)
         self._parser = parser
-        self._forms: Forms = action_forms(policy.spec, policy.serving, tells_state=False)
+        self._templates: ResponseTemplates = action_templates(policy.spec, policy.serving, tells_state=False)
         self._step_type, self._carried = _names(policy.spec)
         self._identity = _identity(policy.spec)
         own = {name for name, _ in self._carried}
@@ -115,7 +115,9 @@ class Episodes:
         self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
     ) -> InferenceRequest:
         inputs = Inputs(arrays, run.rows, run.batched, needs_state, outside_bounds)
-        return self._parser.request(self.policy, function_of(self.policy, options), inputs, options, self._forms, step)
+        return self._parser.request(
+            self.policy, function_of(self.policy, options), inputs, options, self._templates, step
+        )
 
     def _slot_of(self, digest: str, version: str, train_step: int) -> Slot[Any]:
         slot = self.policy.copies.slot_of(digest)
@@ -179,10 +181,10 @@ class SessionStep:
         return Record(run, self._fields["step"], state, ended, result.version, result.train_step, answer)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
-        form, batched = self.pending.form, self.pending.batched
+        template, batched = self.pending.template, self.pending.batched
         if codec is JSON:
-            return self._head + form.json(result, batched)[1:]
-        return codec.encode(self._fields | form.structure(result, batched))
+            return self._head + template.json(result, batched)[1:]
+        return codec.encode(self._fields | template.structure(result, batched))
 
 
 def _begins(record: Record, first: Array | None, given: Array | None) -> tuple[Array, Array | None]:

@@ -37,7 +37,7 @@ class Policy:
         return actions
 
     def together(self, requests: list[Any]) -> list[Any]:
-        """One call for all requests, each one observation or several; an answer for each, in its form."""
+        """One call for all requests, each one observation or several; an answer for each, in its template."""
         arrays = [np.asarray(request, np.float32) for request in requests]
         actions = self(np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays]))
         answers, start = [], 0

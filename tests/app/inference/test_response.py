@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from app.batching.rule import INITIAL_STATE, Result
-from app.inference.response import Form, action_form, distribution_form, forms_of, initial_state_form
+from app.inference.response import (
+    ResponseTemplate,
+    action_template,
+    distribution_template,
+    initial_state_template,
+    response_templates,
+)
 from app.wire import json_body
 from app.wire.codecs import MSGPACK
 from saver.artifact import DistributionInfo, Leaf, Noise, ServingInfo, Signature
@@ -38,21 +44,25 @@ def result(**outputs: np.ndarray) -> Result:
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{value.dtype}{list(value.shape)}")
 def test_every_kind_of_output_is_written_as_it_should_be(value: np.ndarray, batched: bool) -> None:
-    form = Form(lambda value_of: {"é": {"x": value_of("x"), "list": [value_of("y"), 1, None, []]}, "empty": {}})
+    template = ResponseTemplate(
+        lambda value_of: {"é": {"x": value_of("x"), "list": [value_of("y"), 1, None, []]}, "empty": {}}
+    )
     filled = result(x=value if batched else value[:1], y=np.array([7]))
-    assert form.json(filled, batched) == json_body.encode(form.structure(filled, batched))
+    assert template.json(filled, batched) == json_body.encode(template.structure(filled, batched))
 
 
 def test_version_stands_at_the_end() -> None:
-    form = Form(lambda value: {"action": value("action")})
-    assert form.json(result(action=np.array([3])), False) == b'{"action":3,"version":"step \\"7\\"","train_step":700}'
+    template = ResponseTemplate(lambda value: {"action": value("action")})
+    assert (
+        template.json(result(action=np.array([3])), False) == b'{"action":3,"version":"step \\"7\\"","train_step":700}'
+    )
 
 
 def test_initial_state_tells_no_version() -> None:
-    form = initial_state_form(policy_spec(state=LSTM_STATE))
+    template = initial_state_template(policy_spec(state=LSTM_STATE))
     outputs = {"0": np.zeros((1, 3), np.float32), "1": np.ones((1, 3), np.float32)}
-    assert form.json(result(**outputs), False) == b'{"policy_state":[[0.0,0.0,0.0],[1.0,1.0,1.0]]}'
-    assert initial_state_form(policy_spec()).json(result(), False) == b'{"policy_state":[]}'
+    assert template.json(result(**outputs), False) == b'{"policy_state":[[0.0,0.0,0.0],[1.0,1.0,1.0]]}'
+    assert initial_state_template(policy_spec()).json(result(), False) == b'{"policy_state":[]}'
 
 
 def test_action_tells_state_and_log_probability_where_there_are_any() -> None:
@@ -63,15 +73,15 @@ def test_action_tells_state_and_log_probability_where_there_are_any() -> None:
         "state/0": np.eye(3)[:2],
         "state/1": np.eye(3)[:2],
     }
-    form = action_form(spec, outputs, log_prob=True)
-    assert list(form.structure(result(**outputs), True)) == [
+    template = action_template(spec, outputs, log_prob=True)
+    assert list(template.structure(result(**outputs), True)) == [
         "action",
         "log_prob",
         "policy_state",
         "version",
         "train_step",
     ]
-    assert list(action_form(spec, {"action": 1}, log_prob=False).structure(result(**outputs), True)) == [
+    assert list(action_template(spec, {"action": 1}, log_prob=False).structure(result(**outputs), True)) == [
         "action",
         "version",
         "train_step",
@@ -85,9 +95,9 @@ def serving(**outputs: list[str]) -> ServingInfo:
 
 
 def test_distribution_names_family_parameters_and_statistics() -> None:
-    form = distribution_form(policy_spec(), serving(distribution=[]))
+    template = distribution_template(policy_spec(), serving(distribution=[]))
     outputs = {f"action/{name}": np.float32([[0.5, 1.5]]) for name in ("loc", "scale", "mode")}
-    assert form.json(result(**outputs), True) == (
+    assert template.json(result(**outputs), True) == (
         b'{"distribution":{"family":"normal","base":{"family":"x"},"parameters":{"loc":[[0.5,1.5]],"scale":[[0.5,1.5]]},'
         b'"mode":[[0.5,1.5]]},"version":"step \\"7\\"","train_step":700}'
     )
@@ -95,8 +105,10 @@ def test_distribution_names_family_parameters_and_statistics() -> None:
 
 def test_there_is_a_form_for_every_function_that_a_policy_has() -> None:
     spec = policy_spec(action=Leaf("action", "int64", ()), signatures={"action": Signature({}, {"action": None})})  # type: ignore[dict-item]
-    forms = forms_of(spec, serving(distribution=[], sample=["action", "log_prob"], greedy=["action"], log_prob=[]))
-    assert set(forms) == {
+    templates = response_templates(
+        spec, serving(distribution=[], sample=["action", "log_prob"], greedy=["action"], log_prob=[])
+    )
+    assert set(templates) == {
         (INITIAL_STATE, False),
         ("action", False),
         ("distribution", False),
@@ -107,7 +119,7 @@ def test_there_is_a_form_for_every_function_that_a_policy_has() -> None:
 
 
 def test_a_single_string_is_text_in_every_codec() -> None:
-    form = Form(lambda value: {"action": value("action")}, tells_version=False)
+    template = ResponseTemplate(lambda value: {"action": value("action")}, tells_version=False)
     up = result(action=np.array([b"up"], object))
-    assert form.json(up, False) == b'{"action":"up"}'
-    assert msgspec.msgpack.decode(MSGPACK.encode(form.structure(up, False))) == {"action": "up"}
+    assert template.json(up, False) == b'{"action":"up"}'
+    assert msgspec.msgpack.decode(MSGPACK.encode(template.structure(up, False))) == {"action": "up"}
