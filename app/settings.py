@@ -113,7 +113,7 @@ class Settings:
     sessions_bytes_limit: int = knob(256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1)
     sessions_idle_s: int = knob(600, "seconds after its last request for which a session is kept", least=1)
     # Each is a copy of the weights.
-    held_versions: int = knob(4, "most versions of a policy that sessions may hold at once", least=1)
+    retained_versions: int = knob(4, "most versions of a policy that sessions may retain at once", least=1)
     root_path: str = knob("", "path prefix that a proxy in front strips")
     trusted_proxies: str = knob(
         "", "addresses or networks, comma-separated, whose X-Forwarded-For says who the client is; * for all"

@@ -47,7 +47,7 @@ from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, Store
 from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_folders
-from app.versions.loaded import Copies
+from app.versions.loaded import LoadedVersions
 from app.versions.loader import BundleLoader
 from app.wire.tensors import Arrays
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
@@ -156,16 +156,16 @@ class Worker:
             os._exit(1)
 
     async def prepare(self, policy: str, graph: Graph, bundle: Bundle) -> None:
-        """See `Copies.prepare`."""
-        await self._service.policy(policy).copies.prepare(graph, bundle)
+        """See `LoadedVersions.prepare`."""
+        await self._service.policy(policy).versions.prepare(graph, bundle)
 
     async def activate(self, policy: str, name: str, digest: str) -> None:
-        """See `Copies.activate`."""
-        self._service.policy(policy).copies.activate(name, digest)
+        """See `LoadedVersions.activate`."""
+        self._service.policy(policy).versions.activate(name, digest)
 
     async def drained(self, policy: str) -> None:
-        """See `Copies.drained`."""
-        await self._service.policy(policy).copies.drained()
+        """See `LoadedVersions.drained`."""
+        await self._service.policy(policy).versions.drained()
 
     async def pause(self, policy: str, mode: str) -> None:
         """See `Batcher.pause`."""
@@ -182,22 +182,22 @@ class Worker:
     async def alive(self) -> None:
         """Answers, as a process that is stopped does not."""
 
-    def _holds(self, policy: str, digest: str) -> bool:
-        return self._sessions is not None and self._sessions.holds(policy, digest)
+    def _retains(self, policy: str, digest: str) -> bool:
+        return self._sessions is not None and self._sessions.retains(policy, digest)
 
     async def _loaded(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link, settings.swap_deadline_ms / 1000)
         loading_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
-        copies = Copies(
-            BundleLoader(), loading_lane, functools.partial(self._holds, named.name), settings.held_versions
+        versions = LoadedVersions(
+            BundleLoader(), loading_lane, functools.partial(self._retains, named.name), settings.retained_versions
         )
-        await copies.begin(offer.name, offer.graph, offer.bundle)
+        await versions.begin(offer.name, offer.graph, offer.bundle)
         data_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
             named.name,
-            lambda: copies.active.lease(),
+            lambda: versions.active.lease(),
             Defaults(spec).complete,
             data_lane,
             of_policy,
@@ -218,7 +218,7 @@ class Worker:
                 non_finite=settings.non_finite == "accept",
             ),
             response_templates(spec, offer.graph.serving),
-            copies,
+            versions,
             manager,
             batcher,
             of_policy,
@@ -239,7 +239,7 @@ def store_for(settings: Settings) -> Store | None:
         settings.sessions_limit,
         settings.sessions_bytes_limit,
         settings.sessions_idle_s,
-        settings.held_versions,
+        settings.retained_versions,
         settings.sessions_per_client,
     )
     if settings.session_url:

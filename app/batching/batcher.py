@@ -34,7 +34,7 @@ from app.errors import (
     WeightsGone,
 )
 from app.metrics import PolicyMetrics
-from app.versions.lease import Slot
+from app.versions.lease import LoadedVersion
 from app.wire.tensors import Arrays
 
 log = logging.getLogger("policy_server.batching")
@@ -54,7 +54,7 @@ Complete: TypeAlias = "Callable[..., Arrays]"
 class Batcher:
     """Runs the jobs of the policy `name` in batches, each batch on one version.
 
-    `lease()` gives the active slot, to be entered for the length of a batch; `complete` adds what requests have left
+    `lease()` gives the active version, to be entered for the length of a batch; `complete` adds what requests have left
     out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`. `fields`: what
     a refusal names where the policy has refused its inputs.
     """
@@ -62,7 +62,7 @@ class Batcher:
     def __init__(
         self,
         name: str,
-        lease: Callable[[], Slot[Engine]],
+        lease: Callable[[], LoadedVersion[Engine]],
         complete: Complete,
         lane: Executor,
         metrics: PolicyMetrics,
@@ -214,42 +214,44 @@ class Batcher:
         self._go_on()
 
     def _run(self, batch: Sequence[Job]) -> None:
-        wanted = batch[0].slot
+        wanted = batch[0].loaded
         if wanted is not None and wanted.retired:
             raise WeightsGone(f"the weights of version {wanted.version.name} are not kept any more")
-        with wanted or self._lease() as slot:
-            jobs = _new_enough(batch, slot.version.train_step, slot.version.name)
-            pace = self._paces.setdefault(slot.engine.name, Pace())
+        with wanted or self._lease() as loaded:
+            jobs = _new_enough(batch, loaded.version.train_step, loaded.version.name)
+            pace = self._paces.setdefault(loaded.engine.name, Pace())
             rows = _rows(jobs)
-            apart = bool(slot.version.dependent_rows)
+            apart = bool(loaded.version.dependent_rows)
             self._most_rows = 1 if apart else MOST_ROWS
             if jobs and pace.expected_s(jobs[0].function, rows) <= self._inline_s:
-                self._tell(slot, jobs, rows, _compute(slot.engine, jobs, rows, self._complete, pace, apart))
+                self._tell(loaded, jobs, rows, _compute(loaded.engine, jobs, rows, self._complete, pace, apart))
             elif jobs:
                 self._in_lane = jobs
-                slot.hold()
-                self._running = self._loop.create_task(self._run_in_lane(slot, jobs, rows, pace))
+                loaded.acquire()
+                self._running = self._loop.create_task(self._run_in_lane(loaded, jobs, rows, pace))
                 self._expire_at_all()
 
-    async def _run_in_lane(self, slot: Slot[Engine], jobs: Sequence[Job], rows: int, pace: Pace) -> None:
-        """Takes over one lease of the slot."""
+    async def _run_in_lane(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, pace: Pace) -> None:
+        """Takes over one lease of the version."""
         try:
-            apart = bool(slot.version.dependent_rows)
+            apart = bool(loaded.version.dependent_rows)
             work = self._loop.run_in_executor(
-                self._lane, _compute, slot.engine, jobs, rows, self._complete, pace, apart
+                self._lane, _compute, loaded.engine, jobs, rows, self._complete, pace, apart
             )
-            self._tell(slot, jobs, rows, await work)
+            self._tell(loaded, jobs, rows, await work)
         except Exception as error:  # as in `_step`
             _fail_all(jobs, error)
         finally:
-            slot.release()
+            loaded.release()
             self._running, self._in_lane = None, ()
             self._go_on()
 
-    def _tell(self, slot: Slot[Engine], jobs: Sequence[Job], rows: int, outcomes: Sequence[Arrays | Exception]) -> None:
+    def _tell(
+        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, outcomes: Sequence[Arrays | Exception]
+    ) -> None:
         self._metrics.batch(rows)
         self._record(jobs[0], outcomes[0])
-        version = slot.version
+        version = loaded.version
         name, train_step, digest = version.name, version.train_step, version.digest
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.waiter.done():

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from app.engine.base import Engine
-from app.versions.lease import Slot
+from app.versions.lease import LoadedVersion
 from app.wire.tensors import Array, Arrays
 
 # The function that takes no inputs: so many rows of the initial policy state.
@@ -69,7 +69,7 @@ class Job(msgspec.Struct, eq=False):
     `inputs` are those that were sent; what they leave out has defaults. `needs_state`: its rows start from the initial
     policy state. `min_train_step`: it may not run on older weights. `alone`: its rows run in calls of their own, of a
     fixed size, so that no neighbour changes their rounding. `begins`: [rows] booleans, where only these rows start from
-    the initial policy state. `slot`: the version that it has to run on; None takes the one that serves. The rest is
+    the initial policy state. `loaded`: the version that it has to run on; None takes the one that serves. The rest is
     known when it is submitted: `deadline` is on the event loop's clock, in seconds; `waiter` gets a `Result`, or the
     error.
     """
@@ -81,7 +81,7 @@ class Job(msgspec.Struct, eq=False):
     min_train_step: int | None = None
     alone: bool = False
     begins: Array | None = None
-    slot: Slot[Engine] | None = None
+    loaded: LoadedVersion[Engine] | None = None
     deadline: float = math.inf
     waiter: Waiter = _NOBODY
 
@@ -120,4 +120,4 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
 
 
 def _together(first: Job, job: Job) -> bool:
-    return job.function == first.function and job.slot is first.slot and not job.alone
+    return job.function == first.function and job.loaded is first.loaded and not job.alone

@@ -13,7 +13,7 @@ from app.inputs.validate import InputReader
 from app.metrics import PolicyMetrics
 from app.rpc.control import RemoteManager
 from app.uploads.upload import Uploads
-from app.versions.loaded import Copies
+from app.versions.loaded import LoadedVersions
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import LEAST_BYTES, largest_bodies
 from saver.artifact import PolicySpec, ServingInfo
@@ -29,7 +29,7 @@ class Policy:
     quick_reader: QuickReader
     reader: InputReader
     templates: ResponseTemplates
-    copies: Copies
+    versions: LoadedVersions
     manager: RemoteManager
     batcher: Batcher
     metrics: PolicyMetrics

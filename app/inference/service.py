@@ -99,9 +99,9 @@ class Service:
     def waits(self, pending: PendingRequest) -> bool:
         """Whether newer weights are needed than those that serve."""
         wanted = pending.job.min_train_step
-        if wanted is None or pending.job.slot is not None:
+        if wanted is None or pending.job.loaded is not None:
             return False
-        return pending.policy.copies.active.version.train_step < wanted
+        return pending.policy.versions.active.version.train_step < wanted
 
     def submit(self, pending: PendingRequest, waiter: Waiter, began: float) -> None:
         """Submits the request to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
@@ -164,10 +164,10 @@ class Service:
         nests = ("inputs", "action", "state", "info", "initial_state")
         return {
             **_brief(policy),
-            "engine_reason": policy.copies.active.version.engine_reason,
-            "rows_independent": not policy.copies.active.version.dependent_rows,
-            **_why_dependent(policy.copies.active.version.dependent_rows),
-            "probe_inputs": policy.copies.active.version.probed,
+            "engine_reason": policy.versions.active.version.engine_reason,
+            "rows_independent": not policy.versions.active.version.dependent_rows,
+            **_why_dependent(policy.versions.active.version.dependent_rows),
+            "probe_inputs": policy.versions.active.version.probed,
             "batch_size": spec.batch_size,
             "signatures": spec.to_json()["signatures"],
             "specs": {name: nest_to_json(getattr(spec, name)) for name in nests},
@@ -185,14 +185,14 @@ async def _catch_up(pending: PendingRequest, deadline: float) -> None:
         async with asyncio.timeout_at(deadline):
             await policy.manager.wait_for(train_step)
     except TimeoutError:
-        version = policy.copies.active.version
+        version = policy.versions.active.version
         raise TooOld(
             f"the newest weights are {version.name} (train step {version.train_step}), min_train_step is {train_step}"
         ) from None
 
 
 def _brief(policy: Policy) -> dict[str, Any]:
-    version = policy.copies.active.version
+    version = policy.versions.active.version
     return {
         "name": policy.name,
         "version": version.name,

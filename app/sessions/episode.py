@@ -24,7 +24,7 @@ from app.inputs.validate import Inputs
 from app.sessions.fitting import Fitting
 from app.sessions.reading import STATE, BeginRequest, SessionReader, StepRequest
 from app.sessions.record import Answer, Record, Run
-from app.versions.lease import Slot
+from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
@@ -107,8 +107,8 @@ class Episodes:
         )
         if needs_state and carries:
             pending.job.begins = begins
-        if run.held is not None:
-            pending.job.slot = self._slot_of(run.held, record.version, record.train_step)
+        if run.retained is not None:
+            pending.job.loaded = self._loaded_version(run.retained, record.version, record.train_step)
         return SessionStep(self, record, run, pending, given, b'{"step":%d,' % step, {"step": step}, False)
 
     def _inference_request(
@@ -119,13 +119,13 @@ class Episodes:
             self.policy, function_of(self.policy, options), inputs, options, self._templates, step
         )
 
-    def _slot_of(self, digest: str, version: str, train_step: int) -> Slot[Any]:
-        slot = self.policy.copies.slot_of(digest)
-        if slot is None and train_step > self.policy.copies.active.version.train_step:
+    def _loaded_version(self, digest: str, version: str, train_step: int) -> LoadedVersion[Any]:
+        loaded = self.policy.versions.find(digest)
+        if loaded is None and train_step > self.policy.versions.active.version.train_step:
             raise NotReady(f"version {version}, which the session began with, does not serve here yet")
-        if slot is None:
+        if loaded is None:
             raise WeightsGone(f"the weights that the session began with (version {version}) are not kept here")
-        return slot
+        return loaded
 
     def state_after(self, result: Result) -> Arrays:
         """The policy state by the names that `action` takes it by.
@@ -172,7 +172,7 @@ class SessionStep:
 
     def after(self, result: Result, codec: Codec) -> Record:
         """The record that follows, with the answer; raises as `state_after` does."""
-        run = structs.replace(self._run, held=result.digest) if self._keeps_weights else self._run
+        run = structs.replace(self._run, retained=result.digest) if self._keeps_weights else self._run
         state = self._episodes.state_after(result)
         ended = None if self._given is None else self._given == LAST
         if ended is not None and not ended.any():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from app.errors import Overloaded
 from app.sessions.record import Record
-from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held, too_many_of
+from app.sessions.store import Key, Limits, Unusable, no_room, too_many_of, too_many_retained
 
 
 class _Kept:
@@ -32,7 +32,7 @@ class MemoryStore:
         self._limits = limits
         self._clock = clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # the one that was used last is the last one
-        self._held: dict[str, Counter[str]] = {}
+        self._retained: dict[str, Counter[str]] = {}
         self._of_client: Counter[str] = Counter()
         self._bytes = 0
 
@@ -80,22 +80,22 @@ class MemoryStore:
         """See `Store`."""
         return self.find(key)
 
-    async def check_room(self, key: Key, held: str | None, client: str = "") -> None:
+    async def check_room(self, key: Key, retained: str | None, client: str = "") -> None:
         """See `Store`."""
-        self._check(key, held, 0, client)
+        self._check(key, retained, 0, client)
 
     async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
         """See `Store`."""
         if self.find(key) is not before:
             return False
         kept = _Kept(record, self._clock(), client)
-        self._check(key, record.run.held, kept.size, client)
+        self._check(key, record.run.retained, kept.size, client)
         self._drop(key)
         self._kept[key] = kept
         self._of_client[client] += 1
         self._bytes += kept.size
-        if record.run.held is not None:
-            self._held.setdefault(key.policy, Counter())[record.run.held] += 1
+        if record.run.retained is not None:
+            self._retained.setdefault(key.policy, Counter())[record.run.retained] += 1
         return True
 
     async def follow(self, key: Key, before: Record, after: Record) -> bool:
@@ -109,14 +109,14 @@ class MemoryStore:
             self._drop(key)
         return record
 
-    async def held(self, policy: str) -> set[str]:
+    async def retained(self, policy: str) -> set[str]:
         """See `Store`."""
         self.sweep()
-        return set(self._held.get(policy, ()))
+        return set(self._retained.get(policy, ()))
 
-    def holds(self, policy: str, digest: str) -> bool:
+    def retains(self, policy: str, digest: str) -> bool:
         """Whether a session keeps this version."""
-        return digest in self._held.get(policy, ())
+        return digest in self._retained.get(policy, ())
 
     async def count(self) -> int:
         """See `Store`."""
@@ -126,7 +126,7 @@ class MemoryStore:
     async def close(self) -> None:
         """See `Store`."""
 
-    def _check(self, key: Key, held: str | None, size: int, client: str) -> None:
+    def _check(self, key: Key, retained: str | None, size: int, client: str) -> None:
         self.sweep()
         old = self._kept.get(key)
         if old is None and len(self._kept) >= self._limits.sessions:
@@ -137,12 +137,12 @@ class MemoryStore:
         left = self._limits.size_bytes - self._bytes + (0 if old is None else old.size)
         if size > left or left <= 0:
             raise Overloaded(f"open sessions take {self._bytes} bytes of {self._limits.size_bytes}; try again")
-        if held is not None:
-            counts = self._held.get(key.policy, Counter())
-            own = None if old is None else old.record.run.held
-            versions = {digest for digest, count in counts.items() if digest != own or count > 1} | {held}
-            if len(versions) > self._limits.held_versions:
-                raise too_many_held(self._limits.held_versions)
+        if retained is not None:
+            counts = self._retained.get(key.policy, Counter())
+            own = None if old is None else old.record.run.retained
+            versions = {digest for digest, count in counts.items() if digest != own or count > 1} | {retained}
+            if len(versions) > self._limits.retained_versions:
+                raise too_many_retained(self._limits.retained_versions)
 
     def _drop(self, key: Key) -> None:
         kept = self._kept.pop(key, None)
@@ -152,9 +152,9 @@ class MemoryStore:
         self._of_client[kept.client] -= 1
         if not self._of_client[kept.client]:
             del self._of_client[kept.client]
-        held = kept.record.run.held
-        if held is not None:
-            counts = self._held[key.policy]
-            counts[held] -= 1
-            if not counts[held]:
-                del counts[held]
+        retained = kept.record.run.retained
+        if retained is not None:
+            counts = self._retained[key.policy]
+            counts[retained] -= 1
+            if not counts[retained]:
+                del counts[retained]

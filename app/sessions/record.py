@@ -32,7 +32,7 @@ class Run(msgspec.Struct, frozen=True):
     """What stays the same from the beginning of a session to its end.
 
     `policy` tells policies of other inputs apart, which may have had the same name before. `birth` is another one for
-    each beginning, so that with the step it tells all records of an id apart. `held`: the
+    each beginning, so that with the step it tells all records of an id apart. `retained`: the
     digest of the weights that it began with and keeps; None where it follows every swap.
     """
 
@@ -44,7 +44,7 @@ class Run(msgspec.Struct, frozen=True):
     mode: Literal["sample", "greedy"] | None
     seed: int | None
     log_prob: bool
-    held: str | None = None
+    retained: str | None = None
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):

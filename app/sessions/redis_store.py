@@ -1,9 +1,9 @@
 """Sessions in Redis, so that any worker and any replica takes any step.
 
-    <prefix>record:{policy}/{id}     hash: token, run_id, held, client, data; Redis forgets it when idle for too long
+    <prefix>record:{policy}/{id}     hash: token, run_id, retained, client, data; Redis drops it when idle for too long
     <prefix>open                     sorted set: every session, by the time at which it will be forgotten
-    <prefix>held:{policy}            set: the digests that sessions keep
-    <prefix>held:{policy}/{digest}   sorted set: the sessions that keep it, by the same time
+    <prefix>retained:{policy}           set: the digests that sessions keep
+    <prefix>retained:{policy}/{digest}  sorted set: the sessions that keep it, by the same time
     <prefix>client:{client}          sorted set: the sessions that it has begun, by the same time
 
 Nothing is counted up and down: what a server that was killed has left there goes with its time.
@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.errors import NotReady, Overloaded
 from app.sessions.record import Record
-from app.sessions.store import Key, Limits, Unusable, no_room, too_many_held, too_many_of
+from app.sessions.store import Key, Limits, Unusable, no_room, too_many_of, too_many_retained
 
 PREFIX = "policy-server:sessions:"
 # What a server with nothing else to do answers within a millisecond.
@@ -29,7 +29,7 @@ _PATIENCE_S = 5.0
 # Of each worker; requests beyond them wait for one.
 _CONNECTIONS = 64
 
-# KEYS: record, open, held, and with what the names of clients' sets begin. ARGV[1]: key of the session,
+# KEYS: record, open, retained, and with what the names of clients' sets begin. ARGV[1]: key of the session,
 # [2]: milliseconds until it is forgotten.
 _COMMON = """
 local time = redis.call('TIME')
@@ -40,12 +40,12 @@ local function prune(digest)
   redis.call('ZREMRANGEBYSCORE', name, '-inf', now)
   if redis.call('ZCARD', name) == 0 then redis.call('SREM', KEYS[3], digest) end
 end
-local function touch(held, client)
+local function touch(retained, client)
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   redis.call('ZADD', KEYS[2], gone, ARGV[1])
-  if held and held ~= '' then
-    redis.call('SADD', KEYS[3], held)
-    redis.call('ZADD', KEYS[3] .. '/' .. held, gone, ARGV[1])
+  if retained and retained ~= '' then
+    redis.call('SADD', KEYS[3], retained)
+    redis.call('ZADD', KEYS[3] .. '/' .. retained, gone, ARGV[1])
   end
   if client and client ~= '' then
     redis.call('ZADD', KEYS[4] .. client, gone, ARGV[1])
@@ -53,10 +53,10 @@ local function touch(held, client)
   end
 end
 local function let_go()
-  local held = redis.pcall('HGET', KEYS[1], 'held')
-  if type(held) == 'string' and held ~= '' then
-    redis.call('ZREM', KEYS[3] .. '/' .. held, ARGV[1])
-    prune(held)
+  local retained = redis.pcall('HGET', KEYS[1], 'retained')
+  if type(retained) == 'string' and retained ~= '' then
+    redis.call('ZREM', KEYS[3] .. '/' .. retained, ARGV[1])
+    prune(retained)
   end
   local client = redis.pcall('HGET', KEYS[1], 'client')
   if type(client) == 'string' and client ~= '' then redis.call('ZREM', KEYS[4] .. client, ARGV[1]) end
@@ -73,7 +73,7 @@ if redis.call('TYPE', KEYS[1]).ok == 'none' then return {} end
 local size = redis.pcall('HSTRLEN', KEYS[1], 'data')
 if type(size) ~= 'number' then drop(); return {'', 'it is no hash'} end
 if size == 0 or size > tonumber(ARGV[3]) then drop(); return {'', 'it has ' .. size .. ' bytes'} end
-local found = redis.call('HMGET', KEYS[1], 'data', 'held', 'token', 'client')
+local found = redis.call('HMGET', KEYS[1], 'data', 'retained', 'token', 'client')
 touch(found[2], found[4])
 return {found[1], found[3] or ''}
 """
@@ -81,8 +81,8 @@ return {found[1], found[3] or ''}
 _DROP = """
 if redis.call('HGET', KEYS[1], 'data') == ARGV[3] then drop() end
 """
-# ARGV[3]: token of the record before, [4]: token, [5]: run, [6]: held, [7]: data, or none to ask only whether there is
-# room, [8]: most sessions, [9]: most held versions, [10]: the client, [11]: most sessions of it.
+# ARGV[3]: token of the record before, [4]: token, [5]: run, [6]: retained, [7]: data, or none to ask only whether
+# there is room, [8]: most sessions, [9]: most retained versions, [10]: the client, [11]: most sessions of it.
 _BEGIN = """
 if ARGV[7] ~= '' and (redis.call('HGET', KEYS[1], 'token') or '') ~= ARGV[3] then return 'another' end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
@@ -99,13 +99,14 @@ end
 if ARGV[6] ~= '' then
   for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
   local count = redis.call('SCARD', KEYS[3])
-  local own = redis.call('HGET', KEYS[1], 'held')
+  local own = redis.call('HGET', KEYS[1], 'retained')
   if own and own ~= '' and own ~= ARGV[6] and redis.call('ZCARD', KEYS[3] .. '/' .. own) == 1 then count = count - 1 end
-  if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 0 and count >= tonumber(ARGV[9]) then return 'held' end
+  if redis.call('SISMEMBER', KEYS[3], ARGV[6]) == 0 and count >= tonumber(ARGV[9]) then return 'retained' end
 end
 if ARGV[7] ~= '' then
   let_go()
-  redis.call('HSET', KEYS[1], 'token', ARGV[4], 'run_id', ARGV[5], 'held', ARGV[6], 'data', ARGV[7], 'client', ARGV[10])
+  redis.call('HSET', KEYS[1], 'token', ARGV[4], 'run_id', ARGV[5],
+    'retained', ARGV[6], 'data', ARGV[7], 'client', ARGV[10])
   touch(ARGV[6], ARGV[10])
 end
 return 'begun'
@@ -114,7 +115,7 @@ return 'begun'
 _FOLLOW = """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], 'token', ARGV[4], 'data', ARGV[5])
-local kept = redis.call('HMGET', KEYS[1], 'held', 'client')
+local kept = redis.call('HMGET', KEYS[1], 'retained', 'client')
 touch(kept[1], kept[2])
 return 1
 """
@@ -130,7 +131,7 @@ _COUNT = """
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 return redis.call('ZCARD', KEYS[2])
 """
-_HELD = """
+_RETAINED = """
 for _, digest in ipairs(redis.call('SMEMBERS', KEYS[3])) do prune(digest) end
 return redis.call('SMEMBERS', KEYS[3])
 """
@@ -160,7 +161,7 @@ class RedisStore:
             "begin": _BEGIN,
             "follow": _FOLLOW,
             "end": _END,
-            "held": _HELD,
+            "retained": _RETAINED,
             "count": _COUNT,
         }
         self._scripts = {name: self._redis.register_script(_COMMON + text) for name, text in scripts.items()}
@@ -183,14 +184,14 @@ class RedisStore:
             return None
         return record
 
-    async def check_room(self, key: Key, held: str | None, client: str = "") -> None:
+    async def check_room(self, key: Key, retained: str | None, client: str = "") -> None:
         """See `Store`."""
-        await self._begin(key, client, "", "", "", held or "", b"")
+        await self._begin(key, client, "", "", "", retained or "", b"")
 
     async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
         """See `Store`."""
         old, run, data = "" if before is None else _token(before), record.run, self._bytes(record)
-        return await self._begin(key, client, old, _token(record), run.run_id, run.held or "", data)
+        return await self._begin(key, client, old, _token(record), run.run_id, run.retained or "", data)
 
     async def follow(self, key: Key, before: Record, after: Record) -> bool:
         """See `Store`."""
@@ -204,9 +205,9 @@ class RedisStore:
         data = await self._run("end", key, *which)
         return None if data is None else _record(data)[0]
 
-    async def held(self, policy: str) -> set[str]:
+    async def retained(self, policy: str) -> set[str]:
         """See `Store`."""
-        return {digest.decode() for digest in await self._run("held", Key(policy, ""))}
+        return {digest.decode() for digest in await self._run("retained", Key(policy, ""))}
 
     async def count(self) -> int:
         """See `Store`."""
@@ -219,14 +220,14 @@ class RedisStore:
     async def _begin(self, key: Key, client: str, *record: str | bytes) -> bool:
         """`record`: the token of the one before, its own, its run, what it holds, and its data."""
         limits = self._limits
-        most = (limits.sessions, limits.held_versions, client, limits.per_client)
+        most = (limits.sessions, limits.retained_versions, client, limits.per_client)
         said = await self._run("begin", key, *record, *most)
         if said == b"sessions":
             raise no_room(limits.sessions)
         if said == b"client":
             raise too_many_of(client, limits.per_client)
-        if said == b"held":
-            raise too_many_held(limits.held_versions)
+        if said == b"retained":
+            raise too_many_retained(limits.retained_versions)
         return bool(said == b"begun")
 
     def _bytes(self, record: Record) -> bytes:
@@ -237,7 +238,7 @@ class RedisStore:
 
     async def _run(self, script: str, key: Key, *args: Any) -> Any:
         name = f"{key.policy}/{key.id}"
-        keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}held:{key.policy}", f"{PREFIX}client:"]
+        keys = [f"{PREFIX}record:{name}", f"{PREFIX}open", f"{PREFIX}retained:{key.policy}", f"{PREFIX}client:"]
         try:
             return await self._scripts[script](keys, [name, int(self._limits.idle_s * 1000), *args])
         except ResponseError as error:  # it is full, say

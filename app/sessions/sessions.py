@@ -74,7 +74,7 @@ class Sessions:
             if before is not None and before.run.run_id == request.run_id:
                 return key.id, _again(before, writes)
             keeps = request.weights == "episode"
-            await store.check_room(key, policy.copies.active.version.digest if keeps else None, client)
+            await store.check_room(key, policy.versions.active.version.digest if keeps else None, client)
             step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
             with self._one_begins(policy.name, keeps):
                 record = await self._after(step, await self._service.answered(step.pending), writes)
@@ -145,7 +145,7 @@ class Sessions:
             "run_id": record.run.run_id,
             "step": record.step,
             "rows": record.run.rows if record.run.batched else None,
-            "weights": "latest" if record.run.held is None else "episode",
+            "weights": "latest" if record.run.retained is None else "episode",
             "version": record.version,
             "train_step": record.train_step,
         }
@@ -173,13 +173,13 @@ class Sessions:
             log.warning("%s: the record of session %r cannot be used and is dropped: %s", key.policy, key.id, shown)
         return reason
 
-    def holds(self, policy: str, digest: str) -> bool:
+    def retains(self, policy: str, digest: str) -> bool:
         """Whether a session may keep this version: with a store that others share, any."""
         if self._store is None:
             return False
         if not isinstance(self._store, MemoryStore) or self._beginning[policy]:
             return True
-        return self._store.holds(policy, digest)
+        return self._store.retains(policy, digest)
 
     async def tidy(self) -> int:
         """Forgets what is idle, and the versions that no session keeps: those of which that was so the last time, too.
@@ -189,15 +189,15 @@ class Sessions:
         if self._store is None:
             return 0
         for policy in self._service.policies:
-            held = policy.copies.held
-            needed = await self._store.held(policy.name) if held else set()
+            retained = policy.versions.retained
+            needed = await self._store.retained(policy.name) if retained else set()
             for digest in needed:
-                policy.copies.slot_of(digest)
-            unneeded = held - needed
-            if self._beginning[policy.name]:  # one of them may be what this session will hold
+                policy.versions.find(digest)
+            unneeded = retained - needed
+            if self._beginning[policy.name]:  # one of them may be what this session will retain
                 unneeded = set()
             for digest in unneeded & self._unneeded.get(policy.name, set()):
-                policy.copies.forget(digest)
+                policy.versions.forget(digest)
             self._unneeded[policy.name] = unneeded
         return await self._store.count()
 

@@ -17,7 +17,7 @@ class Key(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much is kept: see the settings of the same names. `held_versions`: of each policy.
+    """How much is kept: see the settings of the same names. `retained_versions`: of each policy.
 
     `per_client`: sessions that one client has begun.
     """
@@ -25,7 +25,7 @@ class Limits(NamedTuple):
     sessions: int
     size_bytes: int
     idle_s: float
-    held_versions: int
+    retained_versions: int
     per_client: int = 12288
 
 
@@ -45,13 +45,13 @@ class Store(Protocol):
     async def get(self, key: Key) -> Record | None:
         """The session's record, which is used now."""
 
-    async def check_room(self, key: Key, held: str | None, client: str = "") -> None:
-        """Whether a session may begin. `held`: the digest of the weights that it would keep.
+    async def check_room(self, key: Key, retained: str | None, client: str = "") -> None:
+        """Whether a session may begin. `retained`: the digest of the weights that it would keep.
 
         `client`: who begins it; "" where that is not known, and not counted.
 
         Raises:
-          Overloaded: there are as many sessions, of this client or of all, or held versions, as may be.
+          Overloaded: there are as many sessions, of this client or of all, or retained versions, as may be.
         """
 
     async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
@@ -66,7 +66,7 @@ class Store(Protocol):
     async def end(self, key: Key, run_id: str | None) -> Record | None:
         """Forgets the session, or only that run of it. Returns what it was; None where there is none."""
 
-    async def held(self, policy: str) -> set[str]:
+    async def retained(self, policy: str) -> set[str]:
         """The digests of the versions that sessions of the policy keep."""
 
     async def count(self) -> int:
@@ -89,6 +89,6 @@ def too_many_of(client: str, sessions: int) -> Overloaded:
     )
 
 
-def too_many_held(versions: int) -> Overloaded:
+def too_many_retained(versions: int) -> Overloaded:
     """Episodes keep as many versions as may be."""
     return Overloaded(f"episodes keep {versions} versions of the policy, the most there may be; try again later")

@@ -12,7 +12,7 @@ E = TypeVar("E")
 
 
 @dataclass(frozen=True)
-class ServedVersion:
+class VersionInfo:
     """What a worker knows of a version. `metadata`, `probed`: JSON; `dependent_rows`: a reason, see `Bundle`."""
 
     name: str
@@ -25,7 +25,7 @@ class ServedVersion:
     probed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, bundle: Bundle) -> ServedVersion:
+    def of(cls, name: str, bundle: Bundle) -> VersionInfo:
         """The version of that name with these weights."""
         return cls(
             name,
@@ -39,29 +39,29 @@ class ServedVersion:
         )
 
 
-class Slot(Generic[E]):
+class LoadedVersion(Generic[E]):
     """One copy of a policy: an engine and the version in it. `retired`: no batch may begin on it any more."""
 
     retired = False
 
-    def __init__(self, engine: E, version: ServedVersion) -> None:
+    def __init__(self, engine: E, version: VersionInfo) -> None:
         self.engine = engine
         self.version = version
         self._leases = 0
         self._waiting: asyncio.Event | None = None
 
-    def lease(self) -> Slot[E]:
-        """To be entered for the length of one batch: the slot is not restored into while anyone holds a lease."""
+    def lease(self) -> LoadedVersion[E]:
+        """To be entered for the length of one batch: the version is not restored into while anyone holds a lease."""
         return self
 
-    def __enter__(self) -> Slot[E]:
-        self.hold()
+    def __enter__(self) -> LoadedVersion[E]:
+        self.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Begins a lease, for those whose batch ends elsewhere than it began."""
         self._leases += 1
 

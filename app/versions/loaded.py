@@ -1,6 +1,6 @@
 """The copies of one policy in this worker: the one that serves, and the one that the next version is made ready in.
 
-The switch is one assignment on the event loop, between two batches. A version that somebody holds (an episode that
+The switch is one assignment on the event loop, between two batches. A version that somebody retains (an episode that
 keeps the weights it began with) stays beside these two until it is forgotten.
 """
 
@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.base import Engine
 from app.errors import SwapRefused, is_passing
-from app.versions.lease import ServedVersion, Slot
+from app.versions.lease import LoadedVersion, VersionInfo
 
 T = TypeVar("T")
 
@@ -32,50 +32,50 @@ class Loader(Protocol):
         """Nobody uses the engine any more."""
 
 
-class Copies:
+class LoadedVersions:
     """One policy's. Methods run on the event loop; loading runs in `lane`.
 
-    `holds`: whether somebody may need the version of a digest when it serves no more; `most_held`: of more than these
-    go those that were asked for the longest time ago.
+    `retains`: whether somebody may need the version of a digest when it serves no more; `most_retained`: of more
+    than these go those that were asked for the longest time ago.
     """
 
     def __init__(
-        self, loader: Loader, lane: Executor, holds: Callable[[str], bool] = lambda _: False, most_held: int = 1
+        self, loader: Loader, lane: Executor, retains: Callable[[str], bool] = lambda _: False, most_retained: int = 1
     ) -> None:
-        self._holds = holds
-        self._most_held = most_held
+        self._retains = retains
+        self._most_retained = most_retained
         self._loader = loader
         self._lane = lane
         self._ready: tuple[Bundle, Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
-        self._active: Slot[Engine] | None = None
-        self._held: dict[str, Slot[Engine]] = {}
+        self._active: LoadedVersion[Engine] | None = None
+        self._retained: dict[str, LoadedVersion[Engine]] = {}
 
     @property
-    def active(self) -> Slot[Engine]:
+    def active(self) -> LoadedVersion[Engine]:
         """The version that serves, with its engine."""
         assert self._active is not None, "nothing serves before the first version was activated"
         return self._active
 
     def forget(self, digest: str) -> None:
         """Nobody needs this version any more, unless it serves; what still waits for it will be told."""
-        slot = self._held.pop(digest, None)
-        if slot is not None:
-            self._retire(slot)
+        loaded = self._retained.pop(digest, None)
+        if loaded is not None:
+            self._retire(loaded)
 
     @property
-    def held(self) -> set[str]:
+    def retained(self) -> set[str]:
         """The digests of the versions that stay, though they do not serve."""
-        return set(self._held)
+        return set(self._retained)
 
-    def slot_of(self, digest: str) -> Slot[Engine] | None:
-        """The version of this digest: the one that serves, or one that is held; None where it has gone."""
+    def find(self, digest: str) -> LoadedVersion[Engine] | None:
+        """The version of this digest: the one that serves, or one that is retained; None where it has gone."""
         if self.active.version.digest == digest:
             return self.active
-        slot = self._held.pop(digest, None)
-        if slot is not None:
-            self._held[digest] = slot  # it was asked for last
-        return slot
+        loaded = self._retained.pop(digest, None)
+        if loaded is not None:
+            self._retained[digest] = loaded  # it was asked for last
+        return loaded
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
         """Makes a version ready beside the one that serves.
@@ -109,25 +109,25 @@ class Copies:
         assert self._ready is not None, f"{name} was not prepared"
         (bundle, engine), self._ready = self._ready, None
         assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
-        version, old = ServedVersion.of(name, bundle), self._active
-        same = old if old is not None and old.version.digest == digest else self._held.pop(digest, None)
+        version, old = VersionInfo.of(name, bundle), self._active
+        same = old if old is not None and old.version.digest == digest else self._retained.pop(digest, None)
         if same is None:
-            self._active = Slot(engine, version)
+            self._active = LoadedVersion(engine, version)
         else:  # what waits for it goes on
             self._loader.give_back(engine)
             self._active, same.version = same, version
         if old is not None and old is not self._active:
-            self._hold_or_retire(old)
+            self._retain_or_retire(old)
 
-    def _hold_or_retire(self, old: Slot[Engine]) -> None:
-        if not self._holds(old.version.digest):
+    def _retain_or_retire(self, old: LoadedVersion[Engine]) -> None:
+        if not self._retains(old.version.digest):
             self._retire(old)
             return
-        self._held[old.version.digest] = old
-        while len(self._held) > self._most_held:
-            self.forget(next(iter(self._held)))
+        self._retained[old.version.digest] = old
+        while len(self._retained) > self._most_retained:
+            self.forget(next(iter(self._retained)))
 
-    def _retire(self, old: Slot[Engine]) -> None:
+    def _retire(self, old: LoadedVersion[Engine]) -> None:
         old.retired = True
         if old.idle:
             self._loader.give_back(old.engine)
@@ -141,9 +141,9 @@ class Copies:
         while self._draining:
             await asyncio.wait(self._draining)
 
-    async def _drain(self, slot: Slot[Engine]) -> None:
-        await slot.drained()
-        self._loader.give_back(slot.engine)
+    async def _drain(self, loaded: LoadedVersion[Engine]) -> None:
+        await loaded.drained()
+        self._loader.give_back(loaded.engine)
 
     def _forget_ready(self) -> None:
         """A swap that was given up has left one."""

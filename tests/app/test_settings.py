@@ -54,7 +54,7 @@ GIVEN = {
     "sessions_per_client": ("2", "3", 2, 3),
     "sessions_bytes_limit": ("500", "600", 500, 600),
     "sessions_idle_s": ("8", "9", 8, 9),
-    "held_versions": ("11", "12", 11, 12),
+    "retained_versions": ("11", "12", 11, 12),
     "probe_inputs": ("/p.json", "/q.json", "/p.json", "/q.json"),
     "state_dir": ("/s", "/t", "/s", "/t"),
     "root_path": ("/a", "/b", "/a", "/b"),

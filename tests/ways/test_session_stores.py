@@ -23,7 +23,7 @@ def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full:
     count = 500 if full else 20
     trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
     trainer.publish(1)
-    with server_of(store, {"counting": trainer.folder}, "--no-watch", "--held-versions", "2") as server:
+    with server_of(store, {"counting": trainer.folder}, "--no-watch", "--retained-versions", "2") as server:
         followers = [Session(server, weights="latest") for _ in range(count)]
         keepers = [Session(server, weights="episode") for _ in range(count)]
         for number, step in ((1, 1), (2, 2), (3, 3), (4, 4)):

@@ -56,11 +56,11 @@ def policies_router(service: Service, guard: Guard) -> APIRouter:
 
     @router.get("/{policy}/train_step", response_model=TrainStep, summary="Train step of the active weights")
     async def train_step(policy: str) -> Response:
-        return _json({"train_step": service.policy(policy).copies.active.version.train_step})
+        return _json({"train_step": service.policy(policy).versions.active.version.train_step})
 
     @router.get("/{policy}/metadata", response_model=Metadata, summary="Metadata of the active weights")
     async def metadata(policy: str) -> Response:
-        return _json({"metadata": service.policy(policy).copies.active.version.metadata})
+        return _json({"metadata": service.policy(policy).versions.active.version.metadata})
 
     return router
 

@@ -17,7 +17,7 @@ from app.engine.base import InputRefused
 from app.engine.fake import FakeEngine
 from app.errors import DeadlinePassed, DoesNotFit, EngineFailed, NotReady, Overloaded, TooOld
 from app.metrics import Metrics
-from app.versions.lease import ServedVersion, Slot
+from app.versions.lease import LoadedVersion, VersionInfo
 
 
 class EchoEngine(FakeEngine):
@@ -42,22 +42,22 @@ class EchoEngine(FakeEngine):
 
 
 class House:
-    """A batcher over one slot at a time, driven by hand."""
+    """A batcher over one version at a time, driven by hand."""
 
     def __init__(self, lane: ThreadPoolExecutor, waiting_room: int, inline_s: float) -> None:
         self.engine = EchoEngine()
-        self.slot = Slot(self.engine, ServedVersion("v0", "d0", 0))
+        self.loaded = LoadedVersion(self.engine, VersionInfo("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
         self.batcher = Batcher("p", self._lease, _complete, lane, self.metrics.policy("p"), waiting_room, inline_s)
 
     def _lease(self):
-        self.leased.append(self.slot.version.name)
-        return self.slot.lease()
+        self.leased.append(self.loaded.version.name)
+        return self.loaded.lease()
 
     def swap(self, number: int) -> EchoEngine:
         self.engine = EchoEngine(number)
-        self.slot = Slot(self.engine, ServedVersion(f"v{number}", f"d{number}", number))
+        self.loaded = LoadedVersion(self.engine, VersionInfo(f"v{number}", f"d{number}", number))
         return self.engine
 
     def submit(self, *values: float, function: str = "action", timeout: float = 60.0, **more: Any) -> asyncio.Future:
@@ -191,7 +191,7 @@ def test_version_is_leased_as_long_as_its_batch_runs():
             house.engine.go_on.clear()
             job = house.submit(0)
             await house.held()
-            drained = asyncio.create_task(house.slot.drained())
+            drained = asyncio.create_task(house.loaded.drained())
             await asyncio.sleep(0)
             assert not drained.done()
             house.engine.go_on.set()
@@ -258,7 +258,7 @@ def test_failing_job_that_is_alone_fails_after_one_call():
 def test_fault_outside_the_engine_fails_its_batch_and_not_those_that_wait(monkeypatch):
     async def test() -> None:
         async with open_house() as house:
-            monkeypatch.setattr(house, "slot", None)
+            monkeypatch.setattr(house, "loaded", None)
             hapless = house.submit(1.0)
             with pytest.raises(EngineFailed):
                 await hapless
@@ -794,7 +794,9 @@ def test_deadlines_that_are_due_at_once_among_later_ones():
 
 
 def depend(house: House) -> None:
-    house.slot = Slot(house.engine, replace(house.slot.version, dependent_rows="its rows share what is drawn"))
+    house.loaded = LoadedVersion(
+        house.engine, replace(house.loaded.version, dependent_rows="its rows share what is drawn")
+    )
 
 
 def test_requests_of_a_policy_with_dependent_rows_share_no_call():
@@ -821,7 +823,7 @@ def test_a_refused_input_names_the_fields_that_the_policy_takes():
 
     async def test() -> None:
         async with open_house() as house:
-            house.slot = Slot(Refusing(), ServedVersion("v0", "d0", 0))
+            house.loaded = LoadedVersion(Refusing(), VersionInfo("v0", "d0", 0))
             for fields in ("observation", "position, speed"):
                 house.batcher._fields = fields
                 for futures in ([house.submit(1)], [house.submit(1), house.submit(2)]):

@@ -23,7 +23,7 @@ from app.control.states import State
 from app.engine.fake import FakeEngine
 from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePolicy
 from app.metrics import Metrics
-from app.versions.loaded import Copies
+from app.versions.loaded import LoadedVersions
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest, write_checkpoint_manifest
 from tests.app.control.checkpoints import contents, digest, identify, put
 
@@ -104,7 +104,7 @@ class LocalWorker:
 
     def __init__(self, lane: ThreadPoolExecutor) -> None:
         self.loader = FakeLoader()
-        self.copies = Copies(self.loader, lane)
+        self.copies = LoadedVersions(self.loader, lane)
         self.gone_at = ""
         self.did: list[str] = []
 
@@ -165,7 +165,7 @@ class House:
             return graph
 
     @property
-    def slot(self) -> Any:
+    def loaded(self) -> Any:
         return self.worker.copies.active
 
     @property
@@ -173,8 +173,8 @@ class House:
         """The active version's name, and the train step of what the worker's engine really holds."""
         version = self.manager.active
         assert version.state is State.ACTIVE
-        assert (self.slot.version.name, self.slot.version.digest) == version.key
-        assert version.train_step == self.slot.version.train_step == self.slot.engine.number
+        assert (self.loaded.version.name, self.loaded.version.digest) == version.key
+        assert version.train_step == self.loaded.version.train_step == self.loaded.engine.number
         return version.name, version.train_step
 
     @property
@@ -317,7 +317,7 @@ def test_reload_swaps_to_the_newest_and_tells_what_served_before(tmp_path):
             assert swapped.took_ms > 0
             assert house.serves == ("c", 3)
             assert house.states == {"a": "released", "b": "found", "c": "active"}
-            assert house.slot.version.metadata == {"name": house.manager.active.digest}
+            assert house.loaded.version.metadata == {"name": house.manager.active.digest}
             assert house.counted("swaps_total") == 1
             assert house.counted("train_step") == 3
 
@@ -344,11 +344,11 @@ def test_reload_by_name_pins_and_reload_of_the_newest_unpins(tmp_path):
 def test_reload_of_what_serves_changes_nothing(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            engine, tried = house.slot.engine, house.builder.prepared.copy()
+            engine, tried = house.loaded.engine, house.builder.prepared.copy()
             for name in (None, "a"):
                 swapped = await house.manager.reload(name)
                 assert swapped.previous == swapped.version
-                assert house.slot.engine is engine
+                assert house.loaded.engine is engine
             assert house.builder.prepared == tried
             assert house.manager.pinned == "a"
 
@@ -380,11 +380,11 @@ def test_refused_checkpoint_leaves_the_old_weights_serving(tmp_path, name):
     async def test() -> None:
         async with open_house(tmp_path) as house:
             house.put("bad", 9, refuse="it holds NaN")
-            engine = house.slot.engine
+            engine = house.loaded.engine
             with pytest.raises(SwapRefused, match="checkpoint bad is refused: it holds NaN"):
                 await house.manager.reload(name)
             assert (house.serves, house.manager.pinned) == (("export", 0), None)
-            assert house.slot.engine is engine
+            assert house.loaded.engine is engine
             assert (house.states["bad"], house.reasons["bad"]) == ("refused", "it holds NaN")
 
     run(test)
@@ -553,7 +553,7 @@ def test_reload_of_the_newest_serves_the_export_where_no_checkpoint_is_left(tmp_
 def test_export_can_be_asked_for_while_it_still_drains(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path) as house:
-            with house.slot.lease():
+            with house.loaded.lease():
                 house.put("a", 1)
                 await house.manager.catch_up()
                 assert house.states == {"a": "active", "export": "draining"}
@@ -905,9 +905,9 @@ def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
             house.put("b", 2)
-            with house.slot.lease() as old:
+            with house.loaded.lease() as old:
                 reload = asyncio.create_task(house.manager.reload(None))
-                await _until(lambda: house.slot is not old and house.manager.active.name == "b")
+                await _until(lambda: house.loaded is not old and house.manager.active.name == "b")
                 assert house.serves == ("b", 2)  # new batches run on it at once
                 assert house.states["a"] == "draining"
                 await asyncio.sleep(0.01)
@@ -921,7 +921,7 @@ def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
 def test_no_swap_begins_while_a_batch_still_runs_on_the_version_before_the_last(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            with house.slot.lease() as old:
+            with house.loaded.lease() as old:
                 house.put("b", 2)
                 await house.manager.catch_up()
                 house.put("c", 3)

@@ -74,7 +74,7 @@ def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         store.check_by(lambda key, read, reason: found.append((key, read)) or reason)
-        await store._redis.hset(f"{PREFIX}record:p/a", mapping={"token": "b:0", "data": data, "held": ""})
+        await store._redis.hset(f"{PREFIX}record:p/a", mapping={"token": "b:0", "data": data, "retained": ""})
         assert await store.get(KEY) is None
         assert not await store._redis.exists(f"{PREFIX}record:p/a")
         assert await store.begin(KEY, None, record())

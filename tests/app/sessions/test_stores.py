@@ -15,7 +15,7 @@ from app.sessions.redis_store import PREFIX, RedisStore
 from app.sessions.store import Key, Limits, Store
 from tests.redis_server import redis_running
 
-LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, held_versions=2, per_client=2)
+LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, retained_versions=2, per_client=2)
 KEY, OTHER = Key("p", "a"), Key("q", "a")
 
 
@@ -50,8 +50,8 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Store], Awaitable
     return lambda test: asyncio.run(with_store(test))
 
 
-def record(birth: str = "b", step: int = 0, held: str | None = None, run_id: str = "r", size: int = 2) -> Record:
-    run = Run("identity", birth, run_id, 2, True, "greedy", 2**63 - 1, True, held)
+def record(birth: str = "b", step: int = 0, retained: str | None = None, run_id: str = "r", size: int = 2) -> Record:
+    run = Run("identity", birth, run_id, 2, True, "greedy", 2**63 - 1, True, retained)
     state = {"1/0": np.arange(size, dtype=np.float32)[:, None], "1/1": np.array([True, False]), "1/2": np.arange(2)}
     return Record(run, step, state, np.array([False, True]), "v", 7, Answer("application/json", b"{}"))
 
@@ -67,7 +67,7 @@ def alike(one: Record | None, other: Record) -> bool:
 
 
 def test_a_record_is_the_same_after_its_bytes() -> None:
-    for one in (record(), record(size=0), structs.replace(record(held="d"), state={}, ended=np.zeros(0, bool))):
+    for one in (record(), record(size=0), structs.replace(record(retained="d"), state={}, ended=np.zeros(0, bool))):
         assert alike(Record.from_bytes(one.to_bytes()), one)
     assert Record.from_bytes(structs.replace(record(), ended=None).to_bytes()).ended is None
 
@@ -107,15 +107,15 @@ def test_sessions_end_wholly_or_only_that_run(run: Callable) -> None:
     async def test(store: Store) -> None:
         assert await store.end(KEY, None) is None
         for key in (KEY, OTHER):
-            assert await store.begin(key, None, record(held="d"))
+            assert await store.begin(key, None, record(retained="d"))
         for another in ("another", ""):
             assert (await store.end(KEY, another)).run.run_id == "r"
         assert await store.get(KEY) is not None
         assert await store.end(KEY, "r") is not None
         assert await store.get(KEY) is None
-        assert (await store.held("p"), await store.held("q")) == (set(), {"d"})
+        assert (await store.retained("p"), await store.retained("q")) == (set(), {"d"})
         assert await store.end(OTHER, None) is not None
-        assert (await store.count(), await store.held("q")) == (0, set())
+        assert (await store.count(), await store.retained("q")) == (0, set())
 
     run(test)
 
@@ -212,17 +212,17 @@ def test_no_more_versions_are_held_than_may_be(run: Callable) -> None:
     async def test(store: Store) -> None:
         keys = [Key("p", str(number)) for number in range(3)]
         for key, digest in zip(keys, ("one", "two"), strict=False):
-            assert await store.begin(key, None, record(held=digest))
-        assert await store.held("p") == {"one", "two"}
-        for beyond in (store.check_room(keys[2], "three"), store.begin(keys[2], None, record(held="three"))):
+            assert await store.begin(key, None, record(retained=digest))
+        assert await store.retained("p") == {"one", "two"}
+        for beyond in (store.check_room(keys[2], "three"), store.begin(keys[2], None, record(retained="three"))):
             with pytest.raises(Overloaded, match="2 versions"):
                 await beyond
         await store.check_room(keys[2], "two")
         await store.check_room(Key("q", "2"), "three")  # of another policy
         old = await store.get(keys[0])
         await store.check_room(keys[0], "three")  # it would take its own place
-        assert await store.begin(keys[0], old, record("c", held=None))
-        assert await store.held("p") == {"two"}
+        assert await store.begin(keys[0], old, record("c", retained=None))
+        assert await store.retained("p") == {"two"}
         await store.check_room(keys[2], "three")
 
     run(test)
@@ -253,11 +253,11 @@ def test_what_is_idle_is_dropped_and_what_is_used_is_not() -> None:
         clock = Clock()
         store = MemoryStore(LIMITS, clock)
         for key in (KEY, OTHER):
-            assert await store.begin(key, None, record(held="d"))
+            assert await store.begin(key, None, record(retained="d"))
         clock.now += LIMITS.idle_s - 1
         assert store.find(KEY) is not None
         clock.now += 1
-        assert (await store.held("p"), await store.held("q")) == ({"d"}, set())
+        assert (await store.retained("p"), await store.retained("q")) == ({"d"}, set())
         clock.now += LIMITS.idle_s
         assert store.find(KEY) is None
         assert (store.size_bytes, await store.count()) == (0, 0)
@@ -269,7 +269,7 @@ def test_redis_forgets_what_is_idle(url: str) -> None:
     async def test() -> None:
         store = RedisStore(url, LIMITS._replace(idle_s=0.05))
         await store._redis.flushdb()
-        assert await store.begin(KEY, None, record(held="d"))
+        assert await store.begin(KEY, None, record(retained="d"))
         while await store.count():
             await asyncio.sleep(0.005)
         while await store._redis.keys(
@@ -277,7 +277,7 @@ def test_redis_forgets_what_is_idle(url: str) -> None:
         ):  # for another millisecond, in which reading it would renew it
             await asyncio.sleep(0.001)
         assert await store.get(KEY) is None
-        assert await store.held("p") == set()
+        assert await store.retained("p") == set()
         await store.close()
 
     asyncio.run(test())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.artifacts.bundle import Bundle
-from app.versions.loaded import Copies
+from app.versions.loaded import LoadedVersions
 
 GRAPH: Any = None
 
@@ -27,94 +27,94 @@ class Loader:
         self.given_back.append(engine)
 
 
-def run(test: Callable[[Copies, Loader, set[str]], Awaitable[None]], most: int = 2) -> None:
+def run(test: Callable[[LoadedVersions, Loader, set[str]], Awaitable[None]], most: int = 2) -> None:
     """With the digests that somebody needs."""
 
     async def with_copies() -> None:
         loader, needed = Loader(), set[str]()
         with ThreadPoolExecutor(1) as lane:
-            await test(Copies(loader, lane, needed.__contains__, most), loader, needed)
+            await test(LoadedVersions(loader, lane, needed.__contains__, most), loader, needed)
 
     asyncio.run(with_copies())
 
 
-async def serve(copies: Copies, *digests: str) -> None:
+async def serve(versions: LoadedVersions, *digests: str) -> None:
     for digest in digests:
-        await copies.prepare(GRAPH, Bundle(Path(), "graph", digest, 1, "fake", "", {}))
-        copies.activate(f"version {digest}", digest)
+        await versions.prepare(GRAPH, Bundle(Path(), "graph", digest, 1, "fake", "", {}))
+        versions.activate(f"version {digest}", digest)
 
 
 def test_what_nobody_needs_is_given_back() -> None:
-    async def test(copies: Copies, loader: Loader, _: set[str]) -> None:
-        await serve(copies, "a", "b")
-        assert (copies.active.engine, copies.held, loader.given_back) == ("b", set(), ["a"])
-        assert copies.slot_of("a") is None
+    async def test(versions: LoadedVersions, loader: Loader, _: set[str]) -> None:
+        await serve(versions, "a", "b")
+        assert (versions.active.engine, versions.retained, loader.given_back) == ("b", set(), ["a"])
+        assert versions.find("a") is None
 
     run(test)
 
 
 def test_what_is_needed_stays_until_it_is_forgotten() -> None:
-    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+    async def test(versions: LoadedVersions, loader: Loader, needed: set[str]) -> None:
         needed.add("a")
-        await serve(copies, "a")
-        slot = copies.active
-        await serve(copies, "b", "c")
-        assert (copies.held, loader.given_back) == ({"a"}, ["b"])
-        assert copies.slot_of("a") is slot
-        assert not slot.retired
-        copies.forget("a")
-        assert slot.retired
-        assert (copies.held, loader.given_back) == (set(), ["b", "a"])
+        await serve(versions, "a")
+        loaded = versions.active
+        await serve(versions, "b", "c")
+        assert (versions.retained, loader.given_back) == ({"a"}, ["b"])
+        assert versions.find("a") is loaded
+        assert not loaded.retired
+        versions.forget("a")
+        assert loaded.retired
+        assert (versions.retained, loader.given_back) == (set(), ["b", "a"])
 
     run(test)
 
 
 def test_no_more_stay_than_may_whoever_needs_them() -> None:
-    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+    async def test(versions: LoadedVersions, loader: Loader, needed: set[str]) -> None:
         needed |= set("abcdef")
-        await serve(copies, *"abcdef")
-        assert (copies.held, loader.given_back) == (set("de"), list("abc"))
+        await serve(versions, *"abcdef")
+        assert (versions.retained, loader.given_back) == (set("de"), list("abc"))
 
     run(test)
 
 
 def test_a_version_that_is_held_and_serves_again_is_the_same_one() -> None:
-    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+    async def test(versions: LoadedVersions, loader: Loader, needed: set[str]) -> None:
         needed.add("a")
-        await serve(copies, "a")
-        slot = copies.active
-        await serve(copies, "b", "a", "c")
-        assert copies.slot_of("a") is slot
-        assert not slot.retired
+        await serve(versions, "a")
+        loaded = versions.active
+        await serve(versions, "b", "a", "c")
+        assert versions.find("a") is loaded
+        assert not loaded.retired
         assert loader.given_back == ["a", "b"]  # the second copy of a, before b
 
     run(test)
 
 
 def test_the_same_weights_under_another_name_go_on_in_the_same_engine() -> None:
-    async def test(copies: Copies, loader: Loader, _: set[str]) -> None:
-        await serve(copies, "a")
-        slot = copies.active
-        await copies.prepare(GRAPH, Bundle(Path(), "graph", "a", 1, "fake", "", {}))
-        copies.activate("another name", "a")
-        assert copies.active is slot
-        assert copies.active.version.name == "another name"
+    async def test(versions: LoadedVersions, loader: Loader, _: set[str]) -> None:
+        await serve(versions, "a")
+        loaded = versions.active
+        await versions.prepare(GRAPH, Bundle(Path(), "graph", "a", 1, "fake", "", {}))
+        versions.activate("another name", "a")
+        assert versions.active is loaded
+        assert versions.active.version.name == "another name"
         assert loader.given_back == ["a"]
 
     run(test)
 
 
 def test_an_engine_is_given_back_only_when_no_batch_runs_on_it() -> None:
-    async def test(copies: Copies, loader: Loader, needed: set[str]) -> None:
+    async def test(versions: LoadedVersions, loader: Loader, needed: set[str]) -> None:
         needed.add("a")
-        await serve(copies, "a")
-        slot = copies.active
-        await serve(copies, "b")
-        slot.hold()
-        copies.forget("a")
+        await serve(versions, "a")
+        loaded = versions.active
+        await serve(versions, "b")
+        loaded.acquire()
+        versions.forget("a")
         assert loader.given_back == []
-        slot.release()
-        await copies.drained()
+        loaded.release()
+        await versions.drained()
         assert loader.given_back == ["a"]
 
     run(test)
