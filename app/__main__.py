@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import logs
-from app import settings as knobs
 from app.artifacts.bundle import TENSORFLOW
 from app.artifacts.temporary import own_folder
 from app.errors import UnusablePolicy
-from app.settings import Settings, SettingsError
+from app.settings import Settings, SettingsError, add_options, settings_from_process, unknown_variables
 
 if TYPE_CHECKING:
     from app.control.manager import Manager
@@ -49,8 +48,8 @@ def _inspect(folder: Path) -> int:
 def _start(parsed: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(parsed).items() if key not in ("command", "policies")}
     try:
-        settings = knobs.settings_from_process(parsed.policies, given)
-        for name in knobs.unknown_variables(os.environ):
+        settings = settings_from_process(parsed.policies, given)
+        for name in unknown_variables(os.environ):
             print(f"policy server: {name} is no setting and is ignored", file=sys.stderr)
         with _bound_socket(settings) as listener:
             return _serve(settings, listener)
@@ -71,7 +70,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a policy to serve; the first is the default one. NAME= may be left out: the folder's name. "
         "With none here, POLICY_SERVER_POLICIES counts (separated by spaces)",
     )
-    knobs.add_options(serve)
+    add_options(serve)
     inspect = commands.add_parser("inspect", help="what is in an export, as the server would see it")
     inspect.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
     parsed, unknown = parser.parse_known_args(arguments)
@@ -154,7 +153,7 @@ def _announce(settings: Settings, listener: socket.socket, openings: Openings) -
     lines.append(
         f"Limits: body {limits}, upload {settings.upload_limit_bytes / 2**20:g} MiB, "
         f"deadline {settings.deadline_ms} ms, "
-        f"{settings.rows_limit} rows a request, {settings.waiting_room_requests} requests waiting; "
+        f"{settings.rows_limit} rows a request, {settings.queue_limit_requests} requests waiting; "
         f"admin routes {'open to the token' if settings.admin_token else 'closed (no token)'}"
     )
     logs.say(*lines)

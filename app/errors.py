@@ -22,7 +22,7 @@
     │   ├── UnknownEncoding       a Content-Encoding that is not decoded
     │   ├── UnknownMediaType
     │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
-    │   ├── Overloaded            the waiting room is full, or there is no room for a session
+    │   ├── Overloaded            the queue is full, or there is no room for a session
     │   ├── Unsupported           this policy cannot do that
     │   ├── NotReady              no weights yet, paused, shutting down, or the sessions' store cannot be used
     │   ├── ClientGone            nobody is there to be answered
@@ -179,7 +179,7 @@ class DoesNotFit(Refusal):
 
 
 class Overloaded(Refusal):
-    """The waiting room is full, or there is no room for a session; `retry_after_s` says when to come again."""
+    """The queue is full, or there is no room for a session; `retry_after_s` says when to come again."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)

@@ -16,7 +16,7 @@ from app.artifacts.names import EXPORT
 from app.artifacts.series import resolved
 from app.artifacts.temporary import emptied, own_folder
 from app.control import plan
-from app.control.source import Sight, Source
+from app.control.source import Scan, Source
 from app.inputs.names import DEFAULTED, top_level
 from app.settings import PolicyFolder
 from saver.artifact import (
@@ -72,7 +72,7 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     def identified(checkpoint: Path, rest_s: float) -> Identity:
         return identify(checkpoint, rest_s, lambda folder, _: train_step_in(folder))
 
-    console.print(_checkpoints(Source(folder, identified, [named.series] if named.series else []).look(rest_s=0)))
+    console.print(_checkpoints(Source(folder, identified, [named.series] if named.series else []).scan(rest_s=0)))
 
 
 def _console() -> Console:
@@ -162,18 +162,18 @@ def _brief(value: Any) -> str:
     return ", ".join(map(_brief, value)) if isinstance(value, list) else str(value)
 
 
-def _checkpoints(sight: Sight) -> Table:
+def _checkpoints(scan: Scan) -> Table:
     table = _table("Checkpoints, the one that would serve first", "name", "train step", "digest", "")
-    for name, step, digest, note in _checkpoint_rows(sight):
+    for name, step, digest, note in _checkpoint_rows(scan):
         _add(table, name, step, digest, note)
     return table
 
 
-def _checkpoint_rows(sight: Sight) -> Iterator[tuple[str, str, str, str]]:
-    for candidate in plan.newest_first(sight.complete):
+def _checkpoint_rows(scan: Scan) -> Iterator[tuple[str, str, str, str]]:
+    for candidate in plan.newest_first(scan.complete):
         yield candidate.name, str(candidate.train_step), f"{candidate.digest[:12]}…", ""
     yield EXPORT, "", "", "the weights of the export itself"
-    for kind, reasons in (("incomplete", sight.incomplete), ("unreadable", sight.unreadable | sight.others)):
+    for kind, reasons in (("incomplete", scan.incomplete), ("unreadable", scan.unreadable | scan.others)):
         for name, reason in sorted(reasons.items()):
             yield name, "", "", f"{kind}: {reason}"
 

@@ -2,7 +2,7 @@
 
 The processes of one server count together: `PROMETHEUS_MULTIPROC_DIR`, which the client library reads when it is
 imported, names the folder in which each has its files. What is counted for every request is counted in plain numbers
-first, and poured into those files by `flush`: a process that is killed takes with it what it counted since.
+first, and flushed into those files by `flush`: a process that is killed takes with it what it counted since.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 FLUSH_S = 1.0
 
 
-class Tally:
-    """A histogram in plain numbers. `bounds` are those of the histogram that it is poured into."""
+class LocalHistogram:
+    """A histogram in plain numbers. `bounds` are those of the histogram that it is flushed into."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -41,7 +41,7 @@ class Tally:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def pour(self, histogram: Histogram) -> None:
+    def flush_into(self, histogram: Histogram) -> None:
         """Adds what was counted to a histogram, and begins anew."""
         counts, total = self._counts, self._sum
         self._counts, self._sum = self._empty.copy(), 0.0
@@ -60,7 +60,7 @@ class DataMetrics:
         self._answers = answers
         self._latency = latency
         self._statuses: dict[int, int] = {}
-        self._seconds = Tally(_LATENCY_S)
+        self._seconds = LocalHistogram(_LATENCY_S)
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts one answer."""
@@ -72,7 +72,7 @@ class DataMetrics:
         statuses, self._statuses = self._statuses, {}
         for status, count in statuses.items():
             self._answers(status).inc(count)
-        self._seconds.pour(self._latency)
+        self._seconds.flush_into(self._latency)
 
 
 class Metrics:
@@ -219,7 +219,7 @@ class PolicyMetrics:
         self._outside_bounds = outside_bounds
         self._unusable_records = unusable_records
         self._batch_rows = batch_rows
-        self._rows = Tally(_ROWS)
+        self._rows = LocalHistogram(_ROWS)
         self._paused = paused
         self._stage_seconds = stage_seconds
 
@@ -258,7 +258,7 @@ class PolicyMetrics:
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
-        self._rows.pour(self._batch_rows)
+        self._rows.flush_into(self._batch_rows)
 
 
 # The end of the name of the files that hold what ended processes have counted, in the place of a process's id.

@@ -1,4 +1,4 @@
-"""Every knob once: its name (with the unit), default, help and bounds. The only place that reads the environment.
+"""Every setting once: its name (with the unit), default, help and bounds. The only place that reads the environment.
 
 The command line and the environment (`POLICY_SERVER_` + the name in capitals) are made from this table; the
 command line wins.
@@ -23,7 +23,7 @@ class SettingsError(Exception):
     """A setting that cannot be used; the message says which, what came and what was expected."""
 
 
-def knob(
+def setting(
     default: Any,
     text: str,
     *,
@@ -60,77 +60,79 @@ class Settings:
     """What the server was told. Field names are the options' names."""
 
     policies: tuple[PolicyFolder, ...]
-    host: str = knob("127.0.0.1", "address to listen on")
-    port: int = knob(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
-    workers: int = knob(1, "processes that answer; all change weights together", least=1, most=64)
-    engine: str = knob(
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
+    workers: int = setting(1, "processes that answer; all change weights together", least=1, most=64)
+    engine: str = setting(
         "auto",
         "what runs the policies; auto: LiteRT where it is proved equal",
         choices=("auto", "litert", "tensorflow"),
     )
-    watch: bool = knob(True, "swap in new checkpoints as they appear")
-    state_dir: str = knob(
+    watch: bool = setting(True, "swap in new checkpoints as they appear")
+    state_dir: str = setting(
         "", "folder for what survives a restart: pins, and all that the last versions run from; none keeps nothing"
     )
-    probe_inputs: str = knob(
+    probe_inputs: str = setting(
         "", "file of requests that the policies can answer: new weights and compiled ones are tried on them too"
     )
-    strict_bounds: bool = knob(False, "refuse floats outside the bounds of the spec")
-    non_finite: str = knob("refuse", "NaN and infinities in requests", choices=("accept", "refuse"))
+    strict_bounds: bool = setting(False, "refuse floats outside the bounds of the spec")
+    non_finite: str = setting("refuse", "NaN and infinities in requests", choices=("accept", "refuse"))
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
-    deadline_ms: int = knob(10_000, "time for an answer where the request sets none", least=1)
+    deadline_ms: int = setting(10_000, "time for an answer where the request sets none", least=1)
     # A graph of 250 million parameters is opened, compiled and verified in less.
-    swap_deadline_ms: int = knob(
+    swap_deadline_ms: int = setting(
         120_000, "time for the answer to a reload or rollback, which goes on all the same", least=1
     )
-    stalled_s: int = knob(
+    stalled_s: int = setting(
         30, "seconds without any work after which a process that has yet to answer another is replaced", least=1
     )
     # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB, the most that follows, are 600 rows.
-    body_limit_bytes: int = knob(
+    body_limit_bytes: int = setting(
         0, "largest request body, uploads apart; 0: what the largest batch of the policy takes", least=0
     )
     # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.
-    upload_limit_bytes: int = knob(2**30, "largest checkpoint that may be uploaded", least=1)
-    rows_limit: int = knob(65_536, "most rows in one request", least=1)
+    upload_limit_bytes: int = setting(2**30, "largest checkpoint that may be uploaded", least=1)
+    rows_limit: int = setting(65_536, "most rows in one request", least=1)
     # Load balancers keep theirs for 60 s (AWS, Azure, nginx): who closes first must be the one that asks, not the one
     # that answers, or a request meets a closing connection.
-    keep_alive_s: int = knob(75, "seconds after which a connection without requests is closed", least=1)
-    client_timeout_s: int = knob(
+    keep_alive_s: int = setting(75, "seconds after which a connection without requests is closed", least=1)
+    client_timeout_s: int = setting(
         10,
         "seconds that a client may take for a request's head, for each 16 KiB of its body, and to read of an answer",
         least=1,
     )
-    buffered_limit_bytes: int = knob(
+    buffered_limit_bytes: int = setting(
         96 * 2**20, "most memory for all unfinished requests of a worker, and for all unread answers", least=2**20
     )
     # At 1,000 answers a second the last one in waits a second, far inside the deadline.
-    waiting_room_requests: int = knob(1024, "requests that may wait for one policy", least=1)
+    queue_limit_requests: int = setting(1024, "requests that may wait for one policy", least=1)
     # A record of a small recurrent policy takes 2 KB: 16,384 of them are 32 MB.
-    sessions_limit: int = knob(16_384, "most sessions at once", least=1)
+    sessions_limit: int = setting(16_384, "most sessions at once", least=1)
     # Half of them, so that no client alone keeps the others out.
-    sessions_per_client: int = knob(12288, "most sessions at once that were begun from one address", least=1)
-    sessions_bytes_limit: int = knob(256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1)
-    sessions_idle_s: int = knob(600, "seconds after its last request for which a session is kept", least=1)
+    sessions_per_client: int = setting(12288, "most sessions at once that were begun from one address", least=1)
+    sessions_bytes_limit: int = setting(
+        256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1
+    )
+    sessions_idle_s: int = setting(600, "seconds after its last request for which a session is kept", least=1)
     # Each is a copy of the weights.
-    retained_versions: int = knob(4, "most versions of a policy that sessions may retain at once", least=1)
-    root_path: str = knob("", "path prefix that a proxy in front strips")
-    trusted_proxies: str = knob(
+    retained_versions: int = setting(4, "most versions of a policy that sessions may retain at once", least=1)
+    root_path: str = setting("", "path prefix that a proxy in front strips")
+    trusted_proxies: str = setting(
         "", "addresses or networks, comma-separated, whose X-Forwarded-For says who the client is; * for all"
     )
-    cors_origins: str = knob("", "origins that browsers may call from, comma-separated, or *")
-    log_level: str = knob("info", "what is logged", choices=("debug", "info", "warning", "error"))
-    admin_token: str = knob("", "bearer token of the admin routes; without one they are closed", secret=True)
-    session_url: str = knob(
+    cors_origins: str = setting("", "origins that browsers may call from, comma-separated, or *")
+    log_level: str = setting("info", "what is logged", choices=("debug", "info", "warning", "error"))
+    admin_token: str = setting("", "bearer token of the admin routes; without one they are closed", secret=True)
+    session_url: str = setting(
         "",
         "redis://…, where all workers and replicas keep sessions; none: in memory",
         secret=True,
         schemes=("redis://", "rediss://", "unix://"),
     )
-    data_token: str = knob("", "bearer token of the data routes; without one they are open", secret=True)
+    data_token: str = setting("", "bearer token of the data routes; without one they are open", secret=True)
 
 
-def knobs() -> list[Field[Any]]:
+def all_settings() -> list[Field[Any]]:
     """The fields of `Settings` that are options, in the order of their help."""
     return [f for f in fields(Settings) if f.default is not MISSING]
 
@@ -141,8 +143,8 @@ def variable(name: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for every knob that is no secret. Options not given stay None: see `settings_from`."""
-    for f in knobs():
+    """Adds an option for every setting that is no secret. Options not given stay None: see `settings_from`."""
+    for f in all_settings():
         if f.metadata["secret"]:
             continue
         shown = f"{f.metadata['help']} (default {_shown(f.default)}, {variable(f.name)})"
@@ -167,7 +169,7 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
       SettingsError: a value that cannot be used.
     """
     values: dict[str, Any] = {}
-    for f in knobs():
+    for f in all_settings():
         given = options.get(f.name)
         source = "--" + f.name.replace("_", "-")
         if given is None:
@@ -180,7 +182,9 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
     """Variables that look like settings and are none. Not an error: Kubernetes sets some of this form."""
-    known = {variable(f.name) for f in fields(Settings)} | {file_variable(f) for f in knobs() if f.metadata["secret"]}
+    known = {variable(f.name) for f in fields(Settings)} | {
+        file_variable(f) for f in all_settings() if f.metadata["secret"]
+    }
     return sorted({n for n in env if n.startswith(PREFIX)} - known)
 
 

@@ -34,8 +34,8 @@ from app.inference.response import response_templates
 from app.inference.service import Service
 from app.inputs.defaults import Defaults
 from app.inputs.names import request_name, top_level
-from app.inputs.typed import QuickReader
-from app.inputs.validate import InputReader
+from app.inputs.typed import TypedDecoder
+from app.inputs.validate import InputValidator
 from app.memory import FreedMemory
 from app.metrics import FLUSH_S, Metrics
 from app.offload import Offload
@@ -44,7 +44,7 @@ from app.rpc.link import Link
 from app.rpc.messages import Offer
 from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
-from app.sessions.store import Limits, Store
+from app.sessions.store import Limits, SessionStore
 from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_folders
 from app.versions.loaded import LoadedVersions
@@ -201,7 +201,7 @@ class Worker:
             Defaults(spec).complete,
             data_lane,
             of_policy,
-            settings.waiting_room_requests,
+            settings.queue_limit_requests,
             fields=_fields(spec),
         )
         self._policies.push_async_callback(batcher.close)
@@ -210,8 +210,8 @@ class Worker:
             named.name,
             spec,
             offer.graph.serving,
-            QuickReader(spec, rows_limit=settings.rows_limit),
-            InputReader(
+            TypedDecoder(spec, rows_limit=settings.rows_limit),
+            InputValidator(
                 spec,
                 rows_limit=settings.rows_limit,
                 strict_bounds=settings.strict_bounds,
@@ -233,7 +233,7 @@ def _fields(spec: PolicySpec) -> str:
     return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
 
 
-def store_for(settings: Settings) -> Store | None:
+def store_for(settings: Settings) -> SessionStore | None:
     """Where sessions are kept; None where the workers have no place in common."""
     limits = Limits(
         settings.sessions_limit,

@@ -17,7 +17,7 @@ from bench import BenchError
 SOURCE = Path(__file__).with_name("load.c")
 # Opening the connections takes 5 s at most, what is unanswered in the end is waited for 15 s (both in load.c).
 _EXTRA_S = 30
-# Half of what a server's waiting room holds by default: a stall makes requests wait, not fail.
+# Half of what a server's queue holds by default: a stall makes requests wait, not fail.
 MOST_CONNECTIONS = 512
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import knobs, settings_from, variable
+from app.settings import all_settings, settings_from, variable
 from tests.server import ROOT
 
 
@@ -106,5 +106,5 @@ def test_what_the_example_shows_is_read() -> None:
     assert len(shown) > 8
     for name in shown:
         assert name in text, name
-    settings = {variable(knob.name) for knob in knobs()}
-    assert {name for name in shown if name.startswith("POLICY_SERVER_")} <= settings
+    known = {variable(setting.name) for setting in all_settings()}
+    assert {name for name in shown if name.startswith("POLICY_SERVER_")} <= known

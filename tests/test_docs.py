@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.settings import knobs, variable
+from app.settings import all_settings, variable
 from tests.compilers import cpp, csharp, found, rust
 from tests.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
@@ -179,15 +179,15 @@ def test_make_alone_lists_the_targets() -> None:
 def test_every_setting_is_documented_with_its_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = re.findall(r"^\| `(POLICY_SERVER_\w+)` \| `([^`]*)` \|", page, re.MULTILINE)
-    shown = {variable(f.name): "" if f.default == "" else str(f.default).lower() for f in knobs()}
+    shown = {variable(f.name): "" if f.default == "" else str(f.default).lower() for f in all_settings()}
     assert dict(rows) == shown
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "deploy/example.env", "deploy/entrypoint.sh"])
 def test_what_operators_set_are_settings(file: str) -> None:
     named = set(re.findall(r"POLICY_SERVER_[A-Z_]+", (ROOT / file).read_text()))
-    secrets = {f"{variable(f.name)}_FILE" for f in knobs() if f.metadata["secret"]}
-    assert named <= {variable(f.name) for f in knobs()} | {variable("policies")} | secrets
+    secrets = {f"{variable(f.name)}_FILE" for f in all_settings() if f.metadata["secret"]}
+    assert named <= {variable(f.name) for f in all_settings()} | {variable("policies")} | secrets
 
 
 def test_every_status_is_documented() -> None:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api.encodings import Decoder, decoder_of
 from app.errors import BodyTooLarge, NotJson
-from app.wire.limits import QUICK_BYTES
+from app.wire.limits import SHORT_BODY_BYTES
 
 # So much of a decoded body may be there beside any number of others; more, one after the other.
 _MODEST_BYTES = 2**20
@@ -36,7 +36,7 @@ class BodyBuffer:
             return
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size > QUICK_BYTES and len(self._pieces) > 1:
+        if self._size > SHORT_BODY_BYTES and len(self._pieces) > 1:
             self._large, self._pieces = bytearray().join(self._pieces), []
 
     def take(self) -> bytes:

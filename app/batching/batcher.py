@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from app.batching.pace import Pace
+from app.batching.call_times import CallTimes
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.engine.base import Engine, InputRefused
@@ -43,7 +43,7 @@ log = logging.getLogger("policy_server.batching")
 MOST_ROWS = 4096
 # A row's rounding may depend on the shape of its call and on its place in it: jobs that must come out the same
 # at any load run in calls of this size.
-ALONE_ROWS = 16
+SEEDED_BATCH_ROWS = 16
 # Handing a call to a thread and its answer back takes some 100 µs, of which the event loop spends half.
 INLINE_S = 0.0003
 # Inputs, rows, the initial policy state where they begin with it, and which rows do, where not all of them → all inputs
@@ -66,7 +66,7 @@ class Batcher:
         complete: Complete,
         lane: Executor,
         metrics: PolicyMetrics,
-        waiting_room: int,
+        queue: int,
         inline_s: float = INLINE_S,
         fields: str = "observation",
     ) -> None:
@@ -75,7 +75,7 @@ class Batcher:
         self._complete = complete
         self._lane = lane
         self._metrics = metrics
-        self._waiting_room = waiting_room
+        self._queue = queue
         self._inline_s = inline_s
         self._fields = fields
         self._loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class Batcher:
         self._expires_at = math.inf
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
-        self._paces: dict[str, Pace] = {}
+        self._call_times: dict[str, CallTimes] = {}
         self._recorder = Recorder()
         self._paused: Pause | None = None
         self._stopping = False
@@ -103,7 +103,7 @@ class Batcher:
         return self._recorder.rows()
 
     def submit(self, job: Job) -> None:
-        """Puts a job into the waiting room; its waiter is told the answer, or that the deadline has passed.
+        """Puts a job into the queue; its waiter is told the answer, or that the deadline has passed.
 
         Raises:
           Overloaded: the room is full.
@@ -111,9 +111,9 @@ class Batcher:
         """
         if self._paused or self._closed:
             self.check_open()
-        if len(self._waiting) >= self._waiting_room:
+        if len(self._waiting) >= self._queue:
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.waiter.done())
-            if len(self._waiting) >= self._waiting_room:
+            if len(self._waiting) >= self._queue:
                 raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
         self._waiting.append(job)
         if self._running is not None or self._paused:
@@ -135,7 +135,7 @@ class Batcher:
     async def pause(self, mode: Pause) -> Pause | None:
         """Closes the gate and returns when no batch runs any more.
 
-        WAIT keeps in the waiting room what is there and what comes. REJECT refuses what comes and what an earlier
+        WAIT keeps in the queue what is there and what comes. REJECT refuses what comes and what an earlier
         WAIT held; it finishes what was accepted while the policy was not paused. Left early, the gate stays closed.
 
         Returns:
@@ -219,24 +219,26 @@ class Batcher:
             raise WeightsGone(f"the weights of version {wanted.version.name} are not kept any more")
         with wanted or self._lease() as loaded:
             jobs = _new_enough(batch, loaded.version.train_step, loaded.version.name)
-            pace = self._paces.setdefault(loaded.engine.name, Pace())
+            call_times = self._call_times.setdefault(loaded.engine.name, CallTimes())
             rows = _rows(jobs)
             apart = bool(loaded.version.dependent_rows)
             self._most_rows = 1 if apart else MOST_ROWS
-            if jobs and pace.expected_s(jobs[0].function, rows) <= self._inline_s:
-                self._tell(loaded, jobs, rows, _compute(loaded.engine, jobs, rows, self._complete, pace, apart))
+            if jobs and call_times.expected_s(jobs[0].function, rows) <= self._inline_s:
+                self._tell(loaded, jobs, rows, _compute(loaded.engine, jobs, rows, self._complete, call_times, apart))
             elif jobs:
                 self._in_lane = jobs
                 loaded.acquire()
-                self._running = self._loop.create_task(self._run_in_lane(loaded, jobs, rows, pace))
+                self._running = self._loop.create_task(self._run_in_lane(loaded, jobs, rows, call_times))
                 self._expire_at_all()
 
-    async def _run_in_lane(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, pace: Pace) -> None:
+    async def _run_in_lane(
+        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, call_times: CallTimes
+    ) -> None:
         """Takes over one lease of the version."""
         try:
             apart = bool(loaded.version.dependent_rows)
             work = self._loop.run_in_executor(
-                self._lane, _compute, loaded.engine, jobs, rows, self._complete, pace, apart
+                self._lane, _compute, loaded.engine, jobs, rows, self._complete, call_times, apart
             )
             self._tell(loaded, jobs, rows, await work)
         except Exception as error:  # as in `_step`
@@ -310,14 +312,14 @@ def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job
 
 
 def _compute(
-    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, pace: Pace, apart: bool
+    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, call_times: CallTimes, apart: bool
 ) -> Sequence[Arrays | Exception]:
     """One call for all jobs; where it fails, or they are to be `apart`, one call for each: only the guilty fail."""
     if len(jobs) == 1 or not apart:
         try:
             began = perf_counter()
             outcomes = _call(engine, jobs, rows, complete, apart)
-            pace.note(jobs[0].function, rows, perf_counter() - began)
+            call_times.note(jobs[0].function, rows, perf_counter() - began)
             return outcomes
         except Exception as error:
             if len(jobs) == 1:
@@ -337,8 +339,8 @@ def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, ap
         outputs = engine.initial_state(rows)
     else:
         inputs = _gathered(engine, jobs, rows, complete)
-        fixed = jobs[0].alone and not apart
-        outputs = _run_alone(engine, function, inputs) if fixed else engine.run(function, inputs)
+        fixed = jobs[0].isolated and not apart
+        outputs = _run_isolated(engine, function, inputs) if fixed else engine.run(function, inputs)
     if len(jobs) == 1:
         return [outputs]
     shares, start = [], 0
@@ -363,22 +365,22 @@ def _gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete
 
 def _alike(first: Job, job: Job) -> bool:
     """Whether what they leave out can be added to both at once."""
-    return job.needs_state is first.needs_state and job.begins is first.begins is None
+    return job.needs_state is first.needs_state and job.reset_mask is first.reset_mask is None
 
 
 def _completed(engine: Engine, job: Job, complete: Complete) -> Arrays:
     initial = engine.initial_state(job.rows) if job.needs_state else None
-    return complete(job.inputs, job.rows, initial, *([] if job.begins is None else [job.begins]))
+    return complete(job.inputs, job.rows, initial, *([] if job.reset_mask is None else [job.reset_mask]))
 
 
 def _concatenated(inputs: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
 
 
-def _run_alone(engine: Engine, function: str, inputs: Arrays) -> Arrays:
-    """Calls of exactly `ALONE_ROWS` rows: row i has the same place in a call of the same shape, whatever is around."""
+def _run_isolated(engine: Engine, function: str, inputs: Arrays) -> Arrays:
+    """Calls of exactly `SEEDED_BATCH_ROWS` rows: row i has the same place in a call of the same shape each time."""
     rows = len(next(iter(inputs.values())))
-    return join([engine.run(function, piece) for piece in split(inputs, ALONE_ROWS)], rows)
+    return join([engine.run(function, piece) for piece in split(inputs, SEEDED_BATCH_ROWS)], rows)
 
 
 def _rows(jobs: Sequence[Job]) -> int:

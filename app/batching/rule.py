@@ -67,11 +67,11 @@ class Job(msgspec.Struct, eq=False):
     """One request's share of a batch.
 
     `inputs` are those that were sent; what they leave out has defaults. `needs_state`: its rows start from the initial
-    policy state. `min_train_step`: it may not run on older weights. `alone`: its rows run in calls of their own, of a
-    fixed size, so that no neighbour changes their rounding. `begins`: [rows] booleans, where only these rows start from
-    the initial policy state. `loaded`: the version that it has to run on; None takes the one that serves. The rest is
-    known when it is submitted: `deadline` is on the event loop's clock, in seconds; `waiter` gets a `Result`, or the
-    error.
+    policy state. `min_train_step`: it may not run on older weights. `isolated`: its rows run in calls of their own,
+    of a fixed size, so that no neighbour changes their rounding. `reset_mask`: [rows] booleans, where only these rows
+    start from the initial policy state. `loaded`: the version that it has to run on; None takes the one that serves.
+    The rest is known when it is submitted: `deadline` is on the event loop's clock, in seconds; `waiter` gets a
+    `Result`, or the error.
     """
 
     function: str
@@ -79,8 +79,8 @@ class Job(msgspec.Struct, eq=False):
     rows: int
     needs_state: bool = False
     min_train_step: int | None = None
-    alone: bool = False
-    begins: Array | None = None
+    isolated: bool = False
+    reset_mask: Array | None = None
     loaded: LoadedVersion[Engine] | None = None
     deadline: float = math.inf
     waiter: Waiter = _NOBODY
@@ -90,7 +90,7 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
     """Takes jobs from the front of `waiting`.
 
     The first job that still counts decides the function; jobs of the same function join in order of arrival
-    up to `most_rows` (the first always goes, however large). A job that wants to be alone is a batch of its own.
+    up to `most_rows` (the first always goes, however large). An isolated job is a batch of its own.
     The others keep their places.
 
     Returns:
@@ -111,7 +111,7 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
         elif not batch or (_together(batch[0], job) and rows + job.rows <= most_rows):
             batch.append(job)
             rows += job.rows
-            if rows >= most_rows or job.alone:
+            if rows >= most_rows or job.isolated:
                 break
         else:
             left.append(job)
@@ -120,4 +120,4 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
 
 
 def _together(first: Job, job: Job) -> bool:
-    return job.function == first.function and job.loaded is first.loaded and not job.alone
+    return job.function == first.function and job.loaded is first.loaded and not job.isolated

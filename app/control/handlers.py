@@ -12,7 +12,7 @@ from app.rpc.link import Handlers
 def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
     """The control process's side of `RemoteManager`."""
 
-    async def story(manager: Manager, limit: int, offset: int) -> dict[str, Any]:
+    async def status(manager: Manager, limit: int, offset: int) -> dict[str, Any]:
         versions = manager.versions()
         shown = versions[offset : offset + limit]
         if manager.active not in shown:
@@ -33,7 +33,7 @@ def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
         Manager.check,
         Manager.pause,
         Manager.resume,
-        story,
+        status,
     ]
 
     def of_policy(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

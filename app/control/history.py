@@ -6,7 +6,7 @@ import logging
 from collections.abc import Set
 
 from app.control.plan import newest_first
-from app.control.source import Sight
+from app.control.source import Scan
 from app.control.states import State, Version
 from app.metrics import PolicyMetrics
 
@@ -23,7 +23,7 @@ class History:
         self._policy = policy
         self._metrics = metrics
         self._versions: dict[tuple[str, str], Version] = {}
-        self._observed: tuple[Sight, Set[tuple[str, str]], int] | None = None
+        self._observed: tuple[Scan, Set[tuple[str, str]], int] | None = None
 
     def version(self, name: str, digest: str, train_step: int) -> Version:
         """The version with this identity; a new one, found just now, where it was never seen."""
@@ -42,25 +42,25 @@ class History:
         """What was unreadable under that name is so no more."""
         self._versions.pop((name, ""), None)
 
-    def observe(self, sight: Sight, besides: Set[tuple[str, str]] = frozenset()) -> None:
+    def observe(self, scan: Scan, besides: Set[tuple[str, str]] = frozenset()) -> None:
         """Notes what a look has found, and forgets what is gone or long done.
 
         `besides` are names and digests of what is there too.
         """
-        if self._observed == (sight, besides, self._ended()):
+        if self._observed == (scan, besides, self._ended()):
             return  # a look that found nothing new: there may be thousands
-        new = [c for c in sight.complete if (c.name, c.digest) not in self._versions]
+        new = [c for c in scan.complete if (c.name, c.digest) not in self._versions]
         for candidate in reversed(newest_first(new)):  # so that the newest is the latest seen
             self.version(candidate.name, candidate.digest, candidate.train_step)
-        for candidate in sight.complete:
+        for candidate in scan.complete:
             self.mended(candidate.name)
-        unreadable = sight.others | sight.unreadable
+        unreadable = scan.others | scan.unreadable
         for name, reason in unreadable.items():
             version = self.version(name, "", -1)
             if version.state is not State.REFUSED or version.reason != reason:
                 self._versions.pop(version.key)
                 self.refuse(self.version(name, "", -1), reason)
-        there = {*besides, *((candidate.name, candidate.digest) for candidate in sight.complete)}
+        there = {*besides, *((candidate.name, candidate.digest) for candidate in scan.complete)}
         gone = [key for key, v in self._versions.items() if v.state is State.FOUND and key not in there]
         # Only what is gone from the folder: a refusal that is forgotten would be tried again.
         done = [
@@ -70,7 +70,7 @@ class History:
         ]
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]
-        self._observed = sight, besides, self._ended()
+        self._observed = scan, besides, self._ended()
 
     def _ended(self) -> int:
         return sum(v.state is State.RELEASED or v.state is State.REFUSED for v in self._versions.values())

@@ -24,10 +24,10 @@ from app.control.history import History
 from app.control.plan import Candidate, OwnWeights
 from app.control.prepare import Builder, Preparing
 from app.control.reexport import ExportFolder
-from app.control.source import Sight, Source
-from app.control.state_dir import KEPT, Kept, Memory, Pin, Store
+from app.control.source import Scan, Source
+from app.control.state_dir import MOST_RECORDS, Pin, SavedState, StateDir, VersionRecord
 from app.control.states import Version
-from app.control.swap import Changeover
+from app.control.swap import Swapper
 from app.control.workers import Worker
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.metrics import PolicyMetrics
@@ -53,27 +53,27 @@ class Manager:
         folder: Path,
         builder: Builder,
         source: Source,
-        store: Store,
+        state_dir: StateDir,
         lane: Executor,
         metrics: PolicyMetrics,
     ) -> None:
         self.name = name
         self._builder = builder
         self._source = source
-        self._store = store
+        self._state_dir = state_dir
         self._lane = lane
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._history = History(name, metrics)
-        self._next_look: asyncio.Task[float | None] | None = None
+        self._next_scan: asyncio.Task[float | None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
-        self._served: list[Kept] = []
+        self._served: list[VersionRecord] = []
         self._offered: Counter[str] = Counter()
         self._pin: Pin | None = None
         self._paused: str | None = None
-        self._changeover = Changeover(name, self._history, metrics)
-        self._preparing = Preparing(builder, store, self._changeover, lane)
-        self._export = ExportFolder(name, folder, builder, store, lane)
+        self._swapper = Swapper(name, self._history, metrics)
+        self._preparing = Preparing(builder, state_dir, self._swapper, lane)
+        self._export = ExportFolder(name, folder, builder, state_dir, lane)
         self._nothing_in: object = None
         # Whether something calls `catch_up` whenever the policy's folder changes.
         self.watched = False
@@ -81,7 +81,7 @@ class Manager:
     @property
     def active(self) -> Version:
         """The version that serves."""
-        return self._changeover.active
+        return self._swapper.active
 
     @property
     def pinned(self) -> str | None:
@@ -101,16 +101,16 @@ class Manager:
             log.warning(
                 "%s: Python code stayed in the process that saved the policy, and is missing: %s", self.name, code
             )
-        memory = await self._work(lambda: self._store.recall(self._graph.digest, self._graph))
-        self._served, self._export.saved_again = list(memory.served), memory.saved_again
+        saved_state = await self._in_executor(lambda: self._state_dir.load(self._graph.digest, self._graph))
+        self._served, self._export.saved_again = list(saved_state.served), saved_state.saved_again
         async with self._one_at_a_time:
-            if memory.pin is not None:
-                await self._resume(memory.pin)
-            if self._changeover.begun:
+            if saved_state.pin is not None:
+                await self._resume(saved_state.pin)
+            if self._swapper.begun:
                 await self._catch_up(everything=True)  # it drops a pin on what is gone
             else:
                 await self._begin()
-            await self._note(self._pin)
+            await self._persist(self._pin)
 
     @property
     def _graph(self) -> Graph:
@@ -118,7 +118,7 @@ class Manager:
         return self._export.graph
 
     async def _begin(self) -> None:
-        for candidate in plan.ranked((await self._look()).complete, self._export.own()):
+        for candidate in plan.ranked((await self._scan()).complete, self._export.own()):
             try:
                 await self._swap_to(candidate)
             except SwapRefused:
@@ -128,15 +128,15 @@ class Manager:
 
     async def _resume(self, pin: Pin) -> None:
         """Goes back to the version that was pinned before a restart."""
-        sight = await self._look()
+        scan = await self._scan()
         try:
-            remembered = next((kept for kept in reversed(self._served) if kept.name == pin.name), None)
-            if remembered is not None:
-                await self._swap_back(remembered, sight)
+            served_before = next((record for record in reversed(self._served) if record.name == pin.name), None)
+            if served_before is not None:
+                await self._swap_back(served_before, scan)
             elif pin.name == EXPORT:
                 await self._swap_to_export(self._graph)
             else:
-                await self._swap_to(sight.named(pin.name))
+                await self._swap_to(scan.named(pin.name))
         except (SwapRefused, UnknownVersion) as error:
             log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
             return
@@ -145,8 +145,8 @@ class Manager:
     @contextlib.contextmanager
     def offered(self) -> Iterator[tuple[Version, Graph, Bundle]]:
         """What a worker has to load before it can be admitted; within, its files stay where they are."""
-        offer = self._changeover.offer()
-        with self._kept(offer[2]):
+        offer = self._swapper.offer()
+        with self._protected(offer[2]):
             yield offer
 
     async def admit(self, worker: Worker, loaded: tuple[str, str]) -> None:
@@ -158,18 +158,18 @@ class Manager:
           LinkLost: it is gone already.
           SwapRefused: it cannot load what serves by now.
         """
-        while loaded != (wanted := self._changeover.wanted())[0].key:
+        while loaded != (wanted := self._swapper.wanted())[0].key:
             version, graph, bundle = wanted
-            with self._kept(bundle):
+            with self._protected(bundle):
                 await worker.prepare(graph, bundle)
                 await worker.activate(*version.key)
             loaded = version.key
-        self._changeover.workers.admit(worker)
+        self._swapper.workers.admit(worker)
         if self._paused is not None:
             await worker.pause(self._paused)
 
     @contextlib.contextmanager
-    def _kept(self, bundle: Bundle) -> Iterator[None]:
+    def _protected(self, bundle: Bundle) -> Iterator[None]:
         """Within, the files of the bundle stay where they are."""
         self._offered[bundle.digest] += 1
         try:
@@ -180,13 +180,13 @@ class Manager:
     async def pause(self, mode: str) -> str | None:
         """Pauses every worker; returns what is in force when no batch runs any more."""
         self._paused = mode
-        await self._changeover.workers.pause(mode)
+        await self._swapper.workers.pause(mode)
         return self._paused
 
     async def resume(self) -> None:
         """Lets every worker answer again."""
         self._paused = None
-        await self._changeover.workers.resume()
+        await self._swapper.workers.resume()
 
     async def check(self, folder: Path) -> int:
         """Judges a checkpoint that lies anywhere, without restoring it; returns its train step, -1 if unknown.
@@ -216,14 +216,14 @@ class Manager:
         return await self._timed(lambda: self._reload(name))
 
     async def _reload(self, name: str | None) -> None:
-        sight = await self._look_patiently(name)
+        scan = await self._scan_until_settled(name)
         if name == EXPORT:
             await self._swap_to_export(self._graph)
         elif name is not None:
-            await self._swap_to(sight.named(name))
+            await self._swap_to(scan.named(name))
         else:
-            await self._swap_to_newest(sight)
-        await self._note(Pin(name) if name is not None else None)
+            await self._swap_to_newest(scan)
+        await self._persist(Pin(name) if name is not None else None)
 
     async def reload_export(self) -> Swapped:
         """Loads the graph anew from the export's folder, serves its weights and stays there.
@@ -237,9 +237,11 @@ class Manager:
         graph = await self._export.open_anew()
         await self._swap_to_export(graph)
         if graph.digest != self._graph.digest:  # what served before is made anew for this graph
-            self._served = [replace(kept, graph=graph.digest) for kept in self._served[-1:] if kept.name != EXPORT]
+            self._served = [
+                replace(record, graph=graph.digest) for record in self._served[-1:] if record.name != EXPORT
+            ]
         self._export.adopt(graph, watched=False)
-        await self._note(Pin(EXPORT))  # or watching would put an older checkpoint in its place at once
+        await self._persist(Pin(EXPORT))  # or watching would put an older checkpoint in its place at once
 
     async def rollback(self) -> Swapped:
         """Swaps back to the version that served before the active one, and stays there.
@@ -255,9 +257,9 @@ class Manager:
         if len(self._served) < 2:
             raise SwapRefused(f"no version served before {self.active.name} that is still known")
         *older, target, _ = self._served
-        await self._swap_back(target, await self._look(only={target.name}))
+        await self._swap_back(target, await self._scan(only={target.name}))
         self._served = [*older, target]
-        await self._note(Pin(target.name, held=True))
+        await self._persist(Pin(target.name, survives_deletion=True))
 
     async def _timed(self, change: Callable[[], Coroutine[Any, Any, None]]) -> Swapped:
         """One change, when it is its turn; it is finished also where nobody waits for it any more."""
@@ -267,12 +269,12 @@ class Manager:
             async with self._one_at_a_time:
                 previous = self.active.name
                 await change()
-                await self._changeover.drained()
+                await self._swapper.drained()
                 took_ms = (time.perf_counter() - began) * 1000
                 return Swapped(self.active.name, self.active.train_step, previous, took_ms)
 
         task = asyncio.create_task(whole())
-        self._beside(task)
+        self._keep_alive(task)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -282,7 +284,7 @@ class Manager:
 
     def stale(self) -> bool:
         """Whether the graph in the export's folder is another one than what serves."""
-        return self._export.stale or self._changeover.offer()[1].digest != self._graph.digest
+        return self._export.stale or self._swapper.offer()[1].digest != self._graph.digest
 
     def stale_reason(self) -> str:
         """Why what was saved over the export is not served; empty where nothing was found against it."""
@@ -298,50 +300,50 @@ class Manager:
             return await self._catch_up()
 
     async def _catch_up(self, everything: bool = False) -> float | None:
-        if self._pin is not None and (self._pin.held or self._pin.name == EXPORT):
+        if self._pin is not None and (self._pin.survives_deletion or self._pin.name == EXPORT):
             return None
         try:
-            sight = await self._look(only=None if everything else {self.active.name})
+            scan = await self._scan(only=None if everything else {self.active.name})
         except SwapRefused as error:
             log.warning("%s: %s", self.name, error)
             return LATER_S
         if self._pin is not None:
-            if sight.has(self._pin.name):
+            if scan.has(self._pin.name):
                 return None
             log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, self._pin.name)
-            await self._note(None)
-        unsettled = await self._look_at_export()
+            await self._persist(None)
+        still_changing = await self._scan_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
         own, fresh = self._export.own(), self._export.fresh_own(self.watched)
-        decided_on = (sight, active, own, fresh)
+        decided_on = (scan, active, own, fresh)
         if self._nothing_in != decided_on:
-            newer = plan.newer(sight.complete, active, own, fresh, self._history.refused())
+            newer = plan.newer(scan.complete, active, own, fresh, self._history.refused())
             await self._swap_to_any(newer)
             self._nothing_in = None if newer else decided_on
-        return REST_S if sight.unsettled or unsettled else None
+        return REST_S if scan.still_changing or still_changing else None
 
     async def _swap_to_any(self, newer: Iterable[Candidate | OwnWeights]) -> None:
         """To the first that may serve, if one may."""
         for candidate in newer:
             try:
                 await self._swap_to(candidate)
-                await self._note(None)
+                await self._persist(None)
                 return
             except SwapRefused:
                 continue  # it is told under `versions`; the next best may serve
 
-    async def _look_at_export(self, afresh: bool = False) -> bool:
+    async def _scan_export(self, afresh: bool = False) -> bool:
         """Whether something is being saved over the export just now. `afresh` forgets what was found against it."""
         try:
-            unsettled = await self._export.look(REST_S, afresh)
+            still_changing = await self._export.scan(REST_S, afresh)
         except SwapRefused as refusal:
             self._history.refuse(self._history.version(EXPORT, "", -1), str(refusal))
             return False
-        if not unsettled and not self._export.reason:
+        if not still_changing and not self._export.reason:
             self._history.mended(EXPORT)
         if self._export.fresh is not None:
             self._history.version(EXPORT, self._export.fresh.digest, self._export.fresh.train_step)
-        return unsettled
+        return still_changing
 
     async def wait_for(self, train_step: int) -> None:
         """Returns when weights at least as new as `train_step` serve.
@@ -353,18 +355,18 @@ class Manager:
             return
         self._refuse_if_pinned(train_step)
         # A task of its own: the caller's deadline must not end a swap half-way. One for all who wait for it to begin.
-        if self._next_look is None:
-            self._next_look = asyncio.create_task(self._look_for_all())
-            self._beside(self._next_look)
-        await asyncio.shield(self._next_look)
+        if self._next_scan is None:
+            self._next_scan = asyncio.create_task(self._scan_for_all())
+            self._keep_alive(self._next_scan)
+        await asyncio.shield(self._next_scan)
         async with self._changed:
             while self.active.train_step < train_step:
                 self._refuse_if_pinned(train_step)
                 await self._changed.wait()
 
-    async def _look_for_all(self) -> float | None:
+    async def _scan_for_all(self) -> float | None:
         async with self._one_at_a_time:
-            self._next_look = None  # whoever comes now may have published after this look
+            self._next_scan = None  # whoever comes now may have published after this look
             return await self._catch_up(everything=True)
 
     def _refuse_if_pinned(self, train_step: int) -> None:
@@ -374,33 +376,35 @@ class Manager:
                 f"version {version.name} (train step {version.train_step}) is pinned, min_train_step is {train_step}"
             )
 
-    async def _look_patiently(self, name: str | None) -> Sight:
+    async def _scan_until_settled(self, name: str | None) -> Scan:
         """A look that gives checkpoints still being written some seconds to become complete."""
         deadline = time.monotonic() + PATIENCE_S
         of_export = name is None
-        sight = await self._look(afresh=True)
-        saving = of_export and await self._look_at_export(afresh=True)
-        while time.monotonic() < deadline and (saving or sight.unsettled if of_export else name in sight.unsettled):
+        scan = await self._scan(afresh=True)
+        saving = of_export and await self._scan_export(afresh=True)
+        while time.monotonic() < deadline and (
+            saving or scan.still_changing if of_export else name in scan.still_changing
+        ):
             await asyncio.sleep(REST_S / 2)
-            saving = of_export and await self._look_at_export()
-            sight = await self._look(only=set() if name is None else {name})
-        return sight
+            saving = of_export and await self._scan_export()
+            scan = await self._scan(only=set() if name is None else {name})
+        return scan
 
-    async def _look(self, afresh: bool = False, only: Collection[str] | None = None) -> Sight:
-        """See `Source.look`."""
+    async def _scan(self, afresh: bool = False, only: Collection[str] | None = None) -> Scan:
+        """See `Source.scan`."""
         try:
-            sight = await self._work(lambda: self._source.look(REST_S, afresh, only))
+            scan = await self._in_executor(lambda: self._source.scan(REST_S, afresh, only))
         except OSError as error:
             raise SwapRefused(f"the checkpoints cannot be looked for now: {error.strerror}", for_now=True) from error
         fresh = self._export.fresh
-        self._history.observe(sight, {(EXPORT, fresh.digest)} if fresh is not None else set())
-        return sight
+        self._history.observe(scan, {(EXPORT, fresh.digest)} if fresh is not None else set())
+        return scan
 
-    async def _swap_to_newest(self, sight: Sight) -> None:
+    async def _swap_to_newest(self, scan: Scan) -> None:
         """The newest that may serve; where all are refused, the first one's reason is the answer."""
         first_refusal: SwapRefused | None = None
         own = self._export.fresh_own(self.watched) or self._export.own()
-        for candidate in plan.ranked(sight.complete, own):
+        for candidate in plan.ranked(scan.complete, own):
             try:
                 await self._swap_to(candidate)
                 return
@@ -416,12 +420,12 @@ class Manager:
             await self._swap_to_newest_export(candidate)
             return
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
-        if self._changeover.begun and self.active is version:
+        if self._swapper.begun and self.active is version:
             return
         try:
             graph = await self._with_room(lambda: self._preparing.graph_for(self._graph, candidate))
         except SwapRefused as refusal:
-            await self._changeover.drained()  # it may be this very version that still drains
+            await self._swapper.drained()  # it may be this very version that still drains
             version.want()
             self._history.refuse(version, str(refusal), object() if refusal.for_now else candidate.stamp)
             raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
@@ -441,24 +445,24 @@ class Manager:
             try:
                 return await make()
             except SwapRefused as refusal:
-                spare = next((kept for kept in self._served[:-1] if kept.digest != self._served[-1].digest), None)
-                if not refusal.no_room or spare is None or not self._changeover.begun:
+                spare = next((record for record in self._served[:-1] if record.digest != self._served[-1].digest), None)
+                if not refusal.no_room or spare is None or not self._swapper.begun:
                     raise
                 log.warning("%s: no room: version %s, to which one could roll back, is deleted", self.name, spare.name)
-                self._served = [kept for kept in self._served if kept.digest != spare.digest]
-                await self._work(lambda: self._store.forget(spare.digest))  # noqa: B023 — it is waited for
+                self._served = [record for record in self._served if record.digest != spare.digest]
+                await self._in_executor(lambda: self._state_dir.forget(spare.digest))  # noqa: B023 — it is waited for
 
-    async def _swap_back(self, kept: Kept, sight: Sight) -> None:
+    async def _swap_back(self, record: VersionRecord, scan: Scan) -> None:
         """To a version that served before."""
         graph = self._graph
-        if kept.graph not in ("", graph.digest):  # the export has been saved again since
-            before = await self._work(lambda: self._store.graph(kept.graph))
+        if record.graph not in ("", graph.digest):  # the export has been saved again since
+            before = await self._in_executor(lambda: self._state_dir.graph(record.graph))
             graph = before if before is not None else graph
-        if kept.name == EXPORT and kept.digest == graph.digest:
+        if record.name == EXPORT and record.digest == graph.digest:
             await self._swap_to_export(graph)
             return
-        version = self._history.version(kept.name, kept.digest, kept.train_step)
-        await self._swap(version, lambda: self._preparing.past(graph, kept, sight), graph=graph)
+        version = self._history.version(record.name, record.digest, record.train_step)
+        await self._swap(version, lambda: self._preparing.past(graph, record, scan), graph=graph)
 
     async def _swap_to_newest_export(self, own: OwnWeights) -> None:
         """To the weights of the graph, or of the one that was saved over it, which then is the graph."""
@@ -485,7 +489,7 @@ class Manager:
         stamp: object = None,
         graph: Graph | None = None,
     ) -> None:
-        await self._changeover.to(version, graph or self._graph, prepare, stamp)
+        await self._swapper.to(version, graph or self._graph, prepare, stamp)
         await self._tell()
 
     async def _tell(self) -> None:
@@ -493,21 +497,21 @@ class Manager:
         async with self._changed:
             self._changed.notify_all()
 
-    def _beside(self, task: asyncio.Task[Any]) -> None:
+    def _keep_alive(self, task: asyncio.Task[Any]) -> None:
         self._background.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._background.discard)
 
-    async def _note(self, pin: Pin | None) -> None:
+    async def _persist(self, pin: Pin | None) -> None:
         """Remembers, for a restart too, what serves now and whether it is pinned."""
         self._pin = pin
         version = self.active
-        active = Kept(version.name, version.digest, version.train_step, self._changeover.offer()[1].digest)
+        active = VersionRecord(version.name, version.digest, version.train_step, self._swapper.offer()[1].digest)
         if not self._served or self._served[-1] != active:
-            self._served = [*self._served, active][-KEPT:]
-        memory = Memory(self._graph.digest, tuple(self._served), pin, self._export.saved_again)
+            self._served = [*self._served, active][-MOST_RECORDS:]
+        saved_state = SavedState(self._graph.digest, tuple(self._served), pin, self._export.saved_again)
         offered = [digest for digest, count in self._offered.items() if count]
         offered += [self._export.fresh.digest] if self._export.fresh is not None else []
-        await self._work(lambda: self._store.remember(memory, offered))
+        await self._in_executor(lambda: self._state_dir.save(saved_state, offered))
 
-    async def _work(self, job: Callable[[], T]) -> T:
+    async def _in_executor(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

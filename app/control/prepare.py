@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.checkpoint import manifest_of
 from app.control.plan import Candidate
-from app.control.source import Sight
-from app.control.state_dir import Kept, Store
-from app.control.swap import Changeover
+from app.control.source import Scan
+from app.control.state_dir import StateDir, VersionRecord
+from app.control.swap import Swapper
 from app.errors import SwapRefused, UnusablePolicy
 from app.wire.tensors import Arrays
 from saver.artifact import GRAPH_FILE, IncompleteError, check_files
@@ -49,10 +49,10 @@ class Builder(Protocol):
 class Preparing:
     """One policy's. What was prepared before is taken from the store; the rest is the builder's work."""
 
-    def __init__(self, builder: Builder, store: Store, changeover: Changeover, lane: Executor) -> None:
+    def __init__(self, builder: Builder, state_dir: StateDir, swapper: Swapper, lane: Executor) -> None:
         self._builder = builder
-        self._store = store
-        self._changeover = changeover
+        self._state_dir = state_dir
+        self._swapper = swapper
         self._lane = lane
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
@@ -64,7 +64,7 @@ class Preparing:
         there = await self._bundle(graph, candidate.digest)
         if there is None:
             return await self._prepare(graph, candidate.folder, candidate.digest)
-        await self._work(lambda: _check_unchanged(candidate.folder))
+        await self._in_executor(lambda: _check_unchanged(candidate.folder))
         return Prepared(there)
 
     async def graph_for(self, graph: Graph, candidate: Candidate) -> Graph:
@@ -73,36 +73,36 @@ class Preparing:
         Raises:
           SwapRefused: it may not serve.
         """
-        if not await self._work(lambda: (candidate.folder / GRAPH_FILE).exists()):
+        if not await self._in_executor(lambda: (candidate.folder / GRAPH_FILE).exists()):
             return graph
-        before = await self._work(lambda: self._store.graph_of(candidate.digest))
+        before = await self._in_executor(lambda: self._state_dir.graph_of(candidate.digest))
         if before is not None and before.alike(graph):
             return before
         if not await self._builder.needs_own_graph(graph, candidate.folder):
             return graph
         try:
-            own = await self._builder.open(candidate.folder, self._store.graphs)
+            own = await self._builder.open(candidate.folder, self._state_dir.graphs)
         except UnusablePolicy as error:
             raise SwapRefused(str(error)) from error
         if not own.alike(graph):
             raise SwapRefused(OTHER_SPECS)
         return own
 
-    async def past(self, graph: Graph, kept: Kept, sight: Sight) -> Prepared:
+    async def past(self, graph: Graph, record: VersionRecord, scan: Scan) -> Prepared:
         """Of a version that served before; its checkpoint may be gone.
 
         Raises:
           SwapRefused: so is what it ran from.
         """
-        there = await self._bundle(graph, kept.digest)
+        there = await self._bundle(graph, record.digest)
         if there is not None:
             return Prepared(there)
-        folders = [c.folder for c in sight.complete if (c.name, c.digest) == (kept.name, kept.digest)]
+        folders = [c.folder for c in scan.complete if (c.name, c.digest) == (record.name, record.digest)]
         # The weights in a bundle for another graph or engine will do.
-        folders += [folder for folder in [self._store.place(kept.digest)] if folder.is_dir()]
+        folders += [folder for folder in [self._state_dir.place(record.digest)] if folder.is_dir()]
         if not folders:
             raise SwapRefused("it served before, and is gone")
-        return await self._prepare(graph, folders[0], kept.digest)
+        return await self._prepare(graph, folders[0], record.digest)
 
     async def export(self, graph: Graph) -> Prepared:
         """Of the export's own weights.
@@ -114,14 +114,14 @@ class Preparing:
         return Prepared(there) if there is not None else await self._prepare(graph, None, graph.digest)
 
     async def _bundle(self, graph: Graph, digest: str) -> Bundle | None:
-        return await self._work(lambda: self._store.bundle(digest, graph.digest))
+        return await self._in_executor(lambda: self._state_dir.bundle(digest, graph.digest))
 
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
-        recorded = await self._changeover.workers.recorded()
-        serving = self._changeover.offer()[1:] if self._changeover.begun else None
-        return await self._builder.prepare(graph, source, digest, self._store.place(digest), recorded, serving)
+        recorded = await self._swapper.workers.recorded()
+        serving = self._swapper.offer()[1:] if self._swapper.begun else None
+        return await self._builder.prepare(graph, source, digest, self._state_dir.place(digest), recorded, serving)
 
-    async def _work(self, job: Callable[[], T]) -> T:
+    async def _in_executor(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from app.errors import DoesNotFit, UnusablePolicy
 from app.inputs.defaults import Defaults
 from app.inputs.options import read_options
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from app.settings import SettingsError
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec
@@ -44,7 +44,7 @@ class ProbeFile:
         Raises:
           UnusablePolicy: one is no input of this policy.
         """
-        reader, defaults = InputReader(spec, rows_limit=MOST_ROWS, strict_bounds=False), Defaults(spec)
+        reader, defaults = InputValidator(spec, rows_limit=MOST_ROWS, strict_bounds=False), Defaults(spec)
         rows: list[tuple[str, Arrays]] = []
         for where, body in self._bodies.get(policy, ()):
             try:

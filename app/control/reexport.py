@@ -14,7 +14,7 @@ from app.artifacts.export import identify_export
 from app.artifacts.foreign import SPECS_FILE
 from app.control.plan import OwnWeights
 from app.control.prepare import OTHER_SPECS, Builder
-from app.control.state_dir import Store
+from app.control.state_dir import StateDir
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import GRAPH_FILE, POLICY_FILE
 
@@ -31,11 +31,11 @@ class ExportFolder:
     A fresh one is opened and has equal specs; it becomes `graph` by `adopt`, once it serves.
     """
 
-    def __init__(self, name: str, folder: Path, builder: Builder, store: Store, lane: Executor) -> None:
+    def __init__(self, name: str, folder: Path, builder: Builder, state_dir: StateDir, lane: Executor) -> None:
         self._name = name
         self._folder = folder
         self._builder = builder
-        self._store = store
+        self._state_dir = state_dir
         self._lane = lane
         self._stamp: Stamp = ()
         self._judged: Stamp | None = None
@@ -46,15 +46,15 @@ class ExportFolder:
         self.reason = ""
 
     async def open(self) -> None:
-        """Opens what lies there; what was opened before a restart is taken from the store.
+        """Opens what lies there; what was opened before a restart is taken from the state folder.
 
         Raises:
           UnusablePolicy: it is no policy that can be served.
         """
         self._stamp = stamp_of(self._folder)
-        exported = await self._work(lambda: identify_export(self._folder))
-        there = await self._work(lambda: self._store.graph(exported.digest))
-        self.graph = there or await self._builder.open(self._folder, self._store.graphs)
+        exported = await self._in_executor(lambda: identify_export(self._folder))
+        there = await self._in_executor(lambda: self._state_dir.graph(exported.digest))
+        self.graph = there or await self._builder.open(self._folder, self._state_dir.graphs)
 
     @property
     def stale(self) -> bool:
@@ -77,7 +77,7 @@ class ExportFolder:
         """
         before = stamp_of(self._folder)
         try:
-            graph = await self._builder.open(self._folder, self._store.graphs)
+            graph = await self._builder.open(self._folder, self._state_dir.graphs)
         except UnusablePolicy as error:
             raise SwapRefused(str(error)) from error
         if not graph.alike(self.graph):
@@ -85,7 +85,7 @@ class ExportFolder:
         self._judged = before
         return graph
 
-    async def look(self, rest_s: float, afresh: bool = False) -> bool:
+    async def scan(self, rest_s: float, afresh: bool = False) -> bool:
         """Opens what was saved there since, once it is at rest; True where it is not yet.
 
         Raises:
@@ -127,7 +127,7 @@ class ExportFolder:
         self.graph, self._stamp = graph, self._judged if self._judged is not None else self._stamp
         self.fresh, self._judged, self.reason = None, None, ""
 
-    async def _work(self, job: Callable[[], T]) -> T:
+    async def _in_executor(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)
 
 

@@ -25,7 +25,7 @@ from app.control.openings import Changed, Open, Openings, RunningWorkers
 from app.control.probe_file import ProbeFile
 from app.control.progress import Progress, Showing
 from app.control.source import Source, checkpoint_folders
-from app.control.state_dir import Store
+from app.control.state_dir import StateDir
 from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
@@ -215,11 +215,11 @@ def _opener(
     stack.push_async_callback(closing.aclose)
 
     async def open_one(named: PolicyFolder, own: AsyncExitStack) -> Manager:
-        store = own.enter_context(Store(state / named.name, settings.engine).opened())
+        state_dir = own.enter_context(StateDir(state / named.name, settings.engine).opened())
         more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
-        source = Source(named.folder, _identifier(calls, store, loop), more)
+        source = Source(named.folder, _identifier(calls, state_dir, loop), more)
         builder = RemoteBuilder(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
-        manager = Manager(named.name, named.folder, builder, source, store, lane, metrics.policy(named.name))
+        manager = Manager(named.name, named.folder, builder, source, state_dir, lane, metrics.policy(named.name))
         await manager.start()
         own.push_async_callback(manager.close)
         return manager
@@ -228,12 +228,12 @@ def _opener(
 
 
 def _identifier(
-    calls: BuilderCalls, store: Store, loop: asyncio.AbstractEventLoop
+    calls: BuilderCalls, state_dir: StateDir, loop: asyncio.AbstractEventLoop
 ) -> Callable[[Path, float], Identity]:
     """Tells what a checkpoint is, from the control lane; the builder reads the train step where nothing else tells."""
 
     def train_step_in(folder: Path, digest: str) -> int:
-        known = store.train_step(digest)
+        known = state_dir.train_step(digest)
         if known is not None:
             return known
         train_step: int = asyncio.run_coroutine_threadsafe(calls.call("train_step_in", folder), loop).result()

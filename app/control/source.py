@@ -37,16 +37,16 @@ class Identity(Protocol):
 
 
 @dataclass(eq=False)
-class Sight:
+class Scan:
     """What one look found: complete checkpoints, incomplete ones (why), and unreadable ones (why).
 
-    `unsettled` are the incomplete ones that changed just now: another look is worth it soon. `others` lie among
+    `still_changing` are the incomplete ones that changed just now: another look is worth it soon. `others` lie among
     them and lead to no folder (why).
     """
 
     complete: list[Candidate] = field(default_factory=list)
     incomplete: dict[str, str] = field(default_factory=dict)
-    unsettled: set[str] = field(default_factory=set)
+    still_changing: set[str] = field(default_factory=set)
     unreadable: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class _Seen:
     stamp: Stamp
     found: Candidate | None = None
     incomplete: str = ""
-    unsettled: bool = False
+    still_changing: bool = False
     unreadable: str = ""
     lasting: bool = False
     sure: bool = False
@@ -108,7 +108,7 @@ class _Seen:
     @property
     def told(self) -> object:
         """What a look tells of it."""
-        return self.found, self.incomplete, self.unsettled, self.unreadable
+        return self.found, self.incomplete, self.still_changing, self.unreadable
 
 
 class Source:
@@ -127,13 +127,13 @@ class Source:
         self._latest: deque[Path] = deque(maxlen=_LATEST)
         self._changed: deque[Iterable[str] | None] = deque()
         self._turn = 0
-        self._sight = Sight()
+        self._last_scan = Scan()
 
     def changed(self, paths: Iterable[str] | None) -> None:
         """Has the next look look at what these paths belong to; None: at everything. For any thread."""
         self._changed.append(paths)
 
-    def look(self, rest_s: float, afresh: bool = False, only: Collection[str] | None = None) -> Sight:
+    def scan(self, rest_s: float, afresh: bool = False, only: Collection[str] | None = None) -> Scan:
         """Every checkpoint that is there now; the same object as before where nothing has changed.
 
         Args:
@@ -152,8 +152,8 @@ class Source:
             self._seen = {folder: seen for folder, seen in self._seen.items() if folder in there}
             self._restless &= there
         if changed:
-            self._sight = self._told()
-        return self._sight
+            self._last_scan = self._told()
+        return self._last_scan
 
     def _due(self, fresh: set[Path], only: Collection[str] | None) -> Collection[Path]:
         folders = self._listing.folders
@@ -165,7 +165,7 @@ class Source:
             changed |= {folder for path in paths or () if (folder := self._listing.named(path)) is not None}
         if everything or only is None:
             return folders.values()
-        newest = [candidate.folder for candidate in self._sight.newest_first[:_NEWEST]]
+        newest = [candidate.folder for candidate in self._last_scan.newest_first[:_NEWEST]]
         named = [folders[name] for name in only if name in folders]
         due = {*fresh, *changed, *self._restless, *self._listing.links, *named, *self._latest, *newest, *self._turns()}
         return [folder for folder in due if folders.get(folder.name) == folder]
@@ -192,7 +192,7 @@ class Source:
         if seen is None:
             self._restless.add(folder)
             return self._seen.pop(folder, None) is not None
-        if seen.unsettled or (seen.unreadable and not seen.lasting):
+        if seen.still_changing or (seen.unreadable and not seen.lasting):
             self._restless.add(folder)
         self._seen[folder] = seen
         if before is not None and before.told == seen.told:
@@ -207,7 +207,7 @@ class Source:
                 return _Seen(stamp, unreadable=reason, lasting=True)
             identity = self._identify(folder, rest_s)
         except Incomplete as error:
-            return _Seen(stamp, incomplete=str(error), unsettled=not error.settled)
+            return _Seen(stamp, incomplete=str(error), still_changing=not error.settled)
         except FileNotFoundError:
             return None
         except Exception as error:  # one odd folder must not stop the looks at the others
@@ -215,21 +215,21 @@ class Source:
         found = Candidate(folder.name, folder, identity.digest, identity.train_step, stamp.files, stamp.written_at)
         return _Seen(stamp, found, lasting=True, sure=stamp.settled)
 
-    def _told(self) -> Sight:
-        sight = Sight(others=dict(self._listing.others), unreadable=dict(self._listing.unreadable))
+    def _told(self) -> Scan:
+        scan = Scan(others=dict(self._listing.others), unreadable=dict(self._listing.unreadable))
         for name, folder in self._listing.folders.items():
             seen = self._seen.get(folder)
             if seen is None:
                 continue
             if seen.found is not None:
-                sight.complete.append(seen.found)
+                scan.complete.append(seen.found)
             elif seen.unreadable:
-                sight.unreadable[name] = seen.unreadable
+                scan.unreadable[name] = seen.unreadable
             else:
-                sight.incomplete[name] = seen.incomplete
-                if seen.unsettled:
-                    sight.unsettled.add(name)
-        return sight
+                scan.incomplete[name] = seen.incomplete
+                if seen.still_changing:
+                    scan.still_changing.add(name)
+        return scan
 
 
 def _reason(error: Exception) -> str:

@@ -29,11 +29,11 @@ log = logging.getLogger("policy_server.swap")
 FORMAT = 1
 _STATE_FILE = "state.json"
 # The active version, and as many to roll back to.
-KEPT = 6
+MOST_RECORDS = 6
 
 
 @dataclass(frozen=True)
-class Kept:
+class VersionRecord:
     """A version as it is remembered. `graph`: the digest of the export whose graph it served with."""
 
     name: str
@@ -44,26 +44,26 @@ class Kept:
 
 @dataclass(frozen=True)
 class Pin:
-    """An operator's wish to stay at a version. `held`: also when its checkpoint is gone from the policy's folder."""
+    """An operator's wish to stay at a version. `survives_deletion`: also when its checkpoint has been deleted."""
 
     name: str
-    held: bool = False
+    survives_deletion: bool = False
 
 
 @dataclass(frozen=True)
-class Memory:
+class SavedState:
     """What survives a restart: the versions that served, the oldest first and the active one last, and the pin.
 
     `export` is the digest of the export in the policy's folder; `saved_again`: it was seen being saved over another.
     """
 
     export: str
-    served: tuple[Kept, ...] = ()
+    served: tuple[VersionRecord, ...] = ()
     pin: Pin | None = None
     saved_again: bool = False
 
 
-class Store:
+class StateDir:
     """One policy's folder in the server's state directory. `engine`: what its versions shall run on, or "auto"."""
 
     def __init__(self, folder: Path, engine: str = AUTO) -> None:
@@ -74,7 +74,7 @@ class Store:
         self._known: dict[str, tuple[object, Bundle]] = {}
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Store]:
+    def opened(self) -> Iterator[StateDir]:
         """Makes the folder, and keeps other servers out of it.
 
         Raises:
@@ -105,40 +105,46 @@ class Store:
             if folder.is_dir():
                 sweep(folder)
 
-    def recall(self, export: str, graph: Graph | None = None) -> Memory:
-        """What was remembered under this export; an empty memory where there is none or it cannot be read.
+    def load(self, export: str, graph: Graph | None = None) -> SavedState:
+        """What was saved under this export; an empty state where there is none or it cannot be read.
 
         A roll-back holds also over an export that was saved again, where the specs of its `graph` are equal.
         """
         try:
             data = read_manifest(self._folder / _STATE_FILE, FORMAT)
             if data is None:
-                return Memory(export)
-            pin = Pin(str(data["pin"]["name"]), bool(data["pin"]["held"])) if data["pin"] else None
-            if data["export"] != export and not (pin is not None and pin.held and self._alike(data["export"], graph)):
-                return Memory(export)
-            served = tuple(map(_kept, data["served"]))
-            return Memory(export, served, pin, data["export"] != export or bool(data.get("saved_again")))
+                return SavedState(export)
+            pin = Pin(str(data["pin"]["name"]), bool(data["pin"]["survives_deletion"])) if data["pin"] else None
+            if data["export"] != export and not (
+                pin is not None and pin.survives_deletion and self._alike(data["export"], graph)
+            ):
+                return SavedState(export)
+            served = tuple(map(_record, data["served"]))
+            return SavedState(export, served, pin, data["export"] != export or bool(data.get("saved_again")))
         except (IncompleteError, KeyError, TypeError, ValueError) as error:
             log.warning("%s: what served last is unknown: %s", self._folder.name, error)
-            return Memory(export)
+            return SavedState(export)
 
     def _alike(self, export: str, graph: Graph | None) -> bool:
         before = self.graph(export)
         return before is not None and graph is not None and before.alike(graph)
 
-    def remember(self, memory: Memory, besides: Collection[str] = ()) -> None:
-        """Replaces what is remembered, and deletes the graphs and bundles that it has no more use for.
+    def save(self, saved_state: SavedState, besides: Collection[str] = ()) -> None:
+        """Replaces what is saved, and deletes the graphs and bundles that it has no more use for.
 
         `besides` are digests of bundles and graphs that are in use all the same.
 
-        A disk that is full or read-only costs the memory, not the service: the log tells it.
+        A disk that is full or read-only costs the record, not the service: the log tells it.
         """
         try:
-            served = [{key: value for key, value in asdict(kept).items() if value != ""} for kept in memory.served]
-            write_json(self._folder / _STATE_FILE, {"format": FORMAT, **asdict(memory), "served": served}, sync=True)
-            _keep_only(self._versions, {*besides, *(kept.digest for kept in memory.served)})
-            _keep_only(self.graphs, {memory.export, *besides, *(kept.graph for kept in memory.served)})
+            served = [
+                {key: value for key, value in asdict(record).items() if value != ""} for record in saved_state.served
+            ]
+            write_json(
+                self._folder / _STATE_FILE, {"format": FORMAT, **asdict(saved_state), "served": served}, sync=True
+            )
+            _keep_only(self._versions, {*besides, *(record.digest for record in saved_state.served)})
+            _keep_only(self.graphs, {saved_state.export, *besides, *(record.graph for record in saved_state.served)})
         except OSError as error:
             log.warning("%s: a restart will not know what served last: %s", self._folder.name, error)
 
@@ -179,8 +185,8 @@ class Store:
         return found
 
 
-def _kept(data: Mapping[str, Any]) -> Kept:
-    return Kept(str(data["name"]), str(data["digest"]), int(data["train_step"]), str(data.get("graph", "")))
+def _record(data: Mapping[str, Any]) -> VersionRecord:
+    return VersionRecord(str(data["name"]), str(data["digest"]), int(data["train_step"]), str(data.get("graph", "")))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

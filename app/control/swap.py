@@ -16,7 +16,7 @@ from app.metrics import PolicyMetrics
 log = logging.getLogger("policy_server.swap")
 
 
-class Changeover:
+class Swapper:
     """Changes of one policy's active version, one at a time: the caller sees to that."""
 
     def __init__(self, policy: str, history: History, metrics: PolicyMetrics) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from app.batching.batcher import Batcher
 from app.batching.rule import INITIAL_STATE
 from app.inference.response import ResponseTemplates
-from app.inputs.typed import QuickReader
-from app.inputs.validate import InputReader
+from app.inputs.typed import TypedDecoder
+from app.inputs.validate import InputValidator
 from app.metrics import PolicyMetrics
 from app.rpc.control import RemoteManager
 from app.uploads.upload import Uploads
@@ -26,8 +26,8 @@ class Policy:
     name: str
     spec: PolicySpec
     serving: ServingInfo
-    quick_reader: QuickReader
-    reader: InputReader
+    typed_decoder: TypedDecoder
+    reader: InputValidator
     templates: ResponseTemplates
     versions: LoadedVersions
     manager: RemoteManager

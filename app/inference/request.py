@@ -19,7 +19,7 @@ from app.inference.response import ResponseTemplate, ResponseTemplates
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
 from app.wire.codecs import JSON, Codec
-from app.wire.limits import QUICK_BYTES, QUICK_NUMBERS, check_answer
+from app.wire.limits import FEW_NUMBERS, SHORT_BODY_BYTES, check_answer
 from app.wire.msgpack_body import decode_tensors
 from app.wire.tensors import Arrays, show
 from saver.artifact import LOG_PROB
@@ -128,18 +128,18 @@ class RequestParser:
             raise DoesNotFit([Problem("batch_size", show(size), f"an integer from 1 to {self._rows_limit}, or none")])
         template = policy.templates[INITIAL_STATE, False]
         check_answer(size or 1, template.numbers, "batch_size")
-        kind = LargeRequest if (size or 1) * template.numbers > QUICK_NUMBERS else InferenceRequest
+        kind = LargeRequest if (size or 1) * template.numbers > FEW_NUMBERS else InferenceRequest
         return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, template)
 
     def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest | None:
         """The request in a large body, where it takes a few milliseconds to read; None where it may take longer."""
-        if len(body) > QUICK_BYTES:
+        if len(body) > SHORT_BODY_BYTES:
             return None
         if codec is JSON:
-            quick = policy.quick_reader.read_familiar(body)
-            if quick is None:
+            decoded = policy.typed_decoder.read_known(body)
+            if decoded is None:
                 return None
-            inputs, options = quick
+            inputs, options = decoded
         else:
             fields = decode_tensors(body)
             if fields is None:
@@ -151,9 +151,9 @@ class RequestParser:
     def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
         """The request in a large body; for a thread of its own. Raises as `action` does."""
         function_of = self._functions[route]
-        quick = policy.quick_reader.read_new(body) if codec is JSON and len(body) <= QUICK_BYTES else None
-        if quick is not None:
-            inputs, options = quick
+        decoded = policy.typed_decoder.read_new(body) if codec is JSON and len(body) <= SHORT_BODY_BYTES else None
+        if decoded is not None:
+            inputs, options = decoded
         else:
             fields = _decoded(policy, codec, body)
             options = policy.reader.take_options(fields)
@@ -163,9 +163,9 @@ class RequestParser:
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
     ) -> InferenceRequest:
-        quick = policy.quick_reader.read(body) if codec is JSON else None
-        if quick is not None:
-            inputs, options = quick
+        decoded = policy.typed_decoder.read(body) if codec is JSON else None
+        if decoded is not None:
+            inputs, options = decoded
             function = function_of(policy, options)
         else:
             fields = _decoded(policy, codec, body)
@@ -186,7 +186,7 @@ class RequestParser:
         """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
         template = templates[function, options.log_prob]
         kind = InferenceRequest
-        if inputs.rows > 1 and inputs.rows * template.numbers > QUICK_NUMBERS:
+        if inputs.rows > 1 and inputs.rows * template.numbers > FEW_NUMBERS:
             check_answer(inputs.rows, template.numbers, "observation")
             kind = LargeRequest
         if inputs.outside_bounds:
@@ -194,10 +194,10 @@ class RequestParser:
         arrays = inputs.arrays
         if function == "sample":
             arrays = arrays | self._noise(policy, inputs.rows, options.seed, step)
-        alone = options.seed is not None
+        isolated = options.seed is not None
         return kind(
             policy,
-            Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, alone),
+            Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, isolated),
             inputs.batched,
             template,
             None if options.timeout_ms is None else options.timeout_ms / 1000,

@@ -12,7 +12,7 @@ import orjson
 
 from app.batching.rule import INITIAL_STATE, Result
 from app.wire import json_body
-from app.wire.limits import QUICK_NUMBERS
+from app.wire.limits import FEW_NUMBERS
 from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, TensorInfo, leaves, pack
 
 # NumPy's letters of booleans, integers, and floats of 32 and 64 bits.
@@ -177,7 +177,7 @@ def _numbers(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
     try:
         # The list of one number rather than the number: orjson writes a float32 by itself as if it were a double.
         listed = batched or array.ndim == 1
-        if array.size > QUICK_NUMBERS and batched:
+        if array.size > FEW_NUMBERS and batched:
             return json_body.in_pieces(array)
         text = orjson.dumps(array if listed else array[0], option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:  # not contiguous

@@ -174,7 +174,7 @@ class Service:
             "distributions": _families(policy),
             "unavailable": policy.serving.unavailable,
             "paused": policy.batcher.paused,
-            **await policy.manager.story(),
+            **await policy.manager.status(),
         }
 
 

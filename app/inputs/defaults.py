@@ -23,7 +23,7 @@ class Defaults:
         # Views of these, by their rows.
         self._kept: dict[bool, dict[int, Arrays]] = {False: {}, True: {}}
 
-    def complete(self, inputs: Arrays, rows: int, initial: Arrays | None, begins: Array | None = None) -> Arrays:
+    def complete(self, inputs: Arrays, rows: int, initial: Arrays | None, reset_mask: Array | None = None) -> Arrays:
         """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
 
         Args:
@@ -31,14 +31,14 @@ class Defaults:
           rows: how many there are.
           initial: the policy state at the start of an episode, by the names of `get_initial_state`; None where the
             policy has none, or where it was sent.
-          begins: [rows] booleans, where the `inputs` hold a policy state and only these rows start from `initial`.
+          reset_mask: [rows] booleans, where the `inputs` hold a policy state and only these rows start from `initial`.
         """
-        whole = self._of_rows(rows, initial is not None and begins is None) | inputs
+        whole = self._of_rows(rows, initial is not None and reset_mask is None) | inputs
         if not initial:
             return whole
         state = self._spec.state_inputs(initial)
-        if begins is not None:
-            state = {name: np.where(_column(begins, array), array, whole[name]) for name, array in state.items()}
+        if reset_mask is not None:
+            state = {name: np.where(_column(reset_mask, array), array, whole[name]) for name, array in state.items()}
         return whole | state
 
     def _of_rows(self, rows: int, first: bool) -> Arrays:

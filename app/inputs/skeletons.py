@@ -61,7 +61,7 @@ def told_apart(names: Iterable[str]) -> bool:
     return len(set(stripped)) == len(stripped)
 
 
-class FamiliarReader:
+class SkeletonCache:
     """Knows the skeletons of bodies that were read, with what they hold."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class FamiliarReader:
             self._bytes -= len(oldest)
 
     def read(self, body: bytes) -> Inputs | None:
-        """What `body` holds; None where it is not familiar, or does not fit."""
+        """What `body` holds; None where it is not known, or does not fit."""
         if len(body) < _LEAST_BYTES:
             return None
         known = self._known.get(body.translate(None, _NUMBERS))

@@ -1,8 +1,8 @@
 """The bytes of a usual request → arrays, decoded and checked in one go; or None, where it takes a closer look.
 
 msgspec compiles a decoder from types, so that a policy's spec is made into types here: names, shapes, the range of each
-dtype, and bounds. What does not fit is not refused here: `InputReader`, which takes longer, finds out what is wrong, or
-that nothing is. What both take, they read alike.
+dtype, and bounds. What does not fit is not refused here: `InputValidator`, which takes longer, finds out what is
+wrong, or that nothing is. What both take, they read alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.inputs.names import DEFAULTED, top_level
 from app.inputs.options import LONGEST_TIMEOUT_MS, Options
-from app.inputs.skeletons import FamiliarReader, Numbers, told_apart
+from app.inputs.skeletons import Numbers, SkeletonCache, told_apart
 from app.inputs.validate import Inputs, bounds_of
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
@@ -32,11 +32,11 @@ _FEW = 8
 _MOST_BOUNDS = 256
 
 
-class _NotQuick(Exception):
+class _NotTypable(Exception):
     """The spec has something that types cannot say."""
 
 
-class QuickReader:
+class TypedDecoder:
     """Reads requests of `action` and `distribution` for one policy.
 
     Args:
@@ -60,26 +60,26 @@ class QuickReader:
         self._has_state = any(field.name == "policy_state" and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
-        self._familiar = FamiliarReader()
+        self._skeletons = SkeletonCache()
         self._learns = told_apart(field.name for field in self._fields)
         self._one: msgspec.json.Decoder[Any] | None = None
         try:
             self._one = msgspec.json.Decoder(_request_type(self._fields, self._more, _type_of))
             self._batch = msgspec.json.Decoder(_request_type(self._fields, self._more, _batch_type_of))
-        except _NotQuick:
+        except _NotTypable:
             pass
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
-        """What `InputReader.read` and `read_options` would make of the JSON `body`; None where they have to try."""
-        familiar = self._familiar.read(body)
-        if familiar is not None:
-            return familiar, _NO_OPTIONS
+        """What `InputValidator.read` and `read_options` would make of the JSON `body`; None where they have to try."""
+        known = self._skeletons.read(body)
+        if known is not None:
+            return known, _NO_OPTIONS
         return self.read_new(body)
 
-    def read_familiar(self, body: bytes) -> tuple[Inputs, Options] | None:
+    def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
         """The same, of a body that differs only in its numbers from one that was read before."""
-        familiar = self._familiar.read(body)
-        return None if familiar is None else (familiar, _NO_OPTIONS)
+        known = self._skeletons.read(body)
+        return None if known is None else (known, _NO_OPTIONS)
 
     def read_new(self, body: bytes) -> tuple[Inputs, Options] | None:
         """The same of any other. It may be called in another thread, while bodies are read in this one."""
@@ -89,7 +89,7 @@ class QuickReader:
         request, inputs = found
         if request.options is not UNSET:
             return inputs, _options(request.options)
-        if self._learns and self._familiar.learns(body):
+        if self._learns and self._skeletons.learns(body):
             self._learn(body, request, inputs)
         return inputs, _NO_OPTIONS
 
@@ -145,7 +145,7 @@ class QuickReader:
         given = [field for field in self._fields if getattr(request, field.key) is not UNSET]
         found = [leaf for field in given for leaf in field.leaves]
         if all(field.is_plain for field in given) and all(leaf.is_listed(inputs.batched) for leaf in found):
-            self._familiar.learn(body, inputs, [leaf.in_body for leaf in found], sum(field.keys for field in given))
+            self._skeletons.learn(body, inputs, [leaf.in_body for leaf in found], sum(field.keys for field in given))
 
 
 class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -287,7 +287,7 @@ def _request_type(
     members += [(key, kind | UnsetType, UNSET) for key, (_, kind) in more.items()]
     names = {field.key: field.name for field in fields} | {key: name for key, (name, _) in more.items()}
     if len({"options", *names.values()}) <= len(names):
-        raise _NotQuick
+        raise _NotTypable
     _check_names(names.values())
     return msgspec.defstruct("Request", members, forbid_unknown_fields=True, rename=names)
 
@@ -314,19 +314,19 @@ def _nest_type(nest: Nest, leaf_type: Callable[[Leaf], Any]) -> Any:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Raises `_NotQuick` where msgspec has no such names."""
+    """Raises `_NotTypable` where msgspec has no such names."""
     if any(character < " " or character in '"\\' for name in names for character in name):
-        raise _NotQuick
+        raise _NotTypable
 
 
 def _leaf_type(leaf: Leaf, step_type: bool) -> Any:
-    """Raises `_NotQuick`."""
+    """Raises `_NotTypable`."""
     if leaf.dtype in ("string", "bfloat16", "uint64") or not all(leaf.shape):
-        raise _NotQuick
+        raise _NotTypable
     low, high = bounds_of(leaf, step_type)
     if isinstance(low, list) or isinstance(high, list):
         if len(leaf.shape) != 1 or (leaf.shape[0] or 0) > _MOST_BOUNDS:
-            raise _NotQuick
+            raise _NotTypable
         return tuple[tuple(_item_type(leaf, one, other) for one, other in _pairs(leaf, low, high))]  # type: ignore[misc]
     kind = _item_type(leaf, low, high)
     for size in reversed(leaf.shape):

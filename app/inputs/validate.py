@@ -1,6 +1,6 @@
 """A request's object → arrays that fit the policy's spec; or every problem found.
 
-An `InputReader` is made once for each policy: it knows every name that a field may be sent under.
+An `InputValidator` is made once for each policy: it knows every name that a field may be sent under.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Sent:
             self.problems.append(Problem(where[:200], problem, expected))
 
 
-class InputReader:
+class InputValidator:
     """Reads the inputs of `action` and `distribution` for one policy."""
 
     def __init__(

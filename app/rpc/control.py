@@ -63,10 +63,10 @@ class RemoteManager:
         """See `Manager.resume`."""
         await self._link.call("resume", self._policy)
 
-    async def story(self, limit: int = SHOWN, offset: int = 0) -> dict[str, Any]:
+    async def status(self, limit: int = SHOWN, offset: int = 0) -> dict[str, Any]:
         """What a person wants to know: {"pinned", "stale", "stale_reason", "versions", "versions_total"}.
 
         `versions`: the latest seen first, `limit` of them behind the first `offset`; and the active one, in any case.
         """
-        story: dict[str, Any] = await self._link.call("story", self._policy, limit, offset)
-        return story
+        status: dict[str, Any] = await self._link.call("status", self._policy, limit, offset)
+        return status

@@ -106,7 +106,7 @@ class Episodes:
             run, arrays, needs_state, inputs.outside_bounds, _joined(run, request.options), step
         )
         if needs_state and carries:
-            pending.job.begins = begins
+            pending.job.reset_mask = begins
         if run.retained is not None:
             pending.job.loaded = self._loaded_version(run.retained, record.version, record.train_step)
         return SessionStep(self, record, run, pending, given, b'{"step":%d,' % step, {"step": step}, False)

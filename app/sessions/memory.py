@@ -1,6 +1,6 @@
 """Sessions in the memory of the one process that answers.
 
-The methods that do not wait are for those who cannot; the others are the same for `Store`.
+The methods that do not wait are for those who cannot; the others are the same for `SessionStore`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Kept:
 
 
 class MemoryStore:
-    """See `Store`. `clock`: seconds; what is idle is dropped when something is asked, and by `sweep`."""
+    """See `SessionStore`. `clock`: seconds; what is idle is dropped when something is asked, and by `sweep`."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self._limits = limits
@@ -51,7 +51,7 @@ class MemoryStore:
             self._drop(key)
 
     def find(self, key: Key) -> Record | None:
-        """See `Store.get`."""
+        """See `SessionStore.get`."""
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -64,7 +64,7 @@ class MemoryStore:
         return kept.record
 
     def put(self, key: Key, before: Record, after: Record) -> bool:
-        """See `Store.follow`."""
+        """See `SessionStore.follow`."""
         kept = self._kept.get(key)
         if kept is None or kept.record is not before:
             return False
@@ -74,18 +74,18 @@ class MemoryStore:
         return True
 
     def check_by(self, unusable: Unusable) -> None:
-        """See `Store`. Nobody else can write here."""
+        """See `SessionStore`. Nobody else can write here."""
 
     async def get(self, key: Key) -> Record | None:
-        """See `Store`."""
+        """See `SessionStore`."""
         return self.find(key)
 
     async def check_room(self, key: Key, retained: str | None, client: str = "") -> None:
-        """See `Store`."""
+        """See `SessionStore`."""
         self._check(key, retained, 0, client)
 
     async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
-        """See `Store`."""
+        """See `SessionStore`."""
         if self.find(key) is not before:
             return False
         kept = _Kept(record, self._clock(), client)
@@ -99,18 +99,18 @@ class MemoryStore:
         return True
 
     async def follow(self, key: Key, before: Record, after: Record) -> bool:
-        """See `Store`."""
+        """See `SessionStore`."""
         return self.put(key, before, after)
 
     async def end(self, key: Key, run_id: str | None) -> Record | None:
-        """See `Store`."""
+        """See `SessionStore`."""
         record = self.find(key)
         if record is not None and run_id in (None, record.run.run_id):
             self._drop(key)
         return record
 
     async def retained(self, policy: str) -> set[str]:
-        """See `Store`."""
+        """See `SessionStore`."""
         self.sweep()
         return set(self._retained.get(policy, ()))
 
@@ -119,12 +119,12 @@ class MemoryStore:
         return digest in self._retained.get(policy, ())
 
     async def count(self) -> int:
-        """See `Store`."""
+        """See `SessionStore`."""
         self.sweep()
         return len(self._kept)
 
     async def close(self) -> None:
-        """See `Store`."""
+        """See `SessionStore`."""
 
     def _check(self, key: Key, retained: str | None, size: int, client: str) -> None:
         self.sweep()

@@ -12,10 +12,10 @@ from msgspec import Meta
 from app.errors import DoesNotFit, NotJson, Problem
 from app.inputs.names import top_level
 from app.inputs.options import Options, read_options
-from app.inputs.typed import QuickReader
-from app.inputs.validate import InputReader, Inputs
+from app.inputs.typed import TypedDecoder
+from app.inputs.validate import Inputs, InputValidator
 from app.wire.codecs import JSON, Codec
-from app.wire.limits import QUICK_BYTES
+from app.wire.limits import SHORT_BODY_BYTES
 from app.wire.long_lists import LongList
 from app.wire.msgpack_body import decode_tensors
 from app.wire.tensors import Array, show
@@ -51,10 +51,10 @@ class StepRequest(msgspec.Struct, frozen=True):
 class SessionReader:
     """Reads the requests to the sessions of one policy. `reader`: for what takes a closer look."""
 
-    def __init__(self, spec: PolicySpec, reader: InputReader, *, rows_limit: int) -> None:
+    def __init__(self, spec: PolicySpec, reader: InputValidator, *, rows_limit: int) -> None:
         self._reader = reader
         fields = {"step": _Step, "run_id": _Name, "first": bool | list[bool]}
-        self._quick = QuickReader(spec, rows_limit=rows_limit, without={STATE}, more=fields)
+        self._typed = TypedDecoder(spec, rows_limit=rows_limit, without={STATE}, more=fields)
         self._state = {leaf.name for _, leaf in leaves(top_level(spec).get(STATE, ()))}
 
     def beginning(self, codec: Codec, body: bytes) -> BeginRequest:
@@ -71,12 +71,12 @@ class SessionReader:
 
     def stepping(self, codec: Codec, body: bytes) -> StepRequest:
         """A request for a step; raises as `beginning` does."""
-        quick = self._quick.read_more(body) if codec is JSON and len(body) <= QUICK_BYTES else None
-        return self._stepping(self._decoded(codec, body)) if quick is None else _step_of(*quick)
+        decoded = self._typed.read_more(body) if codec is JSON and len(body) <= SHORT_BODY_BYTES else None
+        return self._stepping(self._decoded(codec, body)) if decoded is None else _step_of(*decoded)
 
     def stepping_at_once(self, codec: Codec, body: bytes) -> StepRequest | None:
         """The same for a large body; None where it may take more than a few milliseconds to read."""
-        if codec is JSON or len(body) > QUICK_BYTES:
+        if codec is JSON or len(body) > SHORT_BODY_BYTES:
             return None
         fields = decode_tensors(body)
         return None if fields is None else self._stepping(fields)

@@ -31,13 +31,13 @@ class Answer(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """What stays the same from the beginning of a session to its end.
 
-    `policy` tells policies of other inputs apart, which may have had the same name before. `birth` is another one for
-    each beginning, so that with the step it tells all records of an id apart. `retained`: the
-    digest of the weights that it began with and keeps; None where it follows every swap.
+    `policy` tells policies of other inputs apart, which may have had the same name before. `incarnation`: another
+    one for each beginning, so that with the step it tells all records of an id apart. `retained`: the digest of the
+    weights that it began with and keeps; None where it follows every swap.
     """
 
     policy: str
-    birth: str
+    incarnation: str
     run_id: str
     rows: int
     batched: bool

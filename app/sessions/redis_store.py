@@ -138,7 +138,7 @@ return redis.call('SMEMBERS', KEYS[3])
 
 
 class RedisStore:
-    """See `Store`.
+    """See `SessionStore`.
 
     Raises:
       ValueError: `url` is none that Redis has.
@@ -167,11 +167,11 @@ class RedisStore:
         self._scripts = {name: self._redis.register_script(_COMMON + text) for name, text in scripts.items()}
 
     def check_by(self, unusable: Unusable) -> None:
-        """See `Store`."""
+        """See `SessionStore`."""
         self._unusable = unusable
 
     async def get(self, key: Key) -> Record | None:
-        """See `Store`."""
+        """See `SessionStore`."""
         found = await self._run("get", key, self._limits.size_bytes)
         if not found:
             return None
@@ -185,20 +185,20 @@ class RedisStore:
         return record
 
     async def check_room(self, key: Key, retained: str | None, client: str = "") -> None:
-        """See `Store`."""
+        """See `SessionStore`."""
         await self._begin(key, client, "", "", "", retained or "", b"")
 
     async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
-        """See `Store`."""
+        """See `SessionStore`."""
         old, run, data = "" if before is None else _token(before), record.run, self._bytes(record)
         return await self._begin(key, client, old, _token(record), run.run_id, run.retained or "", data)
 
     async def follow(self, key: Key, before: Record, after: Record) -> bool:
-        """See `Store`."""
+        """See `SessionStore`."""
         return bool(await self._run("follow", key, _token(before), _token(after), self._bytes(after)))
 
     async def end(self, key: Key, run_id: str | None) -> Record | None:
-        """See `Store`."""
+        """See `SessionStore`."""
         which = ["any"] if run_id is None else ["run", run_id]
         if await self.get(key) is None:  # what cannot be used is nobody's session
             return None
@@ -206,15 +206,15 @@ class RedisStore:
         return None if data is None else _record(data)[0]
 
     async def retained(self, policy: str) -> set[str]:
-        """See `Store`."""
+        """See `SessionStore`."""
         return {digest.decode() for digest in await self._run("retained", Key(policy, ""))}
 
     async def count(self) -> int:
-        """See `Store`."""
+        """See `SessionStore`."""
         return int(await self._run("count", Key("", "")))
 
     async def close(self) -> None:
-        """See `Store`."""
+        """See `SessionStore`."""
         await self._redis.aclose()
 
     async def _begin(self, key: Key, client: str, *record: str | bytes) -> bool:
@@ -248,7 +248,7 @@ class RedisStore:
 
 
 def _token(record: Record) -> str:
-    return f"{record.run.birth}:{record.step}"
+    return f"{record.run.incarnation}:{record.step}"
 
 
 def _record(data: bytes) -> tuple[Record | None, str]:

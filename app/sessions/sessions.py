@@ -20,7 +20,7 @@ from app.sessions.episode import Episodes, SessionStep
 from app.sessions.memory import MemoryStore
 from app.sessions.reading import StepRequest, is_id
 from app.sessions.record import Answer, Record
-from app.sessions.store import Key, Store
+from app.sessions.store import Key, SessionStore
 from app.settings import variable
 from app.wire.codecs import Codec, reader_of
 from app.wire.limits import LEAST_BYTES
@@ -38,7 +38,7 @@ _MOST_TRIES = 100
 class Sessions:
     """Those of every policy. `store`: None where there is nothing that all workers share."""
 
-    def __init__(self, service: Service, store: Store | None, *, rows_limit: int) -> None:
+    def __init__(self, service: Service, store: SessionStore | None, *, rows_limit: int) -> None:
         self._service = service
         self._store = store
         self._rows_limit = rows_limit
@@ -57,7 +57,7 @@ class Sessions:
     async def begin(
         self, policy: Policy, reads: Codec, writes: Codec, body: bytes, client: str = ""
     ) -> tuple[str, Answer]:
-        """Begins a session: its id, and the answer to its first observation. `client`: see `Store.begin`.
+        """Begins a session: its id, and the answer to its first observation. `client`: see `SessionStore.begin`.
 
         Raises:
           NotJson, DoesNotFit: see `SessionReader`.
@@ -216,7 +216,7 @@ class Sessions:
             return step.after(result, writes)
         return await self._service.offload.run(8 * step.pending.numbers, step.after, result, writes)
 
-    def _open(self, policy: Policy) -> tuple[Store, Episodes]:
+    def _open(self, policy: Policy) -> tuple[SessionStore, Episodes]:
         if self._store is None:
             raise Unsupported(
                 f"sessions need one worker, or a store that all workers share: set {variable('session_url')}"
@@ -283,13 +283,13 @@ class LargeMemoryStep(MemoryStep):
     """One whose answer takes long to write."""
 
 
-async def _begun(store: Store, key: Key, before: Record | None, record: Record, client: str) -> Record:
+async def _begun(store: SessionStore, key: Key, before: Record | None, record: Record, client: str) -> Record:
     """Puts the first record of a session in the place of `before`, or of what that has become; returns the newest."""
     for _ in range(_MOST_TRIES):
         if await store.begin(key, before, record, client):
             return record
         newest = await store.get(key)
-        if newest is not None and (before is None or newest.run.birth != before.run.birth):
+        if newest is not None and (before is None or newest.run.incarnation != before.run.incarnation):
             return newest
         before = newest  # the run that is to be fenced has stepped, or ended
     raise SessionConflict("another run steps it all the time", -1 if before is None else before.step)
@@ -314,7 +314,7 @@ def _again(record: Record, writes: Codec) -> Answer:
 def _winner(now: Record | None, key: Key, before: Record, request: StepRequest) -> Answer:
     """What is there instead of the record that should have followed: perhaps the same step, asked for twice."""
     now = _known(now, key)
-    if now.run.birth == before.run.birth and request.step is not None and now.step == request.step:
+    if now.run.incarnation == before.run.incarnation and request.step is not None and now.step == request.step:
         return now.answer
     raise SessionConflict(f"another request has moved the session meanwhile; its last step is {now.step}", now.step)
 

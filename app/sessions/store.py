@@ -33,7 +33,7 @@ class Limits(NamedTuple):
 Unusable: TypeAlias = "Callable[[Key, Record | None, str], str]"
 
 
-class Store(Protocol):
+class SessionStore(Protocol):
     """Keeps the newest record of each session, until it was idle for too long.
 
     Every method may raise NotReady where the store cannot be reached.

@@ -86,7 +86,7 @@ class LoadedVersions:
         await self.drained()  # the copy that served before may be the one to restore into
         self._forget_ready()
         try:
-            engine = await self._work(lambda: self._loader.load(graph, bundle))
+            engine = await self._in_executor(lambda: self._loader.load(graph, bundle))
         except SwapRefused:
             raise
         except Exception as error:
@@ -102,7 +102,7 @@ class LoadedVersions:
         """
         await self.prepare(graph, bundle)
         self.activate(name, bundle.digest)
-        await self._work(lambda: self._loader.stand_by(graph, bundle))
+        await self._in_executor(lambda: self._loader.stand_by(graph, bundle))
 
     def activate(self, name: str, digest: str) -> None:
         """The one assignment that changes what serves: the version that was prepared, under this name."""
@@ -151,5 +151,5 @@ class LoadedVersions:
             self._loader.give_back(self._ready[1])
             self._ready = None
 
-    async def _work(self, job: Callable[[], T]) -> T:
+    async def _in_executor(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, job)

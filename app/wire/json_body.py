@@ -11,7 +11,7 @@ import orjson
 
 from app.errors import NotJson
 from app.offload import let_others_run
-from app.wire.limits import QUICK_NUMBERS
+from app.wire.limits import FEW_NUMBERS
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -92,7 +92,7 @@ def _plain(structure: Any) -> Any:
 
 def in_pieces(array: np.ndarray[Any, Any]) -> bytes:
     """What `encode` makes of an array with many rows, without a call that takes long."""
-    rows = max(1, QUICK_NUMBERS * len(array) // array.size)
+    rows = max(1, FEW_NUMBERS * len(array) // array.size)
     pieces = []
     for at in range(0, len(array), rows):
         pieces.append(orjson.dumps(_plain_array(array[at : at + rows]), option=_OPTIONS)[1:-1])
@@ -101,7 +101,7 @@ def in_pieces(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def _plain_array(array: np.ndarray[Any, Any]) -> Any:
-    if array.size > 2 * QUICK_NUMBERS and array.ndim and len(array) > 1:
+    if array.size > 2 * FEW_NUMBERS and array.ndim and len(array) > 1:
         return orjson.Fragment(in_pieces(array))
     if array.dtype.kind in "OSU":
         return texts(array.tolist())

@@ -14,9 +14,9 @@ LEAST_BYTES = 64 * 1024
 # Of strings the spec does not say how long they are; 65,536 of them may have some 250 bytes each.
 STRINGS_BYTES = 16 * 2**20
 # A body of the most usual kinds is read at once up to here: that takes a few milliseconds.
-QUICK_BYTES = 2 * 2**20
+SHORT_BODY_BYTES = 2 * 2**20
 # As many numbers of an answer are written at once, which takes as long.
-QUICK_NUMBERS = 64 * 1024
+FEW_NUMBERS = 64 * 1024
 # The longest text of a number of 64 bits; the line break and the space before it where the text is indented; both
 # brackets of a list with theirs. And what msgpack takes at most for a number, and for the head of a list.
 _DIGITS, _INDENT, _BRACKETS = 24, 8, 12

@@ -56,7 +56,7 @@ def read_tensor(raw: Any, leaf: Leaf, where: str, non_finite: bool = False) -> T
         raise Unfit(Problem(where, f"shape {list(shape)}" if shape else show(raw), expected_text(leaf)))
     if non_finite and leaf.is_float:
         raw = _without_words(raw)
-    array = _quickly(raw, leaf, non_finite)
+    array = _by_numpy(raw, leaf, non_finite)
     if array is None:
         _find_problem(raw, leaf, where, non_finite)
         array = np.array(raw, dtype=leaf.storage)
@@ -120,7 +120,7 @@ def expected_text(leaf: Leaf) -> str:
     return f"{one}, or a batch of shape [{', '.join(map(str, ['n', *shape]))}]"
 
 
-def _quickly(raw: Any, leaf: Leaf, non_finite: bool = False) -> Array | None:
+def _by_numpy(raw: Any, leaf: Leaf, non_finite: bool = False) -> Array | None:
     """The array where NumPy alone can tell that all is well, None where the items must be looked at."""
     text = leaf.dtype == "string"
     try:
@@ -208,7 +208,7 @@ class _Search:
 
     def _is_good(self, block: list[Any], inner: tuple[int, ...]) -> bool:
         """Whether NumPy alone can tell that no item is wrong."""
-        array = _quickly(block, self._leaf, self._non_finite)
+        array = _by_numpy(block, self._leaf, self._non_finite)
         return array is not None and array.shape[1:] == inner
 
 

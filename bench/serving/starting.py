@@ -22,7 +22,7 @@ from bench.serving.scenarios import WAITING_ROOM, Competitor, Kind, Scenario
 from bench.serving.stock import Stock
 from bench.swaps.checkpoints import Checkpoints
 
-_OPTIONS = {exports.SLOW: ("--waiting-room-requests", str(WAITING_ROOM))}
+_OPTIONS = {exports.SLOW: ("--queue-limit-requests", str(WAITING_ROOM))}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from app.errors import DoesNotFit, Overloaded, Problem
 from app.offload import Offload, let_others_run
 from app.wire import json_body, large_json, large_msgpack
 from app.wire.codecs import JSON, MSGPACK, Codec
-from app.wire.limits import QUICK_NUMBERS
+from app.wire.limits import FEW_NUMBERS
 from app.wire.long_lists import PIECE_BYTES, read_long
 from saver.artifact import Leaf
 
@@ -139,7 +139,7 @@ def test_others_run_while_a_long_answer_is_written(monkeypatch: pytest.MonkeyPat
     array = np.zeros((1_000_000, 1), np.float32)
 
     _in_a_thread(lambda: json_body.encode({"action": array}))
-    assert len(rests) >= array.size // QUICK_NUMBERS
+    assert len(rests) >= array.size // FEW_NUMBERS
 
 
 def _in_a_thread(call: Callable[[], object]) -> None:

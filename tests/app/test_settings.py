@@ -8,7 +8,7 @@ from app.settings import (
     Settings,
     SettingsError,
     add_options,
-    knobs,
+    all_settings,
     settings_from,
     unknown_variables,
     variable,
@@ -21,12 +21,12 @@ def parsed(*arguments: str) -> dict:
     return vars(parser.parse_args(arguments))
 
 
-@pytest.mark.parametrize("knob", knobs(), ids=lambda knob: knob.name)
-def test_every_knob_has_help_and_a_default_of_its_kind(knob):
-    assert knob.metadata["help"]
-    assert isinstance(knob.default, bool | int | str)
-    if isinstance(knob.default, int) and not isinstance(knob.default, bool):
-        assert knob.metadata["least"] <= knob.default
+@pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
+def test_every_setting_has_help_and_a_default_of_its_kind(setting):
+    assert setting.metadata["help"]
+    assert isinstance(setting.default, bool | int | str)
+    if isinstance(setting.default, int) and not isinstance(setting.default, bool):
+        assert setting.metadata["least"] <= setting.default
 
 
 def test_nothing_given_means_the_defaults_of_the_table():
@@ -34,7 +34,7 @@ def test_nothing_given_means_the_defaults_of_the_table():
     assert settings == Settings((PolicyFolder("p", Path("/p")),))
 
 
-# One value for each knob that is neither its default nor another case's.
+# One value for each setting that is neither its default nor another case's.
 GIVEN = {
     "host": ("0.0.0.0", "::1", "0.0.0.0", "::1"),
     "port": ("0", "9000", 0, 9000),
@@ -49,7 +49,7 @@ GIVEN = {
     "keep_alive_s": ("30", "31", 30, 31),
     "client_timeout_s": ("33", "34", 33, 34),
     "buffered_limit_bytes": ("2000000", "3000000", 2_000_000, 3_000_000),
-    "waiting_room_requests": ("2", "3", 2, 3),
+    "queue_limit_requests": ("2", "3", 2, 3),
     "sessions_limit": ("4", "6", 4, 6),
     "sessions_per_client": ("2", "3", 2, 3),
     "sessions_bytes_limit": ("500", "600", 500, 600),
@@ -68,7 +68,7 @@ SECRETS = {"admin_token": "s3", "data_token": "s4", "session_url": "redis://:pas
 
 
 def test_the_cases_below_cover_every_knob():
-    assert {*GIVEN, *SWITCHES, *SECRETS} == {knob.name for knob in knobs()}
+    assert {*GIVEN, *SWITCHES, *SECRETS} == {setting.name for setting in all_settings()}
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -179,8 +179,8 @@ def test_help_tells_default_and_variable_of_every_option():
     parser = argparse.ArgumentParser()
     add_options(parser)
     text = " ".join(parser.format_help().split())
-    for knob in knobs():
-        assert (variable(knob.name) in text) is not knob.metadata["secret"]
+    for setting in all_settings():
+        assert (variable(setting.name) in text) is not setting.metadata["secret"]
 
 
 def test_a_url_of_another_kind_is_refused_and_not_told():

@@ -13,7 +13,7 @@ from tests.client.scripted import Answer, Drop, Late, nobody, problem, said, scr
 Connect = Callable[..., Any]
 ROW = np.array([0.5, -0.25, 2, 0], np.float32)
 TENSOR = {"dtype": "float32", "shape": [4], "data": ROW.tobytes()}
-BUSY = problem(429, "Overloaded", "the waiting room is full")
+BUSY = problem(429, "Overloaded", "the queue is full")
 NOT_READY = problem(503, "Not ready", "the server is stopping")
 LIMIT = 5  # of repetitions, see conftest.py
 
@@ -162,7 +162,7 @@ def test_nobody_there_is_unavailable_after_all_attempts(connect: Connect) -> Non
 
 def test_a_server_that_stays_busy_is_unavailable_with_its_reason(connect: Connect) -> None:
     with scripted(*[BUSY] * (LIMIT + 1)) as script:
-        with pytest.raises(Unavailable, match=f"the waiting room is full after {LIMIT + 1} attempts") as raised:
+        with pytest.raises(Unavailable, match=f"the queue is full after {LIMIT + 1} attempts") as raised:
             connect(script.url).action(ROW)
         assert raised.value.status == 429
     assert len(script.asked) == LIMIT + 1

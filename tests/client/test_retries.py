@@ -24,7 +24,7 @@ class Clock:
 
 def busy(retry_after: str = "", status: int = 429) -> httpx.Response:
     headers = {"Retry-After": retry_after} if retry_after else {}
-    return httpx.Response(status, headers=headers, json={"title": "Overloaded", "detail": "the waiting room is full"})
+    return httpx.Response(status, headers=headers, json={"title": "Overloaded", "detail": "the queue is full"})
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_a_wait_that_cannot_be_read_is_none(retry_after: str) -> None:
 
 def test_a_server_that_stays_busy_is_unavailable_with_its_own_words() -> None:
     attempts = Attempts(REQUEST, Retries(limit=0))
-    with pytest.raises(Unavailable, match="429 Overloaded: the waiting room is full after 1 attempt in") as raised:
+    with pytest.raises(Unavailable, match="429 Overloaded: the queue is full after 1 attempt in") as raised:
         attempts.refused(busy())
-    assert (raised.value.status, raised.value.detail) == (429, "the waiting room is full")
+    assert (raised.value.status, raised.value.detail) == (429, "the queue is full")
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 409, 413, 422, 500, 501, 504])

@@ -26,7 +26,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 @pytest.fixture(scope="module")
 def running(trainer: NumberTrainer) -> Iterator[RunningServer]:
-    options = ("--no-watch", "--waiting-room-requests", str(ROOM), "--deadline-ms", str(DEADLINE_S * 1000))
+    options = ("--no-watch", "--queue-limit-requests", str(ROOM), "--deadline-ms", str(DEADLINE_S * 1000))
     with serving({"policy": trainer.folder}, *options) as server:
         yield server
 
@@ -72,7 +72,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def full(server: RunningServer) -> bool:
-    """Whether the waiting room is full; a look takes no place in it for long."""
+    """Whether the queue is full; a look takes no place in it for long."""
     return act(server, timeout_ms=1).status_code == 429
 
 
@@ -155,7 +155,7 @@ def test_going_over_to_reject_refuses_what_waits(server: RunningServer, clients:
     assert pause(server) == "wait"
 
 
-def test_waiting_room_has_its_bound(server: RunningServer, clients: ThreadPoolExecutor) -> None:
+def test_queue_has_its_bound(server: RunningServer, clients: ThreadPoolExecutor) -> None:
     pause(server)
     held = [clients.submit(ask, server) for _ in range(ROOM)]
     until(lambda: full(server))
@@ -166,7 +166,7 @@ def test_waiting_room_has_its_bound(server: RunningServer, clients: ThreadPoolEx
     assert {job.result().status_code for job in held} == {200}
 
 
-def test_clients_that_go_away_leave_the_waiting_room(server: RunningServer) -> None:
+def test_clients_that_go_away_leave_the_queue(server: RunningServer) -> None:
     pause(server)
     host, port = server.url.removeprefix("http://").split(":")
     body = b'{"observation": [7, 0, 0, 0]}'
@@ -222,7 +222,7 @@ def test_stopping_while_paused_refuses_what_is_held_and_the_next_server_is_not_p
 ) -> None:
     options = (
         "--no-watch",
-        "--waiting-room-requests",
+        "--queue-limit-requests",
         "2",
         "--deadline-ms",
         str(DEADLINE_S * 1000),

@@ -89,11 +89,11 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
         wanted = await _read(request, Reload)
         if wanted.export and wanted.checkpoint is not None:
             raise DoesNotFit([Problem("export", "true beside a checkpoint", "one of the two")])
-        return told(await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint)))
+        return reloaded_json(await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint)))
 
     @router.post("/{policy}/rollback", response_model=Reloaded, summary="Back to the version that served before")
     async def rollback(policy: str) -> dict[str, Any]:
-        return told(await service.policy(policy).manager.rollback())
+        return reloaded_json(await service.policy(policy).manager.rollback())
 
     @router.post(
         "/{policy}/pause",
@@ -114,13 +114,13 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
     async def versions(
         policy: str, limit: Annotated[int, Query(ge=1, le=1000)] = SHOWN, offset: Annotated[int, Query(ge=0)] = 0
     ) -> dict[str, Any]:
-        story = await service.policy(policy).manager.story(limit, offset)
-        return {name: story[name] for name in ("versions", "versions_total")}
+        status = await service.policy(policy).manager.status(limit, offset)
+        return {name: status[name] for name in ("versions", "versions_total")}
 
     return router
 
 
-def told(swapped: Swapped) -> dict[str, Any]:
+def reloaded_json(swapped: Swapped) -> dict[str, Any]:
     """The fields of `Reloaded`."""
     return {
         "version": swapped.version,

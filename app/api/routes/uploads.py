@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app.api.access import Guard
 from app.api.bodies import body_parts
-from app.api.routes.admin import Reloaded, told
+from app.api.routes.admin import Reloaded, reloaded_json
 from app.errors import UnknownMediaType
 from app.inference.service import Service
 from app.wire import json_body
@@ -50,7 +50,7 @@ def uploads_router(service: Service, guard: Guard) -> APIRouter:
         _check_media_type(request)
         stored = await served.uploads.store(name, body_parts(request, served.uploads.limit))
         if activate:
-            return _json(told(await served.manager.reload(name)), 200)
+            return _json(reloaded_json(await served.manager.reload(name)), 200)
         return _json(vars(stored), 201)
 
     return router

@@ -66,7 +66,7 @@ def test_input_that_does_not_fit_lists_every_problem():
     ]
 
 
-def test_full_waiting_room_says_when_to_come_again():
+def test_full_queue_says_when_to_come_again():
     assert problem_response(errors.Overloaded("full", 3)).headers["retry-after"] == "3"
 
 

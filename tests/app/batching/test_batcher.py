@@ -44,12 +44,12 @@ class EchoEngine(FakeEngine):
 class House:
     """A batcher over one version at a time, driven by hand."""
 
-    def __init__(self, lane: ThreadPoolExecutor, waiting_room: int, inline_s: float) -> None:
+    def __init__(self, lane: ThreadPoolExecutor, queue: int, inline_s: float) -> None:
         self.engine = EchoEngine()
         self.loaded = LoadedVersion(self.engine, VersionInfo("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
-        self.batcher = Batcher("p", self._lease, _complete, lane, self.metrics.policy("p"), waiting_room, inline_s)
+        self.batcher = Batcher("p", self._lease, _complete, lane, self.metrics.policy("p"), queue, inline_s)
 
     def _lease(self):
         self.leased.append(self.loaded.version.name)
@@ -79,10 +79,10 @@ def _complete(inputs, rows, initial):
 
 
 @asynccontextmanager
-async def open_house(waiting_room: int = 100, inline_s: float = 0.0) -> AsyncIterator[House]:
+async def open_house(queue: int = 100, inline_s: float = 0.0) -> AsyncIterator[House]:
     """By default every call runs in the lane, where it can be held."""
     with ThreadPoolExecutor(1) as lane:
-        house = House(lane, waiting_room, inline_s)
+        house = House(lane, queue, inline_s)
         try:
             yield house
         finally:
@@ -313,9 +313,9 @@ def test_job_past_its_deadline_is_never_computed():
     run(test)
 
 
-def test_full_waiting_room_refuses_and_has_room_again_afterwards():
+def test_full_queue_refuses_and_has_room_again_afterwards():
     async def test() -> None:
-        async with open_house(waiting_room=2) as house:
+        async with open_house(queue=2) as house:
             house.engine.go_on.clear()
             running = house.submit(0)
             await house.held()
@@ -551,9 +551,9 @@ def test_pause_that_is_given_up_stays_in_force_and_harms_no_batch():
     run(test)
 
 
-def test_waiting_room_stays_bounded_while_paused_and_drops_those_nobody_waits_for():
+def test_queue_stays_bounded_while_paused_and_drops_those_nobody_waits_for():
     async def test() -> None:
-        async with open_house(waiting_room=2) as house:
+        async with open_house(queue=2) as house:
             await house.batcher.pause(Pause.WAIT)
             gone, stays = house.submit(1), house.submit(2)
             with pytest.raises(Overloaded):
@@ -653,7 +653,7 @@ def test_a_job_that_wants_to_be_alone_runs_in_calls_of_one_fixed_size():
             house.engine.go_on.clear()
             first = house.submit(0.5)
             await house.held()
-            alone = house.submit(*range(20), alone=True)
+            alone = house.submit(*range(20), isolated=True)
             neighbours = [house.submit(1), house.submit(2)]
             house.engine.go_on.set()
             assert answers(await alone) == list(range(20))
@@ -840,7 +840,7 @@ def test_seeded_rows_that_depend_on_each_other_are_not_padded():
     async def test() -> None:
         async with open_house() as house:
             depend(house)
-            assert answers(await house.submit(4, 5, 6, alone=True, function="sample")) == [4, 5, 6]
+            assert answers(await house.submit(4, 5, 6, isolated=True, function="sample")) == [4, 5, 6]
             assert house.engine.calls == [3]
 
     run(test)

@@ -27,7 +27,7 @@ def job(text: str) -> Job:
     deadline = NOW if text.endswith("!") else NOW + 1
     rows = int(text[1:].rstrip("!x*"))
     done: Any = Done(text.endswith("x"))
-    return Job(text[0], {"name": text}, rows, alone=text.endswith("*"), deadline=deadline, waiter=done)
+    return Job(text[0], {"name": text}, rows, isolated=text.endswith("*"), deadline=deadline, waiter=done)
 
 
 def names(jobs) -> str:

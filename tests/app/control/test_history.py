@@ -5,7 +5,7 @@ import pytest
 from app.control import history as history_module
 from app.control.history import History
 from app.control.plan import Candidate
-from app.control.source import Sight
+from app.control.source import Scan
 from app.control.states import State
 from app.metrics import Metrics
 
@@ -15,9 +15,9 @@ def history() -> History:
     return History("p", Metrics().policy("p"))
 
 
-def sight(*names: str, unreadable: dict[str, str] | None = None) -> Sight:
+def scan(*names: str, unreadable: dict[str, str] | None = None) -> Scan:
     """A look that found checkpoints; each has its name as digest."""
-    return Sight([Candidate(name, Path(name), name, 7) for name in names], unreadable=unreadable or {})
+    return Scan([Candidate(name, Path(name), name, 7) for name in names], unreadable=unreadable or {})
 
 
 def told(history: History) -> dict[str, str]:
@@ -41,28 +41,28 @@ def test_latest_seen_comes_first(history):
 
 def test_of_those_that_one_look_has_found_the_newest_come_first(history):
     found = [Candidate(f"c{step}", Path(f"c{step}"), f"d{step}", step) for step in (3, 10, 1, 2)]
-    history.observe(Sight(found))
+    history.observe(Scan(found))
     assert [version.train_step for version in history.all()] == [10, 3, 2, 1]
-    history.observe(Sight([*found, Candidate("late", Path("late"), "l", 0)]))
+    history.observe(Scan([*found, Candidate("late", Path("late"), "l", 0)]))
     assert [version.train_step for version in history.all()] == [0, 10, 3, 2, 1]
 
 
 def test_look_finds_versions_and_forgets_those_found_that_are_gone(history):
-    history.observe(sight("a", "b"))
+    history.observe(scan("a", "b"))
     history.version("a", "a", 7).move(State.LOADED)
-    history.observe(sight("c"))
+    history.observe(scan("c"))
     assert told(history) == {"a": "loaded", "c": "found"}
 
 
 def test_unreadable_checkpoint_is_refused_once(history):
     for _ in range(2):
-        history.observe(sight(unreadable={"bad": "its index is damaged"}))
+        history.observe(scan(unreadable={"bad": "its index is damaged"}))
     [bad] = history.all()
     assert (bad.name, bad.state, bad.reason) == ("bad", State.REFUSED, "its index is damaged")
 
 
 def test_what_was_refused_is_what_watching_passes_over(history):
-    history.observe(sight("a", "b"))
+    history.observe(scan("a", "b"))
     history.refuse(history.version("b", "b", 7), "it holds NaN", "its stamp")
     assert history.refused() == {("b", "its stamp")}
     history.version("b", "b", 7).move(State.FOUND)
@@ -74,5 +74,5 @@ def test_only_the_oldest_of_what_is_done_are_forgotten(history, monkeypatch):
     history.version("serving", "s", 7).state = State.ACTIVE
     for name in "abcd":
         history.refuse(history.version(name, name, 7), "it holds NaN")
-    history.observe(sight())
+    history.observe(scan())
     assert set(told(history)) == {"serving", "c", "d"}

@@ -18,7 +18,7 @@ from app.control import history as history_module
 from app.control import manager as manager_module
 from app.control.manager import Manager
 from app.control.source import Source
-from app.control.state_dir import Store
+from app.control.state_dir import StateDir
 from app.control.states import State
 from app.engine.fake import FakeEngine
 from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePolicy
@@ -138,16 +138,16 @@ class LocalWorker:
 class House:
     """A manager over a temporary folder of checkpoints, and one worker."""
 
-    def __init__(self, policy: Path, builder: FakeBuilder, lane: ThreadPoolExecutor, store: Store) -> None:
+    def __init__(self, policy: Path, builder: FakeBuilder, lane: ThreadPoolExecutor, state_dir: StateDir) -> None:
         self.policy = policy
         self.checkpoints = policy / "checkpoints"
         self.builder = builder
         self.metrics = Metrics()
         self.lane = lane
-        self.store = store
+        self.state_dir = state_dir
         source = Source(policy, lambda folder, rest_s: self._identify(folder, rest_s))
         self._identify: Callable[[Path, float], Any] = identify
-        self.manager = Manager("p", policy, builder, source, store, lane, self.metrics.policy("p"))
+        self.manager = Manager("p", policy, builder, source, state_dir, lane, self.metrics.policy("p"))
         self.worker = LocalWorker(lane)
 
     def put(self, name: str, train_step: int, **more: str) -> Path:
@@ -214,8 +214,8 @@ async def open_house(
     if not (policy / "saved_model.pb").exists():
         (policy / "saved_model.pb").write_text("the first graph")
     folder = state or Path(tempfile.mkdtemp(dir=policy.parent))
-    with ThreadPoolExecutor(2) as lane, Store(folder).opened() as store:
-        house = House(policy, builder or FakeBuilder(), lane, store)
+    with ThreadPoolExecutor(2) as lane, StateDir(folder).opened() as state_dir:
+        house = House(policy, builder or FakeBuilder(), lane, state_dir)
         await house.manager.start()
         house.worker = await house.admit()
         try:
@@ -709,7 +709,7 @@ def test_where_there_is_no_room_the_oldest_version_to_roll_back_to_goes(tmp_path
             for step in range(2, 6):
                 house.put("a", step)
                 await house.manager.catch_up()
-            prepare, versions = house.builder.prepare, house.store.place("x").parent
+            prepare, versions = house.builder.prepare, house.state_dir.place("x").parent
             assert len(list(versions.iterdir())) == 5
 
             async def prepare_with_room_for(*args: Any) -> Prepared:

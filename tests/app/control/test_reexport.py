@@ -57,7 +57,7 @@ def watching(tmp_path: Path, *there: tuple[str, int], train_step: int = 0, state
     return open_house(tmp_path, *there, builder=TrainedBuilder(), state=state)
 
 
-async def look(house: House) -> tuple[str, int]:
+async def scan(house: House) -> tuple[str, int]:
     house.manager.watched = True
     await house.manager.catch_up()
     return house.serves
@@ -70,14 +70,14 @@ def test_it_is_served_and_can_be_rolled_back(tmp_path):
             for step in (10, 20):
                 save_again(house, step)
                 assert house.manager.stale()
-                assert await look(house) == ("export", step)
+                assert await scan(house) == ("export", step)
                 assert not house.manager.stale()
                 assert house.graph.digest == house.manager.active.digest
             assert len({v.digest for v in house.manager.versions() if v.name == "export"}) == 3
             for step in (10, 0):
                 await house.manager.rollback()
                 assert house.serves == ("export", step)
-                assert await look(house) == ("export", step)  # it is pinned
+                assert await scan(house) == ("export", step)  # it is pinned
             assert house.graph == first
             assert house.manager.stale()
             await house.manager.reload(None)
@@ -92,15 +92,15 @@ def test_what_is_served_is_what_was_trained_longest(tmp_path):
         async with watching(tmp_path / "p", ("a", 30)) as house:
             assert house.serves == ("a", 30)
             save_again(house, 20)
-            assert await look(house) == ("a", 30)
+            assert await scan(house) == ("a", 30)
             assert house.manager.stale()
             assert house.states["export"] == "found"
             save_again(house, 40)
-            assert await look(house) == ("export", 40)
+            assert await scan(house) == ("export", 40)
             house.put("b", 35)
-            assert await look(house) == ("export", 40)
+            assert await scan(house) == ("export", 40)
             house.put("c", 45)
-            assert await look(house) == ("c", 45)
+            assert await scan(house) == ("c", 45)
 
     run(test)
 
@@ -110,13 +110,13 @@ def test_where_train_steps_tell_nothing_the_last_one_written_serves(tmp_path, ex
     async def test() -> None:
         async with watching(tmp_path / "p") as house:
             checkpoint(house, "a", published, ago_s=50)
-            assert await look(house) == ("a", published)
+            assert await scan(house) == ("a", published)
             save_again(house, exported, ago_s=40)
-            assert await look(house) == ("export", exported)
+            assert await scan(house) == ("export", exported)
             checkpoint(house, "b", published, ago_s=45)  # written before, found later
-            assert await look(house) == ("export", exported)
+            assert await scan(house) == ("export", exported)
             checkpoint(house, "c", published, ago_s=30)
-            assert await look(house) == ("c", published)
+            assert await scan(house) == ("c", published)
 
     run(test)
 
@@ -125,7 +125,7 @@ def test_what_is_the_newest_serves_after_a_restart_too(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p", ("a", 30), state=tmp_path / "state") as house:
             save_again(house, 40)
-            assert await look(house) == ("export", 40)
+            assert await scan(house) == ("export", 40)
         for state in (tmp_path / "state", tmp_path / "new"):
             async with watching(tmp_path / "p", state=state) as house:
                 assert house.serves == ("export", 40)
@@ -137,9 +137,9 @@ def test_that_it_was_saved_again_is_remembered(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p", state=tmp_path / "state") as house:
             checkpoint(house, "a", -1, ago_s=50)
-            assert await look(house) == ("a", -1)
+            assert await scan(house) == ("a", -1)
             save_again(house, -1, ago_s=40)
-            assert await look(house) == ("export", -1)
+            assert await scan(house) == ("export", -1)
         async with watching(tmp_path / "p", state=tmp_path / "state") as house:
             assert house.serves == ("export", -1)
 
@@ -151,7 +151,7 @@ def test_an_export_that_was_there_from_the_start_is_older_than_checkpoints_whate
         save(tmp_path / "p", 7, ago_s=3)  # as if it had been copied after the checkpoints
         async with watching(tmp_path / "p") as house:
             checkpoint(house, "a", 7, ago_s=500)
-            assert await look(house) == ("a", 7)
+            assert await scan(house) == ("a", 7)
 
     run(test)
 
@@ -161,13 +161,13 @@ def test_a_roll_back_holds_over_it(tmp_path, restart):
     async def test() -> None:
         async with watching(tmp_path / "p", ("a", 1), state=tmp_path / "state") as house:
             house.put("b", 2)
-            await look(house)
+            await scan(house)
             await house.manager.rollback()
             save_again(house, 90)
-            assert await look(house) == ("a", 1)
+            assert await scan(house) == ("a", 1)
         async with watching(tmp_path / "p", state=tmp_path / "state") as house:
             assert (house.serves, house.manager.pinned) == (("a", 1), "a")
-            assert await look(house) == ("a", 1)
+            assert await scan(house) == ("a", 1)
             await house.manager.reload(None)
             assert house.serves == ("export", 90)
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_is_gone_back_to_with_the_graph_that_it_served_with(tmp_pat
         async with watching(tmp_path / "p", ("a", 1), state=tmp_path / "state") as house:
             first = house.graph
             save_again(house, 90, text="another architecture")
-            assert await look(house) == ("export", 90)
+            assert await scan(house) == ("export", 90)
             await house.manager.rollback()
             assert (house.serves, house.graph) == (("a", 1), first)
         async with watching(tmp_path / "p", state=tmp_path / "state") as house:
@@ -204,17 +204,17 @@ def test_what_cannot_be_served_stays_stale_and_says_why(tmp_path, change: Callab
             change(house.builder)
             opened = house.builder.opened
             for _ in range(3):
-                assert await look(house) == ("export", 0)
+                assert await scan(house) == ("export", 0)
             assert house.builder.opened == opened + 1, "it has not changed"
             assert house.manager.stale()
             assert says in house.manager.stale_reason()
             refused = [v for v in house.manager.versions() if v.state is State.REFUSED]
             assert [(v.name, says in v.reason) for v in refused] == [("export", True)]
             house.put("a", 1)  # it holds nothing up
-            assert await look(house) == ("a", 1)
+            assert await scan(house) == ("a", 1)
             house.builder.spec, house.builder.bad_graph = SPEC, None
             save_again(house, 20)
-            assert await look(house) == ("export", 20)
+            assert await scan(house) == ("export", 20)
             assert (house.manager.stale(), house.manager.stale_reason()) == (False, "")
             assert all(v.state is not State.REFUSED for v in house.manager.versions())
 
@@ -227,7 +227,7 @@ def test_weights_that_may_not_serve_change_nothing(tmp_path):
             save_again(house, 10)
             house.builder.export_is_bad = "the action is not finite"
             for _ in range(3):
-                assert await look(house) == ("export", 0)
+                assert await scan(house) == ("export", 0)
             assert house.manager.stale_reason() == "checkpoint export is refused: the action is not finite"
             assert house.builder.prepared.count("export") == 2
             house.builder.export_is_bad = ""
@@ -272,7 +272,7 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path):
             house.manager.watched = True
             assert await house.manager.catch_up() is not None
             assert house.serves == ("export", 0)
-            assert await look(house) == ("export", 20)
+            assert await scan(house) == ("export", 20)
 
     run(test)
 
@@ -281,10 +281,10 @@ def test_it_may_be_deleted_before_it_is_saved_again(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p") as house:
             (house.policy / "saved_model.pb").unlink()
-            assert await look(house) == ("export", 0)
+            assert await scan(house) == ("export", 0)
             assert all(v.state is not State.REFUSED for v in house.manager.versions())
             save_again(house, 10)
-            assert await look(house) == ("export", 10)
+            assert await scan(house) == ("export", 10)
 
     run(test)
 
@@ -294,7 +294,7 @@ def test_the_same_bytes_are_no_new_version(tmp_path):
         async with watching(tmp_path / "p") as house:
             save_again(house, 0, ago_s=10)
             assert house.manager.stale()
-            assert await look(house) == ("export", 0)
+            assert await scan(house) == ("export", 0)
             assert not house.manager.stale()
             assert house.builder.prepared == ["export"]
 
@@ -319,7 +319,7 @@ def test_a_pin_by_reload_holds(tmp_path):
                 await house.manager.reload(name)
                 serves = house.serves
                 save_again(house, 90)
-                assert await look(house) == serves
+                assert await scan(house) == serves
 
     run(test)
 
@@ -333,7 +333,7 @@ def test_it_can_still_be_asked_for(tmp_path):
     async def test() -> None:
         async with watching(tmp_path / "p", ("a", 30)) as house:
             save_again(house, 20)
-            await look(house)
+            await scan(house)
             swapped = await house.manager.reload_export()
             assert (swapped.version, house.serves, house.manager.pinned) == ("export", ("export", 20), "export")
             save_again(house, 25)

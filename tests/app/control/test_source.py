@@ -25,7 +25,7 @@ class CountingSource(Source):
 
 
 def seen(source: Source, **how) -> dict[str, int]:
-    return {c.name: c.train_step for c in source.look(0.25, **how).complete}
+    return {c.name: c.train_step for c in source.scan(0.25, **how).complete}
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_trainer_layout_has_its_checkpoints_beside_the_policy(name, folders):
 
 
 def test_folder_without_checkpoints_is_empty_and_not_an_error(tmp_path):
-    sight = CountingSource(tmp_path / "nowhere").look(0.25)
-    assert (sight.complete, sight.incomplete, sight.unreadable) == ([], {}, {})
+    scan = CountingSource(tmp_path / "nowhere").scan(0.25)
+    assert (scan.complete, scan.incomplete, scan.unreadable) == ([], {}, {})
 
 
 def test_checkpoints_are_found_with_what_identifies_them(tmp_path):
     folder = put(tmp_path / "checkpoints", "0000000700", 700)
-    [found] = CountingSource(tmp_path).look(0.25).complete
+    [found] = CountingSource(tmp_path).scan(0.25).complete
     assert (found.name, found.folder, found.train_step) == ("0000000700", folder, 700)
     assert found.digest == identify(folder, 0).digest
 
@@ -121,8 +121,8 @@ def test_incomplete_checkpoint_is_looked_at_until_it_is_complete(tmp_path):
     folder = tmp_path / "checkpoints" / "a"
     folder.mkdir(parents=True)
     for _ in range(2):
-        sight = source.look(0.25)
-        assert (sight.complete, sight.incomplete) == ([], {"a": "weights are missing"})
+        scan = source.scan(0.25)
+        assert (scan.complete, scan.incomplete) == ([], {"a": "weights are missing"})
     put(tmp_path / "checkpoints", "a", 1)
     assert seen(source) == {"a": 1}
 
@@ -130,9 +130,9 @@ def test_incomplete_checkpoint_is_looked_at_until_it_is_complete(tmp_path):
 def test_unreadable_checkpoint_hides_no_other(tmp_path):
     put(tmp_path / "checkpoints", "bad", 9, unreadable="its index is damaged")
     put(tmp_path / "checkpoints", "good", 1)
-    sight = CountingSource(tmp_path).look(0.25)
-    assert [c.name for c in sight.complete] == ["good"]
-    assert sight.unreadable == {"bad": "its index is damaged"}
+    scan = CountingSource(tmp_path).scan(0.25)
+    assert [c.name for c in scan.complete] == ["good"]
+    assert scan.unreadable == {"bad": "its index is damaged"}
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
@@ -152,12 +152,12 @@ def test_what_cannot_be_read_for_now_is_named_and_read_again_though_nothing_has_
 
     source._identify = fail
     for _ in range(3):
-        sight = source.look(0.25)
-        assert [candidate.name for candidate in sight.complete] == ["b"]
-        assert sight.unreadable == {"a": f"it cannot be read: {os.strerror(number)}"}
-        assert not sight.unsettled
+        scan = source.scan(0.25)
+        assert [candidate.name for candidate in scan.complete] == ["b"]
+        assert scan.unreadable == {"a": f"it cannot be read: {os.strerror(number)}"}
+        assert not scan.still_changing
         with pytest.raises(SwapRefused, match="a is refused: it cannot be read"):
-            sight.named("a")
+            scan.named("a")
     assert seen(source) == {"a": 1, "b": 2}
     assert source.read.count("a") == 4
     assert source.read.count("b") == 1
@@ -210,7 +210,7 @@ def many(tmp_path: Path, count: int) -> tuple[CountingSource, Path]:
     for number in range(count):
         put(folder, f"{number:06}", number)
     source = CountingSource(tmp_path)
-    source.look(0.25)
+    source.scan(0.25)
     source.read.clear()
     return source, folder
 
@@ -224,9 +224,9 @@ def at_rest(monkeypatch):
 def test_a_look_that_is_told_of_no_change_looks_into_a_bounded_number_of_them(tmp_path, monkeypatch, at_rest):
     source, folder = many(tmp_path, 3 * TURNS)
     calls = CountedCalls(monkeypatch, folder)
-    before = source.look(0.25)
+    before = source.scan(0.25)
     for _ in range(3):
-        assert calls.of(lambda: source.look(0.25, only={"000001"})) is before
+        assert calls.of(lambda: source.scan(0.25, only={"000001"})) is before
         assert calls.listings == 1
         assert "000001" in calls.below
         assert len(calls.below) <= TURNS + 64 + 64 + 1
@@ -235,7 +235,7 @@ def test_a_look_that_is_told_of_no_change_looks_into_a_bounded_number_of_them(tm
 
 def test_new_replaced_and_removed_checkpoints_are_seen_at_the_next_look_among_thousands(tmp_path, at_rest):
     source, folder = many(tmp_path, 2 * TURNS)
-    source.look(0.25, only=())
+    source.scan(0.25, only=())
     put(folder, "late", 9_000)
     put(folder, "late and older", 1)  # no name that can be asked for
     put(folder, "older", 0)
@@ -243,11 +243,11 @@ def test_new_replaced_and_removed_checkpoints_are_seen_at_the_next_look_among_th
     staged = put(tmp_path, "staged", 8_000)
     shutil.rmtree(folder / "000001")
     staged.rename(folder / "000001")
-    found = {candidate.name: candidate.train_step for candidate in source.look(0.25, only=()).complete}
+    found = {candidate.name: candidate.train_step for candidate in source.scan(0.25, only=()).complete}
     assert (found["late"], found["older"], found["000001"]) == (9_000, 0, 8_000)
     assert "000000" not in found
     assert sorted(source.read) == ["000001", "late", "older"]
-    newest = source.look(0.25, only=()).newest_first
+    newest = source.scan(0.25, only=()).newest_first
     assert [candidate.name for candidate in newest[:3]] == ["late", "000001", f"{2 * TURNS - 1:06}"]
 
 
@@ -258,10 +258,10 @@ def overwrite(folder: Path, train_step: int) -> None:
 def test_what_is_overwritten_in_place_is_seen_when_it_is_told_of_or_asked_for_or_has_its_turn(tmp_path, at_rest):
     source, folder = many(tmp_path, 8 * TURNS)
     for _ in range(8):
-        source.look(0.25, only=())  # those that came last are others by now
+        source.scan(0.25, only=())  # those that came last are others by now
 
     def step_of(name: str, **how) -> int:
-        return next(c.train_step for c in source.look(0.25, **how).complete if c.name == name)
+        return next(c.train_step for c in source.scan(0.25, **how).complete if c.name == name)
 
     overwrite(folder / "000003", 70_003)
     source.changed([str(folder / "000003" / "variables" / "weights")])
@@ -280,18 +280,18 @@ def test_what_is_overwritten_in_place_is_seen_when_it_is_told_of_or_asked_for_or
 def test_an_explicit_look_reads_nothing_that_has_certainly_not_changed(tmp_path, at_rest):
     source, folder = many(tmp_path, 20)
     put(folder, "bad", 1, unreadable="its index is damaged")
-    source.look(0.25)
+    source.scan(0.25)
     source.read.clear()
     overwrite(folder / "000007", 700)
-    sight = source.look(0.25, afresh=True)
+    scan = source.scan(0.25, afresh=True)
     assert sorted(source.read) == ["000007", "bad"]
-    assert sight.named("000007").train_step == 700
+    assert scan.named("000007").train_step == 700
 
 
 def test_incomplete_ones_are_looked_at_until_they_are_complete_among_thousands(tmp_path, at_rest):
     source, folder = many(tmp_path, 2 * TURNS)
     (folder / "half").mkdir()
     for _ in range(5):
-        assert source.look(0.25, only=()).unsettled == {"half"}
+        assert source.scan(0.25, only=()).still_changing == {"half"}
     put(folder, "half", 5_000)
-    assert source.look(0.25, only=()).named("half").train_step == 5_000
+    assert source.scan(0.25, only=()).named("half").train_step == 5_000

@@ -208,8 +208,8 @@ async def main():
             await looks.happened.wait()
             looks.happened.clear()
 asyncio.run(asyncio.wait_for(main(), 60))
-sight = Source(policy, identify).look(0.25)
-print(json.dumps([[c.name for c in sight.complete], sight.unreadable, sight.others]))
+scan = Source(policy, identify).scan(0.25)
+print(json.dumps([[c.name for c in scan.complete], scan.unreadable, scan.others]))
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 from app.errors import DoesNotFit, NotJson, Problem
 from app.inputs.names import Hint, names_of, request_name, top_level
 from app.inputs.options import read_options
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
@@ -18,8 +18,8 @@ def number(name: str) -> Leaf:
     return Leaf(name, "float32", ())
 
 
-def reader_of(spec: PolicySpec) -> InputReader:
-    return InputReader(spec, rows_limit=100, strict_bounds=False)
+def reader_of(spec: PolicySpec) -> InputValidator:
+    return InputValidator(spec, rows_limit=100, strict_bounds=False)
 
 
 def read(spec: PolicySpec, fields: dict[str, Any]) -> Any:

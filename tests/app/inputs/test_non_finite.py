@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.errors import DoesNotFit
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf
 from tests.app.specs import LSTM_STATE, policy_spec
@@ -23,7 +23,7 @@ ACCEPTED = [
 
 
 def read(body: bytes, non_finite: bool, codec: Codec = JSON, spec: Any = SPEC) -> Any:
-    reader = InputReader(spec, rows_limit=100_000, strict_bounds=False, non_finite=non_finite)
+    reader = InputValidator(spec, rows_limit=100_000, strict_bounds=False, non_finite=non_finite)
     return reader.read(codec.decode_any(body, reader.most_keys))
 
 

@@ -12,8 +12,8 @@ import pytest
 from app.errors import DoesNotFit
 from app.inputs import skeletons
 from app.inputs.options import Options, read_options
-from app.inputs.typed import QuickReader
-from app.inputs.validate import InputReader
+from app.inputs.typed import TypedDecoder
+from app.inputs.validate import InputValidator
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
@@ -42,13 +42,13 @@ UNTYPED = {
 
 
 def quick(spec: PolicySpec, body: bytes, rows_limit: int = 100) -> Any:
-    return QuickReader(spec, rows_limit=rows_limit).read(body)
+    return TypedDecoder(spec, rows_limit=rows_limit).read(body)
 
 
 def patient(spec: PolicySpec, body: bytes) -> Any:
     fields = orjson.loads(body)
     options = read_options(fields.pop("options", {}))
-    return InputReader(spec, rows_limit=100, strict_bounds=False).read(fields), options
+    return InputValidator(spec, rows_limit=100, strict_bounds=False).read(fields), options
 
 
 def check_alike(found: Any, expected: Any) -> None:
@@ -97,7 +97,7 @@ def bodies(spec: PolicySpec, draw: random.Random) -> Any:
 @pytest.mark.parametrize("name", SPECS)
 def test_usual_requests_are_read_quickly_and_alike(name: str) -> None:
     spec, draw = SPECS[name], random.Random(name)
-    reader = QuickReader(spec, rows_limit=100)
+    reader = TypedDecoder(spec, rows_limit=100)
     for _ in range(60):
         body = json.dumps(bodies(spec, draw)).encode()
         found = reader.read(body)
@@ -106,7 +106,7 @@ def test_usual_requests_are_read_quickly_and_alike(name: str) -> None:
 
 
 @pytest.fixture(params=["long bodies", "all bodies"])
-def made_familiar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def made_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "all bodies":
         monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
 
@@ -154,7 +154,7 @@ def test_familiar_bodies_are_read_alike_whatever_their_numbers(name: str, monkey
     """Bodies like one before but for the characters of numbers, among them what is no number."""
     monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     spec, draw = SPECS[name], random.Random(name)
-    reader = QuickReader(spec, rows_limit=100)
+    reader = TypedDecoder(spec, rows_limit=100)
     by_simdjson = 0
     for _ in range(40):
         fields = bodies(spec, draw)
@@ -167,7 +167,7 @@ def test_familiar_bodies_are_read_alike_whatever_their_numbers(name: str, monkey
             pieces[place] = draw.choice(NUMBERS * 3 + NO_NUMBERS).encode()
             changed = b"".join(pieces)
             found = reader.read(changed)
-            by_simdjson += reader._familiar.read(changed) is not None
+            by_simdjson += reader._skeletons.read(changed) is not None
             if found is not None:
                 check_alike(found, patient(spec, changed))
     assert by_simdjson > 20 or name == "switches"
@@ -190,11 +190,11 @@ def test_names_of_which_digits_and_e_are_taken_are_still_told_apart(
 ) -> None:
     monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     spec = custom_spec({"a": Leaf("a", "float32", ()), "a2": Leaf("a2", "float32", ())})
-    reader = QuickReader(spec, rows_limit=100)
+    reader = TypedDecoder(spec, rows_limit=100)
     assert reader.read(learned.encode()) is not None
     found = reader.read(body.encode())
     assert found is None or json.loads(body).keys() == {"a", "a2"}
-    assert reader._familiar.read(body.encode()) is None
+    assert reader._skeletons.read(body.encode()) is None
 
 
 def test_what_has_names_that_only_digits_tell_apart_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_what_has_names_that_only_digits_tell_apart_is_read_alike(monkeypatch: p
         (policy_spec(nested), '{"observation": %s}'),
         (custom_spec({"a1": Leaf("a1", "float32", (4,)), "a2": Leaf("a2", "float32", (2, 2))}), "%s"),
     ):
-        reader = QuickReader(spec, rows_limit=100)
+        reader = TypedDecoder(spec, rows_limit=100)
         assert reader.read((wrap % '{"a1": [1, 2, 3, 4], "a2": [[1, 2], [3, 4]]}').encode()) is not None
         swapped = (wrap % '{"a2": [1, 2, 3, 4], "a1": [[1, 2], [3, 4]]}').encode()
         assert reader.read(swapped) is None
@@ -214,35 +214,35 @@ def test_what_has_names_that_only_digits_tell_apart_is_read_alike(monkeypatch: p
 
 def test_fields_without_numbers_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
-    reader = QuickReader(policy_spec({"x": FLOATS, "none": {}}), rows_limit=100)
+    reader = TypedDecoder(policy_spec({"x": FLOATS, "none": {}}), rows_limit=100)
     assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "none": {}}}') is not None
     assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "nonee": {}}}') is None
 
 
 def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
-    reader = QuickReader(SPECS["flat"], rows_limit=10_000)
+    reader = TypedDecoder(SPECS["flat"], rows_limit=10_000)
     for rows in range(1, 2 * skeletons._MOST_SKELETONS):
         assert reader.read(json.dumps({"observation": [ROW] * rows}).encode()) is not None
-    assert len(reader._familiar._known) == skeletons._MOST_SKELETONS
-    assert reader._familiar._bytes == sum(map(len, reader._familiar._known))
-    assert reader._familiar.read(json.dumps({"observation": [ROW] * (2 * skeletons._MOST_SKELETONS - 1)}).encode())
+    assert len(reader._skeletons._known) == skeletons._MOST_SKELETONS
+    assert reader._skeletons._bytes == sum(map(len, reader._skeletons._known))
+    assert reader._skeletons.read(json.dumps({"observation": [ROW] * (2 * skeletons._MOST_SKELETONS - 1)}).encode())
 
 
 def test_a_body_larger_than_what_a_parser_keeps_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skeletons, "_MOST_KEPT_BYTES", 1000)
-    reader = QuickReader(SPECS["flat"], rows_limit=100)
+    reader = TypedDecoder(SPECS["flat"], rows_limit=100)
     for rows in (40, 90, 40, 90):
         body = json.dumps({"observation": [ROW] * rows}).encode()
         check_alike(reader.read(body), patient(SPECS["flat"], body))
 
 
-@pytest.mark.usefixtures("made_familiar")
+@pytest.mark.usefixtures("made_known")
 @pytest.mark.parametrize("name", SPECS)
 def test_whatever_is_read_quickly_is_read_alike(name: str) -> None:
     """Bodies with something changed anywhere: mostly wrong, sometimes just unusual."""
     spec, draw = SPECS[name], random.Random(name)
-    reader = QuickReader(spec, rows_limit=100)
+    reader = TypedDecoder(spec, rows_limit=100)
     read = 0
     for _ in range(600):
         body = bytearray(json.dumps(bodies(spec, draw)).encode())
@@ -324,7 +324,7 @@ def test_floats_out_of_bounds_pass_and_are_counted_by_the_closer_look() -> None:
     inputs, _ = patient(SPECS["cart"], json.dumps({"observation": [5.0, 0, 0, 0]}).encode())
     assert inputs.outside_bounds == 1
     with pytest.raises(DoesNotFit):
-        InputReader(SPECS["cart"], rows_limit=1, strict_bounds=True).read({"observation": [5.0, 0, 0, 0]})
+        InputValidator(SPECS["cart"], rows_limit=1, strict_bounds=True).read({"observation": [5.0, 0, 0, 0]})
 
 
 def test_options_that_are_not_given_are_the_defaults() -> None:

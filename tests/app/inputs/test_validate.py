@@ -4,7 +4,7 @@ import pytest
 from app.errors import DoesNotFit, Problem
 from app.inputs.defaults import FIRST, MID, Defaults
 from app.inputs.options import Options, read_options
-from app.inputs.validate import InputReader, Inputs
+from app.inputs.validate import Inputs, InputValidator
 from saver.artifact import Leaf, PolicySpec
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
@@ -32,7 +32,7 @@ ROW = [0.1, 0.2, 0.3, 0.4]
 
 def read(spec: PolicySpec, body: dict, *, rows_limit: int = 100, strict_bounds: bool = False) -> Inputs:
     """With the defaults filled in."""
-    inputs = InputReader(spec, rows_limit=rows_limit, strict_bounds=strict_bounds).read(body)
+    inputs = InputValidator(spec, rows_limit=rows_limit, strict_bounds=strict_bounds).read(body)
     initial = {} if inputs.needs_state else None
     return inputs._replace(arrays=Defaults(spec).complete(inputs.arrays, inputs.rows, initial))
 
@@ -494,7 +494,9 @@ def test_policy_without_state_input_takes_no_initial_state(spec):
 
 
 def test_bounds_that_the_dtype_does_not_hold_by_itself_are_checked():
-    reader = InputReader(policy_spec(Leaf("0/observation", "int8", (2,), -128, 100)), rows_limit=9, strict_bounds=False)
+    reader = InputValidator(
+        policy_spec(Leaf("0/observation", "int8", (2,), -128, 100)), rows_limit=9, strict_bounds=False
+    )
     for value in (np.array([-128, 100], np.int8), [-128, 100]):
         assert reader.read({"observation": value}).arrays["0/observation"].tolist() == [[-128, 100]]
     for value in (np.array([0, 101], np.int8), [0, 101]):

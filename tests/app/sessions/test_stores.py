@@ -12,7 +12,7 @@ from app.errors import NotReady, Overloaded
 from app.sessions.memory import MemoryStore
 from app.sessions.record import Answer, Record, Run
 from app.sessions.redis_store import PREFIX, RedisStore
-from app.sessions.store import Key, Limits, Store
+from app.sessions.store import Key, Limits, SessionStore
 from tests.redis_server import redis_running
 
 LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, retained_versions=2, per_client=2)
@@ -34,11 +34,11 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Store], Awaitable[None]]], None]:
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[SessionStore], Awaitable[None]]], None]:
     """Runs a test with an empty store."""
     url = request.getfixturevalue("url") if request.param == "redis" else ""
 
-    async def with_store(test: Callable[[Store], Awaitable[None]]) -> None:
+    async def with_store(test: Callable[[SessionStore], Awaitable[None]]) -> None:
         store: Any = RedisStore(url, LIMITS) if url else MemoryStore(LIMITS, Clock())
         if url:
             await store._redis.flushdb()
@@ -50,8 +50,10 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Store], Awaitable
     return lambda test: asyncio.run(with_store(test))
 
 
-def record(birth: str = "b", step: int = 0, retained: str | None = None, run_id: str = "r", size: int = 2) -> Record:
-    run = Run("identity", birth, run_id, 2, True, "greedy", 2**63 - 1, True, retained)
+def record(
+    incarnation: str = "b", step: int = 0, retained: str | None = None, run_id: str = "r", size: int = 2
+) -> Record:
+    run = Run("identity", incarnation, run_id, 2, True, "greedy", 2**63 - 1, True, retained)
     state = {"1/0": np.arange(size, dtype=np.float32)[:, None], "1/1": np.array([True, False]), "1/2": np.arange(2)}
     return Record(run, step, state, np.array([False, True]), "v", 7, Answer("application/json", b"{}"))
 
@@ -73,7 +75,7 @@ def test_a_record_is_the_same_after_its_bytes() -> None:
 
 
 def test_records_follow_one_another(run: Callable) -> None:
-    async def test(store: Store) -> None:
+    async def test(store: SessionStore) -> None:
         first, second, third = record(), record(step=1), record(step=2)
         assert await store.get(KEY) is None
         assert await store.begin(KEY, None, first)
@@ -91,7 +93,7 @@ def test_records_follow_one_another(run: Callable) -> None:
 
 
 def test_a_session_that_begins_anew_is_another_one(run: Callable) -> None:
-    async def test(store: Store) -> None:
+    async def test(store: SessionStore) -> None:
         assert await store.begin(KEY, None, record())
         old = await store.get(KEY)
         assert await store.begin(KEY, old, record("c", run_id="new"))
@@ -104,7 +106,7 @@ def test_a_session_that_begins_anew_is_another_one(run: Callable) -> None:
 
 
 def test_sessions_end_wholly_or_only_that_run(run: Callable) -> None:
-    async def test(store: Store) -> None:
+    async def test(store: SessionStore) -> None:
         assert await store.end(KEY, None) is None
         for key in (KEY, OTHER):
             assert await store.begin(key, None, record(retained="d"))
@@ -121,7 +123,7 @@ def test_sessions_end_wholly_or_only_that_run(run: Callable) -> None:
 
 
 def test_there_are_no_more_sessions_than_may_be(run: Callable) -> None:
-    async def test(store: Store) -> None:
+    async def test(store: SessionStore) -> None:
         keys = [Key("p", str(number)) for number in range(4)]
         for key in keys[:3]:
             await store.check_room(key, None)
@@ -137,7 +139,7 @@ def test_there_are_no_more_sessions_than_may_be(run: Callable) -> None:
 
 
 def test_one_client_has_no_more_sessions_than_it_may(run: Callable) -> None:
-    async def test(store: Store) -> None:
+    async def test(store: SessionStore) -> None:
         keys = [Key("p", "0"), Key("q", "1"), Key("p", "2"), Key("p", "3")]
         for key in keys[:2]:
             await store.check_room(key, None, "one")
@@ -209,7 +211,7 @@ def test_sessions_that_were_left_do_not_count_for_their_client_in_redis(url: str
 
 
 def test_no_more_versions_are_held_than_may_be(run: Callable) -> None:
-    async def test(store: Store) -> None:
+    async def test(store: SessionStore) -> None:
         keys = [Key("p", str(number)) for number in range(3)]
         for key, digest in zip(keys, ("one", "two"), strict=False):
             assert await store.begin(key, None, record(retained=digest))

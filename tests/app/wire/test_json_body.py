@@ -141,7 +141,7 @@ def test_single_floats_come_back_exactly_from_every_dtype(dtype):
 def test_a_large_array_is_written_as_a_small_one_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     array = (np.random.default_rng(0).standard_normal((50, 3, 2)) * 40).clip(0, 99).astype(kind)
     whole = encode({"a": array, "b": [array[0]]})
-    monkeypatch.setattr(json_body, "QUICK_NUMBERS", 20)
+    monkeypatch.setattr(json_body, "FEW_NUMBERS", 20)
     assert encode({"a": array, "b": [array[0]]}) == whole
     assert json_body.in_pieces(array) == encode(array)
     assert json_body.in_pieces(array[::2]) == encode(array[::2])
@@ -150,7 +150,7 @@ def test_a_large_array_is_written_as_a_small_one_is(kind: str, monkeypatch: pyte
 def test_what_is_not_finite_in_a_large_array_is_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.random.default_rng(0).standard_normal((50, 3, 2)).astype(np.float32)
     array[7, 1, 0], array[30, 0, 1], array[31, 2, 0] = np.nan, np.inf, -np.inf
-    monkeypatch.setattr(json_body, "QUICK_NUMBERS", 20)
+    monkeypatch.setattr(json_body, "FEW_NUMBERS", 20)
     read = json.loads(encode(array))
     assert [read[7][1][0], read[30][0][1], read[31][2][0]] == ["NaN", "Infinity", "-Infinity"]
     np.testing.assert_array_equal(np.array(read, np.float64).astype(np.float32), array)

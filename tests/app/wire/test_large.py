@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import DoesNotFit, NotJson, NotMsgpack, PolicyServerError
 from app.inputs.options import read_options
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from app.wire import large_json, large_msgpack, long_lists
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf, PolicySpec
@@ -41,7 +41,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def outcome(spec: PolicySpec, codec: Codec, body: bytes, large: bool, **more: Any) -> Any:
     """What is read, or the error."""
-    reader = InputReader(spec, rows_limit=ROWS, strict_bounds=False, **more)
+    reader = InputValidator(spec, rows_limit=ROWS, strict_bounds=False, **more)
     try:
         fields = codec.decode_large(body, reader.most_keys) if large else codec.decode(body)
         options = read_options(fields.pop("options", {}))
@@ -165,7 +165,7 @@ FLAT = policy_spec()
 
 
 def problem_of(body: bytes, spec: PolicySpec = FLAT, codec: Codec = JSON, rows_limit: int = 65_536, **more: Any) -> Any:
-    reader = InputReader(spec, rows_limit=rows_limit, strict_bounds=False, **more)
+    reader = InputValidator(spec, rows_limit=rows_limit, strict_bounds=False, **more)
     with pytest.raises(DoesNotFit) as caught:
         reader.read(codec.decode_large(body, reader.most_keys))
     return caught.value.problems[0]
@@ -268,7 +268,7 @@ def test_what_cannot_fit_is_refused_at_its_first_piece(
     ],
 )
 def test_what_is_no_body_is_refused(codec: Codec, body: bytes, error: type[Exception]) -> None:
-    reader = InputReader(FLAT, rows_limit=65_536, strict_bounds=False)
+    reader = InputValidator(FLAT, rows_limit=65_536, strict_bounds=False)
     with pytest.raises(error):
         reader.read(codec.decode_large(body, reader.most_keys))
 
@@ -290,7 +290,7 @@ def test_a_bytearray_is_read_as_bytes_are() -> None:
         (JSON, rows_with(ROW)),
         (MSGPACK, msgspec.msgpack.encode({"observation": [[1, 2, 3, 4]] * 9999})),
     ):
-        reader = InputReader(FLAT, rows_limit=65_536, strict_bounds=False)
+        reader = InputValidator(FLAT, rows_limit=65_536, strict_bounds=False)
         wanted = reader.read(codec.decode_large(body, 100)).arrays["0/observation"]
         found = reader.read(codec.decode_large(bytearray(body), 100)).arrays["0/observation"]  # type: ignore[arg-type]
         np.testing.assert_array_equal(found, wanted)

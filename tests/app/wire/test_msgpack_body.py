@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import DoesNotFit, NotMsgpack
 from app.inputs.options import read_options
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from app.wire.msgpack_body import DTYPES, decode, encode
 from saver.artifact import Leaf
 from tests.app.specs import LSTM_STATE, NESTED, policy_spec
@@ -104,7 +104,7 @@ def test_a_view_outlives_the_request():
 
 def test_tensor_of_the_specs_dtype_reaches_the_engine_uncopied():
     body = pack({"observation": tensor(IMAGE)})
-    reader = InputReader(policy_spec(Leaf("0/observation", "uint8", (3, 4))), rows_limit=9, strict_bounds=False)
+    reader = InputValidator(policy_spec(Leaf("0/observation", "uint8", (3, 4))), rows_limit=9, strict_bounds=False)
     inputs = reader.read(decode(body))
     assert (inputs.rows, inputs.batched) == (2, True)
     assert np.shares_memory(inputs.arrays["0/observation"], np.frombuffer(body, np.uint8))
@@ -205,7 +205,7 @@ def test_huge_claims_take_neither_time_nor_memory():
 
 
 def test_raw_bytes_and_extensions_outside_a_tensor_are_told_as_what_they_are():
-    reader = InputReader(policy_spec(), rows_limit=9, strict_bounds=False)
+    reader = InputValidator(policy_spec(), rows_limit=9, strict_bounds=False)
     bodies = {
         b"\xc4\x10" + bytes(16): "16 raw bytes",
         b"\xd4\x01\x00": "a value of type Ext",
@@ -327,7 +327,7 @@ def mutated(rng: random.Random, body: bytes) -> bytes:
 
 def test_garbage_is_refused_and_never_anything_worse():
     spec = policy_spec(NESTED, LSTM_STATE)
-    reader = InputReader(spec, rows_limit=9, strict_bounds=True)
+    reader = InputValidator(spec, rows_limit=9, strict_bounds=True)
     camera = tensor(np.zeros((2, 2, 2), np.uint8))
     joints = [tensor(np.zeros((2, 2), np.float64)), tensor(np.array([1, 2], np.int64))]
     body = pack(

@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from app.api.openapi.document import document, policy_schemas
 from app.inference.service import Policy
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from saver.artifact import DistributionInfo, Leaf, Noise, PolicySpec, ServingInfo, Signature
 from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
@@ -82,7 +82,7 @@ def test_example_fits_its_schema_and_the_server_takes_it(name):
     described = whole(policy(spec))
     example = described["components"]["schemas"]["p.request"]["example"]
     validator(described, "p.request").validate(example)
-    InputReader(spec, rows_limit=1, strict_bounds=True).read(example)
+    InputValidator(spec, rows_limit=1, strict_bounds=True).read(example)
 
 
 def test_observation_too_large_to_be_shown_has_no_example_rather_than_a_wrong_one():

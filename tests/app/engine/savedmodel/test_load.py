@@ -15,7 +15,7 @@ from app.engine.base import InputRefused
 from app.engine.savedmodel.load import load_copy
 from app.errors import UnusablePolicy
 from app.inputs.defaults import Defaults
-from app.inputs.validate import InputReader
+from app.inputs.validate import InputValidator
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
 from saver.artifact.probe import probe_inputs
@@ -248,7 +248,7 @@ def test_every_kind_of_export_answers_any_number_of_rows(saved: Saved, name, row
 def test_request_goes_through_validation_and_engine_to_what_the_policy_answers(saved: Saved):
     export = opened(saved.folder("nested"))
     engine = load_copy(export)
-    reader = InputReader(export.spec, rows_limit=10, strict_bounds=False)
+    reader = InputValidator(export.spec, rows_limit=10, strict_bounds=False)
     observation = {"camera": [[1, 2], [3, 4]], "speed": 0.5, "joints": [[0.25, -3.0], [2, 0]]}
     inputs = reader.read({"observation": observation})
     arrays = Defaults(export.spec).complete(inputs.arrays, 1, engine.initial_state(1))

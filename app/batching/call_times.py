@@ -8,7 +8,7 @@ import math
 _GROWTH = 0.1
 
 
-class Pace:
+class CallTimes:
     """Of one engine: the time of a call by its function and its number of rows.
 
     Calls are told apart by the power of two above their rows.

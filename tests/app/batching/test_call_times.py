@@ -2,14 +2,14 @@ import math
 
 import pytest
 
-from app.batching.pace import Pace
+from app.batching.call_times import CallTimes
 
 
-def paced(*calls: tuple[str, int, float]) -> Pace:
-    pace = Pace()
+def paced(*calls: tuple[str, int, float]) -> CallTimes:
+    call_times = CallTimes()
     for function, rows, seconds in calls:
-        pace.note(function, rows, seconds)
-    return pace
+        call_times.note(function, rows, seconds)
+    return call_times
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_expected_time(calls, asked, expected):
 
 
 def test_what_becomes_slower_for_good_is_seen_in_the_end():
-    pace = paced(("action", 1, 1e-5))
+    call_times = paced(("action", 1, 1e-5))
     for _ in range(60):
-        pace.note("action", 1, 1e-3)
-    assert pace.expected_s("action", 1) == 1e-3
+        call_times.note("action", 1, 1e-3)
+    assert call_times.expected_s("action", 1) == 1e-3
