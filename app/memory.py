@@ -25,7 +25,7 @@ class FreedMemory:
 
     def __init__(self) -> None:
         self._freed_bytes = self._after = 0
-        self._lane = ThreadPoolExecutor(1, "memory")
+        self._executor = ThreadPoolExecutor(1, "memory")
         try:
             self._libc: Any = ctypes.CDLL(None)
             self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
@@ -49,12 +49,12 @@ class FreedMemory:
         if self._libc is None or not self._is_worth_it():
             return
         self._freed_bytes = 0
-        await asyncio.wrap_future(self._lane.submit(self._libc.malloc_trim, 0))
+        await asyncio.wrap_future(self._executor.submit(self._libc.malloc_trim, 0))
         self._after = _resident_bytes()
 
     def close(self) -> None:
         """Nothing is given back any more."""
-        self._lane.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _is_worth_it(self) -> bool:
         resident = _resident_bytes()

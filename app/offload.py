@@ -46,7 +46,7 @@ class Offload:
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._held_bytes = 0
-        self._lane = ThreadPoolExecutor(1, "bodies")
+        self._executor = ThreadPoolExecutor(1, "bodies")
 
     async def run(self, size: int, call: Callable[..., T], *args: Any) -> T:
         """What the call returns or raises; `size`: the bytes that it holds.
@@ -58,7 +58,7 @@ class Offload:
             raise Overloaded(f"{self._held_bytes} bytes of large requests wait to be read; try again")
         loop = asyncio.get_running_loop()
         self._held_bytes += size
-        work: Future[T] = self._lane.submit(call, *args)
+        work: Future[T] = self._executor.submit(call, *args)
 
         def release(_: Future[T]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
@@ -75,7 +75,7 @@ class Offload:
 
     def close(self) -> None:
         """Nothing is run any more."""
-        self._lane.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _release(self, size: int) -> None:
         self._held_bytes -= size

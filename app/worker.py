@@ -189,17 +189,17 @@ class Worker:
         """One policy with its parts; entered into the stack in start order, left in reverse."""
         spec, of_policy = offer.graph.spec, metrics.policy(named.name)
         manager = RemoteManager(named.name, self.link, settings.swap_deadline_ms / 1000)
-        loading_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
+        loading_executor = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
         versions = LoadedVersions(
-            BundleLoader(), loading_lane, functools.partial(self._retains, named.name), settings.retained_versions
+            BundleLoader(), loading_executor, functools.partial(self._retains, named.name), settings.retained_versions
         )
         await versions.begin(offer.name, offer.graph, offer.bundle)
-        data_lane = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+        data_executor = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
         batcher = Batcher(
             named.name,
             lambda: versions.active.lease(),
             Defaults(spec).complete,
-            data_lane,
+            data_executor,
             of_policy,
             settings.queue_limit_requests,
             fields=_fields(spec),

@@ -1,7 +1,7 @@
 """Zero-wait batches for one policy: an idle engine takes what is there; what arrives meanwhile goes next.
 
 The event loop owns the queue. A call that is known to be short runs on it, between two rounds of reading requests; any
-other runs in the policy's data lane, one thread. A pause is a gate before both: it closes between batches.
+other runs in the policy's data thread. A pause is a gate before both: it closes between batches.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Batcher:
     """Runs the jobs of the policy `name` in batches, each batch on one version.
 
     `lease()` gives the active version, to be entered for the length of a batch; `complete` adds what requests have left
-    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `lane`. `fields`: what
+    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`. `fields`: what
     a refusal names where the policy has refused its inputs.
     """
 
@@ -64,7 +64,7 @@ class Batcher:
         name: str,
         lease: Callable[[], LoadedVersion[Engine]],
         complete: Complete,
-        lane: Executor,
+        executor: Executor,
         metrics: PolicyMetrics,
         queue: int,
         inline_s: float = INLINE_S,
@@ -73,14 +73,14 @@ class Batcher:
         self._name = name
         self._lease = lease
         self._complete = complete
-        self._lane = lane
+        self._executor = executor
         self._metrics = metrics
         self._queue = queue
         self._inline_s = inline_s
         self._fields = fields
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
-        self._in_lane: Sequence[Job] = ()
+        self._in_thread: Sequence[Job] = ()
         self._running: asyncio.Task[None] | None = None
         self._next_step: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -226,26 +226,26 @@ class Batcher:
             if jobs and call_times.expected_s(jobs[0].function, rows) <= self._inline_s:
                 self._tell(loaded, jobs, rows, _compute(loaded.engine, jobs, rows, self._complete, call_times, apart))
             elif jobs:
-                self._in_lane = jobs
+                self._in_thread = jobs
                 loaded.acquire()
-                self._running = self._loop.create_task(self._run_in_lane(loaded, jobs, rows, call_times))
+                self._running = self._loop.create_task(self._run_in_thread(loaded, jobs, rows, call_times))
                 self._expire_at_all()
 
-    async def _run_in_lane(
+    async def _run_in_thread(
         self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, call_times: CallTimes
     ) -> None:
         """Takes over one lease of the version."""
         try:
             apart = bool(loaded.version.dependent_rows)
             work = self._loop.run_in_executor(
-                self._lane, _compute, loaded.engine, jobs, rows, self._complete, call_times, apart
+                self._executor, _compute, loaded.engine, jobs, rows, self._complete, call_times, apart
             )
             self._tell(loaded, jobs, rows, await work)
         except Exception as error:  # as in `_step`
             _fail_all(jobs, error)
         finally:
             loaded.release()
-            self._running, self._in_lane = None, ()
+            self._running, self._in_thread = None, ()
             self._go_on()
 
     def _tell(
@@ -275,7 +275,7 @@ class Batcher:
     # Deadlines of those that wait, or whose batch runs elsewhere: one timer for all of them.
 
     def _expire_at_all(self) -> None:
-        for job in (*self._waiting, *self._in_lane):
+        for job in (*self._waiting, *self._in_thread):
             self._expire_from(job.deadline)
 
     def _expire_from(self, deadline: float) -> None:
@@ -291,7 +291,7 @@ class Batcher:
         now = self._loop.time()
         why = f": policy {self._name} is paused" if self._paused else ""
         left = []
-        for job in (*self._waiting, *self._in_lane):
+        for job in (*self._waiting, *self._in_thread):
             if job.deadline <= now:
                 _fail(job, DeadlinePassed(f"no answer before the deadline{why}"))
             elif not job.waiter.done():

@@ -33,8 +33,8 @@ class Calls:
 
     link: Link
 
-    def __init__(self, lane: ThreadPoolExecutor, engine: str) -> None:
-        self._lane = lane
+    def __init__(self, executor: ThreadPoolExecutor, engine: str) -> None:
+        self._executor = executor
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._builders: dict[str, Builder] = {}
@@ -42,7 +42,7 @@ class Calls:
     def handlers(self) -> Handlers:
         """By name; see the methods."""
         calls = (self.open, self.prepare, self.check, self.needs_own_graph, self.train_step_in)
-        return {call.__name__: self._in_lane(call) for call in calls}
+        return {call.__name__: self._in_executor(call) for call in calls}
 
     def open(self, folder: Path, graphs: Path) -> Graph:
         """See `load.open_export`."""
@@ -97,9 +97,11 @@ class Calls:
             builder = self._builders[policy] = Builder(graph, self._engine)
         return builder
 
-    def _in_lane(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    def _in_executor(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
         async def answer(*args: object) -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._lane, functools.partial(_blamed, call, *args))
+            return await asyncio.get_running_loop().run_in_executor(
+                self._executor, functools.partial(_blamed, call, *args)
+            )
 
         return answer
 
@@ -125,8 +127,8 @@ async def _sent(link: Link, policy: str, step: str, seconds: float) -> None:
 
 async def serve(end: socket.socket, engine: str) -> None:
     """Answers calls until the other end is gone. `engine`: what every version has to run on, or "auto"."""
-    with ThreadPoolExecutor(1, "builder") as lane:
-        calls = Calls(lane, engine)
+    with ThreadPoolExecutor(1, "builder") as executor:
+        calls = Calls(executor, engine)
         calls.link = await Link.over(end, calls.handlers())
         await calls.link.lost()
         os._exit(0)  # whatever TensorFlow is busy with is of no use to anyone

@@ -54,14 +54,14 @@ class Manager:
         builder: Builder,
         source: Source,
         state_dir: StateDir,
-        lane: Executor,
+        executor: Executor,
         metrics: PolicyMetrics,
     ) -> None:
         self.name = name
         self._builder = builder
         self._source = source
         self._state_dir = state_dir
-        self._lane = lane
+        self._executor = executor
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._history = History(name, metrics)
@@ -72,8 +72,8 @@ class Manager:
         self._pin: Pin | None = None
         self._paused: str | None = None
         self._swapper = Swapper(name, self._history, metrics)
-        self._preparing = Preparing(builder, state_dir, self._swapper, lane)
-        self._export = ExportFolder(name, folder, builder, state_dir, lane)
+        self._preparing = Preparing(builder, state_dir, self._swapper, executor)
+        self._export = ExportFolder(name, folder, builder, state_dir, executor)
         self._nothing_in: object = None
         # Whether something calls `catch_up` whenever the policy's folder changes.
         self.watched = False
@@ -514,4 +514,4 @@ class Manager:
         await self._in_executor(lambda: self._state_dir.save(saved_state, offered))
 
     async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, job)

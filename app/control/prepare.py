@@ -49,11 +49,11 @@ class Builder(Protocol):
 class Preparing:
     """One policy's. What was prepared before is taken from the store; the rest is the builder's work."""
 
-    def __init__(self, builder: Builder, state_dir: StateDir, swapper: Swapper, lane: Executor) -> None:
+    def __init__(self, builder: Builder, state_dir: StateDir, swapper: Swapper, executor: Executor) -> None:
         self._builder = builder
         self._state_dir = state_dir
         self._swapper = swapper
-        self._lane = lane
+        self._executor = executor
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
         """Of a checkpoint in one of the policy's folders.
@@ -122,7 +122,7 @@ class Preparing:
         return await self._builder.prepare(graph, source, digest, self._state_dir.place(digest), recorded, serving)
 
     async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, job)
 
 
 def _check_unchanged(folder: Path) -> None:

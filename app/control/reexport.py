@@ -31,12 +31,12 @@ class ExportFolder:
     A fresh one is opened and has equal specs; it becomes `graph` by `adopt`, once it serves.
     """
 
-    def __init__(self, name: str, folder: Path, builder: Builder, state_dir: StateDir, lane: Executor) -> None:
+    def __init__(self, name: str, folder: Path, builder: Builder, state_dir: StateDir, executor: Executor) -> None:
         self._name = name
         self._folder = folder
         self._builder = builder
         self._state_dir = state_dir
-        self._lane = lane
+        self._executor = executor
         self._stamp: Stamp = ()
         self._judged: Stamp | None = None
         self.graph: Graph
@@ -128,7 +128,7 @@ class ExportFolder:
         self.fresh, self._judged, self.reason = None, None, ""
 
     async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, job)
 
 
 def stamp_of(folder: Path) -> Stamp:

@@ -207,9 +207,9 @@ def _opener(
     stack: AsyncExitStack,
 ) -> tuple[Open, AsyncExitStack]:
     """What opens one policy, which keeps its state in a folder in `state`, and what the open ones are closed by."""
-    lane = ThreadPoolExecutor(1, "control")
-    # In a thread: what the lane still does may wait for this loop (see `_identifier`).
-    stack.push_async_callback(asyncio.to_thread, lane.shutdown)
+    executor = ThreadPoolExecutor(1, "control")
+    # In a thread: what the thread still does may wait for this loop (see `_identifier`).
+    stack.push_async_callback(asyncio.to_thread, executor.shutdown)
     loop = asyncio.get_running_loop()
     closing = AsyncExitStack()
     stack.push_async_callback(closing.aclose)
@@ -219,7 +219,7 @@ def _opener(
         more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
         source = Source(named.folder, _identifier(calls, state_dir, loop), more)
         builder = RemoteBuilder(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
-        manager = Manager(named.name, named.folder, builder, source, state_dir, lane, metrics.policy(named.name))
+        manager = Manager(named.name, named.folder, builder, source, state_dir, executor, metrics.policy(named.name))
         await manager.start()
         own.push_async_callback(manager.close)
         return manager
@@ -230,7 +230,7 @@ def _opener(
 def _identifier(
     calls: BuilderCalls, state_dir: StateDir, loop: asyncio.AbstractEventLoop
 ) -> Callable[[Path, float], Identity]:
-    """Tells what a checkpoint is, from the control lane; the builder reads the train step where nothing else tells."""
+    """Tells what a checkpoint is, from the control thread; the builder reads the train step where nothing else tells."""
 
     def train_step_in(folder: Path, digest: str) -> int:
         known = state_dir.train_step(digest)

@@ -1,4 +1,4 @@
-"""Which checkpoints are there: looks at a policy's folder. Blocks; runs in the control lane."""
+"""Which checkpoints are there: looks at a policy's folder. Blocks; runs in the control thread."""
 
 from __future__ import annotations
 

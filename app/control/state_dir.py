@@ -1,6 +1,6 @@
 """The server's own folder for one policy: which versions served last, what is pinned, and all that they run from.
 
-So that neither a restart nor a trainer who cleans up takes anything from an operator. Blocks; control lane only.
+So that neither a restart nor a trainer who cleans up takes anything from an operator. Blocks; control thread only.
 
     STATE_DIR/<policy>/state.json             what served last, and the pin
     STATE_DIR/<policy>/graphs/<digest>/       the export's graph      (app/artifacts/bundle.py)

@@ -1,7 +1,7 @@
 """A tar that somebody sends → a checkpoint where the source looks for them: unpacked, verified, then published.
 
 Each upload has a thread of its own, so that neither a slow disk nor another upload holds it up; TensorFlow's part is
-done in the control lane.
+done in the control thread.
 """
 
 from __future__ import annotations
@@ -63,25 +63,25 @@ class Uploads:
           Unsupported: no folder can be written.
         """
         _check_name(name)
-        lane = ThreadPoolExecutor(1, "upload")
-        in_lane = functools.partial(asyncio.get_running_loop().run_in_executor, lane)
+        executor = ThreadPoolExecutor(1, "upload")
+        in_thread = functools.partial(asyncio.get_running_loop().run_in_executor, executor)
         undo = contextlib.ExitStack()
         try:
-            staged, destination = await in_lane(self._open, name, undo)
-            unpacker = await in_lane(Unpacker, staged, self.limit)
+            staged, destination = await in_thread(self._open, name, undo)
+            unpacker = await in_thread(Unpacker, staged, self.limit)
             undo.callback(unpacker.close)
             async for part in body:
-                await in_lane(unpacker.feed, part)
-            await in_lane(unpacker.finish)
+                await in_thread(unpacker.feed, part)
+            await in_thread(unpacker.finish)
             train_step = await self._check(staged)
-            manifest = await in_lane(_completed, staged, unpacker.files, train_step)
-            await in_lane(self._publish, staged, destination)
+            manifest = await in_thread(_completed, staged, unpacker.files, train_step)
+            await in_thread(self._publish, staged, destination)
         except OSError as error:
             raise SwapRefused(f"checkpoint {name} cannot be stored: {error.strerror or error}") from error
         finally:
-            # Behind what still runs in the lane, also where this task was cancelled.
-            gone = in_lane(undo.close)
-            lane.shutdown(wait=False)
+            # Behind what still runs in the thread, also where this task was cancelled.
+            gone = in_thread(undo.close)
+            executor.shutdown(wait=False)
             await gone
         return Stored(name, manifest.train_step, manifest.digest)
 

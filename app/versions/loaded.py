@@ -33,19 +33,23 @@ class Loader(Protocol):
 
 
 class LoadedVersions:
-    """One policy's. Methods run on the event loop; loading runs in `lane`.
+    """One policy's. Methods run on the event loop; loading runs in `executor`.
 
     `retains`: whether somebody may need the version of a digest when it serves no more; `most_retained`: of more
     than these go those that were asked for the longest time ago.
     """
 
     def __init__(
-        self, loader: Loader, lane: Executor, retains: Callable[[str], bool] = lambda _: False, most_retained: int = 1
+        self,
+        loader: Loader,
+        executor: Executor,
+        retains: Callable[[str], bool] = lambda _: False,
+        most_retained: int = 1,
     ) -> None:
         self._retains = retains
         self._most_retained = most_retained
         self._loader = loader
-        self._lane = lane
+        self._executor = executor
         self._ready: tuple[Bundle, Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._active: LoadedVersion[Engine] | None = None
@@ -152,4 +156,4 @@ class LoadedVersions:
             self._ready = None
 
     async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._lane, job)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, job)

@@ -172,28 +172,28 @@ def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
     """All lanes at once, as most of the time goes into making policies and exports."""
     errors, report = [], []
 
-    def run(lane: Lane, kills: int, forks: Zygote) -> None:
+    def run(executor: Lane, kills: int, forks: Zygote) -> None:
         try:
-            with Reader(lane.look) as reader:
-                phases = Counter(lane.kill(forks, 2 * number) for number in range(1, kills + 1))
-                assert lane.manifest == "policy.json" or "replacing" not in phases
-                forks.start(lane.job, lane.target, 2 * kills + 2)
+            with Reader(executor.look) as reader:
+                phases = Counter(executor.kill(forks, 2 * number) for number in range(1, kills + 1))
+                assert executor.manifest == "policy.json" or "replacing" not in phases
+                forks.start(executor.job, executor.target, 2 * kills + 2)
                 forks.talk.recv()
-            assert hidden(lane.parent) == []
+            assert hidden(executor.parent) == []
             if reader.error is not None:
                 raise reader.error
             assert reader.found["accepted"] > 0
-            if lane.manifest == "checkpoint.json":
+            if executor.manifest == "checkpoint.json":
                 assert reader.found["incomplete"] == 0, "half a checkpoint was seen"
-            report.append(f"{lane.kind}: {kills} kills, {dict(phases)}; reads {dict(reader.found)}")
+            report.append(f"{executor.kind}: {kills} kills, {dict(phases)}; reads {dict(reader.found)}")
         except BaseException as error:
             errors.append(error)
 
     with zygotes(len(LANES), *TENSORFLOW) as all_forks:
         threads = []
         for (kind, job, name, manifest, counts), forks in zip(LANES, all_forks, strict=True):
-            lane = Lane(kind, job, tmp_path / kind / name, manifest)
-            threads.append(threading.Thread(target=run, args=(lane, counts[full], forks)))
+            executor = Lane(kind, job, tmp_path / kind / name, manifest)
+            threads.append(threading.Thread(target=run, args=(executor, counts[full], forks)))
             threads[-1].start()
         for thread in threads:
             thread.join()

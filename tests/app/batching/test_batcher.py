@@ -44,12 +44,12 @@ class EchoEngine(FakeEngine):
 class House:
     """A batcher over one version at a time, driven by hand."""
 
-    def __init__(self, lane: ThreadPoolExecutor, queue: int, inline_s: float) -> None:
+    def __init__(self, executor: ThreadPoolExecutor, queue: int, inline_s: float) -> None:
         self.engine = EchoEngine()
         self.loaded = LoadedVersion(self.engine, VersionInfo("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
-        self.batcher = Batcher("p", self._lease, _complete, lane, self.metrics.policy("p"), queue, inline_s)
+        self.batcher = Batcher("p", self._lease, _complete, executor, self.metrics.policy("p"), queue, inline_s)
 
     def _lease(self):
         self.leased.append(self.loaded.version.name)
@@ -80,9 +80,9 @@ def _complete(inputs, rows, initial):
 
 @asynccontextmanager
 async def open_house(queue: int = 100, inline_s: float = 0.0) -> AsyncIterator[House]:
-    """By default every call runs in the lane, where it can be held."""
-    with ThreadPoolExecutor(1) as lane:
-        house = House(lane, queue, inline_s)
+    """By default every call runs in the thread, where it can be held."""
+    with ThreadPoolExecutor(1) as executor:
+        house = House(executor, queue, inline_s)
         try:
             yield house
         finally:

@@ -20,7 +20,7 @@ def put(parent: Path, name: str, train_step: int, **more: str) -> Path:
     variables.mkdir(parents=True, exist_ok=True)
     staged = parent / name / ".weights"
     staged.write_text(json.dumps({"train_step": train_step, **more}))
-    staged.replace(variables / "weights")  # the control lane may be reading
+    staged.replace(variables / "weights")  # the control thread may be reading
     return parent / name
 
 

@@ -102,9 +102,9 @@ class FakeLoader:
 class LocalWorker:
     """A worker in this process. `gone_at`: the call at which its process has ended."""
 
-    def __init__(self, lane: ThreadPoolExecutor) -> None:
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.loader = FakeLoader()
-        self.copies = LoadedVersions(self.loader, lane)
+        self.copies = LoadedVersions(self.loader, executor)
         self.gone_at = ""
         self.did: list[str] = []
 
@@ -138,17 +138,17 @@ class LocalWorker:
 class House:
     """A manager over a temporary folder of checkpoints, and one worker."""
 
-    def __init__(self, policy: Path, builder: FakeBuilder, lane: ThreadPoolExecutor, state_dir: StateDir) -> None:
+    def __init__(self, policy: Path, builder: FakeBuilder, executor: ThreadPoolExecutor, state_dir: StateDir) -> None:
         self.policy = policy
         self.checkpoints = policy / "checkpoints"
         self.builder = builder
         self.metrics = Metrics()
-        self.lane = lane
+        self.executor = executor
         self.state_dir = state_dir
         source = Source(policy, lambda folder, rest_s: self._identify(folder, rest_s))
         self._identify: Callable[[Path, float], Any] = identify
-        self.manager = Manager("p", policy, builder, source, state_dir, lane, self.metrics.policy("p"))
-        self.worker = LocalWorker(lane)
+        self.manager = Manager("p", policy, builder, source, state_dir, executor, self.metrics.policy("p"))
+        self.worker = LocalWorker(executor)
 
     def put(self, name: str, train_step: int, **more: str) -> Path:
         return put(self.checkpoints, name, train_step, **more)
@@ -192,7 +192,7 @@ class House:
 
     async def admit(self) -> LocalWorker:
         """One more worker."""
-        worker = LocalWorker(self.lane)
+        worker = LocalWorker(self.executor)
         with self.manager.offered() as (version, graph, bundle):
             await worker.copies.begin(version.name, graph, bundle)
             await self.manager.admit(worker, version.key)
@@ -214,8 +214,8 @@ async def open_house(
     if not (policy / "saved_model.pb").exists():
         (policy / "saved_model.pb").write_text("the first graph")
     folder = state or Path(tempfile.mkdtemp(dir=policy.parent))
-    with ThreadPoolExecutor(2) as lane, StateDir(folder).opened() as state_dir:
-        house = House(policy, builder or FakeBuilder(), lane, state_dir)
+    with ThreadPoolExecutor(2) as executor, StateDir(folder).opened() as state_dir:
+        house = House(policy, builder or FakeBuilder(), executor, state_dir)
         await house.manager.start()
         house.worker = await house.admit()
         try:
@@ -790,7 +790,7 @@ def test_worker_that_ends_in_the_middle_of_a_swap_is_left_out(tmp_path, at):
 def test_worker_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            late = LocalWorker(house.lane)
+            late = LocalWorker(house.executor)
             with house.manager.offered() as (version, graph, bundle):
                 for step in range(2, 12):  # more than are kept
                     house.put("b", step)
@@ -813,11 +813,11 @@ def test_worker_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
 def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp_path, moment):
     async def test() -> None:
         async with open_house(tmp_path, ("a", 1)) as house:
-            late, switching, switch = LocalWorker(house.lane), asyncio.Event(), asyncio.Event()
+            late, switching, switch = LocalWorker(house.executor), asyncio.Event(), asyncio.Event()
             with house.manager.offered() as (version, graph, bundle):
                 await late.copies.begin(version.name, graph, bundle)
-            lane = ThreadPoolExecutor(1)
-            house.worker.copies._lane = lane  # the one that is late can load meanwhile
+            executor = ThreadPoolExecutor(1)
+            house.worker.copies._executor = executor  # the one that is late can load meanwhile
             activate = house.worker.activate
 
             async def activate_later(*key: str) -> None:
@@ -847,7 +847,7 @@ def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tm
             switch.set()
             assert (await reload).version == "b"
             assert [worker.copies.active.version.name for worker in (house.worker, late)] == ["b", "b"]
-            lane.shutdown()
+            executor.shutdown()
 
     run(test)
 

@@ -32,8 +32,8 @@ def run(test: Callable[[LoadedVersions, Loader, set[str]], Awaitable[None]], mos
 
     async def with_copies() -> None:
         loader, needed = Loader(), set[str]()
-        with ThreadPoolExecutor(1) as lane:
-            await test(LoadedVersions(loader, lane, needed.__contains__, most), loader, needed)
+        with ThreadPoolExecutor(1) as executor:
+            await test(LoadedVersions(loader, executor, needed.__contains__, most), loader, needed)
 
     asyncio.run(with_copies())
 
