@@ -72,7 +72,7 @@ def _identified(folder: Path, rest_s: float, train_step_in: Callable[[Path, str]
         if missing:
             raise Incomplete(f"{missing[0]} is missing", settled=True)
         return Identity(manifest.digest, manifest.train_step)
-    files = _files_of_plain(folder, rest_s)
+    files = _saved_model_files(folder, rest_s)
     try:
         digest = digest_of(hash_files(folder, files))
     except FileNotFoundError as error:
@@ -121,12 +121,12 @@ def plain_files(folder: Path) -> list[str]:
       SwapRefused: it is not whole.
     """
     try:
-        return [path.relative_to(folder).as_posix() for path in _files_of_plain(folder, rest_s=0)]
+        return [path.relative_to(folder).as_posix() for path in _saved_model_files(folder, rest_s=0)]
     except Incomplete as error:
         raise SwapRefused(str(error)) from None
 
 
-def _files_of_plain(folder: Path, rest_s: float) -> list[Path]:
+def _saved_model_files(folder: Path, rest_s: float) -> list[Path]:
     variables = folder / VARIABLES
     try:
         files = {path.name: path for path in variables.iterdir()} if variables.is_dir() else {}

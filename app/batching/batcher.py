@@ -55,8 +55,8 @@ class Batcher:
     """Runs the jobs of the policy `name` in batches, each batch on one version.
 
     `lease()` gives the active version, to be entered for the length of a batch; `complete` adds what requests have left
-    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`. `fields`: what
-    a refusal names where the policy has refused its inputs.
+    out. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`. `fields`:
+    what a refusal names where the policy has refused its inputs.
     """
 
     def __init__(

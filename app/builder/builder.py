@@ -88,7 +88,7 @@ class Builder:
                     [p.inputs for p in probed.probes] if probed.failed else [row for _, row in given] + list(recorded)
                 )
                 self._choice.told = self.told
-                bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unproved)
+                bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unchecked)
                 bundle = replace(bundle, probed=probed.public(), one_row=copy.one_row)
                 bundle.write()
                 publish(staged, destination, sync=False)

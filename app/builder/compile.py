@@ -17,9 +17,9 @@ import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
 from app.builder.constant_folding import Constants
-from app.builder.op_rewrites import make_exact
+from app.builder.op_rewrites import rewrite_ops
 from app.builder.patching import Template, Weights, like, template_of, told_apart
-from app.builder.unsupported import kinds, obstacle, what_they_do
+from app.builder.unsupported import kinds, what_they_do, why_unsupported
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.hush import hushed
@@ -57,7 +57,7 @@ class Compiler:
             )
         self._names = _to_compile(engine, spec, serving)
         for name in self._names:
-            if why_not := obstacle(engine.functions[name].concrete):
+            if why_not := why_unsupported(engine.functions[name].concrete):
                 raise CannotCompile(f"{name} {why_not}")
         variables = _variables(engine, self._names)
         wrapped = {name: _wrapped(name, engine) for name in self._names}
@@ -204,7 +204,7 @@ def _save(constants: Constants, folder: str) -> None:
     # Gradients are not converted, and some cannot be saved.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(module, folder, constants.functions, options)
-    make_exact(Path(folder), constants.fed_back)
+    rewrite_ops(Path(folder), constants.fed_back)
 
 
 def _converted(constants: Constants, values: Weights) -> bytes:

@@ -34,7 +34,7 @@ class EngineChoice:
         self._engine = engine
         self._compiler: Compiler | None = None
         self._why_not = ""
-        self._proved_once = False
+        self._checked_once = False
         self._rows = Rows(graph.spec, graph.serving)
         self.told: Callable[[str], None] = lambda _: None
 
@@ -44,7 +44,7 @@ class EngineChoice:
         copy: TensorFlowEngine,
         recorded: Sequence[Arrays] = (),
         compiled: bool = True,
-        unproved: str = "",
+        unchecked: str = "",
     ) -> Bundle:
         """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
 
@@ -53,7 +53,7 @@ class EngineChoice:
           copy: of the policy, with the same weights.
           recorded: inputs of real requests, to be compared too.
           compiled: False where compiling it has crashed a process.
-          unproved: why answers of these weights cannot be compared; "" where they can.
+          unchecked: why answers of these weights cannot be compared; "" where they can.
 
         Raises:
           SwapRefused: LiteRT was asked for, and cannot run it.
@@ -62,8 +62,8 @@ class EngineChoice:
             self._why_not = "compiling it ended the process that tried"
         dependence = self._rows.judge(copy, recorded)
         try:
-            if unproved:
-                raise CannotCompile(unproved)
+            if unchecked:
+                raise CannotCompile(unchecked)
             self._compile(bundle, copy, recorded)
             engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
         except OSError:
@@ -100,7 +100,7 @@ class EngineChoice:
         file = bundle.folder / COMPILED_FILE
         patched = compiler.compile(copy, file)
         spec, serving = self._graph.spec, self._graph.serving
-        rows = _LATER_ROWS if self._proved_once and patched else _FIRST_ROWS
+        rows = _LATER_ROWS if self._checked_once and patched else _FIRST_ROWS
         try:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
@@ -108,9 +108,11 @@ class EngineChoice:
         self.told("compiled")
         if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
-        prove(engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
+        check_equivalence(
+            engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._rows.dependence is None
+        )
         self.told("compared with TensorFlow")
-        self._proved_once = True
+        self._checked_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:
         """Made for the first version; what cannot be compiled once cannot be for others either."""

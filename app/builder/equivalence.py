@@ -21,7 +21,7 @@ from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_noise
 
 
-def prove(
+def check_equivalence(
     compiled: Engine,
     reference: Engine,
     spec: PolicySpec,

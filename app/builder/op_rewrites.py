@@ -17,7 +17,7 @@ from tensorflow.python.framework import op_def_registry
 from app.builder.op_forms import BIASES_LAST, FORMS, Around, Form, dtypes_of
 
 
-def make_exact(folder: Path, fed_back: bool = False) -> None:
+def rewrite_ops(folder: Path, fed_back: bool = False) -> None:
     """Writes the SavedModel in `folder` anew, where its functions have such operations.
 
     Args:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from app.artifacts.bundle import Graph
 from app.artifacts.export import Exported, identify_export
 from app.engine.savedmodel.checkpoint_reader import as_train_step
-from app.engine.savedmodel.load import PLAIN_FOLDER, SIGNATURES, functions_of, load_graph, tf_agents_export
+from app.engine.savedmodel.load import PLAIN_FOLDER, SIGNATURES, functions_of, import_tf_agents_export, load_graph
 from app.errors import UnusablePolicy
 from app.wire import json_body
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
@@ -38,7 +38,7 @@ def open_export(folder: Path, graphs: Path) -> Graph:
         graph = _copied(exported, staged)
         model = load_graph(graph, folder)
         if exported.manifest is None:
-            graph = replace(graph, spec=tf_agents_export().spec_of_plain(folder, model))
+            graph = replace(graph, spec=import_tf_agents_export().spec_of_export(folder, model))
         functions, serving = functions_of(graph, model)
         python = tuple(f"{name}: {code}" for name in SIGNATURES for code in python_code(functions[name].concrete))
         graph = replace(graph, serving=serving, train_step=train_step_of(model), python_code=python)
@@ -54,7 +54,7 @@ def _copied(exported: Exported, staged: Path) -> Graph:
         names = [name for name in manifest.files if name.startswith(f"{SERVING_FOLDER}/")]
         plain, target = False, staged
     else:
-        names, plain, target = _files_of_plain(exported.folder), True, staged / PLAIN_FOLDER
+        names, plain, target = _saved_model_files(exported.folder), True, staged / PLAIN_FOLDER
     try:
         files = copy_files(exported.folder, names, target, exported.files)
     except IncompleteError as error:
@@ -67,7 +67,7 @@ def _copied(exported: Exported, staged: Path) -> Graph:
     return Graph(staged, exported.digest, spec, serving or _NONE, plain, hashes)
 
 
-def _files_of_plain(folder: Path) -> list[str]:
+def _saved_model_files(folder: Path) -> list[str]:
     """A SavedModel's own files: checkpoints, and whatever else somebody has put there, stay where they are."""
     tops = [folder.glob("*"), *((folder / name).rglob("*") for name in ("assets", "assets.extra", "variables"))]
     return [path.relative_to(folder).as_posix() for top in tops for path in top if path.is_file()]

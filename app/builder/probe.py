@@ -61,7 +61,7 @@ class Probed:
         return any(probe.comparable for probe in self.probes)
 
     @property
-    def why_unproved(self) -> str:
+    def why_unchecked(self) -> str:
         """Why no other engine can be compared with it; "" where it can."""
         if self.one_row:
             return "it answers one row a call only"

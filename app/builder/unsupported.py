@@ -18,7 +18,7 @@ _INEXACT = dict.fromkeys(("Sin", "Cos", "Tan"), "for large inputs")
 _INEXACT |= {f"FakeQuantWithMinMaxVars{which}": "half way between two steps" for which in ("", "PerChannel")}
 
 
-def obstacle(function: Any) -> str | None:
+def why_unsupported(function: Any) -> str | None:
     """Why the function must not be converted, as the predicate of a sentence; None where it may be."""
     if found := impurities(function):
         return f"{what_they_do(found)} ({', '.join(found)})"

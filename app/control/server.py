@@ -230,7 +230,7 @@ def _opener(
 def _identifier(
     calls: BuilderCalls, state_dir: StateDir, loop: asyncio.AbstractEventLoop
 ) -> Callable[[Path, float], Identity]:
-    """Tells what a checkpoint is, from the control thread; the builder reads the train step where nothing else tells."""
+    """What identifies a checkpoint, in the control thread; the builder reads a train step that nothing else says."""
 
     def train_step_in(folder: Path, digest: str) -> int:
         known = state_dir.train_step(digest)

@@ -1,7 +1,7 @@
 """A policy's graph → as many engines (copies of the policy) as are asked for; a checkpoint → restored into one.
 
 Exports of `saver.PolicySaver` run from their `serving/` folder, for which TensorFlow alone is enough. Those that
-came without it need the libraries that `app.engine.savedmodel.plain` imports.
+came without it need the libraries that `app.engine.savedmodel.tf_agents_export` imports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def load_copy(graph: Graph) -> TensorFlowEngine:
 def load_graph(graph: Graph, named: Path) -> Any:
     """The SavedModel of a graph, loaded; errors name it `named`: see `load_model`."""
     if graph.plain:
-        tf_agents_export()  # before loading: it registers the types
+        import_tf_agents_export()  # before loading: it registers the types
     return load_model(model_folder(graph), named)
 
 
@@ -47,17 +47,17 @@ def functions_of(graph: Graph, model: Any) -> tuple[dict[str, FlatFunction], Ser
     """The functions of a loaded policy, and what its serving functions take and return."""
     if graph.plain:
         functions = {name: FlatFunction.of_signature(model.signatures[name]) for name in SIGNATURES}
-        more, serving = tf_agents_export().flat_functions(model, graph.spec)
+        more, serving = import_tf_agents_export().flat_functions(model, graph.spec)
         return functions | more, serving
     names = (*SIGNATURES, *(name for name in graph.serving.signatures if name in model.signatures))
     return {name: FlatFunction.of_signature(model.signatures[name]) for name in names}, graph.serving
 
 
-def tf_agents_export() -> ModuleType:
+def import_tf_agents_export() -> ModuleType:
     """The module for exports of TF-Agents' own saver, imported when one is loaded: its own imports take seconds."""
     with hushed():
-        from app.engine.savedmodel import plain
-    return plain
+        from app.engine.savedmodel import tf_agents_export
+    return tf_agents_export
 
 
 def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:

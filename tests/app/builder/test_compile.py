@@ -187,7 +187,7 @@ def check(opened: Opened, file: Any) -> None:
     """The file answers as the copy does."""
     spec, serving = opened.export.spec, opened.export.serving
     engine = LiteRTEngine(file, spec, serving.noise)
-    prove(engine, opened.engine, spec, serving, rows=(1, 3), draws=engine._draws)
+    check_equivalence(engine, opened.engine, spec, serving, rows=(1, 3), draws=engine._draws)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -325,7 +325,7 @@ def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
     first, second = (engine.run("action", inputs)["action"] for _ in range(2))
     assert (first != second).any()
     with pytest.raises(Unequal):
-        prove(engine, opened.engine, spec, opened.export.serving)
+        check_equivalence(engine, opened.engine, spec, opened.export.serving)
 
 
 def test_what_only_lends_its_shape_is_no_obstacle(shop: Shop):

@@ -35,7 +35,7 @@ def flat_functions(model: Any, spec: PolicySpec) -> tuple[dict[str, FlatFunction
     return {"distribution": distributions.function}, info
 
 
-def spec_of_plain(folder: Path, model: Any) -> PolicySpec:
+def spec_of_export(folder: Path, model: Any) -> PolicySpec:
     """The spec of an export that has no policy.json, from policy_specs.pbtxt and the signatures.
 
     Raises:
