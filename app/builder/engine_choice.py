@@ -8,7 +8,7 @@ from dataclasses import replace
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.builder.comparing import Unequal
 from app.builder.compile import CannotCompile, Compiler
-from app.builder.equivalence import prove
+from app.builder.equivalence import check_equivalence
 from app.builder.open_export import metadata_of, train_step_of
 from app.builder.row_dependence import Rows
 from app.engine.litert import LiteRTEngine
@@ -22,7 +22,7 @@ from saver.purity import seed_of
 # TensorFlow is as fast (docs/decisions/0008).
 _MOST_BYTES = 8 << 20
 _AGAIN = "the same again after each start"
-# Rows of the calls that prove a version: the first one, and those for which only the weights in its file changed.
+# Rows of the calls that are compared for a version: the first one, and those of which only the weights in the file changed.
 _FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
 
 

@@ -55,7 +55,7 @@ class Compiled:
     engine: LiteRTEngine
 
 
-class Shop:
+class CompiledPolicies:
     """Opens and compiles policies by name, each when it is first asked for. Tests may not change their weights."""
 
     def __init__(self, folder: Path) -> None:

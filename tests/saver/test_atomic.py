@@ -19,7 +19,7 @@ from saver import PolicySaver
 from saver.artifact import IncompleteError, check_files, is_name
 from saver.artifact.files import read_json
 from tests.saver import policies, victims
-from tests.saver.victims import Job, Zygote, zygotes
+from tests.saver.victims import ForkServer, Job, zygotes
 
 TENSORFLOW = ("tensorflow", "tensorflow_probability", "tf_agents.policies.policy_saver", "tests.saver.policies")
 
@@ -131,7 +131,7 @@ class Lane:
             except Refused as refused:
                 yield str(refused).partition(":")[0]
 
-    def kill(self, forks: Zygote, version: int) -> str:
+    def kill(self, forks: ForkServer, version: int) -> str:
         """Lets a victim save once (so soon after the last kill), and kills its second save; in which phase."""
         pid = forks.start(self.job, self.target, version)
         took_s, steps = forks.talk.recv()
@@ -172,7 +172,7 @@ def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
     """All lanes at once, as most of the time goes into making policies and exports."""
     errors, report = [], []
 
-    def run(executor: Lane, kills: int, forks: Zygote) -> None:
+    def run(executor: Lane, kills: int, forks: ForkServer) -> None:
         try:
             with Reader(executor.look) as reader:
                 phases = Counter(executor.kill(forks, 2 * number) for number in range(1, kills + 1))

@@ -20,8 +20,8 @@ from saver.artifact.publishing import publish, publish_over, staged_folder
 Job = Callable[..., None]
 
 
-class Zygote:
-    """One that forks a victim at a time. `talk` leads to the zygote, and to the victim while there is one."""
+class ForkServer:
+    """One that forks a victim at a time. `talk` leads to the fork_server, and to the victim while there is one."""
 
     def __init__(self, talk: Connection) -> None:
         self.talk = talk
@@ -39,7 +39,7 @@ class Zygote:
 
 
 @contextmanager
-def zygotes(count: int, *modules: str) -> Iterator[list[Zygote]]:
+def zygotes(count: int, *modules: str) -> Iterator[list[ForkServer]]:
     """`count` processes that have imported `modules` (once, in the first) and started no thread: they may fork."""
     context = get_context("spawn")
     pipes = [context.Pipe() for _ in range(count)]
@@ -48,7 +48,7 @@ def zygotes(count: int, *modules: str) -> Iterator[list[Zygote]]:
     for _, theirs in pipes:
         theirs.close()
     try:
-        yield [Zygote(ours) for ours, _ in pipes]
+        yield [ForkServer(ours) for ours, _ in pipes]
     finally:
         for ours, _ in pipes:
             ours.close()

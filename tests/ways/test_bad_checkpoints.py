@@ -41,13 +41,13 @@ FOOTER = 48
 TAIL = FOOTER + 45
 
 
-class Scene:
+class Scenario:
     """The server, its load, and those who write checkpoints for it; `base` is the good one that serves."""
 
     def __init__(self, folder: Path, server: RunningServer, ours: NumberTrainer, plain: NumberTrainer) -> None:
         self.server, self.ours, self.plain = server, ours, plain
         self.checkpoints = ours.folder / "checkpoints"
-        self.desk = folder / "desk"
+        self.outbox = folder / "outbox"
         self.good: dict[str, int] = {"export": 0}
         self.base = ""
         self.step = 0
@@ -59,10 +59,10 @@ class Scene:
         return f"{self.step}-{re.sub('[^A-Za-z0-9.]+', '-', kind)}"
 
     def written(self, name: str, style: str) -> Path:
-        """A good checkpoint with the highest train step of all, on the desk."""
+        """A good checkpoint with the highest train step of all, on the outbox."""
         trainer = self.plain if style == "plain" else self.ours
-        trainer.publish(self.step, name, self.desk)
-        return self.desk / name
+        trainer.publish(self.step, name, self.outbox)
+        return self.outbox / name
 
     def tree(self) -> dict[str, Any]:
         """The variables of a good checkpoint, to be changed and written by hand."""
@@ -71,7 +71,7 @@ class Scene:
         return {"model_variables": copies, "train_step": tf.Variable(self.step, dtype=tf.int64)}
 
     def place(self, folder: Path) -> Path:
-        """Puts what lies on the desk where the server looks, at once and as if it had been there for a while."""
+        """Puts what lies on the outbox where the server looks, at once and as if it had been there for a while."""
         self.checkpoints.mkdir(exist_ok=True)
         return settle(folder).rename(self.checkpoints / folder.name)
 
@@ -124,12 +124,12 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     folder = tmp_path_factory.mktemp("bad")
     ours = NumberTrainer(folder / "p", filler=FILLER)
     plain = NumberTrainer(folder / "elsewhere", plain=True, filler=FILLER)
     with serving({"p": ours.folder}, POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(UPLOAD_LIMIT)) as server:
-        made = Scene(folder, server, ours, plain)
+        made = Scenario(folder, server, ours, plain)
         with log_read(server), made.load:
             made.serve_good()
             yield made
@@ -137,12 +137,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 @pytest.fixture(autouse=True)
-def _no_request_fails(scene: Scene) -> Iterator[None]:
+def _no_request_fails(scenario: Scenario) -> Iterator[None]:
     yield
-    scene.load.more(5)
-    failures = scene.load.new_failures()
-    scene.back_to_base()  # also after a test that has failed
-    scene.load.new_failures()
+    scenario.load.more(5)
+    failures = scenario.load.new_failures()
+    scenario.back_to_base()  # also after a test that has failed
+    scenario.load.new_failures()
     assert failures == []
 
 
@@ -247,18 +247,18 @@ class Bad:
     spoil: Callable[[Path], object] = lambda _: None
     shard_bytes: int | None = None
 
-    def write(self, scene: Scene, name: str, style: str) -> Path:
+    def write(self, scenario: Scenario, name: str, style: str) -> Path:
         if self.change is None and self.shard_bytes is None:
-            folder = scene.written(name, style)
+            folder = scenario.written(name, style)
         else:
-            folder, tree = scene.desk / name, scene.tree()
+            folder, tree = scenario.outbox / name, scenario.tree()
             (self.change or (lambda _: None))(tree)
             write(folder, tree, self.shard_bytes)
             if style == "ours":
-                write_checkpoint_manifest(folder, scene.step)
+                write_checkpoint_manifest(folder, scenario.step)
         self.spoil(folder)
         if style == "lying":
-            write_checkpoint_manifest(folder, scene.step)
+            write_checkpoint_manifest(folder, scenario.step)
         return folder
 
 
@@ -315,12 +315,12 @@ KINDS = {
 CASES = [(kind, style) for kind, bad in KINDS.items() for style in bad.says]
 
 
-def check_refused(scene: Scene, folder: Path, says: str) -> str:
+def check_refused(scenario: Scenario, folder: Path, says: str) -> str:
     """Neither watching nor a reload by name brings it, both for this reason; returns the reason."""
     name = folder.name
     refused = says.startswith("refused")
-    told = scene.refusal(name) if refused else None
-    response = scene.server.reload("p", checkpoint=name)
+    told = scenario.refusal(name) if refused else None
+    response = scenario.server.reload("p", checkpoint=name)
     assert response.status_code == 409, response.text
     assert response.json()["title"] == "Swap refused"
     head, _, reason = response.json()["detail"].partition(": ")
@@ -328,28 +328,28 @@ def check_refused(scene: Scene, folder: Path, says: str) -> str:
     assert re.match(says.partition(": ")[2], reason), reason
     assert len(reason) < 300, "no dump of a library's error"
     if refused:
-        assert told == reason == scene.refusal(name)
+        assert told == reason == scenario.refusal(name)
     else:
-        assert scene.state(name) != "refused"
-    scene.check_unchanged()
+        assert scenario.state(name) != "refused"
+    scenario.check_unchanged()
     return reason
 
 
 @pytest.mark.parametrize(("kind", "style"), CASES)
-def test_a_bad_checkpoint_is_refused_for_its_own_reason(scene: Scene, kind: str, style: str) -> None:
+def test_a_bad_checkpoint_is_refused_for_its_own_reason(scenario: Scenario, kind: str, style: str) -> None:
     bad = KINDS[kind]
-    folder = bad.write(scene, scene.next_name(kind), style)
+    folder = bad.write(scenario, scenario.next_name(kind), style)
     if kind == "digest does not match":
         other_digest(folder)
-    folder = scene.place(folder)
-    scene.reasons[f"{kind}, {style}"] = check_refused(scene, folder, bad.says[style])
+    folder = scenario.place(folder)
+    scenario.reasons[f"{kind}, {style}"] = check_refused(scenario, folder, bad.says[style])
 
 
-def test_no_two_kinds_give_the_same_reason(scene: Scene) -> None:
+def test_no_two_kinds_give_the_same_reason(scenario: Scenario) -> None:
     """But for digests, which tell that bytes differ and not why; and a lie in a manifest reads as the plain truth."""
     told: dict[str, set[str]] = {}
     for kind, style in CASES:
-        reason = scene.reasons.get(f"{kind}, {style}")
+        reason = scenario.reasons.get(f"{kind}, {style}")
         if reason is not None and "has sha256" not in reason:
             told.setdefault(reason, set()).add(kind)
     if not told:
@@ -360,17 +360,17 @@ def test_no_two_kinds_give_the_same_reason(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("name", "style"), [(SHARD, "plain"), (INDEX, "plain"), (SHARD, "ours")])
-def test_a_file_truncated_at_any_tenth_is_refused(scene: Scene, name: str, style: str) -> None:
+def test_a_file_truncated_at_any_tenth_is_refused(scenario: Scenario, name: str, style: str) -> None:
     for tenths in range(10):
-        folder = scene.written(scene.next_name(f"cut-at-{tenths}"), style)
+        folder = scenario.written(scenario.next_name(f"cut-at-{tenths}"), style)
         truncate(name, tenths)(folder)
         what = f"{name} has sha256" if style == "ours" else "(its index|train_step|model_variables/0) cannot be read: "
-        check_placed(scene, folder, what)
+        check_placed(scenario, folder, what)
 
 
-def check_placed(scene: Scene, folder: Path, what: str) -> None:
-    folder = scene.place(folder)
-    check_refused(scene, folder, f"refused: {what}")
+def check_placed(scenario: Scenario, folder: Path, what: str) -> None:
+    folder = scenario.place(folder)
+    check_refused(scenario, folder, f"refused: {what}")
     shutil.rmtree(folder)
 
 
@@ -392,12 +392,12 @@ def places(folder: Path, full: bool) -> Iterator[tuple[str, int, int]]:
         yield name, draw.randrange(sizes[name]), 1 << draw.randrange(8)
 
 
-def test_a_flipped_bit_anywhere_is_refused(scene: Scene, full: bool) -> None:
+def test_a_flipped_bit_anywhere_is_refused(scenario: Scenario, full: bool) -> None:
     """Some 60 bytes of an index are read by nobody (padding, an empty block): there, a flip changes nothing."""
-    good = scene.written("good", "plain")
+    good = scenario.written("good", "plain")
     idle = 0
     for name, place, mask in places(good, full):
-        folder = scene.written(scene.next_name(f"flip-at-{place}"), "plain")
+        folder = scenario.written(scenario.next_name(f"flip-at-{place}"), "plain")
         before = values(folder)
         flip(name, place, mask)(folder)
         if values(folder) == before:
@@ -406,7 +406,7 @@ def test_a_flipped_bit_anywhere_is_refused(scene: Scene, full: bool) -> None:
             idle += 1
             shutil.rmtree(folder)
             continue
-        check_placed(scene, folder, "(its index|train_step|model_variables/.|_CHECK.*) cannot be read: ")
+        check_placed(scenario, folder, "(its index|train_step|model_variables/.|_CHECK.*) cannot be read: ")
     shutil.rmtree(good)
     print(f"{200 if full else 10} flips, {idle} of them in bytes that nobody reads, all others refused")
 
@@ -422,35 +422,35 @@ def test_a_flipped_bit_anywhere_is_refused(scene: Scene, full: bool) -> None:
         ('{"format": 1, "train_step": 5, "digest": "x", "files": {"../../etc/passwd": "y"}}', "at odds with itself"),
     ],
 )
-def test_an_odd_manifest_is_refused_and_named(scene: Scene, content: str, reason: str) -> None:
-    folder = scene.written(scene.next_name("odd"), "ours")
+def test_an_odd_manifest_is_refused_and_named(scenario: Scenario, content: str, reason: str) -> None:
+    folder = scenario.written(scenario.next_name("odd"), "ours")
     (folder / CHECKPOINT_FILE).write_text(content)
-    check_placed(scene, folder, f".*({reason})")
+    check_placed(scenario, folder, f".*({reason})")
 
 
 @pytest.mark.parametrize("style", ["plain", "ours"])
-def test_what_is_incomplete_is_not_called_refused_and_holds_nothing_up(scene: Scene, style: str) -> None:
+def test_what_is_incomplete_is_not_called_refused_and_holds_nothing_up(scenario: Scenario, style: str) -> None:
     kinds = [kind for kind, bad in KINDS.items() if bad.says.get(style, "").startswith("incomplete")]
-    folders = [scene.place(KINDS[kind].write(scene, scene.next_name(kind), style)) for kind in kinds]
+    folders = [scenario.place(KINDS[kind].write(scenario, scenario.next_name(kind), style)) for kind in kinds]
     assert len(folders) == 3
-    scene.serve_good("after-the-incomplete", style)
+    scenario.serve_good("after-the-incomplete", style)
     for folder in folders:
-        assert scene.state(folder.name) != "refused"
+        assert scenario.state(folder.name) != "refused"
 
 
 @pytest.mark.parametrize("style", ["ours", "plain", "lying"])
-def test_a_refused_checkpoint_that_is_mended_serves(scene: Scene, style: str) -> None:
+def test_a_refused_checkpoint_that_is_mended_serves(scenario: Scenario, style: str) -> None:
     bad = KINDS["NaN" if style == "lying" else "data flipped"]
-    name = scene.next_name("mended")
-    folder = scene.place(bad.write(scene, name, style))
-    scene.refusal(name)
-    scene.good[name] = scene.step
-    good = scene.written(name, style)
+    name = scenario.next_name("mended")
+    folder = scenario.place(bad.write(scenario, name, style))
+    scenario.refusal(name)
+    scenario.good[name] = scenario.step
+    good = scenario.written(name, style)
     for path in sorted(path for path in good.rglob("*") if path.is_file()):
         path.replace(folder / path.relative_to(good))  # file by file: mixed for a moment
-    until(lambda: scene.active() == name, "the mended one serving")
-    assert scene.state(name) == "active"
-    scene.base = name
+    until(lambda: scenario.active() == name, "the mended one serving")
+    assert scenario.state(name) == "active"
+    scenario.base = name
     shutil.rmtree(good)
 
 
@@ -489,49 +489,51 @@ ORDERS = {
 }
 
 
-def write_slowly(scene: Scene, order: str) -> tuple[str, Writer]:
+def write_slowly(scenario: Scenario, order: str) -> tuple[str, Writer]:
     style, names = ORDERS[order]
-    name = scene.next_name("slow")
-    source = scene.written(name, style)
-    scene.good[name] = scene.step  # the load tells if it answers before it is whole
-    writer = Writer(source, scene.checkpoints / name, names)
+    name = scenario.next_name("slow")
+    source = scenario.written(name, style)
+    scenario.good[name] = scenario.step  # the load tells if it answers before it is whole
+    writer = Writer(source, scenario.checkpoints / name, names)
     writer.start()
     writer.begun.wait()
     return name, writer
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_checkpoint_being_written_serves_once_it_is_whole(scene: Scene, order: str) -> None:
-    name, writer = write_slowly(scene, order)
+def test_a_checkpoint_being_written_serves_once_it_is_whole(scenario: Scenario, order: str) -> None:
+    name, writer = write_slowly(scenario, order)
     states = set()
     while writer.is_alive():
-        serving, state = scene.active(), scene.state(name)
+        serving, state = scenario.active(), scenario.state(name)
         if writer.is_alive():
             assert serving != name
             states.add(state)
-    until(lambda: scene.active() == name, f"{name} serving")
-    scene.base = name
+    until(lambda: scenario.active() == name, f"{name} serving")
+    scenario.base = name
     if order != "manifest first" and writer.pause_s < 0.2:  # or the machine stood still, and it looked finished
         assert "refused" not in states
 
 
 @pytest.mark.parametrize("order", ["data first", "index first"])
-def test_a_reload_waits_for_a_checkpoint_that_is_being_written(scene: Scene, order: str) -> None:
-    name, writer = write_slowly(scene, order)
-    response = scene.server.reload("p", checkpoint=name)
+def test_a_reload_waits_for_a_checkpoint_that_is_being_written(scenario: Scenario, order: str) -> None:
+    name, writer = write_slowly(scenario, order)
+    response = scenario.server.reload("p", checkpoint=name)
     if writer.pause_s < 0.2:
         assert response.status_code == 200, response.text
         assert not writer.is_alive()
     writer.join()
-    until(lambda: scene.active() == name, f"{name} serving")
-    scene.base = name
+    until(lambda: scenario.active() == name, f"{name} serving")
+    scenario.base = name
 
 
-def test_a_checkpoint_that_is_never_finished_is_called_incomplete_after_some_seconds(scene: Scene, full: bool) -> None:
+def test_a_checkpoint_that_is_never_finished_is_called_incomplete_after_some_seconds(
+    scenario: Scenario, full: bool
+) -> None:
     if not full:
         pytest.skip("takes its time")
-    name = scene.next_name("endless")
-    folder = scene.place(scene.written(name, "plain"))
+    name = scenario.next_name("endless")
+    folder = scenario.place(scenario.written(name, "plain"))
     index = (folder / INDEX).read_bytes()
     (folder / INDEX).unlink()
     stop = threading.Event()
@@ -544,7 +546,7 @@ def test_a_checkpoint_that_is_never_finished_is_called_incomplete_after_some_sec
         pool.submit(write_on)
         try:
             began = time.monotonic()
-            check_refused(scene, folder, "incomplete: ")
+            check_refused(scenario, folder, "incomplete: ")
             assert time.monotonic() - began > 4
         finally:
             stop.set()
@@ -553,25 +555,25 @@ def test_a_checkpoint_that_is_never_finished_is_called_incomplete_after_some_sec
 # Deleted while loading
 
 
-def test_a_checkpoint_deleted_while_it_loads_serves_whole_or_not_at_all(scene: Scene, full: bool) -> None:
+def test_a_checkpoint_deleted_while_it_loads_serves_whole_or_not_at_all(scenario: Scenario, full: bool) -> None:
     draw = random.Random(1306)
     outcomes: dict[int, int] = {}
     began = time.monotonic()
-    scene.serve_good("undisturbed")
+    scenario.serve_good("undisturbed")
     usual_s = time.monotonic() - began
     with ThreadPoolExecutor(1) as pool:
         for number in range(100 if full else 10):
-            folder = scene.written(scene.next_name("goes"), ("ours", "plain")[number % 2])
-            scene.good[folder.name] = scene.step
-            folder = scene.place(folder)
-            answer = pool.submit(scene.server.reload, "p", checkpoint=folder.name)
+            folder = scenario.written(scenario.next_name("goes"), ("ours", "plain")[number % 2])
+            scenario.good[folder.name] = scenario.step
+            folder = scenario.place(folder)
+            answer = pool.submit(scenario.server.reload, "p", checkpoint=folder.name)
             time.sleep(usual_s * draw.random() ** 3)  # mostly early: what is read comes first
             shutil.rmtree(folder)
-            check_outcome(scene, folder.name, answer.result(), outcomes)
+            check_outcome(scenario, folder.name, answer.result(), outcomes)
     print(f"reloads of what was being deleted, by status: {outcomes}")
 
 
-def check_outcome(scene: Scene, name: str, response: Any, outcomes: dict[int, int]) -> None:
+def check_outcome(scenario: Scenario, name: str, response: Any, outcomes: dict[int, int]) -> None:
     outcomes[response.status_code] = outcomes.get(response.status_code, 0) + 1
     if response.status_code == 200:
         assert response.json()["version"] == name
@@ -579,9 +581,9 @@ def check_outcome(scene: Scene, name: str, response: Any, outcomes: dict[int, in
         assert response.status_code in (404, 409), response.text
         assert name in response.json()["detail"]
         assert len(response.json()["detail"]) < 300
-    serving = scene.active()
-    answer = scene.server.http.post("/action", json={"observation": [7, 0, 0, 0]}).json()
-    assert answer["action"] == [1000 * scene.good[serving] + 7] * 2
+    serving = scenario.active()
+    answer = scenario.server.http.post("/action", json={"observation": [7, 0, 0, 0]}).json()
+    assert answer["action"] == [1000 * scenario.good[serving] + 7] * 2
 
 
 # Links
@@ -610,46 +612,46 @@ def link_away(name: str) -> Callable[[Path], object]:
         ("variables", "plain"),
     ],
 )
-def test_a_link_that_leads_out_of_the_checkpoint_is_refused(scene: Scene, name: str, style: str) -> None:
-    folder = scene.written(scene.next_name("linked"), style)
-    scene.good[folder.name] = scene.step  # its values are no bad ones
+def test_a_link_that_leads_out_of_the_checkpoint_is_refused(scenario: Scenario, name: str, style: str) -> None:
+    folder = scenario.written(scenario.next_name("linked"), style)
+    scenario.good[folder.name] = scenario.step  # its values are no bad ones
     link_away(name)(folder)
-    check_refused(scene, scene.place(folder), rf"refused: {name}\S* leads outside")
+    check_refused(scenario, scenario.place(folder), rf"refused: {name}\S* leads outside")
 
 
 @pytest.mark.parametrize("style", ["ours", "plain"])
-def test_a_checkpoint_that_is_a_link_to_somewhere_else_is_refused(scene: Scene, style: str) -> None:
-    folder = scene.written(scene.next_name("elsewhere"), style)
-    link = scene.checkpoints / folder.name
+def test_a_checkpoint_that_is_a_link_to_somewhere_else_is_refused(scenario: Scenario, style: str) -> None:
+    folder = scenario.written(scenario.next_name("elsewhere"), style)
+    link = scenario.checkpoints / folder.name
     link.symlink_to(folder)
-    check_refused(scene, link, "refused: it is a link that leads outside checkpoints")
+    check_refused(scenario, link, "refused: it is a link that leads outside checkpoints")
 
 
-def test_a_checkpoint_that_is_a_link_to_another_serves_as_what_it_leads_to(scene: Scene) -> None:
-    name = scene.serve_good("real")
-    (scene.checkpoints / "latest").symlink_to(name)
-    scene.good["latest"] = scene.step
-    assert scene.server.reload("p", checkpoint="latest").json()["version"] == "latest"
+def test_a_checkpoint_that_is_a_link_to_another_serves_as_what_it_leads_to(scenario: Scenario) -> None:
+    name = scenario.serve_good("real")
+    (scenario.checkpoints / "latest").symlink_to(name)
+    scenario.good["latest"] = scenario.step
+    assert scenario.server.reload("p", checkpoint="latest").json()["version"] == "latest"
 
 
 @pytest.mark.parametrize("target", ["nowhere", "itself", "/etc/passwd", "/dev/zero"])
-def test_a_link_to_no_folder_is_no_checkpoint(scene: Scene, target: str) -> None:
-    (scene.checkpoints / "itself").symlink_to(target)
-    response = scene.server.reload("p", checkpoint="itself")
+def test_a_link_to_no_folder_is_no_checkpoint(scenario: Scenario, target: str) -> None:
+    (scenario.checkpoints / "itself").symlink_to(target)
+    response = scenario.server.reload("p", checkpoint="itself")
     assert response.status_code == 404
-    scene.check_unchanged()
+    scenario.check_unchanged()
 
 
 @pytest.mark.parametrize("name", [SHARD, INDEX, CHECKPOINT_FILE])
-def test_a_fifo_in_the_place_of_a_file_holds_nobody_up(scene: Scene, name: str) -> None:
-    folder = scene.written(scene.next_name("fifo"), "ours")
+def test_a_fifo_in_the_place_of_a_file_holds_nobody_up(scenario: Scenario, name: str) -> None:
+    folder = scenario.written(scenario.next_name("fifo"), "ours")
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    folder = scene.place(folder)
-    response = scene.server.reload("p", checkpoint=folder.name)
+    folder = scenario.place(folder)
+    response = scenario.server.reload("p", checkpoint=folder.name)
     assert response.status_code == 409
     assert name in response.json()["detail"]
-    scene.check_unchanged()
+    scenario.check_unchanged()
 
 
 # Tar bombs
@@ -787,18 +789,22 @@ def resident_bytes(server: RunningServer) -> int:
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_tar_bomb_is_refused_early_and_fills_nothing(scene: Scene, kind: str) -> None:
+def test_a_tar_bomb_is_refused_early_and_fills_nothing(scenario: Scenario, kind: str) -> None:
     body, status, names = BOMBS[kind]
-    good = scene.written(scene.next_name("bomb"), "ours")
-    before = sorted(os.listdir(scene.checkpoints)), bytes_below(scene.checkpoints), resident_bytes(scene.server)
-    answered, problem, sent = flood(scene.server, good.name, body(good))
+    good = scenario.written(scenario.next_name("bomb"), "ours")
+    before = (
+        sorted(os.listdir(scenario.checkpoints)),
+        bytes_below(scenario.checkpoints),
+        resident_bytes(scenario.server),
+    )
+    answered, problem, sent = flood(scenario.server, good.name, body(good))
     assert (answered, problem["status"]) == (status, status), problem
     assert names in problem["detail"]
     assert len(problem["detail"]) < 600
     assert sent < UPLOAD_LIMIT + (16 << 20), "what lies in the sockets' buffers, and no more"
-    until(lambda: sorted(os.listdir(scene.checkpoints)) == before[0], "nothing left behind")
-    assert bytes_below(scene.checkpoints) == before[1]
-    assert resident_bytes(scene.server) < before[2] + (64 << 20)
-    assert scene.row(good.name) is None
-    scene.check_unchanged()
+    until(lambda: sorted(os.listdir(scenario.checkpoints)) == before[0], "nothing left behind")
+    assert bytes_below(scenario.checkpoints) == before[1]
+    assert resident_bytes(scenario.server) < before[2] + (64 << 20)
+    assert scenario.row(good.name) is None
+    scenario.check_unchanged()
     shutil.rmtree(good)

@@ -51,7 +51,7 @@ class Series:
         return f"policy_{step}"
 
 
-class Scene:
+class Scenario:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.series = Series(folder / "many")
@@ -89,8 +89,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    made = Scene(tmp_path_factory.mktemp("habits"))
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+    made = Scenario(tmp_path_factory.mktemp("habits"))
     (made.folder / "empty").mkdir()
     folders = {name: made.folder / name for name in ("many", "one", "ours", "empty", "absent")}
     with serving(folders, "--workers", "2") as made.server, log_read(made.server):
@@ -98,90 +98,90 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     assert "Traceback" not in "\n".join(made.server.lines)
 
 
-def test_a_folder_of_exports_is_served_by_its_newest(scene: Scene) -> None:
-    assert scene.serves("many") == ("policy_100", 100, [100_007] * 2)
-    assert scene.server.reload("many", checkpoint="policy_90").json()["version"] == "policy_90"
-    assert scene.serves("many") == ("policy_90", 90, [90_007] * 2)
-    assert scene.server.reload("many").json()["version"] == "policy_100"
-    scene.series.save(110)
-    scene.until_it_serves("many", "policy_110", 110)
+def test_a_folder_of_exports_is_served_by_its_newest(scenario: Scenario) -> None:
+    assert scenario.serves("many") == ("policy_100", 100, [100_007] * 2)
+    assert scenario.server.reload("many", checkpoint="policy_90").json()["version"] == "policy_90"
+    assert scenario.serves("many") == ("policy_90", 90, [90_007] * 2)
+    assert scenario.server.reload("many").json()["version"] == "policy_100"
+    scenario.series.save(110)
+    scenario.until_it_serves("many", "policy_110", 110)
 
 
 @pytest.mark.parametrize("name", ["empty", "absent"])
-def test_a_folder_of_exports_is_served_when_its_first_one_arrives(scene: Scene, name: str) -> None:
-    answer = scene.server.http.post(f"/v1/policies/{name}/action", json={"observation": [7, 0, 0, 0]})
+def test_a_folder_of_exports_is_served_when_its_first_one_arrives(scenario: Scenario, name: str) -> None:
+    answer = scenario.server.http.post(f"/v1/policies/{name}/action", json={"observation": [7, 0, 0, 0]})
     assert (answer.status_code, answer.json()["title"]) == (503, "Not ready")
-    series = Series(scene.folder / name)
+    series = Series(scenario.folder / name)
     series.save(5)
-    until(lambda: scene.server.http.get(f"/v1/policies/{name}").status_code == 200, f"{name} is open")
-    assert scene.serves(name) == ("policy_5", 5, [5_007] * 2)
+    until(lambda: scenario.server.http.get(f"/v1/policies/{name}").status_code == 200, f"{name} is open")
+    assert scenario.serves(name) == ("policy_5", 5, [5_007] * 2)
     series.save(6)
-    scene.until_it_serves(name, "policy_6", 6)
-    assert scene.server.reload(name, checkpoint="policy_5").json()["version"] == "policy_5"
+    scenario.until_it_serves(name, "policy_6", 6)
+    assert scenario.server.reload(name, checkpoint="policy_5").json()["version"] == "policy_5"
     # An upload goes to where the others are, whichever worker takes it.
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
-        archive.add(scene.folder / name / "policy_6" / "variables", "variables")
-    answer = scene.server.admin.put(f"/admin/policies/{name}/checkpoints/sent", content=tar.getvalue())
+        archive.add(scenario.folder / name / "policy_6" / "variables", "variables")
+    answer = scenario.server.admin.put(f"/admin/policies/{name}/checkpoints/sent", content=tar.getvalue())
     assert answer.status_code == 201, answer.text
-    assert (scene.folder / name / "sent" / "variables" / "variables.index").exists()
+    assert (scenario.folder / name / "sent" / "variables" / "variables.index").exists()
 
 
-def test_an_export_with_other_constants_serves_with_its_own_graph(scene: Scene) -> None:
-    other = Series(scene.series.folder, scale=2000)
-    for series, step, thousands in ((other, 111, 222), (scene.series, 112, 112), (other, 113, 226)):
+def test_an_export_with_other_constants_serves_with_its_own_graph(scenario: Scenario) -> None:
+    other = Series(scenario.series.folder, scale=2000)
+    for series, step, thousands in ((other, 111, 222), (scenario.series, 112, 112), (other, 113, 226)):
         series.save(step)
         expected = f"policy_{step}", step, [1000 * thousands + 7] * 2
-        until(lambda: scene.serves("many") == expected, f"{expected}")  # noqa: B023
+        until(lambda: scenario.serves("many") == expected, f"{expected}")  # noqa: B023
     for step, thousands in ((112, 112), (111, 222)):
-        assert scene.server.admin.post("/admin/policies/many/rollback").json()["train_step"] == step
-        assert scene.serves("many") == (f"policy_{step}", step, [1000 * thousands + 7] * 2)
-    assert scene.server.reload("many").json()["version"] == "policy_113"
-    assert scene.serves("many") == ("policy_113", 113, [226_007] * 2)
+        assert scenario.server.admin.post("/admin/policies/many/rollback").json()["train_step"] == step
+        assert scenario.serves("many") == (f"policy_{step}", step, [1000 * thousands + 7] * 2)
+    assert scenario.server.reload("many").json()["version"] == "policy_113"
+    assert scenario.serves("many") == ("policy_113", 113, [226_007] * 2)
 
 
-def test_an_export_is_a_checkpoint_where_checkpoints_are_looked_for(scene: Scene) -> None:
+def test_an_export_is_a_checkpoint_where_checkpoints_are_looked_for(scenario: Scenario) -> None:
     for number, policy in enumerate(("one", "ours")):
         step = 10 + number
-        scene.series.save(step, scene.folder / policy / "checkpoints")
-        scene.until_it_serves(policy, f"policy_{step}", step)
-    scene.ours.policy.set_number(12)
-    scene.ours._train_step.assign(12)
-    scene.ours.saver.save(scene.ours.folder / "checkpoints" / "policy_12")  # one of our own saver
-    scene.until_it_serves("ours", "policy_12", 12)
+        scenario.series.save(step, scenario.folder / policy / "checkpoints")
+        scenario.until_it_serves(policy, f"policy_{step}", step)
+    scenario.ours.policy.set_number(12)
+    scenario.ours._train_step.assign(12)
+    scenario.ours.saver.save(scenario.ours.folder / "checkpoints" / "policy_12")  # one of our own saver
+    scenario.until_it_serves("ours", "policy_12", 12)
 
 
-def test_an_export_whose_variables_do_not_fit_is_told_so(scene: Scene) -> None:
+def test_an_export_whose_variables_do_not_fit_is_told_so(scenario: Scenario) -> None:
     other = policy_saver.PolicySaver(policies.q(), train_step=tf.Variable(9999, dtype=tf.int64))
-    other.save(str(scene.folder / "one" / "checkpoints" / "policy_9999"))
-    reason = scene.refused("one", "policy_9999")
+    other.save(str(scenario.folder / "one" / "checkpoints" / "policy_9999"))
+    reason = scenario.refused("one", "policy_9999")
     assert reason.startswith("it is an export, and its variables do not fit the graph that serves: variable ")
-    answer = scene.server.reload("one", checkpoint="policy_9999")
+    answer = scenario.server.reload("one", checkpoint="policy_9999")
     assert (answer.status_code, reason in answer.json()["detail"]) == (409, True)
 
 
 @pytest.mark.parametrize("policy", ["one", "ours"])
-def test_an_export_that_is_saved_again_and_again_serves_each_time(scene: Scene, policy: str) -> None:
-    trainer: NumberTrainer = getattr(scene, policy)
-    first = scene.serves(policy)
+def test_an_export_that_is_saved_again_and_again_serves_each_time(scenario: Scenario, policy: str) -> None:
+    trainer: NumberTrainer = getattr(scenario, policy)
+    first = scenario.serves(policy)
     steps = (202, 203)
     good = {"export": 0, first[0]: first[1]}
-    with SteadyLoad(scene.server.url, policy, good) as load:
+    with SteadyLoad(scenario.server.url, policy, good) as load:
         for step in steps:
             good[f"export@{step}"] = step
             load.good = _AnyStep(good)
-            scene.saved_again(trainer, step)
-            scene.until_it_serves(policy, "export", step)
+            scenario.saved_again(trainer, step)
+            scenario.until_it_serves(policy, "export", step)
         load.more(20)
         assert load.new_failures() == []
-    assert not scene.described(policy)["stale"]
+    assert not scenario.described(policy)["stale"]
     for step in (202, first[1]):
-        assert scene.server.admin.post(f"/admin/policies/{policy}/rollback").json()["train_step"] == step
-        assert scene.serves(policy)[1:] == (step, [1000 * step + 7] * 2)
-    assert scene.described(policy)["stale"]
-    assert scene.server.reload(policy).json()["train_step"] == 203
+        assert scenario.server.admin.post(f"/admin/policies/{policy}/rollback").json()["train_step"] == step
+        assert scenario.serves(policy)[1:] == (step, [1000 * step + 7] * 2)
+    assert scenario.described(policy)["stale"]
+    assert scenario.server.reload(policy).json()["train_step"] == 203
     trainer.publish(204)
-    scene.until_it_serves(policy, "0000000204", 204)
+    scenario.until_it_serves(policy, "0000000204", 204)
 
 
 class _AnyStep(dict[str, int]):
@@ -202,20 +202,20 @@ class _OneOf(frozenset[int]):
     __hash__ = frozenset.__hash__
 
 
-def test_an_export_with_other_specs_stays_stale_and_says_why(scene: Scene) -> None:
-    before = scene.serves("many")
-    until(lambda: not scene.described("one")["stale"], "one at rest")
+def test_an_export_with_other_specs_stays_stale_and_says_why(scenario: Scenario) -> None:
+    before = scenario.serves("many")
+    until(lambda: not scenario.described("one")["stale"], "one at rest")
     observation = tf.TensorSpec([3], tf.float32, "observation")
     other = policy_saver.PolicySaver(policies.q(observation), train_step=tf.Variable(999, dtype=tf.int64))
-    other.save(str(scene.one.folder))
-    until(lambda: scene.described("one")["stale_reason"], "a reason")
-    assert "other specs" in scene.described("one")["stale_reason"]
-    assert "other specs" in scene.refused("one", "export")
-    assert scene.described("one")["stale"]
-    assert "export" not in scene.serves("one")[0]
-    assert scene.serves("many") == before
-    scene.one.publish(205)  # it holds nothing up
-    scene.until_it_serves("one", "0000000205", 205)
+    other.save(str(scenario.one.folder))
+    until(lambda: scenario.described("one")["stale_reason"], "a reason")
+    assert "other specs" in scenario.described("one")["stale_reason"]
+    assert "other specs" in scenario.refused("one", "export")
+    assert scenario.described("one")["stale"]
+    assert "export" not in scenario.serves("one")[0]
+    assert scenario.serves("many") == before
+    scenario.one.publish(205)  # it holds nothing up
+    scenario.until_it_serves("one", "0000000205", 205)
 
 
 FOREIGN = {
@@ -232,8 +232,8 @@ FOREIGN = {
 }
 
 
-def test_what_is_no_checkpoint_is_called_what_it_is(scene: Scene) -> None:
-    checkpoints = scene.folder / "ours" / "checkpoints"
+def test_what_is_no_checkpoint_is_called_what_it_is(scenario: Scenario) -> None:
+    checkpoints = scenario.folder / "ours" / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     weight = tf.Variable([1.0])
     common.Checkpointer(str(checkpoints), max_to_keep=1, weight=weight).save(200)
@@ -244,18 +244,18 @@ def test_what_is_no_checkpoint_is_called_what_it_is(scene: Scene) -> None:
     with tarfile.open(checkpoints / "0000000009.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("variables/x"), io.BytesIO())
     (checkpoints / "model.ckpt-5.meta").write_bytes(b"")
-    shutil.copytree(scene.folder / "one", checkpoints / "root" / "policies" / "policy")
+    shutil.copytree(scenario.folder / "one", checkpoints / "root" / "policies" / "policy")
     tf.train.Checkpoint(weight=weight).write(str(checkpoints / "flat" / "variables"))
     (checkpoints / "keras").mkdir()
     (checkpoints / "keras" / "keras_metadata.pb").write_bytes(b"")
     tf.saved_model.save(tf.train.Checkpoint(weight=weight), str(checkpoints / "foreign"))
     for name, says in FOREIGN.items():
-        assert says in scene.refused("ours", name)
-        answer = scene.server.reload("ours", checkpoint=name)
+        assert says in scenario.refused("ours", name)
+        answer = scenario.server.reload("ours", checkpoint=name)
         assert (answer.status_code, says in answer.json()["detail"]) == (409, True), answer.text
-    scene.ours.publish(301)
-    scene.until_it_serves("ours", "0000000301", 301)
-    refused = [line for line in scene.server.lines if "refused ckpt-200" in line]
+    scenario.ours.publish(301)
+    scenario.until_it_serves("ours", "0000000301", 301)
+    refused = [line for line in scenario.server.lines if "refused ckpt-200" in line]
     assert len(refused) == 1, "it is told once"
     for name in os.listdir(checkpoints):
         path = checkpoints / name
@@ -264,8 +264,8 @@ def test_what_is_no_checkpoint_is_called_what_it_is(scene: Scene) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def test_what_cannot_be_read_is_named_and_stops_nothing(scene: Scene) -> None:
-    checkpoints = scene.folder / "one" / "checkpoints"
+def test_what_cannot_be_read_is_named_and_stops_nothing(scenario: Scenario) -> None:
+    checkpoints = scenario.folder / "one" / "checkpoints"
     (checkpoints / "loop").symlink_to("loop")
     (checkpoints / "dangling").symlink_to("nowhere")
     (checkpoints / "upwards").symlink_to("..")
@@ -283,15 +283,15 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(scene: Scene) -> None:
         "a b": "its name cannot be asked for",
     }
     for name, reason in says.items():
-        assert reason in scene.refused("one", name), name
+        assert reason in scenario.refused("one", name), name
     for step in (401, 402):
-        scene.one.publish(step)
-        scene.until_it_serves("one", f"{step:010d}", step)
-    assert "begins again" not in "\n".join(scene.server.lines)
+        scenario.one.publish(step)
+        scenario.until_it_serves("one", f"{step:010d}", step)
+    assert "begins again" not in "\n".join(scenario.server.lines)
 
 
-def test_one_inotify_instance_is_enough(scene: Scene) -> None:
-    links = [os.readlink(path) for path in Path(f"/proc/{scene.server.process.pid}/fd").iterdir()]
+def test_one_inotify_instance_is_enough(scenario: Scenario) -> None:
+    links = [os.readlink(path) for path in Path(f"/proc/{scenario.server.process.pid}/fd").iterdir()]
     assert sum("inotify" in link for link in links) <= 1
 
 

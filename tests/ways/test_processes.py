@@ -20,7 +20,7 @@ from tests.zoo.policies import NumberTrainer
 WORKER, BUILDER = "app.worker", "app.builder"
 
 
-class Scene:
+class Scenario:
     """A server with two workers, a policy whose answers tell the version, and a client of each worker."""
 
     def __init__(self, trainer: NumberTrainer, server: RunningServer) -> None:
@@ -70,47 +70,47 @@ def ask(client: httpx.Client, **options: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     trainer = NumberTrainer(tmp_path_factory.mktemp("processes") / "p", filler=20_000)
     with serving({"p": trainer.folder}, "--workers", "2", "--no-watch") as server, log_read(server):
-        yield Scene(trainer, server)
+        yield Scenario(trainer, server)
 
 
-def test_when_a_reload_answers_every_worker_serves_the_new_version(scene: Scene) -> None:
-    with scene.clients() as clients:
+def test_when_a_reload_answers_every_worker_serves_the_new_version(scenario: Scenario) -> None:
+    with scenario.clients() as clients:
         assert len(clients) == 2
         for _ in range(5):
-            assert scene.reload().status_code == 200
-            assert [ask(client) for client in clients] == [scene.step] * 2
+            assert scenario.reload().status_code == 200
+            assert [ask(client) for client in clients] == [scenario.step] * 2
 
 
-def test_min_train_step_holds_from_any_worker(scene: Scene) -> None:
-    with scene.clients() as clients:
+def test_min_train_step_holds_from_any_worker(scenario: Scenario) -> None:
+    with scenario.clients() as clients:
         for asked, other in (clients, clients[::-1]):
-            scene.publish()
-            scene.server.reload("p")  # nothing is pinned any more
-            scene.publish()
-            assert ask(asked, min_train_step=scene.step) == scene.step
-            assert ask(other) == scene.step
+            scenario.publish()
+            scenario.server.reload("p")  # nothing is pinned any more
+            scenario.publish()
+            assert ask(asked, min_train_step=scenario.step) == scenario.step
+            assert ask(other) == scenario.step
             refused = other.post(
                 "/action",
-                json={"observation": [7, 0, 0, 0], "options": {"min_train_step": scene.step + 1, "timeout_ms": 100}},
+                json={"observation": [7, 0, 0, 0], "options": {"min_train_step": scenario.step + 1, "timeout_ms": 100}},
             )
             assert refused.status_code == 409
 
 
-def test_a_pause_holds_on_every_worker(scene: Scene) -> None:
-    with scene.clients() as clients:
+def test_a_pause_holds_on_every_worker(scenario: Scenario) -> None:
+    with scenario.clients() as clients:
         path = "/admin/policies/p"
-        assert scene.server.admin.post(f"{path}/pause", json={"mode": "reject"}).json() == {"paused": "reject"}
+        assert scenario.server.admin.post(f"{path}/pause", json={"mode": "reject"}).json() == {"paused": "reject"}
         for client in clients:
             assert client.post("/action", json={"observation": [7, 0, 0, 0]}).status_code == 503
             assert client.get("/v1/policies/p").json()["paused"] == "reject"
-        assert scene.server.admin.post(f"{path}/resume").json() == {"paused": None}
-        assert [ask(client) for client in clients] == [scene.step] * 2
+        assert scenario.server.admin.post(f"{path}/resume").json() == {"paused": None}
+        assert [ask(client) for client in clients] == [scenario.step] * 2
 
 
-def test_every_worker_tells_what_all_have_counted(scene: Scene) -> None:
+def test_every_worker_tells_what_all_have_counted(scenario: Scenario) -> None:
     """Of a route that nothing else here asks; the others' counts come a moment later."""
 
     def counted(client: httpx.Client) -> int:
@@ -118,81 +118,82 @@ def test_every_worker_tells_what_all_have_counted(scene: Scene) -> None:
         found = client.get("/metrics").text.partition(line)[2].split()
         return int(float(found[0])) if found else 0
 
-    with scene.clients() as (one, other):
+    with scenario.clients() as (one, other):
         for client in (one, one, one, other, other):
             client.post("/get_initial_state", json={}).raise_for_status()
         assert (counted(one) >= 3, counted(other) >= 2) == (True, True)
         until(lambda: counted(one) == counted(other) == 5, "all counts at both workers")
 
 
-def test_a_worker_that_is_killed_comes_back_on_the_version_that_serves_by_then(scene: Scene) -> None:
-    scene.reload()
-    killed, kept = scene.server.processes(WORKER)
-    with scene.client(kept) as client:
-        before = scene.server.processes()
+def test_a_worker_that_is_killed_comes_back_on_the_version_that_serves_by_then(scenario: Scenario) -> None:
+    scenario.reload()
+    killed, kept = scenario.server.processes(WORKER)
+    with scenario.client(kept) as client:
+        before = scenario.server.processes()
         os.kill(killed, signal.SIGKILL)
         for _ in range(3):
             path = "/admin/policies/p/reload"
-            name = scene.publish()
-            bearer = scene.server.admin.headers["authorization"]
+            name = scenario.publish()
+            bearer = scenario.server.admin.headers["authorization"]
             answer = client.post(path, json={"checkpoint": name}, headers={"Authorization": bearer})
             assert answer.status_code == 200
-            assert ask(client) == scene.step
-        until(lambda: len(scene.server.processes(WORKER)) == 2, "another worker")
-    assert len(before) == len(scene.server.processes())
+            assert ask(client) == scenario.step
+        until(lambda: len(scenario.server.processes(WORKER)) == 2, "another worker")
+    assert len(before) == len(scenario.server.processes())
     until(
-        lambda: any(" worker 1 ended (killed by SIGKILL)" in line for line in scene.server.lines), "a line in the log"
+        lambda: any(" worker 1 ended (killed by SIGKILL)" in line for line in scenario.server.lines),
+        "a line in the log",
     )
-    with scene.clients() as clients:
-        assert [ask(client) for client in clients] == [scene.step] * 2
+    with scenario.clients() as clients:
+        assert [ask(client) for client in clients] == [scenario.step] * 2
 
 
-def test_a_worker_killed_in_the_middle_of_a_swap_holds_nobody_up(scene: Scene, full: bool) -> None:
+def test_a_worker_killed_in_the_middle_of_a_swap_holds_nobody_up(scenario: Scenario, full: bool) -> None:
     generator = random.Random(5)
     for _ in range(20 if full else 3):
-        until(lambda: len(scene.server.processes(WORKER)) == 2, "two workers")
-        kept, killed = scene.server.processes(WORKER)
-        with scene.client(kept) as client:
-            name, delay_s = scene.publish(), generator.uniform(0, 0.03)
+        until(lambda: len(scenario.server.processes(WORKER)) == 2, "two workers")
+        kept, killed = scenario.server.processes(WORKER)
+        with scenario.client(kept) as client:
+            name, delay_s = scenario.publish(), generator.uniform(0, 0.03)
             killer = threading.Timer(delay_s, os.kill, (killed, signal.SIGKILL))
             killer.start()
-            bearer = {"Authorization": scene.server.admin.headers["authorization"]}
+            bearer = {"Authorization": scenario.server.admin.headers["authorization"]}
             answer = client.post("/admin/policies/p/reload", json={"checkpoint": name}, headers=bearer)
             killer.join()
             assert answer.status_code == 200, answer.text
-            assert ask(client) == scene.step
-        with scene.clients() as clients:
-            assert [ask(client) for client in clients] == [scene.step] * len(clients)
+            assert ask(client) == scenario.step
+        with scenario.clients() as clients:
+            assert [ask(client) for client in clients] == [scenario.step] * len(clients)
 
 
-def reload_meanwhile_killed(scene: Scene, builder: int, after_s: float) -> httpx.Response:
+def reload_meanwhile_killed(scenario: Scenario, builder: int, after_s: float) -> httpx.Response:
     """Reloads a new version, and kills the builder that long after the request was sent."""
     answers: list[httpx.Response] = []
-    name = scene.publish()
-    swap = threading.Thread(target=lambda: answers.append(scene.server.reload("p", checkpoint=name)))
+    name = scenario.publish()
+    swap = threading.Thread(target=lambda: answers.append(scenario.server.reload("p", checkpoint=name)))
     swap.start()
     time.sleep(after_s)
     os.kill(builder, signal.SIGKILL)
     swap.join()
-    until(lambda: scene.server.processes(BUILDER) not in ([], [builder]), "another builder")
+    until(lambda: scenario.server.processes(BUILDER) not in ([], [builder]), "another builder")
     return answers[0]
 
 
-def test_a_builder_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(scene: Scene, full: bool) -> None:
+def test_a_builder_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(scenario: Scenario, full: bool) -> None:
     kills, generator = 100 if full else 3, random.Random(6)
     took_ms = []
-    with SteadyLoad(scene.server.url, "p", scene.good) as load:
+    with SteadyLoad(scenario.server.url, "p", scenario.good) as load:
         for _ in range(kills):
-            (builder,) = scene.server.processes(BUILDER)
-            answer = reload_meanwhile_killed(scene, builder, generator.uniform(0, 0.06))
+            (builder,) = scenario.server.processes(BUILDER)
+            answer = reload_meanwhile_killed(scenario, builder, generator.uniform(0, 0.06))
             assert answer.status_code == 200, answer.text
-            assert answer.json()["train_step"] == scene.step
+            assert answer.json()["train_step"] == scenario.step
             took_ms.append(answer.json()["took_ms"])
             load.more(5)
         # It may have been done when it was killed: then the next swap waits for its successor.
-        assert scene.reload().status_code == 200
+        assert scenario.reload().status_code == 200
     assert load.failures == []
-    restarts = re.search(r'restarts_total{process="builder"} (\d+)', scene.server.http.get("/metrics").text)
+    restarts = re.search(r'restarts_total{process="builder"} (\d+)', scenario.server.http.get("/metrics").text)
     assert restarts is not None
     assert int(restarts[1]) == kills
     in_the_middle = sum(took > 500 for took in took_ms)
@@ -202,10 +203,10 @@ def test_a_builder_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(sc
     )
 
 
-def test_nothing_stays_open_after_all_that(scene: Scene) -> None:
-    descriptors = list(Path(f"/proc/{scene.server.process.pid}/fd").iterdir())
+def test_nothing_stays_open_after_all_that(scenario: Scenario) -> None:
+    descriptors = list(Path(f"/proc/{scenario.server.process.pid}/fd").iterdir())
     assert len(descriptors) < 60
-    assert len(scene.server.processes()) == 3
+    assert len(scenario.server.processes()) == 3
 
 
 def test_with_a_warm_cache_it_answers_where_tensorflow_cannot_be_imported(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
         assert apart
         compared.extend(float(row["0/observation"][0]) for row in args[5])
 
-    monkeypatch.setattr(engine_choice, "check_equivalence", prove)
+    monkeypatch.setattr(engine_choice, "check_equivalence", check_equivalence)
     bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
     assert (bundle.engine, bundle.probed["answered"]) == ("litert", 2)
     assert compared == [0.0, 1.0, 0.0, 1.0]

@@ -12,11 +12,11 @@ from tf_agents.trajectories import time_step as ts
 from app.builder import compile as compiling
 from app.builder.compile import CannotCompile
 from app.builder.constant_folding import Constants
-from app.builder.equivalence import Unequal, prove
+from app.builder.equivalence import Unequal, check_equivalence
 from app.engine.litert import LiteRTEngine
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs
-from tests.app.compiled import Opened, Shop
+from tests.app.compiled import CompiledPolicies, Opened
 from tests.zoo.kind import FLOATS, TIME_STEP, actor_net, q_net
 
 KINDS = [
@@ -191,14 +191,16 @@ def check(opened: Opened, file: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiled_policy_answers_as_tensorflow_does(shop: Shop, kind):
-    compiled = shop.compiled(kind)
+def test_compiled_policy_answers_as_tensorflow_does(compiled_policies: CompiledPolicies, kind):
+    compiled = compiled_policies.compiled(kind)
     check(compiled.opened, compiled.file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_patched_file_is_the_converted_one_byte_by_byte(shop: Shop, kind, tmp_path, conversions):
-    compiler, other = shop.compiled(kind).compiler, shop.compiled(kind).opened.other()
+def test_patched_file_is_the_converted_one_byte_by_byte(
+    compiled_policies: CompiledPolicies, kind, tmp_path, conversions
+):
+    compiler, other = compiled_policies.compiled(kind).compiler, compiled_policies.compiled(kind).opened.other()
     conversions.clear()  # those that the first test to ask for it makes
     compiler.compile(other.engine, tmp_path / "patched.tflite")
     assert not conversions
@@ -208,29 +210,29 @@ def test_patched_file_is_the_converted_one_byte_by_byte(shop: Shop, kind, tmp_pa
     check(other, tmp_path / "patched.tflite")
 
 
-def test_functions_that_are_the_action_are_compiled_once_and_share_its_weights(shop: Shop):
-    compiled = shop.compiled("dqn-greedy")
+def test_functions_that_are_the_action_are_compiled_once_and_share_its_weights(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("dqn-greedy")
     assert set(compiled.engine._functions) == {"action", "distribution"}
     weights = sum(array.nbytes for array in compiled.opened.weights())
-    assert shop.compiled("observation-image").file.stat().st_size < 2 * weights + 20_000
+    assert compiled_policies.compiled("observation-image").file.stat().st_size < 2 * weights + 20_000
 
 
-def test_compiling_leaves_the_copy_as_it_was(shop: Shop, tmp_path):
-    opened = shop.opened("dqn-greedy")
+def test_compiling_leaves_the_copy_as_it_was(compiled_policies: CompiledPolicies, tmp_path):
+    opened = compiled_policies.opened("dqn-greedy")
     before = opened.weights()
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     for now, then in zip(opened.weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
 
 
-def test_nothing_is_left_beside_the_file(shop: Shop, tmp_path):
-    compiled = shop.compiled("dqn-greedy")
+def test_nothing_is_left_beside_the_file(compiled_policies: CompiledPolicies, tmp_path):
+    compiled = compiled_policies.compiled("dqn-greedy")
     compiled.compiler.compile(compiled.opened.engine, tmp_path / "m.tflite")
     assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
 
 
-def test_folded_weights_are_converted_anew_and_right(shop: Shop, tmp_path, conversions):
-    opened = shop.of(Normalised)
+def test_folded_weights_are_converted_anew_and_right(compiled_policies: CompiledPolicies, tmp_path, conversions):
+    opened = compiled_policies.of(Normalised)
     compiler = opened.compiler()
     assert not compiler.patches
     conversions.clear()
@@ -242,9 +244,9 @@ def test_folded_weights_are_converted_anew_and_right(shop: Shop, tmp_path, conve
 
 
 def test_integer_that_is_used_as_a_float_is_written_into_the_file_and_another_converted_anew(
-    shop: Shop, tmp_path, conversions
+    compiled_policies: CompiledPolicies, tmp_path, conversions
 ):
-    opened = shop.of(Counted)
+    opened = compiled_policies.of(Counted)
     compiler = opened.compiler()
     assert compiler.patches
     conversions.clear()
@@ -275,9 +277,11 @@ def test_integer_that_is_used_as_a_float_is_written_into_the_file_and_another_co
         ("export-seeded", "action draws from a seed in the export"),
     ],
 )
-def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(shop: Shop, kind, reason):
+def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(
+    compiled_policies: CompiledPolicies, kind, reason
+):
     with pytest.raises(CannotCompile, match=reason):
-        shop.opened(kind).compiler()
+        compiled_policies.opened(kind).compiler()
 
 
 @pytest.mark.parametrize(
@@ -293,17 +297,17 @@ def test_policy_that_does_not_always_answer_the_same_stays_on_tensorflow(shop: S
     ],
 )
 def test_policy_that_litert_cannot_run_stays_on_tensorflow(
-    shop: Shop, policy: Callable[[], tf_policy.TFPolicy], reason, capfd
+    compiled_policies: CompiledPolicies, policy: Callable[[], tf_policy.TFPolicy], reason, capfd
 ):
-    opened = shop.of(policy)
+    opened = compiled_policies.of(policy)
     capfd.readouterr()
     with pytest.raises(CannotCompile, match=reason):
         opened.compiler()
     assert "MLIR" not in capfd.readouterr().err
 
 
-def test_assertion_that_only_weights_decide_is_no_obstacle(shop: Shop, tmp_path):
-    opened = shop.of(Positive)
+def test_assertion_that_only_weights_decide_is_no_obstacle(compiled_policies: CompiledPolicies, tmp_path):
+    opened = compiled_policies.of(Positive)
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")
     opened.engine.model.model_variables[0].assign([1.0, -1.0, 1.0, 1.0])
@@ -312,9 +316,9 @@ def test_assertion_that_only_weights_decide_is_no_obstacle(shop: Shop, tmp_path)
         check(opened, tmp_path / "m.tflite")
 
 
-def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
+def test_conversion_itself_lets_random_numbers_through(compiled_policies: CompiledPolicies, tmp_path):
     """Which is why functions are looked at before; the proof would not let them pass either."""
-    opened = shop.opened("ppo")
+    opened = compiled_policies.opened("ppo")
     spec = opened.export.spec
     action = Constants(
         {"action": compiling._wrapped("action", opened.engine)}, compiling._variables(opened.engine, ["action"])
@@ -328,8 +332,8 @@ def test_conversion_itself_lets_random_numbers_through(shop: Shop, tmp_path):
         check_equivalence(engine, opened.engine, spec, opened.export.serving)
 
 
-def test_what_only_lends_its_shape_is_no_obstacle(shop: Shop):
-    shop.of(ShapeOfWave).compiler()
+def test_what_only_lends_its_shape_is_no_obstacle(compiled_policies: CompiledPolicies):
+    compiled_policies.of(ShapeOfWave).compiler()
 
 
 def chosen_of(dtype: tf.DType, low: int, high: int) -> Callable[[], tf_policy.TFPolicy]:
@@ -339,17 +343,17 @@ def chosen_of(dtype: tf.DType, low: int, high: int) -> Callable[[], tf_policy.TF
 
 
 @pytest.mark.parametrize("dtype", [tf.int32, tf.int64])
-def test_seven_actions_are_compiled(shop: Shop, dtype, tmp_path):
-    opened = shop.open(f"seven-{dtype.name}", lambda: PolicySaver(chosen_of(dtype, 0, 6)()))
+def test_seven_actions_are_compiled(compiled_policies: CompiledPolicies, dtype, tmp_path):
+    opened = compiled_policies.open(f"seven-{dtype.name}", lambda: PolicySaver(chosen_of(dtype, 0, 6)()))
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 1.0), (0.0, 1.0)])
-def test_clipped_floats_are_compiled(shop: Shop, low, high, tmp_path):
+def test_clipped_floats_are_compiled(compiled_policies: CompiledPolicies, low, high, tmp_path):
     action = tensor_spec.BoundedTensorSpec([2], tf.float32, low, high, "action")
     actor = actor_policy.ActorPolicy(TIME_STEP, action, actor_net(action=action))
-    opened = shop.open(f"box-{low:g}-{high:g}", lambda: PolicySaver(actor))
+    opened = compiled_policies.open(f"box-{low:g}-{high:g}", lambda: PolicySaver(actor))
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")
 
@@ -370,7 +374,7 @@ class Gated(Own):
         return gated(observation[:, 0]) * self.kept[0]
 
 
-def test_a_gradient_that_cannot_be_saved_is_no_obstacle(shop: Shop, tmp_path):
-    opened = shop.of(Gated)
+def test_a_gradient_that_cannot_be_saved_is_no_obstacle(compiled_policies: CompiledPolicies, tmp_path):
+    opened = compiled_policies.of(Gated)
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.builder.equivalence import Unequal, prove
+from app.builder.equivalence import Unequal, check_equivalence
 from app.builder.equivalence_episodes import STEPS, check_episodes
 from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
 from app.wire.tensors import Arrays
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
-from tests.app.compiled import Shop
+from tests.app.compiled import CompiledPolicies
 from tests.app.specs import policy_spec
 
 OBSERVATION = Leaf("0/observation", "float32", (2,))
@@ -254,8 +254,8 @@ def test_where_action_draws_recorded_inputs_are_sampled():
 
 
 @pytest.mark.parametrize("kind", ["dqn-greedy", "dqn-lstm-greedy", "export-nested"])
-def test_compiled_file_with_other_weights_is_unequal(shop: Shop, kind, tmp_path):
-    compiled = shop.compiled(kind)
+def test_compiled_file_with_other_weights_is_unequal(compiled_policies: CompiledPolicies, kind, tmp_path):
+    compiled = compiled_policies.compiled(kind)
     export, other = compiled.opened.export, compiled.opened.other()
     compiled.compiler.compile(other.engine, tmp_path / "other.tflite")
     with pytest.raises(Unequal):

@@ -19,7 +19,7 @@ from app.engine.noise import fresh_noise
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import seed_of
-from tests.app.compiled import Compiled, Opened, Shop
+from tests.app.compiled import Compiled, CompiledPolicies, Opened
 from tests.saver import policies
 from tests.zoo.statistics import same_distribution
 
@@ -48,9 +48,9 @@ def naive(opened: Opened, file: Any) -> LiteRTEngine:
     return LiteRTEngine(file, opened.export.spec)
 
 
-def test_conversion_of_action_itself_freezes_draws_that_have_a_seed(shop: Shop, tmp_path):
+def test_conversion_of_action_itself_freezes_draws_that_have_a_seed(compiled_policies: CompiledPolicies, tmp_path):
     """A seed is in every export of a program that begins with `tf.random.set_seed`, or gives one to the saver."""
-    opened = shop.opened("export-seeded")
+    opened = compiled_policies.opened("export-seeded")
     first, second = (naive(opened, tmp_path / f"{i}.tflite") for i in range(2))
     many, few = one_row(opened, 64), one_row(opened, 16)
     in_each_process = [engine.run("action", many)["action"] for engine in (first, second)]
@@ -62,8 +62,8 @@ def test_conversion_of_action_itself_freezes_draws_that_have_a_seed(shop: Shop, 
 
 
 @pytest.mark.parametrize("kind", SAMPLED)
-def test_sampled_answers_are_as_random_as_tensorflows(shop: Shop, kind):
-    compiled = shop.compiled(kind)
+def test_sampled_answers_are_as_random_as_tensorflows(compiled_policies: CompiledPolicies, kind):
+    compiled = compiled_policies.compiled(kind)
     inputs = one_row(compiled.opened, MANY)
     expected = compiled.opened.engine.run("action", inputs)
     across_rows = compiled.engine.run("action", inputs)
@@ -86,8 +86,10 @@ def under_a_seed() -> PolicySaver:
         tf.random.set_seed(None)
 
 
-def test_a_seed_of_the_program_that_saved_it_neither_keeps_a_policy_on_tensorflow_nor_comes_again(shop: Shop, tmp_path):
-    opened = shop.open("under a seed", under_a_seed)
+def test_a_seed_of_the_program_that_saved_it_neither_keeps_a_policy_on_tensorflow_nor_comes_again(
+    compiled_policies: CompiledPolicies, tmp_path
+):
+    opened = compiled_policies.open("under a seed", under_a_seed)
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     export = opened.export
     inputs = one_row(opened, 500)
@@ -97,8 +99,8 @@ def test_a_seed_of_the_program_that_saved_it_neither_keeps_a_policy_on_tensorflo
     assert not np.array_equal(first["action"], second["action"])
 
 
-def test_other_copies_and_processes_draw_other_numbers(shop: Shop):
-    compiled = shop.compiled("ppo")
+def test_other_copies_and_processes_draw_other_numbers(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("ppo")
     spec, noise = compiled.opened.export.spec, compiled.opened.export.serving.noise
     inputs = one_row(compiled.opened, 500)
     program = (
@@ -119,8 +121,8 @@ def test_other_copies_and_processes_draw_other_numbers(shop: Shop):
         assert agree(answers[one], answers[other])
 
 
-def test_action_is_sample_of_fresh_noise_without_what_only_that_tells(shop: Shop):
-    compiled = shop.compiled("ppo")
+def test_action_is_sample_of_fresh_noise_without_what_only_that_tells(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("ppo")
     assert "action" not in compiled.engine._functions
     noise = compiled.opened.export.serving.noise
     inputs = one_row(compiled.opened, 5)
@@ -135,22 +137,22 @@ def test_action_is_sample_of_fresh_noise_without_what_only_that_tells(shop: Shop
 
 
 @pytest.mark.parametrize("rows", [1, 7, 60, 130])
-def test_fixed_batch_draws_for_any_number_of_rows(shop: Shop, rows):
-    compiled = shop.compiled("export-fixed-batch-sampled")
+def test_fixed_batch_draws_for_any_number_of_rows(compiled_policies: CompiledPolicies, rows):
+    compiled = compiled_policies.compiled("export-fixed-batch-sampled")
     found = compiled.engine.run("action", one_row(compiled.opened, rows))
     assert {len(array) for array in found.values()} == {rows}
 
 
-def test_every_piece_of_a_large_call_has_noise_of_its_own(shop: Shop, monkeypatch):
+def test_every_piece_of_a_large_call_has_noise_of_its_own(compiled_policies: CompiledPolicies, monkeypatch):
     monkeypatch.setattr(litert, "MOST_ROWS", 4)
-    compiled: Compiled = shop.compiled("ppo")
+    compiled: Compiled = compiled_policies.compiled("ppo")
     found = compiled.engine.run("action", one_row(compiled.opened, 11))["action"]
     assert len(np.unique(found, axis=0)) == 11
 
 
-def test_log_prob_of_a_squashed_action_is_that_of_the_value_before_tanh(shop: Shop):
+def test_log_prob_of_a_squashed_action_is_that_of_the_value_before_tanh(compiled_policies: CompiledPolicies):
     """Also at the bound, where the action itself does not tell it any more."""
-    compiled = shop.compiled("sac")
+    compiled = compiled_policies.compiled("sac")
     spec, noise = compiled.opened.export.spec, compiled.opened.export.serving.noise
     inputs = random_inputs(spec, 256, 0.5, np.random.default_rng(0))
     drawn = probe_noise(noise, 256)

@@ -13,7 +13,7 @@ from app.engine import litert
 from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
 from saver.artifact.probe import probe_inputs
-from tests.app.compiled import Compiled, Shop
+from tests.app.compiled import Compiled, CompiledPolicies
 
 
 def answers(compiled: Compiled, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,52 +32,52 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["dqn-greedy", "dqn-lstm-greedy", "export-nested", "export-fixed-batch-lstm"])
 @pytest.mark.parametrize("rows", [1, 3, 4, 70])
-def test_any_number_of_rows_is_answered_as_by_tensorflow(shop: Shop, kind, rows):
-    assert_equal(*answers(shop.compiled(kind), rows))
+def test_any_number_of_rows_is_answered_as_by_tensorflow(compiled_policies: CompiledPolicies, kind, rows):
+    assert_equal(*answers(compiled_policies.compiled(kind), rows))
 
 
-def test_sizes_may_change_from_call_to_call(shop: Shop):
+def test_sizes_may_change_from_call_to_call(compiled_policies: CompiledPolicies):
     for rows in (5, 1, 64, 5):
-        assert_equal(*answers(shop.compiled("export-nested"), rows))
+        assert_equal(*answers(compiled_policies.compiled("export-nested"), rows))
 
 
-def test_more_rows_than_go_at_once_are_several_calls(shop: Shop, monkeypatch):
+def test_more_rows_than_go_at_once_are_several_calls(compiled_policies: CompiledPolicies, monkeypatch):
     monkeypatch.setattr(litert, "MOST_ROWS", 4)
-    assert_equal(*answers(shop.compiled("export-nested"), 9))
+    assert_equal(*answers(compiled_policies.compiled("export-nested"), 9))
 
 
 @pytest.mark.parametrize("kind", ["dqn-lstm-greedy", "export-nested", "export-fixed-batch-lstm"])
 @pytest.mark.parametrize("rows", [1, 3, 7])
-def test_initial_state_has_as_many_rows_as_asked(shop: Shop, kind, rows):
-    compiled = shop.compiled(kind)
+def test_initial_state_has_as_many_rows_as_asked(compiled_policies: CompiledPolicies, kind, rows):
+    compiled = compiled_policies.compiled(kind)
     assert_equal(compiled.engine.initial_state(rows), compiled.opened.engine.initial_state(rows))
 
 
-def test_policy_without_state_has_an_empty_initial_state(shop: Shop):
-    assert shop.compiled("dqn-greedy").engine.initial_state(3) == {}
+def test_policy_without_state_has_an_empty_initial_state(compiled_policies: CompiledPolicies):
+    assert compiled_policies.compiled("dqn-greedy").engine.initial_state(3) == {}
 
 
-def test_info_of_a_whole_batch_is_given_to_each_row(shop: Shop):
-    found, expected = answers(shop.compiled("export-batch-info"), 3)
+def test_info_of_a_whole_batch_is_given_to_each_row(compiled_policies: CompiledPolicies):
+    found, expected = answers(compiled_policies.compiled("export-batch-info"), 3)
     assert_equal(found, expected)
     assert found["info/batch"].shape == (3,)
 
 
-def test_greedy_and_sample_of_a_deterministic_policy_are_its_action(shop: Shop):
-    compiled = shop.compiled("dqn-greedy")
+def test_greedy_and_sample_of_a_deterministic_policy_are_its_action(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("dqn-greedy")
     inputs = probe_inputs(compiled.opened.export.spec, {}, 4)
     for function in ("greedy", "sample"):
         assert_equal(compiled.engine.run(function, inputs), compiled.opened.engine.run(function, inputs))
 
 
-def test_function_that_the_file_lacks_is_no_action(shop: Shop):
-    compiled = shop.compiled("export-nested")
+def test_function_that_the_file_lacks_is_no_action(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("export-nested")
     with pytest.raises(KeyError):
         compiled.engine.run("distribution", {"0/reward": np.zeros(1, np.float32)})
 
 
-def test_answers_stay_what_they_were_when_the_next_call_runs(shop: Shop):
-    compiled = shop.compiled("export-nested")
+def test_answers_stay_what_they_were_when_the_next_call_runs(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("export-nested")
     first, _ = answers(compiled, 4)
     kept = {name: array.copy() for name, array in first.items()}
     inputs = probe_inputs(compiled.opened.export.spec, compiled.engine.initial_state(4), 4)
@@ -85,15 +85,15 @@ def test_answers_stay_what_they_were_when_the_next_call_runs(shop: Shop):
     assert_equal(first, kept)
 
 
-def test_initial_states_do_not_share_memory(shop: Shop):
-    engine = shop.compiled("export-nested").engine
+def test_initial_states_do_not_share_memory(compiled_policies: CompiledPolicies):
+    engine = compiled_policies.compiled("export-nested").engine
     state = engine.initial_state(2)
     state["count"][:] = 7
     assert engine.initial_state(2)["count"].tolist() == [0, 0]
 
 
-def test_engine_outlives_its_file(shop: Shop, tmp_path):
-    compiled = shop.compiled("dqn-greedy")
+def test_engine_outlives_its_file(compiled_policies: CompiledPolicies, tmp_path):
+    compiled = compiled_policies.compiled("dqn-greedy")
     file = tmp_path / "copy.tflite"
     file.write_bytes(compiled.file.read_bytes())
     engine = LiteRTEngine(file, compiled.opened.export.spec)
@@ -102,10 +102,10 @@ def test_engine_outlives_its_file(shop: Shop, tmp_path):
     assert_equal(engine.run("action", inputs), compiled.opened.engine.run("action", inputs))
 
 
-def test_file_that_is_no_model_is_an_error(shop: Shop, tmp_path):
+def test_file_that_is_no_model_is_an_error(compiled_policies: CompiledPolicies, tmp_path):
     (tmp_path / "no.tflite").write_bytes(b"no model, but long enough to be one")
     with pytest.raises(ValueError, match="odel"):
-        LiteRTEngine(tmp_path / "no.tflite", shop.compiled("dqn-greedy").opened.export.spec)
+        LiteRTEngine(tmp_path / "no.tflite", compiled_policies.compiled("dqn-greedy").opened.export.spec)
 
 
 class LookUp(tf_policy.TFPolicy):
@@ -126,8 +126,8 @@ class LookUp(tf_policy.TFPolicy):
         raise NotImplementedError
 
 
-def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(shop: Shop, tmp_path):
-    opened = shop.of(LookUp)
+def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(compiled_policies: CompiledPolicies, tmp_path):
+    opened = compiled_policies.of(LookUp)
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     engine = LiteRTEngine(tmp_path / "m.tflite", opened.export.spec)
     inputs = probe_inputs(opened.export.spec, {}, 3)

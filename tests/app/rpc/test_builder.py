@@ -40,7 +40,7 @@ class Process:
         return -self.ends_with
 
 
-class House:
+class Harness:
     """The calls, and the processes that come one after the other."""
 
     def __init__(self, *endings: int) -> None:
@@ -63,40 +63,40 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_a_call_over_which_a_process_was_killed_is_made_again():
     async def test() -> None:
-        house = House(signal.SIGKILL, 0)
-        assert await house.calls.call("check", 7) == "answer"
-        assert [process.calls for process in house.processes] == [[("check", 7)]] * 2
+        harness = Harness(signal.SIGKILL, 0)
+        assert await harness.calls.call("check", 7) == "answer"
+        assert [process.calls for process in harness.processes] == [[("check", 7)]] * 2
 
     run(test)
 
 
 def test_a_call_over_which_two_were_killed_is_refused_for_now():
     async def test() -> None:
-        house = House(signal.SIGKILL, signal.SIGKILL, 0)
+        harness = Harness(signal.SIGKILL, signal.SIGKILL, 0)
         with pytest.raises(SwapRefused, match="the builder process ended over it") as caught:
-            await house.calls.call("check", 7)
+            await harness.calls.call("check", 7)
         assert caught.value.for_now
-        assert await house.calls.call("check", 8) == "answer"
+        assert await harness.calls.call("check", 8) == "answer"
 
     run(test)
 
 
 def test_a_call_that_crashes_the_process_is_refused_and_not_made_again():
     async def test() -> None:
-        house = House(signal.SIGSEGV, 0)
+        harness = Harness(signal.SIGSEGV, 0)
         with pytest.raises(SwapRefused) as caught:
-            await house.calls.call("check", 7)
+            await harness.calls.call("check", 7)
         assert not caught.value.for_now
-        assert await house.calls.call("check", 8) == "answer"
+        assert await harness.calls.call("check", 8) == "answer"
 
     run(test)
 
 
 def test_those_that_wait_are_not_to_blame_for_the_one_that_crashes():
     async def test() -> None:
-        house = House(signal.SIGSEGV, 0)
+        harness = Harness(signal.SIGSEGV, 0)
         bad, good, other = await asyncio.gather(
-            *(house.calls.call("check", number) for number in (7, 8, 9)), return_exceptions=True
+            *(harness.calls.call("check", number) for number in (7, 8, 9)), return_exceptions=True
         )
         assert isinstance(bad, SwapRefused)
         assert (good, other) == ("answer", "answer")
@@ -106,11 +106,11 @@ def test_those_that_wait_are_not_to_blame_for_the_one_that_crashes():
 
 def test_what_crashes_the_process_is_prepared_without_compiling_from_then_on():
     async def test() -> None:
-        house = House(signal.SIGABRT, 0)
-        builder = RemoteBuilder("p", house.calls)
+        harness = Harness(signal.SIGABRT, 0)
+        builder = RemoteBuilder("p", harness.calls)
         for digest in ("a", "b"):
             assert await builder.prepare(GRAPH, None, digest, Path("/there"), []) == "answer"
-        compiled = [call[-1] for process in house.processes for call in process.calls]
+        compiled = [call[-1] for process in harness.processes for call in process.calls]
         assert compiled == [True, False, False]
 
     run(test)

@@ -20,7 +20,7 @@ def fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-class House:
+class Harness:
     """A keeper of one echoing process, and what it was told."""
 
     def __init__(self) -> None:
@@ -68,20 +68,20 @@ def test_a_child_that_does_not_end_is_killed(monkeypatch):
 
 def test_a_child_that_ends_is_replaced_and_nothing_of_it_stays_open(caplog):
     async def test() -> None:
-        house = House()
-        await house.keeper.start()
-        child = await house.begun.get()
+        harness = Harness()
+        await harness.keeper.start()
+        child = await harness.begun.get()
         before = fds()
         for number in range(1, 4):
             os.kill(child.process.pid, signal.SIGKILL)
             await child.link.lost()
             with pytest.raises(LinkLost):
                 await child.link.call("echo")
-            child = await house.begun.get()
+            child = await harness.begun.get()
             assert await child.link.call("echo", number) == (number,)
-            assert house.restarts == number
+            assert harness.restarts == number
         assert len(fds()) == len(before)
-        await house.keeper.close()
+        await harness.keeper.close()
         assert child.process.returncode == 0
 
     run(test)
@@ -90,14 +90,14 @@ def test_a_child_that_ends_is_replaced_and_nothing_of_it_stays_open(caplog):
 
 def test_a_successor_that_cannot_begin_is_replaced_too(caplog):
     async def test() -> None:
-        house = House()
-        await house.keeper.start()
-        first = await house.begun.get()
-        house.refuse_to_begin = 2
+        harness = Harness()
+        await harness.keeper.start()
+        first = await harness.begun.get()
+        harness.refuse_to_begin = 2
         os.kill(first.process.pid, signal.SIGTERM)
-        assert await (await house.begun.get()).link.call("echo", 1) == (1,)
-        assert house.restarts == 3
-        await house.keeper.close()
+        assert await (await harness.begun.get()).link.call("echo", 1) == (1,)
+        assert harness.restarts == 3
+        await harness.keeper.close()
 
     run(test)
     assert caplog.text.count("echo could not begin: RuntimeError: not today") == 2
@@ -105,20 +105,20 @@ def test_a_successor_that_cannot_begin_is_replaced_too(caplog):
 
 def test_a_successor_that_cannot_even_be_started_is_tried_again(caplog):
     async def test() -> None:
-        house = House()
-        await house.keeper.start()
-        first = await house.begun.get()
-        start, failures = house._start, [OSError("no more processes"), OSError("no more processes")]
+        harness = Harness()
+        await harness.keeper.start()
+        first = await harness.begun.get()
+        start, failures = harness._start, [OSError("no more processes"), OSError("no more processes")]
 
         async def start_at_last() -> Child:
             if failures:
                 raise failures.pop()
             return await start()
 
-        house.keeper._start = start_at_last
+        harness.keeper._start = start_at_last
         os.kill(first.process.pid, signal.SIGKILL)
-        assert await (await house.begun.get()).link.call("echo", 1) == (1,)
-        await house.keeper.close()
+        assert await (await harness.begun.get()).link.call("echo", 1) == (1,)
+        await harness.keeper.close()
 
     run(test)
     assert caplog.text.count("echo could not begin: OSError: no more processes") == 2
@@ -126,12 +126,12 @@ def test_a_successor_that_cannot_even_be_started_is_tried_again(caplog):
 
 def test_a_first_child_that_cannot_begin_is_told():
     async def test() -> None:
-        house = House()
-        house.refuse_to_begin = 1
+        harness = Harness()
+        harness.refuse_to_begin = 1
         with pytest.raises(RuntimeError, match="not today"):
-            await house.keeper.start()
-        await house.keeper.close()
-        await house.keeper.close()
+            await harness.keeper.start()
+        await harness.keeper.close()
+        await harness.keeper.close()
 
     run(test)
 

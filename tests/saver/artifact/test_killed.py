@@ -13,11 +13,11 @@ from saver.artifact import IncompleteError, check_files
 from saver.artifact.checkpoint import write_checkpoint_manifest
 from saver.artifact.files import read_json
 from tests.saver import victims
-from tests.saver.victims import Job, Zygote, zygotes
+from tests.saver.victims import ForkServer, Job, zygotes
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Zygote]:
+def forks() -> Iterator[ForkServer]:
     with zygotes(1) as (it,):
         yield it
 
@@ -30,7 +30,7 @@ def disk() -> Iterator[Path]:
         yield Path(folder)
 
 
-def die_everywhere(forks: Zygote, prepare: Callable[[], tuple[Any, ...]], job: Job, every: int) -> Iterator[int]:
+def die_everywhere(forks: ForkServer, prepare: Callable[[], tuple[Any, ...]], job: Job, every: int) -> Iterator[int]:
     """Does the job once unharmed, then yields after each death; `prepare` makes the arguments."""
     forks.start(job, *prepare(), None)
     steps = forks.talk.recv()
