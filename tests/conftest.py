@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server import RunningServer, serving
+from tests.support.server import RunningServer, serving
 
 if TYPE_CHECKING:
-    from tests.saver.policies import Saved
+    from tests.support.saver_policies import Saved
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes end at about the same time."""
-    folders = ("zoo", "sweep", "ways", "bench", "examples", "client", "saver")
+    folders = ("zoo", "sweep", "integration", "bench", "examples", "client", "saver")
     order = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: order.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(order)))
 
@@ -41,8 +41,8 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> "Saved":
-    """Exports of every kind of policy in tests/saver/policies.py, each made when it is first asked for."""
-    from tests.saver.policies import Saved  # here, so that the fast tests alone need no TensorFlow
+    """Exports of every kind of policy in tests/support/saver_policies.py, each made when it is first asked for."""
+    from tests.support.saver_policies import Saved  # here, so that the fast tests alone need no TensorFlow
 
     return Saved(tmp_path_factory.mktemp("saved"))
 
@@ -50,7 +50,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> "Saved":
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one export of every policy in tests/zoo, by name."""
-    from tests.zoo import policies
+    from tests.support import policies
 
     folder = tmp_path_factory.mktemp("exports")
     for name in policies.MAKERS:
@@ -67,7 +67,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def server(exports: Path) -> Iterator[RunningServer]:
     """One server with every policy of the zoo; tests may not change its weights. `cartpole` is the default."""
-    from tests.zoo import policies
+    from tests.support import policies
 
     with serving({name: exports / name for name in policies.MAKERS}) as running:
         yield running

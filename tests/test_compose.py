@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from app.settings import all_settings, settings_from, variable
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 
 def filled(text: str, env: Mapping[str, str]) -> str:

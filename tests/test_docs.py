@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from app.settings import all_settings, variable
-from tests.compilers import cpp, csharp, found, rust
-from tests.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
+from tests.support.compilers import cpp, csharp, found, rust
+from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 README = (ROOT / "README.md").read_text()
 
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server over what the README's own training program exports, and a recurrent and a continuous one."""
     import tensorflow as tf
 
-    from tests.zoo import policies
+    from tests.support import policies
 
     folder = tmp_path_factory.mktemp("readme")
     agent = SimpleNamespace(policy=policies.make("cartpole"), train_step_counter=tf.Variable(0, dtype=tf.int64))

@@ -22,7 +22,7 @@ from saver.purity import seed_of
 # TensorFlow is as fast (docs/decisions/0008).
 _MOST_BYTES = 8 << 20
 _AGAIN = "the same again after each start"
-# Rows of the calls that are compared for a version: the first one, and those of which only the weights in the file changed.
+# Rows of the calls that compare a version: the first one, and those of which only the weights in the file changed.
 _FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
 
 

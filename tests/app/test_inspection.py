@@ -13,10 +13,11 @@ from tf_agents.policies import policy_saver
 from app.errors import UnusablePolicy
 from app.inspection import inspect
 from saver import PolicySaver
-from tests.app.builder.dependent import SharedNoise
-from tests.saver import demanding, policies
-from tests.saver.policies import SAVERS, Saved
-from tests.server import ROOT
+from tests.support import demanding
+from tests.support import saver_policies as policies
+from tests.support.dependent import SharedNoise
+from tests.support.saver_policies import SAVERS, Saved
+from tests.support.server import ROOT
 
 
 def shown(folder: Path) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.logs import Drain, LineFormatter
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from bench.serving import acceptance, chart, exchanges, scenarios, usage
 from bench.serving.peers import environments, table
 from bench.serving.results import Results, Row, Sample, Start
 from tests.bench.test_swaps import left_behind
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 

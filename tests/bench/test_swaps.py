@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 COMMAND = [sys.executable, "-m", "bench.swaps", "--quick"]

@@ -8,8 +8,8 @@ import tomllib
 from pathlib import Path
 
 import client
-from tests.environments import packages_of
-from tests.server import ROOT
+from tests.support.environments import packages_of
+from tests.support.server import ROOT
 
 PROJECT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from client import RemotePolicy, Retries, Unavailable
 from client.gymnasium import FIRST, LAST, MID, TimeSteps, VectorPolicy, autoreset_mode
-from tests.client.scripted import Drop, Scripted, said, scripted
+from tests.support.scripted_server import Drop, Scripted, said, scripted
 
 # Row by row: at which step of the script its episodes terminate, and at which they are truncated.
 LENGTHS = {0: ("terminated", 2), 1: ("truncated", 3), 2: ("terminated", 100)}

@@ -8,7 +8,7 @@ import pytest
 
 import client
 from client import Conflict, Denied, DoesNotFit, NotFound, PolicyError, RemotePolicy, Retries, Unavailable, Unsupported
-from tests.client.scripted import Answer, Drop, Late, nobody, problem, said, scripted
+from tests.support.scripted_server import Answer, Drop, Late, nobody, problem, said, scripted
 
 Connect = Callable[..., Any]
 ROW = np.array([0.5, -0.25, 2, 0], np.float32)

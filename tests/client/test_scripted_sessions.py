@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from client import Conflict, NotFound, Unavailable
-from tests.client.scripted import Answer, Drop, Late, Scripted, problem, said, scripted
+from tests.support.scripted_server import Answer, Drop, Late, Scripted, problem, said, scripted
 
 Connect = Callable[..., Any]
 ROWS = np.zeros((3, 4), np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client import Conflict, DoesNotFit, NotFound, RemotePolicy, Retries, Unsupported
-from tests.server import RunningServer
+from tests.support.server import RunningServer
 
 Connect = Callable[..., Any]
 ROWS = np.random.default_rng(11).normal(size=(5, 4)).astype(np.float32)

@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 
 from client import Conflict, DoesNotFit, NotFound, RemotePolicy, Unavailable
 from client.gymnasium import VectorPolicy
-from tests.server import RunningServer, serving
-from tests.zoo.policies import NumberTrainer
+from tests.support.policies import NumberTrainer
+from tests.support.server import RunningServer, serving
 
 Connect = Callable[..., Any]
 RANDOM = np.random.default_rng(21)

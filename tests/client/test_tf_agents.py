@@ -12,8 +12,8 @@ from tf_agents.trajectories import time_step as ts
 
 from client import RemotePolicy
 from client.tf_agents import RemotePyPolicy, array_spec_of
-from tests.server import RunningServer
-from tests.zoo import policies
+from tests.support import policies
+from tests.support.server import RunningServer
 
 
 class Drifting(py_environment.PyEnvironment):

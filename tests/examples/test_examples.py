@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.client.scripted import Answer, Drop, scripted
-from tests.compilers import cpp, csharp, found
-from tests.server import ROOT, RunningServer
+from tests.support.compilers import cpp, csharp, found
+from tests.support.scripted_server import Answer, Drop, scripted
+from tests.support.server import ROOT, RunningServer
 
 EXAMPLES = ROOT / "examples"
 Program = Callable[[str, str, int], str]

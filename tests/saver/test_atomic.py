@@ -18,10 +18,11 @@ import tensorflow as tf
 from saver import PolicySaver
 from saver.artifact import IncompleteError, check_files, is_name
 from saver.artifact.files import read_json
-from tests.saver import policies, victims
-from tests.saver.victims import ForkServer, Job, zygotes
+from tests.support import killed_writers
+from tests.support import saver_policies as policies
+from tests.support.killed_writers import ForkServer, Job, zygotes
 
-TENSORFLOW = ("tensorflow", "tensorflow_probability", "tf_agents.policies.policy_saver", "tests.saver.policies")
+TENSORFLOW = ("tensorflow", "tensorflow_probability", "tf_agents.policies.policy_saver", "tests.support.saver_policies")
 
 
 class Refused(Exception):
@@ -114,12 +115,12 @@ class Lane:
 
     def last(self, version: int) -> Path:
         """Where the version is found."""
-        return self.target / f"{version:010}" if self.job is victims.add_checkpoints else self.target
+        return self.target / f"{version:010}" if self.job is killed_writers.add_checkpoints else self.target
 
     @property
     def parent(self) -> Path:
         """Where writers stage."""
-        return self.target if self.job is victims.add_checkpoints else self.target.parent
+        return self.target if self.job is killed_writers.add_checkpoints else self.target.parent
 
     def look(self) -> Iterator[str]:
         """Reads everything that is there: `accepted`, or why not."""
@@ -162,9 +163,9 @@ class Lane:
 
 
 LANES = [
-    ("export over an export", victims.save_export, "policy", "policy.json", (3, 70)),
-    ("checkpoint over a checkpoint", victims.overwrite_checkpoint, "latest", "checkpoint.json", (4, 65)),
-    ("new checkpoints, keep_last=3", victims.add_checkpoints, "checkpoints", "checkpoint.json", (4, 65)),
+    ("export over an export", killed_writers.save_export, "policy", "policy.json", (3, 70)),
+    ("checkpoint over a checkpoint", killed_writers.overwrite_checkpoint, "latest", "checkpoint.json", (4, 65)),
+    ("new checkpoints, keep_last=3", killed_writers.add_checkpoints, "checkpoints", "checkpoint.json", (4, 65)),
 ]
 
 
@@ -221,7 +222,7 @@ def test_full_disk_leaves_the_old_folder_as_it_was(tmp_path, method, manifest, l
     with zygotes(len(limits), *TENSORFLOW) as all_forks:
         for limit, forks in zip(limits, all_forks, strict=True):
             folder = tmp_path / str(limit) / "saved"
-            forks.start(victims.save_on_a_full_disk, method, folder, limit)
+            forks.start(killed_writers.save_on_a_full_disk, method, folder, limit)
             assert forks.talk.recv() is None
             before = files_below(folder.parent)
             assert read(folder, manifest) == 1

@@ -12,8 +12,8 @@ from tf_agents.trajectories import policy_step, time_step
 
 from saver import PolicySaver
 from saver.artifact import leaves, read_checkpoint_manifest, read_policy_manifest
-from tests.saver import policies
-from tests.saver.policies import Saved
+from tests.support import saver_policies as policies
+from tests.support.saver_policies import Saved
 
 NAMES = {part: (f"{part}_a", f"{part}_b") for part in ("observation", "state", "action", "info")}
 

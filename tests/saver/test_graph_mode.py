@@ -15,7 +15,7 @@ CHILD = """
 import sys
 import tensorflow as tf
 from saver import PolicySaver
-from tests.saver import policies
+from tests.support import saver_policies as policies
 
 folder = sys.argv[1]
 with tf.compat.v1.Graph().as_default(), tf.compat.v1.Session().as_default() as session:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from saver import legacy_keras
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 SHOWN = "import os; print(os.environ.get('TF_USE_LEGACY_KERAS'))"
 

@@ -10,7 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from saver import PolicySaver
 from saver.artifact import check_files, hash_files, read_checkpoint_manifest, read_policy_manifest
-from tests.saver import policies
+from tests.support import saver_policies as policies
 
 # Folders and options
 

@@ -10,8 +10,8 @@ from tf_agents.trajectories import time_step
 
 from saver import PolicySaver
 from saver.artifact import check_files, hash_files, read_checkpoint_manifest, read_policy_manifest
-from tests.saver import policies
-from tests.saver.policies import Saved
+from tests.support import saver_policies as policies
+from tests.support.saver_policies import Saved
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from saver import PolicySaver
 from saver.artifact import read_policy_manifest
 from saver.policy_saver import PythonCodeWarning
 from saver.purity import python_code
-from tests.saver.policies import ACTION, CARTPOLE
-from tests.server import ROOT
+from tests.support.saver_policies import ACTION, CARTPOLE
+from tests.support.server import ROOT
 
 
 def doubled(x: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 
 def newer_than_3_9(path: Path) -> str:

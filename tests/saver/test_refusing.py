@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from saver import PolicySaver, policy_saver
 from saver.verify import VerificationError, verify_folder
-from tests.saver import demanding, policies
+from tests.support import demanding
+from tests.support import saver_policies as policies
 
 
 def results(folder: Path) -> dict[str, str]:

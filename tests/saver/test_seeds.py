@@ -12,7 +12,7 @@ from tf_agents.trajectories import policy_step, time_step
 
 from saver import PolicySaver
 from saver.purity import seed_of
-from tests.saver import policies
+from tests.support import saver_policies as policies
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tf_agents.trajectories import time_step as ts
 
 from saver import PolicySaver
 from saver.artifact import SERVING_FOLDER, Noise, read_policy_manifest
-from tests.saver import policies
+from tests.support import saver_policies as policies
 
 tfd = tfp.distributions
 ROWS = 6

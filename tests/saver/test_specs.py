@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from saver.artifact import Leaf, PolicySpec, TensorInfo, leaves, read_policy_manifest
 from saver.specs import PolicySpecs, spec_of
-from tests.saver.policies import SAVERS, Saved
+from tests.support.saver_policies import SAVERS, Saved
 
 HIGH = [float(np.float32(x)) for x in (4.8, 9.0, 0.4, 9.0)]
 LOW = [-x for x in HIGH]

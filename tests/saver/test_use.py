@@ -11,8 +11,8 @@ from tf_agents.policies import greedy_policy, policy_loader, tf_policy
 from tf_agents.trajectories import time_step
 
 from saver import PolicySaver
-from tests.saver import policies
-from tests.saver.policies import Saved
+from tests.support import saver_policies as policies
+from tests.support.saver_policies import Saved
 
 ROWS = 3
 

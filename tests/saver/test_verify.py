@@ -14,9 +14,9 @@ from saver import policy_saver as policy_saver_module
 from saver.__main__ import main
 from saver.artifact import FUNCTIONS, SERVING_FOLDER, digest_of, hash_files, read_policy_manifest, write_policy_manifest
 from saver.verify import VerificationError, same, verify_folder
-from tests.saver import policies
-from tests.saver.policies import SAVERS
-from tests.server import ROOT
+from tests.support import saver_policies as policies
+from tests.support.saver_policies import SAVERS
+from tests.support.server import ROOT
 
 
 def results(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.engine.savedmodel.engine import TensorFlowEngine
-from tests.server import ROOT
+from tests.support.server import ROOT
 from tests.sweep.compare import TOLERANCE, differences
 from tests.sweep.operation import Operation, one
 from tests.sweep.operations import OPERATIONS

@@ -16,7 +16,7 @@ from tf_agents.networks import actor_distribution_network  # isort: skip
 from tf_agents.policies import actor_policy, greedy_policy  # isort: skip
 from tf_agents.trajectories import time_step as ts  # isort: skip
 
-from tests.saver import policies  # isort: skip
+from tests.support import saver_policies as policies
 
 ROWS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 

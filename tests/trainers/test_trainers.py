@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.server import ADMIN_TOKEN, ROOT, RunningServer, serving
+from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, serving
 from tests.trainers.environments import PYTHONS
 
 NAMES = ("q", "arm", "recurrent", "fixed", "sensors", "described")

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tf_agents.policies import tf_policy
 from tf_agents.trajectories import time_step as ts
 
-from tests.zoo.observations import VOCABULARY
+from tests.zoo.kinds.observations import VOCABULARY
 
 WORDS = (*VOCABULARY, "elsewhere")  # one that no table knows
 

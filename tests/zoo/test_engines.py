@@ -14,7 +14,7 @@ import pytest
 from app.builder.equivalence_episodes import check_episodes
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
-from tests.server import ROOT
+from tests.support.server import ROOT
 from tests.zoo.compare import ask, assert_equal, different_leaves
 from tests.zoo.engines import NAMED, REFUSED, Served, compiled_share
 from tests.zoo.exported import Exports, Flat, arrays

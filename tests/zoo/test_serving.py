@@ -15,7 +15,7 @@ from tf_agents.policies import greedy_policy
 from saver.artifact import LOG_PROB, NOISE_NORMAL, NOISE_UNIFORM, SERVING_FOLDER, PolicyManifest, read_policy_manifest
 from saver.distributions import flatten
 from saver.serving import without_exploration
-from tests.environments import packages_of
+from tests.support.environments import packages_of
 from tests.zoo.compare import ask, assert_agree, assert_equal
 from tests.zoo.exported import Exported, Exports, Flat, arrays
 from tests.zoo.test_reload import restore

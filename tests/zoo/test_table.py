@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saver.artifact import read_policy_manifest
-from tests.server import ROOT
+from tests.support.server import ROOT
 from tests.zoo.engines import engine_of
 from tests.zoo.exported import Exports
 from tests.zoo.kinds import KINDS

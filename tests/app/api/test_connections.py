@@ -16,8 +16,8 @@ import pytest
 import uvloop
 
 from app.settings import Settings
-from tests.app.requests import FAST, FRAMEWORK, UPGRADES, Answer, next_answer
-from tests.app.worker_in_process import TOKEN, Running, running
+from tests.support.requests import FAST, FRAMEWORK, UPGRADES, Answer, next_answer
+from tests.support.worker_in_process import TOKEN, Running, running
 
 BODY = b'{"observation": [3, 0, 0, 0]}'
 WAITS = b'{"observation": [3, 0, 0, 0], "options": {"min_train_step": 1000, "timeout_ms": %d}}'

@@ -12,7 +12,7 @@ import uvloop
 from app.sockets import accept_waiting, admit_nobody
 from tests.app.api.test_protocol import REQUEST, Held
 from tests.app.api.test_protocol import connected as connected_to
-from tests.app.worker_in_process import Running, running
+from tests.support.worker_in_process import Running, running
 
 BODY = b'{"observation": [7, 0, 0, 0]}'
 

@@ -11,8 +11,8 @@ import uvloop
 from hypothesis import HealthCheck, Phase, given, settings
 
 from app.wire import msgpack_body
-from tests.app.requests import FAST, FRAMEWORK, Answer, Sequence, next_answer, sequences
-from tests.app.worker_in_process import Running, running
+from tests.support.requests import FAST, FRAMEWORK, Answer, Sequence, next_answer, sequences
+from tests.support.worker_in_process import Running, running
 
 WAYS = (FAST, FRAMEWORK)
 

@@ -18,8 +18,9 @@ from app.versions.loader import BundleLoader
 from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, write_checkpoint_manifest
 from saver.artifact.probe import probe_inputs
-from tests.app.builder.opened import opened
-from tests.saver import demanding, policies
+from tests.support import demanding
+from tests.support import saver_policies as policies
+from tests.support.opened import opened
 
 
 class Trainer:

@@ -16,7 +16,7 @@ from app.builder.equivalence import Unequal, check_equivalence
 from app.engine.litert import LiteRTEngine
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs
-from tests.app.compiled import CompiledPolicies, Opened
+from tests.support.compiled import CompiledPolicies, Opened
 from tests.zoo.kind import FLOATS, TIME_STEP, actor_net, q_net
 
 KINDS = [

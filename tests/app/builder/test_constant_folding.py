@@ -16,7 +16,7 @@ from app.builder import compile as compiling
 from app.builder.compile import Compiler
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.load import load_copy
-from tests.app.builder.opened import opened
+from tests.support.opened import opened
 
 ROWS = 1000
 FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {

@@ -12,8 +12,8 @@ from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
 from app.wire.tensors import Arrays
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
-from tests.app.compiled import CompiledPolicies
-from tests.app.specs import policy_spec
+from tests.support.compiled import CompiledPolicies
+from tests.support.specs import policy_spec
 
 OBSERVATION = Leaf("0/observation", "float32", (2,))
 SERVING = ServingInfo({}, {}, Noise(0, 0), {})

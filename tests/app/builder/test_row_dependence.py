@@ -6,8 +6,8 @@ from tf_agents.policies import policy_saver
 from app.builder.row_dependence import dependence_of_rows
 from app.engine.savedmodel.load import load_copy
 from saver import PolicySaver
-from tests.app.builder.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise
-from tests.app.builder.opened import opened
+from tests.support.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise
+from tests.support.opened import opened
 
 
 def judged(folder: Path, make, kind=policy_saver.PolicySaver, **options):

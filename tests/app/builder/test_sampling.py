@@ -19,8 +19,8 @@ from app.engine.noise import fresh_noise
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
 from saver.purity import seed_of
-from tests.app.compiled import Compiled, CompiledPolicies, Opened
-from tests.saver import policies
+from tests.support import saver_policies as policies
+from tests.support.compiled import Compiled, CompiledPolicies, Opened
 from tests.zoo.statistics import same_distribution
 
 ERROR_RATE = 1e-6

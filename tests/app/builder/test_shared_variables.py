@@ -16,8 +16,8 @@ from app.builder.builder import Builder
 from app.builder.variables import train_step_in
 from app.errors import SwapRefused
 from saver import PolicySaver
-from tests.app.builder.opened import opened
-from tests.saver import policies
+from tests.support import saver_policies as policies
+from tests.support.opened import opened
 
 SAVERS = {"ours": PolicySaver, "plain": policy_saver.PolicySaver}
 

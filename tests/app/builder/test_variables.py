@@ -17,7 +17,7 @@ from app.engine.savedmodel.checkpoint_reader import Stored, prefix
 from app.errors import Incomplete, SwapRefused
 from saver import PolicySaver
 from saver.artifact import CHECKPOINT_FILE, read_checkpoint_manifest, write_checkpoint_manifest
-from tests.saver import policies
+from tests.support import saver_policies as policies
 
 SHARD = "variables.data-00000-of-00001"
 REST_S = 0.25

@@ -25,7 +25,7 @@ from app.errors import LinkLost, SwapRefused, TooOld, UnknownVersion, UnusablePo
 from app.metrics import Metrics
 from app.versions.loaded import LoadedVersions
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest, write_checkpoint_manifest
-from tests.app.control.checkpoints import contents, digest, identify, put
+from tests.support.checkpoints import contents, digest, identify, put
 
 SPEC = PolicySpec((), (), (), (), (), None, True, {})
 SERVING = ServingInfo({}, {}, Noise(0, 0), {})

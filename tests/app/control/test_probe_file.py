@@ -8,7 +8,7 @@ from app.control.probe_file import MOST_ROWS, ProbeFile
 from app.errors import UnusablePolicy
 from app.settings import SettingsError
 from saver.artifact import Leaf, PolicySpec
-from tests.app.specs import policy_spec
+from tests.support.specs import policy_spec
 
 NUMBER = policy_spec(Leaf("0/observation", "float32", ()))
 TEXT = policy_spec(Leaf("0/observation", "string", ()))

@@ -9,7 +9,7 @@ import pytest
 from app.artifacts import stamps
 from app.control.source import TURNS, Source, checkpoint_folders
 from app.errors import SwapRefused
-from tests.app.control.checkpoints import Identity, identify, put
+from tests.support.checkpoints import Identity, identify, put
 
 
 class CountingSource(Source):

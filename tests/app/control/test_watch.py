@@ -191,7 +191,7 @@ import asyncio, ctypes, json, logging, os, sys
 from pathlib import Path
 from app.control.source import Source
 from app.control.watch import FolderWatcher, follow
-from tests.app.control.checkpoints import identify
+from tests.support.checkpoints import identify
 from tests.app.control.test_watch import Looks, running
 policy = Path(sys.argv[1])
 if os.getuid() == 0:
@@ -214,7 +214,7 @@ print(json.dumps([[c.name for c in scan.complete], scan.unreadable, scan.others]
 
 
 def test_without_rights_and_without_notifications_the_others_go_on():
-    from tests.app.control.checkpoints import put
+    from tests.support.checkpoints import put
 
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

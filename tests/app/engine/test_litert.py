@@ -13,7 +13,7 @@ from app.engine import litert
 from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
 from saver.artifact.probe import probe_inputs
-from tests.app.compiled import Compiled, CompiledPolicies
+from tests.support.compiled import Compiled, CompiledPolicies
 
 
 def answers(compiled: Compiled, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:

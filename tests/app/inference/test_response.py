@@ -16,7 +16,7 @@ from app.inference.response import (
 from app.wire import json_body
 from app.wire.codecs import MSGPACK
 from saver.artifact import DistributionInfo, Leaf, Noise, ServingInfo, Signature
-from tests.app.specs import LSTM_STATE, policy_spec
+from tests.support.specs import LSTM_STATE, policy_spec
 
 VALUES = [
     np.arange(3, dtype=np.int64),

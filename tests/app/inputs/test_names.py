@@ -11,7 +11,7 @@ from app.inputs.options import read_options
 from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON
 from saver.artifact import Leaf, PolicySpec
-from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
+from tests.support.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 
 def number(name: str) -> Leaf:

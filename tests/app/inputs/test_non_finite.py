@@ -11,7 +11,7 @@ from app.errors import DoesNotFit
 from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf
-from tests.app.specs import LSTM_STATE, policy_spec
+from tests.support.specs import LSTM_STATE, policy_spec
 
 SPEC = policy_spec()
 ACCEPTED = [

@@ -15,7 +15,7 @@ from app.inputs.options import Options, read_options
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
 from saver.artifact import Leaf, PolicySpec
-from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
+from tests.support.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 FLOATS = Leaf("0/observation/x", "float32", (4,))
 ROW = [0.1, -0.2, 0.3, -0.4]

@@ -6,7 +6,7 @@ from app.inputs.defaults import FIRST, MID, Defaults
 from app.inputs.options import Options, read_options
 from app.inputs.validate import Inputs, InputValidator
 from saver.artifact import Leaf, PolicySpec
-from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
+from tests.support.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 FLAT = policy_spec()
 DEEP = policy_spec(NESTED)

@@ -17,7 +17,7 @@ from app.sessions.redis_store import PREFIX, RedisStore
 from app.sessions.store import Key
 from saver.artifact import Leaf
 from tests.app.sessions.test_stores import LIMITS, record
-from tests.redis_server import redis_running
+from tests.support.redis_server import redis_running
 
 KEY = Key("p", "a")
 GOOD = record().to_bytes()

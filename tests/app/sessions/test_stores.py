@@ -13,7 +13,7 @@ from app.sessions.memory import MemoryStore
 from app.sessions.record import Answer, Record, Run
 from app.sessions.redis_store import PREFIX, RedisStore
 from app.sessions.store import Key, Limits, SessionStore
-from tests.redis_server import redis_running
+from tests.support.redis_server import redis_running
 
 LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, retained_versions=2, per_client=2)
 KEY, OTHER = Key("p", "a"), Key("q", "a")

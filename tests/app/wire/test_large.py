@@ -16,7 +16,7 @@ from app.wire import large_json, large_msgpack, long_lists
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf, PolicySpec
 from tests.app.inputs.test_typed import SPECS, UNTYPED, bodies
-from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
+from tests.support.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 ROWS = 100
 MORE = {

@@ -13,7 +13,7 @@ from app.inputs.options import read_options
 from app.inputs.validate import InputValidator
 from app.wire.msgpack_body import DTYPES, decode, encode
 from saver.artifact import Leaf
-from tests.app.specs import LSTM_STATE, NESTED, policy_spec
+from tests.support.specs import LSTM_STATE, NESTED, policy_spec
 
 pack = msgspec.msgpack.encode
 

@@ -12,8 +12,8 @@ import pytest
 from saver.artifact import IncompleteError, check_files
 from saver.artifact.checkpoint import write_checkpoint_manifest
 from saver.artifact.files import read_json
-from tests.saver import victims
-from tests.saver.victims import ForkServer, Job, zygotes
+from tests.support import killed_writers
+from tests.support.killed_writers import ForkServer, Job, zygotes
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,16 @@ def hidden(parent: Path) -> list[Path]:
 
 CASES = {
     # An export over one with a manifest, one without, and none.
-    "export": (victims.replace_export, "policy.json", {"old", "refused", "new"}),
-    "plain export": (victims.replace_export, "policy.json", {"old", "none", "new"}),
-    "first export": (victims.replace_export, "policy.json", {"none", "new"}),
-    "checkpoint": (victims.replace_checkpoint, "checkpoint.json", {"old", "new"}),
-    "checkpoint, two renames": (victims.replace_checkpoint_in_two_steps, "checkpoint.json", {"old", "none", "new"}),
-    "first checkpoint": (victims.replace_checkpoint, "checkpoint.json", {"none", "new"}),
+    "export": (killed_writers.replace_export, "policy.json", {"old", "refused", "new"}),
+    "plain export": (killed_writers.replace_export, "policy.json", {"old", "none", "new"}),
+    "first export": (killed_writers.replace_export, "policy.json", {"none", "new"}),
+    "checkpoint": (killed_writers.replace_checkpoint, "checkpoint.json", {"old", "new"}),
+    "checkpoint, two renames": (
+        killed_writers.replace_checkpoint_in_two_steps,
+        "checkpoint.json",
+        {"old", "none", "new"},
+    ),
+    "first checkpoint": (killed_writers.replace_checkpoint, "checkpoint.json", {"none", "new"}),
 }
 
 
@@ -85,7 +89,7 @@ def test_killed_at_any_step_a_reader_finds_old_new_or_refuses(disk, forks, full,
         folder = next(folders)
         folder.parent.mkdir()
         if not case.startswith("first"):
-            victims.write_version(folder, 1, manifest_name)
+            killed_writers.write_version(folder, 1, manifest_name)
             (folder / "checkpoints").mkdir()
             (folder / "checkpoints" / "x").write_text("7")
         if case == "plain export":
@@ -124,12 +128,12 @@ def test_killed_at_any_step_of_pruning_only_whole_checkpoints_are_seen(disk, for
         return parent / "4", 2
 
     seen = Counter[int]()
-    for _ in die_everywhere(forks, prepare, victims.prune, 1 if full else 3):
+    for _ in die_everywhere(forks, prepare, killed_writers.prune, 1 if full else 3):
         visible = [path for path in parent.iterdir() if not path.name.startswith(".")]
         seen[len(visible)] += 1
         for path in visible:
             check_files(path, read_json(path / "checkpoint.json")["files"])
-        with victims.staged_folder(parent / "5"):
+        with killed_writers.staged_folder(parent / "5"):
             assert len(hidden(parent)) == 1
         assert hidden(parent) == []
     assert set(seen) == {2, 3, 4, 5}

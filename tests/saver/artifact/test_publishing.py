@@ -12,7 +12,7 @@ import pytest
 from saver.artifact import IncompleteError, check_files, hash_files, is_name, publishing
 from saver.artifact.files import read_json, write_json
 from saver.artifact.publishing import discard, publish, publish_over, staged_folder
-from tests.saver import victims
+from tests.support import killed_writers
 
 
 def fill(folder: Path, files: dict[str, str]) -> Path:
@@ -32,7 +32,7 @@ def litter(parent: Path, name: str = "7", machine: str | None = None) -> Path:
 
 
 def export(folder: Path, version: int) -> Path:
-    victims.write_version(folder, version, "policy.json")
+    killed_writers.write_version(folder, version, "policy.json")
     return folder
 
 

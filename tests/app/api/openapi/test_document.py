@@ -9,7 +9,7 @@ from app.api.openapi.document import document, policy_schemas
 from app.inference.service import Policy
 from app.inputs.validate import InputValidator
 from saver.artifact import DistributionInfo, Leaf, Noise, PolicySpec, ServingInfo, Signature
-from tests.app.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
+from tests.support.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 ALL_DTYPES = {
     dtype: Leaf(f"0/observation/{dtype}", dtype, shape)

@@ -19,7 +19,7 @@ from app.engine.savedmodel.generators import generator_states
 from app.engine.savedmodel.load import load_copy
 from app.versions.loader import BundleLoader
 from saver import PolicySaver
-from tests.server import serving
+from tests.support.server import serving
 
 FLOATS = tf.TensorSpec([2], tf.float32, "observation")
 WIDE = tensor_spec.BoundedTensorSpec([], tf.float32, -100.0, 100.0, "action")

@@ -19,9 +19,9 @@ from app.inputs.validate import InputValidator
 from saver import PolicySaver
 from saver.artifact import POLICY_FILE, Leaf, Nest, leaves, read_policy_manifest
 from saver.artifact.probe import probe_inputs
-from tests.app.builder.opened import opened
-from tests.saver import policies
-from tests.saver.policies import SAVERS, Saved
+from tests.support import saver_policies as policies
+from tests.support.opened import opened
+from tests.support.saver_policies import SAVERS, Saved
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from tf_agents.trajectories import time_step as ts
 
 from saver import PolicySaver
 from saver.artifact import Leaf, leaves
-from tests.app.builder.opened import opened
-from tests.server import ROOT, RunningServer, serving
+from tests.support.opened import opened
+from tests.support.server import ROOT, RunningServer, serving
 from tests.zoo.kind import FLOATS
 from tests.zoo.kinds import KINDS, make
 
