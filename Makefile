@@ -63,13 +63,13 @@ bench-sessions: $(READY)  ## what sessions cost, and the client: some two minute
 attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes
 	$(BIN)/python -m bench.attack $(OPTIONS)
 
-docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
+docs: $(READY)  ## make docs/reference/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md
-	mv $(VENV)/policies.md docs/policies.md
+	mv $(VENV)/policies.md docs/reference/policies.md
 
-docs-operations: $(READY)  ## make docs/operations.md anew from exports of single operations: some ten minutes
+docs-operations: $(READY)  ## make docs/reference/operations.md anew from exports of single operations: some ten minutes
 	$(BIN)/python -m tests.sweep.table > $(VENV)/operations.md
-	mv $(VENV)/operations.md docs/operations.md
+	mv $(VENV)/operations.md docs/reference/operations.md
 
 fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .

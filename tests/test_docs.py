@@ -83,7 +83,7 @@ def answered(server: RunningServer, shown: str) -> Any:
     return json.loads(done.stdout)
 
 
-PAGES = ("export", "training-loop", "distributions", "custom-inputs")
+PAGES = ("how-to/export", "how-to/training-loop", "reference/distributions", "how-to/custom-inputs")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -177,7 +177,7 @@ def test_make_alone_lists_the_targets() -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     rows = re.findall(r"^\| `(POLICY_SERVER_\w+)` \| `([^`]*)` \|", page, re.MULTILINE)
     shown = {variable(f.name): "" if f.default == "" else str(f.default).lower() for f in knobs()}
     assert dict(rows) == shown
@@ -193,7 +193,7 @@ def test_what_operators_set_are_settings(file: str) -> None:
 def test_every_status_is_documented() -> None:
     from app.api.problems import STATUS
 
-    page = (ROOT / "docs" / "http.md").read_text().split("## Statuses")[1]
+    page = (ROOT / "docs" / "reference" / "http.md").read_text().split("## Statuses")[1]
     for status, _ in STATUS.values():
         assert status == 500 or str(status) in page
 
@@ -201,14 +201,14 @@ def test_every_status_is_documented() -> None:
 def test_every_metric_is_documented(tmp_path: Path) -> None:
     from app.metrics import Metrics
 
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     for family in Metrics().registry.collect():
         assert family.name in page
 
 
-# docs/binary.md
+# docs/reference/binary.md
 
-BINARY = (ROOT / "docs" / "binary.md").read_text()
+BINARY = (ROOT / "docs" / "reference" / "binary.md").read_text()
 REQUEST, ANSWER = (
     bytes.fromhex("".join(line.partition("   ")[0] for line in block.splitlines())) for block in blocks("hex", BINARY)
 )
@@ -255,9 +255,9 @@ def test_python_of_the_docs_writes_and_reads_the_same() -> None:
     np.testing.assert_array_equal(names["array"](msgspec.msgpack.decode(ANSWER)["action"]), np.float32([0.5, -1.25]))
 
 
-# docs/simulators.md
+# docs/tutorials/simulators.md
 
-SIMULATORS = (ROOT / "docs" / "simulators.md").read_text()
+SIMULATORS = (ROOT / "docs" / "tutorials" / "simulators.md").read_text()
 
 
 def test_a_session_of_the_docs_answers_as_shown(server: RunningServer) -> None:
@@ -309,5 +309,5 @@ def test_excerpts_of_the_docs_stand_in_the_examples(language: str, file: str) ->
 def test_every_link_and_file_of_the_page_is_there() -> None:
     files = re.findall(r"examples/[\w.]+", SIMULATORS.replace("examples.", "examples/"))
     assert {Path(name).name for name in files} >= {"simulator.cpp", "Simulator.cs", "simulator.mjs", "self_play.py"}
-    for name in re.findall(r"\]\(([\w.]+\.md)", SIMULATORS):
-        assert (ROOT / "docs" / name).exists(), name
+    for name in re.findall(r"\]\(([\w./-]+\.md)", SIMULATORS):
+        assert (ROOT / "docs" / "tutorials" / name).exists(), name

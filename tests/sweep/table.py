@@ -1,4 +1,4 @@
-"""The documentation's table of operations: `python -m tests.sweep.table > docs/operations.md`."""
+"""The documentation's table of operations: `python -m tests.sweep.table > docs/reference/operations.md`."""
 
 import contextlib
 import multiprocessing
@@ -35,7 +35,7 @@ KNOWN = {
 HEAD = """# What engines make of single operations
 
 Made by `make docs-operations`: for each line a policy is exported whose action is the result of that operation, a
-server's workshop chooses its engine, and what that answers is compared with TensorFlow in one process. The numbers are
+server's builder chooses its engine, and what that answers is compared with TensorFlow in one process. The numbers are
 ends, ties (x.5), signed zeros, integers beyond 2^32, indices at and beyond the ends, denormal numbers, those above
 1e27, infinities and NaN; in calls of one row, three, and many.
 
