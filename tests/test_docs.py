@@ -17,6 +17,7 @@ from tests.compilers import cpp, csharp, found, rust
 from tests.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 README = (ROOT / "README.md").read_text()
+FIRST_POLICY = (ROOT / "docs" / "tutorials" / "first-policy.md").read_text()
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -56,8 +57,8 @@ def examples(page: str = README) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("shown", "answer"), examples())
-def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
+@pytest.mark.parametrize(("shown", "answer"), dict.fromkeys(examples() + examples(FIRST_POLICY)))
+def test_examples_of_readme_and_first_policy_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
     """Whatever others have served meanwhile: each finds the newest weights, or what the example before it has left."""
     before = {"/rollback": ("0000000700", "export"), "/versions": ("0000000700", "export")}
     (served,) = [versions for route, versions in before.items() if route in shown] or [("0000000700",)]
@@ -149,30 +150,16 @@ def _form(answer: object) -> object:
     return "a number" if isinstance(answer, int | float) else type(answer).__name__
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    rows = re.findall(r"^\| [^|]+ \| (`[^|]+) \|$", README, re.MULTILINE)
-    assert len(rows) > 10
-    for name in re.findall(r"`([^`]+)`", " ".join(rows)) + re.findall(r"\]\(([^)h][^)]*)\)", README):
-        path, _, anchor = name.partition("#")
-        assert (ROOT / path).exists(), name
-        assert not anchor or anchor in _anchors((ROOT / path).read_text()), name
-
-
-def _anchors(page: str) -> set[str]:
-    """What a page's headings are linked to by."""
-    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-
-
-def test_every_make_target_that_the_readme_names_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+def test_readme_and_first_policy_show_the_same_answers_to_the_same_commands() -> None:
+    shown = dict(examples(FIRST_POLICY))
+    assert len(shown) >= 12
+    for command, answer in examples():
+        assert shown[command] == answer, command
 
 
 def test_make_alone_lists_the_targets() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup"):
+    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup", "site"):
         assert f"make {target} " in listed
 
 
@@ -276,7 +263,7 @@ def test_simulators_in_python_run_as_the_docs_show_them(server: RunningServer) -
         exec(compile(program.replace("http://localhost:8000", server.url), "simulators.md", "exec"), names)
     assert len(names["actions"]) == 32
     assert sum(trajectory.is_boundary() for trajectory in names["trajectories"]) == 2
-    for client in ("policy", "patient", "arm", "latest"):
+    for client in ("policy", "memory", "arm", "latest"):
         names[client].close()
 
 
