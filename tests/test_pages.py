@@ -98,6 +98,9 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     for code in re.findall(r"`([^`\n]+)`", prose(page.read_text())):
         for file in _FILE.findall(code):
             assert (ROOT / file).exists(), file
+        # Named by itself where its folder is clear.
+        if re.fullmatch(r"\w+\.(py|c)", code):
+            assert any(ROOT.glob(f"[a-z]*/**/{code}")), code
 
 
 def test_what_one_wants_to_do_has_a_file() -> None:
@@ -159,6 +162,22 @@ def test_commands_that_a_page_names_are_there(page: Path) -> None:
             assert command in usage(module), f"{program} {line}"
             for option in (word for word in rest if word.startswith("--")):
                 assert option in usage(module, command), f"{program} {line}"
+
+
+def test_metrics_are_listed_with_their_kinds() -> None:
+    listed = rows(section((DOCS / "reference" / "configuration.md").read_text(), "Metrics"))
+    collected = {(family.name, family.type) for family in Metrics().registry.collect()}
+    assert sorted((name.strip("`"), kind) for name, kind, _ in listed) == sorted(collected)
+
+
+def test_changes_are_sorted_by_what_they_are() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    releases = re.split(r"^## ", changes, flags=re.MULTILINE)[1:]
+    assert releases[0].startswith("[Unreleased]")
+    for release in releases:
+        kinds = re.findall(r"^### (.*)$", release, re.MULTILINE)
+        keeps = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+        assert kinds == [kind for kind in keeps if kind in kinds]
 
 
 def test_the_first_program_is_that_of_the_readme() -> None:
