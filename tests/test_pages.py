@@ -17,6 +17,8 @@ from tests.server import ROOT
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OUTSIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+OUTSIDE += sorted(path for name in ("client", "saver") for path in (ROOT / name).glob("*.md"))
+SOURCES = ("app", "bench", "client", "demo", "deploy", "examples", "saver", "tests")
 ALL = [*OUTSIDE, ROOT / "CHANGELOG.md", *PAGES]
 ARCHITECTURE = (DOCS / "architecture.md").read_text()
 
@@ -101,6 +103,20 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
         # Named by itself where its folder is clear.
         if re.fullmatch(r"\w+\.(py|c)", code):
             assert any(ROOT.glob(f"[a-z]*/**/{code}")), code
+
+
+def sources(folder: str) -> list[Path]:
+    files = [file for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".toml", ".sh", ".env", ".md")]
+    return [file for file in files if "__pycache__" not in file.parts]
+
+
+@pytest.mark.parametrize("folder", SOURCES)
+def test_pages_that_sources_name_exist(folder: str) -> None:
+    top = [ROOT / name for name in ("Makefile", "pyproject.toml", "Dockerfile", "docker-compose.yml", "mkdocs.yml")]
+    for file in [*sources(folder), *top]:
+        for page in re.findall(r"docs/[\w/-]+\.md|docs/decisions/\d{4}", file.read_text()):
+            found = list(ROOT.glob(page if page.endswith(".md") else f"{page}-*.md"))
+            assert len(found) == 1, f"{file}: {page}"
 
 
 def test_what_one_wants_to_do_has_a_file() -> None:
@@ -234,6 +250,17 @@ def test_pages_use_no_former_word(page: Path) -> None:
 
 def test_changes_use_no_former_word_but_to_say_what_it_is_now() -> None:
     assert former(re.sub(r"`[^`]+`", "", (ROOT / "CHANGELOG.md").read_text())) == []
+
+
+@pytest.mark.parametrize("folder", SOURCES)
+def test_code_uses_no_former_word(folder: str) -> None:
+    """In names, comments and messages alike; names in capitals are cut where words begin."""
+    found = {}
+    for file in sources(folder):
+        words = former(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", file.read_text()))
+        if words and file != Path(__file__):
+            found[file.relative_to(ROOT).as_posix()] = sorted({word.lower() for word in words})
+    assert found == {}
 
 
 def test_settings_and_metrics_use_no_former_word() -> None:
