@@ -4,9 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+SITE := .site
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,18 +64,29 @@ bench-sessions: $(READY)  ## what sessions cost, and the client: some two minute
 attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes
 	$(BIN)/python -m bench.attack $(OPTIONS)
 
-docs: $(READY)  ## make docs/policies.md anew from exports of every kind of policy
+docs: $(READY)  ## make docs/reference/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md
-	mv $(VENV)/policies.md docs/policies.md
+	mv $(VENV)/policies.md docs/reference/policies.md
 
-docs-operations: $(READY)  ## make docs/operations.md anew from exports of single operations: some ten minutes
+docs-operations: $(READY)  ## make docs/reference/operations.md anew from exports of single operations: some ten minutes
 	$(BIN)/python -m tests.sweep.table > $(VENV)/operations.md
-	mv $(VENV)/operations.md docs/operations.md
+	mv $(VENV)/operations.md docs/reference/operations.md
+
+# An environment of its own: 170 MB, some ten seconds, and nothing of it has to agree with TensorFlow.
+$(SITE)/.installed: requirements-site.lock
+	$(PYTHON) -m venv --clear $(SITE)
+	$(SITE)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r requirements-site.lock
+	@touch $@
+
+site: $(SITE)/.installed  ## build the documentation as a web site in site/; a broken link or a page without a place fails
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
 
 fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(READY)  ## make requirements.lock anew from pyproject.toml
+lock: $(READY)  ## make requirements.lock and requirements-site.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
+	$(BIN)/uv pip compile --group site --python-version 3.11 --universal --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-site.lock

@@ -1,4 +1,4 @@
-"""Nests of arrays → msgpack bytes, and back. The form of a tensor is told in docs/binary.md of the server."""
+"""Nests of arrays → msgpack bytes, and back. docs/reference/binary.md of the server describes the form of a tensor."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from tests.support.compilers import cpp, csharp, found, rust
 from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 README = (ROOT / "README.md").read_text()
+FIRST_POLICY = (ROOT / "docs" / "tutorials" / "first-policy.md").read_text()
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -56,8 +57,8 @@ def examples(page: str = README) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("shown", "answer"), examples())
-def test_examples_of_the_readme_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
+@pytest.mark.parametrize(("shown", "answer"), dict.fromkeys(examples() + examples(FIRST_POLICY)))
+def test_examples_of_readme_and_first_policy_answer_as_shown(server: RunningServer, shown: str, answer: str) -> None:
     """Whatever others have served meanwhile: each finds the newest weights, or what the example before it has left."""
     before = {"/rollback": ("0000000700", "export"), "/versions": ("0000000700", "export")}
     (served,) = [versions for route, versions in before.items() if route in shown] or [("0000000700",)]
@@ -83,7 +84,7 @@ def answered(server: RunningServer, shown: str) -> Any:
     return json.loads(done.stdout)
 
 
-PAGES = ("export", "training-loop", "distributions", "custom-inputs")
+PAGES = ("how-to/export", "how-to/training-loop", "reference/distributions", "how-to/custom-inputs")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -149,35 +150,21 @@ def _form(answer: object) -> object:
     return "a number" if isinstance(answer, int | float) else type(answer).__name__
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    rows = re.findall(r"^\| [^|]+ \| (`[^|]+) \|$", README, re.MULTILINE)
-    assert len(rows) > 10
-    for name in re.findall(r"`([^`]+)`", " ".join(rows)) + re.findall(r"\]\(([^)h][^)]*)\)", README):
-        path, _, anchor = name.partition("#")
-        assert (ROOT / path).exists(), name
-        assert not anchor or anchor in _anchors((ROOT / path).read_text()), name
-
-
-def _anchors(page: str) -> set[str]:
-    """What a page's headings are linked to by."""
-    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-
-
-def test_every_make_target_that_the_readme_names_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+def test_readme_and_first_policy_show_the_same_answers_to_the_same_commands() -> None:
+    shown = dict(examples(FIRST_POLICY))
+    assert len(shown) >= 12
+    for command, answer in examples():
+        assert shown[command] == answer, command
 
 
 def test_make_alone_lists_the_targets() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup"):
+    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup", "site"):
         assert f"make {target} " in listed
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     rows = re.findall(r"^\| `(POLICY_SERVER_\w+)` \| `([^`]*)` \|", page, re.MULTILINE)
     shown = {variable(f.name): "" if f.default == "" else str(f.default).lower() for f in all_settings()}
     assert dict(rows) == shown
@@ -193,7 +180,7 @@ def test_what_operators_set_are_settings(file: str) -> None:
 def test_every_status_is_documented() -> None:
     from app.api.problems import STATUS
 
-    page = (ROOT / "docs" / "http.md").read_text().split("## Statuses")[1]
+    page = (ROOT / "docs" / "reference" / "http.md").read_text().split("## Statuses")[1]
     for status, _ in STATUS.values():
         assert status == 500 or str(status) in page
 
@@ -201,14 +188,14 @@ def test_every_status_is_documented() -> None:
 def test_every_metric_is_documented(tmp_path: Path) -> None:
     from app.metrics import Metrics
 
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     for family in Metrics().registry.collect():
         assert family.name in page
 
 
-# docs/binary.md
+# docs/reference/binary.md
 
-BINARY = (ROOT / "docs" / "binary.md").read_text()
+BINARY = (ROOT / "docs" / "reference" / "binary.md").read_text()
 REQUEST, ANSWER = (
     bytes.fromhex("".join(line.partition("   ")[0] for line in block.splitlines())) for block in blocks("hex", BINARY)
 )
@@ -255,9 +242,9 @@ def test_python_of_the_docs_writes_and_reads_the_same() -> None:
     np.testing.assert_array_equal(names["array"](msgspec.msgpack.decode(ANSWER)["action"]), np.float32([0.5, -1.25]))
 
 
-# docs/simulators.md
+# docs/tutorials/simulators.md
 
-SIMULATORS = (ROOT / "docs" / "simulators.md").read_text()
+SIMULATORS = (ROOT / "docs" / "tutorials" / "simulators.md").read_text()
 
 
 def test_a_session_of_the_docs_answers_as_shown(server: RunningServer) -> None:
@@ -276,7 +263,7 @@ def test_simulators_in_python_run_as_the_docs_show_them(server: RunningServer) -
         exec(compile(program.replace("http://localhost:8000", server.url), "simulators.md", "exec"), names)
     assert len(names["actions"]) == 32
     assert sum(trajectory.is_boundary() for trajectory in names["trajectories"]) == 2
-    for client in ("policy", "patient", "arm", "latest"):
+    for client in ("policy", "memory", "arm", "latest"):
         names[client].close()
 
 
@@ -309,5 +296,5 @@ def test_excerpts_of_the_docs_stand_in_the_examples(language: str, file: str) ->
 def test_every_link_and_file_of_the_page_is_there() -> None:
     files = re.findall(r"examples/[\w.]+", SIMULATORS.replace("examples.", "examples/"))
     assert {Path(name).name for name in files} >= {"simulator.cpp", "Simulator.cs", "simulator.mjs", "self_play.py"}
-    for name in re.findall(r"\]\(([\w.]+\.md)", SIMULATORS):
-        assert (ROOT / "docs" / name).exists(), name
+    for name in re.findall(r"\]\(([\w./-]+\.md)", SIMULATORS):
+        assert (ROOT / "docs" / "tutorials" / name).exists(), name

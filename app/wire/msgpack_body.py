@@ -1,6 +1,6 @@
 """Msgpack bytes → Python structure with tensors as views of those bytes; structure of arrays → msgpack bytes.
 
-A tensor is a map of exactly `dtype`, `shape` and `data`; docs/binary.md tells it byte by byte.
+A tensor is a map of exactly `dtype`, `shape` and `data`; docs/reference/binary.md shows it byte by byte.
 """
 
 from __future__ import annotations

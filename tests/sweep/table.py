@@ -1,4 +1,4 @@
-"""The documentation's table of operations: `python -m tests.sweep.table > docs/operations.md`."""
+"""The documentation's table of operations: `python -m tests.sweep.table > docs/reference/operations.md`."""
 
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Every operation, on the engine that a server chooses for it, gives what TensorFlow gives: docs/operations.md."""
+"""Every operation, on the engine that a server chooses, gives what TensorFlow gives: docs/reference/operations.md."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.sweep.served import Served
 from tests.sweep.table import KNOWN, Row, page, rows_in
 from tests.sweep.values import CLASSES, ORDINARY, calls_for, class_of
 
-PAGE = (ROOT / "docs" / "operations.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "operations.md").read_text()
 ROWS = rows_in(PAGE)
 # Each of another sort: ties, 32 bits, clips, divisions, sums, look-ups in a variable, cells, and one without LiteRT.
 FEW = (

@@ -1,4 +1,4 @@
-"""The documentation's table of what each kind of policy supports: `python -m tests.zoo.table > docs/policies.md`."""
+"""The table of what each kind of policy supports: `python -m tests.zoo.table > docs/reference/policies.md`."""
 
 import contextlib
 import re

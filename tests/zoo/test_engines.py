@@ -30,7 +30,7 @@ RECURRENT = [
     *(name for name, kind in KINDS.items() if kind.group == "Recurrent"),
     *("action-nested-lstm", "export-fixed-batch-lstm", "export-no-nest-paths-lstm", "export-nested"),
 ]
-_ENGINES = engines_in((ROOT / "docs" / "policies.md").read_text())
+_ENGINES = engines_in((ROOT / "docs" / "reference" / "policies.md").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,6 @@ def test_other_processes_answer_the_same_or_draw_for_themselves(served: dict[str
 
 
 def test_three_quarters_of_the_named_kinds_are_compiled() -> None:
-    """By docs/policies.md, which test_table.py compares with the exports."""
+    """By docs/reference/policies.md, which test_table.py compares with the exports."""
     assert {kind for kinds in NAMED.values() for kind in kinds} <= _ENGINES.keys()
     assert compiled_share(_ENGINES) >= 0.75

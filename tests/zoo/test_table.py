@@ -1,4 +1,4 @@
-"""docs/policies.md says of each kind what its export says, and what would run it."""
+"""docs/reference/policies.md says of each kind what its export says, and what would run it."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.zoo.exported import Exports
 from tests.zoo.kinds import KINDS
 from tests.zoo.table import PROVED, engines_in, row, total
 
-PAGE = (ROOT / "docs" / "policies.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "policies.md").read_text()
 ROWS = {line.split("`")[1]: line for line in PAGE.splitlines() if line.startswith("| `")}
 REASONS = {reason: int(number) for number, reason in re.findall(r"^(\d+)\. (.*)$", PAGE, re.MULTILINE)}
 

@@ -249,7 +249,7 @@ _MSGPACK = {
     "type": "string",
     "format": "binary",
     "description": "A msgpack map with the fields of the JSON object; any array in it may be "
-    '{"dtype", "shape", "data"} with raw little-endian bytes. docs/binary.md tells it byte by byte',
+    '{"dtype", "shape", "data"} with raw little-endian bytes. docs/reference/binary.md shows it byte by byte',
 }
 _SUMMARIES = {
     "action": "The policy's action",

@@ -87,7 +87,7 @@ KINDS = [
     bandit("lin-ucb", "LinearUCBAgent, all its info", lambda: _lin_ucb(emit_policy_info=(MEAN, OPTIMISTIC))),
     bandit(
         "lin-ucb-log-probability",
-        "the same with a bias, telling log-probabilities",
+        "the same with a bias, with log-probabilities",
         lambda: _lin_ucb(add_bias=True, emit_log_probability=True),
     ),
     bandit("lin-ucb-eigenvalues", "LinearUCBAgent by eigenvalues, float64", _lin_ucb_by_eigenvalues),

@@ -189,7 +189,7 @@ KINDS = [
     bandit("neural-greedy-per-arm", "the same, features of each arm", lambda: _per_arm(emit_policy_info=(MEAN,))),
     bandit("neural-greedy-dot-product", "the same, by the product of both towers", lambda: _per_arm(dot=True)),
     bandit("neural-greedy-some-arms", "the same, some of the arms absent", lambda: _per_arm(spec=SOME_ARMS)),
-    bandit("neural-greedy-heteroscedastic", "the same, a network that tells variances too", _heteroscedastic),
+    bandit("neural-greedy-heteroscedastic", "the same, a network that has variances too", _heteroscedastic),
     bandit("neural-greedy-constrained", "the same, under a learned constraint", _constrained),
     bandit(
         "neural-epsilon-greedy",

@@ -51,7 +51,7 @@ def _group(name: str, describe: str, make: Any, stochastic: bool = False) -> Kin
 
 KINDS = [
     _group("q", "Q values as logits, sampled", q, stochastic=True),
-    _group("q-log-probability", "the same, telling log-probabilities", lambda: q(emit_log_probability=True), True),
+    _group("q-log-probability", "the same, with log-probabilities", lambda: q(emit_log_probability=True), True),
     _group("dqn-greedy", "DqnAgent's policy", lambda: _dqn().policy),
     _group(
         "dqn-epsilon", "DqnAgent's collect_policy, ε a number", lambda: _dqn(epsilon_greedy=0.3).collect_policy, True
@@ -65,7 +65,7 @@ KINDS = [
     _group("dqn-epsilon-variable", "ε-greedy, ε a variable", _decaying_epsilon, True),
     _group(
         "dqn-epsilon-log-probability",
-        "ε-greedy, telling log-probabilities",
+        "ε-greedy, with log-probabilities",
         lambda: _dqn(epsilon_greedy=0.3, emit_log_probability=True).collect_policy,
         True,
     ),

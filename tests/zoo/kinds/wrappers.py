@@ -147,7 +147,7 @@ KINDS = [
     Kind(
         "random-shifted",
         _RANDOM,
-        "RandomTFPolicy, categories from 3 on, telling log-probabilities",
+        "RandomTFPolicy, categories from 3 on, with log-probabilities",
         lambda: _random(SHIFTED, emit_log_probability=True),
         stochastic=True,
     ),

@@ -204,7 +204,7 @@ def test_every_body_may_be_json_or_msgpack():
             assert list(bodies["content"]) == ["application/json", "application/msgpack"]
             binary = bodies["content"]["application/msgpack"]["schema"]
             assert binary["format"] == "binary"
-            assert "docs/binary.md" in binary["description"]
+            assert "docs/reference/binary.md" in binary["description"]
 
 
 def test_every_reference_leads_somewhere():
