@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from app.metrics import Metrics
-from app.settings import knobs, variable
+from app.settings import all_settings, variable
 from tests.server import ROOT
 
 DOCS = ROOT / "docs"
@@ -156,8 +156,8 @@ def test_make_targets_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*OUTSIDE, *PAGES], ids=name_of)
 def test_settings_that_a_page_names_are_settings(page: Path) -> None:
-    known = {variable(knob.name) for knob in knobs()} | {variable("policies")}
-    known |= {f"{variable(knob.name)}_FILE" for knob in knobs() if knob.metadata["secret"]}
+    known = {variable(setting.name) for setting in all_settings()} | {variable("policies")}
+    known |= {f"{variable(setting.name)}_FILE" for setting in all_settings() if setting.metadata["secret"]}
     assert set(re.findall(r"POLICY_SERVER_[A-Z_]*[A-Z]", page.read_text())) <= known
 
 
@@ -264,7 +264,7 @@ def test_code_uses_no_former_word(folder: str) -> None:
 
 
 def test_settings_and_metrics_use_no_former_word() -> None:
-    settings = [f"{knob.name}: {knob.metadata['help']}" for knob in knobs()]
+    settings = [f"{setting.name}: {setting.metadata['help']}" for setting in all_settings()]
     metrics = [f"{family.name}: {family.documentation}" for family in Metrics().registry.collect()]
     assert not [text for text in settings + metrics if former(text)]
 
