@@ -12,7 +12,7 @@ import yaml
 
 from app.metrics import Metrics
 from app.settings import all_settings, variable
-from tests.server import ROOT
+from tests.support.server import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
