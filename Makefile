@@ -76,5 +76,5 @@ fmt: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 lock: $(READY)  ## make requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --group demo --group dev --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock

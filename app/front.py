@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app import logs
+from app import __version__, logs
 from app.answers import forms_of
 from app.api import openapi, problems
 from app.api.access import admin_guard, data_guard
@@ -266,6 +266,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     """The HTTP application over a service."""
     app: FastAPI = FastAPIOffline(
         title="Policy server",
+        version=__version__,
         description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
         redoc_url=None,
         redirect_slashes=False,  # they would lead to whatever host the request names

@@ -19,6 +19,7 @@ from app.engine.tensorflow import FlatFunction, TensorFlowEngine
 from app.errors import SwapRefused, UnusablePolicy
 from app.folders.exports import Exported, identify_export
 from app.wire import json_body
+from app.workshop import missing_types
 from app.workshop.generators import draw_afresh, generator_states
 from app.workshop.stored import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, as_train_step, prefix
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
@@ -95,8 +96,16 @@ def load_copy(graph: Graph) -> TensorFlowEngine:
 
 
 def _load(graph: Graph, named: Path) -> Any:
-    if graph.plain:
-        _plain()  # before loading: it registers the types
+    if not graph.plain:
+        return load_model(model_folder(graph), named)
+    _plain()  # before loading: it registers the types
+    try:
+        return load_model(model_folder(graph), named)
+    except UnusablePolicy as error:
+        with hushed():
+            found = missing_types.import_what_is_missing(str(error.__cause__))
+        if not found:
+            raise
     return load_model(model_folder(graph), named)
 
 
@@ -169,7 +178,7 @@ def load_model(folder: Path, named: Path) -> Any:
     try:
         model = tf.saved_model.load(str(folder))
     except Exception as error:  # whatever a damaged or foreign file makes TensorFlow raise
-        text = (str(error) or repr(error)).strip().splitlines()[0]
+        text = missing_types.explained((str(error) or repr(error)).strip().splitlines()[0])
         raise UnusablePolicy(f"{named} cannot be loaded: {text.replace(str(folder), str(named))}") from error
     missing = set(SIGNATURES) - set(model.signatures)
     if missing:
