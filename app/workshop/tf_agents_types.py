@@ -7,6 +7,7 @@ class in TF-Agents. The classes here have those names, take what the TypeSpecs h
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,21 @@ def register() -> None:
         _registered.extend(make() for make in _MAKERS)
 
 
+def _takes(*names: str) -> Callable[[Any], Any]:
+    """Says what an `__init__` with `**options` takes: TFP reads in its signature what makes an instance."""
+
+    def with_signature(init: Any) -> Any:
+        first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        named = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names)
+        init.__signature__ = inspect.Signature([first, *named])
+        return init
+
+    return with_signature
+
+
+_COMMON = ("validate_args", "allow_nan_stats", "name")
+
+
 # TFP registers a class as soon as it is made, by its `__module__`: each is made in a function.
 
 
@@ -33,6 +49,7 @@ def _shifted() -> type:
 
         __module__ = "tf_agents.distributions.shifted_categorical"
 
+        @_takes("logits", "probs", "dtype", "force_probs_to_zero_outside_support", "shift", *_COMMON)
         def __init__(self, logits: Any = None, probs: Any = None, shift: Any = None, **options: Any) -> None:
             self.shift = shift
             super().__init__(logits, probs, **options)
@@ -59,6 +76,7 @@ def _masked() -> type:
 
         __module__ = "tf_agents.distributions.masked"
 
+        @_takes("logits", "mask", "probs", "dtype", "neg_inf", *_COMMON)
         def __init__(self, logits: Any, mask: Any, probs: Any = None, neg_inf: Any = -1e10, **options: Any) -> None:
             logits = tf.convert_to_tensor(logits)
             self.mask = tf.cast(mask, tf.bool)
@@ -119,6 +137,7 @@ def _gumbel() -> type:
 
         __module__ = "tf_agents.distributions.gumbel_softmax"
 
+        @_takes("temperature", "logits", "probs", "dtype", *_COMMON)
         def __init__(self, temperature: Any, logits: Any = None, probs: Any = None, **options: Any) -> None:
             options.pop("dtype", None)  # that of the one-hot form
             super().__init__(temperature, logits, probs, **options)
