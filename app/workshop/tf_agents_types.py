@@ -54,6 +54,10 @@ def _shifted() -> type:
             self.shift = shift
             super().__init__(logits, probs, **options)
 
+        @classmethod
+        def _parameter_properties(cls, *args: Any, **kwargs: Any) -> Any:  # TFP warns where this is inherited
+            return super()._parameter_properties(*args, **kwargs)
+
         def log_prob(self, value: Any, name: str = "log_prob", **_: Any) -> Any:
             return super().log_prob(value - self.shift, name)
 
@@ -83,6 +87,10 @@ def _masked() -> type:
             self.neg_inf = neg_inf
             forbidden = tf.cast(logits.dtype.min if neg_inf is None else neg_inf, logits.dtype)
             super().__init__(tf.where(self.mask, logits, forbidden), probs, **options)
+
+        @classmethod
+        def _parameter_properties(cls, *args: Any, **kwargs: Any) -> Any:  # TFP warns where this is inherited
+            return super()._parameter_properties(*args, **kwargs)
 
         def _entropy(self) -> Any:
             terms = tf.nn.log_softmax(self.logits) * self.probs_parameter()
@@ -141,6 +149,10 @@ def _gumbel() -> type:
         def __init__(self, temperature: Any, logits: Any = None, probs: Any = None, **options: Any) -> None:
             options.pop("dtype", None)  # that of the one-hot form
             super().__init__(temperature, logits, probs, **options)
+
+        @classmethod
+        def _parameter_properties(cls, *args: Any, **kwargs: Any) -> Any:  # TFP warns where this is inherited
+            return super()._parameter_properties(*args, **kwargs)
 
     return GumbelSoftmax
 
