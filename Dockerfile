@@ -32,7 +32,7 @@ FROM uv AS packages
 ARG UV_DEFAULT_INDEX
 COPY --from=names /build/serving.txt ./
 # The hashes come from the lock, and a package that has none there stops the build. What a source package is built with
-# (gym is one) is held to the lock too. Bytecode is written here because the server can write nowhere beside it; checked
+# is held to the lock too. Bytecode is written here because the server can write nowhere beside it; checked
 # by hash and not by time, it is the same at every build, and so is TensorFlow's layer below.
 RUN /opt/uv/bin/uv venv --quiet --python python3 /opt/venv \
     && PYC_INVALIDATION_MODE=CHECKED_HASH /opt/uv/bin/uv pip install --python /opt/venv --compile-bytecode \

@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 SITE := .site
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test-full: $(READY)  ## all tests with the full counts; prints figures
 test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11, in environments under .trainers
 	$(BIN)/python -m tests.trainers.environments .trainers
 	$(BIN)/python -m pytest tests/trainers --trainers .trainers
+
+test-packages: $(READY)  ## the packages as a user installs them, by pip, uv and pipx from an index: some ten minutes
+	$(BIN)/python -m pytest tests/packages --full
 
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
@@ -86,7 +89,7 @@ fmt: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 lock: $(READY)  ## make requirements.lock and requirements-site.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --group demo --group dev --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
 	$(BIN)/uv pip compile --group site --python-version 3.11 --universal --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-site.lock

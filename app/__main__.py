@@ -1,4 +1,7 @@
-"""The command line: `python -m app serve NAME=FOLDER …` and `python -m app inspect FOLDER`."""
+"""The command line: `policy-server serve NAME=FOLDER …` and `policy-server inspect FOLDER`.
+
+`python -m app` is the same program.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import logs
+from app import __version__, logs
 from app.artifacts.bundle import TENSORFLOW
 from app.artifacts.temporary import own_folder
 from app.errors import UnusablePolicy
@@ -59,8 +62,18 @@ def _start(parsed: argparse.Namespace) -> int:
         return 2 if isinstance(error, SettingsError) else 1
 
 
+_DESCRIPTION = "Serves TF-Agents policies over HTTP and swaps their weights while it serves."
+
+
+def _called() -> str:
+    """The name under which the program was started: that of its script, or of the module."""
+    name = Path(sys.argv[0]).name
+    return "python -m app" if name in ("__main__.py", "-m", "") else name
+
+
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    parser = argparse.ArgumentParser(prog=_called(), description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"policy-server {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve policies over HTTP")
     serve.add_argument(
@@ -75,7 +88,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     inspect.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        # argparse itself would show the usage of `python -m app`, which tells nothing of this command.
+        # argparse itself would show the usage above the commands, which tells nothing of this one.
         commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return parsed
 

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from app import __version__
+
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -93,6 +95,14 @@ class Metrics:
         self._batch_rows = Histogram(
             "policy_server_batch_rows", "Rows per batch.", ("policy",), registry=self.registry, buckets=_ROWS
         )
+        build = Gauge(
+            "policy_server_build_info",
+            "1, with the version of the server as its label.",
+            ("version",),
+            registry=self.registry,
+            multiprocess_mode="mostrecent",
+        )
+        build.labels(__version__).set(1)
         self._train_step = self._gauge("train_step", "Train step of the weights.")
         self._ready = self._gauge("ready", "1 while some weights of the policy serve, 0 while it cannot be opened.")
         self._paused = self._gauge("paused", "1 while the policy is paused, else 0.")

@@ -13,9 +13,6 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tf_agents.distributions.masked import MaskedCategorical
-from tf_agents.distributions.shifted_categorical import ShiftedCategorical
-from tf_agents.distributions.utils import SquashToSpecNormal
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 Tensors = dict[str, tf.Tensor]
@@ -125,16 +122,22 @@ def sum_per_row(values: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class _Family:
-    kind: type
+    kind: type | str  # TF-Agents' own classes by name: the server describes them, and has no TF-Agents
     describe: Callable[[Any], tuple[str, Tensors, dict[str, Any]]]
     sample: Callable[[Any, NoiseSource], tf.Tensor]
 
 
 def _family(distribution: Any) -> _Family:
     for family in _FAMILIES:
-        if isinstance(distribution, family.kind):
+        if _is(distribution, family.kind):
             return family
     raise NotDescribable(f"{type(distribution).__name__} is a family without a flat form")
+
+
+def _is(distribution: Any, kind: type | str) -> bool:
+    if isinstance(kind, type):
+        return isinstance(distribution, kind)
+    return any(f"{base.__module__}.{base.__name__}" == kind for base in type(distribution).__mro__)
 
 
 # Statistics that the library computes wrongly or only roughly.
@@ -372,9 +375,9 @@ def _snake(name: str) -> str:
 # The first that fits counts: subclasses stand before their bases.
 _FAMILIES = (
     _Family(tfd.RelaxedOneHotCategorical, _no_form, _no_sample),  # TF-Agents rounds its samples to one-hot ones
-    _Family(ShiftedCategorical, _shifted, _sample_shifted),
-    _Family(MaskedCategorical, _masked, _sample_categorical),
-    _Family(SquashToSpecNormal, _squashed, _sample_squashed),
+    _Family("tf_agents.distributions.shifted_categorical.ShiftedCategorical", _shifted, _sample_shifted),
+    _Family("tf_agents.distributions.masked.MaskedCategorical", _masked, _sample_categorical),
+    _Family("tf_agents.distributions.utils.SquashToSpecNormal", _squashed, _sample_squashed),
     _Family(tfd.Categorical, _discrete("categorical"), _sample_categorical),
     _Family(tfd.OneHotCategorical, _discrete("one_hot_categorical"), _sample_one_hot),
     _Family(tfd.Bernoulli, _discrete("bernoulli"), _sample_bernoulli),

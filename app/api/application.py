@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+from app import __version__
 from app.api import problems
 from app.api.access import admin_guard, data_guard
 from app.api.audit import Audited
@@ -29,6 +30,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     """The HTTP application over a service."""
     app: FastAPI = FastAPIOffline(
         title="Policy server",
+        version=__version__,
         description="TF-Agents policies over HTTP. `observation` is all that a request needs.",
         redoc_url=None,
         redirect_slashes=False,  # they would lead to whatever host the request names

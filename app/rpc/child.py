@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import site
 import socket
 import sys
 import time
@@ -28,6 +30,8 @@ _STALLED_S = 30.0
 # So often is a process that has yet to answer looked at before it counts as stalled. Counted, and not only timed: when
 # all processes were stopped together and go on, none is killed.
 _LOOKS = 4
+# Where the package `app` lies.
+_ROOT = str(Path(__file__).parents[2])
 
 
 class Child:
@@ -57,11 +61,13 @@ class Child:
             numbers = [end.fileno() for end in (theirs, *sockets)]
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # the working directory is the user's, and may hold an `app` of its own
                 "-m",
                 module,
                 *map(str, numbers),
                 *arguments,
                 pass_fds=numbers,
+                env=_environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in a terminal is for the one that starts them
             )
@@ -192,6 +198,13 @@ class Keeper:
                     await child.end()
                     self._restarted()
                 pause_s = _longer(pause_s)
+
+
+def _environment() -> dict[str, str]:
+    """That of this process; a child finds the very packages that this one runs, installed or not."""
+    folders = [] if _ROOT in (*site.getsitepackages(), site.getusersitepackages()) else [_ROOT]
+    folders += filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)} if folders else dict(os.environ)
 
 
 def _ticks(pid: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from app.artifacts.bundle import Bundle, Graph
+from app.engine.savedmodel import missing_types
 from app.engine.savedmodel.checkpoint_reader import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, prefix
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.engine.savedmodel.generators import draw_afresh, generator_states
@@ -38,8 +39,16 @@ def load_copy(graph: Graph) -> TensorFlowEngine:
 
 def load_graph(graph: Graph, named: Path) -> Any:
     """The SavedModel of a graph, loaded; errors name it `named`: see `load_model`."""
-    if graph.plain:
-        import_tf_agents_export()  # before loading: it registers the types
+    if not graph.plain:
+        return load_model(model_folder(graph), named)
+    import_tf_agents_export()  # before loading: it registers the types
+    try:
+        return load_model(model_folder(graph), named)
+    except UnusablePolicy as error:
+        with hushed():
+            found = missing_types.import_what_is_missing(str(error.__cause__))
+        if not found:
+            raise
     return load_model(model_folder(graph), named)
 
 
@@ -114,7 +123,7 @@ def load_model(folder: Path, named: Path) -> Any:
     try:
         model = tf.saved_model.load(str(folder))
     except Exception as error:  # whatever a damaged or foreign file makes TensorFlow raise
-        text = (str(error) or repr(error)).strip().splitlines()[0]
+        text = missing_types.explained((str(error) or repr(error)).strip().splitlines()[0])
         raise UnusablePolicy(f"{named} cannot be loaded: {text.replace(str(folder), str(named))}") from error
     missing = set(SIGNATURES) - set(model.signatures)
     if missing:

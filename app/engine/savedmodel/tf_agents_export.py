@@ -1,6 +1,7 @@
 """Exports of TF-Agents' own PolicySaver: their spec and functions, from what they hold in place of our files.
 
-Imports TFP and TF-Agents, whose types such exports refer to: without them, TensorFlow does not load them.
+Imports TFP, whose types such exports refer to, and has the types of TF-Agents that they refer to registered: without
+them, TensorFlow does not load such an export.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability  # noqa: F401 — registers its distributions' types
-import tf_agents.distributions  # noqa: F401 — registers its own
-from tf_agents.specs import tensor_spec
-from tf_agents.trajectories import time_step as ts
+from google.protobuf import text_format
+from tensorflow.core.protobuf import struct_pb2
+from tensorflow.python.framework import tensor as tf_spec
+from tensorflow.python.saved_model import nested_structure_coder
 
+from app.engine.savedmodel import tf_agents_types
 from app.engine.savedmodel.engine import FlatFunction
 from app.engine.savedmodel.flat_distribution import flat_distribution
 from app.errors import UnusablePolicy
@@ -21,7 +25,10 @@ from saver.artifact import POLICY_FILE, Noise, PolicySpec, ServingInfo, leaves
 from saver.specs import PolicySpecs, signature_of, spec_of
 
 SPECS_FILE = "policy_specs.pbtxt"
+_TIME_STEP = ("step_type", "reward", "discount", "observation")  # in TF-Agents' order
 _NEEDS_OURS = "the export has no serving/ folder; saver.PolicySaver writes one"
+
+tf_agents_types.register()
 
 
 def flat_functions(model: Any, spec: PolicySpec) -> tuple[dict[str, FlatFunction], ServingInfo]:
@@ -45,7 +52,7 @@ def spec_of_export(folder: Path, model: Any) -> PolicySpec:
         raise UnusablePolicy(f"{folder} is no export of PolicySaver: neither {POLICY_FILE} nor {SPECS_FILE}")
     functions = {name: model.signatures[name] for name in model.signatures}
     try:
-        policy_specs = _policy_specs(model, tensor_spec.from_pbtxt_file(str(folder / SPECS_FILE)))
+        policy_specs = _policy_specs(model, read_specs(folder / SPECS_FILE))
         spec = spec_of(functions, policy_specs, _batch_size(functions["action"]))
     except Exception as error:
         raise UnusablePolicy(f"{folder}: its specs cannot be read: {error}") from error
@@ -53,27 +60,44 @@ def spec_of_export(folder: Path, model: Any) -> PolicySpec:
     return spec
 
 
-def _policy_specs(model: Any, loaded: Any) -> PolicySpecs:
-    """What TF-Agents' `specs_from_collect_data_spec` makes of the file, which takes no Booleans with bounds."""
-    specs = tf.nest.map_structure(_array_spec, loaded)
+def read_specs(path: Path) -> Any:
+    """The nest of TensorSpecs in a policy_specs.pbtxt: a StructuredValue, as in a SavedModel's own function specs.
+
+    Raises:
+      ValueError: a minimum is above its maximum.
+    """
+    value = struct_pb2.StructuredValue()
+    text_format.Parse(path.read_bytes(), value)
+    return tf.nest.map_structure(_finite, nested_structure_coder.decode_proto(value))
+
+
+def _finite(spec: Any) -> Any:
+    """The spec with the ends of its dtype for infinite bounds, as TF-Agents' array specs have it."""
+    if getattr(spec, "minimum", None) is None or spec.dtype == tf.bool:
+        return spec
+    if np.any(spec.minimum > spec.maximum):
+        raise ValueError(f"{spec.name}: its minimum {spec.minimum} is above its maximum {spec.maximum}")
+    if not spec.dtype.is_floating:
+        return spec
+    bounds = (np.clip(bound, spec.dtype.min, spec.dtype.max) for bound in (spec.minimum, spec.maximum))
+    return tf_spec.BoundedTensorSpec(spec.shape, spec.dtype, *bounds, spec.name)
+
+
+def _policy_specs(model: Any, specs: Any) -> PolicySpecs:
     collected = specs["collect_data_spec"]
-    time_step = ts.TimeStep(collected.step_type, collected.reward, collected.discount, collected.observation)
-    custom = _custom_input(model, time_step)
+    time_step = {field: getattr(collected, field) for field in _TIME_STEP}
+    custom = _custom_input(model)
     return PolicySpecs(time_step, specs["policy_state_spec"], collected.action, collected.policy_info, custom)
 
 
-def _array_spec(spec: Any) -> Any:
-    return spec if spec.dtype == tf.bool else tensor_spec.to_array_spec(spec)
-
-
-def _custom_input(model: Any, time_step_spec: Any) -> Any:
+def _custom_input(model: Any) -> Any:
     """The nest of `input_fn_and_spec`, without batch dimension; None for a policy that takes time steps."""
     functions = getattr(model.action, "concrete_functions", [])
     if not functions:
         return None
     args, kwargs = functions[0].structured_input_signature
     first = (list(args) + list(kwargs.values()))[0]
-    if getattr(first, "_fields", None) == time_step_spec._fields:
+    if getattr(first, "_fields", None) == _TIME_STEP:
         return None
     return tf.nest.map_structure(lambda s: tf.TensorSpec(s.shape[1:], s.dtype, s.name), first)
 
