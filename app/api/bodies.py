@@ -11,11 +11,11 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.api.encodings import Decoder, decoder_of
-from app.errors import BodyTooLarge, NotJson
+from app.errors import BodyTooLarge, ClientGone, NotJson
 from app.wire.limits import SHORT_BODY_BYTES
 
-# So much of a decoded body may be there beside any number of others; more, one after the other.
-_MODEST_BYTES = 2**20
+# Between two looks at whether somebody still waits for a body that is decoded.
+_PIECES_A_LOOK = 16
 
 
 class BodyBuffer:
@@ -63,7 +63,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise NotJson("the body that was announced is not there")
     if decoder is None or not body:
         return body
-    return await _decoded(decoder, body, limit, _turn(request))
+    return await _decoded(request, decoder, body, limit)
 
 
 async def body_parts(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -112,18 +112,23 @@ def _turn(request: Request) -> asyncio.Lock:
     return cast(asyncio.Lock, state.large_bodies)
 
 
-async def _decoded(decoder: Decoder, body: bytes, limit: int, turn: asyncio.Lock) -> bytes:
-    """Decodes with breaks for others: a full body takes some hundred milliseconds."""
+async def _decoded(request: Request, decoder: Decoder, body: bytes, limit: int) -> bytes:
+    """Decodes with breaks for others: a full body takes some hundred milliseconds.
+
+    What is more than one piece is decoded one body after the other, so that many small bodies that stand for large
+    ones take no more memory than one; a body whose client has gone meanwhile is not decoded.
+    """
     buffer = BodyBuffer()
-    size, has_turn = 0, False
+    size = 0
     async with contextlib.AsyncExitStack() as stack:
-        for piece in decoder.pieces(body):
+        for number, piece in enumerate(decoder.pieces(body)):
             size += len(piece)
             _check_decoded(size, limit)
             buffer.add(piece)
-            if size > _MODEST_BYTES and not has_turn:
-                has_turn = True
-                await stack.enter_async_context(turn)
+            if number == 1:
+                await stack.enter_async_context(_turn(request))
+            if number % _PIECES_A_LOOK == 1 and await request.is_disconnected():
+                raise ClientGone("the client went away before its body was decoded")
             await asyncio.sleep(0)
         decoder.check_end()
         return buffer.take()

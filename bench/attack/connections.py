@@ -261,6 +261,20 @@ def _zipped_beside(connections: int) -> Callable[[int, float], str]:
     return run
 
 
+def _zipped_and_closed(connections: int) -> Callable[[int, float], str]:
+    """Small bodies that stand for large ones, of clients that do not wait for the answer."""
+
+    def run(port: int, seconds: float) -> str:  # noqa: ARG001
+        body = gzip.compress(b" " * 17_000_000 + _SMALL, 9)
+        request = head("/v1/policies/small/action", len(body), "Content-Encoding: gzip") + body
+        for _ in range(connections):
+            with connect(port) as connection:
+                send_all(connection, request)
+        return f"{connections} closed"
+
+    return run
+
+
 def _stopping_upload(port: int, seconds: float) -> str:  # noqa: ARG001
     lines = ["PUT /admin/policies/small/checkpoints/attack HTTP/1.1", "Host: x", "Content-Length: 50000000"]
     lines += ["Authorization: Bearer bench-admin-token", "Content-Type: application/x-tar", "", ""]
@@ -321,6 +335,7 @@ KINDS = [
     Wire("a body in chunks without end", _chunked(60_000)),
     Wire("a gzip bomb", _zipped),
     Wire("20 gzip bodies near the bound", _zipped_beside(20)),
+    Wire("300 gzip bodies whose clients go away", _zipped_and_closed(300)),
     Wire("admin: 500 levels of lists", _admin(b'{"checkpoint":' + b"[" * 500 + b"]" * 500 + b"}")),
     Wire("admin: 30,000 levels of lists", _admin(b'{"checkpoint":' + b"[" * 30_000 + b"]" * 30_000 + b"}")),
     Wire("admin: 10,000 fields", _admin(b"{" + b",".join(b'"k%d":1' % i for i in range(5_000)) + b"}")),
