@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from saver.hush import hushed
+from saver.stderr import hushed
 
 _COLOURS = {"ok": "32", "failed": "1;31", "skipped": "33"}
 _NARROWEST = 20

@@ -16,7 +16,7 @@ from app.workshop.load import metadata_of, train_step_of
 from app.workshop.proof import prove
 from app.workshop.rows import Rows
 from saver.artifact import hash_files
-from saver.purity import seed_of
+from saver.impure_ops import seed_of
 
 # LiteRT packs the weights at each swap, 0.8 ms a MB in which no answer leaves; and in matrices of this size
 # TensorFlow is as fast (docs/decisions/0008).

@@ -22,8 +22,8 @@ from app.workshop.exact import make_exact
 from app.workshop.obstacles import kinds, obstacle, what_they_do
 from app.workshop.template import Template, Weights, like, template_of, told_apart
 from saver.artifact import PolicySpec, ServingInfo, leaves
-from saver.hush import hushed
-from saver.purity import impurities, seed_of
+from saver.impure_ops import impurities, seed_of
+from saver.stderr import hushed
 
 INITIAL_STATE = "get_initial_state"
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")

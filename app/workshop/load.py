@@ -23,8 +23,8 @@ from app.workshop.generators import draw_afresh, generator_states
 from app.workshop.stored import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, as_train_step, prefix
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
 from saver.artifact.publishing import publish, staged_folder
-from saver.hush import hushed
-from saver.purity import python_code
+from saver.impure_ops import python_code
+from saver.stderr import hushed
 
 PLAIN_FOLDER = "plain"
 SIGNATURES = ("action", "get_initial_state")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from app.engine.base import Engine
 from app.engine.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
 from app.engine.litert import LiteRTEngine
-from saver.hush import hushed
+from saver.stderr import hushed
 
 if TYPE_CHECKING:
     from app.engine.tensorflow import TensorFlowEngine

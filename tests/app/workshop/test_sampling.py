@@ -18,7 +18,7 @@ from app.workshop.constants import Constants
 from app.workshop.probing import random_inputs
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
-from saver.purity import seed_of
+from saver.impure_ops import seed_of
 from tests.app.compiled import Compiled, Opened, Shop
 from tests.saver import policies
 from tests.zoo.statistics import same_distribution
