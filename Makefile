@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export TF_USE_LEGACY_KERAS := 1
+# `import policy_client` means the one here.
+export PYTHONPATH := $(CURDIR)/client
 
 .PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
@@ -42,7 +44,7 @@ test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy app saver client
+	$(BIN)/mypy app saver client/policy_client
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## answers a second beside a bare echo and a naive server: some fifteen minutes
