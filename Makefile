@@ -8,7 +8,7 @@ export TF_USE_LEGACY_KERAS := 1
 # `import policy_client` means the one here.
 export PYTHONPATH := $(CURDIR)/client
 
-.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-full test-trainers test-packages check fmt lock docs docs-operations bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test-full: $(READY)  ## all tests with the full counts; prints figures
 test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11, in environments under .trainers
 	$(BIN)/python -m tests.trainers.environments .trainers
 	$(BIN)/python -m pytest tests/trainers --trainers .trainers
+
+test-packages: $(READY)  ## the packages, built and installed in every Python that is here
+	$(BIN)/python -m pytest tests/packages --packages
 
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .

@@ -12,6 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from saver import legacy_keras, libraries
+
+# First: what these would raise themselves does not say what to do.
+libraries.require("tensorflow", "tf_agents")
+legacy_keras.check()
+
 import tensorflow as tf
 from tf_agents.policies import policy_saver, tf_policy
 from tf_agents.specs import tensor_spec

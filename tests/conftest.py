@@ -25,6 +25,7 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the counts that acceptance lists ask for")
+    parser.addoption("--packages", action="store_true", help="install the packages in every Python that there is")
     parser.addoption("--trainers", help="folder of trainers' environments (tests/trainers/environments.py)")
 
 
