@@ -31,7 +31,7 @@ def main(folder: Path) -> int:
 
 
 def frozen(home: Path) -> str:
-    """What is installed, a line for each."""
+    """What is installed, a line for each package."""
     return _pip(home, "freeze")
 
 
