@@ -26,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with RemotePolicy(
             parsed.url, parsed.policy, token=os.environ.get(_TOKEN, ""), retries=Retries(total_s=parsed.patience_s)
         ) as policy:
-            told = policy.describe() if parsed.command == "describe" else _answer(policy, parsed)
+            result = policy.describe() if parsed.command == "describe" else _answer(policy, parsed)
     except (PolicyError, ValueError, TypeError) as error:
         sys.stderr.write(f"policy-client: {error}\n")
         return 1
-    sys.stdout.write(json.dumps(told, indent=2, default=_plain) + "\n")
+    sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The packages as they are built: what they hold, and that they work where only they are installed."""
+"""The packages as they are built: what they contain, and that they work where only they are installed."""
 
 import email.parser
 import json
@@ -33,23 +33,23 @@ def readme(folder: str, language: str) -> str:
 
 
 @pytest.mark.parametrize("folder", NAMES)
-def test_a_wheel_holds_every_module_its_licence_and_nothing_else(packages: dict[str, Built], folder: str) -> None:
+def test_a_wheel_contains_every_module_its_licence_and_nothing_else(packages: dict[str, Built], folder: str) -> None:
     with zipfile.ZipFile(packages[folder].wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (licence,) = [name for name in archive.namelist() if name.endswith("/LICENSE")]
         (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
         assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
-        told = email.parser.Parser().parsestr(archive.read(metadata).decode())
+        fields = email.parser.Parser().parsestr(archive.read(metadata).decode())
         (scripts,) = [name for name in archive.namelist() if name.endswith("/entry_points.txt")]
         assert f"{NAMES[folder]} = " in archive.read(scripts).decode()
     assert names == sources(folder)
-    assert (told["Name"], told["Version"], told["License-Expression"]) == (NAMES[folder], VERSION, "Apache-2.0")
-    assert told.get_payload().strip() == (ROOT / folder / "README.md").read_text().strip()
-    assert ">=3.9" in told["Requires-Python"].split(",")
+    assert (fields["Name"], fields["Version"], fields["License-Expression"]) == (NAMES[folder], VERSION, "Apache-2.0")
+    assert fields.get_payload().strip() == (ROOT / folder / "README.md").read_text().strip()
+    assert ">=3.9" in fields["Requires-Python"].split(",")
 
 
 @pytest.mark.parametrize("folder", NAMES)
-def test_an_sdist_holds_the_same(packages: dict[str, Built], folder: str) -> None:
+def test_an_sdist_contains_the_same(packages: dict[str, Built], folder: str) -> None:
     with tarfile.open(packages[folder].sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     inside = {name if folder == "client" else name.partition("/")[2] for name in sources(folder)}
@@ -70,9 +70,9 @@ def test_licences_are_the_projects() -> None:
 def test_versions_have_one_place() -> None:
     assert policy_client.__version__ == saver.__version__ == VERSION
     for folder in NAMES:
-        told = (ROOT / folder / "pyproject.toml").read_text()
-        assert 'dynamic = ["version"]' in told
-        assert VERSION not in told
+        project = (ROOT / folder / "pyproject.toml").read_text()
+        assert 'dynamic = ["version"]' in project
+        assert VERSION not in project
 
 
 # policy-client
@@ -96,13 +96,13 @@ def check_episode(seen: dict[str, object], server: RunningServer) -> None:
     rows = [[-1 + 2 * (4 * row + column) / 19 for column in range(4)] for row in range(5)]
     body = {"observation": rows, "options": {"mode": "greedy"}}
     assert seen["batch"] == server.http.post("/v1/policies/cartpole/action", json=body).json()["action"]
-    told: dict[str, object] = {}
+    state: dict[str, object] = {}
     actions = []
     for row in rows:
-        body = {"observation": row, "options": {"mode": "greedy"}, **told}
+        body = {"observation": row, "options": {"mode": "greedy"}, **state}
         answer = server.http.post("/v1/policies/recurrent/action", json=body).json()
         actions.append(answer["action"])
-        told = {"policy_state": answer["policy_state"]}
+        state = {"policy_state": answer["policy_state"]}
     assert seen["episode"] == seen["coroutines"] == actions
     assert seen["nested"] == [422, ["expected", "problem", "where"]]
     assert seen["refusals"] == ["NotFound", "Unavailable"]
@@ -115,12 +115,12 @@ def test_the_clients_readme_does_what_it_says(simulator: Environment, server: Ru
     assert re.fullmatch(r"[01] export \d+", first)
     assert len(rest) > 1
     commands = re.findall(r"^policy-client .*", (ROOT / "client" / "README.md").read_text(), re.MULTILINE)
-    told = [
+    printed = [
         json.loads(simulator.printed(*shlex.split(command.replace("http://localhost:8000", server.url))))
         for command in commands
     ]
-    assert told[0]["name"] == "cartpole"
-    assert sorted(told[1]) == ["action", "train_step", "version"]
+    assert printed[0]["name"] == "cartpole"
+    assert sorted(printed[1]) == ["action", "train_step", "version"]
 
 
 def test_the_clients_command_says_its_version_and_what_is_wrong_in_one_line(
@@ -207,7 +207,7 @@ def test_the_savers_readme_does_what_it_says(trainer: Environment, bare: Environ
         assert "0000000700 (train step 700) serves; before it export" in said
 
 
-def test_tensorflow_before_an_installed_saver_is_told_in_one_line(trainer: Environment) -> None:
+def test_tensorflow_before_an_installed_saver_is_refused_in_one_line(trainer: Environment) -> None:
     done = trainer.run("python", "-c", "import tensorflow; import saver.policy_saver")
     assert done.stderr.splitlines()[-1] == (
         "ImportError: TensorFlow was imported with Keras 3, and TF-Agents needs Keras 2: "
@@ -215,7 +215,7 @@ def test_tensorflow_before_an_installed_saver_is_told_in_one_line(trainer: Envir
     )
 
 
-def test_tf_keras_missing_beside_an_installed_saver_is_told_in_one_line(trainer: Environment, elsewhere: Path) -> None:
+def test_tf_keras_missing_beside_an_installed_saver_is_refused(trainer: Environment, elsewhere: Path) -> None:
     (elsewhere / "sitecustomize.py").write_text(
         "import importlib.util as util\nfind = util.find_spec\n"
         "util.find_spec = lambda name, *more: None if name == 'tf_keras' else find(name, *more)\n"
