@@ -97,7 +97,7 @@ def built(name: str, folder: Path) -> Built:
 
 def unreachable() -> str:
     """Why nothing can be had from PyPI; "" where it can."""
-    done = _uv("pip", "compile", "--quiet", "--no-header", "-", given="hatchling>=1.27\n")
+    done = _uv("pip", "compile", "--quiet", "--no-header", "-", given="hatchling>=1.27\ntwine\nhttpx\nmsgspec\nnumpy\n")
     return done.stderr.strip()[-300:] if done.returncode != 0 else ""
 
 
