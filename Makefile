@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SITE := .site
 export TF_USE_LEGACY_KERAS := 1
+# `import policy_client` means the one here.
+export PYTHONPATH := $(CURDIR)/client
 
-.PHONY: help setup demo serve test test-full test-trainers check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,10 +42,13 @@ test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11
 	$(BIN)/python -m tests.trainers.environments .trainers
 	$(BIN)/python -m pytest tests/trainers --trainers .trainers
 
+test-packages: $(READY)  ## the packages, built and installed in every Python that is here
+	$(BIN)/python -m pytest tests/packages --packages
+
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy app saver client
+	$(BIN)/mypy app saver client/policy_client
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## answers a second beside a bare echo and a naive server: some fifteen minutes
