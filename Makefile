@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SITE := .site
 export TF_USE_LEGACY_KERAS := 1
+# `import policy_client` means the one here.
+export PYTHONPATH := $(CURDIR)/client
 
 .PHONY: help setup demo serve test test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
@@ -40,13 +42,13 @@ test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11
 	$(BIN)/python -m tests.trainers.environments .trainers
 	$(BIN)/python -m pytest tests/trainers --trainers .trainers
 
-test-packages: $(READY)  ## the packages as a user installs them, by pip, uv and pipx from an index: some ten minutes
-	$(BIN)/python -m pytest tests/packages --full
+test-packages: $(READY)  ## the packages as users install them: every Python that is here, pip, uv and pipx; some ten minutes
+	$(BIN)/python -m pytest tests/packages --packages --full
 
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy app saver client
+	$(BIN)/mypy app saver client/policy_client
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## answers a second beside a bare echo and a naive server: some fifteen minutes

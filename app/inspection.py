@@ -27,7 +27,7 @@ from saver.artifact import (
     leaves,
     read_policy_manifest,
 )
-from saver.hush import hushed
+from saver.stderr import hushed
 
 # Wide enough for the names and reasons, where the output is a file or a pipe.
 _WIDTH = 120

@@ -33,10 +33,10 @@ from bench.machine import Neighbours, machine, warning_before
 from bench.server import Server, serving
 from bench.serving import usage
 from bench.serving.exports import RECURRENT, SMALL, Exports
-from client import RemotePolicy
-from client.fields import StepFields
-from client.gymnasium import VectorPolicy
-from client.wire import MEDIA_TYPE, encode
+from policy_client import RemotePolicy
+from policy_client.fields import StepFields
+from policy_client.gymnasium import VectorPolicy
+from policy_client.wire import MEDIA_TYPE, encode
 
 ROW = {"observation": [0.1, -0.2, 0.3, -0.4]}
 ENVIRONMENTS = 64

@@ -8,8 +8,8 @@ import argparse
 import gymnasium
 import numpy as np
 
-from client import RemotePolicy
-from client.gymnasium import VectorPolicy
+from policy_client import RemotePolicy
+from policy_client.gymnasium import VectorPolicy
 
 
 def main() -> None:

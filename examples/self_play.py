@@ -7,7 +7,7 @@ import argparse
 
 import numpy as np
 
-from client import RemotePolicy
+from policy_client import RemotePolicy
 
 PLAYERS = ("chaser", "runner")
 LENGTH, NEAR, PUSH, FRICTION, LONGEST = 10.0, 0.5, 0.2, 0.9, 60

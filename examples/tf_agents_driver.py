@@ -19,8 +19,8 @@ from tf_agents.environments import py_environment
 from tf_agents.specs import ArraySpec, BoundedArraySpec
 from tf_agents.trajectories import time_step as ts
 
-from client import RemotePolicy
-from client.tf_agents import RemotePyPolicy
+from policy_client import RemotePolicy
+from policy_client.tf_agents import RemotePyPolicy
 
 
 class CartPole(py_environment.PyEnvironment):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from saver.policy_saver import PolicySaver
 
 __all__ = ["PolicySaver"]
+__version__ = "0.2.0"
 
 legacy_keras.choose()
 
@@ -17,7 +18,6 @@ legacy_keras.choose()
 def __getattr__(name: str) -> Any:
     # PEP 562: the server imports saver.artifact, which must not bring TensorFlow with it.
     if name == "PolicySaver":
-        legacy_keras.check()
         from saver.policy_saver import PolicySaver
 
         return PolicySaver

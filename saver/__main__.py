@@ -1,4 +1,4 @@
-"""The command line: `python -m saver verify FOLDER` and `python -m saver push FOLDER URL`."""
+"""The command line: `policy-saver verify FOLDER` and `policy-saver push FOLDER URL`, or `python -m saver …`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from saver.hush import hushed
+from saver import __version__
+from saver.libraries import require
+from saver.stderr import hushed
 
 _COLOURS = {"ok": "32", "failed": "1;31", "skipped": "33"}
 _NARROWEST = 20
+_SCRIPT = "policy-saver"
 _PUSH = "The admin token is read from POLICY_SERVER_ADMIN_TOKEN."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 if something failed, 2 for a wrong call."""
-    parser = argparse.ArgumentParser(prog="python -m saver", description=__doc__)
+    called = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(prog=_SCRIPT if called == _SCRIPT else "python -m saver", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"{_SCRIPT} {__version__}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # paths and names may hold what a terminal cannot show
     commands = parser.add_subparsers(dest="command", required=True)
@@ -52,6 +57,11 @@ def _push(parsed: argparse.Namespace) -> int:
 
 def _verify(folder: Path) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        require("tensorflow")
+    except ImportError as error:
+        print(f"saver: {error}", file=sys.stderr)
+        return 1
     with hushed():
         from saver.verify import verify_folder
 

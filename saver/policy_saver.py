@@ -12,6 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from saver import legacy_keras, libraries
+
+# First: what these would raise themselves does not say what to do.
+libraries.require("tensorflow", "tf_agents")
+legacy_keras.check()
+
 import tensorflow as tf
 from tf_agents.policies import policy_saver, tf_policy
 from tf_agents.specs import tensor_spec
@@ -27,9 +33,9 @@ from saver.artifact import (
     write_checkpoint_manifest,
     write_policy_manifest,
 )
-from saver.artifact.early_hash import EarlyHash
 from saver.artifact.publishing import publish, publish_over, staged_folder
-from saver.purity import python_code, seed_of
+from saver.artifact.streaming_hash import StreamingHash
+from saver.impure_ops import python_code, seed_of
 from saver.serving import Interface, ServingFunctions, serving_functions
 from saver.serving_model import save_serving
 from saver.specs import PolicySpecs, spec_of
@@ -234,7 +240,7 @@ class PolicySaver(policy_saver.PolicySaver):
         destination = _local(export_dir)
         _check_is_checkpoint(destination)
         with staged_folder(destination) as staged:
-            with EarlyHash(staged) as hashes:
+            with StreamingHash(staged) as hashes:
                 self._write_checkpoint(staged, options)
             # Read back and not from the variable: a trainer in another thread may have moved on.
             written = tf.train.load_checkpoint(str(staged / "variables" / "variables"))

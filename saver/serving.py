@@ -29,9 +29,9 @@ from tf_agents.trajectories import policy_step
 
 from saver.artifact import LOG_PROB, NOISE_NORMAL, NOISE_UNIFORM, DistributionInfo, Noise, ServingInfo
 from saver.distributions import NotDescribable, flatten, log_prob, log_prob_clipped, total
+from saver.impure_ops import impurities
 from saver.noise import Counting, Given, drawing_from, unclipped
 from saver.pairs import paired
-from saver.purity import impurities
 from saver.specs import signature_of
 
 Tensors = dict[str, tf.Tensor]

@@ -24,8 +24,8 @@ from saver.artifact import (
     read_policy_manifest,
 )
 from saver.artifact.probe import Arrays, outside_spec, probe_inputs, probe_noise
+from saver.impure_ops import impurities
 from saver.pairs import paired
-from saver.purity import impurities
 
 ROWS = 8
 # Floats agree within TOLERANCE + TOLERANCE·|x|: two graphs of one policy may be optimised differently.

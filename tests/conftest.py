@@ -18,17 +18,20 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 for name in list(os.environ):
     if name.startswith("POLICY_SERVER_") or name in ("COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         del os.environ[name]
+# Programs that tests start find the client here as the tests do (pyproject.toml).
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "client")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the counts that acceptance lists ask for")
+    parser.addoption("--packages", action="store_true", help="install the packages in every Python that there is")
     parser.addoption("--trainers", help="folder of trainers' environments (tests/trainers/environments.py)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes end at about the same time."""
-    folders = ("zoo", "sweep", "integration", "bench", "examples", "client", "saver")
+    folders = ("zoo", "sweep", "integration", "bench", "examples", "packages", "client", "saver")
     order = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: order.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(order)))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("app", "saver", "client")
+# Each package, and the folder that it lies in.
+PACKAGES = {"app": ".", "saver": ".", "policy_client": "client"}
 LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
 
 
@@ -21,8 +22,9 @@ def modules(*packages: str) -> set[str]:
     """Dotted names of all modules of the packages; a package is named for its `__init__`."""
     names = set()
     for package in packages:
-        for file in (ROOT / package).rglob("*.py"):
-            parts = file.relative_to(ROOT).with_suffix("").parts
+        above = ROOT / PACKAGES[package]
+        for file in (above / package).rglob("*.py"):
+            parts = file.relative_to(above).with_suffix("").parts
             names.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return names
 
@@ -43,7 +45,7 @@ PLANTED = [
     ("saver.specs", "app", SEES_TENSORFLOW, "of saver only artifact"),
     ("tensorflow", "saver.artifact", below(), "saver.artifact does without"),
     ("app.errors", "saver", below(), "saver knows nothing of the server"),
-    ("app.errors", "client", below(), "client stands alone"),
+    ("app.errors", "policy_client", below(), "client stands alone"),
     ("app.engine.base", "app.control", below(), "the control process answers no requests"),
     ("app.api.problems", "app.control", below(), "the control process answers no requests"),
     (
@@ -66,8 +68,8 @@ PLANTED = [
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("planted")
     shutil.copy(ROOT / "pyproject.toml", root)
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package, above in PACKAGES.items():
+        shutil.copytree(ROOT / above / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 
 from app import logs
-from saver.hush import hushed
+from saver.stderr import hushed
 
 # A worker gets about nine times as much of a contended core as the builder.
 _NICENESS = 10

@@ -22,8 +22,8 @@ from app.builder.patching import Template, Weights, like, template_of, told_apar
 from app.builder.unsupported import kinds, what_they_do, why_unsupported
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from saver.artifact import PolicySpec, ServingInfo, leaves
-from saver.hush import hushed
-from saver.purity import impurities, seed_of
+from saver.impure_ops import impurities, seed_of
+from saver.stderr import hushed
 
 INITIAL_STATE = "get_initial_state"
 _NO_KERNEL = re.compile(r"'tf\.(\w+)' op is neither")

@@ -16,7 +16,7 @@ from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
 from app.wire.tensors import Arrays
 from saver.artifact import hash_files
-from saver.purity import seed_of
+from saver.impure_ops import seed_of
 
 # LiteRT packs the weights at each swap, 0.8 ms a MB in which no answer leaves; and in matrices of this size
 # TensorFlow is as fast (docs/decisions/0008).

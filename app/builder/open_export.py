@@ -17,7 +17,7 @@ from app.errors import UnusablePolicy
 from app.wire import json_body
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
 from saver.artifact.publishing import publish, staged_folder
-from saver.purity import python_code
+from saver.impure_ops import python_code
 
 # What stands in a graph until it is known.
 _UNKNOWN = PolicySpec((), (), (), (), (), None, True, {})

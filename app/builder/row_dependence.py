@@ -22,7 +22,7 @@ from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_inputs, probe_noise
-from saver.purity import impurities
+from saver.impure_ops import impurities
 
 # Rows that are asked alone, and then among others: so many for the first version, and for those after it.
 _ALONE, _ALONE_LATER = 12, 4

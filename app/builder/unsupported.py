@@ -9,7 +9,7 @@ from typing import Any
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from app.builder.assertions import SHAPE_ONLY, may_refuse
-from saver.purity import impurities, seed_of
+from saver.impure_ops import impurities, seed_of
 
 _RANDOM = re.compile(r"Random|Multinomial|Rng|TruncatedNormal|^Stateful")
 # They lose their argument's period above some 1e7. What can be had exactly, `app.builder.op_rewrites` replaces.

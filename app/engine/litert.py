@@ -21,7 +21,7 @@ from app.engine.noise import fresh_noise
 from app.engine.tflite import tensors_read
 from app.wire.tensors import Arrays
 from saver.artifact import Noise, PolicySpec, leaves
-from saver.hush import hushed
+from saver.stderr import hushed
 
 INITIAL_STATE = "get_initial_state"
 # More rows go as several calls: so much at once is as fast as can be, and the memory that a call takes stays taken.

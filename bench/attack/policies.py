@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from saver.hush import hushed
+from saver.stderr import hushed
 
 with hushed():
     import tensorflow as tf

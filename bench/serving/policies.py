@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serving import exports
-from saver.hush import hushed
+from saver.stderr import hushed
 
 with hushed():
     import tensorflow as tf

@@ -13,7 +13,7 @@ from bench.server import Server, serving
 from bench.swaps import first_answer, under_load
 from bench.swaps.checkpoints import Checkpoints
 from bench.swaps.report import Results, Subject
-from saver.hush import hushed
+from saver.stderr import hushed
 
 # Two layers of n units hold about 4·n² bytes.
 UNITS = {"small": (100, 50), "5MB": (1110, 1110), "50MB": (3530, 3530)}

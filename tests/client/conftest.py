@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client import AsyncRemotePolicy, AsyncSession, RemotePolicy, Retries
+from policy_client import AsyncRemotePolicy, AsyncSession, RemotePolicy, Retries
 
 QUICK = Retries(limit=5, first_wait_s=0.001, longest_wait_s=0.01)
 

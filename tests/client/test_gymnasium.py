@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from client import RemotePolicy, Retries, Unavailable
-from client.gymnasium import FIRST, LAST, MID, TimeSteps, VectorPolicy, autoreset_mode
+from policy_client import RemotePolicy, Retries, Unavailable
+from policy_client.gymnasium import FIRST, LAST, MID, TimeSteps, VectorPolicy, autoreset_mode
 from tests.support.scripted_server import Drop, Scripted, said, scripted
 
 # Row by row: at which step of the script its episodes terminate, and at which they are truncated.

@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import client
-from client import Conflict, Denied, DoesNotFit, NotFound, PolicyError, RemotePolicy, Retries, Unavailable, Unsupported
+import policy_client
+from policy_client import (
+    Conflict,
+    Denied,
+    DoesNotFit,
+    NotFound,
+    PolicyError,
+    RemotePolicy,
+    Retries,
+    Unavailable,
+    Unsupported,
+)
 from tests.support.scripted_server import Answer, Drop, Late, nobody, problem, said, scripted
 
 Connect = Callable[..., Any]
@@ -171,17 +181,17 @@ def test_a_server_that_stays_busy_is_unavailable_with_its_reason(connect: Connec
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, client.BadRequest),
+        (400, policy_client.BadRequest),
         (401, Denied),
         (403, Denied),
         (404, NotFound),
         (409, Conflict),
-        (413, client.BadRequest),
-        (415, client.BadRequest),
+        (413, policy_client.BadRequest),
+        (415, policy_client.BadRequest),
         (422, DoesNotFit),
-        (500, client.ServerFailed),
+        (500, policy_client.ServerFailed),
         (501, Unsupported),
-        (504, client.DeadlinePassed),
+        (504, policy_client.DeadlinePassed),
     ],
 )
 def test_a_refusal_raises_its_own_error_and_is_not_repeated(

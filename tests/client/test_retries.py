@@ -7,8 +7,8 @@ from email.utils import formatdate
 import httpx
 import pytest
 
-from client import Conflict, PolicyError, Retries, Unavailable
-from client.retries import Attempts
+from policy_client import Conflict, PolicyError, Retries, Unavailable
+from policy_client.retries import Attempts
 
 REQUEST = httpx.Request("POST", "http://host/action")
 REFUSED = httpx.ConnectError("connection refused")

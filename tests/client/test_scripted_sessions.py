@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import Conflict, NotFound, Unavailable
+from policy_client import Conflict, NotFound, Unavailable
 from tests.support.scripted_server import Answer, Drop, Late, Scripted, problem, said, scripted
 
 Connect = Callable[..., Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import Conflict, DoesNotFit, NotFound, RemotePolicy, Retries, Unsupported
+from policy_client import Conflict, DoesNotFit, NotFound, RemotePolicy, Retries, Unsupported
 from tests.support.server import RunningServer
 
 Connect = Callable[..., Any]

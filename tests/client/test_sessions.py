@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from client import Conflict, DoesNotFit, NotFound, RemotePolicy, Unavailable
-from client.gymnasium import VectorPolicy
+from policy_client import Conflict, DoesNotFit, NotFound, RemotePolicy, Unavailable
+from policy_client.gymnasium import VectorPolicy
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 

@@ -10,8 +10,8 @@ from tf_agents.policies import greedy_policy, py_tf_eager_policy
 from tf_agents.specs import BoundedArraySpec, tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from client import RemotePolicy
-from client.tf_agents import RemotePyPolicy, array_spec_of
+from policy_client import RemotePolicy
+from policy_client.tf_agents import RemotePyPolicy, array_spec_of
 from tests.support import policies
 from tests.support.server import RunningServer
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.wire import msgpack_body
-from client import wire
+from policy_client import wire
 
 Pair = namedtuple("Pair", ["left", "right"])
 RANDOM = np.random.default_rng(5)

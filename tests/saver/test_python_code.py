@@ -17,8 +17,8 @@ from tf_agents.trajectories import time_step as ts
 
 from saver import PolicySaver
 from saver.artifact import read_policy_manifest
+from saver.impure_ops import python_code
 from saver.policy_saver import PythonCodeWarning
-from saver.purity import python_code
 from tests.support.saver_policies import ACTION, CARTPOLE
 from tests.support.server import ROOT
 

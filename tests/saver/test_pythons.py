@@ -1,4 +1,4 @@
-"""The saver runs where trainers are: nothing in it is newer than Python 3.9."""
+"""The saver runs where trainers are, the client where simulators are: nothing in them is newer than Python 3.9."""
 
 import subprocess
 import sys
@@ -16,8 +16,9 @@ def newer_than_3_9(path: Path) -> str:
     return done.stdout if done.returncode else ""
 
 
-def test_nothing_in_the_saver_is_newer_than_python_3_9() -> None:
-    assert newer_than_3_9(ROOT / "saver") == ""
+@pytest.mark.parametrize("folder", ["saver", "client/policy_client"])
+def test_nothing_in_them_is_newer_than_python_3_9(folder: str) -> None:
+    assert newer_than_3_9(ROOT / folder) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tf_agents.policies import epsilon_greedy_policy, gaussian_policy, policy_sa
 from tf_agents.trajectories import policy_step, time_step
 
 from saver import PolicySaver
-from saver.purity import seed_of
+from saver.impure_ops import seed_of
 from tests.support import saver_policies as policies
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from app.engine.savedmodel.engine import FlatFunction
 from saver.artifact import DistributionInfo, Nest, PolicySpec, leaves
 from saver.distributions import NotDescribable, flatten
-from saver.purity import impurities
+from saver.impure_ops import impurities
 
 
 @dataclass(frozen=True)

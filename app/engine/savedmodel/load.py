@@ -19,7 +19,7 @@ from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.engine.savedmodel.generators import draw_afresh, generator_states
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import SERVING_FOLDER, ServingInfo
-from saver.hush import hushed
+from saver.stderr import hushed
 
 PLAIN_FOLDER = "plain"
 SIGNATURES = ("action", "get_initial_state")

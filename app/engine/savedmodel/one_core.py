@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from saver.hush import hushed
+from saver.stderr import hushed
 
 
 def import_tensorflow() -> None:

@@ -18,7 +18,7 @@ from app.engine.litert import LiteRTEngine
 from app.engine.noise import fresh_noise
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs, probe_noise
-from saver.purity import seed_of
+from saver.impure_ops import seed_of
 from tests.support import saver_policies as policies
 from tests.support.compiled import Compiled, CompiledPolicies, Opened
 from tests.zoo.statistics import same_distribution

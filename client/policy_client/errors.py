@@ -17,7 +17,7 @@ Whatever is raised, a session has not moved: the same step may be sent again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 import msgspec
 
@@ -111,7 +111,7 @@ class _Problem(msgspec.Struct):
     title: str = ""
     detail: str = ""
     errors: list[dict[str, str]] = []
-    step: int | None = None
+    step: Optional[int] = None  # noqa: UP045 - msgspec evaluates it, in Python 3.9 too
 
 
 _PROBLEM = msgspec.json.Decoder(_Problem)

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from client.fields import Nest
-from client.wire import Array, arrays, decode
+from policy_client.fields import Nest
+from policy_client.wire import Array, arrays, decode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Action:
     """The policy's action for one observation, or for a batch of them.
 
@@ -33,7 +33,7 @@ class Action:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Distribution:
     """The distribution of the policy's action.
 

@@ -1,12 +1,12 @@
 """A client of the policy server: `RemotePolicy` and its sessions, for programs that wait, and for asyncio.
 
-Needs httpx, msgspec and NumPy. `client.gymnasium` steps vector environments, `client.tf_agents` is a policy for
-TF-Agents' drivers; only they import those libraries.
+Needs httpx, msgspec and NumPy. `policy_client.gymnasium` steps vector environments, `policy_client.tf_agents` is a
+policy for TF-Agents' drivers; only they import those libraries.
 """
 
-from client.answers import Action, Distribution
-from client.asynchronous import AsyncRemotePolicy, AsyncSession
-from client.errors import (
+from policy_client.answers import Action, Distribution
+from policy_client.asynchronous import AsyncRemotePolicy, AsyncSession
+from policy_client.errors import (
     BadRequest,
     Conflict,
     DeadlinePassed,
@@ -18,8 +18,9 @@ from client.errors import (
     Unavailable,
     Unsupported,
 )
-from client.policy import RemotePolicy, Session
-from client.retries import Retries
+from policy_client.policy import RemotePolicy, Session
+from policy_client.retries import Retries
+from policy_client.version import __version__
 
 __all__ = [
     "Action",
@@ -39,4 +40,5 @@ __all__ = [
     "Session",
     "Unavailable",
     "Unsupported",
+    "__version__",
 ]

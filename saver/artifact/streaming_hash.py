@@ -30,7 +30,7 @@ class _File:
     sha256: Any = field(default_factory=hashlib.sha256)
 
 
-class EarlyHash:
+class StreamingHash:
     """While its block runs, reads what is being written to `*.data-*` below `folder`."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class EarlyHash:
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._files: dict[tuple[int, int], _File] = {}
 
-    def __enter__(self) -> EarlyHash:
+    def __enter__(self) -> StreamingHash:
         self._thread.start()
         return self
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
 
 MEDIA_TYPE = "application/msgpack"
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -24,8 +27,8 @@ def plain(nest: Any) -> Any:
     if isinstance(nest, dict):
         return {key: plain(child) for key, child in nest.items()}
     if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return {key: plain(child) for key, child in zip(nest._fields, nest, strict=True)}
-    if isinstance(nest, list | tuple):
+        return {key: plain(child) for key, child in zip(nest._fields, nest)}
+    if isinstance(nest, (list, tuple)):
         return [child if type(child) in _NUMBERS else plain(child) for child in nest]
     return nest
 

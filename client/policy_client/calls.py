@@ -11,12 +11,13 @@ from uuid import uuid4
 import httpx
 import numpy as np
 
-from client import answers
-from client.answers import Action, Distribution
-from client.errors import unreadable
-from client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields, body_of
-from client.retries import Retries
-from client.wire import MEDIA_TYPE, encode
+from policy_client import answers
+from policy_client.answers import Action, Distribution
+from policy_client.errors import unreadable
+from policy_client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields, body_of
+from policy_client.retries import Retries
+from policy_client.version import __version__
+from policy_client.wire import MEDIA_TYPE, encode
 
 T = TypeVar("T")
 
@@ -25,11 +26,11 @@ _TRAVEL_S = 1.0
 DEFAULT_TIMEOUT_S = 10.0 + _TRAVEL_S
 # Sixteen times as many threads or tasks as a simulator usually has; more wait for each other.
 LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=4.0)
-_USER_AGENT = b"policy-server-client/0.1"
+_USER_AGENT = f"policy-client/{__version__}".encode()
 ONCE = Retries(limit=0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call(Generic[T]):
     """A request, and what its answer's body means. `gone_is_done`: 404 is an answer, without a body."""
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from client.errors import PolicyError, Unavailable, error_of
+from policy_client.errors import PolicyError, Unavailable, error_of
 
 # Too busy, no server behind the proxy, not ready.
 _COME_AGAIN = (429, 502, 503)
@@ -118,5 +118,5 @@ def _asked_s(retry_after: str) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError):  # Python 3.9 has the second
         return 0.0

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from client.answers import Action, Distribution
-from client.calls import DEFAULT_TIMEOUT_S, LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
-from client.errors import PolicyError, Unavailable
-from client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields
-from client.retries import DEFAULT_RETRIES, Attempts, Retries
+from policy_client.answers import Action, Distribution
+from policy_client.calls import DEFAULT_TIMEOUT_S, LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
+from policy_client.errors import PolicyError, Unavailable
+from policy_client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields
+from policy_client.retries import DEFAULT_RETRIES, Attempts, Retries
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 T = TypeVar("T")
 
@@ -21,8 +24,8 @@ T = TypeVar("T")
 class RemotePolicy:
     """A policy that a policy server serves. Connections are kept open; any number of threads may share one.
 
-    Every method raises a `PolicyError` where it gets no answer; client/errors.py has the tree. A request without an
-    answer is sent again first, which is safe for all of them: see `Retries`.
+    Every method raises a `PolicyError` where it gets no answer; policy_client/errors.py has the tree. A request
+    without an answer is sent again first, which is safe for all of them: see `Retries`.
 
     Args:
       url: of the server, like "http://localhost:8000".
@@ -56,7 +59,7 @@ class RemotePolicy:
         Args:
           observation: the policy's nest, each leaf of its spec's shape; or a batch, [rows, …], all leaves alike.
           **fields: `policy_state`, `reward`, `discount`, `step_type`, and the options `mode`, `seed`, `log_prob`,
-            `min_train_step`, `timeout_ms`: see client/fields.py.
+            `min_train_step`, `timeout_ms`: see policy_client/fields.py.
 
         Raises:
           DoesNotFit: something is not what the policy's spec says.
@@ -87,7 +90,7 @@ class RemotePolicy:
 
         Args:
           observation: as that of `action`. The number of rows stays the same throughout.
-          **fields: `id`, `run_id`, `weights`, and those of `action` but `policy_state`: see client/fields.py.
+          **fields: `id`, `run_id`, `weights`, and those of `action` but `policy_state`: see policy_client/fields.py.
 
         Raises:
           Unavailable: also where the server has no room for one more session, and none came free in time.
@@ -155,7 +158,7 @@ class Session(SessionHandle):
 
         Args:
           observation: as that of the beginning, with the same number of rows.
-          **fields: `reward`, `discount`, `first`, `step_type` and options: see client/fields.py.
+          **fields: `reward`, `discount`, `first`, `step_type` and options: see policy_client/fields.py.
 
         Raises:
           NotFound: the session has ended, was idle for too long, or the server has started anew.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from client.answers import Action, Distribution
-from client.calls import DEFAULT_TIMEOUT_S, LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
-from client.errors import PolicyError, Unavailable
-from client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields
-from client.retries import DEFAULT_RETRIES, Attempts, Retries
+from policy_client.answers import Action, Distribution
+from policy_client.calls import DEFAULT_TIMEOUT_S, LIMITS, ONCE, Call, Calls, SessionCalls, SessionHandle
+from policy_client.errors import PolicyError, Unavailable
+from policy_client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields
+from policy_client.retries import DEFAULT_RETRIES, Attempts, Retries
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from tf_agents.specs import array_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
-from client.fields import Mode, Nest
-from client.policy import RemotePolicy
+from policy_client.fields import Mode, Nest
+from policy_client.policy import RemotePolicy
 
 
 class RemotePyPolicy(py_policy.PyPolicy):
@@ -54,7 +54,7 @@ class RemotePyPolicy(py_policy.PyPolicy):
                 _time_step_spec(specs["inputs"]) if time_step_spec is None else None,
                 *(array_spec_of(nest) for nest in told),
             )
-            given = tuple(m if g is None else g for g, m in zip(given, made, strict=True))
+            given = tuple(m if g is None else g for g, m in zip(given, made))
         super().__init__(*given)
         self._remote = remote
         self._mode = mode
@@ -115,12 +115,12 @@ def _time_step_spec(inputs: Mapping[str, Any]) -> ts.TimeStep:
 
 
 def _has_leaves(nest: Nest) -> bool:
-    return not isinstance(nest, dict | list | tuple) or bool(nest)
+    return not isinstance(nest, (dict, list, tuple)) or bool(nest)
 
 
 def _is_batched(nest: Nest, spec: Nest) -> bool:
     """Whether the first leaf has one dimension more than its spec."""
-    while isinstance(spec, dict | list | tuple):
+    while isinstance(spec, (dict, list, tuple)):
         key = next(iter(spec)) if isinstance(spec, dict) else 0
         nest, spec = nest[key], spec[key]
     return np.ndim(nest) > len(spec.shape)
@@ -132,7 +132,7 @@ def _mapped(change: Any, nest: Nest) -> Nest:
         return {key: _mapped(change, child) for key, child in nest.items()}
     if isinstance(nest, tuple) and hasattr(nest, "_fields"):
         return type(nest)(*(_mapped(change, child) for child in nest))
-    if isinstance(nest, list | tuple):
+    if isinstance(nest, (list, tuple)):
         return [_mapped(change, child) for child in nest]
     return change(nest) if nest is not None else None
 
@@ -143,7 +143,9 @@ def _like(spec: Nest, answer: Nest) -> Nest:
         return {key: _like(child, answer[key]) for key, child in spec.items()}
     if isinstance(spec, tuple) and hasattr(spec, "_fields"):
         return type(spec)(*(_like(getattr(spec, name), answer[name]) for name in spec._fields))
-    if isinstance(spec, list | tuple):
-        parts = [_like(child, part) for child, part in zip(spec, answer, strict=True)]
+    if isinstance(spec, (list, tuple)):
+        if len(spec) != len(answer):
+            raise ValueError(f"the answer has {len(answer)} entries where the spec has {len(spec)}")
+        parts = [_like(child, part) for child, part in zip(spec, answer)]
         return parts if isinstance(spec, list) else tuple(parts)
     return np.asarray(answer, spec.dtype)

@@ -1,6 +1,6 @@
 import tensorflow as tf
 
-from saver.purity import impurities
+from saver.impure_ops import impurities
 
 COUNT = tf.Variable(0.0)
 GENERATOR = tf.random.Generator.from_seed(1)

@@ -6,11 +6,14 @@ can be its leaves. "One, or one a row": a single number with one observation, an
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from numpy.typing import ArrayLike
 
-from client.wire import plain
+from policy_client.wire import plain
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
 
 Nest: TypeAlias = Any
 Mode: TypeAlias = Literal["greedy", "sample"]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from client.answers import Action
-from client.fields import BeginFields, Nest, StepFields
-from client.policy import RemotePolicy, Session
+from policy_client.answers import Action
+from policy_client.fields import BeginFields, Nest, StepFields
+from policy_client.policy import RemotePolicy, Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, TypeAlias, Unpack
 
 FIRST, MID, LAST = 0, 1, 2
 Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Transition:
     """One step of n environments.
 
@@ -57,7 +60,7 @@ class VectorPolicy:
       envs: with next-step or same-step autoreset; reset here, and left open in the end.
       reset_seed: of the environments.
       **fields: what else begins the session: `id`, `run_id`, `weights`, `mode`, `seed`, `log_prob`; see
-      client/fields.py.
+      policy_client/fields.py.
 
     Raises:
       ValueError: the environments are not reset by themselves.
