@@ -12,14 +12,14 @@ import math
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from app.inputs.names import DEFAULTED, top_level
-from app.inputs.options import LONGEST_TIMEOUT_MS, Options
+from app.inputs.options import OPTION_FIELDS, Options
 from app.inputs.skeletons import Numbers, SkeletonCache, told_apart
 from app.inputs.validate import Inputs, bounds_of
 from app.wire.tensors import Array, Arrays
@@ -148,16 +148,15 @@ class TypedDecoder:
             self._skeletons.learn(body, inputs, [leaf.in_body for leaf in found], sum(field.keys for field in given))
 
 
-class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
-    mode: Literal["sample", "greedy"] | UnsetType = UNSET
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
-    log_prob: bool | UnsetType = UNSET
-    min_train_step: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | UnsetType = UNSET
-    timeout_ms: Annotated[int, Meta(ge=1, le=LONGEST_TIMEOUT_MS)] | UnsetType = UNSET
+_RawOptions = msgspec.defstruct(
+    "Options",
+    [(name, field.kind.decoded() | UnsetType, UNSET) for name, field in OPTION_FIELDS.items()],
+    forbid_unknown_fields=True,
+)
 
 
-def _options(raw: _RawOptions) -> Options:
-    given = {name: getattr(raw, name) for name in _RawOptions.__struct_fields__}
+def _options(raw: Any) -> Options:
+    given = {name: getattr(raw, name) for name in OPTION_FIELDS}
     return Options(**{name: value for name, value in given.items() if value is not UNSET})
 
 

@@ -21,8 +21,9 @@ from app.inference.response import ResponseTemplates, action_templates
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
+from app.sessions.fields import BeginRequest, StepRequest
 from app.sessions.fitting import Fitting
-from app.sessions.reading import STATE, BeginRequest, SessionReader, StepRequest
+from app.sessions.reading import STATE, SessionReader
 from app.sessions.record import Answer, Record, Run
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec

@@ -17,8 +17,9 @@ from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
 from app.sessions.episode import Episodes, SessionStep
+from app.sessions.fields import StepRequest
 from app.sessions.memory import MemoryStore
-from app.sessions.reading import StepRequest, is_id
+from app.sessions.reading import is_id
 from app.sessions.record import Answer, Record
 from app.sessions.store import Key, SessionStore
 from app.settings import variable
