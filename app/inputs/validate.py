@@ -57,7 +57,7 @@ class InputValidator:
     ) -> None:
         self.rows_limit = rows_limit
         self.non_finite = non_finite
-        self._strict_bounds = strict_bounds
+        self.strict_bounds = strict_bounds
         self._time_steps = spec.takes_time_step
         self._nests = top_level(spec)
         self.most_keys = most_keys(spec.inputs)
@@ -193,7 +193,7 @@ class InputValidator:
             outside |= check(array)
         if not outside.any():
             return 0
-        if leaf.is_float and not self._strict_bounds:
+        if leaf.is_float and not self.strict_bounds:
             return int(outside.sum())
         first = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), outside.shape))
         index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
 from app.inputs.fields import Choice, Integer, RequestField, RowFlags, Text, fields_of
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
-from app.wire.tensors import Array
 
 LONGEST_NAME = 128
 
@@ -57,7 +57,7 @@ class StepRequest(msgspec.Struct, frozen=True):
     options: Options
     step: Annotated[int | None, STEP] = None
     run_id: Annotated[str | None, RUN_ID] = None
-    first: Annotated[Array | None, FIRST] = None
+    first: Annotated[np.ndarray[Any, Any] | None, FIRST] = None
 
 
 BEGIN_FIELDS = fields_of(BeginRequest)
