@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from app.batching import batcher as batcher_module
-from app.batching.batcher import Batcher
+from app.batching.batcher import Batcher, BatcherParts
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result
 from app.engine.base import InputRefused
 from app.engine.fake import FakeEngine
@@ -49,7 +49,9 @@ class Harness:
         self.loaded = LoadedVersion(self.engine, VersionInfo("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
-        self.batcher = Batcher("p", self._lease, _complete, executor, self.metrics.policy("p"), queue, inline_s)
+        self.batcher = Batcher(
+            BatcherParts("p", self._lease, _complete, executor, self.metrics.policy("p"), queue, inline_s)
+        )
 
     def _lease(self):
         self.leased.append(self.loaded.version.name)
@@ -825,7 +827,7 @@ def test_a_refused_input_names_the_fields_that_the_policy_takes():
         async with open_harness() as harness:
             harness.loaded = LoadedVersion(Refusing(), VersionInfo("v0", "d0", 0))
             for fields in ("observation", "position, speed"):
-                harness.batcher._fields = fields
+                harness.batcher._parts = replace(harness.batcher._parts, fields=fields)
                 for futures in ([harness.submit(1)], [harness.submit(1), harness.submit(2)]):
                     for future in futures:
                         with pytest.raises(DoesNotFit) as raised:
