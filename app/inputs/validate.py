@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
-from app.inputs.defaults import FIRST, LAST, default_leaves
+from app.inputs.bounds import bounds_of
+from app.inputs.defaults import default_leaves
 from app.inputs.names import DEFAULTED, OPTIONS, Hint, names_of, request_name, top_level
 from app.inputs.options import MOST_PROBLEMS, Options, read_options
 from app.wire import json_body
@@ -203,11 +204,6 @@ class InputValidator:
 
     def _is_step_type(self, name: str) -> bool:
         return self._defaults.get(name, ("",))[0] == "step_type"
-
-
-def bounds_of(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:
-    """The least and the most that a leaf may hold, None where it has no bound; `step_type`: that of a time step."""
-    return (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
 
 
 def _bounds(leaf: Leaf, step_type: bool) -> tuple[tuple[Any, Any], list[Callable[[Array], Array]]]:

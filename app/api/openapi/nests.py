@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.inputs.validate import bounds_of
+from app.inputs.bounds import bounds_of
 from saver.artifact import Leaf, Nest
 
 Schema = dict[str, Any]
