@@ -26,7 +26,7 @@ from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.fast_path import FastPath
 from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
-from app.batching.batcher import Batcher
+from app.batching.batcher import Batcher, BatcherParts
 from app.batching.rule import Pause
 from app.errors import NotReady
 from app.inference.policy import Policy
@@ -195,7 +195,7 @@ class Worker:
         )
         await versions.begin(offer.name, offer.graph, offer.bundle)
         data_executor = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
-        batcher = Batcher(
+        parts = BatcherParts(
             named.name,
             lambda: versions.active.lease(),
             Defaults(spec).complete,
@@ -204,6 +204,7 @@ class Worker:
             settings.queue_limit_requests,
             fields=_fields(spec),
         )
+        batcher = Batcher(parts)
         self._policies.push_async_callback(batcher.close)
         folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
         return Policy(

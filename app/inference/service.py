@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
@@ -14,6 +15,8 @@ from app.offload import Offload
 from app.wire.codecs import Codec
 from app.wire.limits import LEAST_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
+
+T = TypeVar("T")
 
 
 class Service:
@@ -74,17 +77,38 @@ class Service:
         return self.parser.readers[route](policy, codec, body)
 
     async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """The same for a body of any size: a large one is read in another thread.
+        """Like `read`, for a body of any size; raises as `read_body` does too."""
+        return await self.read_body(
+            body,
+            partial(self.read, policy, route, codec),
+            partial(self.parser.at_once, policy, route, codec),
+            partial(self.parser.large, policy, route, codec),
+        )
+
+    async def read_body(
+        self,
+        body: bytes,
+        read: Callable[[bytes], T],
+        at_once: Callable[[bytes], T | None] | None = None,
+        large: Callable[[bytes], T] | None = None,
+    ) -> T:
+        """Reads a body on the event loop where it is short, and in another thread where that may take long.
+
+        Args:
+          body: of a request; `RequestCycle.ask` decides likewise, without waiting.
+          read: reads it.
+          at_once: reads a large one where that takes a few milliseconds; returns None where it may take longer.
+          large: reads a large one in another thread; `read` where there is none.
 
         Raises:
           Overloaded: too many large bodies wait to be read.
         """
         if len(body) <= LEAST_BYTES:
-            return self.read(policy, route, codec, body)
-        found = self.parser.at_once(policy, route, codec, body)
+            return read(body)
+        found = None if at_once is None else at_once(body)
         if found is not None:
             return found
-        return await self.offload.run(len(body), self.parser.large, policy, route, codec, body)
+        return await self.offload.run(len(body), large or read, body)
 
     async def written(self, pending: PendingRequest, result: Result, codec: Codec) -> bytes:
         """The body of the answer; a large one is written in another thread."""

@@ -8,15 +8,18 @@ body for the first time looks closer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import simdjson
 
+from app.inputs.bounds import bounds_of, limits_of, pairs_of
 from app.inputs.validate import Inputs
 from app.wire.tensors import Arrays
+from saver.artifact import Leaf, Nest
 
 # All that numbers and the space around them are made of. The e of exponents goes from the names of fields, too.
 _NUMBERS = b"0123456789+-.eE \t\r\n"
@@ -55,36 +58,69 @@ class _Known(NamedTuple):
     needs_state: bool
 
 
-def told_apart(names: Iterable[str]) -> bool:
-    """Whether names are still different without what numbers are made of."""
-    stripped = [name.encode().translate(None, _NUMBERS) for name in names]
-    return len(set(stripped)) == len(stripped)
+class FieldInBody:
+    """A field of a request as it stands in the JSON of a body: its keys, and the numbers of its leaves.
+
+    `step_type`: it is the step type of a time step.
+    """
+
+    def __init__(self, name: str, nest: Nest, *, step_type: bool) -> None:
+        self.name = name
+        self._step_type = step_type
+        self._leaves = list(_pointers(nest, f"/{_escaped(name)}"))
+        # How many keys it has, its own and those of the objects inside.
+        self.keys = 1 + _keys(nest)
+        self._is_plain = _is_plain(nest)
+
+    def is_listed(self, batched: bool) -> bool:
+        """Returns whether it consists of lists of numbers alone, as one value or as a batch."""
+        return self._is_plain and all(leaf.dtype != "bool" and bool(batched or leaf.shape) for _, leaf in self._leaves)
+
+    @functools.cached_property
+    def numbers(self) -> list[Numbers]:
+        """The numbers of each leaf, where they are in lists."""
+        return [self._numbers(pointer, leaf) for pointer, leaf in self._leaves]
+
+    def _numbers(self, pointer: str, leaf: Leaf) -> Numbers:
+        low, high = bounds_of(leaf, self._step_type)
+        if isinstance(low, list) or isinstance(high, list):
+            limits = [limits_of(leaf, one, other) for one, other in pairs_of(leaf, low, high)]
+            least, most = map(np.array, zip(*limits, strict=True))
+        else:
+            least, most = limits_of(leaf, low, high)
+        wide = np.dtype(np.float64 if leaf.storage.kind == "f" else np.int64)
+        return Numbers(leaf.name, pointer, wide, leaf.storage, least, most)
 
 
 class SkeletonCache:
-    """Knows the skeletons of bodies that were read, with what they hold."""
+    """The skeletons of bodies that were read, with what they contain. `fields`: those that a body may have."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: Iterable[FieldInBody]) -> None:
         self._known: dict[bytes, _Known] = {}
         self._bytes = 0
         self._parser = simdjson.Parser()
         self._learning = Lock()
+        self._names_differ = _stay_different(field.name for field in fields)
 
     def learns(self, body: bytes) -> bool:
-        """Whether it is worth while to learn `body`."""
-        return len(body) >= _LEAST_BYTES
+        """Returns whether it is worth while to learn a body."""
+        return self._names_differ and len(body) >= _LEAST_BYTES
 
-    def learn(self, body: bytes, inputs: Inputs, numbers: Iterable[Numbers], keys: int) -> None:
-        """The `body` was read and holds the `inputs`, as these `numbers`, in objects of so many keys together."""
-        if body.count(b'"') != 2 * keys:  # one of them is there twice, which would not be missed
+    def learn(self, body: bytes, inputs: Inputs, given: Sequence[FieldInBody]) -> None:
+        """Stores the skeleton of a body that was read and contains the `inputs`, as these fields and nothing else."""
+        if not all(field.is_listed(inputs.batched) for field in given):
+            return
+        if body.count(b'"') != 2 * sum(
+            field.keys for field in given
+        ):  # a key is there twice, which would not be missed
             return
         skeleton = body.translate(None, _NUMBERS)
         if len(skeleton) > _MOST_SKELETON_BYTES:
             return
         with self._learning:  # another thread may read a large body meanwhile
-            self._keep(skeleton, inputs, numbers)
+            self._store(skeleton, inputs, [numbers for field in given for numbers in field.numbers])
 
-    def _keep(self, skeleton: bytes, inputs: Inputs, numbers: Iterable[Numbers]) -> None:
+    def _store(self, skeleton: bytes, inputs: Inputs, numbers: Iterable[Numbers]) -> None:
         if skeleton in self._known:
             return
         shapes = [(wanted, inputs.arrays[wanted.name].shape) for wanted in numbers]
@@ -127,3 +163,42 @@ def _lie_between(low: Any, high: Any, array: np.ndarray[Any, Any], shape: tuple[
         return bool((array >= low).all() and (array <= high).all())
     # Two times faster than the minimum itself.
     return bool(low <= array[array.argmin()] and array[array.argmax()] <= high)
+
+
+def _stay_different(names: Iterable[str]) -> bool:
+    """Whether names are still different without what numbers are made of."""
+    stripped = [name.encode().translate(None, _NUMBERS) for name in names]
+    return len(set(stripped)) == len(stripped)
+
+
+def _pointers(nest: Nest, pointer: str) -> Iterator[tuple[str, Leaf]]:
+    """Each leaf with where it is in a body: a JSON pointer (RFC 6901)."""
+    if isinstance(nest, Leaf):
+        yield pointer, nest
+    elif isinstance(nest, dict):
+        for key, child in nest.items():
+            yield from _pointers(child, f"{pointer}/{_escaped(key)}")
+    else:
+        for index, child in enumerate(nest):
+            yield from _pointers(child, f"{pointer}/{index}")
+
+
+def _escaped(key: str) -> str:
+    """A key as a JSON pointer has it (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _is_plain(nest: Nest) -> bool:
+    """Whether skeletons alone show which names and values are in it."""
+    if isinstance(nest, Leaf):
+        return True
+    children = list(nest.values() if isinstance(nest, dict) else nest)
+    names = nest if isinstance(nest, dict) else ()
+    return bool(children) and _stay_different(names) and all(map(_is_plain, children))
+
+
+def _keys(nest: Nest) -> int:
+    if isinstance(nest, Leaf):
+        return 0
+    children = nest.values() if isinstance(nest, dict) else nest
+    return sum(map(_keys, children)) + (len(nest) if isinstance(nest, dict) else 0)

@@ -12,16 +12,17 @@ import math
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from app.inputs.bounds import bounds_of, limits_of, pairs_of
 from app.inputs.names import DEFAULTED, top_level
-from app.inputs.options import LONGEST_TIMEOUT_MS, Options
-from app.inputs.skeletons import Numbers, SkeletonCache, told_apart
-from app.inputs.validate import Inputs, bounds_of
+from app.inputs.options import OPTION_FIELDS, Options
+from app.inputs.skeletons import FieldInBody, SkeletonCache
+from app.inputs.validate import Inputs
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
 
@@ -60,8 +61,7 @@ class TypedDecoder:
         self._has_state = any(field.name == "policy_state" and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
-        self._skeletons = SkeletonCache()
-        self._learns = told_apart(field.name for field in self._fields)
+        self._skeletons = SkeletonCache(field.in_body for field in self._fields)
         self._one: msgspec.json.Decoder[Any] | None = None
         try:
             self._one = msgspec.json.Decoder(_request_type(self._fields, self._more, _type_of))
@@ -89,8 +89,9 @@ class TypedDecoder:
         request, inputs = found
         if request.options is not UNSET:
             return inputs, _options(request.options)
-        if self._learns and self._skeletons.learns(body):
-            self._learn(body, request, inputs)
+        if self._skeletons.learns(body):
+            given = [field.in_body for field in self._fields if getattr(request, field.key) is not UNSET]
+            self._skeletons.learn(body, inputs, given)
         return inputs, _NO_OPTIONS
 
     def read_more(self, body: bytes) -> tuple[Inputs, Options, dict[str, Any]] | None:
@@ -140,30 +141,22 @@ class TypedDecoder:
             return None
         return Inputs(arrays, rows, batched, needs_state, 0)
 
-    def _learn(self, body: bytes, request: Any, inputs: Inputs) -> None:
-        """A body that consists of lists of numbers, and of nothing else."""
-        given = [field for field in self._fields if getattr(request, field.key) is not UNSET]
-        found = [leaf for field in given for leaf in field.leaves]
-        if all(field.is_plain for field in given) and all(leaf.is_listed(inputs.batched) for leaf in found):
-            self._skeletons.learn(body, inputs, [leaf.in_body for leaf in found], sum(field.keys for field in given))
+
+_RawOptions = msgspec.defstruct(
+    "Options",
+    [(name, field.kind.decoded() | UnsetType, UNSET) for name, field in OPTION_FIELDS.items()],
+    forbid_unknown_fields=True,
+)
 
 
-class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
-    mode: Literal["sample", "greedy"] | UnsetType = UNSET
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
-    log_prob: bool | UnsetType = UNSET
-    min_train_step: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | UnsetType = UNSET
-    timeout_ms: Annotated[int, Meta(ge=1, le=LONGEST_TIMEOUT_MS)] | UnsetType = UNSET
-
-
-def _options(raw: _RawOptions) -> Options:
-    given = {name: getattr(raw, name) for name in _RawOptions.__struct_fields__}
+def _options(raw: Any) -> Options:
+    given = {name: getattr(raw, name) for name in OPTION_FIELDS}
     return Options(**{name: value for name, value in given.items() if value is not UNSET})
 
 
 @dataclass(frozen=True)
-class _QuickLeaf:
-    """One leaf: how it is found in its field's value or in a body (a JSON pointer), and how it becomes an array."""
+class _TypedLeaf:
+    """One leaf: how it is found in the decoded value of its field, and how it becomes an array."""
 
     name: str
     raw: Callable[[Any], Any]
@@ -172,9 +165,6 @@ class _QuickLeaf:
     storage: np.dtype[Any]
     code: str
     wide: np.dtype[Any]
-    leaf: Leaf
-    pointer: str
-    step_type: bool
 
     def array(self, raw: Any, rows: int, batched: bool) -> Array:
         """[rows, …] of numbers in nested lists that are known to fit."""
@@ -189,21 +179,6 @@ class _QuickLeaf:
         packed = struct.pack(f"{count}{self.code}", *numbers)
         return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
 
-    def is_listed(self, batched: bool) -> bool:
-        """Whether a body has it as lists of numbers, where it is one value or a batch."""
-        return self.leaf.dtype != "bool" and bool(batched or self.shape)
-
-    @functools.cached_property
-    def in_body(self) -> Numbers:
-        """Its numbers, where they are in lists."""
-        low, high = bounds_of(self.leaf, self.step_type)
-        if isinstance(low, list) or isinstance(high, list):
-            limits = [_limits(self.leaf, one, other) for one, other in _pairs(self.leaf, low, high)]
-            least, most = map(np.array, zip(*limits, strict=True))
-        else:
-            least, most = _limits(self.leaf, low, high)
-        return Numbers(self.name, self.pointer, self.wide, self.storage, least, most)
-
 
 class _Field:
     """A field of a request; `key` is its attribute in the decoded struct."""
@@ -213,26 +188,21 @@ class _Field:
         self.name = name
         self.nest = nest
         self.optional = optional
-        self.leaves = list(_leaves(nest, lambda value: value, f"/{_escaped(name)}", name == "step_type" and optional))
-        self.keys = 1 + _keys(nest)
-        # Whether the names and values in it can be told without a closer look.
-        self.is_plain = _is_plain(nest)
+        self.leaves = list(_leaves(nest, lambda value: value))
+        self.in_body = FieldInBody(name, nest, step_type=name == "step_type" and optional)
 
 
-def _leaves(nest: Nest, get: Callable[[Any], Any], pointer: str, step_type: bool = False) -> Iterable[_QuickLeaf]:
+def _leaves(nest: Nest, get: Callable[[Any], Any]) -> Iterable[_TypedLeaf]:
     if isinstance(nest, Leaf):
         wide = {"f": ("d", float), "b": ("?", bool)}.get(nest.storage.kind, ("q", np.int64))
         shape = tuple(size or 0 for size in nest.shape)
-        yield _QuickLeaf(
-            nest.name, get, shape, math.prod(shape), nest.storage, wide[0], np.dtype(wide[1]), nest, pointer, step_type
-        )
+        yield _TypedLeaf(nest.name, get, shape, math.prod(shape), nest.storage, wide[0], np.dtype(wide[1]))
     elif isinstance(nest, dict):
-        for index, (key, child) in enumerate(nest.items()):
-            get_one = functools.partial(_attribute, get, f"f{index}")
-            yield from _leaves(child, get_one, f"{pointer}/{_escaped(key)}")
+        for index, child in enumerate(nest.values()):
+            yield from _leaves(child, functools.partial(_attribute, get, f"f{index}"))
     else:
         for index, child in enumerate(nest):
-            yield from _leaves(child, functools.partial(_item, get, index), f"{pointer}/{index}")
+            yield from _leaves(child, functools.partial(_item, get, index))
 
 
 def _attribute(get: Callable[[Any], Any], key: str, value: Any) -> Any:
@@ -241,25 +211,6 @@ def _attribute(get: Callable[[Any], Any], key: str, value: Any) -> Any:
 
 def _item(get: Callable[[Any], Any], index: int, value: Any) -> Any:
     return get(value)[index]
-
-
-def _escaped(key: str) -> str:
-    """As a JSON pointer has it (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _is_plain(nest: Nest) -> bool:
-    if isinstance(nest, Leaf):
-        return True
-    children = list(nest.values() if isinstance(nest, dict) else nest)
-    return bool(children) and told_apart(nest if isinstance(nest, dict) else ()) and all(map(_is_plain, children))
-
-
-def _keys(nest: Nest) -> int:
-    if isinstance(nest, Leaf):
-        return 0
-    children = nest.values() if isinstance(nest, dict) else nest
-    return sum(map(_keys, children)) + (len(nest) if isinstance(nest, dict) else 0)
 
 
 # Types
@@ -327,7 +278,7 @@ def _leaf_type(leaf: Leaf, step_type: bool) -> Any:
     if isinstance(low, list) or isinstance(high, list):
         if len(leaf.shape) != 1 or (leaf.shape[0] or 0) > _MOST_BOUNDS:
             raise _NotTypable
-        return tuple[tuple(_item_type(leaf, one, other) for one, other in _pairs(leaf, low, high))]  # type: ignore[misc]
+        return tuple[tuple(_item_type(leaf, one, other) for one, other in pairs_of(leaf, low, high))]  # type: ignore[misc]
     kind = _item_type(leaf, low, high)
     for size in reversed(leaf.shape):
         kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]
@@ -338,18 +289,5 @@ def _item_type(leaf: Leaf, low: Any, high: Any) -> Any:
     """One number: finite, inside the range of its dtype and the bounds of the spec."""
     if leaf.dtype == "bool":
         return bool
-    least, most = _limits(leaf, low, high)
+    least, most = limits_of(leaf, low, high)
     return Annotated[type(least), Meta(ge=least, le=most)]
-
-
-def _pairs(leaf: Leaf, low: Any, high: Any) -> Iterable[tuple[Any, Any]]:
-    """The bounds of each number of a vector."""
-    count = (leaf.shape[0] or 0,)
-    return zip(*(np.broadcast_to(np.array(bound, object), count) for bound in (low, high)), strict=True)
-
-
-def _limits(leaf: Leaf, low: Any, high: Any) -> tuple[Any, Any]:
-    """The least and the most that both the bounds and the dtype allow, as Python's numbers."""
-    ends, kind = (np.iinfo(leaf.dtype), int) if leaf.is_integer else (np.finfo(leaf.storage), float)
-    least, most = (ends.min if low is None else low), (ends.max if high is None else high)
-    return kind(max(least, ends.min)), kind(min(most, ends.max))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
-from app.inputs.defaults import FIRST, LAST, default_leaves
+from app.inputs.bounds import bounds_of
+from app.inputs.defaults import default_leaves
 from app.inputs.names import DEFAULTED, OPTIONS, Hint, names_of, request_name, top_level
 from app.inputs.options import MOST_PROBLEMS, Options, read_options
 from app.wire import json_body
@@ -57,7 +58,7 @@ class InputValidator:
     ) -> None:
         self.rows_limit = rows_limit
         self.non_finite = non_finite
-        self._strict_bounds = strict_bounds
+        self.strict_bounds = strict_bounds
         self._time_steps = spec.takes_time_step
         self._nests = top_level(spec)
         self.most_keys = most_keys(spec.inputs)
@@ -193,7 +194,7 @@ class InputValidator:
             outside |= check(array)
         if not outside.any():
             return 0
-        if leaf.is_float and not self._strict_bounds:
+        if leaf.is_float and not self.strict_bounds:
             return int(outside.sum())
         first = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), outside.shape))
         index = "".join(f"[{i}]" for i in (first if tensor.batched else first[1:]))
@@ -203,11 +204,6 @@ class InputValidator:
 
     def _is_step_type(self, name: str) -> bool:
         return self._defaults.get(name, ("",))[0] == "step_type"
-
-
-def bounds_of(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:
-    """The least and the most that a leaf may hold, None where it has no bound; `step_type`: that of a time step."""
-    return (FIRST, LAST) if step_type else (leaf.minimum, leaf.maximum)
 
 
 def _bounds(leaf: Leaf, step_type: bool) -> tuple[tuple[Any, Any], list[Callable[[Array], Array]]]:

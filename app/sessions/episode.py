@@ -9,6 +9,7 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 from msgspec import structs
@@ -21,8 +22,9 @@ from app.inference.response import ResponseTemplates, action_templates
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
+from app.sessions.fields import BeginRequest, StepRequest
 from app.sessions.fitting import Fitting
-from app.sessions.reading import STATE, BeginRequest, SessionReader, StepRequest
+from app.sessions.reading import STATE, SessionReader
 from app.sessions.record import Answer, Record, Run
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec
@@ -52,64 +54,71 @@ class Episodes:
             raise Unsupported(f"the state of policy {self.policy.name} is not of numbers: it has no sessions")
 
     def begin(self, request: BeginRequest, id_: str, run_id: str) -> SessionStep:
-        """The first step of a session."""
+        """Returns the first step of a session."""
         inputs, options = request.inputs, request.options
         given = inputs.arrays.get(self._step_type)
         types = _constant(inputs.rows, FIRST) if given is None else given
         run = Run(
-            self._identity,
-            secrets.token_hex(8),
-            run_id,
-            inputs.rows,
-            inputs.batched,
-            options.mode,
-            options.seed,
-            options.log_prob,
+            policy=self._identity,
+            incarnation=secrets.token_hex(8),
+            run_id=run_id,
+            rows=inputs.rows,
+            batched=inputs.batched,
+            mode=options.mode,
+            seed=options.seed,
+            log_prob=options.log_prob,
         )
         arrays = {**inputs.arrays, self._step_type: types}
-        pending = self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
-        head = b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id))
-        fields = {"id": id_, "run_id": run_id, "step": 0}
-        return SessionStep(self, None, run, pending, given, head, fields, request.weights == "episode")
+        return SessionStep(
+            episodes=self,
+            before=None,
+            run=run,
+            pending=self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0),
+            given=given,
+            head=b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id)),
+            fields={"id": id_, "run_id": run_id, "step": 0},
+            keeps_weights=request.weights == "episode",
+        )
 
     def step(self, record: Record, request: StepRequest) -> SessionStep | Answer:
-        """The next step of a session, or the answer of its last one once more.
+        """Returns the next step of a session, or the answer of its last one once more.
 
         Raises:
-          SessionConflict: it is not the next step, or that of another run.
-          DoesNotFit: other rows than it began with.
-          WeightsGone: those that it keeps.
+          UnknownSession: the session is another policy's.
+          SessionConflict, DoesNotFit: see `is_repeated`.
+          WeightsGone: the weights that it keeps are gone.
           Unsupported: see `RequestParser`.
         """
         run, inputs = record.run, request.inputs
         if run.policy != self._identity:
             raise UnknownSession(f"the session was begun with another policy of the name {self.policy.name}")
-        if request.run_id is not None and request.run_id != run.run_id:
-            raise SessionConflict(f"the session is that of another run: {run.run_id!r}", record.step)
+        if is_repeated(record, request):
+            return record.answer
         step = record.step + 1
-        if request.step is not None and request.step != step:
-            if request.step == record.step:
-                return record.answer
-            text = f"the session's last step is {record.step}; the request's is {request.step}"
-            raise SessionConflict(text, record.step)
-        if inputs.rows != run.rows or inputs.batched is not run.batched:
-            expected = f"{_shape(run.rows, run.batched)}, as the session began with"
-            raise DoesNotFit([Problem("observation", _shape(inputs.rows, inputs.batched), expected)])
         given = inputs.arrays.get(self._step_type)
-        types, begins = _begins(record, request.first, given)
+        types, resets = _resets(record, request.first, given)
         arrays = {**inputs.arrays, self._step_type: types}
-        needs_state = begins is not None and bool(self._carried)
-        carries = begins is None or not begins.all()
+        needs_state = resets is not None and bool(self._carried)
+        carries = resets is None or not resets.all()
         if carries:
             arrays |= record.state
         pending = self._inference_request(
             run, arrays, needs_state, inputs.outside_bounds, _joined(run, request.options), step
         )
         if needs_state and carries:
-            pending.job.reset_mask = begins
+            pending.job.reset_mask = resets
         if run.retained is not None:
             pending.job.loaded = self._loaded_version(run.retained, record.version, record.train_step)
-        return SessionStep(self, record, run, pending, given, b'{"step":%d,' % step, {"step": step}, False)
+        return SessionStep(
+            episodes=self,
+            before=record,
+            run=run,
+            pending=pending,
+            given=given,
+            head=b'{"step":%d,' % step,
+            fields={"step": step},
+            keeps_weights=False,
+        )
 
     def _inference_request(
         self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
@@ -143,61 +152,72 @@ class Episodes:
         return state
 
 
-class SessionStep:
+class SessionStep(msgspec.Struct, frozen=True, eq=False):
     """One step of a session under way: a request for the batcher, and the record that its result leads to.
 
-    `before`: the record that it follows; None at the beginning. `given`: the step types that were sent.
-    `keeps_weights`: from now on the session keeps the version that answers this step.
+    `before`: the record that it follows; None for the first step. `given`: [rows] step types that were sent, or None.
+    `head`, `fields`: with what the answer starts, as JSON and as fields. `keeps_weights`: from now on the session keeps
+    the version that answers this step.
     """
 
-    def __init__(
-        self,
-        episodes: Episodes,
-        before: Record | None,
-        run: Run,
-        pending: InferenceRequest,
-        given: Array | None,
-        head: bytes,
-        fields: dict[str, Any],
-        keeps_weights: bool,
-    ) -> None:
-        self.before = before
-        self.pending = pending
-        self._episodes = episodes
-        self._run = run
-        self._given = given
-        self._head = head
-        self._fields = fields
-        self._keeps_weights = keeps_weights
+    episodes: Episodes
+    before: Record | None
+    run: Run
+    pending: InferenceRequest
+    given: Array | None
+    head: bytes
+    fields: dict[str, Any]
+    keeps_weights: bool
 
     def after(self, result: Result, codec: Codec) -> Record:
         """The record that follows, with the answer; raises as `state_after` does."""
-        run = structs.replace(self._run, retained=result.digest) if self._keeps_weights else self._run
-        state = self._episodes.state_after(result)
-        ended = None if self._given is None else self._given == LAST
+        run = structs.replace(self.run, retained=result.digest) if self.keeps_weights else self.run
+        state = self.episodes.state_after(result)
+        ended = None if self.given is None else self.given == LAST
         if ended is not None and not ended.any():
             ended = None
         answer = Answer(codec.media_type, self._body(result, codec))
-        return Record(run, self._fields["step"], state, ended, result.version, result.train_step, answer)
+        return Record(run, self.fields["step"], state, ended, result.version, result.train_step, answer)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
         template, batched = self.pending.template, self.pending.batched
         if codec is JSON:
-            return self._head + template.json(result, batched)[1:]
-        return codec.encode(self._fields | template.structure(result, batched))
+            return self.head + template.json(result, batched)[1:]
+        return codec.encode(self.fields | template.structure(result, batched))
 
 
-def _begins(record: Record, first: Array | None, given: Array | None) -> tuple[Array, Array | None]:
-    """[rows] step types, and which rows begin a new episode; None where none does."""
+def is_repeated(record: Record, request: StepRequest) -> bool:
+    """Returns whether a request asks for the last step of a session once more, and not for the next one.
+
+    Raises:
+      SessionConflict: it asks for neither, or is that of another run.
+      DoesNotFit: it has other rows than the session started with.
+    """
+    run, inputs = record.run, request.inputs
+    if request.run_id is not None and request.run_id != run.run_id:
+        raise SessionConflict(f"the session is that of another run: {run.run_id!r}", record.step)
+    if request.step is not None and request.step != record.step + 1:
+        if request.step == record.step:
+            return True
+        text = f"the session's last step is {record.step}; the request's is {request.step}"
+        raise SessionConflict(text, record.step)
+    if inputs.rows != run.rows or inputs.batched is not run.batched:
+        expected = f"{_shape(run.rows, run.batched)}, as the session began with"
+        raise DoesNotFit([Problem("observation", _shape(inputs.rows, inputs.batched), expected)])
+    return False
+
+
+def _resets(record: Record, first: Array | None, given: Array | None) -> tuple[Array, Array | None]:
+    """[rows] step types, and which rows start a new episode; None where none does."""
     if given is not None:
         if first is not None and (given[first] != FIRST).any():
             raise DoesNotFit([Problem("step_type", "is not FIRST in a row that `first` names", "0 there")])
-        begins = given == FIRST
-        return given, begins if begins.any() else None
-    begins = record.ended if first is None else first if record.ended is None else first | record.ended
-    if begins is None or not begins.any():
+        resets = given == FIRST
+        return given, resets if resets.any() else None
+    resets = record.ended if first is None else first if record.ended is None else first | record.ended
+    if resets is None or not resets.any():
         return _constant(record.run.rows, MID), None
-    return np.where(begins, FIRST, MID).astype(np.int32), begins
+    return np.where(resets, FIRST, MID).astype(np.int32), resets
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from app.batching.rule import Job, Result
 from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
@@ -17,16 +18,15 @@ from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
 from app.sessions.episode import Episodes, SessionStep
+from app.sessions.fields import StepRequest
 from app.sessions.memory import MemoryStore
-from app.sessions.reading import StepRequest, is_id
+from app.sessions.reading import is_id
 from app.sessions.record import Answer, Record
 from app.sessions.store import Key, SessionStore
 from app.settings import variable
 from app.wire.codecs import Codec, reader_of
-from app.wire.limits import LEAST_BYTES
 
 log = logging.getLogger("policy_server.sessions")
-R = TypeVar("R")
 # How often idle sessions, and versions that nobody keeps any more, are looked for.
 TIDY_S = 0.5
 # So long may a store take beside the policy, all accesses of one request together.
@@ -67,7 +67,7 @@ class Sessions:
           NotReady: the store cannot be reached.
         """
         store, episodes = self._open(policy)
-        request = await self._read(episodes.reader.beginning, reads, body)
+        request = await self._service.read_body(body, partial(episodes.reader.beginning, reads))
         key = Key(policy.name, request.id or secrets.token_hex(16))
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
@@ -86,7 +86,7 @@ class Sessions:
         return key.id, _again(newest, writes)
 
     async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
-        """The answer to the next observation of a session.
+        """Answers the next observation of a session.
 
         Raises:
           UnknownSession: there is none.
@@ -94,7 +94,12 @@ class Sessions:
           NotReady: the store cannot be reached.
         """
         store, episodes = self._open(policy)
-        request = await self._read(episodes.reader.stepping, reads, body)
+        reader = episodes.reader
+        request = await self._service.read_body(
+            body, partial(reader.stepping, reads), partial(reader.stepping_at_once, reads)
+        )
+        if isinstance(store, MemoryStore):
+            return await self._in_memory(self.step_of(policy, id_, writes, request), writes)
         key = Key(policy.name, id_)
         async with self._in_time(request.options):
             before = _known(await store.get(key), key)
@@ -105,6 +110,15 @@ class Sessions:
             if await store.follow(key, before, after):
                 return after.answer
             return _in(writes, _winner(await store.get(key), key, before, request))
+
+    async def _in_memory(self, step: MemoryStep | Answer, writes: Codec) -> Answer:
+        """What the fast path does with a step, for those who can wait."""
+        if isinstance(step, Answer):
+            return step
+        result = await self._service.answered(step)
+        if isinstance(step, LargeMemoryStep):
+            return Answer(writes.media_type, step.kept(await self._service.write_elsewhere(step, result, writes)))
+        return Answer(writes.media_type, step.answer(result, writes))
 
     def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> MemoryStep | Answer:
         """The same where sessions are in memory: a request that keeps the record when it is answered."""
@@ -205,11 +219,6 @@ class Sessions:
         """Nothing is asked any more."""
         if self._store is not None:
             await self._store.close()
-
-    async def _read(self, read: Callable[[Codec, bytes], R], reads: Codec, body: bytes) -> R:
-        if len(body) <= LEAST_BYTES:
-            return read(reads, body)
-        return await self._service.offload.run(len(body), read, reads, body)
 
     async def _after(self, step: SessionStep, result: Result, writes: Codec) -> Record:
         if not isinstance(step.pending, LargeRequest):

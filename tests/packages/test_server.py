@@ -30,7 +30,7 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from app import __version__
-from tests.environments import packages_of
+from tests.support.environments import packages_of
 from tests.support.saver_policies import Saved
 from tests.support.server import ROOT, free_port
 from tests.zoo.kind import FLOATS

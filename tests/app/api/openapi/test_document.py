@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from app.api.openapi.document import document, policy_schemas
+from app.api.openapi.document import document
+from app.api.openapi.schemas import policy_schemas
+from app.errors import DoesNotFit
 from app.inference.service import Policy
 from app.inputs.validate import InputValidator
 from saver.artifact import DistributionInfo, Leaf, Noise, PolicySpec, ServingInfo, Signature
@@ -48,6 +50,7 @@ SPECS = {
     "custom tuple": custom_spec((Leaf("0/0", "float32", ()), Leaf("0/1", "int32", ()))),
 }
 NOTHING = ServingInfo({}, {}, Noise(0, 0), {"distribution": "it has none"})
+ROWS = 8
 DATA_ROUTES = ("action", "distribution", "get_initial_state")
 SESSION_ROUTES = ("sessions", "sessions/{id}", "sessions/{id}/action")
 
@@ -55,7 +58,7 @@ SESSION_ROUTES = ("sessions", "sessions/{id}", "sessions/{id}/action")
 def policy(spec: PolicySpec, name: str = "p", **more: Any) -> Policy:
     """A policy with the parts that the document is made from."""
     parts: dict[str, Any] = dict.fromkeys(Policy.__dataclass_fields__)
-    parts |= {"name": name, "spec": spec, "serving": NOTHING}
+    parts |= {"name": name, "spec": spec, "serving": NOTHING, "reader": InputValidator(spec, rows_limit=ROWS)}
     return Policy(**parts | more)
 
 
@@ -127,6 +130,88 @@ def test_bounds_of_integers_are_part_of_the_schema():
 
 
 @pytest.mark.parametrize(
+    ("leaf", "least", "most"),
+    [
+        (Leaf("0/observation", "int8", (2,)), -128, 127),
+        (Leaf("0/observation", "int32", (2,), [0, -5], [7, 3]), -5, 7),
+        (Leaf("0/observation", "uint64", (2,)), 0, 2**64 - 1),
+        (Leaf("0/observation", "int16", (2,), maximum=10**9), -(2**15), 2**15 - 1),
+    ],
+)
+def test_integers_are_bounded_by_their_dtype_too(leaf: Leaf, least: int, most: int) -> None:
+    check = validator(whole(policy(policy_spec(leaf))), "p.request")
+    read = InputValidator(policy_spec(leaf), rows_limit=ROWS).read
+    for value in (least, most):
+        check.validate({"observation": [value] * 2})
+    for value in (least - 1, most + 1):
+        assert not check.is_valid({"observation": [value] * 2})
+        with pytest.raises(DoesNotFit):
+            read({"observation": [value] * 2})
+
+
+def test_step_types_are_bounded() -> None:
+    check = validator(whole(policy(SPECS["flat"])), "p.request")
+    found = [check.is_valid({"observation": [0] * 4, "step_type": value}) for value in (-1, 0, 2, 3)]
+    assert found == [False, True, True, False]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_bounds_of_floats_are_shown_where_they_are_enforced(strict: bool) -> None:
+    reader = InputValidator(SPECS["bounded"], rows_limit=ROWS, strict_bounds=strict)
+    described = whole(policy(SPECS["bounded"], reader=reader))
+    body = described["components"]["schemas"]["p.request"]["example"]
+    check = validator(described, "p.request")
+    check.validate(body)
+    outside = {"observation": {**body["observation"], "far": [4.5, 5.5]}}
+    assert check.is_valid(outside) is not strict
+
+
+def test_words_for_what_is_not_finite_are_shown_where_they_are_taken() -> None:
+    for accepts in (True, False):
+        reader = InputValidator(SPECS["flat"], rows_limit=ROWS, non_finite=accepts)
+        check = validator(whole(policy(SPECS["flat"], reader=reader)), "p.request")
+        assert check.is_valid({"observation": [0, 0, 0, "NaN"]}) is accepts
+
+
+def test_rows_are_limited() -> None:
+    described = whole(policy(SPECS["recurrent"]))
+    check = validator(described, "p.request")
+    check.validate({"observation": [[0] * 4] * ROWS})
+    assert not check.is_valid({"observation": [[0] * 4] * (ROWS + 1)})
+    check = validator(described, "p.session.step")
+    check.validate({"observation": [[0] * 4] * ROWS, "first": [True] * ROWS})
+    assert not check.is_valid({"observation": [[0] * 4] * ROWS, "first": [True] * (ROWS + 1)})
+    assert not check.is_valid({"observation": [[0] * 4] * ROWS, "first": []})
+
+
+def test_initial_states_are_limited_by_the_answer_too() -> None:
+    large = (Leaf("1/0", "float32", (2**20,)),)
+    reader = InputValidator(policy_spec(state=large), rows_limit=65_536)
+    schemas = policy_schemas(policy(policy_spec(state=large), reader=reader))
+    assert schemas["get_initial_state.request"]["properties"]["batch_size"]["maximum"] == 4
+
+
+def test_what_no_schema_can_say_is_said_of_the_body() -> None:
+    described = whole(policy(SPECS["flat"], body_limit_bytes=0))
+    for path, limit in (("action", "67808 bytes as JSON"), ("get_initial_state", "65536 bytes as JSON")):
+        assert limit in described["paths"][f"/v1/policies/p/{path}"]["post"]["requestBody"]["description"]
+    for path in ("sessions", "sessions/{id}/action"):
+        body = described["paths"][f"/v1/policies/p/{path}"]["post"]["requestBody"]
+        assert f"at most {ROWS} rows" in body["description"]
+
+
+def test_sessions_name_the_statuses_that_can_happen() -> None:
+    paths = whole(policy(SPECS["flat"]))["paths"]
+    asked = {"400", "401", "404", "409", "413", "415", "422", "429", "500", "501", "503", "504"}
+    for root in ("/sessions", "/v1/policies/p/sessions"):
+        assert set(paths[root]["post"]["responses"]) == {"201", *asked}
+        assert set(paths[root + "/{id}/action"]["post"]["responses"]) == {"200", *asked}
+        assert set(paths[root + "/{id}"]["get"]["responses"]) == {"200", "401", "404", "500", "501", "503"}
+        ended = set(paths[root + "/{id}"]["delete"]["responses"])
+        assert ended == {"204", "401", "404", "409", "422", "500", "501", "503"}
+
+
+@pytest.mark.parametrize(
     ("name", "answer"),
     [
         ("flat", {"action": 1, "version": "export", "train_step": 0}),
@@ -180,7 +265,7 @@ def test_every_policy_has_its_routes_and_the_first_is_the_default():
     described = whole(policy(SPECS["flat"], "first"), policy(SPECS["nested"], "second"))
     assert set(described["paths"]) == {
         *(f"/v1/policies/{name}/{route}" for name in ("first", "second") for route in (*DATA_ROUTES, *SESSION_ROUTES)),
-        *(f"/{route}" for route in DATA_ROUTES),
+        *(f"/{route}" for route in (*DATA_ROUTES, *SESSION_ROUTES)),
     }
     methods = ("post", "get", "delete")
     operations = [path[method] for path in described["paths"].values() for method in methods if method in path]
@@ -188,6 +273,9 @@ def test_every_policy_has_its_routes_and_the_first_is_the_default():
     default = described["paths"]["/action"]["post"]
     assert "first.request" in json.dumps(default["requestBody"])
     assert default["tags"] == ["first, the default policy"]
+    begin = described["paths"]["/sessions"]["post"]
+    assert "first.session.begin" in json.dumps(begin["requestBody"])
+    assert (begin["operationId"], begin["tags"]) == ("default.session.begin", ["first, the default policy"])
 
 
 def test_policies_without_time_steps_have_no_routes_of_sessions():

@@ -1,0 +1,107 @@
+"""A batch of jobs → for each its rows of the outputs, or its error. Pure but for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TypeAlias
+
+import numpy as np
+
+from app.batching.call_times import CallTimes
+from app.batching.failures import explained
+from app.batching.rule import INITIAL_STATE, Job
+from app.engine.base import Engine
+from app.engine.chunks import join, split
+from app.wire.tensors import Arrays
+
+# A row's rounding may depend on the shape of its call and on its place in it: jobs that must come out the same
+# at any load run in calls of this size.
+SEEDED_BATCH_ROWS = 16
+# Inputs, rows, the initial policy state where they start with it, and which rows do, where not all of them → all inputs
+# that the functions take: `Defaults.complete`.
+Complete: TypeAlias = "Callable[..., Arrays]"
+
+
+def compute(
+    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, call_times: CallTimes, apart: bool
+) -> Sequence[Arrays | Exception]:
+    """Runs a batch: one call for all jobs; where that fails, or they are to be `apart`, one call for each.
+
+    Args:
+      engine: of the version that answers.
+      jobs: at least one, all of the same function.
+      rows: of all of them together.
+      complete: adds what they leave out.
+      call_times: where the time of the call is noted.
+      apart: whether no two jobs may share a call, as the rows of the policy depend on each other.
+
+    Returns:
+      For each job its rows of each output, or the error of that job alone.
+    """
+    if len(jobs) == 1 or not apart:
+        try:
+            began = perf_counter()
+            outcomes = _call(engine, jobs, rows, complete, apart)
+            call_times.note(jobs[0].function, rows, perf_counter() - began)
+            return outcomes
+        except Exception as error:
+            if len(jobs) == 1:
+                return [explained(error)]
+    each: list[Arrays | Exception] = []
+    for job in jobs:
+        try:
+            each.append(_call(engine, [job], job.rows, complete, apart)[0])
+        except Exception as error:
+            each.append(explained(error))
+    return each
+
+
+def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, apart: bool) -> list[Arrays]:
+    function = jobs[0].function
+    if function == INITIAL_STATE:
+        outputs = engine.initial_state(rows)
+    else:
+        inputs = _gathered(engine, jobs, rows, complete)
+        fixed = jobs[0].isolated and not apart
+        outputs = _run_isolated(engine, function, inputs) if fixed else engine.run(function, inputs)
+    if len(jobs) == 1:
+        return [outputs]
+    shares, start = [], 0
+    for job in jobs:
+        end = start + job.rows
+        shares.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return shares
+
+
+def _gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete) -> Arrays:
+    """The inputs of all jobs, one below the other. What is left out is added once where all leave out the same."""
+    first = jobs[0]
+    if len(jobs) == 1:
+        return _completed(engine, first, complete)
+    names = first.inputs.keys()
+    if all(_alike(first, job) and job.inputs.keys() == names for job in jobs):
+        together = _concatenated([job.inputs for job in jobs])
+        return complete(together, rows, engine.initial_state(rows) if first.needs_state else None)
+    return _concatenated([_completed(engine, job, complete) for job in jobs])
+
+
+def _alike(first: Job, job: Job) -> bool:
+    """Whether what they leave out can be added to both at once."""
+    return job.needs_state is first.needs_state and job.reset_mask is first.reset_mask is None
+
+
+def _completed(engine: Engine, job: Job, complete: Complete) -> Arrays:
+    initial = engine.initial_state(job.rows) if job.needs_state else None
+    return complete(job.inputs, job.rows, initial, *([] if job.reset_mask is None else [job.reset_mask]))
+
+
+def _concatenated(inputs: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+
+
+def _run_isolated(engine: Engine, function: str, inputs: Arrays) -> Arrays:
+    """Calls of exactly `SEEDED_BATCH_ROWS` rows: row i has the same place in a call of the same shape each time."""
+    rows = len(next(iter(inputs.values())))
+    return join([engine.run(function, piece) for piece in split(inputs, SEEDED_BATCH_ROWS)], rows)

@@ -1,0 +1,36 @@
+"""What the waiter of a job gets instead of a result: an error that a caller may see."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from app.batching.rule import Job
+from app.engine.base import InputRefused
+from app.errors import EngineFailed, PolicyServerError
+
+log = logging.getLogger("policy_server.batching")
+
+
+def fail(job: Job, error: Exception) -> None:
+    """Gives a job an error, unless nobody waits for it any more."""
+    if not job.waiter.done():
+        job.waiter.set_exception(error)
+
+
+def fail_all(jobs: Sequence[Job], error: Exception) -> None:
+    """Gives all jobs one error, as a caller may see it."""
+    for_callers = explained(error)
+    for job in jobs:
+        fail(job, for_callers)
+
+
+def explained(error: Exception) -> Exception:
+    """Returns an error as a caller may see it; one of the engine's own goes to the log.
+
+    Inputs that the policy refused stay as they are: the batcher knows the names of its fields.
+    """
+    if isinstance(error, (PolicyServerError, InputRefused)):
+        return error
+    log.error("the engine failed", exc_info=error)
+    return EngineFailed(f"the policy failed: {type(error).__name__}")
