@@ -9,8 +9,6 @@ from typing import Protocol
 
 from app.memory import FreedMemory
 
-# Less than this counts for nothing: a small request is never refused because of what others send.
-SMALL_BYTES = 64 * 1024
 _LOOK_S, _LEAST_LOOK_S = 0.1, 0.02
 # A client that has read nothing for so long is one of those that go first where unread answers take too much.
 _STALLED_S = 0.2

@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.connection_limits import SMALL_BYTES, SharedLimits
+from app.api.connection_limits import SharedLimits
 from app.api.cycle import AsgiCycle, FastPathCycle, scope_of
 from app.api.fast_path import FastPath, Route
 from app.api.known_head import Head
@@ -28,6 +28,7 @@ from app.api.timeouts import ASK_AFTER_S, ClientsEnd, Timeouts
 from app.api.writer import CLOSED, AnswerWriter
 from app.errors import Overloaded, Refusal, RequestTimeout, Unsupported
 from app.sockets import unread_bytes
+from app.wire.limits import SMALL_BYTES
 
 # So much of a body has to come within the time that a client has.
 _STEP_BYTES = 16 * 1024

@@ -12,7 +12,7 @@ from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, LargeRequest, PendingRequest, RequestParser
 from app.offload import Offload
 from app.wire.codecs import Codec
-from app.wire.limits import LEAST_BYTES
+from app.wire.limits import SMALL_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 
@@ -79,7 +79,7 @@ class Service:
         Raises:
           Overloaded: too many large bodies wait to be read.
         """
-        if len(body) <= LEAST_BYTES:
+        if len(body) <= SMALL_BYTES:
             return self.read(policy, route, codec, body)
         found = self.parser.at_once(policy, route, codec, body)
         if found is not None:

@@ -23,7 +23,7 @@ from app.sessions.record import Answer, Record
 from app.sessions.store import Key, SessionStore
 from app.settings import variable
 from app.wire.codecs import Codec, reader_of
-from app.wire.limits import LEAST_BYTES
+from app.wire.limits import SMALL_BYTES
 
 log = logging.getLogger("policy_server.sessions")
 R = TypeVar("R")
@@ -207,7 +207,7 @@ class Sessions:
             await self._store.close()
 
     async def _read(self, read: Callable[[Codec, bytes], R], reads: Codec, body: bytes) -> R:
-        if len(body) <= LEAST_BYTES:
+        if len(body) <= SMALL_BYTES:
             return read(reads, body)
         return await self._service.offload.run(len(body), read, reads, body)
 
