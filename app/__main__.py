@@ -84,18 +84,18 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "With none here, POLICY_SERVER_POLICIES counts (separated by spaces)",
     )
     add_options(serve)
-    inspect = commands.add_parser("inspect", help="what is in an export, as the server would see it")
-    inspect.add_argument("folder", metavar="FOLDER", type=Path, help="what PolicySaver.save wrote")
+    inspect = commands.add_parser("inspect", help="show what is in an export, as the server would see it")
+    inspect.add_argument("folder", metavar="FOLDER", type=Path, help="folder that PolicySaver.save wrote")
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        # argparse itself would show the usage above the commands, which tells nothing of this one.
+        # argparse itself would show the usage above the commands, which says nothing about this one.
         commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return parsed
 
 
 @contextlib.contextmanager
 def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
-    """Binds before anything is loaded, so that a port in use is told at once; nobody can connect yet."""
+    """Binds before anything is loaded, so that a port in use is reported at once; nobody can connect yet."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,14 +110,13 @@ def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
 def _serve(settings: Settings, listener: socket.socket) -> int:
     _calm_tensorflow()
     with own_folder("policy-server-counts.") as counts:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(
-            counts
-        )  # before its library is imported, here and in every process
+        # Before its library is imported, here and in every process.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
         import uvloop
 
         logs.configure(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve_until_told(settings, listener))
+            return runner.run(_serve_until_signalled(settings, listener))
 
 
 def _calm_tensorflow() -> None:
@@ -126,7 +125,7 @@ def _calm_tensorflow() -> None:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 
-async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
+async def _serve_until_signalled(settings: Settings, listener: socket.socket) -> int:
     from app.control.server import open_server
 
     stop = asyncio.Event()
@@ -135,15 +134,15 @@ async def _serve_until_told(settings: Settings, listener: socket.socket) -> int:
         loop.add_signal_handler(number, stop.set)
     stack = contextlib.AsyncExitStack()
     opening = asyncio.create_task(stack.enter_async_context(open_server(settings, listener)))
-    told = asyncio.create_task(stop.wait())
-    await asyncio.wait({opening, told}, return_when=asyncio.FIRST_COMPLETED)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
         opening.cancel()
         await asyncio.wait({opening})
         return 0
     async with stack:
         _announce(settings, listener, await opening)
-        await told
+        await stopping
     return 0
 
 
@@ -173,17 +172,17 @@ def _announce(settings: Settings, listener: socket.socket, openings: Openings) -
 
 
 def _body_limits(settings: Settings, managers: Mapping[str, Manager]) -> str:
-    """In MiB, as text; of each policy where they differ, and of msgpack where that differs."""
+    """The limits in MiB, as text; one for each policy where they differ, and one for msgpack where that differs."""
     from app.wire.limits import largest_bodies
 
-    given, told = settings.body_limit_bytes, {}
+    given, limits = settings.body_limit_bytes, {}
     for name, manager in managers.items():
         with manager.offered() as (_, graph, _):
             binary, text = (given, given) if given else largest_bodies(graph.spec.inputs, settings.rows_limit)
-        told[name] = f"{text / 2**20:.3g} MiB" + ("" if binary == text else f" ({binary / 2**20:.3g} MiB as msgpack)")
-    if len(set(told.values())) == 1:
-        return next(iter(told.values()))
-    return ", ".join(f"{name} {size}" for name, size in told.items())
+        limits[name] = f"{text / 2**20:.3g} MiB" + ("" if binary == text else f" ({binary / 2**20:.3g} MiB as msgpack)")
+    if len(set(limits.values())) == 1:
+        return next(iter(limits.values()))
+    return ", ".join(f"{name} {size}" for name, size in limits.items())
 
 
 if __name__ == "__main__":

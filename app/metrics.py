@@ -1,8 +1,9 @@
-"""What is counted, each name once. Made per process and handed down: there is no global registry.
+"""The metrics of the server: one table of them, and the objects that count.
 
-The processes of one server count together: `PROMETHEUS_MULTIPROC_DIR`, which the client library reads when it is
-imported, names the folder in which each has its files. What is counted for every request is counted in plain numbers
-first, and flushed into those files by `flush`: a process that is killed takes with it what it counted since.
+Made per process and passed down: there is no global registry. The processes of one server count together:
+`PROMETHEUS_MULTIPROC_DIR`, which the client library reads when it is imported, names the folder in which each has its
+files. What is counted for every request is counted in plain numbers first, and flushed into those files by `flush`: a
+process that is killed takes with it what it counted since.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import contextlib
 import fcntl
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.mmap_dict import MmapedDict
@@ -21,12 +23,79 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app import __version__
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+PREFIX = "policy_server_"
+# A process that is killed loses what it counted in the last so many seconds.
+FLUSH_S = 1.0
 
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+_POLICY, _ROUTE = ("policy",), ("policy", "route")
 
 
-FLUSH_S = 1.0
+class Metric(NamedTuple):
+    """One metric. `buckets`: upper bounds, of a histogram only."""
+
+    name: str
+    kind: type[Counter | Gauge | Histogram]
+    help: str
+    labels: tuple[str, ...] = _POLICY
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """The name that Prometheus sees; it adds `_total` to that of a counter."""
+        return PREFIX + self.name
+
+    def register(self, registry: CollectorRegistry) -> Any:
+        """Makes the object that counts, and has the registry collect it."""
+        options: dict[str, Any] = {}
+        if self.kind is Gauge:
+            options["multiprocess_mode"] = "mostrecent"
+        elif self.kind is Histogram:
+            options["buckets"] = self.buckets
+        return self.kind(self.full_name, self.help, self.labels, registry=registry, **options)
+
+
+METRICS = (
+    Metric("answers", Counter, "Data requests answered, by route and HTTP status.", (*_ROUTE, "status")),
+    Metric(
+        "answer_seconds",
+        Histogram,
+        "Time from a request's header read to its answer, in seconds.",
+        _ROUTE,
+        _LATENCY_S,
+    ),
+    Metric("batch_rows", Histogram, "Rows per batch.", buckets=_ROWS),
+    Metric("train_step", Gauge, "Train step of the weights."),
+    Metric("ready", Gauge, "1 while some weights of the policy serve, 0 while it cannot be opened."),
+    Metric("paused", Gauge, "1 while the policy is paused, else 0."),
+    Metric("build_info", Gauge, "1, with the version of the server as its label.", ("version",)),
+    Metric("sessions", Gauge, "Sessions that are open.", ()),
+    Metric(
+        "restarts", Counter, "Processes that ended and were started again, by process: builder or worker.", ("process",)
+    ),
+    Metric("swaps", Counter, "Versions that became active, the export at the start not counted."),
+    Metric("refused_versions", Counter, "Checkpoints that may not serve."),
+    Metric(
+        "unusable_records",
+        Counter,
+        "Records of sessions in Redis that were not written by this server, or were changed, and that were dropped.",
+    ),
+    Metric("outside_bounds", Counter, "Floats of requests outside the bounds of the spec."),
+    Metric(
+        "swap_seconds",
+        Histogram,
+        "Time from the start of a swap to its end on every worker, in seconds.",
+        buckets=_LATENCY_S,
+    ),
+    Metric(
+        "swap_stage_seconds",
+        Histogram,
+        "Time of each step of a swap: loaded, verified, active, drained (the version before it), in seconds.",
+        (*_POLICY, "stage"),
+        _LATENCY_S,
+    ),
+)
 
 
 class LocalHistogram:
@@ -44,7 +113,7 @@ class LocalHistogram:
         self._sum += value
 
     def flush_into(self, histogram: Histogram) -> None:
-        """Adds what was counted to a histogram, and begins anew."""
+        """Adds what was counted to a histogram, and starts again from zero."""
         counts, total = self._counts, self._sum
         self._counts, self._sum = self._empty.copy(), 0.0
         # The library has no call for counts that were made elsewhere.
@@ -56,7 +125,7 @@ class LocalHistogram:
 
 
 class DataMetrics:
-    """What is counted of the answers of one data route of one policy."""
+    """The counts of one data route of one policy. `answers`: HTTP status → the counter of its answers."""
 
     def __init__(self, answers: Callable[[int], Counter], latency: Histogram) -> None:
         self._answers = answers
@@ -78,103 +147,37 @@ class DataMetrics:
 
 
 class Metrics:
-    """The server's registry."""
+    """The server's registry, with an object for each row of `METRICS`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._all = {metric.name: metric.register(self.registry) for metric in METRICS}
+        self._all["build_info"].labels(__version__).set(1)
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
-        self._answers = self._make(Counter, "answers", "Data requests answered, by route and HTTP status.")
-        self._latency = Histogram(
-            "policy_server_answer_seconds",
-            "Time from a request's header read to its answer, in seconds.",
-            ("policy", "route"),
-            registry=self.registry,
-            buckets=_LATENCY_S,
-        )
-        self._batch_rows = Histogram(
-            "policy_server_batch_rows", "Rows per batch.", ("policy",), registry=self.registry, buckets=_ROWS
-        )
-        build = Gauge(
-            "policy_server_build_info",
-            "1, with the version of the server as its label.",
-            ("version",),
-            registry=self.registry,
-            multiprocess_mode="mostrecent",
-        )
-        build.labels(__version__).set(1)
-        self._train_step = self._gauge("train_step", "Train step of the weights.")
-        self._ready = self._gauge("ready", "1 while some weights of the policy serve, 0 while it cannot be opened.")
-        self._paused = self._gauge("paused", "1 while the policy is paused, else 0.")
-        self._sessions = Gauge(
-            "policy_server_sessions", "Sessions that are open.", registry=self.registry, multiprocess_mode="mostrecent"
-        )
-        self._restarts = Counter(
-            "policy_server_restarts",
-            "Processes that ended and were started again: the builder, and the workers, which answer.",
-            ("process",),
-            registry=self.registry,
-        )
-        self._counters = {
-            name: Counter(f"policy_server_{name}", text, ("policy",), registry=self.registry)
-            for name, text in (
-                ("swaps", "Versions that became active, the export at the start not counted."),
-                ("refused_versions", "Checkpoints that may not serve."),
-                ("unusable_records", "Records of sessions that others had written or changed, and that were dropped."),
-                ("outside_bounds", "Floats of requests outside the bounds of the spec."),
-            )
-        }
-        self._swap_seconds = Histogram(
-            "policy_server_swap_seconds",
-            "Time from the beginning of a swap to its end on every worker, in seconds.",
-            ("policy",),
-            registry=self.registry,
-            buckets=_LATENCY_S,
-        )
-
-        self._stage_seconds = Histogram(
-            "policy_server_swap_stage_seconds",
-            "Time of each step of a swap: loaded, verified, active, drained (the version before it), in seconds.",
-            ("policy", "stage"),
-            registry=self.registry,
-            buckets=_LATENCY_S,
-        )
 
     def policy(self, name: str) -> PolicyMetrics:
-        """The metrics of one policy, with the label look-ups done once."""
-        if name in self._policies:
-            return self._policies[name]
-        metrics = PolicyMetrics(
-            self._train_step.labels(name),
-            self._counters["swaps"].labels(name),
-            self._swap_seconds.labels(name),
-            self._counters["refused_versions"].labels(name),
-            self._counters["outside_bounds"].labels(name),
-            self._counters["unusable_records"].labels(name),
-            self._batch_rows.labels(name),
-            self._paused.labels(name),
-            lambda stage: self._stage_seconds.labels(name, stage),
-        )
-        self._policies[name] = metrics
-        return metrics
+        """Returns the metrics of one policy, with their labels looked up once."""
+        if name not in self._policies:
+            self._policies[name] = PolicyMetrics(self._all, name)
+        return self._policies[name]
 
     def ready(self, policy: str, ready: bool) -> None:
-        """The policy serves, or cannot be opened."""
-        self._ready.labels(policy).set(ready)
+        """Records whether the policy serves, or cannot be opened."""
+        self._all["ready"].labels(policy).set(ready)
 
     def sessions(self, count: int) -> None:
-        """So many are open."""
-        self._sessions.set(count)
+        """Records how many sessions are open."""
+        self._all["sessions"].set(count)
 
     def data(self, policy: str, route: str) -> DataMetrics:
-        """Those of a data route. `policy` is one that is served, or "" for any other name."""
+        """Returns the metrics of a data route. `policy` is one that is served, or "" for any other name."""
         found = self._data.get((policy, route))
         if found is None:
-
-            def answers(status: int) -> Counter:
-                return self._answers.labels(policy, route, str(status))
-
-            found = self._data[policy, route] = DataMetrics(answers, self._latency.labels(policy, route))
+            answers, latency = self._all["answers"], self._all["answer_seconds"]
+            found = self._data[policy, route] = DataMetrics(
+                lambda status: answers.labels(policy, route, str(status)), latency.labels(policy, route)
+            )
         return found
 
     def flush(self) -> None:
@@ -185,13 +188,13 @@ class Metrics:
             policy.flush()
 
     def restarted(self, process: str) -> None:
-        """A process was started again; what the one that ended has counted is kept, but not its files."""
-        self._restarts.labels(process).inc()
+        """Counts the restart of a process; the counts of the one that ended are kept, but not its files."""
+        self._all["restarts"].labels(process).inc()
         if SHARED_FOLDER_VARIABLE in os.environ:
             join_ended(Path(os.environ[SHARED_FOLDER_VARIABLE]))
 
     def text(self) -> bytes:
-        """What all processes of the server have counted, in Prometheus's text format."""
+        """Returns what all processes of the server have counted, in Prometheus's text format."""
         self.flush()
         if SHARED_FOLDER_VARIABLE not in os.environ:
             return generate_latest(self.registry)
@@ -200,70 +203,53 @@ class Metrics:
         with _lock(Path(os.environ[SHARED_FOLDER_VARIABLE]), fcntl.LOCK_SH):
             return generate_latest(together)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"policy_server_{name}", text, ("policy",), registry=self.registry, multiprocess_mode="mostrecent")
-
-    def _make(self, kind: type[Counter], name: str, text: str) -> Counter:
-        return kind(f"policy_server_{name}", text, ("policy", "route", "status"), registry=self.registry)
-
 
 class PolicyMetrics:
-    """What the parts of one policy count."""
+    """The counts of one policy. `metrics`: the objects of `METRICS` by name."""
 
-    def __init__(
-        self,
-        train_step: Gauge,
-        swaps: Counter,
-        swap_seconds: Histogram,
-        refused: Counter,
-        outside_bounds: Counter,
-        unusable_records: Counter,
-        batch_rows: Histogram,
-        paused: Gauge,
-        stage_seconds: Callable[[str], Histogram],
-    ) -> None:
-        self._train_step = train_step
-        self._swaps = swaps
-        self._swap_seconds = swap_seconds
-        self._refused = refused
-        self._outside_bounds = outside_bounds
-        self._unusable_records = unusable_records
-        self._batch_rows = batch_rows
+    def __init__(self, metrics: Mapping[str, Any], policy: str) -> None:
+        self._train_step: Gauge = metrics["train_step"].labels(policy)
+        self._paused: Gauge = metrics["paused"].labels(policy)
+        self._swaps: Counter = metrics["swaps"].labels(policy)
+        self._refused: Counter = metrics["refused_versions"].labels(policy)
+        self._outside_bounds: Counter = metrics["outside_bounds"].labels(policy)
+        self._unusable_records: Counter = metrics["unusable_records"].labels(policy)
+        self._swap_seconds: Histogram = metrics["swap_seconds"].labels(policy)
+        self._batch_rows: Histogram = metrics["batch_rows"].labels(policy)
         self._rows = LocalHistogram(_ROWS)
-        self._paused = paused
-        self._stage_seconds = stage_seconds
+        self._policy, self._stage_seconds = policy, metrics["swap_stage_seconds"]
 
     def active(self, train_step: int) -> None:
-        """These weights serve now."""
+        """Records the train step of the weights that serve now."""
         self._train_step.set(train_step)
 
     def swapped(self, seconds: float) -> None:
-        """A version became active, this long after it was seen."""
+        """Counts a version that became active, so many seconds after its swap started."""
         self._swaps.inc()
         self._swap_seconds.observe(seconds)
 
     def stage(self, name: str, seconds: float) -> None:
-        """A step of a swap took so long."""
-        self._stage_seconds(name).observe(seconds)
+        """Records how long a stage of a swap took."""
+        self._stage_seconds.labels(self._policy, name).observe(seconds)
 
     def refused(self) -> None:
-        """A checkpoint may not serve."""
+        """Counts a checkpoint that may not serve."""
         self._refused.inc()
 
     def outside_bounds(self, count: int) -> None:
-        """Floats of a request lie outside the spec's bounds."""
+        """Counts floats of a request that lie outside the spec's bounds."""
         self._outside_bounds.inc(count)
 
     def unusable_record(self) -> None:
-        """A record of a session cannot be used."""
+        """Counts a record of a session that cannot be used."""
         self._unusable_records.inc()
 
     def paused(self, paused: bool) -> None:
-        """The policy is paused, or no longer."""
+        """Records whether the policy is paused."""
         self._paused.set(paused)
 
     def batch(self, rows: int) -> None:
-        """A batch ran."""
+        """Counts a batch of so many rows."""
         self._rows.observe(rows)
 
     def flush(self) -> None:
@@ -271,15 +257,15 @@ class PolicyMetrics:
         self._rows.flush_into(self._batch_rows)
 
 
-# The end of the name of the files that hold what ended processes have counted, in the place of a process's id.
+# Stands in the place of a process's id in the names of the files with the counts of ended processes.
 _ENDED = "ended"
 
 
 def join_ended(folder: Path) -> None:
     """Adds the counts of processes that have ended to one file of each kind, and deletes theirs.
 
-    Or each process that was ever started again would have to be read for each look at the metrics. Where somebody is
-    looking, that is left for the next time.
+    Or each process that was ever started again would have to be read for each scrape. While one runs, that is left for
+    the next time.
     """
     with _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
         for path in sorted(folder.glob("*.db")) if locked else ():
@@ -300,7 +286,7 @@ def _is_over(process: int) -> bool:
 
 
 def _join(path: Path, into: Path, adds: bool) -> None:
-    """Sums of counters and histograms; of a gauge what was set last."""
+    """Adds counters and histograms up; of a gauge the last value counts."""
     together = MmapedDict(str(into))  # type: ignore[no-untyped-call]
     try:
         for key, value, at, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
@@ -315,7 +301,7 @@ def _join(path: Path, into: Path, adds: bool) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path, how: int) -> Iterator[bool]:
-    """Whether the files of the folder are locked within."""
+    """Yields whether the files of the folder are locked inside the block."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         locked = True

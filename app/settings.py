@@ -24,23 +24,22 @@ class SettingsError(Exception):
 
 
 def setting(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    least: int | None = None,
-    most: int | None = None,
-    secret: bool = False,
-    schemes: tuple[str, ...] = (),
+    default: Any, text: str, *, choices: tuple[str, ...] = (), least: int | None = None, most: int | None = None
 ) -> Any:
-    """Declares one setting. A secret is read from the environment only: a command line is for all to see.
+    """Declares one setting. `least`, `most`: the bounds of a number, themselves allowed."""
+    return _declared(default, {"help": text, "choices": choices, "least": least, "most": most})
 
-    `schemes`: of the URLs that it may be.
+
+def secret(text: str, *, schemes: tuple[str, ...] = ()) -> Any:
+    """Declares a setting that is read from the environment only: every user of a machine can read its command lines.
+
+    `schemes`: those of the URLs that it may be; none where it is no URL.
     """
-    metadata = {
-        "help": text, "choices": choices, "least": least, "most": most, "secret": secret, "schemes": schemes
-    }  # fmt: skip
-    return field(default=default, metadata=metadata)
+    return _declared("", {"help": text, "secret": True, "schemes": schemes})
+
+
+def _declared(default: Any, metadata: Mapping[str, Any]) -> Any:
+    return field(default=default, metadata={"choices": (), "secret": False, "schemes": (), **metadata})
 
 
 @dataclass(frozen=True)
@@ -57,44 +56,46 @@ class PolicyFolder:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server was told. Field names are the options' names."""
+    """The settings of one server. Field names are the options' names."""
 
     policies: tuple[PolicyFolder, ...]
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
-    workers: int = setting(1, "processes that answer; all change weights together", least=1, most=64)
+    workers: int = setting(1, "processes that answer requests; all change weights together", least=1, most=64)
     engine: str = setting(
         "auto",
-        "what runs the policies; auto: LiteRT where it is proved equal",
+        "what runs the policies: litert, tensorflow, or auto: LiteRT where it was shown to be equal to TensorFlow",
         choices=("auto", "litert", "tensorflow"),
     )
     watch: bool = setting(True, "swap in new checkpoints as they appear")
     state_dir: str = setting(
-        "", "folder for what survives a restart: pins, and all that the last versions run from; none keeps nothing"
+        "", "folder for what survives a restart: pins, and the files of the last versions; empty: nothing survives"
     )
     probe_inputs: str = setting(
-        "", "file of requests that the policies can answer: new weights and compiled ones are tried on them too"
+        "", "file of requests that the policies can answer; every new version is tried on them too"
     )
     strict_bounds: bool = setting(False, "refuse floats outside the bounds of the spec")
-    non_finite: str = setting("refuse", "NaN and infinities in requests", choices=("accept", "refuse"))
+    non_finite: str = setting(
+        "refuse", "NaN and infinities in requests: accept or refuse", choices=("accept", "refuse")
+    )
     # Long enough for a cold policy under load; a simulator that waits longer has stalled anyway.
-    deadline_ms: int = setting(10_000, "time for an answer where the request sets none", least=1)
+    deadline_ms: int = setting(10_000, "milliseconds for an answer, where the request sets no timeout_ms", least=1)
     # A graph of 250 million parameters is opened, compiled and verified in less.
     swap_deadline_ms: int = setting(
-        120_000, "time for the answer to a reload or rollback, which goes on all the same", least=1
+        120_000, "milliseconds for the answer to a reload or roll-back; the swap goes on after them", least=1
     )
     stalled_s: int = setting(
-        30, "seconds without any work after which a process that has yet to answer another is replaced", least=1
+        30, "seconds without any work after which a process that another one waits for is replaced", least=1
     )
     # A batch of 84x84x4 images as JSON text takes 112 KB a row: 64 MiB, the most that follows, are 600 rows.
     body_limit_bytes: int = setting(
         0, "largest request body, uploads apart; 0: what the largest batch of the policy takes", least=0
     )
-    # A policy of 250 million parameters. Nothing of an upload is held in memory, so that the disk sets the bound.
+    # A policy of 250 million parameters. An upload goes to the disk as it arrives, so that the disk sets the bound.
     upload_limit_bytes: int = setting(2**30, "largest checkpoint that may be uploaded", least=1)
     rows_limit: int = setting(65_536, "most rows in one request", least=1)
-    # Load balancers keep theirs for 60 s (AWS, Azure, nginx): who closes first must be the one that asks, not the one
-    # that answers, or a request meets a closing connection.
+    # Load balancers keep theirs for 60 s (AWS, Azure, nginx): the side that asks has to close first, or a request meets
+    # a connection that is closing.
     keep_alive_s: int = setting(75, "seconds after which a connection without requests is closed", least=1)
     client_timeout_s: int = setting(
         10,
@@ -108,8 +109,8 @@ class Settings:
     queue_limit_requests: int = setting(1024, "requests that may wait for one policy", least=1)
     # A record of a small recurrent policy takes 2 KB: 16,384 of them are 32 MB.
     sessions_limit: int = setting(16_384, "most sessions at once", least=1)
-    # Half of them, so that no client alone keeps the others out.
-    sessions_per_client: int = setting(12288, "most sessions at once that were begun from one address", least=1)
+    # Fewer than there may be, so that no client alone keeps the others out.
+    sessions_per_client: int = setting(12288, "most sessions at once from one address", least=1)
     sessions_bytes_limit: int = setting(
         256 * 2**20, "most memory that sessions may take (those in Redis apart)", least=1
     )
@@ -118,18 +119,20 @@ class Settings:
     retained_versions: int = setting(4, "most versions of a policy that sessions may retain at once", least=1)
     root_path: str = setting("", "path prefix that a proxy in front strips")
     trusted_proxies: str = setting(
-        "", "addresses or networks, comma-separated, whose X-Forwarded-For says who the client is; * for all"
+        "", "addresses or networks, comma-separated, whose X-Forwarded-For names the client; * for all"
     )
     cors_origins: str = setting("", "origins that browsers may call from, comma-separated, or *")
-    log_level: str = setting("info", "what is logged", choices=("debug", "info", "warning", "error"))
-    admin_token: str = setting("", "bearer token of the admin routes; without one they are closed", secret=True)
-    session_url: str = setting(
-        "",
-        "redis://…, where all workers and replicas keep sessions; none: in memory",
-        secret=True,
+    log_level: str = setting(
+        "info",
+        "lowest level that is logged: debug, info, warning or error",
+        choices=("debug", "info", "warning", "error"),
+    )
+    admin_token: str = secret("bearer token of the admin routes; without one they are closed")
+    session_url: str = secret(
+        "redis://… for the sessions of all workers and replicas; empty: in memory",
         schemes=("redis://", "rediss://", "unix://"),
     )
-    data_token: str = setting("", "bearer token of the data routes; without one they are open", secret=True)
+    data_token: str = secret("bearer token of the data routes; without one they are open")
 
 
 def all_settings() -> list[Field[Any]]:
@@ -158,7 +161,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
-    """Joins command line and environment.
+    """Joins the command line and the environment.
 
     Args:
       policies: `NAME=FOLDER` or `FOLDER`; where empty, POLICY_SERVER_POLICIES (separated by spaces) counts.
@@ -181,7 +184,7 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
 
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
-    """Variables that look like settings and are none. Not an error: Kubernetes sets some of this form."""
+    """Lists variables that look like settings and are none. Not an error: Kubernetes sets some of this form."""
     known = {variable(f.name) for f in fields(Settings)} | {
         file_variable(f) for f in all_settings() if f.metadata["secret"]
     }
@@ -194,7 +197,7 @@ def file_variable(f: Field[Any]) -> str:
 
 
 def _from_environment(f: Field[Any], env: Mapping[str, str]) -> tuple[str | None, str]:
-    """What the environment says of a setting, None if nothing, and the name of the variable that does."""
+    """Returns the text that the environment gives a setting, None if none, and the name of the variable."""
     given, source = env.get(variable(f.name)), variable(f.name)
     path = env.get(file_variable(f)) if f.metadata["secret"] else None
     if not path:
@@ -237,7 +240,7 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
     if limits["choices"] and given not in limits["choices"]:
         raise SettingsError(f"{source} is {given!r}, expected one of {', '.join(limits['choices'])}")
     if limits["schemes"] and given and not _is_url(given, limits["schemes"]):
-        # What came is not told: it may hold a password.
+        # The value is left out of the message: it may contain a password.
         raise SettingsError(f"{source} is no URL that begins with {', '.join(limits['schemes'])}")
     return given
 

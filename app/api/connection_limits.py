@@ -1,4 +1,4 @@
-"""What the connections of a worker may take: bytes held for them, and time."""
+"""Bounds of what the connections of a worker may take: memory, and time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Protocol
 
 from app.memory import FreedMemory
 
-# Less than this counts for nothing: a small request is never refused because of what others send.
-SMALL_BYTES = 64 * 1024
-_LOOK_S, _LEAST_LOOK_S = 0.1, 0.02
+_CHECK_S, _LEAST_CHECK_S = 0.1, 0.02
 # A client that has read nothing for so long is one of those that go first where unread answers take too much.
 _STALLED_S = 0.2
 # They may take so much more than the bound until then; beyond it those go that have read nothing for longest.
@@ -24,7 +22,7 @@ class HttpLimits:
 
     `keep_alive_s`: how long a connection may be idle. `client_timeout_s`: how long a client may take for the head of a
     request, for each 16 KiB of its body, and for reading anything of an answer. `buffered_bytes`: what all unfinished
-    requests may hold together, and what all unread answers may.
+    requests may take together, and what all unread answers may.
     """
 
     keep_alive_s: float = 75
@@ -32,96 +30,96 @@ class HttpLimits:
     buffered_bytes: int = 96 * 2**20
 
 
-class Holder(Protocol):
-    """A connection, as far as its memory goes."""
+class Owner(Protocol):
+    """A connection, for which bytes are kept."""
 
     def evict(self) -> None:
         """Gives up the unfinished request, for want of memory."""
 
     def unread_bytes(self) -> int:
-        """What is written and not yet sent."""
+        """Returns how many written bytes are not sent yet."""
 
     def abort(self) -> None:
         """Closes at once; what is unsent is lost."""
 
 
 class UnfinishedRequests:
-    """Bytes held for requests that are not complete or not answered. Beyond the bound the largest is given up."""
+    """Bytes of requests that are not complete or not answered. Beyond the bound the largest request is given up."""
 
     def __init__(self, bound_bytes: int, memory: FreedMemory) -> None:
         self._bound = bound_bytes
         self._memory = memory
-        self._sizes: dict[Holder, int] = {}
+        self._sizes: dict[Owner, int] = {}
         self._total = 0
 
-    def hold(self, holder: Holder, size: int) -> None:
-        """Notes how much `holder` holds now."""
-        self._total += size - self._sizes.get(holder, 0)
-        self._sizes[holder] = size
+    def count(self, owner: Owner, size: int) -> None:
+        """Records how many bytes are kept for `owner` now."""
+        self._total += size - self._sizes.get(owner, 0)
+        self._sizes[owner] = size
         while self._total > self._bound:
             largest = max(self._sizes, key=self._sizes.__getitem__)
             self.release(largest)
             largest.evict()
 
-    def release(self, holder: Holder) -> None:
-        """Notes that `holder` holds nothing any more."""
-        size = self._sizes.pop(holder, 0)
+    def release(self, owner: Owner) -> None:
+        """Records that nothing is kept for `owner` any more."""
+        size = self._sizes.pop(owner, 0)
         self._total -= size
         self._memory.freed(size)
 
 
 class UnreadAnswers:
-    """Connections whose clients read more slowly than they are answered, looked at while there are any."""
+    """Connections whose clients read more slowly than they are answered, checked while there are any."""
 
     def __init__(self, bound_bytes: int, timeout_s: float, memory: FreedMemory) -> None:
         self._bound = bound_bytes
         self._timeout_s = timeout_s
         self._memory = memory
-        self._watched: dict[Holder, _Unread] = {}
+        self._watched: dict[Owner, _Unread] = {}
         self._total = 0
-        self._looked = -math.inf
+        self._checked_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, holder: Holder, size: int) -> None:
+    def add(self, owner: Owner, size: int) -> None:
         """Watches a connection from now on. An answer of `size` bytes is in memory until the last of it is sent."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        before = self._watched.get(holder)
+        before = self._watched.get(owner)
         self._total += size - (before.size if before is not None else 0)
-        self._watched[holder] = _Unread(size, holder.unread_bytes(), now)
-        if self._total > self._bound and now - self._looked >= _LEAST_LOOK_S:  # answers come faster than it is looked
-            self._look_at_all(now)
+        self._watched[owner] = _Unread(size, owner.unread_bytes(), now)
+        if self._total > self._bound and now - self._checked_at >= _LEAST_CHECK_S:  # answers come faster than checks
+            self._check_all(now)
         if self._timer is None:
-            self._timer = loop.call_later(_LOOK_S, self._look)
+            self._timer = loop.call_later(_CHECK_S, self._check)
 
-    def discard(self, holder: Holder) -> None:
-        """Watches it no more."""
-        unread = self._watched.pop(holder, None)
+    def discard(self, owner: Owner) -> None:
+        """Stops watching a connection."""
+        unread = self._watched.pop(owner, None)
         if unread is not None:
             self._total -= unread.size
             self._memory.freed(unread.size)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        self._look_at_all(loop.time())
-        self._timer = loop.call_later(_LOOK_S, self._look) if self._watched else None
+        self._check_all(loop.time())
+        self._timer = loop.call_later(_CHECK_S, self._check) if self._watched else None
 
-    def _look_at_all(self, now: float) -> None:
-        self._looked = now
-        for holder, unread in self._watched.items():
-            unread.look(holder.unread_bytes(), now)
-        for holder, unread in sorted(self._watched.items(), key=lambda item: -item[1].size):
+    def _check_all(self, now: float) -> None:
+        self._checked_at = now
+        for owner, unread in self._watched.items():
+            unread.update(owner.unread_bytes(), now)
+        for owner, unread in sorted(self._watched.items(), key=lambda item: -item[1].size):
             stalled_s = now - unread.since
             if stalled_s >= self._timeout_s or (self._total > self._bound and stalled_s >= _STALLED_S):
-                self._give_up(holder)
+                self._give_up(owner)
         if self._total > self._bound * _MOST_EXCESS:
-            for holder, unread in sorted(self._watched.items(), key=lambda item: item[1].since):
+            for owner, unread in sorted(self._watched.items(), key=lambda item: item[1].since):
                 if self._total > self._bound and unread.since < now:  # not the one that was just written
-                    self._give_up(holder)
+                    self._give_up(owner)
 
-    def _give_up(self, holder: Holder) -> None:
-        self.discard(holder)
-        holder.abort()
+    def _give_up(self, owner: Owner) -> None:
+        self.discard(owner)
+        owner.abort()
 
 
 @dataclass
@@ -132,7 +130,7 @@ class _Unread:
     unsent: int
     since: float
 
-    def look(self, unsent: int, now: float) -> None:
+    def update(self, unsent: int, now: float) -> None:
         if unsent < self.unsent:
             self.unsent, self.since = unsent, now
 

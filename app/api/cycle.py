@@ -55,12 +55,12 @@ class FastPathCycle(RequestCycle):
         self.received = 0
 
     @property
-    def held(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes of the body that are in memory."""
         return self.received
 
-    waiting_body = 0
-    may_be_told = True
+    unread_body_bytes = 0
+    takes_interim = True
 
     def receive(self, piece: bytes) -> None:
         """Keeps a piece of the body."""
@@ -97,7 +97,7 @@ class AsgiCycle:
         self._expects = not self._old and (b"expect", b"100-continue") in [(n, v.lower()) for n, v in head.headers]
         self._body = bytearray()
         self._more_body = True
-        self._body_told = False
+        self._body_delivered = False
         self._news = asyncio.Event()
         self._start: dict[str, Any] | None = None
         self._chunked = False
@@ -109,23 +109,23 @@ class AsgiCycle:
         self.gone = False
 
     @property
-    def held(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes of the body that are in memory."""
         return len(self._body) if self._is_streamed else self.received
 
     @property
-    def waiting_body(self) -> int:
+    def unread_body_bytes(self) -> int:
         """Bytes of the body that the application has not asked for yet."""
         return len(self._body)
 
     @property
-    def may_be_told(self) -> bool:
-        """Whether the client may be sent a word before its answer."""
+    def takes_interim(self) -> bool:
+        """Whether the client may be sent an interim response (1xx) before its answer."""
         return not (self._old or self.started)
 
     @property
     def expects(self) -> bool:
-        """Whether the client waits for a word before it sends the body."""
+        """Whether the client waits for 100 Continue before it sends the body."""
         return self._expects
 
     def receive(self, piece: bytes) -> None:
@@ -179,9 +179,9 @@ class AsgiCycle:
             self._expects = False
             self._connection.write(_CONTINUE)
         while not (self.gone or self.over):
-            if self._body or not (self._more_body or self._body_told):
+            if self._body or not (self._more_body or self._body_delivered):
                 body, self._body = bytes(self._body), bytearray()
-                self._body_told = not self._more_body
+                self._body_delivered = not self._more_body
                 self._connection.regulate()
                 return {"type": "http.request", "body": body, "more_body": self._more_body}
             self._news.clear()

@@ -26,7 +26,7 @@ from app.metrics import DataMetrics, Metrics
 from app.sessions.record import Answer
 from app.sessions.sessions import LargeMemoryStep, Sessions
 from app.wire.codecs import JSON, MSGPACK, Codec, reader_of, writer_of
-from app.wire.limits import LEAST_BYTES
+from app.wire.limits import SMALL_BYTES
 
 Headers = Iterable[tuple[bytes, bytes]]
 # The bytes of a header are remembered with what they mean; so many kinds of clients are there at most.
@@ -83,7 +83,7 @@ class RequestCycle:
     def ask(self, service: Service, body: bytes, now: float) -> None:
         """Submits the request that `body` holds; the connection gets its answer. `now`: on the event loop's clock."""
         try:
-            if len(body) <= LEAST_BYTES:
+            if len(body) <= SMALL_BYTES:
                 self._put(service, self.route.read(body), now)
             else:
                 self._ask_large(service, body, now)

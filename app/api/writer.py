@@ -15,14 +15,14 @@ _OK = STATUS_LINE[200]
 
 
 class _Closed:
-    """In the place of a transport whose connection is lost, which would hold what hangs on it."""
+    """Replaces a transport whose connection is lost, so that nothing keeps the real one in memory."""
 
     def is_closing(self) -> bool:
-        """Whether it closes."""
+        """Returns that it closes."""
         return True
 
     def get_write_buffer_size(self) -> int:
-        """Nothing is left to be sent."""
+        """Returns that nothing is left to be sent."""
         return 0
 
     def _nothing(self, *_: Any) -> None: ...
@@ -36,7 +36,7 @@ CLOSED: Any = _Closed()
 class AnswerWriter(asyncio.Protocol):
     """The half of a connection that writes.
 
-    `stays`: whether the connection is open behind the answer under way. `odd`: whether there is more to do behind it
+    `stays`: whether the connection is open after the answer under way. `odd`: whether there is more to do after it
     than to wait for the next request. `closing`: whether nothing is read or written any more. `shared` is set by
     `protocol_with`.
     """
@@ -57,19 +57,19 @@ class AnswerWriter(asyncio.Protocol):
         raise NotImplementedError
 
     def may_stay(self) -> bool:
-        """Whether the connection stays open behind an answer that is not the usual one."""
+        """Returns whether the connection stays open after the answer under way."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Does what is next."""
+        """Continues with what is next."""
         raise NotImplementedError
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is answered: no more of its requests are done meanwhile."""
+        """Starts no more of a client's requests: it does not read as fast as it is answered."""
         self.write_paused = self.odd = True
 
     def resume_writing(self) -> None:
-        """The client has read most of it."""
+        """Continues: the client has read most of what was written."""
         self.write_paused = False
         self.shared.unread.discard(self)
         if self._written is not None:
@@ -113,20 +113,20 @@ class AnswerWriter(asyncio.Protocol):
         self.stays = False
 
     def unread_bytes(self) -> int:
-        """See `Holder`."""
+        """See `Owner`."""
         return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
-        """See `Holder`."""
+        """See `Owner`."""
         self.closing = self.odd = True
         self.transport.abort()
 
     def evict(self) -> None:
-        """See `Holder`."""
+        """See `Owner`."""
         raise NotImplementedError
 
     def _common_head(self) -> bytes:
-        """Date, and what else every answer has: uvicorn makes the list anew each second."""
+        """Returns the header fields that every answer has, date first: uvicorn makes their list anew each second."""
         headers = self.server_state.default_headers
         known, text = self._common
         if known is not headers:

@@ -15,7 +15,7 @@ from app.rpc.control import RemoteManager
 from app.uploads.upload import Uploads
 from app.versions.loaded import LoadedVersions
 from app.wire.codecs import JSON, Codec
-from app.wire.limits import LEAST_BYTES, largest_bodies
+from app.wire.limits import SMALL_BYTES, largest_bodies
 from saver.artifact import PolicySpec, ServingInfo
 
 
@@ -40,7 +40,7 @@ class Policy:
     def body_limit(self, route: str, codec: Codec) -> int:
         """How many bytes a request to a route may have."""
         if route == INITIAL_STATE:
-            return min(LEAST_BYTES, self.body_limit_bytes or LEAST_BYTES)
+            return min(SMALL_BYTES, self.body_limit_bytes or SMALL_BYTES)
         return self.body_limit_bytes or self._largest_batch[codec is JSON]
 
     @functools.cached_property

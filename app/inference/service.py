@@ -13,7 +13,7 @@ from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, LargeRequest, PendingRequest, RequestParser
 from app.offload import Offload
 from app.wire.codecs import Codec
-from app.wire.limits import LEAST_BYTES
+from app.wire.limits import SMALL_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Service:
         Raises:
           Overloaded: too many large bodies wait to be read.
         """
-        if len(body) <= LEAST_BYTES:
+        if len(body) <= SMALL_BYTES:
             return read(body)
         found = None if at_once is None else at_once(body)
         if found is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import UnknownMediaType
 from app.wire import json_body, large_json, large_msgpack, msgpack_body
-from app.wire.limits import LEAST_BYTES
+from app.wire.limits import SMALL_BYTES
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Codec:
     media_type: str
     decode: Callable[[bytes], dict[str, Any]]
     encode: Callable[[Any], bytes]
-    # For bodies beyond `LEAST_BYTES`, with the most names of fields that one may have.
+    # For bodies beyond `SMALL_BYTES`, with the most names of fields that one may have.
     decode_large: Callable[[bytes, int], dict[str, Any]]
 
     def decode_any(self, body: bytes, most_keys: int) -> dict[str, Any]:
         """What a body of any size holds; long lists of a large one are a `LongList` each. Raises as `decode` does."""
-        return self.decode(body) if len(body) <= LEAST_BYTES else self.decode_large(body, most_keys)
+        return self.decode(body) if len(body) <= SMALL_BYTES else self.decode_large(body, most_keys)
 
     @functools.cached_property
     def header(self) -> bytes:

@@ -1,7 +1,6 @@
-"""A large JSON body → its fields, the long lists in it unread: they are known by where they begin and end.
+"""A large JSON body → its fields, with the long lists in it unread: only where each starts and ends is known.
 
-Brackets and quotes are looked for with NumPy in slices, so that no call takes long and nothing is made of what lies
-between them. What is wrong inside of a long list is found when it is read.
+What is wrong inside a long list is found when it is read.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import orjson
 import simdjson
 
 from app.errors import DoesNotFit, NotJson, Problem
-from app.offload import let_others_run
 from app.wire import json_body
+from app.wire.json_ends import end_of, end_of_string
 from app.wire.long_lists import PIECE_BYTES, SHORT_BYTES, LongList, LongString, Ragged, check_row, lists_in, row_bytes
 from app.wire.tensors import Array
 from saver.artifact import Leaf
@@ -31,7 +30,6 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 _TOKEN = re.compile(rb"[-+.0-9A-Za-z]{1,4097}")
 _OPENING = re.compile(rb"(?:\[[ \t\r\n]*){1,64}")
 _NUMBERS = b"0123456789+-.eE \t\r\n"
-_OPEN, _CLOSE, _QUOTE = 0x7B, 0x7D, 0x22
 # Each string has a quote at both ends; half of those inside may look like none.
 _QUOTES_A_STRING = 4
 
@@ -40,7 +38,7 @@ def decode(body: bytes, most_keys: int) -> dict[str, Any]:
     """The object in a body, with a `LongList` for each list that is long.
 
     Args:
-      body: what came.
+      body: the bytes of the request.
       most_keys: no object that fits has more keys, those of the objects in it included.
 
     Raises:
@@ -61,7 +59,7 @@ def decode(body: bytes, most_keys: int) -> dict[str, Any]:
 
 
 class _Reader:
-    """What one body holds, read from the left."""
+    """Reads one body from the left."""
 
     def __init__(self, body: bytes, most_keys: int) -> None:
         self._body = body
@@ -76,7 +74,7 @@ class _Reader:
         return match.end()
 
     def object(self, at: int, level: int) -> tuple[dict[str, Any], int]:
-        """The object that begins at `at`, and where it ends."""
+        """Returns the object that starts at `at`, and where it ends."""
         body = self._body
         fields: dict[str, Any] = {}
         at = self.after_space(at + 1)
@@ -101,13 +99,13 @@ class _Reader:
         if mark in (b"[", b"{"):
             if mark == b"{":
                 raise NotJson(f"the body is nested too deep: objects in more than {_MOST_LEVELS} others")
-            end = _end_of(body, at)
+            end = end_of(body, at)
             if body[end - 1] != 0x5D:
                 raise self._no_json(end - 1, "']'")
             short = end - at <= SHORT_BYTES
             return (_loads(body[at:end], at) if short else LongText(body, at, end, self._most_keys)), end
         if mark == b'"':
-            end = _end_of_string(body, at)
+            end = end_of_string(body, at)
             if end - at > SHORT_BYTES:
                 return LongString(body, at, end), end
         else:
@@ -126,7 +124,7 @@ class _Reader:
         self._keys_left -= 1
         if self._body[at : at + 1] != b'"':
             raise self._no_json(at, "the name of a field in double quotes")
-        end = _end_of_string(self._body, at)
+        end = end_of_string(self._body, at)
         if end - at > _MOST_TOKEN_BYTES:
             where = self._body[at + 1 : at + 101].decode("utf-8", "replace")
             raise DoesNotFit([Problem(where, f"a name of {end - at - 2} bytes", "the fields of this policy")])
@@ -143,7 +141,7 @@ class _Reader:
 
 
 class LongText(LongList):
-    """A list from its first bracket to its last one."""
+    """A list in a JSON body, from its first bracket to its last one."""
 
     def __init__(self, body: bytes, start: int, end: int, most_keys: int) -> None:
         self._body = body
@@ -212,7 +210,7 @@ class LongText(LongList):
         return found if batched else [found]
 
     def _cuts(self, leaf: Leaf) -> Iterator[tuple[int, int]]:
-        """Where rows of the leaf begin and end, a piece at a time. `Ragged` where no row ends in time."""
+        """Yields where rows of the leaf start and end, a piece at a time; `Ragged` where no row ends in time."""
         body, last = self._body, self._end - 1
         rank = len(leaf.shape)
         between = re.compile(rb"((?:\][ \t\r\n]*){%d}),[ \t\r\n]*(?=\[)" % rank if rank else rb"(),")
@@ -246,7 +244,7 @@ class _Numbers:
         self._parser = simdjson.Parser()
 
     def read(self, text: bytes) -> Array | None:
-        """The rows in a JSON list; None where they take a closer look."""
+        """Returns the rows in a JSON list; None where their items have to be read one by one."""
         if not self._known:
             return None
         skeleton = text.translate(None, _NUMBERS)
@@ -266,7 +264,7 @@ class _Numbers:
 
 
 def _skeleton(shape: tuple[int, ...]) -> bytes:
-    """What is left of a value of that shape without its numbers."""
+    """Returns the text of a value of that shape without its numbers."""
     text = b""
     for size in reversed(shape):
         text = b"[" + b",".join([text] * size) + b"]"
@@ -274,7 +272,7 @@ def _skeleton(shape: tuple[int, ...]) -> bytes:
 
 
 def _rows_in(text: bytes, at: int) -> list[Any]:
-    """A piece whose items are looked at."""
+    """Reads a piece whose items are checked one by one."""
     if text.count(b"[") != text.count(b"]"):
         raise Ragged
     rows: list[Any] = _loads(text, at)
@@ -287,68 +285,3 @@ def _loads(text: bytes, at: int) -> Any:
     except orjson.JSONDecodeError as error:
         problem = re.sub(r": line \d+.*", "", str(error))
         return json_body.decode_loosely(text, f"{problem}, at byte {at} or after")
-
-
-def _end_of(body: bytes, at: int) -> int:
-    """Where the list or object that begins at `at` ends.
-
-    Raises:
-      NotJson: it does not.
-    """
-    depth, inside = 0, 0
-    while at < len(body):
-        let_others_run()
-        stop = _step_end(body, at)
-        chunk = body[at:stop]
-        marks, inside = _marks(chunk, inside)
-        places = np.flatnonzero((marks == _OPEN) | (marks == _CLOSE))
-        if places.size:
-            depths = depth + np.cumsum(np.where(marks[places] == _OPEN, 1, -1))
-            ends = np.flatnonzero(depths <= 0)
-            if ends.size:
-                return at + int(places[ends[0]]) + 1
-            depth = int(depths[-1])
-        at = stop
-    raise NotJson(f"the body is not JSON: it ends within a list or an object, after {len(body)} bytes")
-
-
-def _end_of_string(body: bytes, at: int) -> int:
-    """Where the string that begins at `at` ends; raises as `_end_of` does."""
-    at += 1
-    while at < len(body):
-        let_others_run()
-        stop = _step_end(body, at)
-        place = _without_escapes(body[at:stop]).find(b'"')
-        if place >= 0:
-            return at + place + 1
-        at = stop
-    raise NotJson(f"the body is not JSON: it ends within a string, after {len(body)} bytes")
-
-
-def _step_end(body: bytes, at: int) -> int:
-    """The end of a slice that begins at `at`, which is not between a backslash and what it escapes."""
-    stop = min(at + _STEP, len(body))
-    while stop < len(body) and body[stop - 1] == 0x5C:
-        run = stop - 1
-        while run > at and body[run - 1] == 0x5C:
-            run -= 1
-        if (stop - run) % 2 == 0:
-            break
-        stop += 1
-    return stop
-
-
-def _without_escapes(chunk: bytes) -> bytes:
-    """The same without any quote that is escaped, byte for byte."""
-    if b"\\" not in chunk:
-        return chunk
-    return chunk.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-
-
-def _marks(chunk: bytes, inside: int) -> tuple[Array, int]:
-    """The bytes with brackets of both kinds as braces, and 0 in strings; `inside`: 1 where it begins in a string."""
-    if inside or b'"' in chunk:
-        raw = np.frombuffer(_without_escapes(chunk), np.uint8)
-        parity = (np.cumsum(raw == _QUOTE, dtype=np.uint8) + np.uint8(inside)) & 1
-        return np.where(parity, 0, raw | 0x20), int(parity[-1])
-    return np.frombuffer(chunk, np.uint8) | 0x20, 0

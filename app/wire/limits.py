@@ -9,8 +9,9 @@ from saver.artifact import Leaf, Nest, leaves
 
 # No request is larger: what comes in, its arrays and what is read at once have to fit into memory beside each other.
 LARGEST_BYTES = 64 * 2**20
-# Names of fields, options, ids, and space. What is smaller cannot hurt anybody.
-LEAST_BYTES = 64 * 1024
+# Names of fields, options, ids, and space. A smaller body is always read at once, and never refused because of what
+# other clients send.
+SMALL_BYTES = 64 * 1024
 # Of strings the spec does not say how long they are; 65,536 of them may have some 250 bytes each.
 STRINGS_BYTES = 16 * 2**20
 # A body of the most usual kinds is read at once up to here: that takes a few milliseconds.
@@ -27,7 +28,7 @@ MOST_ANSWER_NUMBERS = 4 * 2**20
 
 def most_bytes(nest: Nest, rows: int, *, text: bool) -> int:
     """The most that so many rows of a nest take, as JSON `text` or as msgpack; unknown sizes take all there is."""
-    size = LEAST_BYTES
+    size = SMALL_BYTES
     for _, leaf in leaves(nest):
         if None in leaf.shape:
             return LARGEST_BYTES

@@ -1,4 +1,5 @@
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from app.settings import (
     variable,
 )
 
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+
 
 def parsed(*arguments: str) -> dict:
     parser = argparse.ArgumentParser()
@@ -27,6 +30,14 @@ def test_every_setting_has_help_and_a_default_of_its_kind(setting):
     assert isinstance(setting.default, bool | int | str)
     if isinstance(setting.default, int) and not isinstance(setting.default, bool):
         assert setting.metadata["least"] <= setting.default
+
+
+def test_the_docs_list_every_setting_with_its_default_and_its_help_word_for_word():
+    page = CONFIGURATION.read_text()
+    listed = re.findall(r"^\| `(POLICY_SERVER_\w+)` \| `([^`]*)` \| (.*) \|$", page, re.MULTILINE)
+    assert [(name, default, re.sub(r"\[(.*?)\]\(.*?\)", r"\1", text)) for name, default, text in listed] == [
+        (variable(setting.name), str(setting.default).lower(), setting.metadata["help"]) for setting in all_settings()
+    ]
 
 
 def test_nothing_given_means_the_defaults_of_the_table():
@@ -67,7 +78,7 @@ SWITCHES = ("watch", "strict_bounds")
 SECRETS = {"admin_token": "s3", "data_token": "s4", "session_url": "redis://:password@host/1"}
 
 
-def test_the_cases_below_cover_every_knob():
+def test_the_cases_below_cover_every_setting():
     assert {*GIVEN, *SWITCHES, *SECRETS} == {setting.name for setting in all_settings()}
 
 

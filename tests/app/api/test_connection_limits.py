@@ -27,7 +27,7 @@ def test_answers_that_come_faster_than_they_stall_are_bounded() -> None:
         answers, clients = UnreadAnswers(10_000, 10, FreedMemory()), [Client() for _ in range(40)]
         for client in clients:
             answers.add(client, 1000)
-            answers._looked = -math.inf  # else not each of them is looked at, so soon after the one before
+            answers._checked_at = -math.inf  # else not each of them is checked, so soon after the one before
             assert answers._total <= 11_000 + 1000
         return [client.gone for client in clients]
 

@@ -361,7 +361,7 @@ def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_with_its_
             protocol.data_received(REQUEST)
             held.cycles[0].set_result(b"")
             protocol.data_received(REQUEST[:-2])
-            assert protocol._alone
+            assert protocol._head_alone
             if end == "end":
                 assert not protocol.eof_received()
             elif end == "stop":

@@ -12,7 +12,7 @@ import pytest
 from app.errors import DoesNotFit, NotJson, NotMsgpack, PolicyServerError
 from app.inputs.options import read_options
 from app.inputs.validate import InputValidator
-from app.wire import large_json, large_msgpack, long_lists
+from app.wire import json_ends, large_json, large_msgpack, long_lists
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf, PolicySpec
 from tests.app.inputs.test_typed import SPECS, UNTYPED, bodies
@@ -31,8 +31,8 @@ ALL = SPECS | MORE
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is large begins at a few bytes."""
-    for module in (long_lists, large_json, large_msgpack):
+    """Bodies of a few bytes are large."""
+    for module in (long_lists, json_ends, large_json, large_msgpack):
         for name, size in (("PIECE_BYTES", 48), ("SHORT_BYTES", 12), ("_STEP", 7)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, size)

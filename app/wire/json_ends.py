@@ -1,0 +1,81 @@
+"""A JSON body and the start of a list, an object or a string in it → where that ends.
+
+Brackets and quotes are searched with NumPy in slices, so that no call takes long and nothing is made of what lies
+between them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.errors import NotJson
+from app.offload import let_others_run
+from app.wire.tensors import Array
+
+_STEP = 64 * 1024
+_OPEN, _CLOSE, _QUOTE = 0x7B, 0x7D, 0x22
+
+
+def end_of(body: bytes, at: int) -> int:
+    """Returns where the list or object that starts at `at` ends.
+
+    Raises:
+      NotJson: it does not.
+    """
+    depth, inside = 0, 0
+    while at < len(body):
+        let_others_run()
+        stop = _step_end(body, at)
+        chunk = body[at:stop]
+        marks, inside = _marks(chunk, inside)
+        places = np.flatnonzero((marks == _OPEN) | (marks == _CLOSE))
+        if places.size:
+            depths = depth + np.cumsum(np.where(marks[places] == _OPEN, 1, -1))
+            ends = np.flatnonzero(depths <= 0)
+            if ends.size:
+                return at + int(places[ends[0]]) + 1
+            depth = int(depths[-1])
+        at = stop
+    raise NotJson(f"the body is not JSON: it ends within a list or an object, after {len(body)} bytes")
+
+
+def end_of_string(body: bytes, at: int) -> int:
+    """Returns where the string that starts at `at` ends; raises as `end_of` does."""
+    at += 1
+    while at < len(body):
+        let_others_run()
+        stop = _step_end(body, at)
+        place = _without_escapes(body[at:stop]).find(b'"')
+        if place >= 0:
+            return at + place + 1
+        at = stop
+    raise NotJson(f"the body is not JSON: it ends within a string, after {len(body)} bytes")
+
+
+def _step_end(body: bytes, at: int) -> int:
+    """Returns the end of a slice that starts at `at`: never between a backslash and what it escapes."""
+    stop = min(at + _STEP, len(body))
+    while stop < len(body) and body[stop - 1] == 0x5C:
+        run = stop - 1
+        while run > at and body[run - 1] == 0x5C:
+            run -= 1
+        if (stop - run) % 2 == 0:
+            break
+        stop += 1
+    return stop
+
+
+def _without_escapes(chunk: bytes) -> bytes:
+    """Replaces escaped quotes and backslashes, and keeps the length."""
+    if b"\\" not in chunk:
+        return chunk
+    return chunk.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+
+
+def _marks(chunk: bytes, inside: int) -> tuple[Array, int]:
+    """Returns the bytes with all brackets as braces and 0 within strings; `inside`: 1 where the chunk starts in one."""
+    if inside or b'"' in chunk:
+        raw = np.frombuffer(_without_escapes(chunk), np.uint8)
+        parity = (np.cumsum(raw == _QUOTE, dtype=np.uint8) + np.uint8(inside)) & 1
+        return np.where(parity, 0, raw | 0x20), int(parity[-1])
+    return np.frombuffer(chunk, np.uint8) | 0x20, 0

@@ -1,0 +1,111 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from app.metrics import METRICS, LocalHistogram, Metrics, join_ended
+
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+
+
+def test_the_docs_list_the_table_word_for_word() -> None:
+    page = CONFIGURATION.read_text().split("## Metrics")[1]
+    listed = re.findall(r"^\| `(policy_server_\w+)` \| (\w+) \| (.*) \|$", page, re.MULTILINE)
+    table = [(metric.full_name, metric.kind.__name__.lower(), metric.help) for metric in METRICS]
+    assert sorted((name, kind, text.replace("`", "")) for name, kind, text in listed) == sorted(table)
+
+
+def test_every_row_of_the_table_is_collected_with_its_help() -> None:
+    collected = {family.name: family.documentation for family in Metrics().registry.collect()}
+    assert collected == {metric.full_name: metric.help for metric in METRICS}
+
+
+def test_buckets_are_given_for_histograms_alone_and_rise() -> None:
+    for metric in METRICS:
+        assert bool(metric.buckets) is (metric.kind is Histogram)
+        assert list(metric.buckets) == sorted(set(metric.buckets))
+
+
+def test_plain_numbers_are_flushed_once_and_land_in_the_bucket_of_their_bound() -> None:
+    histogram = Histogram("h", "help", registry=CollectorRegistry(), buckets=(1, 10))
+    local = LocalHistogram((1, 10))
+    for value in (0.5, 1, 1.5, 10, 11):
+        local.observe(value)
+    for _ in range(2):  # the second time there is nothing new
+        local.flush_into(histogram)
+        samples = {(sample.name, sample.labels.get("le")): sample.value for sample in histogram.collect()[0].samples}
+        assert [samples["h_bucket", bound] for bound in ("1.0", "10.0", "+Inf")] == [2, 4, 5]
+        assert (samples["h_count", None], samples["h_sum", None]) == (5, 24)
+
+
+def test_counts_reach_the_text_with_their_labels() -> None:
+    metrics = Metrics()
+    policy = metrics.policy("p")
+    assert metrics.policy("p") is policy
+    metrics.data("p", "action").answered(200, 0.001)
+    metrics.data("p", "action").answered(422, 0.002)
+    metrics.ready("p", True)
+    metrics.sessions(3)
+    metrics.restarted("builder")
+    policy.batch(3)
+    policy.active(700)
+    policy.swapped(0.2)
+    policy.stage("loaded", 0.1)
+    policy.refused()
+    policy.outside_bounds(4)
+    policy.unusable_record()
+    policy.paused(True)
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        'policy_server_answers_total{policy="p",route="action",status="200"} 1.0',
+        'policy_server_answers_total{policy="p",route="action",status="422"} 1.0',
+        'policy_server_answer_seconds_bucket{le="0.001",policy="p",route="action"} 1.0',
+        'policy_server_answer_seconds_count{policy="p",route="action"} 2.0',
+        'policy_server_batch_rows_bucket{le="2.0",policy="p"} 0.0',
+        'policy_server_batch_rows_bucket{le="4.0",policy="p"} 1.0',
+        'policy_server_train_step{policy="p"} 700.0',
+        'policy_server_ready{policy="p"} 1.0',
+        'policy_server_paused{policy="p"} 1.0',
+        "policy_server_sessions 3.0",
+        'policy_server_restarts_total{process="builder"} 1.0',
+        'policy_server_swaps_total{policy="p"} 1.0',
+        'policy_server_swap_seconds_count{policy="p"} 1.0',
+        'policy_server_swap_stage_seconds_count{policy="p",stage="loaded"} 1.0',
+        'policy_server_refused_versions_total{policy="p"} 1.0',
+        'policy_server_outside_bounds_total{policy="p"} 4.0',
+        'policy_server_unusable_records_total{policy="p"} 1.0',
+    ):
+        assert line in lines
+
+
+def _file(path: Path, value: float, at: float = 0.0) -> None:
+    values = MmapedDict(str(path))
+    values.write_value(mmap_key("m", "m", [], [], "help"), value, at)
+    values.close()
+
+
+def _value(path: Path) -> float:
+    ((_, value, _, _),) = MmapedDict.read_all_values_from_file(str(path))
+    return value
+
+
+def test_counts_of_ended_processes_are_added_to_one_file_of_each_kind(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    ended, here = process.pid, os.getpid()
+    assert process.wait() == 0
+    _file(tmp_path / f"counter_{ended}.db", 2)
+    _file(tmp_path / "counter_ended.db", 5)
+    _file(tmp_path / f"counter_{here}.db", 100)
+    _file(tmp_path / f"gauge_mostrecent_{ended}.db", 7, at=20)
+    _file(tmp_path / "gauge_mostrecent_ended.db", 8, at=10)
+    join_ended(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.db")} == {
+        *("counter_ended.db", f"counter_{here}.db", "gauge_mostrecent_ended.db")
+    }
+    assert _value(tmp_path / "counter_ended.db") == 7
+    assert _value(tmp_path / "gauge_mostrecent_ended.db") == 7
+    assert _value(tmp_path / f"counter_{here}.db") == 100
