@@ -98,7 +98,10 @@ def statuses_of(connection: socket.socket, count: int) -> list[int]:
     statuses = []
     with connection.makefile("rb") as stream:
         for _ in range(count):
-            statuses.append(int(stream.readline().split(b" ")[1]))
+            # A client that has ended its side, and waits long, is asked by a 102 whether it is still there.
+            while (status := int(stream.readline().split(b" ")[1])) < 200:
+                assert stream.readline() == b"\r\n"
+            statuses.append(status)
             lengths = [
                 line.partition(b":")[2]
                 for line in iter(stream.readline, b"\r\n")
