@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tf_agents.policies import policy_saver
 
+from app.testing import free_port
 from tests.support import saver_policies as policies
 from tests.support.saver_policies import SAVERS, Saved
-from tests.support.server import ROOT, free_port
+from tests.support.server import ROOT
 
 KINDS = ("fixed batch, recurrent",)  # with a distribution
 

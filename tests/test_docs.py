@@ -298,3 +298,18 @@ def test_every_link_and_file_of_the_page_is_there() -> None:
     assert {Path(name).name for name in files} >= {"simulator.cpp", "Simulator.cs", "simulator.mjs", "self_play.py"}
     for name in re.findall(r"\]\(([\w./-]+\.md)", SIMULATORS):
         assert (ROOT / "docs" / "tutorials" / name).exists(), name
+
+
+# docs/how-to/test-a-simulator.md
+
+
+def test_tests_of_a_simulator_pass_as_the_docs_show_them(tmp_path: Path) -> None:
+    from tests.support import policies
+
+    policies.export("cartpole", tmp_path / "policies" / "cartpole")
+    (program,) = blocks("python", (ROOT / "docs" / "how-to" / "test-a-simulator.md").read_text())
+    (tmp_path / "test_simulator.py").write_text(program)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_simulator.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout

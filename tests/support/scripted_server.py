@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tests.support.server import free_port
+from app.testing import free_port
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tf_agents.utils import common
 from tests.support import saver_policies as policies
 from tests.support.policies import NumberPolicy, NumberTrainer
 from tests.support.server import RunningServer, command, environment, serving
-from tests.support.steady import SteadyLoad, log_read, until
+from tests.support.steady import SteadyLoad, until
 
 
 class ScaledPolicy(NumberPolicy):
@@ -93,7 +93,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     made = Scenario(tmp_path_factory.mktemp("habits"))
     (made.folder / "empty").mkdir()
     folders = {name: made.folder / name for name in ("many", "one", "ours", "empty", "absent")}
-    with serving(folders, "--workers", "2") as made.server, log_read(made.server):
+    with serving(folders, "--workers", "2") as made.server:
         yield made
     assert "Traceback" not in "\n".join(made.server.lines)
 

@@ -25,14 +25,14 @@ import pytest
 from app.artifacts.bundle import Bundle, Graph
 from tests.support.policies import NumberTrainer
 from tests.support.server import ADMIN_TOKEN, RunningServer, serving
-from tests.support.steady import SteadyLoad, log_read, until
+from tests.support.steady import SteadyLoad, until
 
 FILLER = 200_000
 
 
 @contextlib.contextmanager
 def started(trainer: NumberTrainer, state: Path, *options: str) -> Iterator[RunningServer]:
-    with serving({"p": trainer.folder}, "--state-dir", str(state), *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, "--state-dir", str(state), *options) as server:
         yield server
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.processes.test_stalled import train_step
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 POLICY = "/v1/policies/p"
 
@@ -22,7 +22,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 @pytest.fixture(scope="module")
 def watching(trainer: NumberTrainer) -> Iterator[RunningServer]:
-    with serving({"p": trainer.folder}) as server, log_read(server):
+    with serving({"p": trainer.folder}) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 WORKER, BUILDER = "app.worker", "app.builder"
 
@@ -38,14 +38,14 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 def patient(trainer: NumberTrainer) -> Iterator[RunningServer]:
     """Waits for a stopped process, but does not let callers wait."""
     options = ("--no-watch", "--stalled-s", "3600", "--swap-deadline-ms", "400")
-    with serving({"p": trainer.folder}, *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def strict(trainer: NumberTrainer) -> Iterator[RunningServer]:
     options = ("--no-watch", "--workers", "2", "--stalled-s", "1")
-    with serving({"p": trainer.folder}, *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options) as server:
         yield server
 
 

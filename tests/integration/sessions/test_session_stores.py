@@ -14,7 +14,7 @@ from tests.support.policies import CountingPolicy, NumberTrainer
 from tests.support.redis_server import redis_running
 from tests.support.saver_policies import Saved
 from tests.support.server import serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
@@ -168,7 +168,6 @@ def test_records_that_others_have_changed_are_the_trouble_of_their_sessions_only
         with (
             serving(names, *warm, POLICY_SERVER_SESSION_URL=url) as server,
             ThreadPoolExecutor(8) as threads,
-            log_read(server),
         ):
             good = Session(server, "recurrent")
             for spoil in SPOILED:

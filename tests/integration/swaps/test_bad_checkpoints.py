@@ -29,7 +29,7 @@ import tensorflow as tf
 from saver.artifact import CHECKPOINT_FILE, digest_of, write_checkpoint_manifest
 from tests.support.policies import NumberTrainer
 from tests.support.server import ADMIN_TOKEN, RunningServer, serving
-from tests.support.steady import SteadyLoad, log_read, until
+from tests.support.steady import SteadyLoad, until
 
 FILLER = 100_000
 INDEX = "variables/variables.index"
@@ -130,7 +130,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     plain = NumberTrainer(folder / "elsewhere", plain=True, filler=FILLER)
     with serving({"p": ours.folder}, POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(UPLOAD_LIMIT)) as server:
         made = Scenario(folder, server, ours, plain)
-        with log_read(server), made.load:
+        with made.load:
             made.serve_good()
             yield made
     assert "Traceback" not in "\n".join(server.lines)

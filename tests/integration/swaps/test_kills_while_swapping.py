@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 WORKER, BUILDER = "app.worker", "app.builder"
 WORKERS = 2
@@ -174,7 +174,7 @@ def test_processes_killed_or_stopped_while_swapping_cost_time_and_nothing_else(t
     options = ("--no-watch", "--workers", str(WORKERS), "--stalled-s", "1", "--state-dir", str(tmp_path / "state"))
     tries: Counter[str] = Counter()
     took_s: list[float] = []
-    with serving({"p": trainer.folder}, *options, TMPDIR=str(place)) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options, TMPDIR=str(place)) as server:
         with load(server.url) as story:
             until(lambda: story.answers >= 50 and is_whole(server), "answers")
             before = leftovers(server, place)

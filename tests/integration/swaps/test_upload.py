@@ -17,8 +17,9 @@ import httpx
 import numpy as np
 import pytest
 
+from app.testing import free_port
 from tests.support.policies import NumberTrainer
-from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, free_port, serving
+from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 LIMIT = 4 << 20
 BEARER = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
