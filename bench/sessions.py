@@ -26,11 +26,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench import BenchError, command
-from bench.command import options_as_json, tell
-from bench.load import Generator, compiled, request_bytes
-from bench.machine import Neighbours, machine, warning_before
-from bench.server import Server, serving
+from bench import BenchError
+from bench.harness import command
+from bench.harness.command import options_as_json, tell
+from bench.harness.load import Generator, compiled, request_bytes
+from bench.harness.machine import Neighbours, machine, warning_before
+from bench.harness.server import Server, serving
 from bench.serving import usage
 from bench.serving.exports import RECURRENT, SMALL, Exports
 from client import RemotePolicy

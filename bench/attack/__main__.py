@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import BenchError, command
+from bench import BenchError
 from bench.attack.bodies import Body, all_of_them
 from bench.attack.connections import KINDS, connect, head, read_all, send_all
-from bench.command import tell
-from bench.server import ROOT, Server, serving
+from bench.harness import command
+from bench.harness.command import tell
+from bench.harness.server import ROOT, Server, serving
 
 POLICIES = ("small", "image", "number", "word", "recurrent")
 MOST_LATENCY_MS, MOST_MB, GIVEN_BACK_S = 100.0, 200.0, 10.0

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import command
-from bench.command import options_as_json, tell
-from bench.load import compiled
-from bench.machine import Neighbours, machine, warning_before
+from bench.harness import command
+from bench.harness.command import options_as_json, tell
+from bench.harness.load import compiled
+from bench.harness.machine import Neighbours, machine, warning_before
 from bench.serving import acceptance, chart, report
 from bench.serving.before import source_of
 from bench.serving.exports import Exports

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 import uvicorn
 
-from bench.serving.exchanges import BINARY
+from bench.serving.payloads import BINARY
 
 Message = dict[str, Any]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import BenchError
-from bench.server import ROOT, serving
+from bench.harness.server import ROOT, serving
 
 SMALL, RECURRENT, IMAGE, SLOW, MANY, SWAPPED = "small", "recurrent", "image", "slow", "many", "swapped"
 TRAIN_STEP = 700

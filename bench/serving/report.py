@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import warning_after
+from bench.harness.machine import warning_after
 from bench.serving.acceptance import Line
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import SCENARIOS

@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import BenchError
-from bench.serving import starts, usage
+from bench.serving import startup_time, usage
 from bench.serving.exports import SMALL, Exports
 from bench.serving.launch import Launcher
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import Kind, Scenario
-from bench.serving.starting import Starter
-from bench.serving.targets import Direct, Loaded
+from bench.serving.start_servers import Starter
+from bench.serving.targets import InProcess, Loaded
 
 _WARM_UP = 0.15  # of a turn
 _QUIET_CORES, _QUIET_S, _PATIENCE_S = 0.03, 0.5, 20
@@ -59,16 +59,16 @@ class Bench:
                     self._rounds(scenario, targets, rows, launcher)
         if with_starts:
             self.tell("starts with a warm cache")
-            results.starts = starts.measure(self.exports, self.folder, self.plan.rounds)
+            results.starts = startup_time.measure(self.exports, self.folder, self.plan.rounds)
         return results
 
     def _started(
         self, stage: Sequence[Scenario], launcher: Launcher
-    ) -> list[tuple[Scenario, list[Direct | Loaded | None], list[Row]]]:
+    ) -> list[tuple[Scenario, list[InProcess | Loaded | None], list[Row]]]:
         """All servers first; whoever cannot be started has a row that says why."""
         found = []
         for scenario in stage:
-            targets: list[Direct | Loaded | None] = []
+            targets: list[InProcess | Loaded | None] = []
             rows = []
             for competitor in scenario.competitors:
                 row = Row(scenario.name, competitor.name, guest=competitor.kind is Kind.PEER)
@@ -83,7 +83,7 @@ class Bench:
         return found
 
     def _rounds(
-        self, scenario: Scenario, targets: Sequence[Direct | Loaded | None], rows: Sequence[Row], launcher: Launcher
+        self, scenario: Scenario, targets: Sequence[InProcess | Loaded | None], rows: Sequence[Row], launcher: Launcher
     ) -> None:
         """Who comes first changes each round."""
         seconds = self.plan.seconds * scenario.longer
@@ -97,7 +97,7 @@ class Bench:
                 if not row.problem:
                     self._turn(target, row, seconds, launcher)
 
-    def _turn(self, target: Direct | Loaded, row: Row, seconds: float, launcher: Launcher) -> None:
+    def _turn(self, target: InProcess | Loaded, row: Row, seconds: float, launcher: Launcher) -> None:
         """One sample; whoever breaks is out."""
         running = target.pid if isinstance(target, Loaded) else 0
         others = [pid for other in launcher.running if other != running for pid in usage.family(other)]

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import command
-from bench.command import options_as_json, tell
-from bench.load import generator
-from bench.machine import Neighbours, machine, warning_before
+from bench.harness import command
+from bench.harness.command import options_as_json, tell
+from bench.harness.load import generator
+from bench.harness.machine import Neighbours, machine, warning_before
 from bench.swaps import report
 from bench.swaps.run import ACTION, BODY, UNITS, Bench, Wanted
 from bench.swaps.under_load import Plan

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.server import Server
+from bench.harness.server import Server
 from bench.swaps.checkpoints import Checkpoints
 from bench.swaps.prober import Prober
 

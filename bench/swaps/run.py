@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import Generator
-from bench.server import Server, serving
+from bench.harness.load import Generator
+from bench.harness.server import Server, serving
 from bench.swaps import first_answer, under_load
 from bench.swaps.checkpoints import Checkpoints
 from bench.swaps.report import Results, Subject
@@ -57,7 +57,10 @@ class Bench:
             policy = Path(folder) / "policy"
             self.tell(f"{size}: export")
             with hushed():
-                from bench.trainer import Trainer, q_policy_of  # here, so that --help need not wait for TensorFlow
+                from bench.harness.trainer import (
+                    Trainer,
+                    q_policy_of,
+                )  # here, so that --help need not wait for TensorFlow
 
                 trainer = Trainer(q_policy_of(UNITS[size]))
                 trainer.export(policy)

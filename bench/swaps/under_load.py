@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.load import Answers, Generator, answers
-from bench.server import Server
+from bench.harness.load import Answers, Generator, answers
+from bench.harness.server import Server
 from bench.swaps.checkpoints import Checkpoints
 
 _PAUSE_S = 0.5
@@ -112,7 +112,7 @@ def _phase(
             published.append(checkpoints.publish()[0])
         seen = answers(process, plan.phase_s)
     if published:
-        server.wait_for(published[-1])
+        server.wait_for(server.policy, published[-1])
         checkpoints.prune()
     return seen, set(published)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
-from bench.load import Generator, generator, request_bytes
+from bench.harness.load import Generator, generator, request_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 Answer = Callable[[int], tuple[float, bytes]]

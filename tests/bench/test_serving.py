@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
-from bench.serving import acceptance, chart, exchanges, scenarios, usage
+from bench.serving import acceptance, chart, payloads, scenarios, usage
 from bench.serving.peers import environments, table
 from bench.serving.results import Results, Row, Sample, Start
 from tests.bench.test_swaps import left_behind
@@ -139,19 +139,19 @@ def test_chart_has_bars_where_there_is_an_echo() -> None:
 def test_scenarios_with_the_same_servers_are_together() -> None:
     policies = [stage[0].policy for stage in scenarios.stages((), ())]
     assert len(policies) == len(set(policies))
-    (stage,) = scenarios.stages(["images-binary-2"], ["direct", "litert-1"])
-    assert [one.name for one in stage[0].competitors] == ["direct", "litert-1"]
+    (stage,) = scenarios.stages(["images-binary-2"], ["in-process", "litert-1"])
+    assert [one.name for one in stage[0].competitors] == ["in-process", "litert-1"]
     with pytest.raises(BenchError, match="naive"):
-        scenarios.stages(["images-binary-2"], ["naive", "direct"])
+        scenarios.stages(["images-binary-2"], ["naive", "in-process"])
 
 
 @pytest.mark.parametrize(
     ("name", "rows"), [("row", 1), ("rows", 64), ("state", 1), ("images", 8), ("binary-images", 8)]
 )
 def test_bodies_hold_what_they_say(name: str, rows: int) -> None:
-    asked = exchanges.exchange(name)
+    asked = payloads.payload(name)
     assert asked.rows == rows
-    assert asked.body == exchanges.exchange(name).body
+    assert asked.body == payloads.payload(name).body
     if name != "binary-images":
         sent, answered = json.loads(asked.body), json.loads(asked.answer)
         assert rows in (1, len(sent["observation"]))
@@ -167,8 +167,8 @@ def test_peers_are_asked_the_same(peer: table.Peer, name: str) -> None:
             return [number for item in value for number in numbers(item)]
         return [value] if isinstance(value, float) else []
 
-    asked = exchanges.exchange(name)
-    sent = json.loads(peer.exchange(asked).body)
+    asked = payloads.payload(name)
+    sent = json.loads(peer.payload(asked).body)
     sent = sent["inputs"][0]["data"] if "inputs" in sent else sent["observation"]
     assert numbers(sent) == numbers(json.loads(asked.body)["observation"])
     assert (Path(table.__file__).with_name(f"{peer.module}.py")).exists()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from app.testing import ServerFailed
 from bench import BenchError
 
 
@@ -18,7 +19,7 @@ def run(name: str, measure: Callable[[], int]) -> int:
     stop_on_signals()
     try:
         return measure()
-    except BenchError as error:
+    except (BenchError, ServerFailed) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -106,7 +106,9 @@ def compiled(folder: Path) -> Path:
     """The program, made in `folder`."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise BenchError("there is no C compiler (cc, gcc or clang), which the load generator bench/load.c needs")
+        raise BenchError(
+            "there is no C compiler (cc, gcc or clang), which the load generator bench/harness/load.c needs"
+        )
     program = folder / "load"
     done = subprocess.run([compiler, "-O2", "-o", program, SOURCE], capture_output=True, text=True, check=False)
     if done.returncode:
