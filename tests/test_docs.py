@@ -159,7 +159,19 @@ def test_readme_and_first_policy_show_the_same_answers_to_the_same_commands() ->
 
 def test_make_alone_lists_the_targets() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup", "site"):
+    for target in (
+        "demo",
+        "serve",
+        "test",
+        "test-fast",
+        "coverage",
+        "test-full",
+        "check",
+        "fmt",
+        "lock",
+        "setup",
+        "site",
+    ):
         assert f"make {target} " in listed
 
 
