@@ -140,8 +140,11 @@ def _form(answer: object) -> object:
     """Keys, types and texts of an answer, without its numbers and lengths."""
     if isinstance(answer, dict):
         if "versions" in answer:
-            told = ("version", "state", "train_step")
-            return [sorted(answer["versions"][0]), sorted(tuple(v[name] for name in told) for v in answer["versions"])]
+            compared = ("version", "state", "train_step")
+            return [
+                sorted(answer["versions"][0]),
+                sorted(tuple(v[name] for name in compared) for v in answer["versions"]),
+            ]
         fixed = ("family", "version", "previous", "type", "detail", "errors", "status")
         changed = {"train_step"} if "previous" in answer else set()
         return {key: value if key in {*fixed, *changed} else _form(value) for key, value in answer.items()}

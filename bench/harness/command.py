@@ -32,7 +32,7 @@ def options_as_json(options: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def tell(what: str) -> None:
+def progress(what: str) -> None:
     """A line for whoever waits, beside the figures."""
     print(what, file=sys.stderr, flush=True)
 

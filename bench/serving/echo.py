@@ -48,7 +48,7 @@ def echo(
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
+    """Serves until it is asked to stop."""
     port, answer, media_type = sys.argv[1:]
     uvicorn.run(
         echo(Path(answer).read_bytes(), media_type),

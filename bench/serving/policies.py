@@ -88,7 +88,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 
 
 def _trainer(policy: Any, batch_size: int | None = None) -> Trainer:
-    """Its first checkpoint has the train step that answers tell."""
+    """Its first checkpoint has the train step that answers have."""
     return Trainer(policy, exports.TRAIN_STEP - STEPS, batch_size)
 
 

@@ -32,13 +32,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bench:
-    """Files go to `folder`, the compiled load generator is `program`, and a line about each step goes to `tell`."""
+    """Files go to `folder`, the compiled load generator is `program`, and a line about each step goes to `progress`."""
 
     plan: Plan
     exports: Exports
     program: Path
     folder: Path
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
     environments: Path | None = None  # of the peers, where they take part
     before: Path | None = None  # the source of an earlier revision, where it takes part
 
@@ -58,7 +58,7 @@ class Bench:
                     results.rows += rows
                     self._rounds(scenario, targets, rows, launcher)
         if with_starts:
-            self.tell("starts with a warm cache")
+            self.progress("starts with a warm cache")
             results.starts = startup_time.measure(self.exports, self.folder, self.plan.rounds)
         return results
 
@@ -73,7 +73,7 @@ class Bench:
             for competitor in scenario.competitors:
                 row = Row(scenario.name, competitor.name, guest=competitor.kind is Kind.PEER)
                 rows.append(row)
-                self.tell(f"{scenario.name}: {competitor.name} is made ready")
+                self.progress(f"{scenario.name}: {competitor.name} is made ready")
                 try:
                     targets.append(launcher.target(competitor, scenario))
                 except BenchError as error:
@@ -92,7 +92,7 @@ class Bench:
             if isinstance(target, Loaded):
                 target.generator.run(target.port, self.plan.seconds * _WARM_UP, target.clients)
         for number in range(self.plan.rounds):
-            self.tell(f"{scenario.name}: round {number + 1} of {self.plan.rounds}")
+            self.progress(f"{scenario.name}: round {number + 1} of {self.plan.rounds}")
             for target, row in present if number % 2 == 0 else reversed(present):
                 if not row.problem:
                     self._turn(target, row, seconds, launcher)

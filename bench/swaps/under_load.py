@@ -80,17 +80,17 @@ class UnderLoad:
 
 
 def measure(
-    server: Server, checkpoints: Checkpoints, generator: Generator, plan: Plan, tell: Callable[[str], None]
+    server: Server, checkpoints: Checkpoints, generator: Generator, plan: Plan, progress: Callable[[str], None]
 ) -> UnderLoad:
     """Finds the largest load, and then does the rounds at half of it. Which phase comes first changes each round."""
     checkpoints.prepare(plan.rounds * plan.swaps_per_phase)
-    tell("the largest load")
+    progress("the largest load")
     generator.run(server.port, plan.maximum_s / 5, plan.connections)  # warms up
     maximum = generator.run(server.port, plan.maximum_s, plan.connections)
     rate = maximum.rate / 2
     rounds = []
     for number in range(plan.rounds):
-        tell(f"round {number + 1} of {plan.rounds} at {rate:.0f} requests a second")
+        progress(f"round {number + 1} of {plan.rounds} at {rate:.0f} requests a second")
         phases = {
             with_swaps: _phase(server, checkpoints, generator, plan, rate, with_swaps)
             for with_swaps in ((False, True) if number % 2 == 0 else (True, False))

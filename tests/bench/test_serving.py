@@ -1,4 +1,4 @@
-"""A short run of `make bench` tells everything, and what it works out of samples is right. Its times say nothing."""
+"""A short run of `make bench` reports everything, and what it works out of samples is right. Its times say nothing."""
 
 import json
 import os
@@ -29,20 +29,20 @@ def row(scenario: str, competitor: str, *rates: float) -> Row:
 
 
 @needs_a_compiler
-def test_short_run_tells_everything(tmp_path: Path) -> None:
-    told, picture = tmp_path / "told.json", tmp_path / "picture.svg"
+def test_short_run_reports_everything(tmp_path: Path) -> None:
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.svg"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     words = ["--scenario", "one-row-8", "--only", "echo", "litert-1", "--rounds", "1", "--seconds", "0.3"]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.serving", *words, "--json", told, "--chart", picture],
+        [sys.executable, "-m", "bench.serving", *words, "--json", figures, "--chart", picture],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    results = json.loads(told.read_text())
+    results = json.loads(figures.read_text())
     assert set(results) == {"machine", "options", "rows", "starts", "acceptance", "failures"}
     assert results["failures"] == 0
     assert [row["competitor"] for row in results["rows"]] == ["echo", "litert-1"]
@@ -62,7 +62,7 @@ def test_short_run_tells_everything(tmp_path: Path) -> None:
 
 
 @needs_a_compiler
-def test_who_takes_part_nowhere_is_told() -> None:
+def test_who_takes_part_nowhere_is_reported() -> None:
     words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--only", "nobody"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
@@ -107,7 +107,7 @@ def test_each_of_our_servers_is_held_to_its_twin_of_an_earlier_revision() -> Non
     assert found["one row, 8 clients: litert-1, answers/s by those before"] == (0.94, False)
 
 
-def test_a_revision_that_git_lacks_is_told() -> None:
+def test_a_revision_that_git_lacks_is_reported() -> None:
     words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--before", "no-such-revision"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -174,7 +174,7 @@ def test_peers_are_asked_the_same(peer: table.Peer, name: str) -> None:
     assert (Path(table.__file__).with_name(f"{peer.module}.py")).exists()
 
 
-def test_a_peer_that_cannot_be_installed_is_told(tmp_path: Path) -> None:
+def test_a_peer_that_cannot_be_installed_is_reported(tmp_path: Path) -> None:
     peer = replace(table.PEERS["litserve"], packages=("--no-index", "none-such"))
     environments.make(tmp_path, peer, lambda _: None)
     with pytest.raises(BenchError, match=r"not installed: .*none-such"):

@@ -12,7 +12,7 @@ from bench.serving.scenarios import Competitor, Kind
 
 # What runs the policy in all of them; installed without what it asks for, of which one package is nowhere to be had.
 ENGINE = "ai-edge-litert==2.3.0"
-# The environment variable that tells them the compiled file: see policy.py.
+# The environment variable that names the compiled file: see policy.py.
 MODEL = "BENCH_PEER_MODEL"
 
 

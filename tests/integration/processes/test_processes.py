@@ -21,7 +21,7 @@ WORKER, BUILDER = "app.worker", "app.builder"
 
 
 class Scenario:
-    """A server with two workers, a policy whose answers tell the version, and a client of each worker."""
+    """A server with two workers, a policy whose answers show the version, and a client of each worker."""
 
     def __init__(self, trainer: NumberTrainer, server: RunningServer) -> None:
         self.trainer = trainer
@@ -110,7 +110,7 @@ def test_a_pause_holds_on_every_worker(scenario: Scenario) -> None:
         assert [ask(client) for client in clients] == [scenario.step] * 2
 
 
-def test_every_worker_tells_what_all_have_counted(scenario: Scenario) -> None:
+def test_every_worker_reports_what_all_have_counted(scenario: Scenario) -> None:
     """Of a route that nothing else here asks; the others' counts come a moment later."""
 
     def counted(client: httpx.Client) -> int:

@@ -67,8 +67,8 @@ def test_pin_stays_where_the_folder_cannot_be_looked_into_for_a_while(
         assert (refused.status_code, "looked for now" in refused.text) == (409, True)
         assert os.strerror(24) in refused.text
         assert (trainer.folder / "checkpoints" / name).is_dir()
-        told = "p: the checkpoints cannot be looked for now"
-        until(lambda: any(told in line for line in watching.lines), "a look by the watcher")
+        reported = "p: the checkpoints cannot be looked for now"
+        until(lambda: any(reported in line for line in watching.lines), "a scan by the watcher")
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert watching.http.get(POLICY).json()["pinned"] == name

@@ -22,7 +22,7 @@ from tests.support.steady import until
 WORKER, BUILDER = "app.worker", "app.builder"
 WORKERS = 2
 HOWS = ((BUILDER, signal.SIGKILL), (WORKER, signal.SIGKILL), (WORKER, signal.SIGSTOP), (BUILDER, signal.SIGSTOP))
-# The worker that was to tell of a swap may be stopped when all is done: nobody waits for it but the client.
+# The worker that was to report a swap may be stopped when all is done: nobody waits for it but the client.
 PATIENCE_S = 20.0
 
 
@@ -78,7 +78,7 @@ def load(url: str, clients: int = 4) -> Iterator[Story]:
 
 
 def reload(server: RunningServer, name: str, tries: Counter[str]) -> int:
-    """Reloads until it is told to have come about; the train step that serves then."""
+    """Reloads until the server reports it done; the train step that serves then."""
     bearer = {"Authorization": server.admin.headers["authorization"]}
     for _ in range(10):
         try:

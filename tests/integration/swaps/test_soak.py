@@ -27,7 +27,7 @@ PAUSE_S = 0.01
 FULL_S, WARM_S, WINDOW_S, SWAP_EVERY_S = 3600.0, 300.0, 60.0, 3.0
 TOO_LONG_S = 60.0
 GOOD = b'{"observation": [7, 0, 0, 0]}'
-# Bodies that are no request of this policy, with the statuses that tell so.
+# Bodies that are no request of this policy, with the statuses that say so.
 BAD: list[tuple[bytes, set[int]]] = [
     (b"", {400, 422}),
     (b"{", {400}),

@@ -121,7 +121,7 @@ class Bad:
 
 
 def unreadable(what: str) -> dict[str, str]:
-    """Other bytes: the digests tell it where there are true ones, TensorFlow's own checksums otherwise."""
+    """Other bytes: the digests show it where there are true ones, TensorFlow's own checksums otherwise."""
     return {
         "ours": r"refused: variables/variables\S+ has sha256 \w+…, its manifest says \w+…",
         "plain": f"refused: {what}",

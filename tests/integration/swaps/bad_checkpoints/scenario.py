@@ -44,7 +44,7 @@ class Scenario:
         return f"{self.step}-{re.sub('[^A-Za-z0-9.]+', '-', kind)}"
 
     def written(self, name: str, style: str) -> Path:
-        """A good checkpoint with the highest train step of all, on the outbox."""
+        """A good checkpoint with the highest train step of all, in the outbox."""
         trainer = self.plain if style == "plain" else self.ours
         trainer.publish(self.step, name, self.outbox)
         return self.outbox / name
@@ -56,7 +56,7 @@ class Scenario:
         return {"model_variables": copies, "train_step": tf.Variable(self.step, dtype=tf.int64)}
 
     def place(self, folder: Path) -> Path:
-        """Puts what lies on the outbox where the server looks, at once and as if it had been there for a while."""
+        """Puts what lies in the outbox where the server looks, at once and as if it had been there for a while."""
         self.checkpoints.mkdir(exist_ok=True)
         return settle(folder).rename(self.checkpoints / folder.name)
 
@@ -77,7 +77,7 @@ class Scenario:
         return listed | {"pinned": self.server.http.get("/v1/policies/p").json()["pinned"]}
 
     def row(self, name: str) -> dict[str, Any] | None:
-        """What `versions` tells of it."""
+        """What `versions` lists of it."""
         rows = self.server.admin.get("/admin/policies/p/versions").raise_for_status().json()["versions"]
         return next((row for row in rows if row["version"] == name), None)
 
@@ -128,7 +128,7 @@ def check_refused(scenario: Scenario, folder: Path, says: str) -> str:
     """Neither watching nor a reload by name brings it, both for this reason; returns the reason."""
     name = folder.name
     refused = says.startswith("refused")
-    told = scenario.refusal(name) if refused else None
+    reported = scenario.refusal(name) if refused else None
     response = scenario.server.reload("p", checkpoint=name)
     assert response.status_code == 409, response.text
     assert response.json()["title"] == "Swap refused"
@@ -137,7 +137,7 @@ def check_refused(scenario: Scenario, folder: Path, says: str) -> str:
     assert re.match(says.partition(": ")[2], reason), reason
     assert len(reason) < 300, "no dump of a library's error"
     if refused:
-        assert told == reason == scenario.refusal(name)
+        assert reported == reason == scenario.refusal(name)
     else:
         assert scenario.state(name) != "refused"
     scenario.check_unchanged()

@@ -51,7 +51,7 @@ def write_slowly(scenario: Scenario, order: str) -> tuple[str, Writer]:
     style, names = ORDERS[order]
     name = scenario.next_name("slow")
     source = scenario.written(name, style)
-    scenario.good[name] = scenario.step  # the load tells if it answers before it is whole
+    scenario.good[name] = scenario.step  # the load fails if it answers before it is whole
     writer = Writer(source, scenario.checkpoints / name, names)
     writer.start()
     writer.begun.wait()

@@ -26,17 +26,17 @@ def test_a_bad_checkpoint_is_refused_for_its_own_reason(scenario: Scenario, kind
 
 
 def test_no_two_kinds_give_the_same_reason(scenario: Scenario) -> None:
-    """But for digests, which tell that bytes differ and not why; and a lie in a manifest reads as the plain truth."""
-    told: dict[str, set[str]] = {}
+    """But for digests, which show that bytes differ and not why; and a lie in a manifest reads as the plain truth."""
+    reported: dict[str, set[str]] = {}
     for kind, style in CASES:
         reason = scenario.reasons.get(f"{kind}, {style}")
         if reason is not None and "has sha256" not in reason:
-            told.setdefault(reason, set()).add(kind)
-    if not told:
+            reported.setdefault(reason, set()).add(kind)
+    if not reported:
         pytest.skip("the tests above did not run")
     alike = ({"empty folder", "index missing"}, {"NaN", "infinity"})  # what is said is true of both
-    for reason, kinds in told.items():
-        assert len(kinds) == 1 or kinds in alike, f"{kinds} are all told: {reason}"
+    for reason, kinds in reported.items():
+        assert len(kinds) == 1 or kinds in alike, f"{kinds} all have the reason: {reason}"
 
 
 @pytest.mark.parametrize(("name", "style"), [(SHARD, "plain"), (INDEX, "plain"), (SHARD, "ours")])
