@@ -92,7 +92,7 @@ def test_a_server_that_refuses_is_reported_in_one_line(trained: Trained) -> None
     assert done.stderr.count("\n") == 1
 
 
-def test_keras_2_asked_for_where_it_is_not_installed_is_time_step(trained: Trained) -> None:
+def test_keras_2_asked_for_where_it_is_not_installed_is_reported(trained: Trained) -> None:
     done = trained.run("-c", "from saver import PolicySaver", TF_USE_LEGACY_KERAS="1")
     assert done.stderr.splitlines()[-1] == (
         "ImportError: TF_USE_LEGACY_KERAS is set, and tf_keras is not installed: "
