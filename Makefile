@@ -9,7 +9,7 @@ export TF_USE_LEGACY_KERAS := 1
 # `import policy_client` means the one here.
 export PYTHONPATH := $(CURDIR)/client
 
-.PHONY: help setup demo serve test test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,18 @@ serve: $(READY)  ## serve policies: make serve POLICIES="name=folder …"
 # its tests share; long ones come first (tests/conftest.py).
 test: $(READY)  ## all tests, every scenario with small counts
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# tests/support/fast.py says what is in it, by what tests import.
+test-fast: $(READY)  ## what needs neither TensorFlow nor a server: under a minute
+	$(BIN)/python -m pytest --fast -n 2 --dist loadfile
+
+# The fast set, and all tests of the server's parts; the least that is to be covered is in pyproject.toml.
+coverage: $(READY)  ## lines that the tests of the parts run, the processes of servers included; too few fail
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q --fast --ignore=tests/app -n 2 --dist loadfile
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile tests/app
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-full: $(READY)  ## all tests with the full counts; prints figures
 	$(BIN)/python -m pytest --full -rP

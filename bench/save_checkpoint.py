@@ -97,8 +97,8 @@ def _row(times: Times) -> str:
     for values in (times.theirs, times.ours):
         cells += [statistics.median(values), statistics.quantiles(values, n=10)[-1]]
     numbers = "".join(f"{cell:>10.1f}" for cell in cells)
-    verdict = "ok" if times.holds else "TOO SLOW"
-    return f"{times.name:<8}{times.megabytes:>8.2f}{numbers}{times.ratio:>8.2f}{times.extra_ms:>10.1f}  {verdict}"
+    outcome = "ok" if times.holds else "TOO SLOW"
+    return f"{times.name:<8}{times.megabytes:>8.2f}{numbers}{times.ratio:>8.2f}{times.extra_ms:>10.1f}  {outcome}"
 
 
 def main() -> int:

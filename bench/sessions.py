@@ -26,11 +26,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench import BenchError, command
-from bench.command import options_as_json, tell
-from bench.load import Generator, compiled, request_bytes
-from bench.machine import Neighbours, machine, warning_before
-from bench.server import Server, serving
+from bench import BenchError
+from bench.harness import command
+from bench.harness.command import options_as_json, progress
+from bench.harness.load import Generator, compiled, request_bytes
+from bench.harness.machine import Neighbours, machine, warning_before
+from bench.harness.server import Server, serving
 from bench.serving import usage
 from bench.serving.exports import RECURRENT, SMALL, Exports
 from policy_client import RemotePolicy
@@ -61,20 +62,20 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if busy := warning_before(on := machine()):
-        tell(busy)
+        progress(busy)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
         found = list(_measured(options, Path(folder)))
     on["others_cores"] = round(neighbours.cores(), 2)
     _show(found)
     if options.json:
-        told = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        figures = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 
 def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
-    exports = Exports(options.exports or folder, tell)
+    exports = Exports(options.exports or folder, progress)
     exports.make([SMALL, RECURRENT])
     policies = exports.policies(SMALL) | exports.policies(RECURRENT)
     # Beside those that fill the room, some that are stepped.
@@ -84,11 +85,11 @@ def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
     ) as server:
         program = compiled(folder)
         for policy in (SMALL, RECURRENT):
-            tell(f"a step of a session: {policy}")
+            progress(f"a step of a session: {policy}")
             yield from _step_beside_action(server, policy, folder, program, options)
-        tell(f"a vector of {ENVIRONMENTS} CartPoles")
+        progress(f"a vector of {ENVIRONMENTS} CartPoles")
         yield from _vector_beside_post(server, options)
-        tell(f"{options.sessions} sessions, and more than may be")
+        progress(f"{options.sessions} sessions, and more than may be")
         yield from _room(server, limit, options)
 
 

@@ -5,8 +5,9 @@ import os
 import sys
 from pathlib import Path
 
+from app.testing import ServerFailed
 from demo.interrupts import Interrupts
-from demo.records import DemoError, Plan
+from demo.messages import POLICY, DemoError, Plan
 
 # 8,192 transitions a round. In 20 runs the mean return passed 490 after 12 to 15 rounds, and the
 # last three versions reached 498 to 500.
@@ -19,8 +20,8 @@ FULL = Plan(
     rounds_at_most=40,
     enough_return=490.0,
     episodes_to_stop=50,
-    judged_versions=3,
-    episodes_per_judged_version=20,
+    evaluated_versions=3,
+    episodes_per_evaluated_version=20,
     required_return=195.0,
     required_swaps=10,
 )
@@ -33,20 +34,20 @@ QUICK = Plan(
     rounds_at_most=6,
     enough_return=float("inf"),
     episodes_to_stop=1,
-    judged_versions=3,
-    episodes_per_judged_version=4,
+    evaluated_versions=3,
+    episodes_per_evaluated_version=4,
     required_return=None,
     required_swaps=4,
 )
 
 
 def main() -> int:
-    """Run the demo. 0: it did what it promises; 1: it did not; 128 + signal: stopped."""
+    """Runs the demo. 0: it did what it promises; 1: it did not; 128 + signal: stopped."""
     options = _options()
     interrupts = Interrupts()
     try:
         return _run(options, interrupts)
-    except DemoError as error:
+    except (DemoError, ServerFailed) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,18 +57,17 @@ def main() -> int:
 
 def _run(options: argparse.Namespace, interrupts: Interrupts) -> int:
     """The demo between its command line and its exit status."""
-    with interrupts.held():  # imported here, since every simulator imports this file and needs none of it
-        from demo.client import POLICY
-        from demo.ledger import Ledger
+    with interrupts.deferred():  # imported here, since every simulator imports this file and needs none of it
+        from demo.run import Options, run
         from demo.screen import open_screen
-        from demo.session import Options, run
+        from demo.statistics import Statistics
 
     plan = QUICK if options.quick else FULL
     runs_dir = options.runs_dir
     chosen = Options(runs_dir, options.seed, options.port, options.chart or runs_dir / "demo.png")
-    ledger = Ledger()
-    with open_screen(ledger, plan, plain=options.plain) as screen:
-        result = run(plan, chosen, screen, ledger, interrupts)
+    statistics = Statistics()
+    with open_screen(statistics, plan, plain=options.plain) as screen:
+        result = run(plan, chosen, screen, statistics, interrupts)
     screen.conclude(result, plan)
     print(f"picture: {chosen.chart}, figures: {runs_dir / 'result.json'}")
     program = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else sys.executable

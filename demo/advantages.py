@@ -18,7 +18,10 @@ def generalised_advantages(
     discount: float,
     decay: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Generalised advantage estimation over the first axis.
+    """Computes generalised advantage estimates over the first axis.
+
+    Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation", 2016, equation 16;
+    cut at the ends of episodes.
 
     Everything is [T, ...]. `value` is the estimate of each observation, `next_value` that of the
     observation that followed (before any reset), `decay` is GAE's lambda. Returns (advantage,

@@ -11,14 +11,14 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from demo.records import Result
+from demo.messages import Result
 
 _MOVING = 50  # episodes
 _BLUE, _ORANGE, _GREY, _GREEN = "#1f5fa8", "#e07b26", "#8a8f98", "#2b8a4b"
 
 
 def draw(result: Result, path: Path) -> None:
-    """Write the picture as PNG; made to be read at a width of about 900 pixels."""
+    """Writes the picture as PNG; made to be read at a width of about 900 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     style: dict[Any, Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
@@ -82,10 +82,10 @@ def _draw_swaps(axes: Axes, result: Result) -> None:
 
 def _title(result: Result) -> str:
     figures = result.figures
-    judged = sum(len(verdict.returns) for verdict in result.verdicts)
+    episodes = sum(len(evaluation.returns) for evaluation in result.evaluations)
     return (
         f"CartPole-v1 learned through the service: {figures.requests:,} requests, "
         f"{figures.failures} failed\n"
-        f"{figures.swaps} swaps; last {len(result.verdicts)} versions: mean return "
-        f"{result.judged_mean_return:.0f} over {judged} episodes"
+        f"{figures.swaps} swaps; last {len(result.evaluations)} versions: mean return "
+        f"{result.evaluated_mean_return:.0f} over {episodes} episodes"
     )

@@ -29,7 +29,7 @@ class Environments:
         )
 
     def step(self, action: NDArray[np.int64]) -> Outcome:
-        """Do `action`, [B]; afterwards `observation` is what the next action is for."""
+        """Does `action`, [B]; afterwards `observation` is what the next action is for."""
         followed = [one.step(int(what)) for one, what in zip(self._environments, action, strict=True)]
         observations, rewards, terminated, truncated, _ = zip(*followed, strict=True)
         outcome = Outcome(

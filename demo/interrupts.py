@@ -14,7 +14,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._came: list[int] = []
-        self._held = False
+        self._deferred = False
         self._unwound_at = -math.inf
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -25,22 +25,22 @@ class Interrupts:
         return self._came[0] if self._came else None
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Within, a signal waits for the end of the block.
+    def deferred(self) -> Iterator[None]:
+        """Makes a signal within the block wait for its end.
 
         TensorFlow needs it: while it is imported or compiles, it may swallow the exception.
         """
-        self._held = True
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
         if self._came:
             self._unwind()
 
     def _stop(self, number: int, _frame: object) -> None:
         self._came.append(number)
-        if not self._held:
+        if not self._deferred:
             self._unwind()
 
     def _unwind(self) -> None:

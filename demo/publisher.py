@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from demo.records import Publication
+from demo.messages import Publication
 from demo.trainer import Trainer  # first: it sets up the environment that TensorFlow needs
 from saver import PolicySaver
 
@@ -17,11 +17,11 @@ class Publisher:
         self._saver = PolicySaver(trainer.agent.collect_policy, train_step=trainer.train_step)
 
     def export(self) -> None:
-        """Write the policy itself, with the weights it has now."""
+        """Writes the policy itself, with the weights it has now."""
         self._saver.save(str(self._folder))
 
     def publish(self) -> Publication:
-        """Write the weights as a checkpoint named by the train step, complete on return."""
+        """Writes the weights as a checkpoint named by the train step, complete on return."""
         train_step = int(self._train_step.numpy())
         name = f"{train_step:010d}"
         checkpoint = self._folder / "checkpoints" / name
@@ -30,9 +30,9 @@ class Publisher:
 
 
 def _published_at(checkpoint: Path) -> float:
-    """The moment when the folder got its name by a rename, which is its last change.
+    """Returns the moment when the folder got its name by a rename, which is its last change.
 
     On a busy machine the server may have swapped before the trainer is given the processor again,
-    so that a look at the clock after saving comes too late.
+    so that the clock read after saving says too late a time.
     """
     return time.monotonic() - (time.time() - checkpoint.stat().st_ctime)

@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from demo.ledger import Ledger
-from demo.records import Figures, Plan, Result, VersionFigures
+from demo.messages import Figures, Plan, Result, VersionFigures
+from demo.statistics import Statistics
 
 _REFRESH_PER_S = 5
 _ROWS = 14
@@ -22,16 +22,16 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Screen(Protocol):
-    """What the story tells its steps to."""
+    """What shows the progress of the demo."""
 
     def stage(self, text: str) -> None:
-        """A new part of the story begins."""
+        """Shows that a new stage has started."""
 
     def round(self, figures: Figures, version: str) -> None:
-        """`version` has served and was seen."""
+        """Shows the figures once `version` has served."""
 
     def conclude(self, result: Result, plan: Plan) -> None:
-        """The last words, after the screen is closed."""
+        """Prints the result, after the screen is closed."""
 
     def __enter__(self) -> "Screen": ...
 
@@ -43,11 +43,11 @@ class Screen(Protocol):
     ) -> None: ...
 
 
-def open_screen(ledger: Ledger, plan: Plan, plain: bool) -> Screen:
+def open_screen(statistics: Statistics, plan: Plan, plain: bool) -> Screen:
     """The live screen where there is a terminal to show it."""
     if plain or not sys.stdout.isatty():
         return PlainScreen()
-    return LiveScreen(ledger, plan)
+    return LiveScreen(statistics, plan)
 
 
 class PlainScreen:
@@ -80,15 +80,15 @@ class PlainScreen:
         )
 
     def conclude(self, result: Result, plan: Plan) -> None:
-        """The verdict."""
+        """Prints the result."""
         print(_conclusion(result, plan).plain, flush=True)
 
 
 class LiveScreen:
     """A picture of the run that is drawn anew a few times a second, by rich's own thread."""
 
-    def __init__(self, ledger: Ledger, plan: Plan) -> None:
-        self._ledger = ledger
+    def __init__(self, statistics: Statistics, plan: Plan) -> None:
+        self._statistics = statistics
         self._plan = plan
         self._stage = ""
         self._console = Console()
@@ -116,14 +116,14 @@ class LiveScreen:
         self._stage = text
 
     def round(self, figures: Figures, version: str) -> None:
-        """Nothing: the picture shows the ledger as it is."""
+        """Nothing: the picture shows the statistics as it is."""
 
     def conclude(self, result: Result, plan: Plan) -> None:
-        """The verdict, below the last picture."""
+        """The evaluation, below the last picture."""
         self._console.print(_conclusion(result, plan))
 
     def _picture(self) -> RenderableType:
-        figures = self._ledger.figures()
+        figures = self._statistics.figures()
         head = Text("CartPole-v1, learned through the service", style="bold")
         body = Table.grid(padding=(0, 3))
         width = self._console.width - _BESIDE_THE_BAR
@@ -186,11 +186,11 @@ def _facts(figures: Figures) -> Table:
     )
     for name, value in rows:
         facts.add_row(name, value)
-    facts.add_row("failed requests", Text(str(figures.failures), _verdict_colour(not figures.failures)))
+    facts.add_row("failed requests", Text(str(figures.failures), _outcome_colour(not figures.failures)))
     return facts
 
 
-def _verdict_colour(good: bool) -> str:
+def _outcome_colour(good: bool) -> str:
     return "bold green" if good else "bold red"
 
 
@@ -205,16 +205,16 @@ def _columns(figures: Figures) -> Text:
 
 
 def _conclusion(result: Result, plan: Plan) -> Text:
-    """The last words: each judged version, the sum of the run, and whether it succeeded."""
+    """The result: each evaluated version, the sum of the run, and whether it succeeded."""
     figures = result.figures
     text = Text()
-    for verdict in result.verdicts:
+    for evaluation in result.evaluations:
         text.append(
-            f"version {verdict.version}: mean return {verdict.mean:.1f} "
-            f"({len(verdict.returns)} episodes, lowest {min(verdict.returns):.0f})\n"
+            f"version {evaluation.version}: mean return {evaluation.mean:.1f} "
+            f"({len(evaluation.returns)} episodes, lowest {min(evaluation.returns):.0f})\n"
         )
     demanded = "" if plan.required_return is None else f", at least {plan.required_return:.0f} asked"
-    text.append(f"the last {len(result.verdicts)} versions: {result.judged_mean_return:.1f}{demanded}\n")
+    text.append(f"the last {len(result.evaluations)} versions: {result.evaluated_mean_return:.1f}{demanded}\n")
     text.append(
         f"{figures.requests:,} requests, {figures.rows:,} rows, {figures.failures} failed; "
         f"{figures.swaps} swaps during play, median {_number(figures.median_swap_ms)} ms; "
@@ -222,7 +222,7 @@ def _conclusion(result: Result, plan: Plan) -> Text:
     )
     for reason in result.reasons:
         text.append(f"not as promised: {reason}\n", style="bold red")
-    text.append("succeeded" if result.succeeded else "failed", _verdict_colour(result.succeeded))
+    text.append("succeeded" if result.succeeded else "failed", _outcome_colour(result.succeeded))
     return text
 
 

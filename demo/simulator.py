@@ -13,10 +13,12 @@ from multiprocessing.synchronize import Event
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.client import Client, RequestError
 from demo.environments import Environments, Outcome
-from demo.records import Answer, Episode, Report, Segment, Sighting
+from demo.messages import POLICY, Episode, Report, Segment, Sighting
+from policy_client import Action, PolicyError, RemotePolicy, Retries
 
+# The demo counts every failure: nothing is sent again unseen.
+NO_RETRIES = Retries(limit=0)
 _REST_AFTER_FAILURE_S = 0.1
 _DELIVERY_CHECK_S = 1.0
 
@@ -30,28 +32,29 @@ def simulate(
     reports: "Queue[Report]",
     stop: Event,
 ) -> None:
-    """Play `environments` environments, and put a Report into `reports` every segment."""
+    """Plays `environments` environments, and puts a Report into `reports` every segment."""
     parent = os.getppid()
     played = Environments(environments, seed)
-    notes = _Notes(number)
-    with Client(address) as client:
+    seen = _Seen(number)
+    with RemotePolicy(address, POLICY, retries=NO_RETRIES) as policy:
         while not stop.is_set() and os.getppid() == parent:
             observation = played.observation
             try:
-                answer = client.act(observation)
-            except RequestError as failure:
-                notes.failed(str(failure))
-                _deliver(reports, notes.report(), parent)
+                answer = policy.action(observation)
+            except PolicyError as failure:
+                seen.failed(str(failure))
+                _deliver(reports, seen.report(), parent)
                 time.sleep(_REST_AFTER_FAILURE_S)
                 continue
-            notes.played(observation, answer, played.step(answer.action))
-            if notes.steps == steps_per_segment:
-                _deliver(reports, notes.report(with_segment=True), parent)
-    _deliver(reports, notes.report(), parent)
+            at = time.monotonic()
+            seen.played(observation, answer, played.step(answer.action), at)
+            if seen.steps == steps_per_segment:
+                _deliver(reports, seen.report(with_segment=True), parent)
+    _deliver(reports, seen.report(), parent)
 
 
 def _deliver(reports: "Queue[Report]", report: Report, parent: int) -> None:
-    """Wait for room in the queue, but not for a demo that is gone."""
+    """Waits for room in the queue, but not for a demo that is gone."""
     while os.getppid() == parent:
         try:
             reports.put(report, timeout=_DELIVERY_CHECK_S)
@@ -61,16 +64,16 @@ def _deliver(reports: "Queue[Report]", report: Report, parent: int) -> None:
     reports.cancel_join_thread()
 
 
-class _Notes:
-    """What one simulator has seen since its last report."""
+class _Seen:
+    """What happened in one simulator since its last report."""
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._version = ""
-        self._steps: list[tuple[NDArray[np.float32], Answer, Outcome]] = []
-        self._begin_report()
+        self._steps: list[tuple[NDArray[np.float32], Action, Outcome]] = []
+        self._start_report()
 
-    def _begin_report(self) -> None:
+    def _start_report(self) -> None:
         self._episodes: list[Episode] = []
         self._sightings: list[Sighting] = []
         self._answers: Counter[str] = Counter()
@@ -79,25 +82,25 @@ class _Notes:
 
     @property
     def steps(self) -> int:
-        """Time steps in the segment so far."""
+        """The count of time steps in the segment so far."""
         return len(self._steps)
 
-    def played(self, observation: NDArray[np.float32], answer: Answer, outcome: Outcome) -> None:
-        """One request was answered and its actions were done."""
+    def played(self, observation: NDArray[np.float32], answer: Action, outcome: Outcome, at: float) -> None:
+        """Records one request, answered at the moment `at`, and what its actions did."""
         self._steps.append((observation, answer, outcome))
         self._answers[answer.version] += 1
         self._rows += len(observation)
         if answer.version != self._version:
             self._version = answer.version
-            self._sightings.append(Sighting(answer.version, answer.train_step, answer.at))
+            self._sightings.append(Sighting(answer.version, answer.train_step, at))
         self._episodes += [Episode(one, answer.train_step) for one in outcome.returns.values()]
 
     def failed(self, failure: str) -> None:
-        """A request failed. Its observation is asked again, so the segment has no gap."""
+        """Records a failed request. Its observation is sent again, so the segment has no gap."""
         self._failures.append(failure)
 
     def report(self, with_segment: bool = False) -> Report:
-        """Everything since the last report; the counters, and with a segment it too, begin anew."""
+        """Returns everything since the last report; the counters, and with a segment it too, start anew."""
         report = Report(
             simulator=self._number,
             segment=_segment(self._steps) if with_segment else None,
@@ -107,19 +110,19 @@ class _Notes:
             rows=self._rows,
             failures=tuple(self._failures),
         )
-        self._begin_report()
+        self._start_report()
         if with_segment:
             self._steps = []
         return report
 
 
-def _segment(steps: list[tuple[NDArray[np.float32], Answer, Outcome]]) -> Segment:
+def _segment(steps: list[tuple[NDArray[np.float32], Action, Outcome]]) -> Segment:
     """The steps of B environments, stacked along time."""
     observations, answers, outcomes = zip(*steps, strict=True)
     return Segment(
         observation=np.stack(observations),
         action=np.stack([answer.action for answer in answers]),
-        logits=np.stack([answer.logits for answer in answers]),
+        logits=np.stack([answer.info["dist_params"]["logits"] for answer in answers]),
         reward=np.stack([outcome.reward for outcome in outcomes]),
         next_observation=np.stack([outcome.next_observation for outcome in outcomes]),
         terminated=np.stack([outcome.terminated for outcome in outcomes]),

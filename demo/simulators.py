@@ -1,4 +1,4 @@
-"""All simulators together: started, drained, watched, stopped. Hands segments to the trainer.
+"""All simulators together: started, drained, watched, stopped; their segments for the trainer.
 
 One thread of the demo's process takes reports from the queue; the trainer's thread waits in `take`.
 """
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from multiprocessing.queues import Queue
 from types import TracebackType
 
-from demo.ledger import Ledger
-from demo.records import DemoError, Plan, Report, Segment
+from demo.messages import DemoError, Plan, Report, Segment
 from demo.simulator import simulate
+from demo.statistics import Statistics
 
 _REPORTS_PER_SIMULATOR = 4  # half a second of play; then a simulator waits for the demo
 _ROUNDS_KEPT = 3  # older segments would be refused by `take` anyway
@@ -28,9 +28,11 @@ _FAILURES_TOO_MANY = 50
 class Simulators:
     """Processes that play through the server at `address`. Use as a context."""
 
-    def __init__(self, plan: Plan, address: str, seed: int, ledger: Ledger, check_server: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: Plan, address: str, seed: int, statistics: Statistics, check_server: Callable[[], None]
+    ) -> None:
         self._plan = plan
-        self._ledger = ledger
+        self._statistics = statistics
         self._check_server = check_server
         spawn = multiprocessing.get_context("spawn")  # a fork would carry TensorFlow's threads along
         self._reports: Queue[Report] = spawn.Queue(plan.simulators * _REPORTS_PER_SIMULATOR)
@@ -75,7 +77,7 @@ class Simulators:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the processes; every report that they still make is counted."""
+        """Ends the processes; every report that they still make is counted."""
         self._stop.set()
         deadline = time.monotonic() + _STOP_WITHIN_S
         for process in self._processes:
@@ -87,14 +89,14 @@ class Simulators:
         self._reports.close()
 
     def take(self, count: int, oldest_train_step: int) -> list[Segment]:
-        """Wait for `count` segments, none with answers from before `oldest_train_step`.
+        """Waits for `count` segments, none with answers from before `oldest_train_step`.
 
-        Older ones are thrown away. Raises DemoError when the server or a simulator has ended, or
+        Older ones are dropped. Raises DemoError when the server or a simulator has ended, or
         when nothing that can be used has come for a long time.
         """
         deadline = time.monotonic() + _SILENCE_S
         with self._arrived:
-            while len(self._segments) < count or self._forget(oldest_train_step):
+            while len(self._segments) < count or self._drop_old(oldest_train_step):
                 self._arrived.wait(_HEALTH_EVERY_S)
                 self.check()
                 if time.monotonic() > deadline:
@@ -105,10 +107,10 @@ class Simulators:
             return [self._segments.popleft() for _ in range(count)]
 
     def wait_for(self, version: str) -> None:
-        """Wait until a simulator got an answer of `version`. Raises DemoError when none comes."""
+        """Waits until a simulator got an answer of `version`. Raises DemoError when none comes."""
         deadline = time.monotonic() + _SILENCE_S
         with self._arrived:
-            while not self._ledger.seen(version):
+            while not self._statistics.seen(version):
                 self._arrived.wait(_HEALTH_EVERY_S)
                 self.check()
                 if time.monotonic() > deadline:
@@ -126,18 +128,18 @@ class Simulators:
         if self._failures >= _FAILURES_TOO_MANY:
             raise DemoError(f"{self._failures} requests failed; the last: {self._last_failure}")
 
-    def _forget(self, oldest_train_step: int) -> bool:
-        """Throw away what is too old. True when something was."""
+    def _drop_old(self, oldest_train_step: int) -> bool:
+        """Drops segments that are too old, and returns whether there were any."""
         usable = [one for one in self._segments if one.train_step.min() >= oldest_train_step]
-        forgotten = len(self._segments) - len(usable)
-        if forgotten:
-            self._ledger.unused(forgotten)
+        dropped = len(self._segments) - len(usable)
+        if dropped:
+            self._statistics.unused(dropped)
             self._segments.clear()
             self._segments.extend(usable)
-        return forgotten > 0
+        return dropped > 0
 
     def _receive(self) -> None:
-        """Take reports until all simulators have ended and the queue is empty."""
+        """Takes reports until all simulators have ended and the queue is empty."""
         while True:
             playing = any(process.is_alive() for process in self._processes)
             try:
@@ -146,13 +148,13 @@ class Simulators:
                 if not playing:
                     return
                 continue
-            self._ledger.add(report)
+            self._statistics.add(report)
             with self._arrived:
                 self._failures += len(report.failures)
                 if report.failures:
                     self._last_failure = report.failures[-1]
                 if report.segment is not None:
                     if len(self._segments) == self._segments.maxlen:
-                        self._ledger.unused(1)
+                        self._statistics.unused(1)
                     self._segments.append(report.segment)
                 self._arrived.notify()

@@ -22,14 +22,17 @@ from tf_agents.trajectories import StepType, time_step, trajectory
 from tf_agents.utils import common
 
 from demo.advantages import generalised_advantages
-from demo.records import Segment
+from demo.messages import Segment
 
 _LAYERS = (64, 64)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """PPO's numbers. Chosen by measuring; the learning rate falls linearly from first to last."""
+class Hyperparameters:
+    """Hyperparameters of PPO (Schulman et al., "Proximal Policy Optimization Algorithms", 2017).
+
+    Chosen by measuring; the learning rate falls linearly from first to last.
+    """
 
     learning_rate: float = 1e-3
     last_learning_rate: float = 1e-4
@@ -43,17 +46,17 @@ class Recipe:
 
 
 class Trainer:
-    """Holds the agent. `learn` is called with one round of segments at a time."""
+    """The agent and its optimiser. `learn` is called with one round of segments at a time."""
 
-    def __init__(self, seed: int, recipe: Recipe) -> None:
+    def __init__(self, seed: int, hyperparameters: Hyperparameters) -> None:
         random.seed(seed)
         np.random.seed(seed)
         tf.random.set_seed(seed)
-        self._recipe = recipe
+        self._hyperparameters = hyperparameters
         self._shuffle = np.random.default_rng(seed)
-        self._learning_rate = tf.Variable(recipe.learning_rate, trainable=False)
+        self._learning_rate = tf.Variable(hyperparameters.learning_rate, trainable=False)
         self._train_step = tf.Variable(0, dtype=tf.int64, name="train_step")
-        self.agent = _build_agent(recipe, self._learning_rate, self._train_step)
+        self.agent = _build_agent(hyperparameters, self._learning_rate, self._train_step)
         self._gradient_step = common.function(self.agent.train)
         self._values = tf.function(self._apply_value_network, input_signature=[tf.TensorSpec((None, 4), tf.float32)])
 
@@ -63,12 +66,12 @@ class Trainer:
         return self._train_step
 
     def prepare(self) -> None:
-        """Compile what `learn` needs, which takes seconds, before anybody waits for it.
+        """Compiles what `learn` needs, which takes seconds, before anybody waits for it.
 
         The gradient step runs on rows whose return and advantage are 0: the agent gives them no
         weight, so that every gradient is 0 and the weights stay what they are.
         """
-        rows = (self._recipe.minibatch, 1)
+        rows = (self._hyperparameters.minibatch, 1)
         nothing = tf.nest.map_structure(
             lambda spec: tf.zeros((*rows, *spec.shape), spec.dtype), self.agent.training_data_spec
         )
@@ -77,19 +80,19 @@ class Trainer:
         self._value(np.zeros((1, 4), np.float32))
 
     def learn(self, segments: Sequence[Segment], progress: float) -> None:
-        """One round: every transition of `segments` is used `epochs` times.
+        """Learns from one round: every transition of `segments` is used `epochs` times.
 
         `progress` goes from 0 to 1 over the run and lowers the learning rate.
         """
-        recipe = self._recipe
-        fall = (recipe.last_learning_rate - recipe.learning_rate) * min(progress, 1.0)
-        self._learning_rate.assign(recipe.learning_rate + fall)
+        hyperparameters = self._hyperparameters
+        fall = (hyperparameters.last_learning_rate - hyperparameters.learning_rate) * min(progress, 1.0)
+        self._learning_rate.assign(hyperparameters.learning_rate + fall)
         experience = self._experience(segments)
         rows = len(experience.reward)
-        for _ in range(recipe.epochs):
+        for _ in range(hyperparameters.epochs):
             order = self._shuffle.permutation(rows)
-            for start in range(0, rows - recipe.minibatch + 1, recipe.minibatch):
-                self._gradient_step(_rows(experience, order[start : start + recipe.minibatch]))
+            for start in range(0, rows - hyperparameters.minibatch + 1, hyperparameters.minibatch):
+                self._gradient_step(_rows(experience, order[start : start + hyperparameters.minibatch]))
 
     def _experience(self, segments: Sequence[Segment]) -> trajectory.Trajectory:
         """Segments as the agent's training data, [rows, 1, ...]: each transition by itself."""
@@ -105,8 +108,8 @@ class Trainer:
             self._value(segment.next_observation),
             segment.terminated,
             segment.truncated,
-            self._recipe.discount,
-            self._recipe.decay,
+            self._hyperparameters.discount,
+            self._hyperparameters.decay,
         )
         ended = segment.terminated | segment.truncated
         shaped = trajectory.Trajectory(
@@ -143,7 +146,9 @@ def _rows(experience: trajectory.Trajectory, chosen: NDArray[np.int64]) -> traje
     return tf.nest.map_structure(lambda leaf: tf.constant(leaf[chosen]), experience)
 
 
-def _build_agent(recipe: Recipe, learning_rate: tf.Variable, train_step: tf.Variable) -> ppo_clip_agent.PPOClipAgent:
+def _build_agent(
+    hyperparameters: Hyperparameters, learning_rate: tf.Variable, train_step: tf.Variable
+) -> ppo_clip_agent.PPOClipAgent:
     """A PPO agent for CartPole-v1: 4 numbers in, 2 actions out."""
     observation_spec = array_spec.ArraySpec((4,), np.float32, "observation")
     action_spec = tensor_spec.from_spec(BoundedArraySpec((), np.int64, 0, 1, "action"))
@@ -163,9 +168,9 @@ def _build_agent(recipe: Recipe, learning_rate: tf.Variable, train_step: tf.Vari
             fc_layer_params=_LAYERS,
             activation_fn=tf.keras.activations.tanh,
         ),
-        importance_ratio_clipping=recipe.clip,
-        entropy_regularization=recipe.entropy,
-        gradient_clipping=recipe.gradient_norm,
+        importance_ratio_clipping=hyperparameters.clip,
+        entropy_regularization=hyperparameters.entropy,
+        gradient_clipping=hyperparameters.gradient_norm,
         num_epochs=1,  # one gradient step for each minibatch; `learn` counts the epochs
         normalize_rewards=False,
         normalize_observations=False,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import fast
+from tests.support.fast import pytest_ignore_collect  # noqa: F401 — pytest calls it
 from tests.support.server import RunningServer, serving
 
 if TYPE_CHECKING:
@@ -26,11 +28,19 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the counts that acceptance lists ask for")
     parser.addoption("--packages", action="store_true", help="install the packages in every Python that there is")
+    parser.addoption("--fast", action="store_true", help="what needs neither TensorFlow nor a server")
     parser.addoption("--trainers", help="folder of trainers' environments (tests/trainers/environments.py)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        fast.keep_out()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes end at about the same time."""
+    if config.getoption("--fast"):
+        items[:] = fast.chosen(items)
     folders = ("zoo", "sweep", "integration", "bench", "examples", "packages", "client", "saver")
     order = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: order.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(order)))

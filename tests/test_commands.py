@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tf_agents.policies import policy_saver
 
+from app.testing import free_port
 from tests.support import saver_policies as policies
 from tests.support.saver_policies import SAVERS, Saved
-from tests.support.server import ROOT, free_port
+from tests.support.server import ROOT
 
 KINDS = ("fixed batch, recurrent",)  # with a distribution
 
@@ -93,7 +94,7 @@ def test_serve_shows_its_help() -> None:
 
 
 def test_serve_serves_plain_and_own_exports_from_elsewhere(saved: Saved, plain: Path, tmp_path: Path) -> None:
-    """Until it is told to stop; folders are relative to where it is started."""
+    """Until it is asked to stop; folders are relative to where it is started."""
     (tmp_path / "own").symlink_to(saved.folder("q"))
     (tmp_path / "plain").symlink_to(plain)
     command = [sys.executable, "-m", "app", "serve", "own", "other=plain", "--port", str(free_port())]

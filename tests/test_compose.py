@@ -29,7 +29,7 @@ def composed(**env: str) -> dict[str, Any]:
     return yaml.safe_load(filled((ROOT / "docker-compose.yml").read_text(), env))
 
 
-def told(**env: str) -> dict[str, str]:
+def configured(**env: str) -> dict[str, str]:
     """The environment of the server's container: names without a value are taken over where they are set."""
     given = composed(**env)["services"]["server"]["environment"]
     return {
@@ -52,20 +52,20 @@ def test_every_service_is_bounded_and_looked_after() -> None:
 
 
 def test_without_an_env_file_the_defaults_hold() -> None:
-    settings = settings_from(["p=/p"], {}, told())
+    settings = settings_from(["p=/p"], {}, configured())
     assert (settings.workers, settings.admin_token, settings.data_token, settings.session_url) == (1, "", "", "")
 
 
 def test_workers_and_tokens_come_from_the_env_file() -> None:
     given = {"POLICY_SERVER_WORKERS": "3", "POLICY_SERVER_ADMIN_TOKEN": "a", "POLICY_SERVER_DATA_TOKEN": "d"}
-    settings = settings_from(["p=/p"], {}, told(**given))
+    settings = settings_from(["p=/p"], {}, configured(**given))
     assert (settings.workers, settings.admin_token, settings.data_token) == (3, "a", "d")
 
 
 @pytest.mark.parametrize("which", ["admin", "data"])
 def test_tokens_in_files_are_secrets(which: str) -> None:
     env = {f"{which.upper()}_TOKEN_FILE": "./secrets/token"}
-    assert told(**env)[f"POLICY_SERVER_{which.upper()}_TOKEN_FILE"] == f"/run/secrets/{which}_token"
+    assert configured(**env)[f"POLICY_SERVER_{which.upper()}_TOKEN_FILE"] == f"/run/secrets/{which}_token"
     whole = composed(**env)
     assert f"{which}_token" in whole["services"]["server"]["secrets"]
     assert whole["secrets"][f"{which}_token"]["file"] == "./secrets/token"
@@ -76,10 +76,10 @@ def test_the_profile_of_sessions_starts_redis_and_sets_its_url() -> None:
     whole = composed(COMPOSE_PROFILES="sessions")
     redis = whole["services"]["sessions"]
     assert redis["profiles"] == ["sessions"]
-    assert told(COMPOSE_PROFILES="sessions")["POLICY_SERVER_SESSION_URL"] == "redis://sessions:6379/0"
+    assert configured(COMPOSE_PROFILES="sessions")["POLICY_SERVER_SESSION_URL"] == "redis://sessions:6379/0"
     assert whole["services"]["server"]["depends_on"]["sessions"] == {"condition": "service_healthy", "required": False}
     assert int(redis["command"][-1].removesuffix("mb")) < int(redis["deploy"]["resources"]["limits"]["memory"][:-1])
-    own = told(COMPOSE_PROFILES="sessions", POLICY_SERVER_SESSION_URL="redis://mine:1/0")
+    own = configured(COMPOSE_PROFILES="sessions", POLICY_SERVER_SESSION_URL="redis://mine:1/0")
     assert own["POLICY_SERVER_SESSION_URL"] == "redis://mine:1/0"
 
 

@@ -140,8 +140,11 @@ def _form(answer: object) -> object:
     """Keys, types and texts of an answer, without its numbers and lengths."""
     if isinstance(answer, dict):
         if "versions" in answer:
-            told = ("version", "state", "train_step")
-            return [sorted(answer["versions"][0]), sorted(tuple(v[name] for name in told) for v in answer["versions"])]
+            compared = ("version", "state", "train_step")
+            return [
+                sorted(answer["versions"][0]),
+                sorted(tuple(v[name] for name in compared) for v in answer["versions"]),
+            ]
         fixed = ("family", "version", "previous", "type", "detail", "errors", "status")
         changed = {"train_step"} if "previous" in answer else set()
         return {key: value if key in {*fixed, *changed} else _form(value) for key, value in answer.items()}
@@ -159,7 +162,19 @@ def test_readme_and_first_policy_show_the_same_answers_to_the_same_commands() ->
 
 def test_make_alone_lists_the_targets() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "serve", "test", "test-full", "check", "fmt", "lock", "setup", "site"):
+    for target in (
+        "demo",
+        "serve",
+        "test",
+        "test-fast",
+        "coverage",
+        "test-full",
+        "check",
+        "fmt",
+        "lock",
+        "setup",
+        "site",
+    ):
         assert f"make {target} " in listed
 
 
@@ -298,3 +313,18 @@ def test_every_link_and_file_of_the_page_is_there() -> None:
     assert {Path(name).name for name in files} >= {"simulator.cpp", "Simulator.cs", "simulator.mjs", "self_play.py"}
     for name in re.findall(r"\]\(([\w./-]+\.md)", SIMULATORS):
         assert (ROOT / "docs" / "tutorials" / name).exists(), name
+
+
+# docs/how-to/test-a-simulator.md
+
+
+def test_tests_of_a_simulator_pass_as_the_docs_show_them(tmp_path: Path) -> None:
+    from tests.support import policies
+
+    policies.export("cartpole", tmp_path / "policies" / "cartpole")
+    (program,) = blocks("python", (ROOT / "docs" / "how-to" / "test-a-simulator.md").read_text())
+    (tmp_path / "test_simulator.py").write_text(program)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_simulator.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout

@@ -3,7 +3,7 @@
 
 Exits with 1 where a neighbour waited for 100 ms, where more than 200 MB were taken above what an idle server has, or
 where they were not given back within 10 s. What exceeds is tried again, up to three times, for the machine may be busy
-with something else; the first line tells what the neighbour notices without any attack.
+with something else; the first line says what the neighbour notices without any attack.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import BenchError, command
+from bench import BenchError
 from bench.attack.bodies import Body, all_of_them
 from bench.attack.connections import KINDS, connect, head, read_all, send_all
-from bench.command import tell
-from bench.server import ROOT, Server, serving
+from bench.harness import command
+from bench.harness.command import progress
+from bench.harness.server import ROOT, Server, serving
 
 POLICIES = ("small", "image", "number", "word", "recurrent")
 MOST_LATENCY_MS, MOST_MB, GIVEN_BACK_S = 100.0, 200.0, 10.0
@@ -121,10 +122,10 @@ def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-attack-") as made:
         folder = options.exports or Path(made)
         if not (folder / POLICIES[-1]).exists():
-            tell("policies are made")
+            progress("policies are made")
             subprocess.run([sys.executable, "-m", "bench.attack.policies", str(folder)], cwd=ROOT, check=True)
         named = {name: folder / name for name in POLICIES}
-        tell("a server is started")
+        progress("a server is started")
         with serving(named, Path(made, "log"), ["--log-level", "warning", *options.server_options]) as server:
             neighbour = Neighbour(server.port)
             try:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bench.harness.server import TOKEN
+
 _TIMEOUT_S = 60.0
 _CHUNK = 64 * 1024
 _SMALL = b'{"observation": [0.1, 0.2, 0.3, 0.4]}'
@@ -277,7 +279,7 @@ def _zipped_and_closed(connections: int) -> Callable[[int, float], str]:
 
 def _stopping_upload(port: int, seconds: float) -> str:  # noqa: ARG001
     lines = ["PUT /admin/policies/small/checkpoints/attack HTTP/1.1", "Host: x", "Content-Length: 50000000"]
-    lines += ["Authorization: Bearer bench-admin-token", "Content-Type: application/x-tar", "", ""]
+    lines += [f"Authorization: Bearer {TOKEN}", "Content-Type: application/x-tar", "", ""]
     with contextlib.ExitStack() as stack:
         for _ in range(10):
             connection = stack.enter_context(connect(port, 2.0))
@@ -288,7 +290,7 @@ def _stopping_upload(port: int, seconds: float) -> str:  # noqa: ARG001
 
 def _admin(body: bytes) -> Callable[[int, float], str]:
     def run(port: int, seconds: float) -> str:
-        token = "Authorization: Bearer bench-admin-token"  # noqa: S105 — see bench/server.py
+        token = f"Authorization: Bearer {TOKEN}"
         with connect(port, seconds) as connection:
             send_all(connection, head("/admin/policies/small/reload", len(body), token) + body)
             return status_of(connection)
@@ -298,7 +300,7 @@ def _admin(body: bytes) -> Callable[[int, float], str]:
 
 def _upload(port: int, seconds: float) -> str:
     lines = ["PUT /admin/policies/small/checkpoints/attack HTTP/1.1", "Host: x", "Content-Length: 50000000"]
-    lines += ["Authorization: Bearer bench-admin-token", "Content-Type: application/x-tar", "", ""]
+    lines += [f"Authorization: Bearer {TOKEN}", "Content-Type: application/x-tar", "", ""]
     with connect(port, seconds) as connection:
         send_all(connection, "\r\n".join(lines).encode() + b"\x07" * 50_000_000)
         return status_of(connection)

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import command
-from bench.command import options_as_json, tell
-from bench.load import compiled
-from bench.machine import Neighbours, machine, warning_before
+from bench.harness import command
+from bench.harness.command import options_as_json, progress
+from bench.harness.load import compiled
+from bench.harness.machine import Neighbours, machine, warning_before
 from bench.serving import acceptance, chart, report
 from bench.serving.before import source_of
 from bench.serving.exports import Exports
@@ -40,23 +40,23 @@ def _run(options: argparse.Namespace) -> int:
     )
     on = machine()
     if busy := warning_before(on):
-        tell(busy)
+        progress(busy)
     for peer in peers:
         if any(one.name == peer.name for stage in wanted for scenario in stage for one in scenario.competitors):
-            environments.make(options.peers, peer, tell)
+            environments.make(options.peers, peer, progress)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as name, _exports(options.exports, name) as exports:
         folder = Path(name)
         before = source_of(options.before, folder / "before") if options.before else None
         plan = Plan(options.rounds, options.seconds)
-        bench = Bench(plan, exports, compiled(folder), folder, tell, options.peers, before)
+        bench = Bench(plan, exports, compiled(folder), folder, progress, options.peers, before)
         results = bench.run(wanted, with_starts=not options.only and START in (options.scenario or NAMES))
     results.machine = on | {"others_cores": round(neighbours.cores(), 2)}
     lines = acceptance.lines(results, [peer.name for peer in peers])
     report.show(results, lines)
     if options.json:
-        told = report.as_json(results, lines, options_as_json(options))
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        figures = report.as_json(results, lines, options_as_json(options))
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     if options.chart:
         chart.draw(results, options.chart)
     return 1 if results.failures else 0
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
 def _exports(kept: Path | None, folder: str) -> Iterator[Exports]:
     where = kept or Path(folder, "exports")
     where.mkdir(parents=True, exist_ok=True)
-    yield Exports(where.absolute(), tell)
+    yield Exports(where.absolute(), progress)
 
 
 def _options() -> argparse.Namespace:

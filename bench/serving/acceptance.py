@@ -68,7 +68,7 @@ def _large(results: Results) -> list[Line]:
         Line(
             "3",
             f"images in binary, {clients} clients: answers/s by the engine's own",
-            _ratio(results, f"images-binary-{clients}", "direct"),
+            _ratio(results, f"images-binary-{clients}", "in-process"),
             0.7,
             AT_LEAST,
         )

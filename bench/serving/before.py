@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 from bench import BenchError
-from bench.server import ROOT
+from bench.harness.server import ROOT
 
 
 def source_of(revision: str, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import http.client
 from contextlib import closing
 
 from bench import BenchError
-from bench.serving.exchanges import Exchange
+from bench.serving.payloads import Payload
 
 _CALL_S = 60
 
@@ -20,7 +20,7 @@ def is_listening(port: int) -> bool:
     return _call(port, "GET", "/", b"", {})[0] > 0
 
 
-def check_answer(port: int, path: str, asked: Exchange) -> bytes:
+def check_answer(port: int, path: str, asked: Payload) -> bytes:
     """One request, which has to be answered well; the answer.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import SCENARIOS, Kind
 
-_COLOURS = {"litert": "#1b7f5c", "tensorflow": "#e08a1e", "naive": "#b23a48", "direct": "#7a6fb0"}
+_COLOURS = {"litert": "#1b7f5c", "tensorflow": "#e08a1e", "naive": "#b23a48", "in-process": "#7a6fb0"}
 _OTHERS = "#8a8f98"
 _BAR, _GAP = 0.8, 0.7
 

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 import uvicorn
 
-from bench.serving.exchanges import BINARY
+from bench.serving.payloads import BINARY
 
 Message = dict[str, Any]
 
@@ -48,7 +48,7 @@ def echo(
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
+    """Serves until it is asked to stop."""
     port, answer, media_type = sys.argv[1:]
     uvicorn.run(
         echo(Path(answer).read_bytes(), media_type),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import BenchError
-from bench.server import ROOT, serving
+from bench.harness.server import ROOT, serving
 
 SMALL, RECURRENT, IMAGE, SLOW, MANY, SWAPPED = "small", "recurrent", "image", "slow", "many", "swapped"
 TRAIN_STEP = 700
@@ -24,17 +24,17 @@ _MAKING_S = 600
 
 @dataclass(frozen=True)
 class Exports:
-    """The folder with one export per name, and a line about each step to `tell`."""
+    """The folder with one export per name, and a line about each step to `progress`."""
 
     folder: Path
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
 
     def make(self, names: Iterable[str]) -> None:
         """Makes those that are not there yet."""
         missing = [name for name in dict.fromkeys(names) if not (self.folder / name).exists()]
         if not missing:
             return
-        self.tell(f"exports: {', '.join(missing)}")
+        self.progress(f"exports: {', '.join(missing)}")
         words = [sys.executable, "-m", "bench.serving.policies", str(self.folder), *missing]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=_MAKING_S, check=False)
         if done.returncode:
@@ -58,7 +58,7 @@ class Exports:
         """
         state = self.folder / f"{name}-{count}-state{'' if tree == ROOT else '-before'}"
         if not state.exists():
-            self.tell(f"{name}: compiled beforehand")
+            self.progress(f"{name}: compiled beforehand")
             made = self.folder / f".{state.name}"
             with serving(
                 self.policies(name, count),

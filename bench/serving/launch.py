@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import BenchError
-from bench.load import Generator, request_bytes
+from bench.harness.load import Generator, request_bytes
 from bench.serving.calls import check_answer
-from bench.serving.exchanges import Exchange, exchange
+from bench.serving.payloads import Payload, payload
 from bench.serving.peers.table import PEERS
 from bench.serving.scenarios import Competitor, Kind, Scenario
-from bench.serving.starting import Running, Starter
-from bench.serving.targets import Direct, Loaded, Overloaded, Swapped
+from bench.serving.start_servers import Running, Starter
+from bench.serving.targets import InProcess, Loaded, Overloaded, Swapped
 
 
 @dataclass
@@ -28,18 +28,18 @@ class Launcher:
         """The processes that were started."""
         return [one.pid for one in self._started.values() if isinstance(one, Running)]
 
-    def target(self, competitor: Competitor, scenario: Scenario) -> Direct | Loaded:
+    def target(self, competitor: Competitor, scenario: Scenario) -> InProcess | Loaded:
         """What can be measured; the server is started where it does not run yet.
 
         Raises:
           BenchError: it cannot be started, or does not answer this.
         """
-        asked = exchange(scenario.exchange)
-        if competitor.kind is Kind.DIRECT:
-            return Direct(self.starter.exports.compiled(scenario.policy), asked.rows)
+        asked = payload(scenario.payload)
+        if competitor.kind is Kind.IN_PROCESS:
+            return InProcess(self.starter.exports.compiled(scenario.policy), asked.rows)
         running = self._running(competitor, scenario)
         if competitor.kind is Kind.PEER:
-            asked = PEERS[competitor.name].exchange(asked)
+            asked = PEERS[competitor.name].payload(asked)
         paths = running.paths if competitor.spread else running.paths[:1]
         for path in paths:
             check_answer(running.port, path, asked)
@@ -52,7 +52,7 @@ class Launcher:
     def _running(self, competitor: Competitor, scenario: Scenario) -> Running:
         """An echo answers one kind of request. Who differs in nothing but the requests that go there is the same."""
         server = replace(competitor, name="", spread=False) if competitor.kind is Kind.OURS else competitor
-        key = (server, scenario.exchange if competitor.kind is Kind.ECHO else "")
+        key = (server, scenario.payload if competitor.kind is Kind.ECHO else "")
         if key not in self._started:
             try:
                 self._started[key] = self.starter.start(competitor, scenario)
@@ -63,7 +63,7 @@ class Launcher:
             raise found
         return found
 
-    def _requests(self, name: str, paths: tuple[str, ...], asked: Exchange) -> tuple[Path, ...]:
+    def _requests(self, name: str, paths: tuple[str, ...], asked: Payload) -> tuple[Path, ...]:
         files = []
         for number, path in enumerate(paths):
             files.append(self.starter.folder / f"{name}-{number}")

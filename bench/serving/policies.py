@@ -19,8 +19,8 @@ with hushed():
     from tf_agents.networks import q_network, q_rnn_network, sequential
     from tf_agents.specs import tensor_spec
 
-    from bench.serving.slow import multiplications
-    from bench.trainer import ACTION, STEPS, Trainer, greedy, q_policy_of
+    from bench.harness.trainer import ACTION, STEPS, Trainer, greedy, q_policy_of
+    from bench.serving.slow_layer import multiplications
 
 FLOATS = tensor_spec.BoundedTensorSpec((4,), tf.float32, -1.0, 1.0, "observation")
 IMAGE = tensor_spec.BoundedTensorSpec((84, 84, 4), tf.uint8, 0, 255, "observation")
@@ -88,7 +88,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 
 
 def _trainer(policy: Any, batch_size: int | None = None) -> Trainer:
-    """Its first checkpoint has the train step that answers tell."""
+    """Its first checkpoint has the train step that answers have."""
     return Trainer(policy, exports.TRAIN_STEP - STEPS, batch_size)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import warning_after
+from bench.harness.machine import warning_after
 from bench.serving.acceptance import Line
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import SCENARIOS
@@ -42,13 +42,13 @@ def as_json(results: Results, lines: Sequence[Line], options: dict[str, Any]) ->
 
 
 def _row_as_json(results: Results, row: Row) -> dict[str, Any]:
-    told: dict[str, Any] = {"scenario": row.scenario, "competitor": row.competitor, "problem": row.problem}
+    figures: dict[str, Any] = {"scenario": row.scenario, "competitor": row.competitor, "problem": row.problem}
     if row.samples:
         echo = results.row(row.scenario, _ECHO)
-        told |= {figure: row.median(figure) for figure in _FIGURES}
-        told |= {f"{figure}_by_echo": row.ratio(echo, figure) for figure in ("rate", "p50_ms", "p99_ms")}
-        told["failures"] = row.total("failures")
-    return told | {"samples": [dataclasses.asdict(sample) for sample in row.samples]}
+        figures |= {figure: row.median(figure) for figure in _FIGURES}
+        figures |= {f"{figure}_by_echo": row.ratio(echo, figure) for figure in ("rate", "p50_ms", "p99_ms")}
+        figures["failures"] = row.total("failures")
+    return figures | {"samples": [dataclasses.asdict(sample) for sample in row.samples]}
 
 
 def show(results: Results, lines: Sequence[Line]) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import BenchError
-from bench.serving import starts, usage
+from bench.serving import startup_time, usage
 from bench.serving.exports import SMALL, Exports
 from bench.serving.launch import Launcher
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import Kind, Scenario
-from bench.serving.starting import Starter
-from bench.serving.targets import Direct, Loaded
+from bench.serving.start_servers import Starter
+from bench.serving.targets import InProcess, Loaded
 
 _WARM_UP = 0.15  # of a turn
 _QUIET_CORES, _QUIET_S, _PATIENCE_S = 0.03, 0.5, 20
@@ -32,13 +32,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bench:
-    """Files go to `folder`, the compiled load generator is `program`, and a line about each step goes to `tell`."""
+    """Files go to `folder`, the compiled load generator is `program`, and a line about each step goes to `progress`."""
 
     plan: Plan
     exports: Exports
     program: Path
     folder: Path
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
     environments: Path | None = None  # of the peers, where they take part
     before: Path | None = None  # the source of an earlier revision, where it takes part
 
@@ -58,22 +58,22 @@ class Bench:
                     results.rows += rows
                     self._rounds(scenario, targets, rows, launcher)
         if with_starts:
-            self.tell("starts with a warm cache")
-            results.starts = starts.measure(self.exports, self.folder, self.plan.rounds)
+            self.progress("starts with a warm cache")
+            results.starts = startup_time.measure(self.exports, self.folder, self.plan.rounds)
         return results
 
     def _started(
         self, stage: Sequence[Scenario], launcher: Launcher
-    ) -> list[tuple[Scenario, list[Direct | Loaded | None], list[Row]]]:
+    ) -> list[tuple[Scenario, list[InProcess | Loaded | None], list[Row]]]:
         """All servers first; whoever cannot be started has a row that says why."""
         found = []
         for scenario in stage:
-            targets: list[Direct | Loaded | None] = []
+            targets: list[InProcess | Loaded | None] = []
             rows = []
             for competitor in scenario.competitors:
                 row = Row(scenario.name, competitor.name, guest=competitor.kind is Kind.PEER)
                 rows.append(row)
-                self.tell(f"{scenario.name}: {competitor.name} is made ready")
+                self.progress(f"{scenario.name}: {competitor.name} is made ready")
                 try:
                     targets.append(launcher.target(competitor, scenario))
                 except BenchError as error:
@@ -83,7 +83,7 @@ class Bench:
         return found
 
     def _rounds(
-        self, scenario: Scenario, targets: Sequence[Direct | Loaded | None], rows: Sequence[Row], launcher: Launcher
+        self, scenario: Scenario, targets: Sequence[InProcess | Loaded | None], rows: Sequence[Row], launcher: Launcher
     ) -> None:
         """Who comes first changes each round."""
         seconds = self.plan.seconds * scenario.longer
@@ -92,12 +92,12 @@ class Bench:
             if isinstance(target, Loaded):
                 target.generator.run(target.port, self.plan.seconds * _WARM_UP, target.clients)
         for number in range(self.plan.rounds):
-            self.tell(f"{scenario.name}: round {number + 1} of {self.plan.rounds}")
+            self.progress(f"{scenario.name}: round {number + 1} of {self.plan.rounds}")
             for target, row in present if number % 2 == 0 else reversed(present):
                 if not row.problem:
                     self._turn(target, row, seconds, launcher)
 
-    def _turn(self, target: Direct | Loaded, row: Row, seconds: float, launcher: Launcher) -> None:
+    def _turn(self, target: InProcess | Loaded, row: Row, seconds: float, launcher: Launcher) -> None:
         """One sample; whoever breaks is out."""
         running = target.pid if isinstance(target, Loaded) else 0
         others = [pid for other in launcher.running if other != running for pid in usage.family(other)]

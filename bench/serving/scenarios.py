@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from bench import BenchError
-from bench.serving import exchanges, exports
+from bench.serving import exports, payloads
 
 
 class Kind(StrEnum):
@@ -17,7 +17,7 @@ class Kind(StrEnum):
     ECHO = "echo"
     NAIVE = "naive"
     OURS = "ours"
-    DIRECT = "direct"
+    IN_PROCESS = "in-process"
     PEER = "peer"
 
 
@@ -41,7 +41,7 @@ class Competitor:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`clients` callers send `exchange` to servers of `policy`, each again as soon as it is answered.
+    """`clients` callers send `payload` to servers of `policy`, each again as soon as it is answered.
 
     `overload`: then twice as many requests as can be answered, whatever becomes of them. `longer`: its turns take so
     many times as long as others.
@@ -50,7 +50,7 @@ class Scenario:
     name: str
     title: str
     policy: str
-    exchange: str
+    payload: str
     clients: int
     competitors: tuple[Competitor, ...]
     overload: bool = False
@@ -60,7 +60,7 @@ class Scenario:
 SWAP_EVERY_S = 2.0
 ECHO = Competitor("echo", Kind.ECHO)
 NAIVE = Competitor("naive", Kind.NAIVE)
-DIRECT = Competitor("direct", Kind.DIRECT)
+IN_PROCESS = Competitor("in-process", Kind.IN_PROCESS)
 LITERT = Competitor("litert-1", Kind.OURS, "litert")
 LITERT_2 = Competitor("litert-2", Kind.OURS, "litert", workers=2)
 TENSORFLOW = Competitor("tensorflow-1", Kind.OURS, "tensorflow")
@@ -76,39 +76,39 @@ _PLAIN = (ECHO, NAIVE, LITERT, TENSORFLOW)
 # Servers with the small policy take peers beside them.
 _WITH_PEERS = ("one-row-1", "one-row-32", "rows-64")
 # What a request waits for at most in the overloaded server: so many calls of 20 ms.
-WAITING_ROOM = 16
+QUEUE_LIMIT = 16
 
 SCENARIOS = (
-    Scenario("one-row-1", "one row, 1 client", exports.SMALL, exchanges.ROW, 1, _ONE),
-    Scenario("one-row-8", "one row, 8 clients", exports.SMALL, exchanges.ROW, 8, _PLAIN),
-    Scenario("one-row-32", "one row, 32 clients", exports.SMALL, exchanges.ROW, 32, _ONE),
-    Scenario("one-row-256", "one row, 256 clients", exports.SMALL, exchanges.ROW, 256, _ONE),
-    Scenario("one-row-512", "one row, 512 clients", exports.SMALL, exchanges.ROW, 512, (ECHO, LITERT, TENSORFLOW)),
-    Scenario("rows-64", "64 rows, 8 clients", exports.SMALL, exchanges.ROWS, 8, _PLAIN),
-    Scenario("recurrent-32", "LSTM, 32 clients", exports.RECURRENT, exchanges.STATE, 32, _PLAIN),
-    Scenario("images-json-2", "8 images as JSON, 2 clients", exports.IMAGE, exchanges.IMAGES, 2, _PLAIN),
-    Scenario("images-json-4", "8 images as JSON, 4 clients", exports.IMAGE, exchanges.IMAGES, 4, (ECHO, LITERT)),
+    Scenario("one-row-1", "one row, 1 client", exports.SMALL, payloads.ROW, 1, _ONE),
+    Scenario("one-row-8", "one row, 8 clients", exports.SMALL, payloads.ROW, 8, _PLAIN),
+    Scenario("one-row-32", "one row, 32 clients", exports.SMALL, payloads.ROW, 32, _ONE),
+    Scenario("one-row-256", "one row, 256 clients", exports.SMALL, payloads.ROW, 256, _ONE),
+    Scenario("one-row-512", "one row, 512 clients", exports.SMALL, payloads.ROW, 512, (ECHO, LITERT, TENSORFLOW)),
+    Scenario("rows-64", "64 rows, 8 clients", exports.SMALL, payloads.ROWS, 8, _PLAIN),
+    Scenario("recurrent-32", "LSTM, 32 clients", exports.RECURRENT, payloads.STATE, 32, _PLAIN),
+    Scenario("images-json-2", "8 images as JSON, 2 clients", exports.IMAGE, payloads.IMAGES, 2, _PLAIN),
+    Scenario("images-json-4", "8 images as JSON, 4 clients", exports.IMAGE, payloads.IMAGES, 4, (ECHO, LITERT)),
     Scenario(
         "images-binary-2",
         "8 images, binary, 2 clients",
         exports.IMAGE,
-        exchanges.BINARY_IMAGES,
+        payloads.BINARY_IMAGES,
         2,
-        (ECHO, DIRECT, LITERT, TENSORFLOW),
+        (ECHO, IN_PROCESS, LITERT, TENSORFLOW),
     ),
     Scenario(
         "images-binary-4",
         "8 images, binary, 4 clients",
         exports.IMAGE,
-        exchanges.BINARY_IMAGES,
+        payloads.BINARY_IMAGES,
         4,
-        (ECHO, DIRECT, LITERT),
+        (ECHO, IN_PROCESS, LITERT),
     ),
     Scenario(
         "policies",
         "1, 10 and 100 policies, 32 clients",
         exports.MANY,
-        exchanges.ROW,
+        payloads.ROW,
         32,
         (ECHO, LITERT, TEN, HUNDRED, SPREAD),
     ),
@@ -116,7 +116,7 @@ SCENARIOS = (
         "swaps",
         "one row, 32 clients, swaps",
         exports.SWAPPED,
-        exchanges.ROW,
+        payloads.ROW,
         32,
         (ECHO, LITERT, SWAPPED, TENSORFLOW_SWAPPED),
         longer=2,
@@ -125,7 +125,7 @@ SCENARIOS = (
         "overload",
         "a call of 20 ms, twice too many",
         exports.SLOW,
-        exchanges.ROW,
+        payloads.ROW,
         8,
         (LITERT,),
         overload=True,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError
-from bench.load import Answers, Generator, answers
-from bench.server import ROOT
+from bench.harness.load import Answers, Generator, answers
+from bench.harness.server import ROOT
 from bench.serving import usage
 from bench.serving.results import Sample
 from bench.serving.scenarios import SWAP_EVERY_S
@@ -91,7 +91,7 @@ class Overloaded(Loaded):
 
 
 @dataclass(frozen=True)
-class Direct:
+class InProcess:
     """The engine without a server, in a process for each turn."""
 
     state: Path
@@ -99,7 +99,7 @@ class Direct:
 
     def measure(self, seconds: float) -> Sample:
         """One turn."""
-        words = [sys.executable, "-m", "bench.serving.direct", str(self.state), str(self.rows), str(seconds)]
+        words = [sys.executable, "-m", "bench.serving.in_process", str(self.state), str(self.rows), str(seconds)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 60, check=False)
         if done.returncode:
             raise BenchError(done.stderr.strip()[-500:])

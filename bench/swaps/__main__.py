@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import command
-from bench.command import options_as_json, tell
-from bench.load import generator
-from bench.machine import Neighbours, machine, warning_before
+from bench.harness import command
+from bench.harness.command import options_as_json, progress
+from bench.harness.load import generator
+from bench.harness.machine import Neighbours, machine, warning_before
 from bench.swaps import report
 from bench.swaps.run import ACTION, BODY, UNITS, Bench, Wanted
 from bench.swaps.under_load import Plan
@@ -43,15 +43,15 @@ def _run(options: argparse.Namespace) -> int:
     )
     on = machine()
     if busy := warning_before(on):
-        tell(busy)
+        progress(busy)
     neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="bench-swaps-", dir=options.folder) as folder:
-        results = Bench(wanted, generator(Path(folder), ACTION, BODY), Path(folder), tell).run()
+        results = Bench(wanted, generator(Path(folder), ACTION, BODY), Path(folder), progress).run()
     on["others_cores"] = round(neighbours.cores(), 2)
     report.show(results, on)
     if options.json:
-        told = report.as_json(results, on, options_as_json(options))
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+        figures = report.as_json(results, on, options_as_json(options))
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if results.failures or results.missed else 0
 
 

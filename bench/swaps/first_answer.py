@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.server import Server
+from bench.harness.server import Server
 from bench.swaps.checkpoints import Checkpoints
 from bench.swaps.prober import Prober
 
@@ -22,7 +22,7 @@ _PAUSE_S = (0.2, 0.4)
 _STORY = re.compile(r": (\S+) \(train step \S+ serves: (.*)")
 _STAGE = re.compile(r"(\w+) in ([0-9.]+) ms")
 
-# A way makes the next checkpoint ready. It returns its name and what publishes it, which tells the moment of that.
+# A way makes the next checkpoint ready. It returns its name and what publishes it, which returns the moment of that.
 Way = Callable[[Server, Checkpoints], tuple[str, Callable[[], float]]]
 
 
@@ -33,7 +33,7 @@ class FirstAnswers:
     way: str
     first_ms: float
     latencies_ms: list[float]
-    stages_ms: dict[str, float]  # medians of what the server's log tells; empty where it does not
+    stages_ms: dict[str, float]  # medians of what the server's log says; empty where it says nothing
     answers: int
     failures: int
 
@@ -95,7 +95,7 @@ def measure(way: str, server: Server, checkpoints: Checkpoints, swaps: int, body
 
 
 def stages_in(log: Path, names: Sequence[str]) -> dict[str, float]:
-    """Medians, in milliseconds, of the stages that the log tells of the swaps to `names`."""
+    """Medians, in milliseconds, of the stages that the log reports of the swaps to `names`."""
     found = defaultdict(list)
     for line in log.read_text(errors="replace").splitlines():
         story = _STORY.search(line)

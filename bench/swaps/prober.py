@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 
 from bench import BenchError
-from bench.load import request_bytes
+from bench.harness.load import request_bytes
 
 _VERSION = re.compile(rb'"version":"([^"]*)"')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)

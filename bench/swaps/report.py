@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import warning_after
+from bench.harness.machine import warning_after
 from bench.swaps.first_answer import FirstAnswers
 from bench.swaps.under_load import UnderLoad
 

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import Generator
-from bench.server import Server, serving
+from bench.harness.load import Generator
+from bench.harness.server import Server, serving
 from bench.swaps import first_answer, under_load
 from bench.swaps.checkpoints import Checkpoints
 from bench.swaps.report import Results, Subject
@@ -36,12 +36,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measures what is `wanted`; files go to `folder`, and a line about each step to `tell`."""
+    """Measures what is `wanted`; files go to `folder`, and a line about each step to `progress`."""
 
     wanted: Wanted
     generator: Generator
     folder: Path
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
 
     def run(self) -> Results:
         """Everything."""
@@ -55,9 +55,12 @@ class Bench:
     def _measure(self, size: str, workers: int, results: Results) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             policy = Path(folder) / "policy"
-            self.tell(f"{size}: export")
+            self.progress(f"{size}: export")
             with hushed():
-                from bench.trainer import Trainer, q_policy_of  # here, so that --help need not wait for TensorFlow
+                from bench.harness.trainer import (
+                    Trainer,
+                    q_policy_of,
+                )  # here, so that --help need not wait for TensorFlow
 
                 trainer = Trainer(q_policy_of(UNITS[size]))
                 trainer.export(policy)
@@ -74,23 +77,23 @@ class Bench:
         self, ways: Iterable[str], subject: Subject, server: Server, checkpoints: Checkpoints, results: Results
     ) -> None:
         for way in ways if subject.size in self.wanted.timed else ():
-            self._tell(subject, f"{self.wanted.swaps} swaps by {way}")
+            self._progress(subject, f"{self.wanted.swaps} swaps by {way}")
             found = first_answer.measure(way, server, checkpoints, self.wanted.swaps, BODY)
             results.first_answers.append((subject, found))
 
     def _load(self, subject: Subject, server: Server, checkpoints: Checkpoints, results: Results) -> None:
         if subject.size in self.wanted.loaded:
 
-            def tell(what: str) -> None:
-                self._tell(subject, what)
+            def progress(what: str) -> None:
+                self._progress(subject, what)
 
-            found = under_load.measure(server, checkpoints, self.generator, self.wanted.plan, tell)
+            found = under_load.measure(server, checkpoints, self.generator, self.wanted.plan, progress)
             results.under_load.append((subject, found))
 
     def _serving(self, subject: Subject, policy: Path, watch: str) -> AbstractContextManager[Server]:
-        self._tell(subject, f"a server with {watch}")
+        self._progress(subject, f"a server with {watch}")
         options = ["--workers", str(subject.workers), watch, *self.wanted.server_options]
         return serving({POLICY: policy}, self.folder / "server.log", options)
 
-    def _tell(self, subject: Subject, what: str) -> None:
-        self.tell(f"{subject.size}, {subject.workers} worker{'s' if subject.workers > 1 else ''}: {what}")
+    def _progress(self, subject: Subject, what: str) -> None:
+        self.progress(f"{subject.size}, {subject.workers} worker{'s' if subject.workers > 1 else ''}: {what}")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.load import Answers, Generator, answers
-from bench.server import Server
+from bench.harness.load import Answers, Generator, answers
+from bench.harness.server import Server
 from bench.swaps.checkpoints import Checkpoints
 
 _PAUSE_S = 0.5
@@ -80,17 +80,17 @@ class UnderLoad:
 
 
 def measure(
-    server: Server, checkpoints: Checkpoints, generator: Generator, plan: Plan, tell: Callable[[str], None]
+    server: Server, checkpoints: Checkpoints, generator: Generator, plan: Plan, progress: Callable[[str], None]
 ) -> UnderLoad:
     """Finds the largest load, and then does the rounds at half of it. Which phase comes first changes each round."""
     checkpoints.prepare(plan.rounds * plan.swaps_per_phase)
-    tell("the largest load")
+    progress("the largest load")
     generator.run(server.port, plan.maximum_s / 5, plan.connections)  # warms up
     maximum = generator.run(server.port, plan.maximum_s, plan.connections)
     rate = maximum.rate / 2
     rounds = []
     for number in range(plan.rounds):
-        tell(f"round {number + 1} of {plan.rounds} at {rate:.0f} requests a second")
+        progress(f"round {number + 1} of {plan.rounds} at {rate:.0f} requests a second")
         phases = {
             with_swaps: _phase(server, checkpoints, generator, plan, rate, with_swaps)
             for with_swaps in ((False, True) if number % 2 == 0 else (True, False))
@@ -112,7 +112,7 @@ def _phase(
             published.append(checkpoints.publish()[0])
         seen = answers(process, plan.phase_s)
     if published:
-        server.wait_for(published[-1])
+        server.wait_for(server.policy, published[-1])
         checkpoints.prune()
     return seen, set(published)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
-from bench.load import Generator, generator, request_bytes
+from bench.harness.load import Generator, generator, request_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 Answer = Callable[[int], tuple[float, bytes]]
@@ -21,7 +21,7 @@ def http(status: str, body: bytes = b'{"version":"a"}', head: str = "") -> bytes
 
 
 class Toy(asyncio.Protocol):
-    """Answers request number n as it is told to: after so many seconds, in which nothing else happens, and what."""
+    """Answers request number n as `answer` says: after so many seconds, in which nothing else happens, and what."""
 
     def __init__(self, answer: Answer, numbers: Iterator[int]) -> None:
         self.answer, self.numbers = answer, numbers
@@ -99,7 +99,7 @@ def test_other_statuses_and_lost_connections_are_failures(load: Generator, start
     assert found.statuses == {"200": 96, "429": 1, "500": 1}
 
 
-def test_latencies_of_what_is_turned_away_are_told_apart(load: Generator, start: Start) -> None:
+def test_latencies_of_what_is_turned_away_are_kept_apart(load: Generator, start: Start) -> None:
     port = start(lambda n: (0.1, http("200 OK")) if n % 2 else (0, http("429 Too Many Requests")))
     found = load.run(port, 2, 1)
     assert found.statuses["429"] == found.failures > 1
@@ -113,7 +113,7 @@ def test_several_requests_take_turns(load: Generator, start: Start, tmp_path: Pa
     sizes = []
 
     class Counting(Toy):
-        """Each request tells its own size by its head."""
+        """Each request has its own size in its head."""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
@@ -137,7 +137,7 @@ def test_several_requests_take_turns(load: Generator, start: Start, tmp_path: Pa
     assert sizes == ([3, 5_000_000, 7] * len(sizes))[: len(sizes)]
 
 
-def test_a_rate_that_is_not_reached_is_told(load: Generator, start: Start) -> None:
+def test_a_rate_that_is_not_reached_is_reported(load: Generator, start: Start) -> None:
     port = start(lambda n: (0.01, http("200 OK")))
     found = load.run(port, 1, 4, rate=300)
     assert not found.reached
@@ -154,7 +154,7 @@ def test_a_closed_loop_finds_the_largest_load(load: Generator, start: Start) -> 
     assert found.connections == 4
 
 
-def test_versions_are_told_in_their_order_and_connections_that_the_server_closes_are_no_failure(
+def test_versions_are_reported_in_their_order_and_connections_that_the_server_closes_are_no_failure(
     load: Generator, start: Start
 ) -> None:
     def answer(n: int) -> tuple[float, bytes]:
@@ -166,12 +166,12 @@ def test_versions_are_told_in_their_order_and_connections_that_the_server_closes
     assert found.failures == 0
 
 
-def test_nobody_listening_is_told(load: Generator) -> None:
+def test_nobody_listening_is_reported(load: Generator) -> None:
     with pytest.raises(BenchError, match="refused"):
         load.run(9, 1, 1)
 
 
-def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="no C compiler"):
         generator(tmp_path, "/", b"")

@@ -1,4 +1,4 @@
-"""A short run of `make bench` tells everything, and what it works out of samples is right. Its times say nothing."""
+"""A short run of `make bench` reports everything, and what it works out of samples is right. Its times say nothing."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
-from bench.serving import acceptance, chart, exchanges, scenarios, usage
+from bench.serving import acceptance, chart, payloads, scenarios, usage
 from bench.serving.peers import environments, table
 from bench.serving.results import Results, Row, Sample, Start
 from tests.bench.test_swaps import left_behind
@@ -29,20 +29,20 @@ def row(scenario: str, competitor: str, *rates: float) -> Row:
 
 
 @needs_a_compiler
-def test_short_run_tells_everything(tmp_path: Path) -> None:
-    told, picture = tmp_path / "told.json", tmp_path / "picture.svg"
+def test_short_run_reports_everything(tmp_path: Path) -> None:
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.svg"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     words = ["--scenario", "one-row-8", "--only", "echo", "litert-1", "--rounds", "1", "--seconds", "0.3"]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.serving", *words, "--json", told, "--chart", picture],
+        [sys.executable, "-m", "bench.serving", *words, "--json", figures, "--chart", picture],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    results = json.loads(told.read_text())
+    results = json.loads(figures.read_text())
     assert set(results) == {"machine", "options", "rows", "starts", "acceptance", "failures"}
     assert results["failures"] == 0
     assert [row["competitor"] for row in results["rows"]] == ["echo", "litert-1"]
@@ -62,7 +62,7 @@ def test_short_run_tells_everything(tmp_path: Path) -> None:
 
 
 @needs_a_compiler
-def test_who_takes_part_nowhere_is_told() -> None:
+def test_who_takes_part_nowhere_is_reported() -> None:
     words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--only", "nobody"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
@@ -107,7 +107,7 @@ def test_each_of_our_servers_is_held_to_its_twin_of_an_earlier_revision() -> Non
     assert found["one row, 8 clients: litert-1, answers/s by those before"] == (0.94, False)
 
 
-def test_a_revision_that_git_lacks_is_told() -> None:
+def test_a_revision_that_git_lacks_is_reported() -> None:
     words = [sys.executable, "-m", "bench.serving", "--scenario", "one-row-8", "--before", "no-such-revision"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -139,19 +139,19 @@ def test_chart_has_bars_where_there_is_an_echo() -> None:
 def test_scenarios_with_the_same_servers_are_together() -> None:
     policies = [stage[0].policy for stage in scenarios.stages((), ())]
     assert len(policies) == len(set(policies))
-    (stage,) = scenarios.stages(["images-binary-2"], ["direct", "litert-1"])
-    assert [one.name for one in stage[0].competitors] == ["direct", "litert-1"]
+    (stage,) = scenarios.stages(["images-binary-2"], ["in-process", "litert-1"])
+    assert [one.name for one in stage[0].competitors] == ["in-process", "litert-1"]
     with pytest.raises(BenchError, match="naive"):
-        scenarios.stages(["images-binary-2"], ["naive", "direct"])
+        scenarios.stages(["images-binary-2"], ["naive", "in-process"])
 
 
 @pytest.mark.parametrize(
     ("name", "rows"), [("row", 1), ("rows", 64), ("state", 1), ("images", 8), ("binary-images", 8)]
 )
 def test_bodies_hold_what_they_say(name: str, rows: int) -> None:
-    asked = exchanges.exchange(name)
+    asked = payloads.payload(name)
     assert asked.rows == rows
-    assert asked.body == exchanges.exchange(name).body
+    assert asked.body == payloads.payload(name).body
     if name != "binary-images":
         sent, answered = json.loads(asked.body), json.loads(asked.answer)
         assert rows in (1, len(sent["observation"]))
@@ -167,14 +167,14 @@ def test_peers_are_asked_the_same(peer: table.Peer, name: str) -> None:
             return [number for item in value for number in numbers(item)]
         return [value] if isinstance(value, float) else []
 
-    asked = exchanges.exchange(name)
-    sent = json.loads(peer.exchange(asked).body)
+    asked = payloads.payload(name)
+    sent = json.loads(peer.payload(asked).body)
     sent = sent["inputs"][0]["data"] if "inputs" in sent else sent["observation"]
     assert numbers(sent) == numbers(json.loads(asked.body)["observation"])
     assert (Path(table.__file__).with_name(f"{peer.module}.py")).exists()
 
 
-def test_a_peer_that_cannot_be_installed_is_told(tmp_path: Path) -> None:
+def test_a_peer_that_cannot_be_installed_is_reported(tmp_path: Path) -> None:
     peer = replace(table.PEERS["litserve"], packages=("--no-index", "none-such"))
     environments.make(tmp_path, peer, lambda _: None)
     with pytest.raises(BenchError, match=r"not installed: .*none-such"):

@@ -1,4 +1,4 @@
-"""The quick form of `make bench-sessions`: what it tells is complete. Its times say nothing."""
+"""The quick form of `make bench-sessions`: what it reports is complete. Its times say nothing."""
 
 import json
 import shutil
@@ -13,12 +13,12 @@ from tests.support.server import ROOT
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
-def test_quick_run_tells_everything(tmp_path: Path) -> None:
-    told = tmp_path / "told.json"
-    command = [sys.executable, "-m", "bench.sessions", "--quick", "--json", told]
+def test_quick_run_reports_everything(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench.sessions", "--quick", "--json", figures]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(told.read_text())["found"]
+    found = json.loads(figures.read_text())["found"]
     assert len(found) == 15
     assert all(one["measured"] > 0 for one in found if "memory" not in one["what"])
     assert [one["bound"] for one in found if one["bound"]] == ["at most 1.3"] * 2 + ["at least 0.8"] * 2 + ["at most 5"]

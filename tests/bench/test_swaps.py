@@ -1,4 +1,4 @@
-"""The quick form of `make bench-swap`: what it tells is complete. Its times say nothing."""
+"""The quick form of `make bench-swap`: what it reports is complete. Its times say nothing."""
 
 import json
 import shutil
@@ -36,11 +36,11 @@ def check_times(found: dict[str, Any], names: list[str]) -> None:
     assert times == sorted(times)
 
 
-def test_quick_run_tells_everything(tmp_path: Path) -> None:
-    scratch, told = tmp_path / "scratch", tmp_path / "told.json"
+def test_quick_run_reports_everything(tmp_path: Path) -> None:
+    scratch, figures = tmp_path / "scratch", tmp_path / "figures.json"
     scratch.mkdir()
-    done = subprocess.run([*COMMAND, "--folder", scratch, "--json", told], cwd=ROOT, capture_output=True, text=True)
-    results = json.loads(told.read_text())
+    done = subprocess.run([*COMMAND, "--folder", scratch, "--json", figures], cwd=ROOT, capture_output=True, text=True)
+    results = json.loads(figures.read_text())
     missed = results["missed_swaps"]  # on a busy machine a swap may take longer than its phase
     assert done.returncode == (1 if missed else 0), done.stderr
     assert set(results) == {"machine", "options", "first_answer", "under_load", "failures", "missed_swaps"}
@@ -79,7 +79,7 @@ def test_stopped_half_way_it_leaves_nothing_behind(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_reported(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "--folder", tmp_path, "--", "--engine", "none-such"],
         cwd=ROOT,

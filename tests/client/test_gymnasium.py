@@ -1,4 +1,4 @@
-"""What a session is told of vector environments, for both ways of resetting them."""
+"""What a session is sent of vector environments, for both ways of resetting them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def answers(count: int) -> list[Any]:
     return [said(step=step, action=action) for step, action in enumerate(actions)]
 
 
-def told(script: Scripted) -> list[dict[str, Any]]:
+def sent(script: Scripted) -> list[dict[str, Any]]:
     """The fields of every request with arrays as lists, and what the server takes for granted."""
     sent = [{key: _listed(value) for key, value in asked.fields.items()} for asked in script.asked if asked.body]
     return [{"step_type": [MID] * 3, "discount": [1] * 3} | fields for fields in sent]
@@ -73,7 +73,7 @@ def test_a_row_is_first_exactly_where_its_observation_begins_an_episode(mode: Au
         played = VectorPolicy(policy, environments(mode))
         for _ in range(12):
             played.step()
-    begin, *steps = told(script)
+    begin, *steps = sent(script)
     assert begin["observation"] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
     seen = [[at == 0 for _, _, at in fields["observation"]] for fields in steps]
     assert [[kind == FIRST for kind in fields["step_type"]] for fields in steps] == seen
@@ -84,7 +84,7 @@ def test_with_next_step_resets_the_policy_sees_the_last_observations_too() -> No
     with scripted(*answers(6)) as script, RemotePolicy(script.url, "cartpole") as policy:
         played = VectorPolicy(policy, environments(AutoresetMode.NEXT_STEP))
         transitions = [played.step() for _ in range(6)]
-    _, one, two, three, four, five = told(script)
+    _, one, two, three, four, five = sent(script)
     assert (one["reward"], one["discount"]) == ([11, 11, 11], [1, 1, 1])
     assert one["step_type"] == [MID, MID, MID]
     assert (two["step_type"], two["discount"], two["reward"]) == ([LAST, MID, MID], [0, 1, 1], [12, 12, 12])
@@ -104,7 +104,7 @@ def test_with_same_step_resets_an_episode_begins_where_another_ended() -> None:
     with scripted(*answers(4)) as script, RemotePolicy(script.url, "cartpole") as policy:
         played = VectorPolicy(policy, environments(AutoresetMode.SAME_STEP))
         transitions = [played.step() for _ in range(4)]
-    _, one, two, three = told(script)
+    _, one, two, three = sent(script)
     assert one["step_type"] == [MID, MID, MID]
     assert two["step_type"] == [FIRST, MID, MID]
     assert (two["discount"], two["reward"]) == ([1, 1, 1], [0, 12, 12])
@@ -138,7 +138,7 @@ def test_environments_do_not_move_while_there_is_no_answer() -> None:
             played.step()
         assert played.step().observation[2].tolist() == [2, 0, 1]
         assert played.step().observation[2].tolist() == [2, 0, 2]
-    steps = told(script)[1:]
+    steps = sent(script)[1:]
     assert [fields["step"] for fields in steps] == [1, 1, 2]
     assert steps[0] == steps[1]
 

@@ -53,7 +53,7 @@ def test_chance_leaves_out_up_to_half_of_a_wait_but_not_of_what_the_server_asks(
     assert retries.wait_s(1, 0, asked_s=0.8, chance=0.0) == 0.8
 
 
-def test_as_many_repetitions_as_allowed_and_then_the_last_failure_is_told() -> None:
+def test_as_many_repetitions_as_allowed_and_then_the_last_failure_is_raised() -> None:
     attempts = Attempts(REQUEST, Retries(limit=2, first_wait_s=0.5), Clock())
     assert [0.25 <= attempts.lost(REFUSED) <= 0.5, 0.5 <= attempts.lost(REFUSED) <= 1] == [True, True]
     expected = "POST http://host/action: no answer after 3 attempts in 0.0 s: ConnectError: connection refused"
@@ -83,7 +83,7 @@ def test_the_server_s_own_wait_is_obeyed(status: int) -> None:
     assert Attempts(REQUEST, Retries(longest_wait_s=1)).refused(busy("2", status)) == 1
 
 
-def test_a_wait_may_be_told_as_a_date() -> None:
+def test_a_wait_may_be_given_as_a_date() -> None:
     wait_s = Attempts(REQUEST, Retries(longest_wait_s=100, total_s=100)).refused(
         busy(formatdate(time.time() + 50, usegmt=True))
     )

@@ -23,7 +23,7 @@ def paths(script: Scripted) -> list[str]:
     return [asked.path.removeprefix("/v1/policies/cartpole") for asked in script.asked]
 
 
-def test_every_request_tells_the_run_and_the_step(connect: Connect) -> None:
+def test_every_request_names_the_run_and_the_step(connect: Connect) -> None:
     with scripted(begun(0), begun(1), begun(2), ENDED) as script:
         with connect(script.url).session(ROWS, id="env-7", run_id="r1") as session:
             assert (session.id, session.run_id, session.answer.step) == ("env-7", "r1", 0)
@@ -79,7 +79,7 @@ def test_a_step_that_failed_may_be_taken_again(connect: Connect) -> None:
     assert [asked.fields.get("step") for asked in script.asked] == [None, 1, 1]
 
 
-def test_a_step_out_of_turn_tells_the_last_one(connect: Connect) -> None:
+def test_a_step_out_of_order_names_the_last_one(connect: Connect) -> None:
     conflict = problem(409, "Session conflict", "the session's last step is 5; the request's is 1", step=5)
     with scripted(begun(), conflict) as script:
         session = connect(script.url).session(ROWS)
@@ -96,7 +96,7 @@ def test_an_ending_that_finds_nothing_left_has_ended(connect: Connect, acts: lis
     assert len(script.asked) == 1 + len(acts)
 
 
-def test_an_ending_by_a_run_that_lost_its_session_is_told(connect: Connect) -> None:
+def test_an_ending_by_a_run_that_lost_its_session_is_reported(connect: Connect) -> None:
     with scripted(begun(), problem(409, "Session conflict", "another run")) as script:
         session = connect(script.url).session(ROWS)
         with pytest.raises(Conflict, match="another run"):

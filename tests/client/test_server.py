@@ -55,10 +55,10 @@ def test_an_episode_with_its_state_carried_is_that_of_its_json(server: RunningSe
     for step, row in enumerate(ROWS):
         answer = policy.action(row, policy_state=state, step_type=min(step, 1))
         state = answer.policy_state
-        told = server.http.post("/v1/policies/recurrent/action", json={"observation": row.tolist(), **body}).json()
-        body = {"policy_state": told["policy_state"]}
-        assert answer.action == told["action"]
-        np.testing.assert_array_equal(state, np.array(told["policy_state"], np.float32))
+        returned = server.http.post("/v1/policies/recurrent/action", json={"observation": row.tolist(), **body}).json()
+        body = {"policy_state": returned["policy_state"]}
+        assert answer.action == returned["action"]
+        np.testing.assert_array_equal(state, np.array(returned["policy_state"], np.float32))
 
 
 def test_initial_states_are_those_of_the_policy(server: RunningServer, connect: Connect) -> None:
@@ -95,7 +95,7 @@ def test_the_description_is_of_the_policy_or_of_the_default_one(server: RunningS
     assert connect(server.url, None).describe()["name"] == "cartpole"
 
 
-def test_refusals_are_told_in_the_words_of_the_server(server: RunningServer, connect: Connect) -> None:
+def test_refusals_are_reported_in_the_words_of_the_server(server: RunningServer, connect: Connect) -> None:
     policy = connect(server.url)
     with pytest.raises(DoesNotFit, match=r"observation: shape \[3\]; expected float32 of shape \[4\]") as raised:
         policy.action(ROWS[0, :3])

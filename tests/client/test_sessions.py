@@ -137,7 +137,7 @@ def swapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running
         yield running, trainer
 
 
-def test_each_answer_tells_its_weights(swapping: tuple[RunningServer, NumberTrainer], connect: Connect) -> None:
+def test_each_answer_names_its_weights(swapping: tuple[RunningServer, NumberTrainer], connect: Connect) -> None:
     server, trainer = swapping
     remote = connect(server.url, "number")
     server.reload("number", checkpoint="export").raise_for_status()

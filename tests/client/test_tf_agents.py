@@ -40,25 +40,25 @@ class Drifting(py_environment.PyEnvironment):
     def _reset(self) -> ts.TimeStep:
         self._ages = np.zeros(self._rows or 1, np.int64)
         self._places = np.linspace(-1, 1, self._rows or 1)
-        return self._told(np.zeros(len(self._ages), bool))
+        return self._time_step(np.zeros(len(self._ages), bool))
 
     def _step(self, action: Any) -> ts.TimeStep:
         pushed = np.asarray(action, np.float64).reshape(len(self._ages), -1).sum(1)
         over = self._ages >= 4 + np.arange(len(self._ages))
         self._ages = np.where(over, 0, self._ages + 1)
         self._places = np.where(over, 0.3, self._places + 0.5 * np.tanh(pushed) - 0.2)
-        return self._told(self._ages >= 4 + np.arange(len(self._ages)))
+        return self._time_step(self._ages >= 4 + np.arange(len(self._ages)))
 
-    def _told(self, over: Any) -> ts.TimeStep:
+    def _time_step(self, over: Any) -> ts.TimeStep:
         first = self._ages == 0
         kinds = np.where(first, ts.StepType.FIRST, np.where(over, ts.StepType.LAST, ts.StepType.MID)).astype(np.int32)
-        told = ts.TimeStep(
+        returned = ts.TimeStep(
             kinds,
             np.where(first, 0, self._places).astype(np.float32),
             np.where(over, 0, 1).astype(np.float32),
             _filled(self._spec, self._places),
         )
-        return told if self._rows is not None else _changed(lambda leaf: leaf[0], told)
+        return returned if self._rows is not None else _changed(lambda leaf: leaf[0], returned)
 
 
 def _filled(spec: Any, places: Any) -> Any:

@@ -84,14 +84,14 @@ def test_a_simulator_in_another_language_plays_a_session(server: RunningServer, 
     assert 2 <= episodes <= 25
 
 
-def told(status: int, **fields: object) -> Answer:
+def answer_of(status: int, **fields: object) -> Answer:
     return Answer(status, json.dumps(fields, separators=(",", ":")).encode(), {"Content-Type": "application/json"})
 
 
 def test_a_simulator_in_another_language_sends_what_was_lost_once_more(program: Program) -> None:
-    steps = [told(200, step=step, action=1, version="0000000700", train_step=700) for step in range(3)]
+    steps = [answer_of(200, step=step, action=1, version="0000000700", train_step=700) for step in range(3)]
     lost = Drop(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
-    gone = told(404, title="Unknown session", detail="it has ended")
+    gone = answer_of(404, title="Unknown session", detail="it has ended")
     with scripted(Drop(), steps[0], lost, steps[1], steps[2], Drop(), gone) as script:
         assert program(script.url, "cartpole", 2) == "2 steps, 0 episodes, weights 0000000700"
     begin, *played = [json.loads(asked.body) for asked in script.asked[:-2]]
@@ -104,7 +104,7 @@ def test_a_simulator_in_another_language_sends_what_was_lost_once_more(program: 
 
 def test_a_simulator_in_another_language_says_why_it_was_refused(program: Program) -> None:
     with (
-        scripted(told(422, title="Does not fit the spec", detail="shape [4]; expected [7]")) as script,
+        scripted(answer_of(422, title="Does not fit the spec", detail="shape [4]; expected [7]")) as script,
         pytest.raises(AssertionError, match=r"expected \[7\]"),
     ):
         program(script.url, "cartpole", 2)

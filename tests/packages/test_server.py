@@ -30,9 +30,10 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from app import __version__
+from app.testing import free_port
 from tests.support.environments import packages_of
 from tests.support.saver_policies import Saved
-from tests.support.server import ROOT, free_port
+from tests.support.server import ROOT
 from tests.zoo.kind import FLOATS
 from tests.zoo.kinds import KINDS, make
 

@@ -20,7 +20,7 @@ from saver.artifact import IncompleteError, check_files, is_name
 from saver.artifact.files import read_json
 from tests.support import killed_writers
 from tests.support import saver_policies as policies
-from tests.support.killed_writers import ForkServer, Job, zygotes
+from tests.support.killed_writers import ForkServer, Job, fork_servers
 
 TENSORFLOW = ("tensorflow", "tensorflow_probability", "tf_agents.policies.policy_saver", "tests.support.saver_policies")
 
@@ -190,7 +190,7 @@ def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
         except BaseException as error:
             errors.append(error)
 
-    with zygotes(len(LANES), *TENSORFLOW) as all_forks:
+    with fork_servers(len(LANES), *TENSORFLOW) as all_forks:
         threads = []
         for (kind, job, name, manifest, counts), forks in zip(LANES, all_forks, strict=True):
             executor = Lane(kind, job, tmp_path / kind / name, manifest)
@@ -219,7 +219,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_full_disk_leaves_the_old_folder_as_it_was(tmp_path, method, manifest, limits):
-    with zygotes(len(limits), *TENSORFLOW) as all_forks:
+    with fork_servers(len(limits), *TENSORFLOW) as all_forks:
         for limit, forks in zip(limits, all_forks, strict=True):
             folder = tmp_path / str(limit) / "saved"
             forks.start(killed_writers.save_on_a_full_disk, method, folder, limit)

@@ -1,4 +1,4 @@
-"""Checkpoints that need no TensorFlow: a folder with one small file, and who tells what it is."""
+"""Checkpoints that need no TensorFlow: a folder with one small file, and what says what it is."""
 
 import hashlib
 import json

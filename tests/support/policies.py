@@ -27,7 +27,7 @@ NESTED = {
 
 
 class NumberPolicy(tf_policy.TFPolicy):
-    """Its action tells its weights: 1,000 times the variable `number`, plus the observation's first entry.
+    """Its action shows its weights: 1,000 times the variable `number`, plus the observation's first entry.
 
     `number` stands at both ends of a list of variables with a large one between, so that a torn read shows.
     """
@@ -53,7 +53,7 @@ class NumberPolicy(tf_policy.TFPolicy):
 
 
 class CountingPolicy(NumberPolicy):
-    """Its action tells its weights, and in which step of its episode it is: 1,000 times the number, plus the step.
+    """Its action shows its weights, and in which step of its episode it is: 1,000 times the number, plus the step.
 
     Its state is that step and, as a float, the last observation's first entry.
     """
@@ -172,7 +172,7 @@ class NumberTrainer:
         self.saver.save(str(folder))
 
     def publish(self, number: int, name: str | None = None, folder: Path | None = None) -> str:
-        """Saves a checkpoint whose answers tell `number`; returns its name."""
+        """Saves a checkpoint whose answers show `number`; returns its name."""
         name = name or f"{number:010d}"
         self.policy.set_number(number)
         self._train_step.assign(number)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.support.server import free_port
+from app.testing import free_port
 
 
 @contextlib.contextmanager

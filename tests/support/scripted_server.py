@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that does what a script says, request by request, and remembers what it was asked."""
+"""An HTTP server on loopback that does what a script says, request by request, and records what it was asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tests.support.server import free_port
+from app.testing import free_port
 
 
 @dataclass(frozen=True)

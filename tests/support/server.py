@@ -1,31 +1,34 @@
-"""A real server process for tests: started, waited for, stopped, its output kept."""
+"""A real server process for tests: `app.testing`'s, with HTTP clients of it."""
 
 import contextlib
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from app import testing
+
 ROOT = Path(__file__).parents[2]
 ADMIN_TOKEN = "test-admin-token"
+_PATIENCE_S = 600.0  # of a machine that is busy with other tests
 
 
-@dataclass
-class RunningServer:
+@dataclass(frozen=True)
+class RunningServer(testing.RunningServer):
     """A server that answers; `http` is a client of it, `admin` one that has the admin token."""
 
-    process: subprocess.Popen[str]
-    url: str
     http: httpx.Client
     admin: httpx.Client
-    lines: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed up to now, or all once it has been stopped; a line still being written is left out."""
+        return self.printed or self.log.read_text().rpartition("\n")[0].split("\n")
 
     def reload(self, policy: str, **body: object) -> httpx.Response:
         return self.admin.post(f"/admin/policies/{policy}/reload", json=body)
@@ -41,7 +44,6 @@ class RunningServer:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and returns the exit status."""
         self.process.send_signal(number)
-        self.lines += (self.process.stdout or []) and self.process.stdout.read().splitlines()
         return self.process.wait()
 
 
@@ -53,61 +55,31 @@ def _words(path: Path, separator: str | None = None) -> list[str]:
         return []
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "app", "serve", *arguments]
 
 
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without any setting of a server."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("POLICY_SERVER_")}
-    return kept | {"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN} | extra
+    return testing.inherited_environment() | {"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN} | extra
 
 
 @contextlib.contextmanager
 def serving(policies: Mapping[str, Path], *options: str, **env: str) -> Iterator[RunningServer]:
-    """Runs `python -m app serve` on a free port until the block ends."""
-    port = free_port()
-    named = [f"{name}={folder}" for name, folder in policies.items()]
-    process = subprocess.Popen(
-        command(*named, "--port", str(port), *options),
-        cwd=ROOT,
-        env=environment(**env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    bearer = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    """Runs a server until the block ends, which may have ended it before, or stopped some of its processes."""
+    variables = {"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN} | env
     limits = httpx.Limits(max_connections=64)
-    with (
-        httpx.Client(base_url=url, timeout=600, trust_env=False, limits=limits) as http,
-        httpx.Client(base_url=url, timeout=600, trust_env=False, headers=bearer) as admin,
-    ):
-        running = RunningServer(process, url, http, admin)
-        try:
-            _wait_for_first_line(running)
-            yield running
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.communicate(timeout=600)
-            assert process.stdout is not None
-            process.stdout.close()
-
-
-def _wait_for_first_line(running: RunningServer) -> None:
-    """The line "Listening on …" comes once connections are accepted."""
-    deadline = time.monotonic() + 600
-    assert running.process.stdout is not None
-    for line in running.process.stdout:
-        running.lines.append(line.rstrip())
-        if line.startswith("Limits:"):
-            return
-        assert time.monotonic() < deadline
-    raise AssertionError("the server ended: " + "\n".join(running.lines))
+    bearer = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    with tempfile.TemporaryDirectory(prefix="test-server-") as folder:
+        log = Path(folder, "log")
+        found = testing.start(policies, *options, log=log, environment=variables, timeout_s=_PATIENCE_S)
+        with (
+            httpx.Client(base_url=found.url, timeout=600, trust_env=False, limits=limits) as http,
+            httpx.Client(base_url=found.url, timeout=600, trust_env=False, headers=bearer) as admin,
+        ):
+            running = RunningServer(found.url, ADMIN_TOKEN, log, found.process, http, admin)
+            try:
+                yield running
+            finally:
+                testing.stop(found.process, _PATIENCE_S)
+                running.printed.extend(running.lines)

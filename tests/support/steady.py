@@ -1,14 +1,11 @@
 """A light load that never stops: every answer is checked as it comes, and only what is wrong is kept."""
 
-import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
-
-from tests.support.server import RunningServer
 
 PAUSE_S = 0.004
 
@@ -18,21 +15,6 @@ def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 
     while not condition():
         assert time.monotonic() < deadline, f"{what} has not come about within {timeout_s:g} s"
         time.sleep(0.005)
-
-
-@contextlib.contextmanager
-def log_read(server: RunningServer) -> Iterator[None]:
-    """Reads the server's log as it comes, and stops the server in the end: a pipe that nobody reads fills up."""
-    assert server.process.stdout is not None
-    log = server.process.stdout
-    reader = threading.Thread(target=lambda: server.lines.extend(line.rstrip() for line in log))
-    reader.start()
-    try:
-        yield
-    finally:
-        server.process.terminate()
-        server.process.wait()
-        reader.join()
 
 
 class SteadyLoad:

@@ -1,4 +1,4 @@
-"""Operations that move numbers about, make them anew, or tell shapes."""
+"""Operations that move numbers about, make them anew, or give shapes."""
 
 from typing import Any
 

@@ -37,10 +37,10 @@ def test_operation(name: str, tmp_path: Path) -> None:
     found = differences(served)
     wrong = [d for d in found if d.where == ORDINARY and d.how in _WRONG]
     assert not wrong or name in KNOWN, wrong[0]
-    row, told = Row.of(name, served.name, found), ROWS[name]
-    assert row.engine == told.engine, served.why
+    row, documented = Row.of(name, served.name, found), ROWS[name]
+    assert row.engine == documented.engine, served.why
     assert row.difference <= TOLERANCE or name.endswith("float16"), row
-    assert set(row.otherwise) <= set(told.otherwise), found
+    assert set(row.otherwise) <= set(documented.otherwise), found
 
 
 def test_the_page_has_every_operation() -> None:

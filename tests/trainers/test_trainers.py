@@ -122,7 +122,7 @@ def test_pushed_weights_answer_as_the_live_policy_does(trained: Trained, name: s
     np.testing.assert_allclose(numbers, trained.answers[name]["numbers"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_server_that_refuses_is_told_in_one_line(trained: Trained) -> None:
+def test_a_server_that_refuses_is_reported_in_one_line(trained: Trained) -> None:
     pushed = ("-m", "saver", "push", str(trained.folder / "q-next"), trained.server.url)
     done = trained.run("python", *pushed, POLICY_SERVER_ADMIN_TOKEN="wrong")
     assert done.returncode == 1
@@ -131,7 +131,7 @@ def test_a_server_that_refuses_is_told_in_one_line(trained: Trained) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_keras_2_asked_for_where_it_is_not_installed_is_told(trained: Trained) -> None:
+def test_keras_2_asked_for_where_it_is_not_installed_is_reported(trained: Trained) -> None:
     done = trained.run("python", "-c", "from saver import PolicySaver", TF_USE_LEGACY_KERAS="1")
     assert done.stderr.splitlines()[-1] == (
         "ImportError: TF_USE_LEGACY_KERAS is set, and tf_keras is not installed: "

@@ -16,12 +16,12 @@ _READY, _FAILED = "ready", "failed.txt"
 _INSTALL_S = 1800
 
 
-def make(folder: Path, peer: Peer, tell: Callable[[str], None]) -> None:
-    """Tries once; a folder that is deleted is made again. A failure is for `python_of` to tell."""
+def make(folder: Path, peer: Peer, progress: Callable[[str], None]) -> None:
+    """Tries once; a folder that is deleted is made again. `python_of` reports a failure."""
     home = folder / peer.name
     if (home / _READY).exists() or (home / _FAILED).exists():
         return
-    tell(f"{peer.name}: an environment with {' '.join(peer.packages)}")
+    progress(f"{peer.name}: an environment with {' '.join(peer.packages)}")
     shutil.rmtree(home, ignore_errors=True)
     try:
         _run(sys.executable, "-m", "venv", str(home))

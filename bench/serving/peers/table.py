@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.serving.exchanges import Exchange
+from bench.serving.payloads import Payload
 from bench.serving.scenarios import Competitor, Kind
 
 # What runs the policy in all of them; installed without what it asks for, of which one package is nowhere to be had.
 ENGINE = "ai-edge-litert==2.3.0"
-# The environment variable that tells them the compiled file: see policy.py.
+# The environment variable that names the compiled file: see policy.py.
 MODEL = "BENCH_PEER_MODEL"
 
 
@@ -47,7 +47,7 @@ class Peer:
         """As it takes part."""
         return Competitor(self.name, Kind.PEER)
 
-    def exchange(self, asked: Exchange) -> Exchange:
+    def payload(self, asked: Payload) -> Payload:
         """The same question in its words."""
         return replace(asked, body=json.dumps(self.body(json.loads(asked.body)["observation"])).encode())
 

@@ -15,7 +15,7 @@ from pytriton.triton import Triton, TritonConfig
 
 
 def main(port: int) -> None:
-    """Serves until it is told to stop."""
+    """Serves until it is asked to stop."""
     # Its back end takes the first libpython that the system finds, which may be another than this Python's.
     os.environ["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
     policy = Policy()

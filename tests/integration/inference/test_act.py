@@ -106,7 +106,7 @@ def test_nested_observations_come_nested_or_flattened(server: RunningServer) -> 
 
 
 @pytest.mark.parametrize("route", ["action", "distribution"])
-def test_info_is_told_for_each_row(server: RunningServer, route: str) -> None:
+def test_info_is_returned_for_each_row(server: RunningServer, route: str) -> None:
     assert act(server, "informed", {"observation": [0.5, 0, 0, 0]}, route)["info"] == {"row": 0.5, "batch": 0.5}
     batch = act(server, "informed", {"observation": [[0.5, 0, 0, 0], [-2, 0, 0, 0]]}, route)["info"]
     assert batch == {"row": [0.5, -2.0], "batch": [0.5, 0.5]}
@@ -150,13 +150,13 @@ def test_distribution_of_a_recurrent_policy_carries_its_state(server: RunningSer
     )
 
 
-def test_train_step_and_every_metadata_entry_are_told(server: RunningServer) -> None:
+def test_train_step_and_every_metadata_entry_are_returned(server: RunningServer) -> None:
     assert server.http.get("/v1/policies/cartpole/train_step").json() == {"train_step": 11}
     metadata = server.http.get("/v1/policies/cartpole/metadata").json()
     assert metadata == {"metadata": {"episodes": 5, "frames": 6}}
 
 
-def test_the_list_and_the_description_tell_what_serves(server: RunningServer) -> None:
+def test_the_list_and_the_description_show_what_serves(server: RunningServer) -> None:
     listed = server.http.get("/v1/policies").json()["policies"]
     assert [row["name"] for row in listed] == list(policies.MAKERS)
     assert listed[0] == {

@@ -126,7 +126,7 @@ def test_json_nested_without_end_is_400(server: RunningServer) -> None:
     assert response.status_code == 400
 
 
-def test_an_unknown_policy_is_404_and_the_known_ones_are_told(server: RunningServer) -> None:
+def test_an_unknown_policy_is_404_and_the_known_ones_are_named(server: RunningServer) -> None:
     for method, path in (
         ("POST", "action"),
         ("POST", "distribution"),
@@ -245,7 +245,7 @@ def test_a_bad_command_line_ends_with_one_line(arguments: list[str], said: str) 
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_port_in_use_is_told_before_anything_is_loaded(exports: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_loaded(exports: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(

@@ -289,7 +289,7 @@ def test_what_is_no_msgpack_map_is_400_and_says_where(server: RunningServer, bod
     assert says in response.json()["detail"]
 
 
-def test_an_unknown_media_type_is_told_both_that_are_known(server: RunningServer) -> None:
+def test_an_unknown_media_type_is_answered_with_both_that_are_known(server: RunningServer) -> None:
     response = server.http.post("/action", content=b"x", headers={"content-type": "application/cbor"})
     assert response.status_code == 415
     assert "application/json or application/msgpack" in response.json()["detail"]

@@ -102,7 +102,7 @@ def test_an_initial_state_is_as_large_as_an_answer_may_be(server: RunningServer)
     assert server.http.post(path, content=b" " * 100_000).status_code == 413
 
 
-def test_the_limit_follows_from_the_spec_and_is_told_at_the_start(server: RunningServer) -> None:
+def test_the_limit_follows_from_the_spec_and_is_logged_at_the_start(server: RunningServer) -> None:
     line = next(line for line in server.lines if line.startswith("Limits:"))
     assert "cartpole 17.8 MiB (5.56 MiB as msgpack)" in line
     for headers, size in (({}, 19 * 2**20), (PACKED, 6 * 2**20)):
@@ -111,7 +111,7 @@ def test_the_limit_follows_from_the_spec_and_is_told_at_the_start(server: Runnin
             assert response.status_code == 413, response.text
 
 
-def test_a_limit_that_is_given_holds_for_every_policy_and_non_finite_numbers_pass_where_told(
+def test_a_limit_that_is_given_holds_for_every_policy_and_non_finite_numbers_pass_where_set(
     exports: Path, warm: tuple[str, str]
 ) -> None:
     options = ("--body-limit-bytes", "100000", "--non-finite", "accept", *warm)
@@ -131,7 +131,7 @@ def _status(http: httpx.Client, body: bytes) -> int:
 
 
 @pytest.mark.parametrize("body", [b"[0.1, 0.2, 0.3, 0.4]", b'{"instances": [[1, 2, 3, 4]]}', b'{"obs": [1, 2, 3, 4]}'])
-def test_other_forms_are_told_this_one_on_both_ways(server: RunningServer, body: bytes) -> None:
+def test_other_forms_are_shown_this_one_on_both_ways(server: RunningServer, body: bytes) -> None:
     answers = [server.http.post(f"/action{suffix}", content=body) for suffix in ("", "?")]
     assert answers[0].content == answers[1].content
     assert '{"observation": [0.1, 0.1, 0.1, 0.1]}' in answers[0].json()["detail"]

@@ -47,7 +47,7 @@ def test_options_that_are_null_are_none(server: RunningServer, path: str) -> Non
         assert "options: null; expected an object" in answer.text
 
 
-def test_what_is_refused_is_told_in_the_document(server: RunningServer) -> None:
+def test_what_is_refused_is_described_in_the_document(server: RunningServer) -> None:
     paths = server.http.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         for method, operation in operations.items():

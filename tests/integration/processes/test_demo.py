@@ -48,8 +48,8 @@ def test_quick_demo_swaps_weights_while_simulators_play_and_no_request_fails(
     assert last.startswith("serve what it made: ")
     assert last.endswith(f" -m app serve cartpole={runs_dir / 'cartpole'}")
     assert (runs_dir / "cartpole" / "saved_model.pb").exists()
-    assert len(result["verdicts"]) == 3
-    assert [one["version"] for one in result["verdicts"]] == [one["version"] for one in figures["versions"][-3:]]
+    assert len(result["evaluations"]) == 3
+    assert [one["version"] for one in result["evaluations"]] == [one["version"] for one in figures["versions"][-3:]]
     assert not _processes_with(str(runs_dir))
 
 

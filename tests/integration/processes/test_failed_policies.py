@@ -133,7 +133,7 @@ def test_the_others_serve_and_each_that_failed_says_why_and_is_opened_when_it_is
         until(lambda: len(server.processes("app.worker")) == 2 and worker not in server.processes("app.worker"))
         for _ in range(16):
             assert http.post("/action", json=OBSERVATION, headers={"Connection": "close"}).status_code == 200
-        # What still is wrong is told anew where the reason is another one.
+        # What still is wrong is logged again where the reason is another one.
         (tmp_path / "empty" / "saved_model.pb").write_bytes(b"no model")
         until(lambda: "cannot be loaded" in brief(server)["empty"]["reason"])
         assert server.stop() == 0
@@ -203,7 +203,7 @@ def as_nobody() -> Iterator[None]:
         (json.dumps({"other": [OBSERVATION]}), "has inputs for 'other', which is not served; there are: p"),
     ],
 )
-def test_a_file_of_probe_inputs_that_cannot_be_used_is_told_at_once(exports, tmp_path, content, says):
+def test_a_file_of_probe_inputs_that_cannot_be_used_is_reported_at_once(exports, tmp_path, content, says):
     file = tmp_path / "probes.json"
     if content is not None:
         file.write_text(content)

@@ -19,7 +19,7 @@ from tf_agents.utils import common
 from tests.support import saver_policies as policies
 from tests.support.policies import NumberPolicy, NumberTrainer
 from tests.support.server import RunningServer, command, environment, serving
-from tests.support.steady import SteadyLoad, log_read, until
+from tests.support.steady import SteadyLoad, until
 
 
 class ScaledPolicy(NumberPolicy):
@@ -93,7 +93,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     made = Scenario(tmp_path_factory.mktemp("habits"))
     (made.folder / "empty").mkdir()
     folders = {name: made.folder / name for name in ("many", "one", "ours", "empty", "absent")}
-    with serving(folders, "--workers", "2") as made.server, log_read(made.server):
+    with serving(folders, "--workers", "2") as made.server:
         yield made
     assert "Traceback" not in "\n".join(made.server.lines)
 
@@ -151,7 +151,7 @@ def test_an_export_is_a_checkpoint_where_checkpoints_are_looked_for(scenario: Sc
     scenario.until_it_serves("ours", "policy_12", 12)
 
 
-def test_an_export_whose_variables_do_not_fit_is_told_so(scenario: Scenario) -> None:
+def test_an_export_whose_variables_do_not_fit_is_reported_so(scenario: Scenario) -> None:
     other = policy_saver.PolicySaver(policies.q(), train_step=tf.Variable(9999, dtype=tf.int64))
     other.save(str(scenario.folder / "one" / "checkpoints" / "policy_9999"))
     reason = scenario.refused("one", "policy_9999")
@@ -185,7 +185,7 @@ def test_an_export_that_is_saved_again_and_again_serves_each_time(scenario: Scen
 
 
 class _AnyStep(dict[str, int]):
-    """`export` may have the train step of any save: the action has to tell the same one."""
+    """`export` may have the train step of any save: the action has to show the same one."""
 
     def __init__(self, good: dict[str, int]) -> None:
         super().__init__(good)
@@ -256,7 +256,7 @@ def test_what_is_no_checkpoint_is_called_what_it_is(scenario: Scenario) -> None:
     scenario.ours.publish(301)
     scenario.until_it_serves("ours", "0000000301", 301)
     refused = [line for line in scenario.server.lines if "refused ckpt-200" in line]
-    assert len(refused) == 1, "it is told once"
+    assert len(refused) == 1, "it is logged once"
     for name in os.listdir(checkpoints):
         path = checkpoints / name
         if name.startswith("0000") and path.is_dir():

@@ -25,14 +25,14 @@ import pytest
 from app.artifacts.bundle import Bundle, Graph
 from tests.support.policies import NumberTrainer
 from tests.support.server import ADMIN_TOKEN, RunningServer, serving
-from tests.support.steady import SteadyLoad, log_read, until
+from tests.support.steady import SteadyLoad, until
 
 FILLER = 200_000
 
 
 @contextlib.contextmanager
 def started(trainer: NumberTrainer, state: Path, *options: str) -> Iterator[RunningServer]:
-    with serving({"p": trainer.folder}, "--state-dir", str(state), *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, "--state-dir", str(state), *options) as server:
         yield server
 
 
@@ -179,7 +179,7 @@ def test_killed_while_it_writes_into_its_state_folder_it_tidies_up_at_the_next_s
 
 
 def catch(server: RunningServer, state: Path, job: Callable[[], object]) -> list[Path]:
-    """Kills the server as soon as a hidden file or folder is there that it writes; tells which."""
+    """Kills the server as soon as a hidden file or folder is there that it writes; returns which."""
     caught: list[Path] = []
     deadline = time.monotonic() + 5
 
@@ -214,7 +214,7 @@ def begin_upload(server: RunningServer, name: str, body: bytes) -> socket.socket
 
 @dataclass(frozen=True)
 class After:
-    """What a server tells and has after it was killed in the middle of an upload."""
+    """What a server reports and has after it was killed in the middle of an upload."""
 
     serves: int
     pinned: str | None

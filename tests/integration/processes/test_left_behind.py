@@ -11,7 +11,7 @@ from app.artifacts.temporary import own_folder
 from tests.integration.processes.test_stalled import answers
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 COUNTED = 'policy_server_answers_total{policy="p",route="get_initial_state",status="200"}'
 
@@ -30,7 +30,7 @@ def test_killed_workers_leave_their_counts_and_a_killed_server_nothing_for_long(
 ) -> None:
     trainer, place = NumberTrainer(tmp_path / "p"), tmp_path / "tmp"
     place.mkdir()
-    with serving({"p": trainer.folder}, "--no-watch", TMPDIR=str(place)) as server, log_read(server):
+    with serving({"p": trainer.folder}, "--no-watch", TMPDIR=str(place)) as server:
         (counts,) = place.glob("policy-server-counts.*")
         until(lambda: (ask(server), counted(server))[1] >= 3, "a few counts")
         files = len(list(counts.glob("*.db")))

@@ -15,13 +15,13 @@ import pytest
 
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import SteadyLoad, log_read, until
+from tests.support.steady import SteadyLoad, until
 
 WORKER, BUILDER = "app.worker", "app.builder"
 
 
 class Scenario:
-    """A server with two workers, a policy whose answers tell the version, and a client of each worker."""
+    """A server with two workers, a policy whose answers show the version, and a client of each worker."""
 
     def __init__(self, trainer: NumberTrainer, server: RunningServer) -> None:
         self.trainer = trainer
@@ -72,7 +72,7 @@ def ask(client: httpx.Client, **options: object) -> int:
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     trainer = NumberTrainer(tmp_path_factory.mktemp("processes") / "p", filler=20_000)
-    with serving({"p": trainer.folder}, "--workers", "2", "--no-watch") as server, log_read(server):
+    with serving({"p": trainer.folder}, "--workers", "2", "--no-watch") as server:
         yield Scenario(trainer, server)
 
 
@@ -110,7 +110,7 @@ def test_a_pause_holds_on_every_worker(scenario: Scenario) -> None:
         assert [ask(client) for client in clients] == [scenario.step] * 2
 
 
-def test_every_worker_tells_what_all_have_counted(scenario: Scenario) -> None:
+def test_every_worker_reports_what_all_have_counted(scenario: Scenario) -> None:
     """Of a route that nothing else here asks; the others' counts come a moment later."""
 
     def counted(client: httpx.Client) -> int:
@@ -218,7 +218,7 @@ def test_with_a_warm_cache_it_answers_where_tensorflow_cannot_be_imported(tmp_pa
         assert ask(server.http) == 2
     (tmp_path / "broken" / "tensorflow").mkdir(parents=True)
     (tmp_path / "broken" / "tensorflow" / "__init__.py").write_text("raise ImportError('not here')")
-    with serving({"p": trainer.folder}, *options, PYTHONPATH=str(tmp_path / "broken")) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options, PYTHONPATH=str(tmp_path / "broken")) as server:
         assert ask(server.http) == 2
         assert server.http.get("/v1/policies/p").json()["engine"] == "litert"
         until(lambda: any("the builder process ended (exit status 1)" in line for line in server.lines), "its end")
@@ -227,7 +227,7 @@ def test_with_a_warm_cache_it_answers_where_tensorflow_cannot_be_imported(tmp_pa
 
 def test_server_that_is_killed_takes_its_processes_with_it_and_its_port_is_free(tmp_path: Path) -> None:
     trainer = NumberTrainer(tmp_path / "p")
-    with serving({"p": trainer.folder}, "--workers", "2") as server, log_read(server):
+    with serving({"p": trainer.folder}, "--workers", "2") as server:
         children = server.processes()
         assert len(children) == 3
         server.process.kill()

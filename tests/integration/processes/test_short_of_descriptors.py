@@ -10,7 +10,7 @@ import pytest
 from tests.integration.processes.test_stalled import train_step
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 POLICY = "/v1/policies/p"
 
@@ -22,7 +22,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 @pytest.fixture(scope="module")
 def watching(trainer: NumberTrainer) -> Iterator[RunningServer]:
-    with serving({"p": trainer.folder}) as server, log_read(server):
+    with serving({"p": trainer.folder}) as server:
         yield server
 
 
@@ -67,8 +67,8 @@ def test_pin_stays_where_the_folder_cannot_be_looked_into_for_a_while(
         assert (refused.status_code, "looked for now" in refused.text) == (409, True)
         assert os.strerror(24) in refused.text
         assert (trainer.folder / "checkpoints" / name).is_dir()
-        told = "p: the checkpoints cannot be looked for now"
-        until(lambda: any(told in line for line in watching.lines), "a look by the watcher")
+        reported = "p: the checkpoints cannot be looked for now"
+        until(lambda: any(reported in line for line in watching.lines), "a scan by the watcher")
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert watching.http.get(POLICY).json()["pinned"] == name

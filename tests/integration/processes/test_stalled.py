@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 WORKER, BUILDER = "app.worker", "app.builder"
 
@@ -35,55 +35,55 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 
 @pytest.fixture(scope="module")
-def patient(trainer: NumberTrainer) -> Iterator[RunningServer]:
+def lenient(trainer: NumberTrainer) -> Iterator[RunningServer]:
     """Waits for a stopped process, but does not let callers wait."""
     options = ("--no-watch", "--stalled-s", "3600", "--swap-deadline-ms", "400")
-    with serving({"p": trainer.folder}, *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def strict(trainer: NumberTrainer) -> Iterator[RunningServer]:
     options = ("--no-watch", "--workers", "2", "--stalled-s", "1")
-    with serving({"p": trainer.folder}, *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options) as server:
         yield server
 
 
 @pytest.mark.parametrize("change", ["reload", "rollback"])
 def test_worker_is_replaced_while_a_swap_waits_and_switches_with_it_later(
-    patient: RunningServer, trainer: NumberTrainer, change: str
+    lenient: RunningServer, trainer: NumberTrainer, change: str
 ) -> None:
-    """The swap is told to go on, and does."""
+    """The swap is asked to go on, and does."""
     step = 1 if change == "reload" else 2
     name = trainer.publish(step)
     if change == "rollback":  # something new, so that the builder is needed; the roll-back waits for its turn
         trainer.publish(3)
-    (builder,) = patient.processes(BUILDER)
+    (builder,) = lenient.processes(BUILDER)
     os.kill(builder, signal.SIGSTOP)
     try:
-        slow = patient.reload("p", checkpoint=name)
+        slow = lenient.reload("p", checkpoint=name)
         assert (slow.status_code, slow.json()["title"]) == (504, "Deadline passed")
         assert "goes on" in slow.json()["detail"]
         if change == "rollback":
-            slow = patient.admin.post("/admin/policies/p/rollback")
+            slow = lenient.admin.post("/admin/policies/p/rollback")
             assert slow.status_code == 504
-        before = train_step(patient.http)
-        (worker,) = patient.processes(WORKER)
+        before = train_step(lenient.http)
+        (worker,) = lenient.processes(WORKER)
         os.kill(worker, signal.SIGKILL)
-        until(lambda: answers(patient), "an answer of another worker")
-        assert patient.processes(BUILDER) == [builder]
-        with httpx.Client(base_url=patient.url, trust_env=False, timeout=30) as client:
+        until(lambda: answers(lenient), "an answer of another worker")
+        assert lenient.processes(BUILDER) == [builder]
+        with httpx.Client(base_url=lenient.url, trust_env=False, timeout=30) as client:
             assert train_step(client) == before
     finally:
         os.kill(builder, signal.SIGCONT)
-    with httpx.Client(base_url=patient.url, trust_env=False, timeout=30) as client:
-        until(lambda: versions(patient).get(name) in ("active", "released"), "the end of the swap")
+    with httpx.Client(base_url=lenient.url, trust_env=False, timeout=30) as client:
+        until(lambda: versions(lenient).get(name) in ("active", "released"), "the end of the swap")
         until(lambda: train_step(client) == 1, "the version that was asked for last")
 
 
 def versions(server: RunningServer) -> dict[str, str]:
-    told = server.admin.get("/admin/policies/p/versions").json()["versions"]
-    return {version["version"]: version["state"] for version in told}
+    reported = server.admin.get("/admin/policies/p/versions").json()["versions"]
+    return {version["version"]: version["state"] for version in reported}
 
 
 def test_builder_that_gets_nothing_done_is_replaced_and_the_swap_succeeds(

@@ -80,19 +80,19 @@ def asked(clients: list[Client]) -> int:
 
 
 def stop_under_load(server: RunningServer, more: int) -> tuple[float, list[Sent]]:
-    """Stops it once all clients have an answer, and `more` came; tells when it was told to, and all that was sent."""
+    """Stops it once all clients have an answer, and `more` came; returns when that was, and all that was sent."""
     clients = [Client(int(server.url.rpartition(":")[2]), number) for number in range(CLIENTS)]
     for client in clients:
         client.start()
     until(lambda: all(client.sent for client in clients), "an answer for everybody")
     goal = asked(clients) + more
     until(lambda: asked(clients) >= goal, "more answers")
-    told_at = time.monotonic()
+    asked_at = time.monotonic()
     assert server.stop(signal.SIGTERM) == 0
     for client in clients:
         client.join()
     assert not any("Traceback" in line for line in server.lines)
-    return told_at, [one for client in clients for one in client.sent]
+    return asked_at, [one for client in clients for one in client.sent]
 
 
 @pytest.mark.timeout(3600)
@@ -106,11 +106,11 @@ def test_what_was_sent_before_the_stop_is_answered(tmp_path: Path, full: bool, w
     waited = 0
     for _ in range(stops):
         with serving({"p": trainer.folder}, *options) as server:
-            told_at, sent = stop_under_load(server, draw.randrange(1, 200))
+            asked_at, sent = stop_under_load(server, draw.randrange(1, 200))
         for one in sent:
             kind = "kept alive" if one.kept_alive else "new"
-            (before if one.at < told_at else after)[f"{kind}: {one.outcome}"] += 1
-            waited += one.at < told_at < one.answered_at
+            (before if one.at < asked_at else after)[f"{kind}: {one.outcome}"] += 1
+            waited += one.at < asked_at < one.answered_at
     print(
         f"{workers} workers, {stops} stops, {CLIENTS} clients. Sent before: {dict(before)}, of which {waited} had no "
         f"answer yet; after: {dict(after)}"

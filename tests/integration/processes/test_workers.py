@@ -1,4 +1,4 @@
-"""Several workers: they change weights together, and one that dies is replaced without anybody being told lies."""
+"""Several workers: they change weights together, and one that dies is replaced without a wrong answer to anybody."""
 
 from collections.abc import Iterator
 

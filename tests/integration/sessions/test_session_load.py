@@ -153,17 +153,18 @@ def check_alone(simulators: list[Simulator]) -> int:
         values, _ = policy.wrapped_policy._q_network(time_step.observation, kind, state, training=False)
         answer = policy.action(time_step, state)
         state = answer.state
-        told = actions[:, step] >= 0
-        differ = told & (actions[:, step] != answer.action.numpy())
+        reported = actions[:, step] >= 0
+        differ = reported & (actions[:, step] != answer.action.numpy())
         gap = np.abs(np.diff(values.numpy(), axis=-1))[..., 0]
         assert (gap[differ] < NEARLY).all(), f"step {step}: {differ.sum()} actions differ"
-        compared += int(told.sum())
+        compared += int(reported.sum())
     return compared
 
 
+@pytest.mark.anyio
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("store", ["memory", "redis"])
-def test_every_episode_is_that_of_the_policy_alone(
+async def test_every_episode_is_that_of_the_policy_alone(
     exports: Path, warm: tuple[str, str], full: bool, store: str
 ) -> None:
     count = 10_000 if full else 150
@@ -172,7 +173,7 @@ def test_every_episode_is_that_of_the_policy_alone(
     simulators = [Simulator(number, one, draw) for number, one in enumerate(observations)]
     with server_of(store, {"recurrent": exports / "recurrent"}, *warm) as server:
         began = time.perf_counter()
-        asyncio.run(step_all(server, simulators, draw))
+        await step_all(server, simulators, draw)
         took = time.perf_counter() - began
         left = server.http.get(f"{simulators[0].path}/{simulators[0].id}")
     compared = check_alone(simulators)
@@ -218,7 +219,8 @@ async def under_load(server: RunningServer, seeds: range) -> list[list[bytes]]:
             over.set()
 
 
-def test_a_replayed_episode_gives_the_same_bytes(exports: Path, warm: tuple[str, str], full: bool) -> None:
+@pytest.mark.anyio
+async def test_a_replayed_episode_gives_the_same_bytes(exports: Path, warm: tuple[str, str], full: bool) -> None:
     """Alone, and under the load of others, with other workers and in another process."""
     seeds = range(100 if full else 12)
     folders = {"boltzmann": exports / "boltzmann"}
@@ -226,5 +228,5 @@ def test_a_replayed_episode_gives_the_same_bytes(exports: Path, warm: tuple[str,
         alone = [episode(server, seed) for seed in seeds]
         assert alone[0] == episode(server, 0)
     with server_of("redis", folders, *warm) as server:
-        assert asyncio.run(under_load(server, seeds)) == alone
+        assert await under_load(server, seeds) == alone
     print(f"{len(seeds)} episodes replayed under load, 2 workers: every byte the same")

@@ -14,12 +14,12 @@ from tests.support.policies import CountingPolicy, NumberTrainer
 from tests.support.redis_server import redis_running
 from tests.support.saver_policies import Saved
 from tests.support.server import serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
 def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full: bool, store: str) -> None:
-    """In the midst of many sessions, three swaps: actions tell the weights, and that the state goes on."""
+    """In the midst of many sessions, three swaps: actions show the weights, and that the state goes on."""
     count = 500 if full else 20
     trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
     trainer.publish(1)
@@ -146,7 +146,7 @@ def test_a_session_of_another_policy_by_that_name_is_unknown(
             assert steps_in(session.begin()) == 1
 
 
-def test_a_url_of_no_store_is_told_at_the_start(exports: Path) -> None:
+def test_a_url_of_no_store_is_logged_at_the_start(exports: Path) -> None:
     with (
         pytest.raises(AssertionError, match="POLICY_SERVER_SESSION_URL"),
         serving({"cartpole": exports / "cartpole"}, POLICY_SERVER_SESSION_URL="http://127.0.0.1:1"),
@@ -168,7 +168,6 @@ def test_records_that_others_have_changed_are_the_trouble_of_their_sessions_only
         with (
             serving(names, *warm, POLICY_SERVER_SESSION_URL=url) as server,
             ThreadPoolExecutor(8) as threads,
-            log_read(server),
         ):
             good = Session(server, "recurrent")
             for spoil in SPOILED:
@@ -189,8 +188,8 @@ def test_records_that_others_have_changed_are_the_trouble_of_their_sessions_only
             store.flushall()
             problem(good.step(), 404)
             assert good.begin().status_code == 201
-    told = [line for line in server.lines if "cannot be used and is dropped" in line]
-    assert len(told) == len(SPOILED)
+    reported = [line for line in server.lines if "cannot be used and is dropped" in line]
+    assert len(reported) == len(SPOILED)
 
 
 def _another_shape(plain: dict[str, Any]) -> dict[str, Any]:

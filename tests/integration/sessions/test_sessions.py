@@ -22,7 +22,7 @@ IDS = (f"test-{number}" for number in itertools.count())
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
-    """Of a policy whose actions tell its weights and the step of the episode."""
+    """Of a policy whose actions show its weights and the step of the episode."""
     return NumberTrainer(tmp_path_factory.mktemp("counting") / "counting", kind_of_policy=CountingPolicy)
 
 
@@ -70,7 +70,7 @@ class Session:
 
 
 def steps_in(answer: httpx.Response) -> Any:
-    """The steps of their episodes that the actions tell."""
+    """The steps of their episodes that the actions show."""
     return (np.array(answer.raise_for_status().json()["action"])[..., 0] % 1000).tolist()
 
 
@@ -136,7 +136,7 @@ def test_the_same_step_in_another_form_is_the_same_answer(sessions: RunningServe
     assert msgpack_body.decode(sessions.http.post(again.url.path, content=body, headers=headers).content) == answer
 
 
-def test_a_gap_is_a_conflict_that_tells_the_last_step(sessions: RunningServer) -> None:
+def test_a_gap_is_a_conflict_that_names_the_last_step(sessions: RunningServer) -> None:
     session = Session(sessions)
     session.step(step=1)
     for step in (0, 3, 10**18):
@@ -221,7 +221,7 @@ def test_a_new_run_takes_over_whatever_the_old_one_does_meanwhile(sessions: Runn
 
 @pytest.mark.parametrize("name", ["recurrent", "fixed", "nested"])
 def test_rows_are_answered_as_the_policy_says_when_its_state_is_sent_along(sessions: RunningServer, name: str) -> None:
-    """The same steps without a session: what the server keeps is what it would have told."""
+    """The same steps without a session: what the server keeps is what it would have answered."""
     draw = np.random.default_rng(3)
     rows, session, states = 4, None, None
     for step in range(8):
@@ -264,7 +264,7 @@ def test_a_state_that_is_not_finite_is_never_stored(sessions: RunningServer) -> 
     problem(Session(sessions, observation=[3e38, 0, 0, 0]).begun, 422)
 
 
-def test_what_does_not_fit_is_told_and_changes_nothing(sessions: RunningServer) -> None:
+def test_what_does_not_fit_is_reported_and_changes_nothing(sessions: RunningServer) -> None:
     session = Session(sessions)
     unfit = {
         "observation": [1, 2, 3],
@@ -297,11 +297,11 @@ def test_options_hold_for_the_session_and_may_be_given_on_each_step(sessions: Ru
     seeded = Session(sessions, "boltzmann", options={"seed": 5, "log_prob": True})
     assert "log_prob" in seeded.begun.json()
     alike = Session(sessions, "boltzmann", options={"seed": 5, "log_prob": True})
-    told = [[s.step().json()["action"] for _ in range(40)] for s in (seeded, alike)]
-    assert told[0] == told[1]
-    assert len(set(told[0])) == 2  # each step has noise of its own
+    reported = [[s.step().json()["action"] for _ in range(40)] for s in (seeded, alike)]
+    assert reported[0] == reported[1]
+    assert len(set(reported[0])) == 2  # each step has noise of its own
     other = Session(sessions, "boltzmann", options={"seed": 6})
-    assert [other.step().json()["action"] for _ in range(40)] != told[0]
+    assert [other.step().json()["action"] for _ in range(40)] != reported[0]
     assert "log_prob" not in other.step().json()
     assert "log_prob" in other.step(options={"log_prob": True}).json()
     greedy = Session(sessions, "boltzmann", options={"mode": "greedy"})

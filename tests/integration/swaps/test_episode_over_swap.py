@@ -83,7 +83,7 @@ class Episode:
         self._sent: Any = None
         self._here: list[np.ndarray] | None = None
         self.versions: list[int] = []
-        self.told_apart = 0
+        self.distinct = 0
 
     def step(self, number: int) -> None:
         """One more step; the answer has to be that of the version which it names."""
@@ -94,7 +94,7 @@ class Episode:
         there = Step(self._leading(answer["action"]), [self._leading(part) for part in answer["policy_state"]])
         assert there.is_like(here), f"step {number}, version {train_step}: {there} instead of {here}"
         others = [self._trainer.step(other, observation, self._here) for other in {*self.versions} - {train_step}]
-        self.told_apart += sum(not there.is_like(other) for other in others)
+        self.distinct += sum(not there.is_like(other) for other in others)
         self._sent, self._here = answer["policy_state"], here.state
         self.versions.append(train_step)
 
@@ -144,7 +144,7 @@ def test_an_episode_goes_on_over_swaps_with_its_own_policy_state(
             server.admin.post(f"/admin/policies/{name}/rollback").raise_for_status()
         episode.step(number)
     assert episode.versions == [began] * 8 + [began + 1] * 8 + [began + 2] * 8 + [began + 1] * 6
-    assert episode.told_apart >= STEPS, "these weights are too alike to show whose answers they are"
+    assert episode.distinct >= STEPS, "these weights are too alike to show whose answers they are"
     server.reload(name).raise_for_status()  # watching goes on
 
 

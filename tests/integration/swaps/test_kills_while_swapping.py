@@ -17,12 +17,12 @@ import pytest
 
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 WORKER, BUILDER = "app.worker", "app.builder"
 WORKERS = 2
 HOWS = ((BUILDER, signal.SIGKILL), (WORKER, signal.SIGKILL), (WORKER, signal.SIGSTOP), (BUILDER, signal.SIGSTOP))
-# The worker that was to tell of a swap may be stopped when all is done: nobody waits for it but the client.
+# The worker that was to report a swap may be stopped when all is done: nobody waits for it but the client.
 PATIENCE_S = 20.0
 
 
@@ -78,7 +78,7 @@ def load(url: str, clients: int = 4) -> Iterator[Story]:
 
 
 def reload(server: RunningServer, name: str, tries: Counter[str]) -> int:
-    """Reloads until it is told to have come about; the train step that serves then."""
+    """Reloads until the server reports it done; the train step that serves then."""
     bearer = {"Authorization": server.admin.headers["authorization"]}
     for _ in range(10):
         try:
@@ -174,7 +174,7 @@ def test_processes_killed_or_stopped_while_swapping_cost_time_and_nothing_else(t
     options = ("--no-watch", "--workers", str(WORKERS), "--stalled-s", "1", "--state-dir", str(tmp_path / "state"))
     tries: Counter[str] = Counter()
     took_s: list[float] = []
-    with serving({"p": trainer.folder}, *options, TMPDIR=str(place)) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options, TMPDIR=str(place)) as server:
         with load(server.url) as story:
             until(lambda: story.answers >= 50 and is_whole(server), "answers")
             before = leftovers(server, place)

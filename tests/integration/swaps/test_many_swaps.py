@@ -12,7 +12,6 @@ import pytest
 from tests.integration.swaps.test_reload import Load, check_answers
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read
 
 FILLER = 50_000  # floats between the two ends of the weights
 
@@ -59,7 +58,7 @@ def test_many_swaps_under_load_leave_nothing_behind(tmp_path: Path, full: bool, 
     acknowledged: list[tuple[float, int]] = []
     took_ms: list[float] = []
     options = ("--no-watch", "--workers", str(workers), "--state-dir", str(tmp_path / "state"))
-    with serving({"p": trainer.folder}, *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options) as server:
         with Load(server.url, "p", clients, pause_s=0.1) as load:
             for step in range(1, swaps + 1):
                 name = f"{step:010d}"

@@ -29,7 +29,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumberTraine
 
 @pytest.fixture(scope="module")
 def server(trainers: dict[str, NumberTrainer]) -> Iterator[RunningServer]:
-    """A server that swaps only when it is told to."""
+    """A server that swaps only when it is asked to."""
     with serving({name: trainer.folder for name, trainer in trainers.items()}, "--no-watch") as running:
         yield running
 
@@ -143,7 +143,7 @@ def test_reload_needs_no_body(server: RunningServer) -> None:
     assert server.admin.post("/admin/policies/ours/reload").status_code == 200
 
 
-def test_versions_tells_every_version_and_its_state(server: RunningServer, trainers: dict[str, NumberTrainer]) -> None:
+def test_versions_lists_every_version_and_its_state(server: RunningServer, trainers: dict[str, NumberTrainer]) -> None:
     name = trainers["ours"].publish(6000)
     server.reload("ours", checkpoint=name)
     versions = server.admin.get("/admin/policies/ours/versions").json()["versions"]

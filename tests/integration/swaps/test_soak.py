@@ -21,13 +21,13 @@ import pytest
 from tests.integration.swaps.test_many_swaps import open_things, resident_kib
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import log_read, until
+from tests.support.steady import until
 
 PAUSE_S = 0.01
 FULL_S, WARM_S, WINDOW_S, SWAP_EVERY_S = 3600.0, 300.0, 60.0, 3.0
 TOO_LONG_S = 60.0
 GOOD = b'{"observation": [7, 0, 0, 0]}'
-# Bodies that are no request of this policy, with the statuses that tell so.
+# Bodies that are no request of this policy, with the statuses that say so.
 BAD: list[tuple[bytes, set[int]]] = [
     (b"", {400, 422}),
     (b"{", {400}),
@@ -263,7 +263,7 @@ def test_soak_fails_no_good_request_and_takes_no_more_memory(tmp_path: Path, ful
     """Counts where it is short, and minutes where it is long: from the fifth on memory stays within 5 %."""
     trainer = NumberTrainer(tmp_path / "p", filler=50_000)
     options = ("--no-watch", "--state-dir", str(tmp_path / "state"), "--log-level", "warning")
-    with serving({"p": trainer.folder}, *options) as server, log_read(server):
+    with serving({"p": trainer.folder}, *options) as server:
         soak, memory, swaps = Soak(server), Memory(server), itertools.count(1)
         with soak.running(*KINDS):
             began = time.monotonic()

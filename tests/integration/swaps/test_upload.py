@@ -17,8 +17,9 @@ import httpx
 import numpy as np
 import pytest
 
+from app.testing import free_port
 from tests.support.policies import NumberTrainer
-from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, free_port, serving
+from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 LIMIT = 4 << 20
 BEARER = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -37,7 +38,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumberTraine
 
 @pytest.fixture(scope="module")
 def server(trainers: dict[str, NumberTrainer]) -> Iterator[RunningServer]:
-    """A server that swaps only when it is told to, and takes 4 MiB at once."""
+    """A server that swaps only when it is asked to, and takes 4 MiB at once."""
     folders = {name: trainer.folder for name, trainer in trainers.items()}
     with serving(folders, "--no-watch", POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(LIMIT)) as running:
         yield running
@@ -382,7 +383,7 @@ def test_push_for_a_policy_under_another_name(
     assert f"pushed-{how}" in stored(trainers["plain"])
 
 
-def test_what_cannot_be_pushed_is_told_in_one_line(
+def test_what_cannot_be_pushed_is_reported_in_one_line(
     server: RunningServer, trainers: dict[str, NumberTrainer], elsewhere: Path
 ) -> None:
     good = elsewhere / trainers["ours"].publish(1, "good", elsewhere)

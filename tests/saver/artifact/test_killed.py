@@ -13,12 +13,12 @@ from saver.artifact import IncompleteError, check_files
 from saver.artifact.checkpoint import write_checkpoint_manifest
 from saver.artifact.files import read_json
 from tests.support import killed_writers
-from tests.support.killed_writers import ForkServer, Job, zygotes
+from tests.support.killed_writers import ForkServer, Job, fork_servers
 
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[ForkServer]:
-    with zygotes(1) as (it,):
+    with fork_servers(1) as (it,):
         yield it
 
 

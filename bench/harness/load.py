@@ -23,7 +23,7 @@ MOST_CONNECTIONS = 512
 
 @dataclass(frozen=True)
 class Answers:
-    """What load.c tells of one run. Rates are per second; `rate_asked` is 0 for a closed loop."""
+    """What load.c reports of one run. Rates are per second; `rate_asked` is 0 for a closed loop."""
 
     seconds: float
     requests: int
@@ -84,14 +84,14 @@ class Generator:
 
 
 def answers(process: subprocess.Popen[str], seconds: float) -> Answers:
-    """What the program tells at its end; `seconds` is what it was started with."""
+    """What the program reports at its end; `seconds` is what it was started with."""
     try:
-        told, error = process.communicate(timeout=seconds + _EXTRA_S)
+        output, error = process.communicate(timeout=seconds + _EXTRA_S)
     except subprocess.TimeoutExpired:
         raise BenchError("the load generator did not end") from None
     if process.returncode:
         raise BenchError(error.strip() or f"the load generator ended with status {process.returncode}")
-    known: dict[str, Any] = json.loads(told)
+    known: dict[str, Any] = json.loads(output)
     return Answers(**{name: known[name] for name in Answers.__dataclass_fields__})
 
 
@@ -106,7 +106,9 @@ def compiled(folder: Path) -> Path:
     """The program, made in `folder`."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise BenchError("there is no C compiler (cc, gcc or clang), which the load generator bench/load.c needs")
+        raise BenchError(
+            "there is no C compiler (cc, gcc or clang), which the load generator bench/harness/load.c needs"
+        )
     program = folder / "load"
     done = subprocess.run([compiler, "-O2", "-o", program, SOURCE], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 
-from demo.records import (
+from demo.messages import (
     EpisodePoint,
     Figures,
     Publication,
@@ -19,15 +19,15 @@ _RECENT_EPISODES = 50
 _FAILURES_KEPT = 5  # enough to see what went wrong; all of them are counted
 
 
-class Ledger:
+class Statistics:
     """Counts what the simulators report and what the trainer publishes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._ended: float | None = None
         self._answers: Counter[str] = Counter()
-        self._judged_answers = 0
+        self._evaluation_answers = 0
         self._rows = 0
         self._environment_steps = 0
         self._failures = 0
@@ -39,25 +39,25 @@ class Ledger:
         self._recent: deque[tuple[float, int]] = deque()  # (arrival, answers), the rate window
         self._unused = 0
 
-    def begin(self) -> None:
-        """Play begins now."""
+    def start(self) -> None:
+        """Records the start of play."""
         with self._lock:
-            self._began = time.monotonic()
+            self._started = time.monotonic()
 
     def end(self) -> None:
-        """Play is over: from now on, seconds and answers per second are those of the whole play."""
+        """Records the end of play: from now on, seconds and answers per second are those of the whole play."""
         with self._lock:
             self._ended = time.monotonic()
 
     def add(self, report: Report) -> None:
-        """Count one report of a simulator."""
+        """Counts one report of a simulator."""
         now = time.monotonic()
         with self._lock:
             self._answers.update(report.answers)
             self._rows += report.rows
             self._environment_steps += report.rows
             self._recent.append((now, sum(report.answers.values())))
-            self._note_failures(report.failures)
+            self._count_failures(report.failures)
             for sighting in report.sightings:
                 earliest = self._seen.setdefault(sighting.version, sighting)
                 if sighting.at < earliest.at:
@@ -67,29 +67,29 @@ class Ledger:
                 self._curve.append(EpisodePoint(self._environment_steps, episode.episode_return, episode.train_step))
 
     def published(self, publication: Publication) -> None:
-        """A checkpoint is complete on disk."""
+        """Records a checkpoint that is complete on disk."""
         with self._lock:
             self._published[publication.name] = (publication, self._environment_steps)
 
-    def judged(self, answers: int, rows: int, failures: tuple[str, ...]) -> None:
-        """Requests of the final judgement: they count as requests, not as play."""
+    def evaluated(self, answers: int, rows: int, failures: tuple[str, ...]) -> None:
+        """Counts requests of the evaluation: as requests, not as play."""
         with self._lock:
-            self._judged_answers += answers
+            self._evaluation_answers += answers
             self._rows += rows
-            self._note_failures(failures)
+            self._count_failures(failures)
 
     def unused(self, segments: int) -> None:
-        """Segments that were too old to learn from."""
+        """Counts segments that were too old to learn from."""
         with self._lock:
             self._unused += segments
 
     def seen(self, version: str) -> bool:
-        """Whether a simulator got an answer of this version."""
+        """Returns whether a simulator got an answer of this version."""
         with self._lock:
             return version in self._seen
 
     def recent_mean(self, episodes: int) -> float | None:
-        """Mean return of the newest finished episodes; None before there are so many."""
+        """Returns the mean return of the newest finished episodes; None before there are so many."""
         with self._lock:
             newest = self._curve[-episodes:]
         if len(newest) < episodes:
@@ -97,20 +97,20 @@ class Ledger:
         return statistics.fmean(point.episode_return for point in newest)
 
     def curve(self) -> tuple[EpisodePoint, ...]:
-        """Every finished episode, in order of arrival."""
+        """Returns every finished episode, in order of arrival."""
         with self._lock:
             return tuple(self._curve)
 
     def figures(self) -> Figures:
-        """Everything counted up to now."""
+        """Returns everything counted up to now."""
         with self._lock:
             versions = self._versions()
             swaps = [one.swap_ms for one in versions if one.swap_ms is not None]
             newest = self._curve[-_RECENT_EPISODES:]
             return Figures(
-                seconds=(self._ended or time.monotonic()) - self._began,
+                seconds=(self._ended or time.monotonic()) - self._started,
                 now_serving=max(self._seen.values(), key=_train_step).version if self._seen else "",
-                requests=self._answers.total() + self._judged_answers + self._failures,
+                requests=self._answers.total() + self._evaluation_answers + self._failures,
                 rows=self._rows,
                 environment_steps=self._environment_steps,
                 answers_per_second=self._rate(),
@@ -125,7 +125,7 @@ class Ledger:
                 unused_segments=self._unused,
             )
 
-    def _note_failures(self, failures: tuple[str, ...]) -> None:
+    def _count_failures(self, failures: tuple[str, ...]) -> None:
         self._failures += len(failures)
         room = _FAILURES_KEPT - len(self._first_failures)
         self._first_failures += failures[:room]
@@ -133,11 +133,11 @@ class Ledger:
     def _rate(self) -> float:
         """Answers per second of the last few seconds, or of the whole play when it is over."""
         if self._ended is not None:
-            return self._answers.total() / (self._ended - self._began)
+            return self._answers.total() / (self._ended - self._started)
         now = time.monotonic()
         while self._recent and now - self._recent[0][0] > _RATE_WINDOW_S:
             self._recent.popleft()
-        span = min(_RATE_WINDOW_S, now - self._began)
+        span = min(_RATE_WINDOW_S, now - self._started)
         return sum(answers for _, answers in self._recent) / span if span > 0 else 0.0
 
     def _versions(self) -> tuple[VersionFigures, ...]:
@@ -157,7 +157,7 @@ class Ledger:
         return VersionFigures(
             version=name,
             train_step=train_step,
-            published_at_s=publication.at - self._began if publication else None,
+            published_at_s=publication.at - self._started if publication else None,
             published_at_steps=at_steps,
             swap_ms=swap_ms,
             answers=self._answers[name],

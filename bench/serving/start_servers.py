@@ -9,20 +9,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.testing import free_port
 from bench import BenchError
-from bench.server import ROOT, free_port, serving, started, wait_until_ready
+from bench.harness.server import ROOT, serving, started, wait_until_ready
 from bench.serving import exports, peers, usage
 from bench.serving.calls import check_answer, is_listening
-from bench.serving.direct import compiled_in
-from bench.serving.exchanges import exchange
 from bench.serving.exports import Exports
+from bench.serving.in_process import compiled_in
+from bench.serving.payloads import payload
 from bench.serving.peers.environments import python_of
 from bench.serving.peers.table import MODEL, PEERS, Peer
-from bench.serving.scenarios import WAITING_ROOM, Competitor, Kind, Scenario
-from bench.serving.stock import Stock
+from bench.serving.prewritten import Prewritten
+from bench.serving.scenarios import QUEUE_LIMIT, Competitor, Kind, Scenario
 from bench.swaps.checkpoints import Checkpoints
 
-_OPTIONS = {exports.SLOW: ("--queue-limit-requests", str(WAITING_ROOM))}
+_OPTIONS = {exports.SLOW: ("--queue-limit-requests", str(QUEUE_LIMIT))}
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Starter:
         return self._ours(competitor, scenario)
 
     def _echo(self, scenario: Scenario) -> Running:
-        asked = exchange(scenario.exchange)
-        answer = self.folder / f"answer-{scenario.exchange}"
+        asked = payload(scenario.payload)
+        answer = self.folder / f"answer-{scenario.payload}"
         answer.write_bytes(asked.answer)
         return self._module("bench.serving.echo", str(answer), asked.media_type)
 
@@ -89,9 +90,9 @@ class Starter:
         return self.before
 
     def _checkpoints(self, scenario: Scenario, policy: Path) -> Checkpoints:
-        stock = Stock(self.exports.folder / scenario.policy / exports.READY)
-        checkpoints = Checkpoints(stock, policy, policy.with_name(f"{policy.name}-{exports.READY}"))
-        checkpoints.prepare(stock.count)
+        prewritten = Prewritten(self.exports.folder / scenario.policy / exports.READY)
+        checkpoints = Checkpoints(prewritten, policy, policy.with_name(f"{policy.name}-{exports.READY}"))
+        checkpoints.prepare(prewritten.count)
         return checkpoints
 
     def _module(self, module: str, *words: str) -> Running:
@@ -113,7 +114,7 @@ class Starter:
         self.stack.callback(lambda: usage.kill(family))  # some end and leave their workers behind
         process = self.stack.enter_context(started(words, log, {MODEL: str(model), "PYTHONPATH": str(here)}))
         self.stack.callback(lambda: family.extend(usage.identified(usage.family(process.pid))))
-        asked = peer.exchange(exchange(scenario.exchange))
+        asked = peer.payload(payload(scenario.payload))
         wait_until_ready(process, log, lambda: bool(check_answer(port, peer.path, asked)))
         return Running(port, process.pid, (peer.path,))
 

@@ -47,7 +47,7 @@ class Neighbours:
         self._others_s = _all_s() - _ours_s()
 
     def cores(self) -> float:
-        """How many cores others had on average; 0 where the system does not tell."""
+        """How many cores others had on average; 0 where the system does not say."""
         return max(0.0, (_all_s() - _ours_s() - self._others_s) / (time.monotonic() - self._began))
 
 

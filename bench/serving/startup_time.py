@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.server import Server, serving
+from bench.harness.server import Server, serving
 from bench.serving import usage
 from bench.serving.calls import check_answer
-from bench.serving.exchanges import ROW, exchange
 from bench.serving.exports import SMALL, Exports
+from bench.serving.payloads import ROW, payload
 from bench.serving.results import Start
 
 
@@ -24,7 +24,7 @@ def measure(exports: Exports, folder: Path, times: int) -> list[Start]:
     for _ in range(times):
         began = time.monotonic()
         with _server(exports, folder, state) as server:
-            check_answer(server.port, server.action, exchange(ROW))
+            check_answer(server.port, server.action, payload(ROW))
             ready_s = time.monotonic() - began
             workers = usage.running_module(usage.family(server.pid), "app.worker")
             found.append(Start(ready_s, max(usage.resident_mb([pid]) for pid in workers)))

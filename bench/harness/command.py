@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from app.testing import ServerFailed
 from bench import BenchError
 
 
@@ -18,7 +19,7 @@ def run(name: str, measure: Callable[[], int]) -> int:
     stop_on_signals()
     try:
         return measure()
-    except BenchError as error:
+    except (BenchError, ServerFailed) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -31,7 +32,7 @@ def options_as_json(options: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def tell(what: str) -> None:
+def progress(what: str) -> None:
     """A line for whoever waits, beside the figures."""
     print(what, file=sys.stderr, flush=True)
 

@@ -18,7 +18,7 @@ _VERSION = {"version": "0000000700", "train_step": 700}
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Payload:
     """A body as it is sent, and a constant answer; `rows` observations are in it."""
 
     body: bytes
@@ -27,37 +27,37 @@ class Exchange:
     rows: int = 1
 
 
-def _row() -> Exchange:
-    return Exchange(b'{"observation":[0.1,-0.2,0.3,-0.4]}', _answer({"action": 1}))
+def _row() -> Payload:
+    return Payload(b'{"observation":[0.1,-0.2,0.3,-0.4]}', _answer({"action": 1}))
 
 
-def _rows() -> Exchange:
+def _rows() -> Payload:
     body = orjson.dumps({"observation": [[_number() for _ in range(4)] for _ in range(_ROWS)]})
-    return Exchange(body, _answer({"action": [i % 2 for i in range(_ROWS)]}), rows=_ROWS)
+    return Payload(body, _answer({"action": [i % 2 for i in range(_ROWS)]}), rows=_ROWS)
 
 
-def _state() -> Exchange:
+def _state() -> Payload:
     """As in the midst of an episode: the state that the answer before gave is sent along."""
     state = [[_number(8) for _ in range(_LSTM)] for _ in range(2)]
     body = orjson.dumps({"observation": [0.1, -0.2, 0.3, -0.4], "policy_state": state})
-    return Exchange(body, _answer({"action": 1, "policy_state": state}))
+    return Payload(body, _answer({"action": 1, "policy_state": state}))
 
 
-def _images() -> Exchange:
+def _images() -> Payload:
     height, width, depth = _IMAGE_SHAPE
     pixels = iter(_pixels())
     images = [[[[next(pixels) for _ in range(depth)] for _ in range(width)] for _ in range(height)] for _ in range(8)]
-    return Exchange(orjson.dumps({"observation": images}), _answer({"action": [0, 1] * 4}), rows=_IMAGES)
+    return Payload(orjson.dumps({"observation": images}), _answer({"action": [0, 1] * 4}), rows=_IMAGES)
 
 
-def _binary_images() -> Exchange:
+def _binary_images() -> Payload:
     tensor = {"dtype": "uint8", "shape": [_IMAGES, *_IMAGE_SHAPE], "data": _pixels()}
     actions = {"dtype": "int64", "shape": [_IMAGES], "data": bytes(8 * _IMAGES)}
     answer = msgspec.msgpack.encode({"action": actions, **_VERSION})
-    return Exchange(msgspec.msgpack.encode({"observation": tensor}), answer, BINARY, _IMAGES)
+    return Payload(msgspec.msgpack.encode({"observation": tensor}), answer, BINARY, _IMAGES)
 
 
-_MAKERS: dict[str, Callable[[], Exchange]] = {
+_MAKERS: dict[str, Callable[[], Payload]] = {
     ROW: _row,
     ROWS: _rows,
     STATE: _state,
@@ -67,7 +67,7 @@ _MAKERS: dict[str, Callable[[], Exchange]] = {
 
 
 @functools.cache
-def exchange(name: str) -> Exchange:
+def payload(name: str) -> Payload:
     """The one of that name."""
     return _MAKERS[name]()
 

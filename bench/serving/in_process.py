@@ -1,5 +1,5 @@
 # ruff: noqa: T201
-"""The engine called in a loop, without any HTTP: `python -m bench.serving.direct STATE_DIR ROWS SECONDS`.
+"""The engine called in a loop, without any HTTP: `python -m bench.serving.in_process STATE_DIR ROWS SECONDS`.
 
 STATE_DIR is a server's, with one compiled policy in it. Prints one line of JSON.
 """

@@ -1,22 +1,24 @@
-"""The whole story in order: build, export, serve, play and learn, judge, report."""
+"""A run of the demo in order: build, export, serve, play and learn, evaluate, report."""
 
+import contextlib
 import json
+import os
 import shutil
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.testing import serving
 from demo.chart import draw
-from demo.client import POLICY, Client
+from demo.evaluate import evaluate
 from demo.interrupts import Interrupts
-from demo.judge import judge
-from demo.ledger import Ledger
-from demo.quiet import quiet
-from demo.records import DemoError, Plan, Result, Verdict
+from demo.messages import POLICY, DemoError, Evaluation, Plan, Result
 from demo.screen import Screen
-from demo.server import Server
 from demo.simulators import Simulators
+from demo.statistics import Statistics
 
 if TYPE_CHECKING:
     from demo.publisher import Publisher
@@ -35,51 +37,66 @@ class Options:
     chart: Path
 
 
-def run(plan: Plan, options: Options, screen: Screen, ledger: Ledger, interrupts: Interrupts) -> Result:
-    """The demo from start to end. Raises DemoError when it cannot go on."""
-    began = time.monotonic()
+def run(plan: Plan, options: Options, screen: Screen, statistics: Statistics, interrupts: Interrupts) -> Result:
+    """Runs the demo from start to end. Raises DemoError or ServerFailed when it cannot go on."""
+    started = time.monotonic()
     prepare_folder(options.runs_dir)
-    with quiet(options.runs_dir / "demo.log"):
-        verdicts = _act_out(plan, options, screen, ledger, interrupts)
-        result = _conclude(plan, options.seed, ledger, verdicts, time.monotonic() - began)
+    with _stderr_in(options.runs_dir / "demo.log"):
+        evaluations = _execute(plan, options, screen, statistics, interrupts)
+        result = _conclude(plan, options.seed, statistics, evaluations, time.monotonic() - started)
         (options.runs_dir / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
         draw(result, options.chart)
     return result
 
 
-def _act_out(
-    plan: Plan, options: Options, screen: Screen, ledger: Ledger, interrupts: Interrupts
-) -> tuple[Verdict, ...]:
-    """Everything that runs: the agent, the server, the simulators, and the judgement."""
+def _execute(
+    plan: Plan, options: Options, screen: Screen, statistics: Statistics, interrupts: Interrupts
+) -> tuple[Evaluation, ...]:
+    """Everything that runs: the agent, the server, the simulators, and the evaluation."""
     screen.stage("building a TF-Agents PPO agent and exporting its collect policy")
     policy = options.runs_dir / POLICY
-    with interrupts.held():
+    with interrupts.deferred():
         from demo.publisher import Publisher  # TensorFlow takes seconds: after the first words
-        from demo.trainer import Recipe, Trainer
+        from demo.trainer import Hyperparameters, Trainer
 
-        trainer = Trainer(options.seed, Recipe())
+        trainer = Trainer(options.seed, Hyperparameters())
         trainer.prepare()
         publisher = Publisher(trainer, policy)
         publisher.export()
     screen.stage("starting the server: python -m app serve")
-    with Server(policy, options.port, options.runs_dir / "server.log") as server:
-        screen.stage(f"{plan.simulators} simulators play through {server.address}")
-        with Simulators(plan, server.address, options.seed, ledger, server.check) as simulators:
-            names = _play_and_learn(plan, trainer, publisher, simulators, ledger, screen)
-        ledger.end()
-        screen.stage(f"judging the last {plan.judged_versions} versions, each one pinned")
-        with Client(server.address, server.admin_token) as client:
-            verdicts = tuple(
-                judge(client, name, plan.episodes_per_judged_version, options.seed, ledger)
-                for name in names[-plan.judged_versions :]
-            )
+    log = options.runs_dir / "server.log"
+    with serving({POLICY: policy}, "--port", str(options.port), log=log) as server:
+        screen.stage(f"{plan.simulators} simulators play through {server.url}")
+        with Simulators(plan, server.url, options.seed, statistics, server.check) as simulators:
+            names = _play_and_learn(plan, trainer, publisher, simulators, statistics, screen)
+        statistics.end()
+        screen.stage(f"evaluating the last {plan.evaluated_versions} versions, each one pinned")
+        evaluations = tuple(
+            evaluate(server, name, plan.episodes_per_evaluated_version, options.seed, statistics)
+            for name in names[-plan.evaluated_versions :]
+        )
         screen.stage("stopping the server")
     screen.stage("done")
-    return verdicts
+    return evaluations
+
+
+@contextlib.contextmanager
+def _stderr_in(log: Path) -> Iterator[None]:
+    """Makes file descriptor 2 the file `log` within the block, for TensorFlow's C++ and for child processes too."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder for a run, empty. Only a folder that the demo made before is emptied."""
+    """Makes the folder for a run, empty. Only a folder that the demo made before is emptied."""
     if folder.exists() and not folder.is_dir():
         raise DemoError(f"{folder} is not a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).exists():
@@ -98,7 +115,7 @@ def _play_and_learn(
     trainer: "Trainer",
     publisher: "Publisher",
     simulators: Simulators,
-    ledger: Ledger,
+    statistics: Statistics,
     screen: Screen,
 ) -> list[str]:
     """Rounds of: take what was played, learn from it, publish. Returns the versions published.
@@ -109,29 +126,31 @@ def _play_and_learn(
     """
     names: list[str] = []
     previous = current = 0
-    ledger.begin()
-    for turn in range(plan.rounds_at_most):
+    statistics.start()
+    for number in range(plan.rounds_at_most):
         segments = simulators.take(plan.segments_per_round, oldest_train_step=previous)
-        trainer.learn(segments, progress=turn / plan.rounds_at_most)
+        trainer.learn(segments, progress=number / plan.rounds_at_most)
         if names:
             simulators.wait_for(names[-1])  # so that each version has served before the next
-            screen.round(ledger.figures(), names[-1])
+            screen.round(statistics.figures(), names[-1])
         publication = publisher.publish()
-        ledger.published(publication)
+        statistics.published(publication)
         names.append(publication.name)
         previous, current = current, publication.train_step
-        recent = ledger.recent_mean(plan.episodes_to_stop)
-        if turn + 1 >= plan.rounds_at_least and recent and recent >= plan.enough_return:
+        recent = statistics.recent_mean(plan.episodes_to_stop)
+        if number + 1 >= plan.rounds_at_least and recent and recent >= plan.enough_return:
             break
     simulators.take(plan.segments_per_round, oldest_train_step=current)  # the last one plays too
-    screen.round(ledger.figures(), names[-1])
+    screen.round(statistics.figures(), names[-1])
     return names
 
 
-def _conclude(plan: Plan, seed: int, ledger: Ledger, verdicts: tuple[Verdict, ...], wall_seconds: float) -> Result:
+def _conclude(
+    plan: Plan, seed: int, statistics: Statistics, evaluations: tuple[Evaluation, ...], wall_seconds: float
+) -> Result:
     """Whether it succeeded, with the figures that say so."""
-    figures = ledger.figures()
-    returns = [one for verdict in verdicts for one in verdict.returns]
+    figures = statistics.figures()
+    returns = [one for evaluation in evaluations for one in evaluation.returns]
     mean = sum(returns) / len(returns)
     reasons = []
     if figures.failures:
@@ -146,7 +165,7 @@ def _conclude(plan: Plan, seed: int, ledger: Ledger, verdicts: tuple[Verdict, ..
         wall_seconds=wall_seconds,
         seed=seed,
         figures=figures,
-        verdicts=verdicts,
-        judged_mean_return=mean,
-        curve=ledger.curve(),
+        evaluations=evaluations,
+        evaluated_mean_return=mean,
+        curve=statistics.curve(),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import BenchError
 
 
-class Stock:
+class Prewritten:
     """See `bench.swaps.checkpoints.Writer`. Each checkpoint of `folder` is written once, in order."""
 
     def __init__(self, folder: Path) -> None:

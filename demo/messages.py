@@ -1,4 +1,4 @@
-"""The words that the parts of the demo speak to each other in: plain values.
+"""What the parts of the demo pass to each other: plain values.
 
 NumPy only: the simulators import this, and they do not import TensorFlow. Moments are seconds of
 the machine's monotonic clock, which all processes share.
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+POLICY = "cartpole"  # the name under which the server serves it
+
 
 class DemoError(Exception):
     """Something that ends the demo. Its text is the one line that the user reads."""
@@ -18,7 +20,7 @@ class DemoError(Exception):
 class Plan:
     """How much is played and learned. One instance is the demo, one is its short form for tests.
 
-    A round is one turn of the trainer: take `segments_per_round` segments, learn, publish.
+    In a round the trainer takes `segments_per_round` segments, learns, and publishes.
     """
 
     simulators: int
@@ -29,8 +31,8 @@ class Plan:
     rounds_at_most: int
     enough_return: float  # stop early when `episodes_to_stop` episodes in a row reach this mean
     episodes_to_stop: int
-    judged_versions: int
-    episodes_per_judged_version: int
+    evaluated_versions: int
+    episodes_per_evaluated_version: int
     required_return: float | None  # None: the short form does not ask for learning
     required_swaps: int
 
@@ -38,17 +40,6 @@ class Plan:
     def steps_per_round(self) -> int:
         """Transitions that one round of learning is made of."""
         return self.segments_per_round * self.steps_per_segment * self.environments_per_simulator
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the service said to one request of B rows, and the moment that it was here."""
-
-    action: NDArray[np.int64]  # [B]
-    logits: NDArray[np.float32]  # [B, 2], the parameters of the distribution the action came from
-    version: str
-    train_step: int
-    at: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Report:
-    """What a simulator hands over from time to time: everything since its last report."""
+    """Everything that happened in a simulator since its last report."""
 
     simulator: int
     segment: Segment | None  # None when a failed request broke it off
@@ -105,8 +96,8 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The judged episodes of one pinned version."""
+class Evaluation:
+    """The episodes that one pinned version played to be evaluated."""
 
     version: str
     train_step: int
@@ -120,7 +111,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VersionFigures:
-    """What is known of one version that served during play. Times in seconds since play began."""
+    """What is known of one version that served during play. Times in seconds since the start of play."""
 
     version: str
     train_step: int
@@ -150,7 +141,7 @@ class Figures:
     last_swap_ms: float | None
     median_swap_ms: float | None
     versions: tuple[VersionFigures, ...]  # by train step
-    unused_segments: int  # too old for learning when their turn came
+    unused_segments: int  # too old to learn from when they were taken
 
 
 @dataclass(frozen=True)
@@ -171,6 +162,6 @@ class Result:
     wall_seconds: float
     seed: int
     figures: Figures
-    verdicts: tuple[Verdict, ...]
-    judged_mean_return: float
+    evaluations: tuple[Evaluation, ...]
+    evaluated_mean_return: float
     curve: tuple[EpisodePoint, ...]

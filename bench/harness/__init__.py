@@ -1,0 +1,1 @@
+"""What all measurements share: servers, the load generator, a trainer, the machine, and their command lines."""
