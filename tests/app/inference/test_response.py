@@ -119,7 +119,7 @@ def test_there_is_a_form_for_every_function_that_a_policy_has() -> None:
 
 
 def test_a_single_string_is_text_in_every_codec() -> None:
-    template = ResponseTemplate(lambda value: {"action": value("action")}, tells_version=False)
+    template = ResponseTemplate(lambda value: {"action": value("action")}, with_version=False)
     up = result(action=np.array([b"up"], object))
     assert template.json(up, False) == b'{"action":"up"}'
     assert msgspec.msgpack.decode(MSGPACK.encode(template.structure(up, False))) == {"action": "up"}

@@ -91,7 +91,7 @@ async def test_any_other_step_and_any_other_run_is_a_conflict(asked: dict[str, A
 async def test_rows_are_those_that_the_session_started_with(had: int | None, has: int | None) -> None:
     async with ServedPolicy.open() as policy:
         record = begun(policy, rows=had)
-        with pytest.raises(DoesNotFit, match="as the session began with"):
+        with pytest.raises(DoesNotFit, match="as the session started with"):
             is_repeated(record, request(rows=has))
         # Sent again, it gets the old answer all the same: the step is that of before.
         assert is_repeated(record, request(rows=has, step=0))

@@ -145,7 +145,7 @@ def test_one_client_has_no_more_sessions_than_it_may(run: Callable) -> None:
             await store.check_room(key, None, "one")
             assert await store.begin(key, None, record(), "one")
         for beyond in (store.check_room(keys[2], None, "one"), store.begin(keys[2], None, record(), "one")):
-            with pytest.raises(Overloaded, match="2 sessions that were begun from one are open"):
+            with pytest.raises(Overloaded, match="2 sessions that were started from one are open"):
                 await beyond
         await store.check_room(keys[0], None, "one")  # it would take its own place
         assert await store.begin(keys[0], await store.get(keys[0]), record("c"), "one")
