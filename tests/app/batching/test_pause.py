@@ -112,7 +112,7 @@ async def test_rejecting_twice_keeps_what_was_accepted():
         assert [answers(job.result()) for job in (running, waiting)] == [[1], [2]]
 
 
-async def test_pause_overtaken_by_resume_tells_so():
+async def test_pause_overtaken_by_resume_says_so():
     async with open_harness() as harness:
         harness.engine.go_on.clear()
         running = harness.submit(1)

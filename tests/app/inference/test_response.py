@@ -1,4 +1,4 @@
-"""Answers by template are byte for byte what the patient encoder makes of the same structure."""
+"""Answers by template are byte for byte what the plain encoder makes of the same structure."""
 
 import ml_dtypes
 import msgspec
@@ -58,14 +58,14 @@ def test_version_stands_at_the_end() -> None:
     )
 
 
-def test_initial_state_tells_no_version() -> None:
+def test_initial_state_names_no_version() -> None:
     template = initial_state_template(policy_spec(state=LSTM_STATE))
     outputs = {"0": np.zeros((1, 3), np.float32), "1": np.ones((1, 3), np.float32)}
     assert template.json(result(**outputs), False) == b'{"policy_state":[[0.0,0.0,0.0],[1.0,1.0,1.0]]}'
     assert initial_state_template(policy_spec()).json(result(), False) == b'{"policy_state":[]}'
 
 
-def test_action_tells_state_and_log_probability_where_there_are_any() -> None:
+def test_action_has_state_and_log_probability_where_there_are_any() -> None:
     spec = policy_spec(state=LSTM_STATE)
     outputs = {
         "action": np.array([1, 0]),

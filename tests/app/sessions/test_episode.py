@@ -52,7 +52,7 @@ async def test_first_step_starts_from_the_initial_state_and_says_its_names() -> 
         assert record.state["1/0"].tolist() == [[1]]
 
 
-async def test_each_life_of_a_session_is_told_from_the_others() -> None:
+async def test_each_life_of_a_session_has_an_incarnation_of_its_own() -> None:
     async with ServedPolicy.open() as policy:
         assert begun(policy).run.incarnation != begun(policy).run.incarnation
 

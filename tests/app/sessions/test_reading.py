@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import DoesNotFit, NotJson
+from app.errors import DoesNotFit, NotJson, NotMsgpack
 from app.inputs.options import Options
 from app.inputs.validate import InputValidator
 from app.sessions.reading import SessionReader, check_run_id, is_id
@@ -84,7 +84,7 @@ def test_state_that_is_null_is_none(codec: Codec) -> None:
 
 def test_what_is_no_object_is_refused(codec: Codec) -> None:
     for body in (b"\xc1", encoded(codec, [1])):
-        with pytest.raises(NotJson):
+        with pytest.raises((NotJson, NotMsgpack)):
             READER.read_step(codec, body)
 
 
