@@ -16,8 +16,10 @@ from app.sessions.record import Answer, Record, Run
 from app.sessions.redis_store import PREFIX, RedisStore
 from app.sessions.store import Key
 from saver.artifact import Leaf
-from tests.app.sessions.test_stores import LIMITS, record
 from tests.support.redis_server import redis_running
+from tests.support.session_records import LIMITS, record
+
+pytestmark = pytest.mark.anyio
 
 KEY = Key("p", "a")
 GOOD = record().to_bytes()
@@ -67,10 +69,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place(url: str, data: bytes) -> None:
+async def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place(url: str, data: bytes) -> None:
     found = []
 
-    async def test() -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         store.check_by(lambda key, read, reason: found.append((key, read)) or reason)
@@ -80,14 +82,12 @@ def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place
         assert await store.begin(KEY, None, record())
         assert await store.get(KEY) is not None
         await store.close()
-
-    asyncio.run(asyncio.wait_for(test(), 10))
     assert found[0] == (KEY, None)
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "without data", "token of another"])
-def test_what_is_no_record_at_all_is_none_too(url: str, kind: str) -> None:
-    async def test() -> None:
+async def test_what_is_no_record_at_all_is_none_too(url: str, kind: str) -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         name = f"{PREFIX}record:p/a"
@@ -104,11 +104,9 @@ def test_what_is_no_record_at_all_is_none_too(url: str, kind: str) -> None:
         assert await store.begin(KEY, None, record())
         await store.close()
 
-    asyncio.run(asyncio.wait_for(test(), 10))
 
-
-def test_good_record_that_has_come_in_the_place_of_a_bad_one_stays(url: str) -> None:
-    async def test() -> None:
+async def test_good_record_that_has_come_in_the_place_of_a_bad_one_stays(url: str) -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         assert await store.begin(KEY, None, record())
@@ -116,11 +114,9 @@ def test_good_record_that_has_come_in_the_place_of_a_bad_one_stays(url: str) -> 
         assert await store.get(KEY) is not None
         await store.close()
 
-    asyncio.run(asyncio.wait_for(test(), 10))
 
-
-def test_record_larger_than_all_may_be_is_not_written(url: str) -> None:
-    async def test() -> None:
+async def test_record_larger_than_all_may_be_is_not_written(url: str) -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         large = record(step=1, size=LIMITS.size_bytes // 4)
@@ -130,8 +126,6 @@ def test_record_larger_than_all_may_be_is_not_written(url: str) -> None:
         with pytest.raises(Overloaded, match="bytes"):
             await store.follow(KEY, record(), large)
         await store.close()
-
-    asyncio.run(asyncio.wait_for(test(), 10))
 
 
 FITTING = Fitting("identity", {"h": Leaf("h", "float32", (3,)), "n": Leaf("n", "int64", ())})

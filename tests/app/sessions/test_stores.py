@@ -9,14 +9,14 @@ from msgspec import structs
 
 from app.errors import NotReady, Overloaded
 from app.sessions.memory import MemoryStore
-from app.sessions.record import Answer, Record, Run
+from app.sessions.record import Record
 from app.sessions.redis_store import PREFIX, RedisStore
-from app.sessions.store import Key, Limits, SessionStore
+from app.sessions.store import Key, SessionStore
 from tests.support.redis_server import redis_running
+from tests.support.session_records import LIMITS, record
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(sessions=3, size_bytes=100_000, idle_s=60, retained_versions=2, per_client=2)
 KEY, OTHER = Key("p", "a"), Key("q", "a")
 
 
@@ -44,14 +44,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[SessionStore]:
     await redis._redis.flushdb()
     yield redis
     await redis.close()
-
-
-def record(
-    incarnation: str = "b", step: int = 0, retained: str | None = None, run_id: str = "r", size: int = 2
-) -> Record:
-    run = Run("identity", incarnation, run_id, 2, True, "greedy", 2**63 - 1, True, retained)
-    state = {"1/0": np.arange(size, dtype=np.float32)[:, None], "1/1": np.array([True, False]), "1/2": np.arange(2)}
-    return Record(run, step, state, np.array([False, True]), "v", 7, Answer("application/json", b"{}"))
 
 
 def alike(one: Record | None, other: Record) -> bool:
@@ -159,7 +151,7 @@ async def test_sessions_that_were_left_do_not_count_for_their_client_in_memory()
 
 
 async def test_sessions_that_were_left_do_not_count_for_their_client_in_redis(url: str) -> None:
-    """Whoever began them may have been killed; those that are stepped count on, in whichever worker."""
+    """The client that started them may have been killed; those that are stepped count on, in whichever worker."""
 
     limits = LIMITS._replace(idle_s=0.4)
     stores = [RedisStore(url, limits) for _ in range(2)]
