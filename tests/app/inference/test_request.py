@@ -15,7 +15,7 @@ from app.inputs.options import Options
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON, MSGPACK, Codec
-from app.wire.limits import FEW_NUMBERS, LEAST_BYTES
+from app.wire.limits import FEW_NUMBERS
 from saver.artifact import DistributionInfo, Noise, ServingInfo, Signature, TensorInfo
 from tests.support.specs import LSTM_STATE, policy_spec
 
@@ -154,9 +154,3 @@ def test_large_bodies_are_read_like_small_ones(route: str) -> None:
     found = PARSER.at_once(one, route, MSGPACK, packed)
     assert found is not None
     assert found.job.rows == 9
-
-
-def test_limits_of_a_body() -> None:
-    one = policy()
-    assert one.body_limit(INITIAL_STATE, JSON) == LEAST_BYTES
-    assert one.body_limit("action", JSON) > one.body_limit("action", MSGPACK) > LEAST_BYTES
