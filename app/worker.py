@@ -141,7 +141,7 @@ class Worker:
     async def stop(self) -> None:
         """Finishes what was accepted."""
         if self._sessions is not None:
-            self._service.stop_holding()
+            self._service.refuse_paused()
         await self._stack.aclose()
         self._stopped = True
 

@@ -70,18 +70,18 @@ class Batcher:
 
     @property
     def paused(self) -> Pause | None:
-        """What is done with requests meanwhile; None while they are answered."""
+        """The pause in force; None while requests are answered."""
         return self._paused
 
     def recorded(self) -> list[Arrays]:
-        """A few inputs of requests that were answered: see `Recorder.rows`."""
+        """Returns a few inputs of requests that were answered: see `Recorder.rows`."""
         return self._recorder.rows()
 
     def submit(self, job: Job) -> None:
-        """Puts a job into the queue; its waiter is told the answer, or that the deadline has passed.
+        """Puts a job into the queue; its waiter gets the result, or the error.
 
         Raises:
-          Overloaded: the room is full.
+          Overloaded: the queue is full.
           NotReady: see `check_open`.
         """
         if self._paused or self._closed:
@@ -97,7 +97,7 @@ class Batcher:
             self._next_step = self._loop.call_soon(self._step)
 
     def check_open(self) -> None:
-        """Whether jobs are taken at all.
+        """Raises where no jobs are taken at all.
 
         Raises:
           NotReady: the policy is paused and refuses them, or the server is stopping.
@@ -111,7 +111,7 @@ class Batcher:
         """Closes the gate and returns when no batch runs any more.
 
         WAIT keeps in the queue what is there and what comes. REJECT refuses what comes and what an earlier
-        WAIT held; it finishes what was accepted while the policy was not paused. Left early, the gate stays closed.
+        WAIT has kept; it finishes what was accepted while the policy was not paused. Left early, the gate stays closed.
 
         Returns:
           The pause that is in force then: another one, or none, where somebody else was faster.
@@ -138,21 +138,21 @@ class Batcher:
         self._parts.metrics.paused(False)
         self._go_on()
 
-    def stop_holding(self) -> None:
-        """The server stops: what a pause holds is refused now, and from now on nothing is held."""
+    def refuse_paused(self) -> None:
+        """Refuses what waits for the end of a pause, and from now on whatever comes in one: the server stops."""
         self._stopping = True
         if self._paused is Pause.WAIT:
             self._refuse_waiting("the server is stopping")
 
     async def close(self) -> None:
-        """Finishes what was accepted and is not held by a pause, then takes nothing more."""
-        self.stop_holding()
+        """Finishes what was accepted and does not wait for the end of a pause, then takes nothing more."""
+        self.refuse_paused()
         self._closed = True
         await self._finished()
         self._deadlines.close()
 
     async def _finished(self) -> None:
-        """Returns when nothing waits any more but what a pause holds."""
+        """Returns when nothing waits any more but for the end of a pause."""
         while self._running is not None or (self._waiting and self._paused is not Pause.WAIT):
             if self._running is not None:
                 await asyncio.wait({self._running})
@@ -253,7 +253,7 @@ class Batcher:
 
 
 def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job]:
-    """Those that may run on the version; the others are told."""
+    """Those that may run on the version; the others are refused."""
     jobs = []
     for job in batch:
         if job.min_train_step is not None and train_step < job.min_train_step:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import math
 
-# A call that other processes held up says little of the next one: what is expected grows slowly, and falls at once.
+# A call that other processes delayed says little of the next one: what is expected grows slowly, and falls at once.
 _GROWTH = 0.1
 
 
 class CallTimes:
-    """Of one engine: the time of a call by its function and its number of rows.
+    """The times of one engine's calls, by their function and number of rows.
 
-    Calls are told apart by the power of two above their rows.
+    Calls are distinguished by the power of two above their rows.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[int, float]] = {}
 
     def note(self, function: str, rows: int, seconds: float) -> None:
-        """A call took so long."""
+        """Records the seconds that a call took."""
         known = self._seconds.setdefault(function, {})
         size = rows.bit_length()
         before = known.get(size, seconds)
         known[size] = min(seconds, before * (1 + _GROWTH))
 
     def expected_s(self, function: str, rows: int) -> float:
-        """How long such a call will take, in seconds: infinite where nothing is known.
+        """Returns the seconds that such a call will take: infinite where nothing is known.
 
         Where only other sizes are known: as long as a larger one, or in proportion to the largest.
         """

@@ -41,9 +41,9 @@ def compute(
     """
     if len(jobs) == 1 or not apart:
         try:
-            began = perf_counter()
+            started_at = perf_counter()
             outcomes = _call(engine, jobs, rows, complete, apart)
-            call_times.note(jobs[0].function, rows, perf_counter() - began)
+            call_times.note(jobs[0].function, rows, perf_counter() - started_at)
             return outcomes
         except Exception as error:
             if len(jobs) == 1:

@@ -22,7 +22,7 @@ class Recorder:
         self._next = 0.0
 
     def wants(self, now: float) -> bool:
-        """Whether it is time for another one."""
+        """Returns whether it is time for another row."""
         return now >= self._next
 
     def offer(self, inputs: Arrays, outputs: Arrays, now: float) -> None:
@@ -32,7 +32,7 @@ class Recorder:
             self._rows.append({name: array[:1].copy() for name, array in inputs.items()})
 
     def rows(self) -> list[Arrays]:
-        """What is kept: [1, …] arrays by flattened name; `policy_state` is missing where the request gave none."""
+        """Returns the kept rows: [1, …] arrays by flattened name; `policy_state` is missing where none was sent."""
         return list(self._rows)
 
 

@@ -18,7 +18,7 @@ INITIAL_STATE = "get_initial_state"
 
 
 class Pause(StrEnum):
-    """What a paused policy does with requests: WAIT holds them until their deadline, REJECT refuses new ones."""
+    """What a paused policy does with requests: WAIT keeps them until their deadline, REJECT refuses new ones."""
 
     WAIT = "wait"
     REJECT = "reject"
@@ -34,20 +34,20 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Waiter(Protocol):
-    """Who waits for a job: a future, or a connection."""
+    """What waits for a job: a future, or a request on a connection."""
 
     def done(self) -> bool:
-        """Whether it waits no more: it was told, or has gone."""
+        """Returns whether the waiter is finished: answered, failed or disconnected."""
 
     def set_result(self, result: Result) -> None:
-        """The answer."""
+        """Answers it."""
 
     def set_exception(self, error: Exception) -> None:
-        """What came instead of an answer."""
+        """Fails it."""
 
 
 class Nobody:
-    """Waits for nothing: until a job is submitted it is nobody's."""
+    """The waiter of a job that was not submitted yet."""
 
     def done(self) -> bool:
         """See `Waiter`."""
@@ -87,7 +87,7 @@ class Job(msgspec.Struct, eq=False):
 
 
 def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
-    """Takes jobs from the front of `waiting`.
+    """Takes jobs from the head of `waiting`.
 
     The first job that still counts decides the function; jobs of the same function join in order of arrival
     up to `most_rows` (the first always goes, however large). An isolated job is a batch of its own.

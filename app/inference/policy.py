@@ -38,7 +38,7 @@ class Policy:
     body_limit_bytes: int = 0
 
     def body_limit(self, route: str, codec: Codec) -> int:
-        """How many bytes a request to a route may have."""
+        """Returns how many bytes a request to a route may have."""
         if route == INITIAL_STATE:
             return min(SMALL_BYTES, self.body_limit_bytes or SMALL_BYTES)
         return self.body_limit_bytes or self._largest_batch[codec is JSON]

@@ -26,32 +26,32 @@ from saver.artifact import LOG_PROB
 
 
 class PendingRequest(Protocol):
-    """What the policy is asked, and how its answer is written: an `InferenceRequest`, or a step of a session."""
+    """A request to a policy, and how its answer is written: an `InferenceRequest`, or a step of a session."""
 
     @property
     def policy(self) -> Policy:
-        """The one that is asked."""
+        """The policy that is asked."""
 
     @property
     def job(self) -> Job:
-        """For its batcher."""
+        """The job to submit to the policy's batcher."""
 
     @property
     def timeout_s(self) -> float | None:
-        """What the request allows; None leaves it to the server."""
+        """The seconds that the request allows; None leaves it to the server."""
 
     @property
     def numbers(self) -> int:
         """How many numbers the answer has."""
 
     def written(self, result: Result, codec: Codec) -> Any:
-        """The answer as it is to be kept and sent; may be called in another thread."""
+        """Writes the answer as it is to be stored and sent; may be called in another thread."""
 
     def kept(self, written: Any) -> bytes:
-        """The body of the answer."""
+        """Stores what was written, where it is stored at all, and returns the body of the answer."""
 
     def answer(self, result: Result, codec: Codec) -> bytes:
-        """Both, one after the other."""
+        """Writes and stores, and returns the body of the answer."""
 
 
 class InferenceRequest(msgspec.Struct, frozen=True):
@@ -80,14 +80,14 @@ class InferenceRequest(msgspec.Struct, frozen=True):
         return written
 
     def answer(self, result: Result, codec: Codec) -> bytes:
-        """The body of the answer."""
+        """Returns the body of the answer."""
         if codec is JSON:
             return self.template.json(result, self.batched)
         return codec.encode(self.template.structure(result, self.batched))
 
 
 class LargeRequest(InferenceRequest, frozen=True):
-    """One whose answer takes long to write."""
+    """A request whose answer takes long to write."""
 
 
 class RequestParser:
@@ -104,7 +104,7 @@ class RequestParser:
         self._functions = {"action": function_of, "distribution": _distribution}
 
     def action(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
-        """The policy's action for an observation.
+        """Reads a request for the policy's action.
 
         Raises:
           NotJson: the body is none of the codec's.
@@ -114,11 +114,11 @@ class RequestParser:
         return self._read(policy, codec, body, function_of)
 
     def distribution(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
-        """The distribution of the policy's action; raises as `action` does."""
+        """Reads a request for the distribution of the action; raises as `action` does."""
         return self._read(policy, codec, body, _distribution)
 
     def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
-        """{"batch_size": n} → {"policy_state": …}; without, one unbatched state. Raises as `action` does."""
+        """Reads {"batch_size": n}; without, one unbatched state is asked for. Raises as `action` does."""
         fields = _decoded(policy, codec, body)
         unknown = sorted(fields.keys() - {"batch_size"})
         if unknown:
@@ -132,7 +132,7 @@ class RequestParser:
         return kind(policy, Job(INITIAL_STATE, {}, size or 1), size is not None, template)
 
     def at_once(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest | None:
-        """The request in a large body, where it takes a few milliseconds to read; None where it may take longer."""
+        """Reads a large body where that takes a few milliseconds; returns None where it may take longer."""
         if len(body) > SHORT_BODY_BYTES:
             return None
         if codec is JSON:
@@ -149,7 +149,7 @@ class RequestParser:
         return self.request(policy, self._functions[route](policy, options), inputs, options, policy.templates)
 
     def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """The request in a large body; for a thread of its own. Raises as `action` does."""
+        """Reads a large body, in a thread of its own; raises as `action` does."""
         function_of = self._functions[route]
         decoded = policy.typed_decoder.read_new(body) if codec is JSON and len(body) <= SHORT_BODY_BYTES else None
         if decoded is not None:
@@ -183,7 +183,7 @@ class RequestParser:
         templates: ResponseTemplates,
         step: int = 0,
     ) -> InferenceRequest:
-        """What the function says of the inputs; `step`: of an episode, so that a seed gives each its own noise."""
+        """Returns the request to a function; `step`: of an episode, so that a seed gives each its own noise."""
         template = templates[function, options.log_prob]
         kind = InferenceRequest
         if inputs.rows > 1 and inputs.rows * template.numbers > FEW_NUMBERS:
@@ -217,10 +217,10 @@ def _decoded(policy: Policy, codec: Codec, body: bytes) -> dict[str, Any]:
 
 
 def function_of(policy: Policy, options: Options) -> str:
-    """The function that honours the options of `action`.
+    """Returns the function that honours the options of `action`.
 
     Raises:
-      Unsupported: there is none; names the option and the reason.
+      Unsupported: the policy has none; names the option and the reason.
     """
     if options.mode is None and options.seed is None and not options.log_prob:
         return "action"

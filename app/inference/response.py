@@ -19,7 +19,7 @@ from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, TensorInfo, 
 _PLAIN = "?bBhHiIlLqQfd"
 # The name of an output → its value; what a template is filled with.
 ValueOf = Callable[[str], Any]
-# The templates of one policy's answers, by the function that gives them and whether they tell its log-probability.
+# The templates of one policy's answers, by the function that gives them and whether they have its log-probability.
 ResponseTemplates: TypeAlias = "Mapping[tuple[str, bool], ResponseTemplate]"
 
 
@@ -28,57 +28,57 @@ class ResponseTemplate:
 
     Args:
       build: makes the structure, from a function that gives the value of each output by its name.
-      tells_version: whether version and train step stand at the end.
+      with_version: whether version and train step stand at the end.
       shapes: of one row of each output.
     """
 
     def __init__(
         self,
         build: Callable[[ValueOf], dict[str, Any]],
-        tells_version: bool = True,
+        with_version: bool = True,
         shapes: Mapping[str, tuple[int | None, ...]] | None = None,
     ) -> None:
         self._build = build
-        self._tells_version = tells_version
+        self._with_version = with_version
         self._pieces = _pieces(build(_Slot))
-        told = [(shapes or {}).get(piece, ()) for piece in self._pieces if isinstance(piece, _Slot)]
+        found = [(shapes or {}).get(piece, ()) for piece in self._pieces if isinstance(piece, _Slot)]
         # How many it has in each row.
-        self.numbers = sum(math.prod(size or 1 for size in shape) for shape in told)
+        self.numbers = sum(math.prod(size or 1 for size in shape) for shape in found)
 
     def structure(self, result: Result, batched: bool) -> dict[str, Any]:
-        """The answer with arrays at its leaves."""
+        """Returns the answer with arrays at its leaves."""
         outputs = result.outputs
         filled = self._build(lambda name: outputs[name] if batched else outputs[name][0, ...])
-        return filled | {"version": result.version, "train_step": result.train_step} if self._tells_version else filled
+        return filled | {"version": result.version, "train_step": result.train_step} if self._with_version else filled
 
     def json(self, result: Result, batched: bool) -> bytes:
-        """The answer as JSON: what `json_body.encode` makes of its structure, sooner where all numbers are finite."""
+        """Returns the answer as JSON: what `json_body.encode` makes of its structure, sooner where all is finite."""
         parts = []
         for piece in self._pieces:
             part = piece if isinstance(piece, bytes) else _numbers(result.outputs[piece], batched)
             if part is None:
                 return json_body.encode(self.structure(result, batched))
             parts.append(part)
-        parts.append(_version(result.version, result.train_step) if self._tells_version else b"}")
+        parts.append(_version(result.version, result.train_step) if self._with_version else b"}")
         return b"".join(parts)
 
 
 def response_templates(spec: PolicySpec, serving: ServingInfo) -> ResponseTemplates:
-    """Of all answers of one policy."""
+    """Returns the response templates for every function of one policy."""
     templates = {**action_templates(spec, serving), (INITIAL_STATE, False): initial_state_template(spec)}
     if "distribution" in serving.signatures:
         templates["distribution", False] = distribution_template(spec, serving)
     return templates
 
 
-def action_templates(spec: PolicySpec, serving: ServingInfo, tells_state: bool = True) -> ResponseTemplates:
-    """Of the answers with an action; `tells_state`: with the policy state after it."""
+def action_templates(spec: PolicySpec, serving: ServingInfo, with_state: bool = True) -> ResponseTemplates:
+    """Returns the templates of the answers with an action; `with_state`: with the policy state after it."""
     templates = {}
     by_name = {"action": spec.signatures["action"].outputs}
     by_name |= {name: serving.signatures[name].outputs for name in ("greedy", "sample") if name in serving.signatures}
     state = {leaf.name for _, leaf in leaves(spec.state)}
     for name, outputs in by_name.items():
-        outputs = {name: output for name, output in outputs.items() if tells_state or name not in state}
+        outputs = {name: output for name, output in outputs.items() if with_state or name not in state}
         templates[name, False] = action_template(spec, outputs, log_prob=False)
         if LOG_PROB in outputs and LOG_PROB in serving.signatures:
             templates[name, True] = action_template(spec, outputs, log_prob=True)

@@ -32,7 +32,7 @@ class Service:
 
     @property
     def policies(self) -> list[Policy]:
-        """All that are open, in the order in which they were named at start."""
+        """The policies that are open, in the order in which they were named at start."""
         return [self._policies[name] for name in self._names if name in self._policies]
 
     @property
@@ -42,24 +42,24 @@ class Service:
 
     @property
     def failed(self) -> list[str]:
-        """The names of those that are not open."""
+        """The names of the policies that are not open."""
         return [name for name in self._names if name not in self._policies]
 
     def add(self, policy: Policy) -> None:
-        """It is open from now on."""
+        """Opens a policy to requests."""
         self._policies[policy.name] = policy
         self._failures.pop(policy.name, None)
 
     def fail(self, failures: Mapping[str, str]) -> None:
-        """Why policies are not open."""
+        """Records why policies are not open: reasons by name."""
         self._failures = {name: reason for name, reason in failures.items() if name not in self._policies}
 
     def policy(self, name: str | None) -> Policy:
-        """The policy of that name; None is the default one.
+        """Returns the policy of that name; None is the default one.
 
         Raises:
           UnknownPolicy: there is none.
-          NotReady: it cannot be opened.
+          NotReady: the policy cannot be opened.
         """
         wanted = self.default if name is None else name
         try:
@@ -73,7 +73,7 @@ class Service:
         return self._failures.get(name, "it has not been tried yet")
 
     def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """The inference request in the body of a data route; raises as the methods of `RequestParser` do."""
+        """Reads the inference request in the body of a data route; raises as the methods of `RequestParser` do."""
         return self.parser.readers[route](policy, codec, body)
 
     async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
@@ -111,57 +111,57 @@ class Service:
         return await self.offload.run(len(body), large or read, body)
 
     async def written(self, pending: PendingRequest, result: Result, codec: Codec) -> bytes:
-        """The body of the answer; a large one is written in another thread."""
+        """Writes the body of the answer; a large one in another thread."""
         if not isinstance(pending, LargeRequest):
             return pending.answer(result, codec)
         return pending.kept(await self.write_elsewhere(pending, result, codec))
 
     async def write_elsewhere(self, pending: PendingRequest, result: Result, codec: Codec) -> Any:
-        """What `pending.kept` makes the answer of."""
+        """Does what `pending.written` does, in another thread."""
         return await self.offload.run(8 * pending.numbers, pending.written, result, codec)
 
     def waits(self, pending: PendingRequest) -> bool:
-        """Whether newer weights are needed than those that serve."""
+        """Returns whether a request needs newer weights than those that serve."""
         wanted = pending.job.min_train_step
         if wanted is None or pending.job.loaded is not None:
             return False
         return pending.policy.versions.active.version.train_step < wanted
 
-    def submit(self, pending: PendingRequest, waiter: Waiter, began: float) -> None:
-        """Submits the request to its policy; raises as `Batcher.submit` does. `began` is on the event loop's clock."""
+    def submit(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
+        """Submits a request that came `asked_at` (seconds of the event loop); raises as `Batcher.submit` does."""
         job = pending.job
-        job.deadline, job.waiter = began + self._timeout_s(pending), waiter
+        job.deadline, job.waiter = asked_at + self._timeout_s(pending), waiter
         pending.policy.batcher.submit(job)
 
     async def answered(self, pending: PendingRequest) -> Result:
-        """What the policy says, once it has weights that are new enough.
+        """Returns what the policy answers, once it has weights that are new enough.
 
         Raises:
-          TooOld: they have not come before the deadline.
-          DeadlinePassed: the answer has not.
+          TooOld: there are none before the deadline.
+          DeadlinePassed: there is no answer before the deadline.
           Overloaded, NotReady: see `Batcher.submit`.
         """
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        asked_at = loop.time()
         if self.waits(pending):
             pending.policy.batcher.check_open()
-            await _catch_up(pending, began + self._timeout_s(pending))
+            await _catch_up(pending, asked_at + self._timeout_s(pending))
         answer: asyncio.Future[Result] = loop.create_future()
-        self.submit(pending, answer, began)
+        self.submit(pending, answer, asked_at)
         return await answer
 
     def timeout_s(self, timeout_ms: int | None) -> float:
-        """How long a request may take that allows so much."""
+        """Returns the seconds that a request may take; None leaves it to the server."""
         return self._deadline_s if timeout_ms is None else timeout_ms / 1000
 
     def _timeout_s(self, pending: PendingRequest) -> float:
         return self._deadline_s if pending.timeout_s is None else pending.timeout_s
 
     async def pause(self, policy: Policy, mode: Pause) -> str | None:
-        """Pauses every worker; returns what is in force when no batch runs any more.
+        """Pauses a policy in every worker; returns what is in force when no batch runs any more.
 
         Raises:
-          DeadlinePassed: one still runs; the pause is in force all the same.
+          DeadlinePassed: a batch still runs; the pause is in force all the same.
         """
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -170,20 +170,20 @@ class Service:
             waited = f"{self._deadline_s * 1000:.0f} ms"
             raise DeadlinePassed(f"policy {policy.name} still runs a batch after {waited}") from None
 
-    def stop_holding(self) -> None:
-        """The server stops: whatever a pause holds is refused now."""
+    def refuse_paused(self) -> None:
+        """Refuses what waits for the end of a pause: the server stops."""
         for policy in self.policies:
-            policy.batcher.stop_holding()
+            policy.batcher.refuse_paused()
 
     def describe_all(self) -> list[dict[str, Any]]:
-        """What `GET /v1/policies` lists."""
+        """Returns what `GET /v1/policies` lists."""
         return [
             _brief(self._policies[name]) if name in self._policies else _brief_of_failed(name, self._reason(name))
             for name in self._names
         ]
 
     async def describe(self, policy: Policy) -> dict[str, Any]:
-        """Everything about one policy."""
+        """Returns everything about one policy."""
         spec = policy.spec
         nests = ("inputs", "action", "state", "info", "initial_state")
         return {

@@ -1,4 +1,4 @@
-"""What a leaf of a policy's spec may hold: its bounds, and those of its dtype."""
+"""The bounds of a leaf of a policy's spec, and those of its dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saver.artifact import Leaf
 
 
 def bounds_of(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:
-    """Returns the least and the most that a leaf may hold, None where it has no bound.
+    """Returns the least and the most of a leaf, None where it has no bound.
 
     `step_type`: the leaf is the step type of a time step.
     """

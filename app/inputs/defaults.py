@@ -1,4 +1,4 @@
-"""What stands for the fields of a time step that a request leaves out."""
+"""Default values for the fields of a time step that a request leaves out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROWS_KEPT = 1024
 
 
 class Defaults:
-    """What stands for the fields of a time step that a request leaves out."""
+    """Default values for the fields of a time step that a request leaves out."""
 
     def __init__(self, spec: PolicySpec) -> None:
         self._spec = spec
@@ -24,14 +24,14 @@ class Defaults:
         self._kept: dict[bool, dict[int, Arrays]] = {False: {}, True: {}}
 
     def complete(self, inputs: Arrays, rows: int, initial: Arrays | None, reset_mask: Array | None = None) -> Arrays:
-        """All inputs of `action`: reward 0, discount 1, step type MID; FIRST and the initial state where that is given.
+        """Returns all inputs of `action`: reward 0, discount 1, step type MID, or FIRST with the `initial` state.
 
         Args:
           inputs: [rows, …] by flattened name, as they were sent.
           rows: how many there are.
           initial: the policy state at the start of an episode, by the names of `get_initial_state`; None where the
             policy has none, or where it was sent.
-          reset_mask: [rows] booleans, where the `inputs` hold a policy state and only these rows start from `initial`.
+          reset_mask: [rows] booleans, where `inputs` contains a policy state and only these rows start from `initial`.
         """
         whole = self._of_rows(rows, initial is not None and reset_mask is None) | inputs
         if not initial:
@@ -60,7 +60,7 @@ def _column(rows: Array, beside: Array) -> Array:
 
 
 def default_leaves(spec: PolicySpec) -> dict[str, tuple[str, Leaf]]:
-    """The leaves that a request may leave out: flattened name → its field and itself."""
+    """Returns the leaves that a request may leave out: flattened name → its field and the leaf."""
     if not spec.takes_time_step:
         return {}
     nests = top_level(spec)

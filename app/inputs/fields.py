@@ -1,6 +1,6 @@
 """What a request may say beside its inputs, one row a field: checker, compiled decoder and JSON Schema come from it.
 
-A table is a class whose annotations hold the rows, so that a field is declared in one place:
+A table is a class whose annotations contain the rows, so that a field is declared in one place:
 `seed: Annotated[int | None, RequestField(Integer(0, 9), …)] = None`.
 """
 
@@ -54,7 +54,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Integer:
-    """An integer from `low` to `high`, both included; 64 bits with a sign hold it."""
+    """An integer from `low` to `high`, both included; it fits into 64 bits with a sign."""
 
     low: int
     high: int

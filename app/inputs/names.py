@@ -18,7 +18,7 @@ DEFAULTED = ("step_type", "reward", "discount", "policy_state")
 MOST_NUMBERS_SHOWN = 256
 # In a message it is no longer than this.
 _LONGEST_EXAMPLE = 400
-# Other servers' forms, by the fields that tell them.
+# Other servers' forms, by the fields that give them away.
 _FORMS = {
     "instances": "is TensorFlow Serving's form",
     "signature_name": "is TensorFlow Serving's form",
@@ -88,7 +88,7 @@ def example_of(leaf: Leaf) -> Any:
 
 
 class Hint:
-    """Tells those who send what another server takes what this one does. `called`: fields → names in a request."""
+    """Says what this server takes to callers that send what another one does. `called`: fields → names in a request."""
 
     def __init__(self, spec: PolicySpec, called: Mapping[str, str]) -> None:
         nests = top_level(spec)
@@ -98,7 +98,7 @@ class Hint:
         self.example = _short({called[top]: _example(nests[top]) for top in required})
 
     def check(self, body: Mapping[str, Any], key: str, names: Collection[str]) -> None:
-        """Looks at a field that is none of the policy's.
+        """Checks a field that is none of the policy's.
 
         Raises:
           DoesNotFit: the body is in the form of another server.

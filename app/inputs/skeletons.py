@@ -2,8 +2,8 @@
 
 A simulator sends the same text again and again, with other numbers in it. What is left of a body without the characters
 of its numbers, its skeleton, says how many there are and in which lists. Where it is a known one, simdjson reads the
-numbers straight into arrays, without a Python object for each. What does not fit is not refused here: whoever reads a
-body for the first time looks closer.
+numbers straight into arrays, without a Python object for each. What does not fit is not refused here: the decoders
+that read a body for the first time decide that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Numbers(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What the bodies of one skeleton hold: numbers for arrays of these shapes, and the rest of `Inputs`."""
+    """What the bodies of one skeleton contain: numbers for arrays of these shapes, and the rest of `Inputs`."""
 
     numbers: Sequence[tuple[Numbers, tuple[int, ...]]]
     rows: int
@@ -132,7 +132,7 @@ class SkeletonCache:
             self._bytes -= len(oldest)
 
     def read(self, body: bytes) -> Inputs | None:
-        """What `body` holds; None where it is not known, or does not fit."""
+        """Reads a body whose skeleton is known; returns None where it is not, or where the body does not fit."""
         if len(body) < _LEAST_BYTES:
             return None
         known = self._known.get(body.translate(None, _NUMBERS))

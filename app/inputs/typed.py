@@ -1,4 +1,4 @@
-"""The bytes of a usual request → arrays, decoded and checked in one go; or None, where it takes a closer look.
+"""The bytes of a usual request → arrays, decoded and checked in one go; or None, where that does not work.
 
 msgspec compiles a decoder from types, so that a policy's spec is made into types here: names, shapes, the range of each
 dtype, and bounds. What does not fit is not refused here: `InputValidator`, which takes longer, finds out what is
@@ -43,7 +43,7 @@ class TypedDecoder:
     Args:
       spec: of the policy.
       rows_limit: no more are read in one request.
-      without: fields that are left to the closer look.
+      without: fields that are left to `InputValidator`.
       more: fields beside those of the spec, none of which has to be there, by their types.
     """
 
@@ -70,19 +70,19 @@ class TypedDecoder:
             pass
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
-        """What `InputValidator.read` and `read_options` would make of the JSON `body`; None where they have to try."""
+        """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
         known = self._skeletons.read(body)
         if known is not None:
             return known, _NO_OPTIONS
         return self.read_new(body)
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
-        """The same, of a body that differs only in its numbers from one that was read before."""
+        """Like `read`, of a body that differs only in its numbers from one that was read before."""
         known = self._skeletons.read(body)
         return None if known is None else (known, _NO_OPTIONS)
 
     def read_new(self, body: bytes) -> tuple[Inputs, Options] | None:
-        """The same of any other. It may be called in another thread, while bodies are read in this one."""
+        """Like `read`, of any other body; may be called in another thread, while bodies are read in this one."""
         found = self._decoded(body)
         if found is None:
             return None
@@ -95,7 +95,7 @@ class TypedDecoder:
         return inputs, _NO_OPTIONS
 
     def read_more(self, body: bytes) -> tuple[Inputs, Options, dict[str, Any]] | None:
-        """The same, and those of the fields beside the spec's that are there."""
+        """Like `read`, and also returns the extra fields that were sent."""
         found = self._decoded(body)
         if found is None:
             return None

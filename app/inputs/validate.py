@@ -71,7 +71,7 @@ class InputValidator:
         self._bounds = {name: _bounds(leaf, self._is_step_type(name)) for name, leaf in self._leaves.items()}
 
     def read(self, body: dict[str, Any]) -> Inputs:
-        """The fields of `body` (without `options`) as arrays.
+        """Reads the fields of `body` (without `options`) as arrays.
 
         Raises:
           DoesNotFit: lists every problem: unknown, missing, doubled, of the wrong shape, dtype or value.
@@ -98,7 +98,7 @@ class InputValidator:
         return Inputs(arrays, rows, batched, needs_state, outside)
 
     def take_options(self, body: dict[str, Any]) -> Options:
-        """The `options` of a request, which are taken out of its fields; raises as `read_options` does."""
+        """Takes the `options` out of the fields of a request; raises as `read_options` does."""
         try:
             return read_options(body.pop(OPTIONS, {}))
         except DoesNotFit as error:
@@ -207,7 +207,7 @@ class InputValidator:
 
 
 def _bounds(leaf: Leaf, step_type: bool) -> tuple[tuple[Any, Any], list[Callable[[Array], Array]]]:
-    """The bounds of a leaf, and what tells which items lie outside, but for what its dtype cannot hold anyway."""
+    """The bounds of a leaf, and the checks that find items outside, but for what its dtype excludes anyway."""
     low, high = bounds_of(leaf, step_type)
     checks: list[Callable[[Array], Array]] = []
     if not (leaf.is_integer or leaf.is_float):

@@ -33,13 +33,13 @@ from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
 
 
 class Episodes:
-    """The sessions of one policy, but where they are kept."""
+    """The sessions of one policy, without the place where they are stored."""
 
     def __init__(self, policy: Policy, parser: RequestParser, *, rows_limit: int) -> None:
         self.policy = policy
         self.reader = SessionReader(policy.spec, policy.reader, rows_limit=rows_limit)
         self._parser = parser
-        self._templates: ResponseTemplates = action_templates(policy.spec, policy.serving, tells_state=False)
+        self._templates: ResponseTemplates = action_templates(policy.spec, policy.serving, with_state=False)
         self._step_type, self._carried = _names(policy.spec)
         self._identity = _identity(policy.spec)
         own = {name for name, _ in self._carried}
@@ -47,7 +47,7 @@ class Episodes:
         self.fitting = Fitting(self._identity, state)
 
     def check(self) -> None:
-        """Raises Unsupported where the policy cannot have any."""
+        """Raises Unsupported where the policy cannot have sessions."""
         if not self._step_type:
             raise Unsupported(f"policy {self.policy.name} takes no time steps (input_fn_and_spec): it has no sessions")
         if any(leaf.storage.kind not in "biuf" for _, leaf in leaves(self.policy.spec.state)):
@@ -91,7 +91,7 @@ class Episodes:
         """
         run, inputs = record.run, request.inputs
         if run.policy != self._identity:
-            raise UnknownSession(f"the session was begun with another policy of the name {self.policy.name}")
+            raise UnknownSession(f"the session was started with another policy of the name {self.policy.name}")
         if is_repeated(record, request):
             return record.answer
         step = record.step + 1
@@ -131,13 +131,13 @@ class Episodes:
     def _loaded_version(self, digest: str, version: str, train_step: int) -> LoadedVersion[Any]:
         loaded = self.policy.versions.find(digest)
         if loaded is None and train_step > self.policy.versions.active.version.train_step:
-            raise NotReady(f"version {version}, which the session began with, does not serve here yet")
+            raise NotReady(f"version {version}, which the session started with, does not serve here yet")
         if loaded is None:
-            raise WeightsGone(f"the weights that the session began with (version {version}) are not kept here")
+            raise WeightsGone(f"the weights that the session started with (version {version}) are not kept here")
         return loaded
 
     def state_after(self, result: Result) -> Arrays:
-        """The policy state by the names that `action` takes it by.
+        """Returns the policy state, [rows, …] by the names that `action` takes it by.
 
         Raises:
           DoesNotFit: it is not finite, and such inputs are refused.
@@ -170,7 +170,7 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
     keeps_weights: bool
 
     def after(self, result: Result, codec: Codec) -> Record:
-        """The record that follows, with the answer; raises as `state_after` does."""
+        """Returns the record that follows, with the answer; raises as `state_after` does."""
         run = structs.replace(self.run, retained=result.digest) if self.keeps_weights else self.run
         state = self.episodes.state_after(result)
         ended = None if self.given is None else self.given == LAST
@@ -202,7 +202,7 @@ def is_repeated(record: Record, request: StepRequest) -> bool:
         text = f"the session's last step is {record.step}; the request's is {request.step}"
         raise SessionConflict(text, record.step)
     if inputs.rows != run.rows or inputs.batched is not run.batched:
-        expected = f"{_shape(run.rows, run.batched)}, as the session began with"
+        expected = f"{_shape(run.rows, run.batched)}, as the session started with"
         raise DoesNotFit([Problem("observation", _shape(inputs.rows, inputs.batched), expected)])
     return False
 

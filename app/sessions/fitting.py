@@ -23,7 +23,7 @@ class Fitting:
     state: Mapping[str, Leaf]
 
     def misfit(self, record: Record) -> str:
-        """What is wrong with a record; empty where it fits, or is that of another policy, which is told elsewhere."""
+        """Returns what is wrong with a record; empty where it fits, or is another policy's: `Episodes` refuses that."""
         run = record.run
         if run.policy != self.identity:
             return ""

@@ -1,6 +1,6 @@
 """Sessions in the memory of the one process that answers.
 
-The methods that do not wait are for those who cannot; the others are the same for `SessionStore`.
+The methods that do not wait are for the fast path; the others do the same for `SessionStore`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from app.sessions.store import Key, Limits, Unusable, no_room, too_many_of, too_
 
 
 class _Kept:
-    """A record, its size, who began it, and when it was used last."""
+    """A record, its size, the client that started the session, and when it was used last."""
 
     __slots__ = ("client", "record", "size", "used_at")
 
@@ -115,7 +115,7 @@ class MemoryStore:
         return set(self._retained.get(policy, ()))
 
     def retains(self, policy: str, digest: str) -> bool:
-        """Whether a session keeps this version."""
+        """Returns whether a session keeps this version."""
         return digest in self._retained.get(policy, ())
 
     async def count(self) -> int:

@@ -27,7 +27,7 @@ _MOST_FIRST_BYTES = 2**20
 
 
 class SessionReader:
-    """Reads the requests to the sessions of one policy. `reader`: for what takes a closer look."""
+    """Reads the requests to the sessions of one policy. `reader`: for what the typed decoder does not take."""
 
     def __init__(self, spec: PolicySpec, reader: InputValidator, *, rows_limit: int) -> None:
         self._reader = reader
@@ -35,31 +35,31 @@ class SessionReader:
         self._typed = TypedDecoder(spec, rows_limit=rows_limit, without={STATE}, more=more)
         self._state = {leaf.name for _, leaf in leaves(top_level(spec).get(STATE, ()))}
 
-    def beginning(self, codec: Codec, body: bytes) -> BeginRequest:
-        """A request to begin a session.
+    def read_begin(self, codec: Codec, body: bytes) -> BeginRequest:
+        """Reads a request to start a session.
 
         Raises:
           NotJson: the body is none of the codec's.
-          DoesNotFit: it does not fit; lists every problem of the first kind found.
+          DoesNotFit: the request does not fit; lists every problem of the first kind found.
         """
         fields = self._decoded(codec, body)
         own = _own(fields, BEGIN_FIELDS)
         options = read_options(fields.pop("options", {}))
         return BeginRequest(self._inputs(fields), options, **own)
 
-    def stepping(self, codec: Codec, body: bytes) -> StepRequest:
-        """A request for a step; raises as `beginning` does."""
+    def read_step(self, codec: Codec, body: bytes) -> StepRequest:
+        """Reads a request for a step; raises as `read_begin` does."""
         decoded = self._typed.read_more(body) if codec is JSON and len(body) <= SHORT_BODY_BYTES else None
-        return self._stepping(self._decoded(codec, body)) if decoded is None else _step_of(*decoded)
+        return self._step(self._decoded(codec, body)) if decoded is None else _step_of(*decoded)
 
-    def stepping_at_once(self, codec: Codec, body: bytes) -> StepRequest | None:
-        """The same for a large body; None where it may take more than a few milliseconds to read."""
+    def read_step_at_once(self, codec: Codec, body: bytes) -> StepRequest | None:
+        """Like `read_step`, for a large body; returns None where that may take more than a few milliseconds."""
         if codec is JSON or len(body) > SHORT_BODY_BYTES:
             return None
         fields = decode_tensors(body)
-        return None if fields is None else self._stepping(fields)
+        return None if fields is None else self._step(fields)
 
-    def _stepping(self, fields: dict[str, Any]) -> StepRequest:
+    def _step(self, fields: dict[str, Any]) -> StepRequest:
         own = _own(fields, STEP_FIELDS)
         options = read_options(fields.pop("options", {}))
         return _step_of(self._inputs(fields), options, own)

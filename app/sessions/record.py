@@ -14,7 +14,7 @@ from app.wire.tensors import Array
 _OVERHEAD_BYTES = 1200
 _BYTES_PER_ARRAY = 150
 
-# NumPy evaluates names of dtypes, and a size of -1: what is read was written by whoever can write to the store.
+# NumPy evaluates names of dtypes, and a size of -1: any program may have written what is read.
 _NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 _DTYPES = {dtype.str: dtype for dtype in map(np.dtype, _NAMES.split())}
 _MOST_DIMENSIONS = 32
@@ -29,11 +29,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What stays the same from the beginning of a session to its end.
+    """What stays the same from the start of a session to its end.
 
-    `policy` tells policies of other inputs apart, which may have had the same name before. `incarnation`: another
-    one for each beginning, so that with the step it tells all records of an id apart. `retained`: the digest of the
-    weights that it began with and keeps; None where it follows every swap.
+    `policy` differs for policies of other inputs, which may have had the same name before. `incarnation`: another
+    one for each start, so that with the step it differs for all records of an id. `retained`: the digest of the
+    weights that it started with and keeps; None where it follows every swap.
     """
 
     policy: str

@@ -4,11 +4,11 @@
     <prefix>open                     sorted set: every session, by the time at which it will be forgotten
     <prefix>retained:{policy}           set: the digests that sessions keep
     <prefix>retained:{policy}/{digest}  sorted set: the sessions that keep it, by the same time
-    <prefix>client:{client}          sorted set: the sessions that it has begun, by the same time
+    <prefix>client:{client}          sorted set: the sessions that it has started, by the same time
 
 Nothing is counted up and down: what a server that was killed has left there goes with its time.
 
-Each method is one script, which Redis runs as one step. `token` tells all records of an id apart.
+Each method is one script, which Redis runs as one step. `token` differs for all records of an id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PATIENCE_S = 5.0
 # Of each worker; requests beyond them wait for one.
 _CONNECTIONS = 64
 
-# KEYS: record, open, retained, and with what the names of clients' sets begin. ARGV[1]: key of the session,
+# KEYS: record, open, retained, and with what the names of clients' sets start. ARGV[1]: key of the session,
 # [2]: milliseconds until it is forgotten.
 _COMMON = """
 local time = redis.call('TIME')
@@ -67,7 +67,7 @@ local function drop()
   redis.call('ZREM', KEYS[2], ARGV[1])
 end
 """
-# ARGV[3]: most bytes. Anything that no server has written there is dropped: nobody could begin in its place.
+# ARGV[3]: most bytes. Anything that no server has written there is dropped: no session could start in its place.
 _GET = """
 if redis.call('TYPE', KEYS[1]).ok == 'none' then return {} end
 local size = redis.pcall('HSTRLEN', KEYS[1], 'data')
@@ -218,7 +218,7 @@ class RedisStore:
         await self._redis.aclose()
 
     async def _begin(self, key: Key, client: str, *record: str | bytes) -> bool:
-        """`record`: the token of the one before, its own, its run, what it holds, and its data."""
+        """`record`: the token of the one before, its own, its run, the weights that it retains, and its data."""
         limits = self._limits
         most = (limits.sessions, limits.retained_versions, client, limits.per_client)
         said = await self._run("begin", key, *record, *most)

@@ -1,4 +1,4 @@
-"""Sessions: what is asked of them, by what they were, and what is kept of the answer."""
+"""Sessions: a request and the record before it → the answer, and the record that is stored."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from app.settings import variable
 from app.wire.codecs import Codec, reader_of
 
 log = logging.getLogger("policy_server.sessions")
-# How often idle sessions, and versions that nobody keeps any more, are looked for.
+# How often idle sessions, and versions that nobody keeps any more, are searched for.
 TIDY_S = 0.5
 # So long may a store take beside the policy, all accesses of one request together.
 _STORE_S = 1.0
-# To begin in the place of a session that its old run still steps.
+# To start in the place of a session that its old run still steps.
 _MOST_TRIES = 100
 
 
 class Sessions:
-    """Those of every policy. `store`: None where there is nothing that all workers share."""
+    """The sessions of every policy. `store`: None where there is nothing that all workers share."""
 
     def __init__(self, service: Service, store: SessionStore | None, *, rows_limit: int) -> None:
         self._service = service
@@ -47,27 +47,27 @@ class Sessions:
             self.add(policy)
         if store is not None:
             store.check_by(self._unusable)
-        self._beginning: Counter[str] = Counter()
+        self._starting: Counter[str] = Counter()
         self._unneeded: dict[str, set[str]] = {}
 
     def add(self, policy: Policy) -> None:
-        """It is open from now on."""
+        """Opens the sessions of a policy."""
         self._episodes[policy.name] = Episodes(policy, self._service.parser, rows_limit=self._rows_limit)
 
     async def begin(
         self, policy: Policy, reads: Codec, writes: Codec, body: bytes, client: str = ""
     ) -> tuple[str, Answer]:
-        """Begins a session: its id, and the answer to its first observation. `client`: see `SessionStore.begin`.
+        """Starts a session; returns its id, and its first answer. `client`: see `SessionStore.begin`.
 
         Raises:
           NotJson, DoesNotFit: see `SessionReader`.
-          SessionConflict: the run's session is further already, or another one has begun meanwhile.
+          SessionConflict: the run's session is further already, or another one has started meanwhile.
           Overloaded: as many sessions as may be.
           Unsupported: the policy has no sessions, or not by these options.
           NotReady: the store cannot be reached.
         """
         store, episodes = self._open(policy)
-        request = await self._service.read_body(body, partial(episodes.reader.beginning, reads))
+        request = await self._service.read_body(body, partial(episodes.reader.read_begin, reads))
         key = Key(policy.name, request.id or secrets.token_hex(16))
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
@@ -76,27 +76,27 @@ class Sessions:
             keeps = request.weights == "episode"
             await store.check_room(key, policy.versions.active.version.digest if keeps else None, client)
             step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
-            with self._one_begins(policy.name, keeps):
+            with self._one_starts(policy.name, keeps):
                 record = await self._after(step, await self._service.answered(step.pending), writes)
-                newest = await _begun(store, key, before, record, client)
+                newest = await _stored_first(store, key, before, record, client)
         if newest is record:
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
-            raise SessionConflict("another run has begun it at the same time", newest.step)
+            raise SessionConflict("another run has started it at the same time", newest.step)
         return key.id, _again(newest, writes)
 
     async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
         """Answers the next observation of a session.
 
         Raises:
-          UnknownSession: there is none.
+          UnknownSession: there is no such session.
           SessionConflict, DoesNotFit, WeightsGone, Unsupported: see `Episodes.step`.
           NotReady: the store cannot be reached.
         """
         store, episodes = self._open(policy)
         reader = episodes.reader
         request = await self._service.read_body(
-            body, partial(reader.stepping, reads), partial(reader.stepping_at_once, reads)
+            body, partial(reader.read_step, reads), partial(reader.read_step_at_once, reads)
         )
         if isinstance(store, MemoryStore):
             return await self._in_memory(self.step_of(policy, id_, writes, request), writes)
@@ -112,7 +112,7 @@ class Sessions:
             return _in(writes, _winner(await store.get(key), key, before, request))
 
     async def _in_memory(self, step: MemoryStep | Answer, writes: Codec) -> Answer:
-        """What the fast path does with a step, for those who can wait."""
+        """Does with a step what the fast path does, where the caller can wait."""
         if isinstance(step, Answer):
             return step
         result = await self._service.answered(step)
@@ -121,20 +121,20 @@ class Sessions:
         return Answer(writes.media_type, step.answer(result, writes))
 
     def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> MemoryStep | Answer:
-        """The same where sessions are in memory: a request that keeps the record when it is answered."""
+        """Like `step` where sessions are in memory: a pending request that stores the record when it is answered."""
         _, episodes = self._open(policy)
-        return self.step_of(policy, id_, writes, episodes.reader.stepping(reads, body))
+        return self.step_of(policy, id_, writes, episodes.reader.read_step(reads, body))
 
     def stepping_at_once(self, policy: Policy, reads: Codec, body: bytes) -> StepRequest | None:
-        """What a large body says, where it takes a few milliseconds to read; None where it may take longer."""
-        return self._open(policy)[1].reader.stepping_at_once(reads, body)
+        """Reads a large body where that takes a few milliseconds; returns None where it may take longer."""
+        return self._open(policy)[1].reader.read_step_at_once(reads, body)
 
     def stepping(self, policy: Policy, reads: Codec, body: bytes) -> StepRequest:
-        """What a body says; for a thread of its own where it is large."""
-        return self._open(policy)[1].reader.stepping(reads, body)
+        """Reads the body of a step; in a thread of its own where it is large."""
+        return self._open(policy)[1].reader.read_step(reads, body)
 
     def step_of(self, policy: Policy, id_: str, writes: Codec, request: StepRequest) -> MemoryStep | Answer:
-        """The request to the policy, of a step whose body was read."""
+        """Returns the request to the policy, of a step whose body was read."""
         store, episodes = self._open(policy)
         assert isinstance(store, MemoryStore)
         key = Key(policy.name, id_)
@@ -146,11 +146,11 @@ class Sessions:
 
     @property
     def can_step_at_once(self) -> bool:
-        """Whether `step_at_once` may be asked."""
+        """Whether sessions are in memory, so that `step_at_once` may be called."""
         return isinstance(self._store, MemoryStore)
 
     async def describe(self, policy: Policy, id_: str) -> dict[str, Any]:
-        """What is kept of a session, for a person; raises UnknownSession."""
+        """Returns what is stored of a session, for a person; raises UnknownSession."""
         store, _ = self._open(policy)
         key = Key(policy.name, id_)
         record = _known(await store.get(key), key)
@@ -165,11 +165,11 @@ class Sessions:
         }
 
     async def end(self, policy: Policy, id_: str, run_id: str | None) -> None:
-        """Forgets a session, or only that run of it.
+        """Ends a session, or only that run of it.
 
         Raises:
-          UnknownSession: there is none.
-          SessionConflict: it is another run's.
+          UnknownSession: there is no such session.
+          SessionConflict: the session is another run's.
         """
         store, _ = self._open(policy)
         key = Key(policy.name, id_)
@@ -188,10 +188,10 @@ class Sessions:
         return reason
 
     def retains(self, policy: str, digest: str) -> bool:
-        """Whether a session may keep this version: with a store that others share, any."""
+        """Returns whether a session may keep this version: with a store that others share, any."""
         if self._store is None:
             return False
-        if not isinstance(self._store, MemoryStore) or self._beginning[policy]:
+        if not isinstance(self._store, MemoryStore) or self._starting[policy]:
             return True
         return self._store.retains(policy, digest)
 
@@ -208,7 +208,7 @@ class Sessions:
             for digest in needed:
                 policy.versions.find(digest)
             unneeded = retained - needed
-            if self._beginning[policy.name]:  # one of them may be what this session will retain
+            if self._starting[policy.name]:  # one of them may be what this session will retain
                 unneeded = set()
             for digest in unneeded & self._unneeded.get(policy.name, set()):
                 policy.versions.forget(digest)
@@ -216,7 +216,7 @@ class Sessions:
         return await self._store.count()
 
     async def close(self) -> None:
-        """Nothing is asked any more."""
+        """Closes the store."""
         if self._store is not None:
             await self._store.close()
 
@@ -244,13 +244,13 @@ class Sessions:
             raise DeadlinePassed("no answer before the deadline; the step may have been done all the same") from None
 
     @contextmanager
-    def _one_begins(self, policy: str, keeps: bool) -> Iterator[None]:
+    def _one_starts(self, policy: str, keeps: bool) -> Iterator[None]:
         """Within, no version of the policy is given up: the session may keep the one that answers it."""
-        self._beginning[policy] += keeps
+        self._starting[policy] += keeps
         try:
             yield
         finally:
-            self._beginning[policy] -= keeps
+            self._starting[policy] -= keeps
 
 
 class MemoryStep:
@@ -273,26 +273,26 @@ class MemoryStep:
         return self._step.pending.numbers
 
     def written(self, result: Result, codec: Codec) -> tuple[Record, Codec]:
-        """The record that follows, with the answer."""
+        """Returns the record that follows, with the answer."""
         return self._step.after(result, codec), codec
 
     def kept(self, written: tuple[Record, Codec]) -> bytes:
-        """The body of the answer, which is kept with the session."""
+        """Stores the record, and returns the body of the answer."""
         (after, codec), before = written, self._before
         if self._store.put(self._key, before, after):
             return after.answer.body
         return _in(codec, _winner(self._store.find(self._key), self._key, before, self._request)).body
 
     def answer(self, result: Result, codec: Codec) -> bytes:
-        """Both, one after the other."""
+        """Writes and stores, and returns the body of the answer."""
         return self.kept(self.written(result, codec))
 
 
 class LargeMemoryStep(MemoryStep):
-    """One whose answer takes long to write."""
+    """A step whose answer takes long to write."""
 
 
-async def _begun(store: SessionStore, key: Key, before: Record | None, record: Record, client: str) -> Record:
+async def _stored_first(store: SessionStore, key: Key, before: Record | None, record: Record, client: str) -> Record:
     """Puts the first record of a session in the place of `before`, or of what that has become; returns the newest."""
     for _ in range(_MOST_TRIES):
         if await store.begin(key, before, record, client):
@@ -314,10 +314,10 @@ def _known(record: Record | None, key: Key) -> Record:
 
 
 def _again(record: Record, writes: Codec) -> Answer:
-    """The answer to a beginning that is asked for once more."""
+    """The answer to a request to start that is sent once more."""
     if record.step == 0:
         return _in(writes, record.answer)
-    raise SessionConflict(f"this run has begun the session already, and its last step is {record.step}", record.step)
+    raise SessionConflict(f"this run has started the session already, and its last step is {record.step}", record.step)
 
 
 def _winner(now: Record | None, key: Key, before: Record, request: StepRequest) -> Answer:

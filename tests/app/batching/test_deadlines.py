@@ -33,7 +33,7 @@ async def test_held_job_past_its_deadline_is_never_computed():
         assert harness.engine.calls == [1]
 
 
-async def test_deadline_of_a_job_whose_batch_runs_is_told_while_it_runs():
+async def test_deadline_of_a_job_whose_batch_runs_passes_while_it_runs():
     async with open_harness() as harness:
         harness.engine.go_on.clear()
         running, waiting = harness.submit(1, timeout=0.01), harness.submit(2, function="distribution", timeout=0.02)
@@ -45,25 +45,25 @@ async def test_deadline_of_a_job_whose_batch_runs_is_told_while_it_runs():
         assert harness.engine.functions == ["action", "action"]
 
 
-async def test_deadline_of_a_held_job_is_told_while_it_is_held():
+async def test_deadline_of_a_paused_job_passes_in_the_pause():
     async with open_harness() as harness:
         later = harness.submit(1, timeout=60)
         await later
         await harness.batcher.pause(Pause.WAIT)
-        patient, impatient = harness.submit(1, timeout=60), harness.submit(2, timeout=0.01)
+        long, short = harness.submit(1, timeout=60), harness.submit(2, timeout=0.01)
         with pytest.raises(DeadlinePassed, match="policy p is paused"):
-            await impatient
+            await short
         harness.batcher.resume()
-        assert answers(await patient) == [1]
+        assert answers(await long) == [1]
 
 
 async def test_deadlines_that_are_due_at_once_among_later_ones():
     async with open_harness() as harness:
         await harness.batcher.pause(Pause.WAIT)
-        patient = harness.submit(1, timeout=60)
+        long = harness.submit(1, timeout=60)
         hasty = [harness.submit(value, timeout=timeout) for value in range(20) for timeout in (0.0, 0.001, -1.0)]
         for job in hasty:
             with pytest.raises(DeadlinePassed):
                 await job
         harness.batcher.resume()
-        assert answers(await patient) == [1]
+        assert answers(await long) == [1]

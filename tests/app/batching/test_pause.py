@@ -112,7 +112,7 @@ async def test_rejecting_twice_keeps_what_was_accepted():
         assert [answers(job.result()) for job in (running, waiting)] == [[1], [2]]
 
 
-async def test_pause_overtaken_by_resume_tells_so():
+async def test_pause_overtaken_by_resume_says_so():
     async with open_harness() as harness:
         harness.engine.go_on.clear()
         running = harness.submit(1)
@@ -159,7 +159,7 @@ async def test_stopping_refuses_what_is_held_and_holds_nothing_more():
     async with open_harness() as harness:
         await harness.batcher.pause(Pause.WAIT)
         held = harness.submit(1)
-        harness.batcher.stop_holding()
+        harness.batcher.refuse_paused()
         for refused in (held, asyncio.create_task(harness.batcher.pause(Pause.WAIT))):
             with pytest.raises(NotReady, match="stopping"):
                 await refused
@@ -175,7 +175,7 @@ async def test_stopping_finishes_what_a_rejecting_pause_had_accepted():
         jobs.append(harness.submit(2))
         pause = asyncio.create_task(harness.batcher.pause(Pause.REJECT))
         await settled()
-        harness.batcher.stop_holding()
+        harness.batcher.refuse_paused()
         harness.engine.go_on.set()
         await pause
         assert [answers(job.result()) for job in jobs] == [[1], [2]]
@@ -183,7 +183,7 @@ async def test_stopping_finishes_what_a_rejecting_pause_had_accepted():
 
 async def test_stopping_holds_up_nobody_who_is_not_paused():
     async with open_harness() as harness:
-        harness.batcher.stop_holding()
+        harness.batcher.refuse_paused()
         assert answers(await harness.submit(1)) == [1]
 
 

@@ -1,4 +1,4 @@
-"""Answers by template are byte for byte what the patient encoder makes of the same structure."""
+"""Answers by template are byte for byte what the plain encoder makes of the same structure."""
 
 import ml_dtypes
 import msgspec
@@ -58,14 +58,14 @@ def test_version_stands_at_the_end() -> None:
     )
 
 
-def test_initial_state_tells_no_version() -> None:
+def test_initial_state_names_no_version() -> None:
     template = initial_state_template(policy_spec(state=LSTM_STATE))
     outputs = {"0": np.zeros((1, 3), np.float32), "1": np.ones((1, 3), np.float32)}
     assert template.json(result(**outputs), False) == b'{"policy_state":[[0.0,0.0,0.0],[1.0,1.0,1.0]]}'
     assert initial_state_template(policy_spec()).json(result(), False) == b'{"policy_state":[]}'
 
 
-def test_action_tells_state_and_log_probability_where_there_are_any() -> None:
+def test_action_has_state_and_log_probability_where_there_are_any() -> None:
     spec = policy_spec(state=LSTM_STATE)
     outputs = {
         "action": np.array([1, 0]),
@@ -119,7 +119,7 @@ def test_there_is_a_form_for_every_function_that_a_policy_has() -> None:
 
 
 def test_a_single_string_is_text_in_every_codec() -> None:
-    template = ResponseTemplate(lambda value: {"action": value("action")}, tells_version=False)
+    template = ResponseTemplate(lambda value: {"action": value("action")}, with_version=False)
     up = result(action=np.array([b"up"], object))
     assert template.json(up, False) == b'{"action":"up"}'
     assert msgspec.msgpack.decode(MSGPACK.encode(template.structure(up, False))) == {"action": "up"}

@@ -1,12 +1,16 @@
 import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.batching.rule import Pause
-from app.errors import DeadlinePassed
+from app.errors import DeadlinePassed, NotReady, UnknownPolicy
 from app.inference.service import Service
+from app.wire.limits import LEAST_BYTES
+
+pytestmark = pytest.mark.anyio
 
 
 class BusyWorkers:
@@ -16,9 +20,71 @@ class BusyWorkers:
         await asyncio.Event().wait()
 
 
-def test_pause_does_not_wait_for_ever():
-    policy: Any = SimpleNamespace(name="p", manager=BusyWorkers())
+def named(name: str, **parts: Any) -> Any:
+    return SimpleNamespace(name=name, **parts)
+
+
+async def test_pause_does_not_wait_for_ever() -> None:
+    policy = named("p", manager=BusyWorkers())
     service = Service(["p"], deadline_ms=10, rows_limit=1)
     service.add(policy)
     with pytest.raises(DeadlinePassed, match="policy p still runs a batch after 10 ms"):
-        asyncio.run(service.pause(policy, Pause.WAIT))
+        await service.pause(policy, Pause.WAIT)
+
+
+async def test_policies_are_found_by_name_and_the_first_is_the_default() -> None:
+    service = Service(["b", "a"], deadline_ms=10, rows_limit=1)
+    a, b = named("a"), named("b")
+    service.add(a)
+    assert (service.policies, service.failed, service.default) == ([a], ["b"], "b")
+    service.add(b)
+    assert service.policies == [b, a]
+    assert service.policy(None) is b
+    assert service.policy("a") is a
+    with pytest.raises(UnknownPolicy, match="there are: b, a"):
+        service.policy("c")
+
+
+async def test_policy_that_cannot_be_opened_says_why_until_it_is() -> None:
+    service = Service(["p"], deadline_ms=10, rows_limit=1)
+    with pytest.raises(NotReady, match="it has not been tried yet"):
+        service.policy("p")
+    service.fail({"p": "no policy.json"})
+    with pytest.raises(NotReady, match=r"cannot be opened: no policy\.json"):
+        service.policy("p")
+    assert service.describe_all()[0]["reason"] == "no policy.json"
+    service.add(named("p"))
+    assert service.policy("p").name == "p"
+    assert service.failed == []
+
+
+@pytest.mark.parametrize(
+    ("size", "quickly", "reader", "elsewhere"),
+    [
+        (LEAST_BYTES, True, "read", False),
+        (LEAST_BYTES + 1, True, "at_once", False),
+        (LEAST_BYTES + 1, False, "large", True),
+    ],
+)
+async def test_bodies_are_read_where_their_size_says(size: int, quickly: bool, reader: str, elsewhere: bool) -> None:
+    calls: list[tuple[str, bool]] = []
+
+    def reads(name: str, answer: str | None) -> Any:
+        def read(body: bytes) -> str | None:
+            assert len(body) == size
+            calls.append((name, threading.current_thread() is not threading.main_thread()))
+            return answer
+
+        return read
+
+    service = Service(["p"], deadline_ms=10, rows_limit=1)
+    at_once = reads("at_once", "at_once" if quickly else None)
+    found = await service.read_body(bytes(size), reads("read", "read"), at_once, reads("large", "large"))
+    assert found == reader
+    assert calls[-1] == (reader, elsewhere)
+
+
+async def test_large_body_without_another_reader_is_read_by_the_usual_one_elsewhere() -> None:
+    service = Service(["p"], deadline_ms=10, rows_limit=1)
+    thread = await service.read_body(bytes(LEAST_BYTES + 1), lambda _: threading.current_thread())
+    assert thread is not threading.main_thread()

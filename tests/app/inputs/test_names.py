@@ -42,7 +42,7 @@ def test_a_field_named_options_is_reached_beside_the_options(name: str) -> None:
     assert inputs.arrays["speed"].tolist() == [2]
 
 
-def test_who_sends_it_as_options_is_told_its_name() -> None:
+def test_refusal_of_it_as_options_says_its_name() -> None:
     spec = custom_spec({"options": number("options"), "speed": number("speed")})
     reader = reader_of(spec)
     with pytest.raises(DoesNotFit, match="own field of that name is 0/options"):

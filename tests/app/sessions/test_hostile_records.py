@@ -8,16 +8,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from msgspec import structs
 
 from app.errors import Overloaded
-from app.sessions.fitting import Fitting
-from app.sessions.record import Answer, Record, Run
 from app.sessions.redis_store import PREFIX, RedisStore
 from app.sessions.store import Key
-from saver.artifact import Leaf
-from tests.app.sessions.test_stores import LIMITS, record
 from tests.support.redis_server import redis_running
+from tests.support.session_records import LIMITS, record
+
+pytestmark = pytest.mark.anyio
 
 KEY = Key("p", "a")
 GOOD = record().to_bytes()
@@ -67,10 +65,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place(url: str, data: bytes) -> None:
+async def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place(url: str, data: bytes) -> None:
     found = []
 
-    async def test() -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         store.check_by(lambda key, read, reason: found.append((key, read)) or reason)
@@ -80,14 +78,12 @@ def test_record_that_cannot_be_read_is_none_and_a_session_can_begin_in_its_place
         assert await store.begin(KEY, None, record())
         assert await store.get(KEY) is not None
         await store.close()
-
-    asyncio.run(asyncio.wait_for(test(), 10))
     assert found[0] == (KEY, None)
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "without data", "token of another"])
-def test_what_is_no_record_at_all_is_none_too(url: str, kind: str) -> None:
-    async def test() -> None:
+async def test_what_is_no_record_at_all_is_none_too(url: str, kind: str) -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         name = f"{PREFIX}record:p/a"
@@ -104,11 +100,9 @@ def test_what_is_no_record_at_all_is_none_too(url: str, kind: str) -> None:
         assert await store.begin(KEY, None, record())
         await store.close()
 
-    asyncio.run(asyncio.wait_for(test(), 10))
 
-
-def test_good_record_that_has_come_in_the_place_of_a_bad_one_stays(url: str) -> None:
-    async def test() -> None:
+async def test_good_record_that_has_come_in_the_place_of_a_bad_one_stays(url: str) -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         assert await store.begin(KEY, None, record())
@@ -116,11 +110,9 @@ def test_good_record_that_has_come_in_the_place_of_a_bad_one_stays(url: str) -> 
         assert await store.get(KEY) is not None
         await store.close()
 
-    asyncio.run(asyncio.wait_for(test(), 10))
 
-
-def test_record_larger_than_all_may_be_is_not_written(url: str) -> None:
-    async def test() -> None:
+async def test_record_larger_than_all_may_be_is_not_written(url: str) -> None:
+    async with asyncio.timeout(10):
         store = RedisStore(url, LIMITS)
         await store._redis.flushdb()
         large = record(step=1, size=LIMITS.size_bytes // 4)
@@ -130,56 +122,3 @@ def test_record_larger_than_all_may_be_is_not_written(url: str) -> None:
         with pytest.raises(Overloaded, match="bytes"):
             await store.follow(KEY, record(), large)
         await store.close()
-
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
-FITTING = Fitting("identity", {"h": Leaf("h", "float32", (3,)), "n": Leaf("n", "int64", ())})
-
-
-def fitting_record(**fields: Any) -> Record:
-    state = {"h": np.zeros((2, 3), np.float32), "n": np.zeros(2, np.int64)}
-    run = Run("identity", "b", "r", 2, True, None, None, False)
-    answer = Answer("application/json", b"{}")
-    return structs.replace(Record(run, 1, state, None, "v", 7, answer), **fields)
-
-
-def state(**arrays: np.ndarray) -> dict[str, np.ndarray]:
-    return fitting_record().state | arrays
-
-
-def run(**fields: Any) -> Run:
-    return structs.replace(fitting_record().run, **fields)
-
-
-MISFITS = {
-    "another width": {"state": state(h=np.zeros((2, 4), np.float32))},
-    "more rows": {"state": state(h=np.zeros((3, 3), np.float32))},
-    "no rows": {"state": state(n=np.zeros((), np.int64))},
-    "another dtype": {"state": state(h=np.zeros((2, 3), np.float64))},
-    "NaN": {"state": state(h=np.full((2, 3), np.nan, np.float32))},
-    "infinite": {"state": state(h=np.full((2, 3), -np.inf, np.float32))},
-    "a part too few": {"state": {"h": np.zeros((2, 3), np.float32)}},
-    "a part too many": {"state": state(x=np.zeros(2, np.int64))},
-    "ended of other rows": {"ended": np.zeros(3, bool)},
-    "ended of numbers": {"ended": np.zeros(2, np.int32)},
-    "a negative step": {"step": -1},
-    "a step beyond all": {"step": 2**63},
-    "negative rows": {"run": run(rows=-2)},
-    "one value of two rows": {"run": run(batched=False)},
-    "a seed beyond all": {"run": run(seed=2**64 - 1)},
-    "an answer of another kind": {"answer": Answer("text/html\r\nx: y", b"<script>")},
-}
-
-
-@pytest.mark.parametrize("fields", MISFITS.values(), ids=MISFITS)
-def test_record_that_does_not_fit_the_policy_is_found_out(fields: dict[str, Any]) -> None:
-    assert FITTING.misfit(fitting_record(**fields))
-
-
-def test_record_that_fits_passes_and_that_of_another_policy_is_not_judged() -> None:
-    assert FITTING.misfit(fitting_record()) == ""
-    assert FITTING.misfit(fitting_record(ended=np.ones(2, bool), answer=Answer("application/msgpack", b"\x80"))) == ""
-    assert FITTING.misfit(fitting_record(run=run(policy="other", rows=-1))) == ""
-    of_any_size = Fitting("identity", {"h": Leaf("h", "float32", (None,)), "n": Leaf("n", "int64", ())})
-    assert of_any_size.misfit(fitting_record()) == ""

@@ -80,7 +80,7 @@ def test_no_client_can_take_all_sessions(exports: Path, warm: tuple[str, str], s
         greedy = [begin(f"2001:db8:0:1::{number}", rows=3) for number in range(3)]
         assert [answer.status_code for answer in greedy] == [201, 201, 429]
         refused = problem(greedy[2], 429)
-        assert "2 sessions that were begun from 2001:db8:0:1::/64" in refused["detail"]
+        assert "2 sessions that were started from 2001:db8:0:1::/64" in refused["detail"]
         assert greedy[2].headers["retry-after"]
         assert [begin("192.0.2.7").status_code for _ in range(3)] == [201, 201, 429]
         # The claim of a client that is no proxy does not count beside what the proxy says.
