@@ -16,7 +16,7 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
 def decoder_of(request: Request) -> Decoder | None:
-    """What decodes the body of a request; None where it is not encoded.
+    """Returns the decoder of a request's body; None where it is not encoded.
 
     Raises:
       UnknownEncoding: nothing does.
@@ -37,10 +37,10 @@ class Decoder:
         self._encoding = encoding
         self._is_gzip = encoding != "deflate"
         self._stream = zlib.decompressobj(_GZIP if self._is_gzip else _ZLIB)
-        self._began = False
+        self._started = False
 
     def pieces(self, part: bytes) -> Iterator[bytes]:
-        """The bytes that a part of the body stands for, at most `PIECE_BYTES` at a time (there may be none in it).
+        """Yields the bytes that a part of the body stands for, none or at most `PIECE_BYTES` at a time.
 
         Raises:
           NotDecodable: it is not in the encoding.
@@ -54,7 +54,7 @@ class Decoder:
             part = self._stream.unconsumed_tail or self._stream.unused_data
 
     def check_end(self) -> None:
-        """The body has ended.
+        """Checks that the body ended where it should.
 
         Raises:
           NotDecodable: its encoding has not.
@@ -63,11 +63,11 @@ class Decoder:
             raise NotDecodable(f"the body ends before its {self._encoding} stream does")
 
     def _decompressed(self, part: bytes) -> bytes:
-        began, self._began = self._began, True
+        started, self._started = self._started, True
         try:
             return self._stream.decompress(part, PIECE_BYTES)
         except zlib.error as error:
-            if not began and not self._is_gzip:
+            if not started and not self._is_gzip:
                 self._stream = zlib.decompressobj(_RAW)
                 return self._decompressed(part)
             raise NotDecodable(f"the body is not {self._encoding}: {error}") from None

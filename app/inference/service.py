@@ -9,10 +9,9 @@ from typing import Any
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, LargeRequest, PendingRequest, RequestParser
+from app.inference.request import InferenceRequest, PendingRequest, RequestParser
 from app.offload import Offload
 from app.wire.codecs import Codec
-from app.wire.limits import SMALL_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 
@@ -72,25 +71,6 @@ class Service:
     def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
         """The inference request in the body of a data route; raises as the methods of `RequestParser` do."""
         return self.parser.readers[route](policy, codec, body)
-
-    async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """The same for a body of any size: a large one is read in another thread.
-
-        Raises:
-          Overloaded: too many large bodies wait to be read.
-        """
-        if len(body) <= SMALL_BYTES:
-            return self.read(policy, route, codec, body)
-        found = self.parser.at_once(policy, route, codec, body)
-        if found is not None:
-            return found
-        return await self.offload.run(len(body), self.parser.large, policy, route, codec, body)
-
-    async def written(self, pending: PendingRequest, result: Result, codec: Codec) -> bytes:
-        """The body of the answer; a large one is written in another thread."""
-        if not isinstance(pending, LargeRequest):
-            return pending.answer(result, codec)
-        return pending.kept(await self.write_elsewhere(pending, result, codec))
 
     async def write_elsewhere(self, pending: PendingRequest, result: Result, codec: Codec) -> Any:
         """What `pending.kept` makes the answer of."""
