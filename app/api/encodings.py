@@ -13,6 +13,8 @@ from app.errors import NotDecodable, UnknownEncoding
 PIECE_BYTES = 256 * 1024
 _ACCEPTED = "gzip, deflate"
 _GZIP, _ZLIB, _RAW = 31, 15, -15
+# The header of a stream of zlib's (RFC 1950): only with both bytes can it be distinguished from a bare one.
+_HEADER_BYTES = 2
 
 
 def decoder_of(request: Request) -> Decoder | None:
@@ -38,6 +40,7 @@ class Decoder:
         self._is_gzip = encoding != "deflate"
         self._stream = zlib.decompressobj(_GZIP if self._is_gzip else _ZLIB)
         self._started = False
+        self._first = b""
 
     def pieces(self, part: bytes) -> Iterator[bytes]:
         """Yields the bytes that a part of the body stands for, none or at most `PIECE_BYTES` at a time.
@@ -45,6 +48,11 @@ class Decoder:
         Raises:
           NotDecodable: it is not in the encoding.
         """
+        if not self._started:
+            part = self._first + part
+            if len(part) < _HEADER_BYTES:
+                self._first = part
+                return
         while part:
             if self._stream.eof:
                 if not self._is_gzip:
