@@ -1,14 +1,12 @@
 """A worker that stops: what has arrived by then is read and answered, and so is who has not been accepted yet."""
 
 import asyncio
-import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from app.sockets import accept_waiting, admit_nobody
 from tests.app.api.test_protocol import REQUEST, Submitted
 from tests.app.api.test_protocol import connected as connected_to
 from tests.support.worker_in_process import Running, running
@@ -157,32 +155,3 @@ async def test_who_has_gone_before_it_was_accepted_stops_no_stop(worker: Running
         await asyncio.sleep(0.001)
     await check_answers(stays[0], 1)
     await asyncio.wait_for(stopping, 30)
-
-
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_nobody_is_admitted_any_more_and_who_was_stays(family: int, host: str) -> None:
-    with socket.socket(family) as listener:
-        try:
-            listener.bind((host, 0))
-        except OSError:
-            pytest.skip("no IPv6 here")
-        listener.listen(50)
-        address = listener.getsockname()[:2]
-        with contextlib.ExitStack() as stack:
-            early = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(5)]
-            for client in early:
-                client.sendall(b"early")
-            admit_nobody(listener)
-            with socket.socket(family) as late:
-                late.settimeout(0.2)
-                with pytest.raises(TimeoutError):
-                    late.connect(address)
-            accepted = [stack.enter_context(connection) for connection in accept_waiting(listener)]
-            assert [connection.recv(10) for connection in accepted] == [b"early"] * 5
-            listener.close()
-            for connection, client in zip(accepted, early, strict=True):
-                connection.sendall(b"answer")
-                client.sendall(b"more")
-                assert (client.recv(10), connection.recv(10)) == (b"answer", b"more")
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(address, 30)
