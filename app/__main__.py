@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # paths and names may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="replace")  # paths and names may contain what a terminal cannot show
     parsed = _parsed(arguments)
     return _inspect(parsed.folder) if parsed.command == "inspect" else _start(parsed)
 
@@ -120,7 +120,7 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
 
 
 def _calm_tensorflow() -> None:
-    """Before it is imported: its own messages are not for the operator, and policies need Keras 2."""
+    """Sets what TensorFlow reads at its import: no messages of its own, and Keras 2, which policies need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
@@ -172,7 +172,7 @@ def _announce(settings: Settings, listener: socket.socket, openings: Openings) -
 
 
 def _body_limits(settings: Settings, managers: Mapping[str, Manager]) -> str:
-    """The limits in MiB, as text; one for each policy where they differ, and one for msgpack where that differs."""
+    """Returns the limits in MiB, as text; one a policy where they differ, and one for msgpack where that differs."""
     from app.wire.limits import largest_bodies
 
     given, limits = settings.body_limit_bytes, {}

@@ -12,7 +12,7 @@
     │   ├── UnknownVersion
     │   ├── UnknownSession
     │   ├── SessionConflict       not the next step of the session, or another run's
-    │   ├── WeightsGone           those that an episode began with
+    │   ├── WeightsGone           those that an episode started with
     │   ├── SwapRefused           a checkpoint that may not serve
     │   ├── TooOld                no weights as new as `min_train_step` asks
     │   ├── RequestTimeout        the client stopped in the middle of its request
@@ -25,14 +25,14 @@
     │   ├── Overloaded            the queue is full, or there is no room for a session
     │   ├── Unsupported           this policy cannot do that
     │   ├── NotReady              no weights yet, paused, shutting down, or the sessions' store cannot be used
-    │   ├── ClientGone            nobody is there to be answered
+    │   ├── ClientGone            the client has closed its connection
     │   └── DeadlinePassed
     └── Fault                     our cause
         ├── EngineFailed          the compiled policy raised
         ├── LinkLost              another process of this server is gone
         └── UnusablePolicy        a folder given at start is no policy that can be served
 
-`app/api/problems.py` holds the one table from here to HTTP statuses.
+`app/api/problems.py` has the one table from here to HTTP statuses.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SessionConflict(Refusal):
 
 
 class WeightsGone(Refusal):
-    """Those that an episode began with are not kept here."""
+    """The weights that an episode started with are not kept here."""
 
 
 class SwapRefused(Refusal):
@@ -195,7 +195,7 @@ class NotReady(Refusal):
 
 
 class ClientGone(Refusal):
-    """Nobody is there to be answered."""
+    """The client has closed its connection: no answer can reach it."""
 
 
 class DeadlinePassed(Refusal):
@@ -203,7 +203,7 @@ class DeadlinePassed(Refusal):
 
 
 class Fault(PolicyServerError):
-    """Our cause."""
+    """The server's cause."""
 
 
 class EngineFailed(Fault):
@@ -223,18 +223,18 @@ _PASSING = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
     | {errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EACCES}
 )
-# TensorFlow tells the system's errors by classes of its own, some only in the text.
+# TensorFlow raises the system's errors as classes of its own, some named only in the text.
 _PASSING_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError"})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error, or one that has led to it, is the machine's of this moment: too few descriptors, say."""
+    """Returns whether an error, or one of its causes, is the machine's and passes: too few descriptors, say."""
     return any(isinstance(each, MemoryError) or _is_one_of(each, _PASSING, _PASSING_NAMES) for each in _chain(error))
 
 
 def is_lack_of_room(error: BaseException) -> bool:
-    """Whether an error, or one that has led to it, says that the disk is full."""
+    """Returns whether an error, or one of its causes, says that the disk is full."""
     return any(_is_one_of(each, _NO_ROOM, frozenset()) for each in _chain(error))
 
 
@@ -248,5 +248,5 @@ def _is_one_of(error: BaseException, numbers: frozenset[int], names: frozenset[s
     if isinstance(error, OSError):
         return error.errno in numbers
     kind = type(error)
-    told = any(os.strerror(number) in str(error) for number in numbers)
-    return kind.__module__.startswith("tensorflow") and (kind.__name__ in names or told)
+    named = any(os.strerror(number) in str(error) for number in numbers)
+    return kind.__module__.startswith("tensorflow") and (kind.__name__ in names or named)

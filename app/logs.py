@@ -1,6 +1,6 @@
 """Log lines: one line each, time first, to standard error; and the lines that a start prints.
 
-Writing is a thread's, since a pipe that nobody reads holds whoever writes to it, and that must be no answer.
+A thread writes, since a pipe that is not read blocks its writer, and no answer may wait for that.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import deque
 
 # Of lines that wait to be written.
 _MOST_BYTES = 2**20
-# How long the end of a process may be held up by lines that nobody reads.
+# How long the end of a process may wait for lines that are not read.
 _FAREWELL_S = 1.0
 
 
 class Drain:
     """Writes lines to a file descriptor, in order, from a thread of its own.
 
-    What comes while more than `most_bytes` wait is dropped and counted; a line tells how many when there is room again.
+    What comes while more than `most_bytes` wait is dropped and counted; a line says how many when there is room again.
     """
 
     def __init__(self, descriptor: int, most_bytes: int = _MOST_BYTES) -> None:
@@ -36,7 +36,7 @@ class Drain:
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
     def put(self, line: str) -> None:
-        """Takes a line, without its end; never waits for whoever reads it."""
+        """Takes a line, without its end; never waits for a reader."""
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._changed:
             if self._bytes + len(data) > self._most_bytes:
@@ -47,7 +47,7 @@ class Drain:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float = _FAREWELL_S) -> bool:
-        """Whether everything was written, within that time."""
+        """Returns whether everything was written within that time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
 
@@ -62,9 +62,9 @@ class Drain:
                 self._bytes -= len(line)
                 self._dropped += not written
                 if written and self._dropped and self._bytes < self._most_bytes // 2:
-                    told = _dropped(self._dropped)
-                    self._lines.append(told)
-                    self._bytes += len(told)
+                    notice = _dropped(self._dropped)
+                    self._lines.append(notice)
+                    self._bytes += len(notice)
                     self._dropped = 0
                 self._writing = False
                 self._changed.notify_all()
@@ -73,7 +73,7 @@ class Drain:
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # whoever gave it to us has set it so
+            except BlockingIOError:  # the process that opened it has set it so
                 select.select((), (self._descriptor,), ())
             except OSError:  # it is closed, or its disk is full
                 return False
@@ -81,7 +81,7 @@ class Drain:
 
 
 class DrainHandler(logging.Handler):
-    """Hands each record to a drain as a line."""
+    """Passes each record to a drain as a line."""
 
     def __init__(self, drain: Drain) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ def _renamed(record: logging.LogRecord) -> bool:
 
 
 def say(*lines: str) -> None:
-    """Prints lines to standard output, and does not wait for long where nobody reads it."""
+    """Prints lines to standard output, and does not wait for long where they are not read."""
     sys.stdout.flush()
     drain = Drain(sys.stdout.fileno())
     for line in lines:
@@ -142,7 +142,7 @@ def say(*lines: str) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """One line a message, whatever it was made of; the traceback of an error follows in lines of its own."""
+    """Formats a message as one line, whatever is in it; the traceback of an error follows in lines of its own."""
 
     def __init__(self) -> None:
         super().__init__(_FORMAT)
@@ -152,20 +152,20 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record).translate(_ESCAPES)
 
 
-# What ends a line somewhere, or tells a terminal to do something.
+# Characters that end a line somewhere, or control a terminal.
 _ESCAPES = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029) if code != 9}
 _ESCAPES |= {code: ascii(chr(code))[1:-1] for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def _dropped(count: int) -> bytes:
-    """The line that tells of lines that are missing, at the place where they are."""
+    """Makes the line that stands where lines are missing."""
     record = logging.makeLogRecord(
         {
             "name": "policy_server.log",
             "levelno": logging.WARNING,
             "levelname": "WARNING",
-            "msg": f"{count} lines before this one were dropped: nobody had read the log for a while",
+            "msg": f"{count} lines before this one were dropped: the log was not read for a while",
             "created": time.time(),
         }
     )

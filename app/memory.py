@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-# How often it is looked whether there is something to give back.
+# How often it is checked whether there is memory to return.
 _LOOK_S = 2.0
 # So much that connections have freed, or so much more in this process than after the last time, is worth the while.
 _FREED_BYTES, _GROWN_BYTES = 2**20, 16 * 2**20
@@ -16,12 +16,12 @@ _PAGE_BYTES = 4096
 # glibc's numbers for what mallopt sets.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # Larger blocks go back to the operating system when they are freed. The size of a request with a few images is below
-# it, and of the space at the end of the heap it takes: to get that anew for each request costs more than to read it.
+# it, and of the space at the end of the heap it takes: to get that again for each request costs more than to read it.
 _MMAP_BYTES, _TRIM_BYTES = 4 * 2**20, 16 * 2**20
 
 
 class FreedMemory:
-    """The heap of this process, where the C library is glibc; nothing happens where it is another."""
+    """Returns freed memory of this process to the system where the C library is glibc; does nothing elsewhere."""
 
     def __init__(self) -> None:
         self._freed_bytes = self._after = 0
@@ -35,11 +35,11 @@ class FreedMemory:
             self._libc = None
 
     def freed(self, size: int) -> None:
-        """Notes that so many bytes were freed, or are about to be."""
+        """Counts bytes that were freed, or are about to be."""
         self._freed_bytes += size
 
     async def give_back_now_and_then(self) -> None:
-        """Until it is cancelled."""
+        """Returns memory every now and then, until it is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             await self.give_back()
@@ -53,7 +53,7 @@ class FreedMemory:
         self._after = _resident_bytes()
 
     def close(self) -> None:
-        """Nothing is given back any more."""
+        """Stops: nothing is returned any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _is_worth_it(self) -> bool:

@@ -18,7 +18,7 @@ from app.errors import Overloaded, PolicyServerError
 
 T = TypeVar("T")
 
-# Two of the largest bodies: what waits here is held in memory.
+# Two of the largest bodies: what waits here is in memory.
 _MOST_BYTES = 128 * 2**20
 # A thread that has run for so long lets others run, for as long as one needs to notice.
 _TURN_S = 0.001
@@ -27,21 +27,21 @@ _turns = threading.local()
 
 
 def let_others_run() -> None:
-    """Gives Python's lock away for a moment, in any thread but the main one, which has the event loop; once a ms.
+    """Releases Python's lock for a moment, in any thread but the main one, which has the event loop; once a ms.
 
-    A thread that waits for the lock asks for it only when nobody has released it for 5 ms (`sys.setswitchinterval`).
+    A thread that waits for the lock asks for it only when it was not released for 5 ms (`sys.setswitchinterval`).
     NumPy releases it and takes it back within microseconds, so many short calls can keep it for a second.
     """
     if threading.current_thread() is threading.main_thread():
         return
     now = time.perf_counter()
-    if now - getattr(_turns, "begun", 0.0) >= _TURN_S:
+    if now - getattr(_turns, "started", 0.0) >= _TURN_S:
         time.sleep(_REST_S)
-        _turns.begun = time.perf_counter()
+        _turns.started = time.perf_counter()
 
 
 class Offload:
-    """Runs one call after the other. `most_bytes`: what all of them may hold together."""
+    """Runs one call after the other. `most_bytes`: what all of them may keep in memory together."""
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -49,7 +49,7 @@ class Offload:
         self._executor = ThreadPoolExecutor(1, "bodies")
 
     async def run(self, size: int, call: Callable[..., T], *args: Any) -> T:
-        """What the call returns or raises; `size`: the bytes that it holds.
+        """Runs the call, and returns or raises what it does; `size`: the bytes that it keeps in memory.
 
         Raises:
           Overloaded: too much waits already.
@@ -68,13 +68,13 @@ class Offload:
         try:
             return await asyncio.wrap_future(work)
         except PolicyServerError as error:
-            # Its frames hold the body.
+            # Its frames refer to the body.
             raise error.with_traceback(None) from None
         finally:
-            del work, args  # an error that is raised would hold itself by this frame, and the body with it
+            del work, args  # an error that is raised would refer to itself by this frame, and to the body
 
     def close(self) -> None:
-        """Nothing is run any more."""
+        """Stops the thread: nothing runs any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _release(self, size: int) -> None:

@@ -136,12 +136,12 @@ class Settings:
 
 
 def all_settings() -> list[Field[Any]]:
-    """The fields of `Settings` that are options, in the order of their help."""
+    """Returns the fields of `Settings` that are options, in the order of their help."""
     return [f for f in fields(Settings) if f.default is not MISSING]
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Returns the environment variable of a setting."""
     return PREFIX + name.upper()
 
 
@@ -192,7 +192,7 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
 
 
 def file_variable(f: Field[Any]) -> str:
-    """The environment variable that names a file with a secret in it."""
+    """Returns the environment variable that names a file with a secret in it."""
     return variable(f.name) + "_FILE"
 
 
@@ -216,7 +216,7 @@ def _from_environment(f: Field[Any], env: Mapping[str, str]) -> tuple[str | None
 
 
 def settings_from_process(policies: Sequence[str], options: Mapping[str, Any]) -> Settings:
-    """`settings_from` with this process's environment."""
+    """Joins the command line and this process's environment: see `settings_from`."""
     return settings_from(policies, options, os.environ)
 
 
@@ -241,7 +241,7 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
         raise SettingsError(f"{source} is {given!r}, expected one of {', '.join(limits['choices'])}")
     if limits["schemes"] and given and not _is_url(given, limits["schemes"]):
         # The value is left out of the message: it may contain a password.
-        raise SettingsError(f"{source} is no URL that begins with {', '.join(limits['schemes'])}")
+        raise SettingsError(f"{source} is no URL that starts with {', '.join(limits['schemes'])}")
     return given
 
 

@@ -1,4 +1,4 @@
-"""What a stop needs of the system's sockets: nobody new, whoever is connected, what has arrived and is not read yet."""
+"""What a stop needs of sockets: no new connections, those that wait to be accepted, and the bytes that are unread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_SYN = b"".join(
 
 
 def admit_nobody(listener: socket.socket) -> None:
-    """Has the system ignore whoever would like to connect: who asks again later finds that nobody listens.
+    """Has the system ignore new connections: a client that tries again later finds that nothing listens.
 
     A connection that is made between the last one accepted and the end of listening would be reset with its request.
     Where the system has no such filter, that can happen.
@@ -39,7 +39,7 @@ def admit_nobody(listener: socket.socket) -> None:
 
 
 def accept_waiting(listener: socket.socket) -> list[socket.socket]:
-    """Every connection that waits to be accepted; as many as there are descriptors for."""
+    """Accepts all connections that wait; as many as there are descriptors for."""
     accepted = []
     listener.setblocking(False)
     while True:
@@ -52,7 +52,7 @@ def accept_waiting(listener: socket.socket) -> list[socket.socket]:
 
 
 def unread_bytes(transport: asyncio.BaseTransport) -> int:
-    """What has arrived on a connection and is not read."""
+    """Returns how many bytes have arrived on a connection and are not read."""
     end = transport.get_extra_info("socket")
     if end is None or transport.is_closing():
         return 0

@@ -1,6 +1,6 @@
 """The worker process: HTTP, batching, engines. `python -m app.worker LINK LISTENER`, started by the control process.
 
-The composition root of the data way; that of the control way is `app/control/server.py`.
+The composition root of this process; that of the control process is `app/control/server.py`.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from app.versions.loader import BundleLoader
 from app.wire.tensors import Arrays
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
 
-# Python looks for garbage after so many new containers, 700 if it is not told. A batch of observations as JSON has
-# hundreds of lists, which are gone with their request; what the collector is for, cycles, seldom comes with one.
+# CPython's default generation-0 threshold is 700 allocations. A batch of observations as JSON has hundreds of lists,
+# which are gone with their request; cycles, which the collector is for, are rare.
 _COLLECT_AFTER = 20_000
 
 log = logging.getLogger("policy_server.worker")
 
 
 class Worker:
-    """What the control process asks of a worker: `open` first, then the rest, and `stop` last.
+    """Answers the calls of the control process: `open` first, then the rest, and `stop` last.
 
     Policies are opened before it listens, and later on where they could not be at the start.
     """
@@ -79,13 +79,13 @@ class Worker:
         self.link: Link
 
     async def open(self, settings: Settings) -> None:
-        """Builds everything that answers, but for the policies."""
+        """Builds everything but the policies."""
         logs.configure(settings.log_level)
         self._settings, self._metrics = settings, Metrics()
         metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
         self._stack.callback(memory.close)
-        # Its own, below all that asks: also a policy that was opened late ends after the requests for it.
+        # A stack of its own, below all that uses policies: one that was opened late is closed after its requests too.
         self._stack.push_async_callback(self._policies.aclose)
         names = [named.name for named in settings.policies]
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
@@ -111,26 +111,26 @@ class Worker:
         self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
 
     async def open_policy(self, name: str, offer: Offer) -> None:
-        """Loads a policy that is offered, and answers for it from now on.
+        """Loads a policy that is offered, and answers requests for it from now on.
 
         Raises:
           SwapRefused: this process cannot load it.
         """
         named = next(named for named in self._settings.policies if named.name == name)
         named = replace(named, series=offer.series)
-        policy = await self._loaded(named, offer, self._settings, self._metrics)
+        policy = await self._opened(named, offer)
         assert self._sessions is not None, "open comes first"
         self._service.add(policy)
         self._sessions.add(policy)
         self._fast_path.add(policy)
 
     async def fail(self, failures: Mapping[str, str]) -> None:
-        """Tells why policies are not open: reasons by name, of all that are not."""
+        """Records why policies are not open: the reasons by name, of all that are not."""
         self._service.fail(failures)
 
     async def listen(self) -> None:
         """Returns when connections are accepted."""
-        # What is there now stays: without this, Python's collector looks through all of it again and again, and with
+        # All objects so far stay: without this, Python's collector goes through them again and again, and with
         # TensorFlow in the process no answer leaves for 100 ms meanwhile.
         gc.collect()
         gc.freeze()
@@ -139,7 +139,7 @@ class Worker:
         await self._http.start(self._listener)
 
     async def stop(self) -> None:
-        """Finishes what was accepted."""
+        """Answers what was accepted, and closes everything."""
         if self._sessions is not None:
             self._service.refuse_paused()
         await self._stack.aclose()
@@ -148,8 +148,8 @@ class Worker:
     async def over(self) -> None:
         """Returns when the control process has gone; it ends this process by going.
 
-        One that was told to stop has nothing left to do by then. One that was not belongs to a server that was
-        killed: it goes at once, as it would have been killed too.
+        A worker that was stopped has nothing left to do by then. One that was not belongs to a server that was killed:
+        it exits at once, as if it had been killed too.
         """
         await self.link.lost()
         if not self._stopped:
@@ -180,62 +180,68 @@ class Worker:
         return self._service.policy(policy).batcher.recorded()
 
     async def alive(self) -> None:
-        """Answers, as a process that is stopped does not."""
+        """Answers, which a process that hangs does not."""
 
     def _retains(self, policy: str, digest: str) -> bool:
         return self._sessions is not None and self._sessions.retains(policy, digest)
 
-    async def _loaded(self, named: PolicyFolder, offer: Offer, settings: Settings, metrics: Metrics) -> Policy:
-        """One policy with its parts; entered into the stack in start order, left in reverse."""
-        spec, of_policy = offer.graph.spec, metrics.policy(named.name)
-        manager = RemoteManager(named.name, self.link, settings.swap_deadline_ms / 1000)
-        loading_executor = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{named.name}"))
-        versions = LoadedVersions(
-            BundleLoader(), loading_executor, functools.partial(self._retains, named.name), settings.retained_versions
+    async def _opened(self, named: PolicyFolder, offer: Offer) -> Policy:
+        """Makes a policy of its parts; closed with the stack, in reverse order."""
+        name, spec, settings = named.name, offer.graph.spec, self._settings
+        manager = RemoteManager(name, self.link, settings.swap_deadline_ms / 1000)
+        versions = await self._versions(name, offer)
+        folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
+        validator = InputValidator(
+            spec,
+            rows_limit=settings.rows_limit,
+            strict_bounds=settings.strict_bounds,
+            non_finite=settings.non_finite == "accept",
         )
+        return Policy(
+            name=name,
+            spec=spec,
+            serving=offer.graph.serving,
+            typed_decoder=TypedDecoder(spec, rows_limit=settings.rows_limit),
+            reader=validator,
+            templates=response_templates(spec, offer.graph.serving),
+            versions=versions,
+            manager=manager,
+            batcher=self._batcher(name, spec, versions),
+            metrics=self._metrics.policy(name),
+            uploads=Uploads(folders, settings.upload_limit_bytes, manager.check),
+            body_limit_bytes=settings.body_limit_bytes,
+        )
+
+    async def _versions(self, name: str, offer: Offer) -> LoadedVersions:
+        executor = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{name}"))
+        retains = functools.partial(self._retains, name)
+        versions = LoadedVersions(BundleLoader(), executor, retains, self._settings.retained_versions)
         await versions.begin(offer.name, offer.graph, offer.bundle)
-        data_executor = self._policies.enter_context(ThreadPoolExecutor(1, f"data-{named.name}"))
+        return versions
+
+    def _batcher(self, name: str, spec: PolicySpec, versions: LoadedVersions) -> Batcher:
         parts = BatcherParts(
-            named.name,
+            name,
             lambda: versions.active.lease(),
             Defaults(spec).complete,
-            data_executor,
-            of_policy,
-            settings.queue_limit_requests,
+            self._policies.enter_context(ThreadPoolExecutor(1, f"data-{name}")),
+            self._metrics.policy(name),
+            self._settings.queue_limit_requests,
             fields=_fields(spec),
         )
         batcher = Batcher(parts)
         self._policies.push_async_callback(batcher.close)
-        folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
-        return Policy(
-            named.name,
-            spec,
-            offer.graph.serving,
-            TypedDecoder(spec, rows_limit=settings.rows_limit),
-            InputValidator(
-                spec,
-                rows_limit=settings.rows_limit,
-                strict_bounds=settings.strict_bounds,
-                non_finite=settings.non_finite == "accept",
-            ),
-            response_templates(spec, offer.graph.serving),
-            versions,
-            manager,
-            batcher,
-            of_policy,
-            Uploads(folders, settings.upload_limit_bytes, manager.check),
-            settings.body_limit_bytes,
-        )
+        return batcher
 
 
 def _fields(spec: PolicySpec) -> str:
-    """What a refused input is called: the observation, or the fields of an export without time steps."""
+    """Returns what refusals call the input: the observation, or the fields of an export without time steps."""
     nests = top_level(spec)
     return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
 
 
 def store_for(settings: Settings) -> SessionStore | None:
-    """Where sessions are kept; None where the workers have no place in common."""
+    """Makes the store of sessions; None where the workers have no place in common."""
     limits = Limits(
         settings.sessions_limit,
         settings.sessions_bytes_limit,
@@ -269,7 +275,7 @@ async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:
             if reached:
                 log.warning("%s", error)
             reached = False
-        except Exception:  # a bug of ours: the next round may fare better
+        except Exception:  # a bug of ours: the next round may succeed
             log.exception("sessions cannot be tidied")
         else:
             reached = True
@@ -281,18 +287,18 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 
 def _grace_s(settings: Settings) -> int:
-    """What was accepted has this long to be answered: a client that never ends its request cannot hold the server."""
+    """Returns how long accepted requests have to be answered: a client that never ends one must not block the stop."""
     return -(-settings.deadline_ms // 1000) + 1
 
 
 def _limits(settings: Settings) -> HttpLimits:
-    """Of the connections; the largest body that is allowed is not given up for a small one beside it."""
+    """Makes the bounds of connections: the largest allowed body is not given up for a small one beside it."""
     buffered_bytes = max(settings.buffered_limit_bytes, settings.body_limit_bytes * 3 // 2)
     return HttpLimits(settings.keep_alive_s, settings.client_timeout_s, buffered_bytes)
 
 
 async def run(link: int, listener: int) -> None:
-    """Answers the control process until it says stop, or is gone. Takes the numbers of two open sockets."""
+    """Answers the control process until it stops this one, or is gone. Takes the numbers of two open sockets."""
     worker = Worker(socket.socket(fileno=listener))
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
@@ -303,9 +309,9 @@ async def run(link: int, listener: int) -> None:
 
 
 def main() -> None:
-    """Runs until told to stop by the control process."""
+    """Runs until the control process stops it."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the control process says when to stop
+        signal.signal(number, signal.SIG_IGN)  # the control process decides when to stop
     link, listener = map(int, sys.argv[1:])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(link, listener))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Container arguments in, the app in their place out. Without arguments, what POLICY_SERVER_POLICIES names is served,
 # or else every policy under /policies by its folder's name; the first in the alphabet is then the default policy.
-# What cannot be looked into is handed on too: the server says what is wrong with it, serves the others, and tries it
+# What cannot be read is passed on too: the server says what is wrong with it, serves the others, and tries it
 # again when it changes. What is no policy at all is named and left out.
 set -eu
 

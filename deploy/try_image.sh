@@ -250,13 +250,13 @@ try_server() {
     ok "a checkpoint published outside the container is swapped in"
     ok "memory in MB of each process: $(memory)"
 
-    local begin=$EPOCHREALTIME
+    local start=$EPOCHREALTIME
     status=0
     kill -TERM "$(process_one)"
     wait "$server" || status=$?
     server=
     [ "$status" = 0 ] || fail "SIGTERM: exit status $status: $(tail -n 5 "$work/server.log")"
-    ok "SIGTERM: exit status 0 after $(python3 -c "print(f'{$EPOCHREALTIME - $begin:.2f}')") s"
+    ok "SIGTERM: exit status 0 after $(python3 -c "print(f'{$EPOCHREALTIME - $start:.2f}')") s"
 }
 
 # The server, as processes outside the container know it: the only child of what started it.

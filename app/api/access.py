@@ -1,4 +1,4 @@
-"""Who may call, by bearer tokens that are compared in constant time; and who calls."""
+"""Bearer tokens, compared in constant time; and the addresses of callers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from app.settings import variable
 
 # Of an IPv6 address, as providers give them to one customer.
 _IPV6_BITS = 64
-# A name that a proxy tells instead of an address.
+# A name that a proxy gives instead of an address.
 _LONGEST_HOST = 64
 # Coroutines: FastAPI would give each call of a plain function a thread.
 Guard = Callable[[Request], Awaitable[None]]
 
 
 def admin_guard(token: str) -> Guard:
-    """A dependency that lets admin calls pass. Without a configured token nobody passes."""
+    """Makes a dependency that lets admin calls pass. Without a configured token none passes."""
 
     async def guard(request: Request) -> None:
         if not token:
@@ -31,7 +31,7 @@ def admin_guard(token: str) -> Guard:
 
 
 def data_guard(token: str) -> Guard:
-    """A dependency that lets data calls pass. Without a configured token everybody passes."""
+    """Makes a dependency that lets data calls pass. Without a configured token all pass."""
 
     async def guard(request: Request) -> None:
         if token:
@@ -41,13 +41,13 @@ def data_guard(token: str) -> Guard:
 
 
 def check_bearer(header: str, token: str) -> bool:
-    """Whether the value of an Authorization header holds this token."""
+    """Returns whether the value of an Authorization header contains this token."""
     scheme, _, given = header.partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
 
 
 def client_of(request: Request) -> str:
-    """Where a request comes from: the address of the connection, or the one that a trusted proxy tells; "" if unknown.
+    """Returns a client's address: that of the connection, or the one that a trusted proxy names; "" if unknown.
 
     Of an IPv6 address the network of 64 bits, of which one machine may take any address that it likes.
     """

@@ -27,7 +27,7 @@ from app.settings import Settings
 
 
 def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings) -> FastAPI:
-    """The HTTP application over a service."""
+    """Builds the HTTP application over a service."""
     app: FastAPI = FastAPIOffline(
         title="Policy server",
         version=__version__,
@@ -53,7 +53,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     described: list[str] = []
 
     def whole_document() -> dict[str, Any]:
-        """Made anew when another policy has been opened since."""
+        """Makes the document, again if another policy has been opened since."""
         policies = service.policies
         names = [policy.name for policy in policies]
         if app.openapi_schema is None or names != described:

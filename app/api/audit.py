@@ -1,4 +1,4 @@
-"""The audit log: one line for each call of an admin route, let in or not, with how it ended."""
+"""The audit log: one line for each call of an admin route, allowed or not, with its status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROOT = "/admin"
 
 
 class Audited:
-    """An application of which each call to an admin route is told in the log when it has ended."""
+    """Wraps an application, and logs each call of an admin route when it has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -23,7 +23,7 @@ class Audited:
         if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_ROOT):
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
+        started, status = time.perf_counter(), 0
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -41,10 +41,10 @@ class Audited:
                 _plain(scope["path"]),
                 _plain(client[0]) if client else "unknown",
                 status or "no answer",
-                (time.perf_counter() - began) * 1000,
+                (time.perf_counter() - started) * 1000,
             )
 
 
 def _plain(text: str) -> str:
-    """Without anything that could look like another part of the line, or another line."""
+    """Escapes whatever could look like another part of the line, or another line."""
     return quote(text, safe="/:@!$&'()*+,;=~[]", errors="backslashreplace")

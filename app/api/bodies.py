@@ -30,7 +30,7 @@ class BodyBuffer:
         self._large: bytearray | None = None
 
     def add(self, piece: bytes) -> None:
-        """The next piece."""
+        """Adds the next piece."""
         if self._large is not None:
             self._large += piece
             return
@@ -40,7 +40,7 @@ class BodyBuffer:
             self._large, self._pieces = bytearray().join(self._pieces), []
 
     def take(self) -> bytes:
-        """All of it; the buffer is empty afterwards. A large one is a bytearray, which is read alike."""
+        """Returns the body; the buffer is empty afterwards. A large one is a bytearray, which is read alike."""
         large, pieces = self._large, self._pieces
         self._large, self._pieces, self._size = None, [], 0
         if large is not None:
@@ -49,7 +49,7 @@ class BodyBuffer:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The bytes of the body, decoded.
+    """Reads the bytes of the body, decoded.
 
     Raises:
       BodyTooLarge, NotJson, NotDecodable, UnknownEncoding: as `body_parts`.
@@ -71,7 +71,7 @@ async def body_parts(request: Request, limit: int) -> AsyncIterator[bytes]:
 
     Raises:
       BodyTooLarge: there are more; they are not read.
-      NotJson: the client went away before the body's end, so that nobody will see this.
+      NotJson: the client went away before the body's end; no client will see this.
       NotDecodable, UnknownEncoding: it is not in an encoding that is read.
     """
     decoder = decoder_of(request)

@@ -1,4 +1,4 @@
-"""One request and its answer, as its connection sees it: by the fast path, or by an ASGI application."""
+"""One request and its answer on its connection: by the fast path, or by an ASGI application."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from urllib.parse import unquote
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
 from app.api.bodies import BodyBuffer
-from app.api.fast_path import Connection, RequestCycle, Route
 from app.api.parser import RequestHead
 from app.api.problems import problem_response
+from app.api.request_cycle import Receiver, RequestCycle, Route
 
 log = logging.getLogger("policy_server.http")
 
@@ -21,8 +21,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT = {"type": "http.disconnect"}
 
 
-class AsgiConnection(Connection, Protocol):
-    """What an answer needs of its connection."""
+class Connection(Receiver, Protocol):
+    """A connection, as far as the cycles see it."""
 
     def write_head(self, status: bytes, fields: bytes, body: bytes) -> None:
         """Writes status, header fields (those that every answer has are added), and what there is of the body."""
@@ -34,7 +34,7 @@ class AsgiConnection(Connection, Protocol):
         """Returns once the client has read most of what was written."""
 
     def close_after_answer(self) -> None:
-        """Has the connection closed with this answer."""
+        """Closes the connection with this answer."""
 
     def regulate(self) -> None:
         """Reads on, or not, by how much is waiting."""
@@ -43,7 +43,7 @@ class AsgiConnection(Connection, Protocol):
         """Closes at once."""
 
     def answered(self) -> None:
-        """Goes on to the next request."""
+        """Continues with the next request."""
 
 
 class FastPathCycle(RequestCycle):
@@ -68,7 +68,7 @@ class FastPathCycle(RequestCycle):
         self._buffer.add(piece)
 
     def body(self) -> bytes:
-        """The whole of it; to be called once."""
+        """Returns the whole body; to be called once."""
         self.received = 0
         return self._buffer.take()
 
@@ -79,7 +79,7 @@ class FastPathCycle(RequestCycle):
             self.set_exception(error)
 
     def give_up(self) -> None:
-        """The connection is closed."""
+        """Gives up the request: the connection is closed."""
         self._buffer = BodyBuffer()
         super().give_up()
 
@@ -87,7 +87,7 @@ class FastPathCycle(RequestCycle):
 class AsgiCycle:
     """A request that an ASGI application answers. Its task runs from the end of the head on."""
 
-    def __init__(self, connection: AsgiConnection, head: RequestHead, scope: dict[str, Any]) -> None:
+    def __init__(self, connection: Connection, head: RequestHead, scope: dict[str, Any]) -> None:
         self._connection = connection
         self._scope = scope
         self._headless = head.method == b"HEAD"
@@ -136,25 +136,25 @@ class AsgiCycle:
         self._news.set()
 
     def complete(self) -> None:
-        """The body has ended."""
+        """Ends the body."""
         self._more_body = False
         self._news.set()
 
     def give_up(self) -> None:
-        """The connection is closed."""
+        """Gives up the request: the connection is closed."""
         self.gone = True
         self._body = bytearray()
         self._news.set()
 
     def refuse(self, error: Exception) -> None:
         """Answers with an error of the connection's, in the place of the application."""
-        begun, self.started, self.over = self.started, True, True
+        had_started, self.started, self.over = self.started, True, True
         self.give_up()
-        if not begun:
+        if not had_started:
             self._connection.write_response(problem_response(error))
 
     async def run(self, app: Callable[..., Any]) -> None:
-        """Has the application answer."""
+        """Runs the application, which answers."""
         try:
             await app(self._scope, self._receive, self._send)
             if not (self.over or self.gone):
@@ -214,7 +214,7 @@ class AsgiCycle:
             self._connection.answered()
 
     def _fields_of(self, start: dict[str, Any], more: bool, size: int) -> tuple[bytes, bytes]:
-        """The status line and the header fields of an answer whose first `size` bytes are there."""
+        """Returns the status line and the header fields of an answer whose first `size` bytes are there."""
         status = start["status"]
         fields, has_length = [], False
         for name, value in start.get("headers", []):
@@ -255,14 +255,14 @@ class AsgiCycle:
 def scope_of(
     head: RequestHead, root_path: str, client: tuple[str, int] | None, server: tuple[str, int | None] | None
 ) -> dict[str, Any]:
-    """The ASGI scope of a request. A target in absolute form counts by its path."""
+    """Makes the ASGI scope of a request. A target in absolute form counts by its path."""
     target = head.target
     if target[:1] != b"/" and b"://" in target:
         _, _, rest = target.partition(b"://")
         slash = rest.find(b"/")
-        question = rest.find(b"?")
-        if slash < 0 or 0 <= question < slash:
-            target = b"/" + (rest[question:] if question >= 0 else b"")
+        query_start = rest.find(b"?")
+        if slash < 0 or 0 <= query_start < slash:
+            target = b"/" + (rest[query_start:] if query_start >= 0 else b"")
         else:
             target = rest[slash:]
     raw_path, _, query = target.partition(b"?")

@@ -1,38 +1,27 @@
-"""A request whose client goes away while it waits → given up, so that it takes no room and no batch."""
+"""A request whose client goes away while it waits → given up."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fastapi import Request
-
-from app.errors import ClientGone
 
 # Far above the time of an answer: the many quick requests cost a timer each, and not a task.
 _WATCH_AFTER_S = 0.25
 
 
 @contextlib.contextmanager
-def given_up_with_its_client(request: Request) -> Iterator[None]:
-    """Ends what runs inside when the client closes the connection. The body must have been read.
-
-    Raises:
-      ClientGone: that happened.
-    """
+def giving_up_with_client(request: Request, give_up: Callable[[], None]) -> Iterator[None]:
+    """Calls `give_up` when the client closes the connection inside the block. The body must have been read."""
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
     watching: asyncio.Task[None] | None = None
 
     async def watch() -> None:
-        nonlocal gone
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        task.cancel()
+        give_up()
 
     def start() -> None:
         nonlocal watching
@@ -41,11 +30,6 @@ def given_up_with_its_client(request: Request) -> Iterator[None]:
     timer = loop.call_later(_WATCH_AFTER_S, start)
     try:
         yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        task.uncancel()
-        raise ClientGone("the client went away before its answer was there") from None
     finally:
         timer.cancel()
         if watching is not None:

@@ -13,10 +13,12 @@ from app.errors import NotDecodable, UnknownEncoding
 PIECE_BYTES = 64 * 1024
 _ACCEPTED = "gzip, deflate"
 _GZIP, _ZLIB, _RAW = 31, 15, -15
+# The header of a stream of zlib's (RFC 1950): only with both bytes can it be distinguished from a bare one.
+_HEADER_BYTES = 2
 
 
 def decoder_of(request: Request) -> Decoder | None:
-    """What decodes the body of a request; None where it is not encoded.
+    """Returns the decoder of a request's body; None where it is not encoded.
 
     Raises:
       UnknownEncoding: nothing does.
@@ -37,14 +39,20 @@ class Decoder:
         self._encoding = encoding
         self._is_gzip = encoding != "deflate"
         self._stream = zlib.decompressobj(_GZIP if self._is_gzip else _ZLIB)
-        self._began = False
+        self._started = False
+        self._first = b""
 
     def pieces(self, part: bytes) -> Iterator[bytes]:
-        """The bytes that a part of the body stands for, at most `PIECE_BYTES` at a time (there may be none in it).
+        """Yields the bytes that a part of the body stands for, none or at most `PIECE_BYTES` at a time.
 
         Raises:
           NotDecodable: it is not in the encoding.
         """
+        if not self._started:
+            part = self._first + part
+            if len(part) < _HEADER_BYTES:
+                self._first = part
+                return
         while part:
             if self._stream.eof:
                 if not self._is_gzip:
@@ -54,7 +62,7 @@ class Decoder:
             part = self._stream.unconsumed_tail or self._stream.unused_data
 
     def check_end(self) -> None:
-        """The body has ended.
+        """Checks that the body ended where it should.
 
         Raises:
           NotDecodable: its encoding has not.
@@ -63,11 +71,11 @@ class Decoder:
             raise NotDecodable(f"the body ends before its {self._encoding} stream does")
 
     def _decompressed(self, part: bytes) -> bytes:
-        began, self._began = self._began, True
+        started, self._started = self._started, True
         try:
             return self._stream.decompress(part, PIECE_BYTES)
         except zlib.error as error:
-            if not began and not self._is_gzip:
+            if not started and not self._is_gzip:
                 self._stream = zlib.decompressobj(_RAW)
                 return self._decompressed(part)
             raise NotDecodable(f"the body is not {self._encoding}: {error}") from None

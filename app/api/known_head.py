@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from app.api.fast_path import Route
+from app.api.request_cycle import Route
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 _MOST_DIGITS = 9
@@ -13,7 +13,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class Head(NamedTuple):
-    """What stands before and after the length of the body in the head of a request; and what to do with the body."""
+    """The bytes before and after the body's length in the head of a request, and the route of its body."""
 
     before: bytes
     after: bytes
@@ -21,7 +21,7 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, request: bytes, route: Route) -> Head | None:
-        """The head of a request that is whole, and the only one; None where it is not."""
+        """Returns the head of a request that is whole and the only one; None where it is not."""
         end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         length = _LENGTH.search(request, 0, end)
         if length is None or end + int(length[1]) != len(request):
@@ -29,7 +29,7 @@ class Head(NamedTuple):
         return cls(request[: length.start(1)], request[length.end(1) : end], route)
 
     def body_in(self, request: bytes) -> bytes | None:
-        """The body of a request with this head that is whole, and the only one; None of any other."""
+        """Returns the body of a request with this head that is whole and the only one; None of any other."""
         start = len(self.before)
         end = request.find(b"\r", start, start + _MOST_DIGITS + 1)
         if not request.startswith(self.before) or not request.startswith(self.after, end):
@@ -38,7 +38,7 @@ class Head(NamedTuple):
         return body if length.isdigit() and int(length) == len(body) else None
 
     def announces(self, request: bytes) -> int:
-        """The length of the body that follows, where this head is all of `request`; 0 of any other."""
+        """Returns the length of the body that follows, where this head is all of `request`; 0 of any other."""
         start = len(self.before)
         end = len(request) - len(self.after)
         if not 0 < end - start <= _MOST_DIGITS or not request.startswith(self.before) or request[end:] != self.after:

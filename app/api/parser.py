@@ -2,7 +2,7 @@
 
 httptools goes through all that it is given, however many requests that is, and stops at an upgrade. Here it is given
 no more than the rest of one head, or of one body; and a request that would like to go on in another protocol is
-parsed anew without that wish.
+parsed again without that field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIELDS_LIMIT = 128
 _FRAMING_PER_BYTE = 8
 # A client may send empty lines between two requests; one is usual.
 _BLANK_LIMIT_BYTES = 1024
-# Extensions of chunks and trailers are looked at after so many bytes.
+# Extensions of chunks and trailers are checked after so many bytes.
 _STEP_BYTES = 16 * 1024
 _END = b"\r\n\r\n"
 _BLANK = b"\r\n"
@@ -51,7 +51,7 @@ class HttpParser:
         self.next()
 
     def next(self) -> None:
-        """Begins with the next request."""
+        """Starts with the next request."""
         self.head: RequestHead | None = None
         self.pieces: list[bytes] = []
         self.complete = False
@@ -67,7 +67,7 @@ class HttpParser:
 
     @property
     def rest(self) -> int | None:
-        """How many bytes of the body are still to come; None where nobody knows."""
+        """Bytes of the body that are still to come; None where that is unknown."""
         return self._rest if self.head is not None and self.head.length is not None else None
 
     def feed(self, data: bytes, start: int) -> int:
@@ -79,9 +79,9 @@ class HttpParser:
           Unsupported: it asks for a tunnel.
         """
         if not self.fed:
-            begin = self._skip_blank(data, start)
-            if begin > start:
-                return begin
+            after = self._skip_blank(data, start)
+            if after > start:
+                return after
         self.fed = True
         if self.head is not None and self.head.length is not None:
             end = min(len(data), start + self._rest)
@@ -123,7 +123,7 @@ class HttpParser:
         return start + size
 
     def _end_of_lines(self, data: bytes, start: int, stop: int) -> int:
-        """Where the next empty line ends, which may have begun in what was fed before; `stop` where there is none."""
+        """Returns where the next empty line ends, which may start in what was fed before; `stop` without one."""
         tail = self._tail
         if tail and (found := (tail + data[start : min(start + 3, stop)]).find(_END)) >= 0:
             end = start + found + len(_END) - len(tail)
@@ -150,7 +150,7 @@ class HttpParser:
             raise NotHttp(f"this is no HTTP request: {error}") from None
 
     def _without_upgrade(self) -> None:
-        """Parses the head again, which was the last that was fed, without the wish for another protocol."""
+        """Parses the head again, which was the last that was fed, without the fields that ask for another protocol."""
         head = self.head
         assert head is not None
         if head.method == b"CONNECT":
@@ -172,7 +172,7 @@ class HttpParser:
         self._parser = httptools.HttpRequestParser(self)
 
     def close(self) -> None:
-        """Lets go of the parser, which holds this object."""
+        """Drops the parser, which refers to this object."""
         del self._parser
 
     # What httptools calls.

@@ -54,7 +54,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of an error; 500 for what is in no table."""
+    """Returns the HTTP status of an error; 500 for what is not in the table."""
     return _row(error)[0]
 
 
@@ -63,7 +63,7 @@ def _row(error: Exception) -> tuple[int, str]:
 
 
 def problem_response(error: Exception) -> Response:
-    """The answer for an error of ours."""
+    """Returns the response for an error; one that is not ours is logged."""
     status, title = _row(error)
     if title == _BUG:
         log.error("a request ended in a bug", exc_info=error)
@@ -84,7 +84,7 @@ def problem_response(error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Lets every error of `app` leave as problem+json."""
+    """Answers every error of `app` with problem+json."""
 
     @app.exception_handler(errors.PolicyServerError)
     @app.exception_handler(Exception)
@@ -107,7 +107,7 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(request: Request) -> set[str]:
-    """What the path answers: the framework names the methods of its first route alone."""
+    """Returns all methods of a path: the framework names those of its first route alone."""
     scopes = {method: {**request.scope, "method": method} for method in _METHODS}
     return {
         method
@@ -117,7 +117,7 @@ def _methods(request: Request) -> set[str]:
 
 
 def _problem(item: dict[str, Any]) -> errors.Problem:
-    """One finding of pydantic in our words."""
+    """Makes a problem of one finding of pydantic."""
     where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
     expected = "no such field" if item["type"] == "extra_forbidden" else item["msg"]
     return errors.Problem(where, reprlib.repr(item.get("input"))[:60], expected)

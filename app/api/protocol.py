@@ -19,11 +19,12 @@ from uvicorn.server import ServerState
 
 from app.api.connection_limits import SharedLimits
 from app.api.cycle import AsgiCycle, FastPathCycle, scope_of
-from app.api.fast_path import FastPath, Route
+from app.api.fast_path import FastPath
 from app.api.known_head import Head
 from app.api.parser import RequestHead
 from app.api.problems import problem_response
 from app.api.reader import SWALLOWED_BYTES, RequestReader
+from app.api.request_cycle import Route
 from app.api.timeouts import CHECK_AFTER_S, Timeouts
 from app.api.writer import CLOSED
 from app.errors import Overloaded, RequestTimeout, Unsupported

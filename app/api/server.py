@@ -1,4 +1,4 @@
-"""uvicorn, told when to stop from outside: its own signal handling would end the process by the signal."""
+"""uvicorn, stopped from outside: its own signal handling would end the process by the signal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from app.sockets import accept_waiting
 class HttpServer(uvicorn.Server):
     """Serves `app`, and what needs no framework by `fast_path`, between `start` and `stop`.
 
-    `grace_s`: how long what was accepted has to be answered, once it stops. `trusted_proxies`: addresses whose word on
-    who their client is counts.
+    `grace_s`: how long what was accepted has to be answered, once it stops. `trusted_proxies`: addresses whose
+    X-Forwarded-For is believed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             log_config=None,
             server_header=False,
-            # Or whoever connects could say that somebody else does.
+            # Else any client could claim another's address.
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=trusted_proxies,
             root_path=root_path,
@@ -74,7 +74,7 @@ class HttpServer(uvicorn.Server):
         await self._serving
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts whoever is connected by now, and goes on as uvicorn does, which would reset them."""
+        """Accepts the connections that wait, and continues as uvicorn does, which would reset them."""
         loop = asyncio.get_running_loop()
         for connection in [one for listener in sockets or [] for one in accept_waiting(listener)]:
             try:
@@ -92,11 +92,11 @@ class HttpServer(uvicorn.Server):
         return connection
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Uvicorn's own, and then the news."""
+        """Starts as uvicorn does, and then reports that it listens."""
         await super().startup(sockets)
         self._listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to whoever runs this server: exit status 0 is promised after SIGTERM."""
+        """Leaves the signals to the process: exit status 0 is promised after SIGTERM."""
         yield

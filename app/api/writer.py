@@ -126,7 +126,7 @@ class AnswerWriter(asyncio.Protocol):
         raise NotImplementedError
 
     def _common_head(self) -> bytes:
-        """Returns the header fields that every answer has, date first: uvicorn makes their list anew each second."""
+        """Returns the header fields that every answer has, date first: uvicorn makes a new list each second."""
         headers = self.server_state.default_headers
         known, text = self._common
         if known is not headers:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from app.batching.rule import Pause, Result, Waiter
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, LargeRequest, PendingRequest, RequestParser
+from app.inference.request import InferenceRequest, PendingRequest, RequestParser
 from app.offload import Offload
 from app.wire.codecs import Codec
 from app.wire.limits import SMALL_BYTES
@@ -76,15 +75,6 @@ class Service:
         """Reads the inference request in the body of a data route; raises as the methods of `RequestParser` do."""
         return self.parser.readers[route](policy, codec, body)
 
-    async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """Like `read`, for a body of any size; raises as `read_body` does too."""
-        return await self.read_body(
-            body,
-            partial(self.read, policy, route, codec),
-            partial(self.parser.at_once, policy, route, codec),
-            partial(self.parser.large, policy, route, codec),
-        )
-
     async def read_body(
         self,
         body: bytes,
@@ -109,12 +99,6 @@ class Service:
         if found is not None:
             return found
         return await self.offload.run(len(body), large or read, body)
-
-    async def written(self, pending: PendingRequest, result: Result, codec: Codec) -> bytes:
-        """Writes the body of the answer; a large one in another thread."""
-        if not isinstance(pending, LargeRequest):
-            return pending.answer(result, codec)
-        return pending.kept(await self.write_elsewhere(pending, result, codec))
 
     async def write_elsewhere(self, pending: PendingRequest, result: Result, codec: Codec) -> Any:
         """Does what `pending.written` does, in another thread."""

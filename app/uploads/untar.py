@@ -43,7 +43,7 @@ _ODD_KINDS = {
 
 @dataclass
 class _Extended:
-    """What the headers before a member's own say of it."""
+    """Facts about a member from the headers before its own."""
 
     path: str | None = None
     size: int | None = None
@@ -67,7 +67,7 @@ class Unpacker:
         next(self._reading)
 
     def feed(self, data: bytes) -> None:
-        """Takes the next piece; writes what it holds of files.
+        """Takes the next piece; writes what is in it of files.
 
         Raises:
           BodyTooLarge: a header promises more bytes than the limit.
@@ -78,7 +78,7 @@ class Unpacker:
             self._reading.send(memoryview(data))
 
     def finish(self) -> None:
-        """To be called at the end of the body.
+        """Checks that the archive is complete, at the end of the body.
 
         Raises:
           DoesNotFit: it came too early, or the archive has no variables.
@@ -96,7 +96,7 @@ class Unpacker:
             self._reading.close()
 
     def _read(self) -> _Reading[None]:
-        """The archive from its first byte to its last."""
+        """Reads the archive from its first byte to its last."""
         shared, own = _Extended(), _Extended()
         while (header := (yield from self._header())) is not None:
             if header.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
@@ -114,7 +114,7 @@ class Unpacker:
         yield
 
     def _header(self) -> _Reading[tarfile.TarInfo | None]:
-        """The next header; None at the end of the archive."""
+        """Reads the next header; None at the end of the archive."""
         block = yield from self._exactly(_BLOCK)
         if not any(block):
             return None
@@ -163,7 +163,7 @@ class Unpacker:
                 size -= len(part)
 
     def _padding(self, size: int) -> _Reading[None]:
-        """What fills the last block of a member."""
+        """Skips what fills the last block of a member."""
         yield from self._exactly(-size % _BLOCK)
 
     def _exactly(self, count: int) -> _Reading[bytes]:
@@ -175,7 +175,7 @@ class Unpacker:
         return b"".join(parts)
 
     def _some(self, most: int) -> _Reading[memoryview]:
-        """At least one byte, and no more than `most`."""
+        """Returns at least one byte, and no more than `most`."""
         while not self._rest:
             self._rest = yield
         part, self._rest = self._rest[:most], self._rest[most:]
@@ -212,7 +212,7 @@ def _read_records(data: bytes, extended: _Extended, name: str) -> None:
 
 
 def _inside(name: str) -> str:
-    """The path of a member in its simplest form."""
+    """Returns the path of a member in its simplest form."""
     if name.startswith("/"):
         raise _unfit(name, "is an absolute path", "a path inside the checkpoint")
     path = PurePosixPath(name)

@@ -1,6 +1,6 @@
-"""A tar that somebody sends → a checkpoint where the source looks for them: unpacked, verified, then published.
+"""A tar that a client sends → a checkpoint where the source looks for them: unpacked, verified, then published.
 
-Each upload has a thread of its own, so that neither a slow disk nor another upload holds it up; TensorFlow's part is
+Each upload has a thread of its own, so that neither a slow disk nor another upload delays it; TensorFlow's part is
 done in the control thread.
 """
 
@@ -28,7 +28,7 @@ from saver.artifact import (
 from saver.artifact.publishing import discard, publish, staged_folder
 
 _LONGEST_NAME = 200
-# Verifies the checkpoint in a folder and tells its train step; SwapRefused where it may not serve.
+# Verifies the checkpoint in a folder and returns its train step; SwapRefused where it may not serve.
 Check = Callable[[Path], Awaitable[int]]
 
 
@@ -86,7 +86,7 @@ class Uploads:
         return Stored(name, manifest.train_step, manifest.digest)
 
     def _open(self, name: str, undo: contextlib.ExitStack) -> tuple[Path, Path]:
-        """A folder to write to, which `undo` removes, and where it shall be published."""
+        """Makes a folder to write to, which `undo` removes, and returns where it will be published too."""
         reasons = []
         for folder in self._folders:
             try:
@@ -103,7 +103,7 @@ class Uploads:
 
 
 def upload_folders(policy: PolicyFolder, state_dir: str) -> list[Path]:
-    """Where uploads go when the policy's own folder cannot be written; made now, so that it can be watched."""
+    """Makes the folder of uploads where the policy's own cannot be written; now, so that it can be watched."""
     if not state_dir:
         return []
     folder = Path(state_dir).expanduser().absolute() / policy.name / "uploads"
@@ -120,7 +120,7 @@ def _check_name(name: str) -> None:
 
 
 def _completed(staged: Path, files: set[str], train_step: int) -> CheckpointManifest:
-    """The manifest that came with the checkpoint, else one that is written now."""
+    """Returns the manifest that came with the checkpoint, else one that is written now."""
     manifest = read_checkpoint_manifest(staged)
     if manifest is None:
         return write_checkpoint_manifest(staged, train_step)

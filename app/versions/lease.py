@@ -13,7 +13,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """What a worker knows of a version. `metadata`, `probed`: JSON; `dependent_rows`: a reason, see `Bundle`."""
+    """Facts about a version in a worker. `metadata`, `probed`: JSON; `dependent_rows`: a reason, see `Bundle`."""
 
     name: str
     digest: str
@@ -26,7 +26,7 @@ class VersionInfo:
 
     @classmethod
     def of(cls, name: str, bundle: Bundle) -> VersionInfo:
-        """The version of that name with these weights."""
+        """Makes the info of the version of that name with these weights."""
         return cls(
             name,
             bundle.digest,
@@ -40,7 +40,7 @@ class VersionInfo:
 
 
 class LoadedVersion(Generic[E]):
-    """One copy of a policy: an engine and the version in it. `retired`: no batch may begin on it any more."""
+    """One copy of a policy: an engine and the version in it. `retired`: no batch may start on it any more."""
 
     retired = False
 
@@ -51,7 +51,7 @@ class LoadedVersion(Generic[E]):
         self._waiting: asyncio.Event | None = None
 
     def lease(self) -> LoadedVersion[E]:
-        """To be entered for the length of one batch: the version is not restored into while anyone holds a lease."""
+        """Returns a context for one batch: nothing is restored into the version while it is leased."""
         return self
 
     def __enter__(self) -> LoadedVersion[E]:
@@ -62,22 +62,22 @@ class LoadedVersion(Generic[E]):
         self.release()
 
     def acquire(self) -> None:
-        """Begins a lease, for those whose batch ends elsewhere than it began."""
+        """Starts a lease, where a batch ends elsewhere than it started."""
         self._leases += 1
 
     def release(self) -> None:
-        """Ends one."""
+        """Ends a lease."""
         self._leases -= 1
         if not self._leases and self._waiting is not None:
             self._waiting.set()
 
     @property
     def idle(self) -> bool:
-        """Whether nobody holds a lease."""
+        """Returns whether the version is not leased."""
         return not self._leases
 
     async def drained(self) -> None:
-        """Returns once nobody holds a lease."""
+        """Returns once the version is not leased."""
         while self._leases:
             self._waiting = self._waiting or asyncio.Event()
             self._waiting.clear()

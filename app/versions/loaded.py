@@ -1,7 +1,7 @@
-"""The copies of one policy in this worker: the one that serves, and the one that the next version is made ready in.
+"""The versions of one policy in this worker: the one that serves, and the next one, which is loaded beside it.
 
-The switch is one assignment on the event loop, between two batches. A version that somebody retains (an episode that
-keeps the weights it began with) stays beside these two until it is forgotten.
+The switch is one assignment on the event loop, between two batches. A version that an episode retains (it keeps the
+weights it started with) stays beside these two until it is forgotten.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class Loader(Protocol):
     """Makes engines from bundles. `load` and `stand_by` block."""
 
     def load(self, graph: Graph, bundle: Bundle) -> Engine:
-        """An engine that nobody uses yet, with these weights."""
+        """Makes an engine with these weights, beside those in use."""
 
     def stand_by(self, graph: Graph, bundle: Bundle) -> None:
-        """Makes what the next `load` would have to wait for, where a version like this one serves."""
+        """Prepares what the next `load` would have to wait for, where a version like this one serves."""
 
     def give_back(self, engine: Engine) -> None:
-        """Nobody uses the engine any more."""
+        """Takes an engine back that is no longer in use."""
 
 
 class LoadedVersions:
-    """One policy's. Methods run on the event loop; loading runs in `executor`.
+    """The loaded versions of one policy. Methods run on the event loop; loading runs in `executor`.
 
-    `retains`: whether somebody may need the version of a digest when it serves no more; `most_retained`: of more
-    than these go those that were asked for the longest time ago.
+    `retains`: whether a session may need the version of a digest when it serves no more; `most_retained`: beyond this
+    number those go first that were asked for the longest time ago.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LoadedVersions:
         return self._active
 
     def forget(self, digest: str) -> None:
-        """Nobody needs this version any more, unless it serves; what still waits for it will be told."""
+        """Drops a retained version; jobs that still wait for it fail. The version that serves stays."""
         loaded = self._retained.pop(digest, None)
         if loaded is not None:
             self._retire(loaded)
@@ -73,7 +73,7 @@ class LoadedVersions:
         return set(self._retained)
 
     def find(self, digest: str) -> LoadedVersion[Engine] | None:
-        """The version of this digest: the one that serves, or one that is retained; None where it has gone."""
+        """Returns the version of this digest: the active one, or one that is retained; None where it has gone."""
         if self.active.version.digest == digest:
             return self.active
         loaded = self._retained.pop(digest, None)
@@ -82,7 +82,7 @@ class LoadedVersions:
         return loaded
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
-        """Makes a version ready beside the one that serves.
+        """Loads a version beside the one that serves.
 
         Raises:
           SwapRefused: this process cannot load it.
@@ -109,7 +109,7 @@ class LoadedVersions:
         await self._in_executor(lambda: self._loader.stand_by(graph, bundle))
 
     def activate(self, name: str, digest: str) -> None:
-        """The one assignment that changes what serves: the version that was prepared, under this name."""
+        """Switches to the version that was prepared, under this name: the one assignment that changes what serves."""
         assert self._ready is not None, f"{name} was not prepared"
         (bundle, engine), self._ready = self._ready, None
         assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
@@ -117,7 +117,7 @@ class LoadedVersions:
         same = old if old is not None and old.version.digest == digest else self._retained.pop(digest, None)
         if same is None:
             self._active = LoadedVersion(engine, version)
-        else:  # what waits for it goes on
+        else:  # jobs that wait for it go on
             self._loader.give_back(engine)
             self._active, same.version = same, version
         if old is not None and old is not self._active:
@@ -150,7 +150,7 @@ class LoadedVersions:
         self._loader.give_back(loaded.engine)
 
     def _forget_ready(self) -> None:
-        """A swap that was given up has left one."""
+        """Drops the version that a swap prepared and gave up."""
         if self._ready is not None:
             self._loader.give_back(self._ready[1])
             self._ready = None

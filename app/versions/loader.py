@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BundleLoader:
-    """One policy's engines: see `app.versions.loaded.Loader`.
+    """Makes the engines of one policy: see `app.versions.loaded.Loader`.
 
     A SavedModel takes a second to load, and a checkpoint milliseconds to restore into one: what is no longer used is
     kept for the next version.

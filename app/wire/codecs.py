@@ -23,7 +23,7 @@ class Codec:
     decode_large: Callable[[bytes, int], dict[str, Any]]
 
     def decode_any(self, body: bytes, most_keys: int) -> dict[str, Any]:
-        """What a body of any size holds; long lists of a large one are a `LongList` each. Raises as `decode` does."""
+        """Decodes a body of any size; long lists of a large one are a `LongList` each. Raises as `decode` does."""
         return self.decode(body) if len(body) <= SMALL_BYTES else self.decode_large(body, most_keys)
 
     @functools.cached_property
@@ -43,7 +43,7 @@ _ANY = {"*/*", "application/*"}
 
 
 def reader_of(content_type: str) -> Codec:
-    """The codec for a request's `Content-Type`.
+    """Returns the codec for a request's `Content-Type`.
 
     Raises:
       UnknownMediaType: there is none.
@@ -57,7 +57,7 @@ def reader_of(content_type: str) -> Codec:
 
 
 def writer_of(accept: str, reader: Codec) -> Codec:
-    """The codec for the answer: that of the question, unless `Accept` names the other one alone."""
+    """Returns the codec for the answer: that of the request, unless `Accept` names the other one alone."""
     ranges = {_name(part) for part in accept.split(",")} - {""}
     named = {_CODECS[name].media_type for name in ranges if name in _CODECS}
     if named == {MSGPACK.media_type}:

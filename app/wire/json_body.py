@@ -17,7 +17,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The object in a request's body; an empty body is an empty object.
+    """Decodes the object in a request's body; an empty body is an empty object.
 
     The words NaN, Infinity and -Infinity are no JSON, but Python and C++ clients write them: they are read
     here as floats, so that the refusal can name the field.
@@ -37,12 +37,12 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def no_object(data: Any) -> NotJson:
-    """What is said where a body is JSON of another kind."""
+    """Returns the error for a body that is JSON of another kind."""
     return NotJson(f"the body is a JSON {_kind(data)}, expected an object", is_json=True)
 
 
 def decode_string(text: memoryview) -> str:
-    """A JSON string with its quotes → what it says.
+    """Decodes a JSON string with its quotes.
 
     Raises:
       NotJson: it is none.
@@ -55,7 +55,7 @@ def decode_string(text: memoryview) -> str:
 
 
 def encode(structure: Any) -> bytes:
-    """Nested dicts and lists with arrays at the leaves → JSON. Floats keep their shortest exact form.
+    """Encodes nested dicts and lists with arrays at the leaves as JSON. Floats keep their shortest exact form.
 
     JSON has no non-finite numbers: they become the strings "NaN", "Infinity" and "-Infinity".
     """
@@ -63,7 +63,7 @@ def encode(structure: Any) -> bytes:
 
 
 def decode_loosely(body: bytes, problem: str) -> Any:
-    """JSON that may have Python's words for numbers that are not finite; `problem`: why it is none without them.
+    """Decodes JSON that may have Python's words for non-finite numbers; `problem`: why it is none without them.
 
     Raises:
       NotJson: it is none with them.
@@ -78,7 +78,7 @@ def decode_loosely(body: bytes, problem: str) -> Any:
 
 
 def _plain(structure: Any) -> Any:
-    """Arrays that orjson writes as they should be stay arrays; the others become lists."""
+    """Makes lists of the arrays that orjson would not write as they should be."""
     if isinstance(structure, dict):
         return {key: _plain(value) for key, value in structure.items()}
     if isinstance(structure, list):
@@ -91,7 +91,7 @@ def _plain(structure: Any) -> Any:
 
 
 def in_pieces(array: np.ndarray[Any, Any]) -> bytes:
-    """What `encode` makes of an array with many rows, without a call that takes long."""
+    """Encodes an array with many rows as `encode` does, without a call that takes long."""
     rows = max(1, FEW_NUMBERS * len(array) // array.size)
     pieces = []
     for at in range(0, len(array), rows):
@@ -128,7 +128,7 @@ def _word(value: float) -> str:
 
 
 def texts(value: Any) -> Any:
-    """Nested lists of strings, as text throughout."""
+    """Makes text of all strings in nested lists."""
     if isinstance(value, list):
         return [texts(item) for item in value]
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

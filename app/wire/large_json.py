@@ -35,7 +35,7 @@ _QUOTES_A_STRING = 4
 
 
 def decode(body: bytes, most_keys: int) -> dict[str, Any]:
-    """The object in a body, with a `LongList` for each list that is long.
+    """Decodes the object in a body, with a `LongList` for each list that is long.
 
     Args:
       body: the bytes of the request.

@@ -1,7 +1,7 @@
-"""A large msgpack body → its fields: tensors as views of it, long lists unread, known by where they begin and end.
+"""A large msgpack body → its fields: tensors as views of it, long lists unread, known by where they start and end.
 
 Lengths stand in front of what they are the length of, so that a map with too many keys is refused unread. Where a list
-ends can only be told by going through its items; msgspec does that, for a few at a time.
+ends can only be found by going through its items; msgspec does that, for a few at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ANY = Decoder()
 
 
 def decode(body: bytes, most_keys: int) -> dict[str, Any]:
-    """The map in a body, with a `LongList` for each list that is long.
+    """Decodes the map in a body, with a `LongList` for each list that is long.
 
     Args:
       body: what came.
@@ -57,7 +57,7 @@ def decode(body: bytes, most_keys: int) -> dict[str, Any]:
 
 
 class _Reader:
-    """What one body holds, read from the left."""
+    """Reads one body from the left."""
 
     def __init__(self, body: bytes, most_keys: int) -> None:
         self._body = body
@@ -65,22 +65,22 @@ class _Reader:
         self._keys_left = most_keys
 
     def value(self, at: int, where: str, level: int) -> tuple[Any, int]:
-        """The value that begins at `at`, and where it ends."""
-        kind, count, begin = header(self._body, at)
+        """Returns the value that starts at `at`, and where it ends."""
+        kind, count, start = header(self._body, at)
         if kind == "a map":
-            return self._map(begin, count, where, level)
+            return self._map(start, count, where, level)
         if kind == "an array":
             if level > _MOST_LEVELS:
                 raise _deep(where)
-            found = LongPack(self._body, at, count, begin, self._most_keys, level + 1)
+            found = LongPack(self._body, at, count, start, self._most_keys, level + 1)
             if found.end - at <= SHORT_BYTES:
                 return self._short(bytes(self._body[at : found.end]), where), found.end
             return found, found.end
-        end = begin + count
+        end = start + count
         if end > len(self._body):
             raise _truncated(self._body)
         if kind == "raw bytes":
-            return memoryview(self._body)[begin:end], end
+            return memoryview(self._body)[start:end], end
         try:
             return _ANY.decode(memoryview(self._body)[at:end]), end
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -107,31 +107,31 @@ class _Reader:
         return (found if tensor is None else tensor), at
 
     def _key(self, at: int) -> tuple[str, int]:
-        kind, count, begin = header(self._body, at)
+        kind, count, start = header(self._body, at)
         if kind != "a string":
             raise NotMsgpack("the body is not msgpack: a map with a key that is no string")
         if count > _MOST_NAME_BYTES:
             raise DoesNotFit([Problem("body", f"a name of {count} bytes", "the fields of this policy")])
-        end = begin + count
+        end = start + count
         if end > len(self._body):
             raise _truncated(self._body)
         try:
-            return self._body[begin:end].decode(), end
+            return self._body[start:end].decode(), end
         except UnicodeDecodeError:
             raise NotMsgpack("the body is not msgpack: a string that is not UTF-8") from None
 
 
 class LongPack(LongList):
-    """An array; made by going through its items, a piece at a time."""
+    """An array in a body, read by going through its items, a piece at a time."""
 
-    def __init__(self, body: bytes, at: int, count: int, begin: int, most_keys: int, level: int) -> None:
+    def __init__(self, body: bytes, at: int, count: int, start: int, most_keys: int, level: int) -> None:
         self._body = body
         self._level = level
         self._at = at
         self._count = count
-        self._begin = begin
+        self._start = start
         self._most_keys = most_keys
-        if count > len(body) - begin:
+        if count > len(body) - start:
             raise _truncated(body)
         # How many items each piece has, and where it ends.
         self._pieces: list[tuple[int, int]] = []
@@ -139,9 +139,9 @@ class LongPack(LongList):
 
     def depth(self, most: int) -> int:
         """See `LongList`."""
-        deep, begin, count = 1, self._begin, self._count
+        deep, start, count = 1, self._start, self._count
         while deep < most and count:
-            kind, count, begin = header(self._body, begin)
+            kind, count, start = header(self._body, start)
             if kind != "an array":
                 break
             deep += 1
@@ -151,7 +151,7 @@ class LongPack(LongList):
         """See `LongList`."""
         if self._count > most:
             return None
-        reader, at, found = _Reader(self._body, self._most_keys), self._begin, []
+        reader, at, found = _Reader(self._body, self._most_keys), self._start, []
         for _ in range(self._count):
             value, at = reader.value(at, "", self._level)
             found.append(value)
@@ -167,7 +167,7 @@ class LongPack(LongList):
             check_row(self.end - self._at, leaf)
             yield [_decoded(self._body[self._at : self.end])]
             return
-        start = self._begin
+        start = self._start
         for count, end in self._pieces:
             check_row(end - start, leaf)
             yield _decoded(_head(count) + self._body[start:end])
@@ -181,8 +181,8 @@ class LongPack(LongList):
         return found
 
     def _skipped(self) -> int:
-        """Where the array ends."""
-        at, left, guess = self._begin, self._count, PIECE_BYTES
+        """Returns where the array ends."""
+        at, left, guess = self._start, self._count, PIECE_BYTES
         window = PIECE_BYTES
         while left:
             items = min(left, guess)
@@ -206,7 +206,7 @@ class LongPack(LongList):
 
 
 def header(body: bytes, at: int) -> tuple[str, int, int]:
-    """What a value is, how many items or bytes it has, and where these begin."""
+    """Returns the kind of a value, how many items or bytes it has, and where these start."""
     try:
         tag = body[at]
     except IndexError:
@@ -214,10 +214,10 @@ def header(body: bytes, at: int) -> tuple[str, int, int]:
     kind = msgpack_body.kind_of(tag)
     if tag in _LENGTHS:
         width = _LENGTHS[tag]
-        begin = at + 1 + width
-        if begin > len(body):
+        start = at + 1 + width
+        if start > len(body):
             raise _truncated(body)
-        return kind, int.from_bytes(body[at + 1 : begin], "big") + (kind == "an extension"), begin
+        return kind, int.from_bytes(body[at + 1 : start], "big") + (kind == "an extension"), start
     if tag in _FIXED:
         return kind, _FIXED[tag], at + 1
     if 0x80 <= tag <= 0x9F:
@@ -230,7 +230,7 @@ def header(body: bytes, at: int) -> tuple[str, int, int]:
 
 
 def _extent(body: bytes, at: int, items: int, window: int) -> int | None:
-    """How many bytes so many items take that begin at `at`; None where that is more than the window."""
+    """Returns how many bytes so many items from `at` on take; None where that is more than the window."""
     head = _head(items)
     part = head + body[at : at + window]
     try:

@@ -27,7 +27,7 @@ MOST_ANSWER_NUMBERS = 4 * 2**20
 
 
 def most_bytes(nest: Nest, rows: int, *, text: bool) -> int:
-    """The most that so many rows of a nest take, as JSON `text` or as msgpack; unknown sizes take all there is."""
+    """Returns the most bytes that rows of a nest take, as JSON `text` or msgpack; `LARGEST_BYTES` for unknown sizes."""
     size = SMALL_BYTES
     for _, leaf in leaves(nest):
         if None in leaf.shape:
@@ -43,17 +43,17 @@ def most_bytes(nest: Nest, rows: int, *, text: bool) -> int:
 
 
 def largest_bodies(nest: Nest, rows: int) -> tuple[int, int]:
-    """The most bytes of a request with so many rows of a nest: as msgpack, and as JSON."""
+    """Returns the most bytes of a request with so many rows of a nest: as msgpack, and as JSON."""
     return most_bytes(nest, rows, text=False), most_bytes(nest, rows, text=True)
 
 
 def most_keys(nest: Nest) -> int:
-    """No object that fits has more names in it, its own and those of the objects inside."""
+    """Returns how many names an object that fits may have, those of the objects inside included."""
     return 64 + 8 * sum(1 for _ in leaves(nest))
 
 
 def check_answer(rows: int, numbers: int, where: str) -> None:
-    """Whether an answer with so many numbers in each row may be given.
+    """Checks that an answer with so many numbers in each row may be given.
 
     Raises:
       DoesNotFit: it is too large.

@@ -1,6 +1,6 @@
 """A list in a body that is too long to be read at once: it is read a piece at a time, and no further than it fits.
 
-Python objects for a whole body of many megabytes would take ten times its size, and nobody else would be answered
+Python objects for a whole body of many megabytes would take ten times its size, and no other request would be answered
 while they are made. Of a piece they take milliseconds, and are gone before the next one.
 """
 
@@ -51,19 +51,19 @@ class LongList(ABC):
 
     @abstractmethod
     def depth(self, most: int) -> int:
-        """How deep lists are nested in it along their first items, itself included; counted up to `most`."""
+        """Returns how deep lists are nested along their first items, itself included; counted up to `most`."""
 
     @abstractmethod
     def children(self, most: int) -> list[Any] | None:
-        """Its items, each read or a long list in turn; None where there are more than `most`."""
+        """Returns its items, each read or a long list in turn; None where there are more than `most`."""
 
     @abstractmethod
     def rows(self, leaf: Leaf) -> int:
-        """How many rows of a leaf it has, if it is well formed."""
+        """Returns how many rows of a leaf it has, if it is well formed."""
 
     @abstractmethod
     def pieces(self, leaf: Leaf, batched: bool) -> Iterator[list[Any] | Array]:
-        """Rows of the leaf, a few at a time: lists, or an array of a regular shape. Not batched: one row.
+        """Yields rows of the leaf, a few at a time: lists, or an array of a regular shape. Not batched: one row.
 
         Raises:
           Ragged: the rest is no list of such rows.
@@ -72,7 +72,7 @@ class LongList(ABC):
 
     @abstractmethod
     def plain(self, most_bytes: int) -> list[Any] | None:
-        """All of it; None where it takes more than so many bytes."""
+        """Reads all of it; None where it takes more than so many bytes."""
 
 
 class LongString:
@@ -85,11 +85,11 @@ class LongString:
 
     @property
     def shown(self) -> str:
-        """Its size."""
+        """Its size, for messages."""
         return f"a string of {self._end - self._start - 2} bytes"
 
     def read(self, leaf: Leaf, where: str, load: Callable[[memoryview], str]) -> str:
-        """The string, for a leaf that holds one; raises Unfit where it does not, or not such a long one."""
+        """Reads the string, for a leaf of strings; raises Unfit for another leaf, or where it is too long."""
         if leaf.dtype != "string" or self._end - self._start > STRINGS_BYTES:
             most = f" of at most {STRINGS_BYTES} bytes" if leaf.dtype == "string" else ""
             raise Unfit(Problem(where, self.shown, expected_text(leaf) + most))
@@ -97,11 +97,11 @@ class LongString:
 
 
 def read_long(raw: LongList, leaf: Leaf, where: str, rows_limit: int, non_finite: bool = False) -> Tensor:
-    """One value of the leaf's shape, or a batch of them; decided by rank, as `read_tensor` does.
+    """Reads one value of the leaf's shape, or a batch of them; decided by rank, as `read_tensor` does.
 
     Raises:
       Unfit: wrong shape, ragged, wrong type, out of the dtype's range, not finite, or too many rows. What comes after
-        that is not looked at.
+        that is not read.
     """
     rank = len(leaf.shape)
     depth = raw.depth(rank + 2)
@@ -132,7 +132,7 @@ def read_long(raw: LongList, leaf: Leaf, where: str, rows_limit: int, non_finite
 
 
 def row_bytes(leaf: Leaf) -> int:
-    """How much text a row of the leaf may take."""
+    """Returns how many bytes of text a row of the leaf may take."""
     if leaf.dtype == "string" or None in leaf.shape:
         return _OPEN_ROW_BYTES
     numbers = int(np.prod([size or 1 for size in leaf.shape]))
@@ -140,7 +140,7 @@ def row_bytes(leaf: Leaf) -> int:
 
 
 def lists_in(leaf: Leaf) -> int:
-    """How many lists a row of the leaf consists of, where its sizes are known."""
+    """Returns how many lists a row of the leaf consists of, where its sizes are known."""
     count, lists = 1, 0
     for size in leaf.shape:
         lists += count
@@ -149,7 +149,7 @@ def lists_in(leaf: Leaf) -> int:
 
 
 def _rows(piece: list[Any] | Array, leaf: Leaf, where: str, offset: int | None, non_finite: bool) -> Array:
-    """`offset`: the number of the piece's first row; None where the piece is one value, and no batch."""
+    """Reads a piece. `offset`: the number of its first row; None where it is one value, and no batch."""
     try:
         tensor = read_tensor(piece, leaf, where, non_finite)
     except Unfit as unfit:
@@ -160,7 +160,7 @@ def _rows(piece: list[Any] | Array, leaf: Leaf, where: str, offset: int | None, 
 
 
 def _moved(problem: Problem, where: str, offset: int | None) -> Problem:
-    """The same with the index that its row has in the whole list."""
+    """Gives a problem the index that its row has in the whole list."""
     index = re.match(r"\[(\d+)\]", problem.where[len(where) :])
     if index is None:
         if offset is None:

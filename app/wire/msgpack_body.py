@@ -23,7 +23,7 @@ DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float16", "float3
 # More dimensions than NumPy has, and deeper maps than any policy's nest: each level is gone through once more.
 _MOST_DIMENSIONS = 32
 _MOST_LEVELS = 16
-# More lists and maps in a field than any nest has, whose tensors are looked for in Python.
+# More lists and maps in a field than any nest has, whose tensors are searched in Python.
 _MOST_NESTS = 1024
 
 
@@ -53,7 +53,7 @@ _ANYTHING = Decoder()
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The map in a request's body, its tensors as read-only arrays over `body`; an empty body is an empty map.
+    """Decodes the map in a request's body, its tensors as read-only arrays over `body`; an empty body is an empty map.
 
     Raises:
       NotMsgpack: no msgpack, or no map; the message says where.
@@ -75,7 +75,7 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def decode_tensors(body: bytes) -> dict[str, Any] | None:
-    """The fields of a body of a few tensors and single values; None of any other. Never takes long."""
+    """Decodes a body of a few tensors and single values; None of any other. Never takes long."""
     if not 0x80 <= body[0] <= 0x8F:
         return None
     try:
@@ -89,21 +89,21 @@ def decode_tensors(body: bytes) -> dict[str, Any] | None:
 
 
 def tensor_in(fields: dict[str, Any], where: str) -> Array | None:
-    """The tensor that a map stands for; None where it is just a map. Raises as `decode` does."""
+    """Returns the tensor that a map stands for; None where it is just a map. Raises as `decode` does."""
     if fields.keys() != set(_Tensor.__struct_fields__):
         return None
     return _array(fields["dtype"], fields["shape"], fields["data"], where)
 
 
 def plain_of(raw: bytes) -> Any:
-    """Numbers, booleans and strings in nested lists; maps among them as they are."""
+    """Decodes numbers, booleans and strings in nested lists; maps among them stay as they are."""
     with suppress(msgspec.ValidationError):
         return _PLAIN.decode(raw)
     return _ANYTHING.decode(raw)
 
 
 def encode(structure: Any) -> bytes:
-    """Nested dicts and lists with arrays at the leaves → msgpack.
+    """Encodes nested dicts and lists with arrays at the leaves as msgpack.
 
     Arrays with dimensions become tensors; single values and strings are msgpack's own.
     """
@@ -111,7 +111,7 @@ def encode(structure: Any) -> bytes:
 
 
 def value_of(raw: Raw, where: str, level: int = 1) -> Any:
-    """The value of one field. Only maps inside lists are copied on the way."""
+    """Returns the value of one field. Only maps inside lists are copied on the way."""
     kind = kind_of(memoryview(raw)[0])
     if kind == "a map":
         with suppress(msgspec.ValidationError):
@@ -136,7 +136,7 @@ def _map(raw: Raw, where: str, level: int) -> Any:
 
 
 def _with_arrays(value: Any, where: str) -> Any:
-    """The same with arrays in the place of tensors."""
+    """Puts arrays in the place of tensors."""
     return _Replaced().of(value, where)
 
 
@@ -147,7 +147,7 @@ class _Replaced:
         self._left = _MOST_NESTS
 
     def of(self, value: Any, where: str) -> Any:
-        """The value, or what it becomes; what lies beyond the bound stays as it is: it fits no spec."""
+        """Returns the value, or what it becomes; what lies beyond the bound stays as it is: it fits no spec."""
         if not isinstance(value, list | dict | _Tensor):
             return value
         self._left -= 1
@@ -173,7 +173,7 @@ class _Replaced:
 
 
 def _array(dtype: Any, shape: Any, data: Any, where: str) -> Array:
-    """A view of `data`.
+    """Makes a view of `data`.
 
     Raises:
       DoesNotFit: the three do not make an array.
@@ -215,12 +215,12 @@ def _unfit(where: str, problem: str, expected: str) -> DoesNotFit:
 
 
 def inside(where: str, key: Any) -> str:
-    """Where an entry of a map is."""
+    """Returns the name of an entry's place, for messages."""
     return f"{where}.{key}"[:200]
 
 
 def reason(error: Exception, body: bytes, where: str) -> str:
-    """Where the fault lies: at a byte of the body, or of the value of the field `where`."""
+    """Says where the fault lies: at a byte of the body, or of the value of the field `where`."""
     at = f"in the value of {where[:100]!r}: " if where else ""
     if isinstance(error, UnicodeDecodeError):
         return f"{at}a string that is not UTF-8"
@@ -234,7 +234,7 @@ def reason(error: Exception, body: bytes, where: str) -> str:
 
 
 def kind_of(tag: int) -> str:
-    """What msgpack calls a value that begins with this byte."""
+    """Returns msgpack's name for a value that starts with this byte."""
     if tag < 0x80 or tag >= 0xE0 or 0xCA <= tag <= 0xD3:
         return "a number"
     if tag <= 0x8F or tag in (0xDE, 0xDF):
@@ -249,7 +249,7 @@ def kind_of(tag: int) -> str:
 
 
 def _plain(leaf: Any) -> Any:
-    """What msgspec is to write for an array, or a number of NumPy's."""
+    """Returns what msgspec writes for an array, or a number of NumPy's."""
     array = np.asarray(leaf)
     if array.dtype.kind in "OSU":
         return texts(array.tolist())

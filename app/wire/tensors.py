@@ -1,6 +1,6 @@
 """Nested lists, or an array → the array of one leaf, rows first; or the `Problem` that says which item is wrong.
 
-The quick way asks NumPy; only where that does not settle the matter are the items looked at one by one.
+NumPy checks first; only where that does not decide it are the items checked one by one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.offload import let_others_run
 from saver.artifact import Leaf
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# So many items are looked at one by one where not all of them are well.
+# So many items are checked one by one where not all of them are valid.
 _BLOCK = 64
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -27,14 +27,14 @@ Arrays: TypeAlias = "dict[str, Array]"
 
 @dataclass(frozen=True)
 class Tensor:
-    """The value of one field: `array` is [rows, …]; `batched` tells whether the caller sent a batch."""
+    """The value of one field: `array` is [rows, …]; `batched`: the caller sent a batch."""
 
     array: Array
     batched: bool
 
 
 class Unfit(Exception):
-    """The value is not what the leaf says."""
+    """The value does not fit the leaf."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -42,7 +42,7 @@ class Unfit(Exception):
 
 
 def read_tensor(raw: Any, leaf: Leaf, where: str, non_finite: bool = False) -> Tensor:
-    """One value of the leaf's shape, or a batch of them; decided by rank.
+    """Reads one value of the leaf's shape, or a batch of them; decided by rank.
 
     `non_finite`: whether NaN and infinities are numbers, and so are the words for them that answers have in JSON.
 
@@ -52,7 +52,7 @@ def read_tensor(raw: Any, leaf: Leaf, where: str, non_finite: bool = False) -> T
     if isinstance(raw, np.ndarray):
         return _converted(_with_rows(raw, raw, leaf, where), leaf, where, non_finite)
     shape = outline(raw)
-    if len(shape) - len(leaf.shape) not in (0, 1):  # before NumPy looks at all of it
+    if len(shape) - len(leaf.shape) not in (0, 1):  # before NumPy reads all of it
         raise Unfit(Problem(where, f"shape {list(shape)}" if shape else show(raw), expected_text(leaf)))
     if non_finite and leaf.is_float:
         raw = _without_words(raw)
@@ -64,7 +64,7 @@ def read_tensor(raw: Any, leaf: Leaf, where: str, non_finite: bool = False) -> T
 
 
 def _without_words(raw: Any) -> Any:
-    """The same with floats in the place of the words for what is not finite."""
+    """Puts floats in the place of the words for non-finite numbers."""
     if isinstance(raw, list):
         if not any(type(item) is list or type(item) is str for item in raw):
             return raw
@@ -83,7 +83,7 @@ def _with_rows(array: Array, raw: Any, leaf: Leaf, where: str) -> Tensor:
 
 
 def _converted(tensor: Tensor, leaf: Leaf, where: str, non_finite: bool) -> Tensor:
-    """An array that came as one, in the leaf's dtype: the same one, if it has that already."""
+    """Returns an array that came as one, in the leaf's dtype: the same one, if it has that already."""
     array = tensor.array
     accepted = "iuf" if leaf.is_float else "iu" if leaf.is_integer else "b" if leaf.dtype == "bool" else ""
     if array.dtype.kind not in accepted:
@@ -114,14 +114,14 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def expected_text(leaf: Leaf) -> str:
-    """What a caller should have sent, in words."""
+    """Says in words what the caller should have sent."""
     shape = ["?" if size is None else size for size in leaf.shape]
     one = f"{leaf.dtype} of shape [{', '.join(map(str, shape))}]" if shape else f"one {leaf.dtype}"
     return f"{one}, or a batch of shape [{', '.join(map(str, ['n', *shape]))}]"
 
 
 def _by_numpy(raw: Any, leaf: Leaf, non_finite: bool = False) -> Array | None:
-    """The array where NumPy alone can tell that all is well, None where the items must be looked at."""
+    """Returns the array where NumPy alone sees that all items are valid; None where they must be checked one by one."""
     text = leaf.dtype == "string"
     try:
         array = np.array(raw, dtype=object) if text else np.array(raw)
@@ -150,7 +150,7 @@ def _by_numpy(raw: Any, leaf: Leaf, non_finite: bool = False) -> Array | None:
 
 
 def _types(raw: Any, depth: int) -> set[type]:
-    """The types of all items of a regular nested list."""
+    """Returns the types of all items of a regular nested list."""
     if depth == 0:
         return {type(raw)}
     items: Iterable[Any] = raw
@@ -180,7 +180,7 @@ def _find_problem(raw: Any, leaf: Leaf, where: str, non_finite: bool) -> None:
 
 
 class _Search:
-    """Looks for the first wrong item of a nested list: NumPy says in which part it is, Python which one it is."""
+    """Finds the first wrong item of a nested list: NumPy says in which part it is, Python which one it is."""
 
     def __init__(self, leaf: Leaf, non_finite: bool) -> None:
         self._leaf = leaf
@@ -207,13 +207,13 @@ class _Search:
                     self.walk(item, f"{where}[{index}]", tuple(inner))
 
     def _is_good(self, block: list[Any], inner: tuple[int, ...]) -> bool:
-        """Whether NumPy alone can tell that no item is wrong."""
+        """Returns whether NumPy alone sees that no item is wrong."""
         array = _by_numpy(block, self._leaf, self._non_finite)
         return array is not None and array.shape[1:] == inner
 
 
 def outline(raw: Any) -> tuple[int, ...]:
-    """Lengths along the first items: the shape, if the nested list is regular."""
+    """Returns the lengths along the first items: the shape, if the nested list is regular."""
     shape = []
     while isinstance(raw, list):
         shape.append(len(raw))
@@ -254,7 +254,7 @@ def _item_expected(leaf: Leaf, came: Any) -> str:
 
 
 def show(item: Any) -> str:
-    """What came, short enough for a message."""
+    """Returns the text of a value, short enough for a message."""
     if isinstance(item, dict):
         return "an object"
     if isinstance(item, list):

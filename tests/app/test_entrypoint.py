@@ -41,7 +41,7 @@ def test_every_policy_is_served_and_what_is_none_is_named(policies: Path) -> Non
     (policies / "notes.txt").touch()
     (policies / "a-link").symlink_to(policies / "nowhere")
     end = start(policies)
-    # The link is for the server to tell of, and no policy but a good one becomes the default.
+    # The link is for the server to report, and no policy but a good one becomes the default.
     expected = ["-m", "app", "serve", f"{policies}/arm-2", f"{policies}/walker", f"{policies}/a-link"]
     assert (end.returncode, end.stdout.splitlines()) == (0, expected)
     assert sorted(end.stderr.splitlines()) == [

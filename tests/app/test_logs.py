@@ -61,9 +61,9 @@ def test_lines_that_nobody_reads_are_dropped_and_told_at_their_place(pipe: tuple
     assert end == "the end"
     numbers, dropped = [], 0
     for line in lines:
-        told = re.search(r" WARNING policy_server\.log: (\d+) lines before this one were dropped", line)
-        if told:
-            dropped += int(told[1])
+        notice = re.search(r" WARNING policy_server\.log: (\d+) lines before this one were dropped", line)
+        if notice:
+            dropped += int(notice[1])
         else:
             assert len(line) == 100
             numbers.append(int(line.split()[1]))

@@ -18,6 +18,7 @@ from app.wire.limits import FEW_NUMBERS
 from app.wire.long_lists import PIECE_BYTES, read_long
 from saver.artifact import Leaf
 
+pytestmark = pytest.mark.anyio
 LARGE = {JSON: large_json.decode, MSGPACK: large_msgpack.decode}
 
 
@@ -25,30 +26,24 @@ class Body(bytearray):
     """Bytes of which one can know whether they are still there."""
 
 
-def test_a_call_runs_in_another_thread() -> None:
-    async def test() -> None:
-        offload = Offload()
-        assert await offload.run(1, threading.get_ident) != threading.get_ident()
-        offload.close()
-
-    asyncio.run(test())
+async def test_a_call_runs_in_another_thread() -> None:
+    offload = Offload()
+    assert await offload.run(1, threading.get_ident) != threading.get_ident()
+    offload.close()
 
 
-def test_beyond_the_bound_it_is_refused_and_later_taken_again() -> None:
-    async def test() -> None:
-        offload, go = Offload(most_bytes=10), threading.Event()
-        first = asyncio.create_task(offload.run(8, go.wait))
+async def test_beyond_the_bound_it_is_refused_and_later_taken_again() -> None:
+    offload, go = Offload(most_bytes=10), threading.Event()
+    first = asyncio.create_task(offload.run(8, go.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await offload.run(8, int)
+    assert await asyncio.wait_for(asyncio.gather(first, _soon(go)), 30)
+    while offload._held_bytes:
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
-            await offload.run(8, int)
-        assert await asyncio.wait_for(asyncio.gather(first, _soon(go)), 30)
-        while offload._held_bytes:
-            await asyncio.sleep(0)
-        assert await offload.run(8, int) == 0
-        assert await offload.run(80, int) == 0  # one alone is always taken
-        offload.close()
-
-    asyncio.run(test())
+    assert await offload.run(8, int) == 0
+    assert await offload.run(80, int) == 0  # one alone is always taken
+    offload.close()
 
 
 async def _refusal(offload: Offload, call: Callable[[Body], None], body: Body) -> str:
@@ -83,21 +78,18 @@ def test_what_was_refused_is_gone_at_once() -> None:
         gc.enable()
 
 
-def test_a_waiter_that_gives_up_leaves_no_room_taken() -> None:
-    async def test() -> None:
-        offload, go = Offload(most_bytes=10), threading.Event()
-        running = asyncio.create_task(offload.run(5, go.wait))
-        waiting = asyncio.create_task(offload.run(5, int))
+async def test_a_waiter_that_gives_up_leaves_no_room_taken() -> None:
+    offload, go = Offload(most_bytes=10), threading.Event()
+    running = asyncio.create_task(offload.run(5, go.wait))
+    waiting = asyncio.create_task(offload.run(5, int))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    go.set()
+    await running
+    while offload._held_bytes:
         await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        go.set()
-        await running
-        while offload._held_bytes:
-            await asyncio.sleep(0)
-        offload.close()
-
-    asyncio.run(test())
+    offload.close()
 
 
 def test_a_thread_lets_others_run_once_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class Versions(BaseModel):
 
 
 def admin_router(service: Service, guard: Guard) -> APIRouter:
-    """The routes under /admin; all need the admin token."""
+    """Makes the routes under /admin; all need the admin token."""
     router = APIRouter(prefix="/admin/policies", tags=["admin"], dependencies=[Depends(guard)])
 
     @router.post(
@@ -121,7 +121,7 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
 
 
 def reloaded_json(swapped: Swapped) -> dict[str, Any]:
-    """The fields of `Reloaded`."""
+    """Returns the fields of `Reloaded`."""
     return {
         "version": swapped.version,
         "train_step": swapped.train_step,
@@ -131,7 +131,7 @@ def reloaded_json(swapped: Swapped) -> dict[str, Any]:
 
 
 async def _read(request: Request, model: type[M]) -> M:
-    """The body as `model`, whatever content type curl gave it; an empty one has only defaults."""
+    """Reads the body as `model`, whatever content type curl gave it; an empty one has only defaults."""
     fields = json_body.decode(await read_body(request, _BODY_LIMIT_BYTES))
     if len(fields) > _MOST_FIELDS:  # each would be a finding of its own
         raise DoesNotFit([Problem("body", f"{len(fields)} fields", f"some of {', '.join(model.model_fields)}")])

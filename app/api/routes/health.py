@@ -11,7 +11,7 @@ from app.metrics import Metrics
 
 
 def health_router(service: Service, metrics: Metrics) -> APIRouter:
-    """The routes. The server listens once every policy that can be opened has weights; the others make it unready."""
+    """Makes the routes. The server listens once each policy that can be opened has weights; others make it unready."""
     router = APIRouter(tags=["health"])
 
     @router.head("/livez", include_in_schema=False)
@@ -23,7 +23,7 @@ def health_router(service: Service, metrics: Metrics) -> APIRouter:
     @router.get("/readyz", summary="Some weights of every policy serve")
     async def readyz() -> JSONResponse:
         if failed := service.failed:
-            # Their names alone: the reasons hold paths, and this route is open to all.
+            # Their names alone: the reasons contain paths, and this route is open to all.
             return JSONResponse({"status": "not ready", "failed": failed}, 503)
         return JSONResponse({"status": "ready"})
 

@@ -43,7 +43,7 @@ class Metadata(BaseModel):
 
 
 def policies_router(service: Service, guard: Guard) -> APIRouter:
-    """Read-only routes; none of them waits for an engine."""
+    """Makes the read-only routes; none of them waits for an engine."""
     router = APIRouter(prefix="/v1/policies", tags=["policies"], dependencies=[Depends(guard)])
 
     @router.get("", response_model=PolicyList, summary="The policies served")
@@ -68,6 +68,6 @@ def policies_router(service: Service, guard: Guard) -> APIRouter:
 def _json(structure: Any) -> Response:
     try:
         body = json_body.encode(structure)
-    except TypeError:  # what others have written down may hold integers of any size, and half of a surrogate pair
+    except TypeError:  # metadata of others may contain integers of any size, and half of a surrogate pair
         body = json.dumps(structure).encode()
     return Response(body, media_type="application/json")

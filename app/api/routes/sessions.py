@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.access import Guard, client_of
-from app.api.endpoint import answering
+from app.api.endpoint import CoroutineCycle, MakeCycle, endpoint
+from app.api.request_cycle import Receiver
 from app.api.routes.data import data_paths
 from app.errors import DoesNotFit
 from app.inference.policy import Policy
 from app.inference.service import Service
-from app.metrics import Metrics
+from app.metrics import DataMetrics, Metrics
 from app.sessions.reading import check_run_id
 from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
@@ -22,7 +25,7 @@ BEGIN, STEP = "sessions", "sessions/action"
 
 
 def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guard: Guard) -> APIRouter:
-    """The routes; their OpenAPI is made per policy, see `app/api/openapi/document.py`."""
+    """Makes the routes; their OpenAPI is made per policy, see `app/api/openapi/document.py`."""
     router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
 
     async def begin(request: Request, policy: Policy, reads: Codec, writes: Codec, body: bytes) -> Response:
@@ -45,14 +48,23 @@ def sessions_router(service: Service, sessions: Sessions, metrics: Metrics, guar
         await sessions.end(policy, request.path_params["id"], run_id)
         return Response(status_code=204)
 
-    beginning = answering(service, metrics, BEGIN, begin)
-    stepping = answering(service, metrics, STEP, step)
+    begins = endpoint(service, metrics, BEGIN, _cycles(begin))
+    steps = endpoint(service, metrics, STEP, _cycles(step))
     for path in data_paths(BEGIN, "{policy}"):
-        router.add_api_route(path, beginning, methods=["POST"])
-        router.add_api_route(path + "/{id}/action", stepping, methods=["POST"])
+        router.add_api_route(path, begins, methods=["POST"])
+        router.add_api_route(path + "/{id}/action", steps, methods=["POST"])
         router.add_api_route(path + "/{id}", describe, methods=["GET"])
         router.add_api_route(path + "/{id}", end, methods=["DELETE"])
     return router
+
+
+def _cycles(respond: Callable[[Request, Policy, Codec, Codec, bytes], Coroutine[Any, Any, Response]]) -> MakeCycle:
+    def make(
+        request: Request, policy: Policy, reads: Codec, writes: Codec, counts: DataMetrics, receiver: Receiver
+    ) -> CoroutineCycle:
+        return CoroutineCycle(partial(respond, request, policy, reads, writes), counts, receiver)
+
+    return make
 
 
 def _response(answer: Answer, status: int = 200, headers: dict[str, str] | None = None) -> Response:

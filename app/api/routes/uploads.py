@@ -34,7 +34,7 @@ class Uploaded(BaseModel):
 
 
 def uploads_router(service: Service, guard: Guard) -> APIRouter:
-    """The route; it needs the admin token."""
+    """Makes the route; it needs the admin token."""
     router = APIRouter(prefix="/admin/policies", tags=["admin"], dependencies=[Depends(guard)])
 
     @router.put(

@@ -1,84 +1,93 @@
-"""Bodies that stand for larger ones: they are decoded one after the other, and only for clients that are there."""
+"""Bodies: whole, in pieces, decoded, and never larger than they may be."""
 
-import asyncio
-import gc
 import gzip
-import socket
-import struct
+import zlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.requests import Request
 
-from app.api import encodings
-from app.api.bodies import BodyBuffer
-from tests.app.api.test_connections import Client, Clients, clients, post, run, until
+from app.api.bodies import BodyBuffer, body_parts, read_body
+from app.errors import BodyTooLarge, NotDecodable, NotJson, Refusal, UnknownEncoding
+from app.wire.limits import SHORT_BODY_BYTES
 
-LIMIT = 2**26
-BOMB = post("/action", gzip.compress(b" " * (LIMIT + 1), 9), "Content-Encoding: gzip")
-
-
-def turn_of(there: Clients) -> asyncio.Lock:
-    """The one that large bodies are decoded in, acquired."""
-    app: Any = there.worker.worker._http.config.app
-    app.state.large_bodies = asyncio.Lock()
-    return app.state.large_bodies
+pytestmark = pytest.mark.anyio
+LIMIT = 1000
 
 
-def reset(client: Client) -> None:
-    """Closes the connection so that the server hears of it: an end of data alone may be a half-closed client."""
-    client._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.abort()
+def request(*parts: bytes, cut: bool = False, **fields: str) -> Request:
+    """A request whose body comes in parts; `cut`: the client goes away after them."""
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    messages.append({"type": "http.disconnect"} if cut else {"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
+    return Request({"type": "http", "headers": headers, "app": FastAPI()}, receive)
 
 
-def waiting(turn: asyncio.Lock) -> int:
-    return len(turn._waiters or ())
+async def in_parts(request: Request, limit: int) -> bytes:
+    return b"".join([part async for part in _checked(body_parts(request, limit))])
 
 
-def test_bodies_of_clients_that_have_gone_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = 0
-    decompressed = encodings.Decoder._decompressed
-
-    def counted(self: encodings.Decoder, part: bytes) -> bytes:
-        nonlocal pieces
-        pieces += 1
-        return decompressed(self, part)
-
-    monkeypatch.setattr(encodings.Decoder, "_decompressed", counted)
-
-    async def test() -> None:
-        async with clients(body_limit_bytes=LIMIT) as there:
-            turn = turn_of(there)
-            await turn.acquire()
-            there_before = asyncio.all_tasks()
-            senders = [await there.open() for _ in range(30)]
-            for client in senders:
-                await client.send(BOMB)
-            await until(lambda: waiting(turn) == len(senders))
-            for client in senders:
-                reset(client)
-            await until(lambda: not there.worker.connections)
-            turn.release()
-            await until(lambda: not asyncio.all_tasks() - there_before)
-            assert pieces <= 3 * len(senders)
-
-    run(test)
+async def _checked(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        assert len(part) <= LIMIT
+        yield part
 
 
-def test_bodies_that_wait_to_be_decoded_hold_little() -> None:
-    async def test() -> None:
-        async with clients(body_limit_bytes=LIMIT) as there:
-            turn = turn_of(there)
-            await turn.acquire()
-            senders = [await there.open() for _ in range(100)]
-            for client in senders:
-                await client.send(BOMB)
-            await until(lambda: waiting(turn) == len(senders))
-            buffers = [thing for thing in gc.get_objects() if type(thing) is BodyBuffer]
-            assert sum(buffer._size for buffer in buffers) <= len(senders) * 2 * encodings.PIECE_BYTES
-            await there.works()
-            for client in senders[1:]:
-                client.abort()
-            turn.release()
-            assert (await senders[0].answer()).status == 413
+both = pytest.mark.parametrize("read", [read_body, in_parts])
 
-    run(test)
+
+@both
+async def test_a_body_is_its_parts(read: Any) -> None:
+    assert await read(request(b"ab", b"", b"cd"), LIMIT) == b"abcd"
+    assert await read(request(), LIMIT) == b""
+
+
+@both
+@pytest.mark.parametrize(("encode", "name"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")])
+async def test_a_compressed_body_is_decoded(read: Any, encode: Any, name: str) -> None:
+    data = encode(b"x" * LIMIT)
+    assert await read(request(data[:3], data[3:], content_encoding=name), LIMIT) == b"x" * LIMIT
+
+
+@both
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (lambda: request(b"x" * (LIMIT + 1)), BodyTooLarge),
+        (lambda: request(b"x" * LIMIT, b"x"), BodyTooLarge),
+        (lambda: request(b"", content_length=str(LIMIT + 1)), BodyTooLarge),
+        (lambda: request(gzip.compress(b"x" * (LIMIT + 1)), content_encoding="gzip"), BodyTooLarge),
+        (lambda: request(gzip.compress(b"x")[:-1], content_encoding="gzip"), NotDecodable),
+        (lambda: request(b"x", content_encoding="br"), UnknownEncoding),
+        (lambda: request(b"x", cut=True), NotJson),
+    ],
+    ids=["one part", "parts", "announced", "decoded", "cut short", "unknown encoding", "gone"],
+)
+async def test_what_is_too_large_or_no_whole_body_is_refused(
+    read: Any, sent: Callable[[], Request], error: type[Refusal]
+) -> None:
+    with pytest.raises(error):
+        await read(sent(), LIMIT)
+
+
+async def test_a_body_that_was_announced_and_is_not_there_is_refused() -> None:
+    with pytest.raises(NotJson, match="is not there"):
+        await read_body(request(content_length="5"), LIMIT)
+    assert await read_body(request(content_length="0"), LIMIT) == b""
+
+
+@pytest.mark.parametrize("sizes", [[], [5], [5, 5], [SHORT_BODY_BYTES + 1], [SHORT_BODY_BYTES, 1, 1]])
+def test_a_buffer_gives_what_was_added_and_is_empty_afterwards(sizes: list[int]) -> None:
+    buffer = BodyBuffer()
+    pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    for _ in range(2):
+        for piece in pieces:
+            buffer.add(piece)
+        assert buffer.take() == b"".join(pieces)
+    assert buffer.take() == b""

@@ -74,7 +74,7 @@ def test_missing_token_says_which_scheme_is_wanted():
     assert problem_response(errors.Unauthorized("no token")).headers["www-authenticate"] == "Bearer"
 
 
-def test_bug_is_told_to_the_log_and_not_to_the_caller(caplog):
+def test_a_bug_is_logged_and_not_shown_to_the_caller(caplog):
     error = ZeroDivisionError("the secret of line 7")
     with caplog.at_level(logging.ERROR, "policy_server.http"):
         response = problem_response(error)

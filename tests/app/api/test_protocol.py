@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -17,6 +18,7 @@ from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 IDLE_S = 0.02
+pytestmark = pytest.mark.anyio
 
 
 class Transport:
@@ -59,7 +61,7 @@ class Transport:
         self.reading = False
 
 
-class Held:
+class Submitted:
     """In the place of the fast path: every request is kept, to be answered by the test."""
 
     def __init__(self) -> None:
@@ -90,94 +92,75 @@ async def _no_app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nothing here is for the framework")
 
 
-def connected(held: Held, **limits: float) -> tuple[FastPathProtocol, Transport]:
+def connected(submitted: Submitted, **limits: float) -> tuple[FastPathProtocol, Transport]:
     config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
     bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
     shared = SharedLimits(bounds, FreedMemory())
-    protocol: Any = protocol_with(held, shared)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
+    protocol: Any = protocol_with(submitted, shared)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
     transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
-
-
-def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, transport = connected(held)
-        for _ in range(3):
-            protocol.data_received(REQUEST)
-            held.cycles[-1].set_result(b"an answer")
-        assert transport.written.count(b"an answer") == 3
-        began = asyncio.get_running_loop().time()
-        await transport.closed.wait()
-        assert asyncio.get_running_loop().time() - began >= IDLE_S * 0.9
-
-    run(test)
-
-
-def test_a_connection_is_not_closed_while_somebody_waits_on_it_or_is_about_to_ask() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, transport = connected(held)
+async def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
+    submitted = Submitted()
+    protocol, transport = connected(submitted)
+    for _ in range(3):
         protocol.data_received(REQUEST)
-        held.cycles[0].set_result(b"an answer")
-        protocol.data_received(REQUEST[:10])
-        await asyncio.sleep(2 * IDLE_S)
-        protocol.data_received(REQUEST[10:])
-        await asyncio.sleep(2 * IDLE_S)
-        assert not transport.closed.is_set()
-        held.cycles[1].set_result(b"another")
-        await transport.closed.wait()
-        assert transport.written.endswith(b"another")
-
-    run(test)
+        submitted.cycles[-1].set_result(b"an answer")
+    assert transport.written.count(b"an answer") == 3
+    began = asyncio.get_running_loop().time()
+    await transport.closed.wait()
+    assert asyncio.get_running_loop().time() - began >= IDLE_S * 0.9
 
 
-def test_who_goes_away_is_counted_and_told_nothing() -> None:
-    async def test() -> None:
-        held = Held()
-        whole, half = connected(held)[0], connected(held)[0]
-        whole.data_received(REQUEST)
-        half.data_received(REQUEST[:-1])
-        for protocol in (whole, half):
-            protocol.connection_lost(None)
-        (exchange,) = held.cycles
-        assert exchange.done()
-        assert held.counted == [499, 400]
-
-    run(test)
-
-
-def test_a_server_that_stops_closes_the_connection_behind_the_answer() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, transport = connected(held)
-        protocol.data_received(REQUEST)
-        protocol.shutdown()
-        assert not transport.closed.is_set()
-        held.cycles[0].set_result(b"the last answer")
-        assert transport.closed.is_set()
-        assert b"connection: close" in transport.written
-
-    run(test)
+async def test_a_connection_is_not_closed_while_somebody_waits_on_it_or_is_about_to_ask() -> None:
+    submitted = Submitted()
+    protocol, transport = connected(submitted)
+    protocol.data_received(REQUEST)
+    submitted.cycles[0].set_result(b"an answer")
+    protocol.data_received(REQUEST[:10])
+    await asyncio.sleep(2 * IDLE_S)
+    protocol.data_received(REQUEST[10:])
+    await asyncio.sleep(2 * IDLE_S)
+    assert not transport.closed.is_set()
+    submitted.cycles[1].set_result(b"another")
+    await transport.closed.wait()
+    assert transport.written.endswith(b"another")
 
 
-def test_an_answer_that_cannot_be_written_is_a_fault_and_is_told() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, transport = connected(held)
-        held.service.read = lambda *_: SimpleNamespace(answer=None)
-        protocol.data_received(REQUEST)
-        held.cycles[0].set_result(b"")
-        assert b"HTTP/1.1 500" in transport.written
-        assert held.counted == [500]
+async def test_a_client_that_goes_away_is_counted_and_sent_nothing() -> None:
+    submitted = Submitted()
+    whole, half = connected(submitted)[0], connected(submitted)[0]
+    whole.data_received(REQUEST)
+    half.data_received(REQUEST[:-1])
+    for protocol in (whole, half):
+        protocol.connection_lost(None)
+    (exchange,) = submitted.cycles
+    assert exchange.done()
+    assert submitted.counted == [499, 400]
 
-    run(test)
+
+async def test_a_server_that_stops_closes_the_connection_behind_the_answer() -> None:
+    submitted = Submitted()
+    protocol, transport = connected(submitted)
+    protocol.data_received(REQUEST)
+    protocol.shutdown()
+    assert not transport.closed.is_set()
+    submitted.cycles[0].set_result(b"the last answer")
+    assert transport.closed.is_set()
+    assert b"connection: close" in transport.written
+
+
+async def test_an_answer_that_cannot_be_written_is_a_fault_and_is_reported() -> None:
+    submitted = Submitted()
+    protocol, transport = connected(submitted)
+    submitted.service.read = lambda *_: SimpleNamespace(answer=None)
+    protocol.data_received(REQUEST)
+    submitted.cycles[0].set_result(b"")
+    assert b"HTTP/1.1 500" in transport.written
+    assert submitted.counted == [500]
 
 
 def request_with(body: bytes, head: bytes = b"POST /action HTTP/1.1\r\nContent-Length: %d\r\nX: 1\r\n\r\n") -> bytes:
@@ -187,192 +170,171 @@ def request_with(body: bytes, head: bytes = b"POST /action HTTP/1.1\r\nContent-L
 BODIES = [b"{}", b"", b"[1, 2, 3]", b"x" * 1000, b"POST", request_with(b"{}"), b"\r\n\r\n"]
 
 
-def test_a_head_that_is_known_is_not_parsed_again() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, transport = connected(held)
-        for body in BODIES:
-            protocol.data_received(request_with(body))
-            held.cycles[-1].set_result(body)
-        assert held.bodies == BODIES
-        assert held.heads == 1
-        assert transport.written.count(b"HTTP/1.1 200 OK") == len(BODIES)
-        other = b"POST /other HTTP/1.1\r\ncontent-length:%d\r\n\r\n"
-        for body in (b"other", b"the same other"):
-            protocol.data_received(request_with(body, other))
-            held.cycles[-1].set_result(b"")
-        assert (held.bodies[-2:], held.heads) == ([b"other", b"the same other"], 2)
-
-    run(test)
+async def test_a_head_that_is_known_is_not_parsed_again() -> None:
+    submitted = Submitted()
+    protocol, transport = connected(submitted)
+    for body in BODIES:
+        protocol.data_received(request_with(body))
+        submitted.cycles[-1].set_result(body)
+    assert submitted.bodies == BODIES
+    assert submitted.heads == 1
+    assert transport.written.count(b"HTTP/1.1 200 OK") == len(BODIES)
+    other = b"POST /other HTTP/1.1\r\ncontent-length:%d\r\n\r\n"
+    for body in (b"other", b"the same other"):
+        protocol.data_received(request_with(body, other))
+        submitted.cycles[-1].set_result(b"")
+    assert (submitted.bodies[-2:], submitted.heads) == ([b"other", b"the same other"], 2)
 
 
-def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None:
+async def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None:
     """A body may look like a request; a request may come in pieces, or with the beginning of the next."""
 
-    async def test() -> None:
-        stream = b"".join(map(request_with, BODIES))
-        for size in (*range(1, 90), len(stream)):
-            held = Held()
-            held.service.submit = lambda _, waiter, __: waiter.set_result(b"")
-            protocol, transport = connected(held)
-            for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
-                protocol.data_received(data)
-            assert held.bodies == [b"learned", *BODIES]
-            assert transport.written.count(b"HTTP/1.1 200 OK") == len(BODIES) + 1
-
-    run(test)
+    stream = b"".join(map(request_with, BODIES))
+    for size in (*range(1, 90), len(stream)):
+        submitted = Submitted()
+        submitted.service.submit = lambda _, waiter, __: waiter.set_result(b"")
+        protocol, transport = connected(submitted)
+        for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
+            protocol.data_received(data)
+        assert submitted.bodies == [b"learned", *BODIES]
+        assert transport.written.count(b"HTTP/1.1 200 OK") == len(BODIES) + 1
 
 
-def test_a_length_that_is_none_or_too_large_is_left_to_the_parser() -> None:
-    async def test() -> None:
-        for length in (b"-2", b"+2", b"2 3", b"0x2", b"", b"99999999999999999999", b"2\r\ncontent-length: 3"):
-            held = Held()
-            protocol, transport = connected(held)
-            protocol.data_received(request_with(b"{}"))
-            held.cycles[-1].set_result(b"")
-            protocol.data_received(request_with(b"{}").replace(b": 2", b": " + length))
-            assert len(held.bodies) == 1
-            assert b"HTTP/1.1 400" in transport.written
-        held = Held()
-        held.body_limit = 5
-        protocol, transport = connected(held)
+async def test_a_length_that_is_none_or_too_large_is_left_to_the_parser() -> None:
+    for length in (b"-2", b"+2", b"2 3", b"0x2", b"", b"99999999999999999999", b"2\r\ncontent-length: 3"):
+        submitted = Submitted()
+        protocol, transport = connected(submitted)
         protocol.data_received(request_with(b"{}"))
-        held.cycles[-1].set_result(b"")
-        protocol.data_received(request_with(b"123456"))
-        assert held.heads == 2  # whoever reads the head knows the limit
-
-    run(test)
-
-
-def test_a_head_is_known_only_while_no_other_request_is_under_way() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, _ = connected(held)
-        protocol.data_received(request_with(b"first"))
-        held.cycles[-1].set_result(b"")
-        protocol.data_received(request_with(b"second"))
-        protocol.data_received(request_with(b"ahead of its turn"))
-        assert held.bodies == [b"first", b"second"]
-        held.cycles[-1].set_result(b"")
-        await asyncio.sleep(0)
-        assert held.bodies == [b"first", b"second", b"ahead of its turn"]
-
-    run(test)
+        submitted.cycles[-1].set_result(b"")
+        protocol.data_received(request_with(b"{}").replace(b": 2", b": " + length))
+        assert len(submitted.bodies) == 1
+        assert b"HTTP/1.1 400" in transport.written
+    submitted = Submitted()
+    submitted.body_limit = 5
+    protocol, transport = connected(submitted)
+    protocol.data_received(request_with(b"{}"))
+    submitted.cycles[-1].set_result(b"")
+    protocol.data_received(request_with(b"123456"))
+    assert submitted.heads == 2  # whoever reads the head knows the limit
 
 
-def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
-    """Its arrays may be large, and the collector looks seldom."""
+async def test_a_head_is_known_only_while_no_other_request_is_under_way() -> None:
+    submitted = Submitted()
+    protocol, _ = connected(submitted)
+    protocol.data_received(request_with(b"first"))
+    submitted.cycles[-1].set_result(b"")
+    protocol.data_received(request_with(b"second"))
+    protocol.data_received(request_with(b"ahead of its turn"))
+    assert submitted.bodies == [b"first", b"second"]
+    submitted.cycles[-1].set_result(b"")
+    await asyncio.sleep(0)
+    assert submitted.bodies == [b"first", b"second", b"ahead of its turn"]
 
-    async def test() -> None:
-        for end in ("answered", "failed", "left"):
-            held = Held()
-            protocol, _ = connected(held)
-            jobs: list[Any] = []
 
-            class Job:
-                waiter: Any = None
-
-            def submit(question: Any, waiter: Any, _: float, jobs: list[Any] = jobs) -> None:
-                question.job.waiter = waiter
-                jobs.append(question.job)
-
-            held.service.read = lambda _, job=Job: SimpleNamespace(job=job(), answer=lambda *_: b"")
-            held.service.submit = submit
-            protocol.data_received(REQUEST)
-            job = jobs.pop()
-            gone = weakref.ref(job)
-            if end == "left":
-                protocol.connection_lost(None)
-            elif end == "failed":
-                job.waiter.set_exception(ValueError())
-            else:
-                job.waiter.set_result(b"")
-            del job
-            assert gone() is None, end
-
+@pytest.fixture
+def no_garbage_collector() -> Iterator[None]:
     gc.disable()
-    try:
-        run(test)
-    finally:
-        gc.enable()
+    yield
+    gc.enable()
 
 
-def test_the_end_of_a_chunked_request_is_seen_wherever_it_lies() -> None:
+@pytest.mark.usefixtures("no_garbage_collector")
+async def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
+    """Its arrays may be large, and the collector runs seldom."""
+    for end in ("answered", "failed", "left"):
+        submitted = Submitted()
+        protocol, _ = connected(submitted)
+        jobs: list[Any] = []
+
+        class Job:
+            waiter: Any = None
+
+        def submit(pending: Any, waiter: Any, _: float, jobs: list[Any] = jobs) -> None:
+            pending.job.waiter = waiter
+            jobs.append(pending.job)
+
+        submitted.service.read = lambda _, job=Job: SimpleNamespace(job=job(), answer=lambda *_: b"")
+        submitted.service.submit = submit
+        protocol.data_received(REQUEST)
+        job = jobs.pop()
+        gone = weakref.ref(job)
+        if end == "left":
+            protocol.connection_lost(None)
+        elif end == "failed":
+            job.waiter.set_exception(ValueError())
+        else:
+            job.waiter.set_result(b"")
+        del job
+        assert gone() is None, end
+
+
+async def test_the_end_of_a_chunked_request_is_seen_wherever_it_lies() -> None:
     """No byte of the next request is taken for its own, whatever the parser looks at in one go."""
     head = b"POST /action HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    async def test() -> None:
-        for size in range(16 * 1024 - 40, 16 * 1024 + 20):
-            parser = HttpParser()
-            chunk = b"x" * size
-            data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, chunk)
-            for cut in (len(data), len(head) + 3, len(data) - 2, len(data) + 1):
-                stream, body = data + REQUEST, b""
-                for part in (stream[:cut], stream[cut:]):
-                    start = 0
-                    while start < len(part):
-                        start = parser.feed(part, start)
-                        body += b"".join(parser.pieces)
-                        parser.pieces = []
-                        if parser.complete:
-                            assert body in (chunk, b"{}")
-                            body = b""
-                            parser.next()
-                assert not parser.fed
-
-    run(test)
+    for size in range(16 * 1024 - 40, 16 * 1024 + 20):
+        parser = HttpParser()
+        chunk = b"x" * size
+        data = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, chunk)
+        for cut in (len(data), len(head) + 3, len(data) - 2, len(data) + 1):
+            stream, body = data + REQUEST, b""
+            for part in (stream[:cut], stream[cut:]):
+                start = 0
+                while start < len(part):
+                    start = parser.feed(part, start)
+                    body += b"".join(parser.pieces)
+                    parser.pieces = []
+                    if parser.complete:
+                        assert body in (chunk, b"{}")
+                        body = b""
+                        parser.next()
+            assert not parser.fed
 
 
-def test_a_head_that_is_known_may_come_before_its_body() -> None:
-    async def test() -> None:
-        for length, parts in (
-            (5, [b"12345"]),
-            (5, [b"1", b"2345"]),
-            (5, [b"12345" + request_with(b"more")]),
-            (2**20, [b"x" * 1000]),
-            (0, []),
-        ):
-            held = Held()
-            held.body_limit = 2**21
-            held.service.submit = lambda _, waiter, __: waiter.set_result(b"")
-            protocol, transport = connected(held)
-            protocol.data_received(request_with(b"learned"))
-            for _ in range(2):
-                protocol.data_received(request_with(b"").replace(b"Length: 0", b"Length: %d" % length))
-                for part in parts:
-                    protocol.data_received(part)
-                if length == 2**20:
-                    protocol.data_received(b"x" * (length - 1000))
-            await asyncio.sleep(0)
-            wanted = {5: [b"12345"], 2**20: [b"x" * 2**20], 0: [b""]}[length]
-            if len(parts) == 1 and len(parts[0]) > 5 and length == 5:
-                wanted = [b"12345", b"more"]
-            assert held.bodies == [b"learned", *wanted, *wanted]
-            assert transport.written.count(b"HTTP/1.1 200 OK") == len(held.bodies)
-
-    run(test)
+async def test_a_head_that_is_known_may_come_before_its_body() -> None:
+    for length, parts in (
+        (5, [b"12345"]),
+        (5, [b"1", b"2345"]),
+        (5, [b"12345" + request_with(b"more")]),
+        (2**20, [b"x" * 1000]),
+        (0, []),
+    ):
+        submitted = Submitted()
+        submitted.body_limit = 2**21
+        submitted.service.submit = lambda _, waiter, __: waiter.set_result(b"")
+        protocol, transport = connected(submitted)
+        protocol.data_received(request_with(b"learned"))
+        for _ in range(2):
+            protocol.data_received(request_with(b"").replace(b"Length: 0", b"Length: %d" % length))
+            for part in parts:
+                protocol.data_received(part)
+            if length == 2**20:
+                protocol.data_received(b"x" * (length - 1000))
+        await asyncio.sleep(0)
+        wanted = {5: [b"12345"], 2**20: [b"x" * 2**20], 0: [b""]}[length]
+        if len(parts) == 1 and len(parts[0]) > 5 and length == 5:
+            wanted = [b"12345", b"more"]
+        assert submitted.bodies == [b"learned", *wanted, *wanted]
+        assert transport.written.count(b"HTTP/1.1 200 OK") == len(submitted.bodies)
 
 
-def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_with_its_server() -> None:
-    async def test() -> None:
-        for end in ("time", "stop", "end"):
-            held = Held()
-            protocol, transport = connected(held, client_timeout_s=0.05, keep_alive_s=0.05)
-            protocol.data_received(REQUEST)
-            held.cycles[0].set_result(b"")
-            protocol.data_received(REQUEST[:-2])
-            assert protocol._head_alone
-            if end == "end":
-                assert not protocol.eof_received()
-            elif end == "stop":
-                protocol.shutdown()
-                protocol.data_received(b"{}")
-                held.cycles[1].set_result(b"")
-                assert transport.closed.is_set()
-                assert transport.written.count(b"HTTP/1.1 200 OK") == 2
-            else:
-                while b"HTTP/1.1 408" not in transport.written:
-                    await asyncio.sleep(0.01)
-                assert transport.ended
-
-    run(test)
+async def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_with_its_server() -> None:
+    for end in ("time", "stop", "end"):
+        submitted = Submitted()
+        protocol, transport = connected(submitted, client_timeout_s=0.05, keep_alive_s=0.05)
+        protocol.data_received(REQUEST)
+        submitted.cycles[0].set_result(b"")
+        protocol.data_received(REQUEST[:-2])
+        assert protocol._head_alone
+        if end == "end":
+            assert not protocol.eof_received()
+        elif end == "stop":
+            protocol.shutdown()
+            protocol.data_received(b"{}")
+            submitted.cycles[1].set_result(b"")
+            assert transport.closed.is_set()
+            assert transport.written.count(b"HTTP/1.1 200 OK") == 2
+        else:
+            while b"HTTP/1.1 408" not in transport.written:
+                await asyncio.sleep(0.01)
+            assert transport.ended

@@ -1,16 +1,13 @@
 """A worker that stops: what has arrived by then is read and answered, and so is who has not been accepted yet."""
 
 import asyncio
-import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-import uvloop
 
-from app.sockets import accept_waiting, admit_nobody
-from tests.app.api.test_protocol import REQUEST, Held
+from tests.app.api.test_protocol import REQUEST, Submitted
 from tests.app.api.test_protocol import connected as connected_to
 from tests.support.worker_in_process import Running, running
 
@@ -39,13 +36,19 @@ SENT = {
 }
 
 
-def run(test: Callable[[Running], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def whole() -> None:
-        async with running(monkeypatch) as worker:
-            await test(worker)
+pytestmark = pytest.mark.anyio
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(whole())
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The event loop of a worker."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture
+async def worker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+    async with running(monkeypatch) as worker:
+        yield worker
 
 
 def connected(worker: Running) -> socket.socket:
@@ -79,117 +82,76 @@ def stop(worker: Running, meanwhile: Callable[[], None]) -> asyncio.Task[None]:
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["open", "half-closed"])
-def test_who_is_connected_and_not_accepted_is_answered(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
-    async def test(worker: Running) -> None:
-        clients: list[socket.socket] = []
+async def test_who_is_connected_and_not_accepted_is_answered(ends: bool, worker: Running) -> None:
+    clients: list[socket.socket] = []
 
-        def ask() -> None:
-            for data in [*(data for data, _ in SENT.values()), b""]:
-                clients.append(connected(worker))
-                clients[-1].sendall(data)
-                if ends:
-                    clients[-1].shutdown(socket.SHUT_WR)
+    def ask() -> None:
+        for data in [*(data for data, _ in SENT.values()), b""]:
+            clients.append(connected(worker))
+            clients[-1].sendall(data)
+            if ends:
+                clients[-1].shutdown(socket.SHUT_WR)
 
-        stopping = stop(worker, ask)
-        while not clients:
-            await asyncio.sleep(0.001)
-        *asking, silent = clients
-        for client, (_, count) in zip(asking, SENT.values(), strict=True):
-            await check_answers(client, count)
-        with silent:
-            assert await asyncio.to_thread(silent.recv, 10) == b""
-        await asyncio.wait_for(stopping, 30)
-
-    run(test, monkeypatch)
+    stopping = stop(worker, ask)
+    while not clients:
+        await asyncio.sleep(0.001)
+    *asking, silent = clients
+    for client, (_, count) in zip(asking, SENT.values(), strict=True):
+        await check_answers(client, count)
+    with silent:
+        assert await asyncio.to_thread(silent.recv, 10) == b""
+    await asyncio.wait_for(stopping, 30)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SENT if kind != "HTTP/1.0"])
-def test_what_has_arrived_on_an_open_connection_is_answered(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+async def test_what_has_arrived_on_an_open_connection_is_answered(kind: str, worker: Running) -> None:
     """It has arrived since the event loop has looked, and the time is over that the connection waits for more."""
 
-    async def test(worker: Running) -> None:
-        data, count = SENT[kind]
-        with connected(worker) as client:
-            client.sendall(post())
-            await asyncio.to_thread(client.recv, 1 << 16)
-            (connection,) = worker.connections
-            connection.shutdown()
-            client.sendall(data)
-            connection.settle()
-            stopping = asyncio.create_task(worker.worker._http.stop())
-            await check_answers(client, count)
-            await asyncio.wait_for(stopping, 30)
-
-    run(test, monkeypatch)
-
-
-def test_answer_is_not_the_last_while_another_request_has_arrived() -> None:
-    async def test() -> None:
-        held = Held()
-        protocol, transport = connected_to(held)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            transport.get_extra_info = lambda name, default=None: ours if name == "socket" else default  # type: ignore[method-assign]
-            protocol.data_received(REQUEST)
-            protocol.shutdown()
-            theirs.sendall(REQUEST)
-            held.cycles[0].set_result(b"one")
-            assert not transport.closed.is_set()
-            assert b"connection: close" not in transport.written
-            protocol.data_received(ours.recv(1000))
-            held.cycles[1].set_result(b"two")
-            assert transport.closed.is_set()
-            assert transport.written.partition(b"one")[2].count(b"connection: close") == 1
-
-    asyncio.run(test())
-
-
-def test_who_has_gone_before_it_was_accepted_stops_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(worker: Running) -> None:
-        stays: list[socket.socket] = []
-
-        def come_and_go() -> None:
-            for sends in (b"", post(), post()[:-5], post(target=b"/action?")):
-                client = connected(worker)
-                client.sendall(sends)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                client.close()  # with a reset
-            stays.append(connected(worker))
-            stays[0].sendall(post())
-
-        stopping = stop(worker, come_and_go)
-        while not stays:
-            await asyncio.sleep(0.001)
-        await check_answers(stays[0], 1)
+    data, count = SENT[kind]
+    with connected(worker) as client:
+        client.sendall(post())
+        await asyncio.to_thread(client.recv, 1 << 16)
+        (connection,) = worker.connections
+        connection.shutdown()
+        client.sendall(data)
+        connection.settle()
+        stopping = asyncio.create_task(worker.worker._http.stop())
+        await check_answers(client, count)
         await asyncio.wait_for(stopping, 30)
 
-    run(test, monkeypatch)
+
+async def test_answer_is_not_the_last_while_another_request_has_arrived() -> None:
+    submitted = Submitted()
+    protocol, transport = connected_to(submitted)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport.get_extra_info = lambda name, default=None: ours if name == "socket" else default  # type: ignore[method-assign]
+        protocol.data_received(REQUEST)
+        protocol.shutdown()
+        theirs.sendall(REQUEST)
+        submitted.cycles[0].set_result(b"one")
+        assert not transport.closed.is_set()
+        assert b"connection: close" not in transport.written
+        protocol.data_received(ours.recv(1000))
+        submitted.cycles[1].set_result(b"two")
+        assert transport.closed.is_set()
+        assert transport.written.partition(b"one")[2].count(b"connection: close") == 1
 
 
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_nobody_is_admitted_any_more_and_who_was_stays(family: int, host: str) -> None:
-    with socket.socket(family) as listener:
-        try:
-            listener.bind((host, 0))
-        except OSError:
-            pytest.skip("no IPv6 here")
-        listener.listen(50)
-        address = listener.getsockname()[:2]
-        with contextlib.ExitStack() as stack:
-            early = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(5)]
-            for client in early:
-                client.sendall(b"early")
-            admit_nobody(listener)
-            with socket.socket(family) as late:
-                late.settimeout(0.2)
-                with pytest.raises(TimeoutError):
-                    late.connect(address)
-            accepted = [stack.enter_context(connection) for connection in accept_waiting(listener)]
-            assert [connection.recv(10) for connection in accepted] == [b"early"] * 5
-            listener.close()
-            for connection, client in zip(accepted, early, strict=True):
-                connection.sendall(b"answer")
-                client.sendall(b"more")
-                assert (client.recv(10), connection.recv(10)) == (b"answer", b"more")
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(address, 30)
+async def test_who_has_gone_before_it_was_accepted_stops_no_stop(worker: Running) -> None:
+    stays: list[socket.socket] = []
+
+    def come_and_go() -> None:
+        for sends in (b"", post(), post()[:-5], post(target=b"/action?")):
+            client = connected(worker)
+            client.sendall(sends)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()  # with a reset
+        stays.append(connected(worker))
+        stays[0].sendall(post())
+
+    stopping = stop(worker, come_and_go)
+    while not stays:
+        await asyncio.sleep(0.001)
+    await check_answers(stays[0], 1)
+    await asyncio.wait_for(stopping, 30)

@@ -76,11 +76,11 @@ class Client:
             if request.does != "act":
                 continue
             decode: Any = msgpack_body.decode if request.kind == "packed" else json.loads
-            told = decode(answer.body)
-            assert float(told["action"]) == request.number
+            came = decode(answer.body)
+            assert float(came["action"]) == request.number
             if request.kind == "step":
                 step += 1
-                assert told["step"] == step
+                assert came["step"] == step
 
 
 async def _answers(sequence: Sequence, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[Answer]:

@@ -8,7 +8,7 @@ import pytest
 from app.batching.rule import Pause
 from app.errors import DeadlinePassed, NotReady, UnknownPolicy
 from app.inference.service import Service
-from app.wire.limits import LEAST_BYTES
+from app.wire.limits import SMALL_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -61,9 +61,9 @@ async def test_policy_that_cannot_be_opened_says_why_until_it_is() -> None:
 @pytest.mark.parametrize(
     ("size", "quickly", "reader", "elsewhere"),
     [
-        (LEAST_BYTES, True, "read", False),
-        (LEAST_BYTES + 1, True, "at_once", False),
-        (LEAST_BYTES + 1, False, "large", True),
+        (SMALL_BYTES, True, "read", False),
+        (SMALL_BYTES + 1, True, "at_once", False),
+        (SMALL_BYTES + 1, False, "large", True),
     ],
 )
 async def test_bodies_are_read_where_their_size_says(size: int, quickly: bool, reader: str, elsewhere: bool) -> None:
@@ -86,5 +86,5 @@ async def test_bodies_are_read_where_their_size_says(size: int, quickly: bool, r
 
 async def test_large_body_without_another_reader_is_read_by_the_usual_one_elsewhere() -> None:
     service = Service(["p"], deadline_ms=10, rows_limit=1)
-    thread = await service.read_body(bytes(LEAST_BYTES + 1), lambda _: threading.current_thread())
+    thread = await service.read_body(bytes(SMALL_BYTES + 1), lambda _: threading.current_thread())
     assert thread is not threading.main_thread()

@@ -169,12 +169,12 @@ def test_once_the_first_can_be_written_the_second_has_no_older_one_of_that_name(
     assert os.listdir(folders[1]) == ["other"]
 
 
-def test_no_folder_to_write_to_is_told(closed):
+def test_no_folder_to_write_to_is_refused_with_the_reasons(closed):
     with pytest.raises(Unsupported, match="checkpoints: Not a directory"):
         store(tar(weights=b"1"), closed)
 
 
-def test_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_full_disk_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -21,7 +21,7 @@ def test_content_type_names_the_codec(content_type, codec):
 
 
 @pytest.mark.parametrize("content_type", ["text/csv", "application/msgpack+json", "*/*", "application"])
-def test_other_content_types_are_refused_and_the_known_ones_told(content_type):
+def test_other_content_types_are_refused_with_the_known_ones(content_type):
     with pytest.raises(UnknownMediaType, match="expected application/json or application/msgpack"):
         reader_of(content_type)
 
@@ -45,5 +45,5 @@ def test_other_content_types_are_refused_and_the_known_ones_told(content_type):
         (",", MSGPACK, MSGPACK),
     ],
 )
-def test_answer_has_the_form_of_the_question_unless_only_the_other_is_named(accept, reader, writer):
+def test_answer_has_the_codec_of_the_request_unless_only_the_other_is_named(accept, reader, writer):
     assert writer_of(accept, reader) is writer

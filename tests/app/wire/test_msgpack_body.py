@@ -204,7 +204,7 @@ def test_huge_claims_take_neither_time_nor_memory():
             decode(b"\x81\xa1a" + b"\xdd\x00\x00\x00\x01" * 20 + claim)
 
 
-def test_raw_bytes_and_extensions_outside_a_tensor_are_told_as_what_they_are():
+def test_raw_bytes_and_extensions_outside_a_tensor_are_named_as_what_they_are():
     reader = InputValidator(policy_spec(), rows_limit=9, strict_bounds=False)
     bodies = {
         b"\xc4\x10" + bytes(16): "16 raw bytes",

@@ -268,7 +268,7 @@ def test_float32_values_are_those_numpy_rounds_to():
         ((None, 2), "float32 of shape [?, 2], or a batch of shape [n, ?, 2]"),
     ],
 )
-def test_expected_text_tells_both_forms(shape, text):
+def test_expected_text_names_both_forms(shape, text):
     assert expected_text(leaf("float32", *shape)) == text
 
 
