@@ -1,4 +1,4 @@
-"""Writers that are killed. Zygotes fork them: a fresh process would import TensorFlow for seconds."""
+"""Writers that are killed. Fork servers fork them: a fresh process would import TensorFlow for seconds."""
 
 import importlib
 import os
@@ -21,29 +21,29 @@ Job = Callable[..., None]
 
 
 class ForkServer:
-    """One that forks a victim at a time. `talk` leads to the fork_server, and to the victim while there is one."""
+    """One that forks a writer at a time. `talk` leads to the fork_server, and to the writer while there is one."""
 
     def __init__(self, talk: Connection) -> None:
         self.talk = talk
 
     def start(self, job: Job, *arguments: Any) -> int:
-        """Forks a victim that does `job(talk, *arguments)`; its process id."""
+        """Forks a writer that does `job(talk, *arguments)`; its process id."""
         self.talk.send((job, arguments))
         pid: int = self.talk.recv()
         return pid
 
     def status(self) -> int:
-        """Waits for the victim's end: its exit status, or the negative number of its signal."""
+        """Waits for the writer's end: its exit status, or the negative number of its signal."""
         status: int = self.talk.recv()
         return status
 
 
 @contextmanager
-def zygotes(count: int, *modules: str) -> Iterator[list[ForkServer]]:
+def fork_servers(count: int, *modules: str) -> Iterator[list[ForkServer]]:
     """`count` processes that have imported `modules` (once, in the first) and started no thread: they may fork."""
     context = get_context("spawn")
     pipes = [context.Pipe() for _ in range(count)]
-    process = context.Process(target=_first_zygote, args=([theirs for _, theirs in pipes], modules), daemon=True)
+    process = context.Process(target=_first_fork_server, args=([theirs for _, theirs in pipes], modules), daemon=True)
     process.start()
     for _, theirs in pipes:
         theirs.close()
@@ -55,17 +55,17 @@ def zygotes(count: int, *modules: str) -> Iterator[list[ForkServer]]:
         process.join()
 
 
-def _first_zygote(talks: list[Connection], modules: tuple[str, ...]) -> None:
+def _first_fork_server(talks: list[Connection], modules: tuple[str, ...]) -> None:
     for module in modules:
         importlib.import_module(module)
     for talk in talks[1:]:
         if os.fork() == 0:
-            _zygote(talk)
+            _fork_server(talk)
             os._exit(0)
-    _zygote(talks[0])
+    _fork_server(talks[0])
 
 
-def _zygote(talk: Connection) -> None:
+def _fork_server(talk: Connection) -> None:
     while True:
         try:
             job, arguments = talk.recv()
@@ -110,7 +110,7 @@ class Steps:
             self.count += 1
 
 
-# Jobs without TensorFlow. Each dies at step `last`, or tells how many steps there are.
+# Jobs without TensorFlow. Each dies at step `last`, or sends how many steps there are.
 
 
 def write_version(folder: Path, version: int, manifest: str) -> None:
@@ -163,7 +163,7 @@ def _counted(talk: Connection, last: int | None) -> Iterator[None]:
 
 
 # Jobs with TensorFlow: one save that is let alone, then one that is killed, of weights that all equal the version.
-# They tell how long the first took in seconds and how many steps publishing had, and are told the step to die at;
+# They send how long the first took in seconds and how many steps publishing had, and receive the step to die at;
 # without one they are killed from outside.
 
 
@@ -188,7 +188,7 @@ def add_checkpoints(talk: Connection, parent: Path, version: int) -> None:
 
 
 def save_on_a_full_disk(talk: Connection, method: str, folder: Path, limit: int) -> None:
-    """Saves version 1, then 2 where no file may grow beyond `limit` bytes, then 2 again; tells each outcome.
+    """Saves version 1, then 2 where no file may grow beyond `limit` bytes, then 2 again; sends each outcome.
 
     A write beyond the limit fails with EFBIG, in the same places as with ENOSPC on a full disk.
     """
