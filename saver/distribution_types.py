@@ -29,7 +29,7 @@ class FlatDistribution:
 
 
 class NoiseSource(Protocol):
-    """Where a sample takes its randomness from: [rows, *shape] tensors, float32, never the same numbers twice."""
+    """The randomness of samples: [rows, *shape] tensors, float32, never the same numbers twice."""
 
     def uniform(self, shape: tuple[int, ...]) -> tf.Tensor:
         """Numbers of the open interval (0, 1)."""

@@ -46,7 +46,7 @@ _TRAIN_STEP_KEY = "train_step/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class PythonCodeWarning(UserWarning):
-    """What was saved runs Python code (`numpy_function`, `py_function`): it works in the process that saved it only."""
+    """The saved policy runs Python code (`numpy_function`, `py_function`): it works in the process that saved it."""
 
 
 class PolicySaver(policy_saver.PolicySaver):
@@ -84,7 +84,7 @@ class PolicySaver(policy_saver.PolicySaver):
         self._input_fn, self._input_spec = input_fn_and_spec or (None, None)
 
     def spec(self) -> PolicySpec:
-        """What policy.json will say about the policy: nests with flattened names, bounds, signatures."""
+        """The spec that policy.json will hold: nests with flattened names, bounds, signatures."""
         policy = self._raw_policy
         specs = PolicySpecs(
             time_step=policy.time_step_spec,

@@ -35,7 +35,7 @@ _REFUSALS = (tf.errors.OpError, TypeError, ValueError)
 
 
 class VerificationError(Exception):
-    """What was written does not answer as it should; the message says what differs."""
+    """The written export does not answer as it should; the message says what differs."""
 
 
 class WeightsMoved(Exception):
@@ -44,7 +44,7 @@ class WeightsMoved(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `detail` says what was compared, what is wrong, or why it was left out."""
+    """One thing that was checked. `detail` says what was compared, what is wrong, or why it was left out."""
 
     what: str
     result: Literal["ok", "failed", "skipped"]

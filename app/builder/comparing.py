@@ -55,7 +55,7 @@ def is_among(found: Arrays, answers: Arrays) -> bool:
 
 
 def differing_rows(found: Arrays, expected: Arrays) -> np.ndarray[Any, Any]:
-    """For each row, whether any of its outputs differs by more than rounding.
+    """Compares outputs row by row: [rows] of whether any of them differs by more than rounding.
 
     Raises:
       Unequal: names, dtypes or shapes differ.

@@ -78,7 +78,7 @@ class _Comparison:
         self._inputs = inputs
 
     def check(self) -> None:
-        """Raises `Unequal`."""
+        """Compares all values of the answers; raises `Unequal`."""
         answers = self._answers()
         if answers is None:
             return
@@ -94,7 +94,7 @@ class _Comparison:
         self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
 
     def check_form(self) -> None:
-        """Raises `Unequal` for other names, dtypes or shapes; the values are drawn."""
+        """Compares names, dtypes and shapes, as the values are drawn; raises `Unequal`."""
         answers = self._answers()
         if answers is not None:
             differing_rows(*answers)

@@ -24,7 +24,7 @@ _MOST_INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class Around:
-    """What stands around an operation in its function: nodes by name, and the values of those that are constants."""
+    """Surroundings of an operation in its function: nodes by name, and the values of those that are constants."""
 
     nodes: Mapping[str, Any]
     constants: Mapping[str, Any]

@@ -24,7 +24,7 @@ _SPECIAL = (0.0, 1.0, -1.0, 6.0, 1e4, -1e4)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a variable stands: its index among the weights, the order of its axes in the file, and what it is times.
+    """A variable's place in a file: its index among the weights, the order of its axes in the file, and a factor.
 
     The factor is None where there is none. One comes from scaled inputs, such as the bytes of an image divided by 255:
     conversion scales the first layer's weights instead.

@@ -31,7 +31,7 @@ _ALWAYS_DEFAULT = ("step_type", "reward", "discount")
 
 @dataclass(frozen=True)
 class Trial:
-    """What a version is tried on before it may serve.
+    """Inputs that a version is tried on before it may serve, and the version that it is compared with.
 
     `recorded`: inputs of real requests, one row each. `given`: more such rows with their names, from an operator.
     `serving`: the version that serves. What it answers, the new one has to answer too; before anything serves, a
@@ -44,7 +44,7 @@ class Trial:
 
     @property
     def rows(self) -> list[Arrays]:
-        """All inputs of it, one row each."""
+        """The inputs, one row each: the operator's first."""
         return [row for _, row in self.given] + list(self.recorded)
 
 
@@ -68,14 +68,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probed:
-    """What one version made of its probes. `one_row`: it answers single rows, and fails on several of them at once."""
+    """Probes with what one version made of them. `one_row`: it answers single rows, and fails on several at once."""
 
     probes: tuple[Probe, ...]
     one_row: bool = False
 
     @property
     def sharing(self) -> RowSharing:
-        """What is known of it before its rows have been compared with each other."""
+        """Which rows may share a call, as far as it is known before rows have been compared with each other."""
         return RowSharing(one_row=self.one_row)
 
     @property
@@ -101,7 +101,7 @@ class Probed:
         )
 
     def public(self) -> dict[str, Any]:
-        """What the policy's description says of them, as JSON."""
+        """A summary for the policy's description, as JSON."""
         failed = self.failed
         listed = [f"{probe.name}: {probe.problem}" for probe in failed[:_MOST_LISTED]]
         more = [f"and {len(failed) - _MOST_LISTED} more"] if len(failed) > _MOST_LISTED else []
@@ -143,7 +143,7 @@ def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe])
 
 
 def _together(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> list[Probe] | None:
-    """Those with what was made of them; None where a call fails."""
+    """The probes with what was made of them; None where a call fails."""
     asked: list[Probe] = []
     for start in range(0, len(probes), _ROWS_A_CALL):
         piece = probes[start : start + _ROWS_A_CALL]

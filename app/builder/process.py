@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Calls:
-    """What other processes may ask; one thread does it all."""
+    """Calls that other processes may make; one thread runs them all."""
 
     link: Link
 
@@ -41,7 +41,7 @@ class Calls:
         self._builders: dict[str, Builder] = {}
 
     def handlers(self) -> Handlers:
-        """By name; see the methods."""
+        """The calls by name; see the methods."""
         calls = (self.open, self.prepare, self.check, self.needs_own_graph, self.train_step_in)
         return {call.__name__: self._in_executor(call) for call in calls}
 
@@ -90,7 +90,7 @@ class Calls:
         return report
 
     def _builder(self, policy: str, graph: Graph) -> Builder:
-        """The one of the policy; a new one where its graph is another."""
+        """The policy's builder; a new one where its graph is another."""
         builder = self._builders.get(policy)
         if builder is None or builder.graph != graph:
             del builder
@@ -109,7 +109,7 @@ class Calls:
 
 
 def _blamed(call: Callable[..., T], *args: object) -> T:
-    """What `call` returns. A refusal that the machine is to blame for is one for now."""
+    """Returns what `call` returns. A refusal that the machine is to blame for is one for now."""
     try:
         return call(*args)
     except SwapRefused as refusal:

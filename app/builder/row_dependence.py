@@ -149,7 +149,7 @@ class _Judge:
         self._sizes = sorted(set(sizes)) if spec.batch_size is None else [spec.batch_size]
 
     def compare_initial_states(self) -> None:
-        """Raises `_Dependent` where a row of the initial state depends on how many there are, or on its place."""
+        """Compares initial states of several sizes; raises `_Dependent` where a row depends on size or place."""
         if not self._spec.signatures["get_initial_state"].outputs or self._spec.batch_size is not None:
             return
         alone = self._engine.initial_state(1)

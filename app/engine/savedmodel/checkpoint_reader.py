@@ -157,12 +157,12 @@ class StoredValues:
 
 
 def prefix(folder: Path) -> str:
-    """What TensorFlow calls the checkpoint in `folder`."""
+    """The prefix by which TensorFlow names the checkpoint in `folder`."""
     return str(folder / "variables" / "variables")
 
 
 def as_train_step(value: Any) -> int:
-    """-1, which means unknown, for what is no integer of 64 bits; TF-Agents takes any variable for a train step."""
+    """Converts a value to a train step: -1 (unknown) for what is no 64-bit integer; TF-Agents takes any variable."""
     try:
         train_step = int(value)
     except (TypeError, ValueError, OverflowError):

@@ -44,7 +44,7 @@ class FlatFunction:
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def on_tensors(self, tensors: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """The same for tensors; they are given in the order of `dtypes`."""
+        """Calls the function with tensors, in the order of `dtypes`, while a graph is traced."""
         outputs = self.concrete(**tensors) if self.by_name else self.concrete(*tensors.values())
         return dict(outputs)
 
