@@ -54,7 +54,7 @@ def inspect(folder: Path, console: Console | None = None) -> None:
         copy = load_copy(graph)
         draws = draws_of(copy.functions["action"].concrete, "sample" in graph.serving.signatures)
         probed = probe.examine(copy, graph.spec, probe.probes_of(graph.spec))
-        copy.one_row = probed.one_row
+        copy.sharing = probed.sharing
         dependence = dependence_of_rows(copy, graph.spec, graph.serving)
     console = console or _console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     push.add_argument("--activate", action="store_true", help="serve it at once, and stay there")
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        # argparse itself would show the usage of `python -m saver`, which tells nothing of this command.
+        # argparse itself would show the usage of `python -m saver`, which does not mention this command.
         commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return _push(parsed) if parsed.command == "push" else _verify(parsed.folder)
 

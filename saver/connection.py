@@ -1,4 +1,4 @@
-"""One HTTP request by the standard library alone: what is sent may be an iterator, and is never held as a whole.
+"""One HTTP request by the standard library alone: what is sent may be an iterator, and is never in memory as a whole.
 
 A trainer's environment has no HTTP client, and may not be given one: what those need is newer than what TensorFlow 2.15
 can bear.
@@ -29,7 +29,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said to a request for `url`."""
+    """A server's response to a request for `url`."""
 
     url: str
     status: int

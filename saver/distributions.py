@@ -1,4 +1,4 @@
-"""A TFP distribution → its family, its named parameters, and a sample of it from given noise.
+"""A TFP distribution → its family, its named parameters, and a sample of it from given noise: the table of families.
 
 Works inside a `tf.function` while it is traced: what it gives beside tensors is static. All tensors have the
 rows (the batch) as their first dimension.
@@ -6,47 +6,19 @@ rows (the batch) as their first dimension.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-tfb, tfd = tfp.bijectors, tfp.distributions
-Tensors = dict[str, tf.Tensor]
+from saver.bijectors import in_order, is_plain, name_of
+from saver.distribution_types import FlatDistribution, NoiseSource, NotDescribable, Tensors
 
-_SMALL_INTEGERS = (tf.int8, tf.int16, tf.uint8, tf.uint16)
+tfd = tfp.distributions
+
 STATISTICS = ("mode", "mean", "stddev", "entropy")
-
-
-class NotDescribable(Exception):
-    """A distribution without the form that was asked for; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class FlatDistribution:
-    """`family` in lower case with underscores; `parameters` and `statistics` are [rows, …] tensors by name.
-
-    `entropy` is in nats, one number per row, summed over the independent parts of a row. `details` is what else
-    makes the family (the base and the bijectors of a transformed one, the components of a mixture), as JSON.
-    """
-
-    family: str
-    parameters: Tensors
-    statistics: Tensors
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-class NoiseSource(Protocol):
-    """Where a sample takes its randomness from: [rows, *shape] tensors, float32, never the same numbers twice."""
-
-    def uniform(self, shape: tuple[int, ...]) -> tf.Tensor:
-        """Numbers of the open interval (0, 1)."""
-
-    def normal(self, shape: tuple[int, ...]) -> tf.Tensor:
-        """Numbers of the standard normal distribution."""
 
 
 def flatten(distribution: Any) -> FlatDistribution:
@@ -72,8 +44,10 @@ def flatten(distribution: Any) -> FlatDistribution:
 def sample(distribution: Any, noise: NoiseSource) -> tf.Tensor:
     """One sample for each row, a deterministic function of the parameters and of the noise.
 
-    Distributed as `distribution.sample()` is. Categories are drawn by the Gumbel-max trick, so that a category
-    whose logit is -inf (or the lowest float, as TF-Agents masks) is never drawn.
+    Distributed as `distribution.sample()` is. Categories are drawn by the Gumbel-max trick (Gumbel 1954; Maddison,
+    Tarlow and Minka, "A* Sampling", 2014), so that a category whose logit is -inf (or the lowest float, as TF-Agents
+    masks) is never drawn. Normal distributions are drawn by reparameterization, loc + scale · noise (Kingma and
+    Welling, "Auto-Encoding Variational Bayes", 2014).
 
     Raises:
       NotDescribable: this family cannot be sampled from given noise.
@@ -81,38 +55,17 @@ def sample(distribution: Any, noise: NoiseSource) -> tf.Tensor:
     return _family(distribution).sample(distribution, noise)
 
 
-def log_prob(distribution: Any, action: tf.Tensor) -> tf.Tensor:
-    """The joint log-probability (density, for continuous parts) of an action for each row: [rows], in nats.
+def check_has_log_prob(distribution: Any) -> None:
+    """Checks that log-probabilities say something in the distribution's family.
 
     Raises:
-      NotDescribable: it is 0 or -inf (deterministic), or TFP has none for this family.
+      NotDescribable: they are 0 or -inf (deterministic), or the family is not known here.
     """
     family = _family(distribution)
     if family.describe is _no_form:
         family.describe(distribution)  # says so
     if family.sample is _sample_deterministic:
         raise NotDescribable("a deterministic action has no log-probability but 0 or -inf")
-    if action.dtype in _SMALL_INTEGERS:
-        action = tf.cast(action, tf.int32)  # TFP computes with no smaller ones
-    try:
-        return sum_per_row(distribution.log_prob(action))
-    except NotImplementedError:
-        raise NotDescribable(f"{type(distribution).__name__} has no log-probability") from None
-
-
-def log_prob_clipped(distribution: Any, drawn: tf.Tensor, clipped: tf.Tensor) -> tf.Tensor:
-    """`log_prob` of a draw that may have been clipped to its spec: of the clipped value where it was."""
-    if clipped is drawn:
-        return log_prob(distribution, drawn)
-    changed = tf.reduce_any(tf.reshape(clipped != drawn, [tf.shape(drawn)[0], -1]), axis=1)
-    return tf.where(changed, log_prob(distribution, clipped), log_prob(distribution, drawn))
-
-
-def total(parts: Iterable[tf.Tensor]) -> tf.Tensor:
-    """The sum of the leaves' log-probabilities; in float32 where their dtypes differ."""
-    parts = list(parts)
-    alike = len({part.dtype for part in parts}) == 1
-    return tf.add_n(parts if alike else [tf.cast(part, tf.float32) for part in parts])
 
 
 def sum_per_row(values: tf.Tensor) -> tf.Tensor:
@@ -178,7 +131,10 @@ def _masked(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
 
 
 def _choice(logits: tf.Tensor, noise: NoiseSource) -> tf.Tensor:
-    """The index of one category for each row and part: int32, the shape of `logits` without its last dimension."""
+    """The index of one category for each row and part: int32, the shape of `logits` without its last dimension.
+
+    By the Gumbel-max trick: argmax of logits + G, where G = -log(-log(U)) has Gumbel's distribution and U is uniform.
+    """
     shape = logits.shape
     if not shape.rank or not shape[1:].is_fully_defined():
         raise NotDescribable(f"its logits have the shape {shape}: expected [rows, …] with known sizes")
@@ -257,7 +213,7 @@ def _sample_full(d: Any, noise: NoiseSource) -> tf.Tensor:
 
 
 def _sample_squashed(d: Any, noise: NoiseSource) -> tf.Tensor:
-    # By its own bijector: TFP then remembers the value before tanh, and log_prob need not invert it.
+    # By its own bijector: TFP then caches the value before tanh, and log_prob need not invert it.
     return d._squashed_distribution.bijector.forward(sample(d.input_distribution, noise))
 
 
@@ -284,35 +240,16 @@ def _transformed(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
     base, parameters, details = _family(d.distribution).describe(d.distribution)
     bijectors = []
     named = {f"base/{name}": tensor for name, tensor in parameters.items()}
-    for index, bijector in enumerate(_in_order(d.bijector)):
-        if not _is_plain(bijector):
+    for index, bijector in enumerate(in_order(d.bijector)):
+        if not is_plain(bijector):
             raise NotDescribable(f"the bijector {type(bijector).__name__} has no flat form")
-        bijectors.append(_snake(type(bijector).__name__))
+        bijectors.append(name_of(bijector))
         for name in ("shift", "scale", "low", "high"):
             value = bijector.parameters.get(name)
             if value is not None and not hasattr(value, "matvec"):
                 rows = tf.concat([d.batch_shape_tensor(), d.event_shape_tensor()], 0)
                 named[f"bijector/{index}/{name}"] = tf.broadcast_to(tf.cast(value, d.dtype), rows)
     return "transformed", named, {"base": {"family": base, **details}, "bijectors": bijectors}
-
-
-# Their parameters, if any, are those that `_transformed` publishes.
-_PLAIN = (tfb.Shift, tfb.Tanh, tfb.Exp, tfb.Sigmoid, tfb.Identity)
-
-
-def _is_plain(bijector: Any) -> bool:
-    if isinstance(bijector, tfb.Scale):
-        return bijector.parameters.get("scale") is not None
-    if isinstance(bijector, tfb.Softplus):
-        return bijector.hinge_softness is None and bijector.low is None
-    return isinstance(bijector, _PLAIN) or type(bijector).__name__ == "Tanh"  # TF-Agents has one of its own
-
-
-def _in_order(bijector: Any) -> list[Any]:
-    """The bijectors of a chain, the one that is applied first in front."""
-    if isinstance(bijector, tfb.Chain):
-        return [part for link in reversed(bijector.bijectors) for part in _in_order(link)]
-    return [bijector]
 
 
 def _mixture(d: Any) -> tuple[str, Tensors, dict[str, Any]]:
@@ -366,10 +303,6 @@ def _chosen(d: Any, weights: tf.Tensor, samples: tf.Tensor, noise: NoiseSource) 
     weights = tf.ensure_shape(weights, [*d.batch_shape, weights.shape[-1]])
     chosen = _choice(weights, noise)
     return tf.gather(samples, chosen, axis=d.batch_shape.rank, batch_dims=d.batch_shape.rank)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip("_")).lower()
 
 
 # The first that fits counts: subclasses stand before their bases.

@@ -38,7 +38,7 @@ def impurities(function: Any) -> list[str]:
 
 
 def python_code(function: Any) -> list[str]:
-    """What of a concrete function is Python and not graph (`py_function`, `numpy_function`), wherever it is nested.
+    """Lists what of a concrete function is Python, not graph (`py_function`, `numpy_function`), wherever it is nested.
 
     Each as TensorFlow's name for it, in the process that traced it that of the function, and operation and node.
     A SavedModel holds only a number for it: no other process can run it.
@@ -80,9 +80,9 @@ _FIRST_OF_SEED_0 = 2**31 - 1
 
 
 def seed_of(function: Any) -> Literal["own", "global"] | None:
-    """Where the seeds come from that stand in a concrete function's draws; None where none does.
+    """Says where the seeds come from that stand in a concrete function's draws; None where none does.
 
-    "own": a seed that somebody has given to a draw, as `PolicySaver(seed=…)` does, so that the numbers come again.
+    "own": a seed that somebody has given to a draw, as `PolicySaver(seed=…)` does, so that the numbers repeat.
     "global": `tf.random.set_seed` of the program that saved it, which was meant for that program.
 
     TensorFlow gives a draw without a seed of its own, in effect of a global one, the global one and the number of such

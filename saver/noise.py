@@ -14,16 +14,16 @@ from tensorflow.python.framework import tensor_util
 from tf_agents.distributions import reparameterized_sampling
 
 from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM
-from saver.distributions import NotDescribable, sample
+from saver.distribution_types import NotDescribable, Tensors
+from saver.distributions import sample
 
 tfd = tfp.distributions
-Tensors = dict[str, tf.Tensor]
 # From 23 bits: each of so many integers has its share up to a few parts in ten thousand.
 _MOST_INTEGERS = 1024
 
 
 class Counting:
-    """Noise that counts how many numbers of each kind a row needs. `rows`: how many there are, None for any number."""
+    """A source of noise that counts how many numbers of each kind a row needs. `rows`: their number, None for any."""
 
     def __init__(self, rows: int | None) -> None:
         self.rows = rows
@@ -48,7 +48,7 @@ class Counting:
 
 
 class Given:
-    """Noise that deals out the columns of its inputs, from left to right; `drawn` remembers who drew what."""
+    """A source of noise that deals out the columns of its inputs, from left to right. `drawn`: (distribution, draw)."""
 
     def __init__(self, rows: int | None, tensors: Tensors) -> None:
         self.rows = rows
@@ -67,10 +67,10 @@ class Given:
         return self._take(NOISE_NORMAL, shape)
 
     def _take(self, kind: str, shape: tuple[int, ...]) -> tf.Tensor:
-        begin = self._used[kind]
-        self._used[kind] = end = begin + math.prod(shape)
+        start = self._used[kind]
+        self._used[kind] = end = start + math.prod(shape)
         rows = -1 if self.rows is None else self.rows
-        return tf.reshape(self._tensors[kind][:, begin:end], [rows, *shape])
+        return tf.reshape(self._tensors[kind][:, start:end], [rows, *shape])
 
 
 @contextlib.contextmanager
@@ -82,57 +82,70 @@ def drawing_from(noise: Counting | Given) -> Iterator[None]:
     experience meanwhile, draw as ever. Only draws in the graph that is traced now are served: one in a loop would get
     the same noise at each pass, and one in a function of the policy's own would stay there for good.
     """
-    here, graph = threading.get_ident(), tf.compat.v1.get_default_graph()
+    draws = _Draws(noise)
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(_ONE_AT_A_TIME)
+        patches.enter_context(draws.instead_of(reparameterized_sampling, "sample", draws.policys_sample))
+        patches.enter_context(draws.instead_of(tfd.Distribution, "sample", draws.any_sample))
+        patches.enter_context(draws.instead_of(tf.random, "uniform", draws.uniform))
+        yield
 
-    def served(draw: Callable[[], tf.Tensor]) -> tf.Tensor | None:
-        """A draw from the noise; None where it is refused, or another one has been: then nothing comes of the trace."""
-        if noise.refusal is not None:
-            return None
-        if tf.compat.v1.get_default_graph() is not graph:
-            noise.refusal = "the policy draws inside a loop, a branch or a function of its own"
-            return None
+
+class _Draws:
+    """Draws from given noise, for one thread and in one graph: those in which it is made."""
+
+    def __init__(self, noise: Counting | Given) -> None:
+        self._noise = noise
+        self._thread = threading.get_ident()
+        self._graph = tf.compat.v1.get_default_graph()
+
+    @contextlib.contextmanager
+    def instead_of(self, owner: Any, name: str, draw: Callable[..., tf.Tensor]) -> Iterator[None]:
+        """Replaces `owner.name` for the whole process by `draw`, and by itself again at the end.
+
+        Calls from other threads, and those that cannot be served, go to what was there before.
+        """
+        own = getattr(owner, name)
+
+        def replacement(*args: Any, **kwargs: Any) -> tf.Tensor:
+            drawn = self._served(draw, *args, **kwargs) if threading.get_ident() == self._thread else None
+            return own(*args, **kwargs) if drawn is None else drawn
+
+        setattr(owner, name, replacement)
         try:
-            return draw()
-        except NotDescribable as error:
-            # Noted, and not raised: an exception in a loop of TensorFlow's would leave its variable scope in disorder.
-            noise.refusal = str(error)
-            return None
-
-    def policys_sample(distribution: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
-        if threading.get_ident() == here:
-            drawn = served(lambda: sample(distribution, noise))
-            if drawn is not None:
-                noise.drawn.append((distribution, drawn))
-                return drawn
-        return policys_own(distribution, *args, **kwargs)
-
-    def any_sample(distribution: Any, sample_shape: Any = (), *args: Any, **kwargs: Any) -> tf.Tensor:
-        if threading.get_ident() == here:
-            drawn = served(lambda: sample(_with_rows(distribution, sample_shape, noise.rows), noise))
-            if drawn is not None:
-                return drawn
-        return any_own(distribution, sample_shape, *args, **kwargs)
-
-    def uniform(
-        shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32, *args: Any, **kwargs: Any
-    ) -> tf.Tensor:
-        if threading.get_ident() == here:
-            drawn = served(lambda: _uniform(noise, shape, minval, maxval, tf.as_dtype(dtype)))
-            if drawn is not None:
-                return drawn
-        return uniform_own(shape, minval, maxval, dtype, *args, **kwargs)
-
-    with _ONE_AT_A_TIME:
-        policys_own, any_own, uniform_own = reparameterized_sampling.sample, tfd.Distribution.sample, tf.random.uniform
-        try:
-            reparameterized_sampling.sample = policys_sample
-            tfd.Distribution.sample = any_sample
-            tf.random.uniform = uniform
             yield
         finally:
-            reparameterized_sampling.sample = policys_own
-            tfd.Distribution.sample = any_own
-            tf.random.uniform = uniform_own
+            setattr(owner, name, own)
+
+    def policys_sample(self, distribution: Any, *_: Any, **__: Any) -> tf.Tensor:
+        """Stands for `reparameterized_sampling.sample`, by which policies draw their action."""
+        drawn = sample(distribution, self._noise)
+        self._noise.drawn.append((distribution, drawn))
+        return drawn
+
+    def any_sample(self, distribution: Any, sample_shape: Any = (), *_: Any, **__: Any) -> tf.Tensor:
+        """Stands for `tfd.Distribution.sample`."""
+        return sample(_with_rows(distribution, sample_shape, self._noise.rows), self._noise)
+
+    def uniform(
+        self, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32, *_: Any, **__: Any
+    ) -> tf.Tensor:
+        """Stands for `tf.random.uniform`."""
+        return _uniform(self._noise, shape, minval, maxval, tf.as_dtype(dtype))
+
+    def _served(self, draw: Callable[..., tf.Tensor], *args: Any, **kwargs: Any) -> tf.Tensor | None:
+        """A draw from the noise; None where it is refused, or another one has been: then nothing comes of the trace."""
+        if self._noise.refusal is not None:
+            return None
+        if tf.compat.v1.get_default_graph() is not self._graph:
+            self._noise.refusal = "the policy draws inside a loop, a branch or a function of its own"
+            return None
+        try:
+            return draw(*args, **kwargs)
+        except NotDescribable as error:
+            # Noted, and not raised: an exception in a loop of TensorFlow's would leave its variable scope in disorder.
+            self._noise.refusal = str(error)
+            return None
 
 
 def _with_rows(distribution: Any, sample_shape: Any, rows: int | None) -> Any:

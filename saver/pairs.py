@@ -10,7 +10,7 @@ B = TypeVar("B")
 
 
 def paired(first: Iterable[A], second: Iterable[B]) -> list[tuple[A, B]]:
-    """The pairs.
+    """Pairs the elements of two iterables.
 
     Raises:
       ValueError: one is longer than the other.

@@ -46,7 +46,7 @@ _TRAIN_STEP_KEY = "train_step/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class PythonCodeWarning(UserWarning):
-    """What was saved runs Python code (`numpy_function`, `py_function`): it works in the process that saved it only."""
+    """The saved policy runs Python code (`numpy_function`, `py_function`): it works in the process that saved it."""
 
 
 class PolicySaver(policy_saver.PolicySaver):
@@ -60,6 +60,7 @@ class PolicySaver(policy_saver.PolicySaver):
     it takes and should not: a Boolean `batch_size` (ValueError), and `metadata` that is no dictionary (TypeError).
     """
 
+    # Seven parameters, in this order: TF-Agents' own signature, which trainers' programs call by position.
     def __init__(
         self,
         policy: tf_policy.TFPolicy,
@@ -77,13 +78,13 @@ class PolicySaver(policy_saver.PolicySaver):
         if input_fn_and_spec is not None:
             input_fn_and_spec = (input_fn_and_spec[0], _named(input_fn_and_spec[1]))
         super().__init__(policy, batch_size, use_nest_path_signatures, seed, train_step, input_fn_and_spec, metadata)
-        # The base class forgets this argument, and policy.json has to tell it.
+        # The base class does not keep this argument, and policy.json states it.
         self._input_fn: Any
         self._input_spec: Any
         self._input_fn, self._input_spec = input_fn_and_spec or (None, None)
 
     def spec(self) -> PolicySpec:
-        """What policy.json will say about the policy: nests with flattened names, bounds, signatures."""
+        """The spec that policy.json will hold: nests with flattened names, bounds, signatures."""
         policy = self._raw_policy
         specs = PolicySpecs(
             time_step=policy.time_step_spec,
@@ -127,7 +128,7 @@ class PolicySaver(policy_saver.PolicySaver):
             if serving is not None:
                 signatures = self._serving_signatures() | serving.functions
                 save_serving(self.policy, signatures, staged / SERVING_FOLDER)
-                self._tell_of_seeds(destination, serving)
+                self._warn_of_seeds(destination, serving)
             files = hash_files(staged, [path for path in staged.rglob("*") if path.is_file()])
             python = self._python_code()
             manifest = PolicyManifest(
@@ -157,8 +158,8 @@ class PolicySaver(policy_saver.PolicySaver):
         functions = {name: self.signatures[name].get_concrete_function() for name in ("action", "get_initial_state")}
         return [f"{name}: {code}" for name, function in functions.items() for code in python_code(function)]
 
-    def _tell_of_seeds(self, destination: Path, serving: ServingFunctions) -> None:
-        """Warns of draws that will come again after each start of a server, since TensorFlow has to make them."""
+    def _warn_of_seeds(self, destination: Path, serving: ServingFunctions) -> None:
+        """Warns of draws that repeat after each start of a server, since TensorFlow has to make them."""
         seed = seed_of(self.signatures["action"].get_concrete_function())
         why = serving.info.unavailable.get("sample")
         if seed == "own":
@@ -267,7 +268,7 @@ class PolicySaver(policy_saver.PolicySaver):
 def _check_options(options: tf.train.CheckpointOptions | None, keep_last: int | None) -> None:
     if options is not None and options.experimental_enable_async_checkpoint:
         raise ValueError(
-            "options ask for asynchronous writing: expected synchronous ones, as checkpoint.json tells the sha256 of "
+            "options ask for asynchronous writing: expected synchronous ones, as checkpoint.json lists the sha256 of "
             "finished files; call save_checkpoint in a thread of its own instead"
         )
     if keep_last is not None and (type(keep_last) is not int or keep_last < 1):

@@ -46,7 +46,7 @@ def push(
     policy: str | None = None,
     activate: bool = False,
 ) -> str:
-    """Sends the checkpoint in `folder` to the server at `url`; returns a line that tells what has become of it.
+    """Sends the checkpoint in `folder` to the server at `url`; returns a line that says what has become of it.
 
     Args:
       folder: holds `variables/`, and `checkpoint.json` if our saver wrote it.
@@ -81,13 +81,13 @@ def push(
         raise PushError(f"{error.filename} cannot be read: {error.strerror}") from None
     answer = _answer(response, ADMIN_TOKEN)
     try:
-        return f"{known}: {_told(answer, activate)}"
+        return f"{known}: {_outcome(answer, activate)}"
     except KeyError as error:
         raise PushError(f"{target.url} is no policy server: its answer lacks {error}") from None
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """What is sent, by the path in the tar; the manifest first, so that a bad one is told soon."""
+    """What is sent, by the path in the tar; the manifest first, so that a bad one is refused soon."""
     if not folder.is_dir():
         raise PushError(f"{folder} is no folder")
     if (folder / GRAPH_FILE).exists():
@@ -178,15 +178,15 @@ def _answer(response: Answer, variable: str) -> dict[str, Any]:
         raise PushError(f"{response.url} answers {response.status} {response.reason}, and not as a policy server does")
     if 200 <= response.status < 300:
         return answer
-    told = f"refused ({response.status}): {answer.get('detail', response.reason)}"
+    refusal = f"refused ({response.status}): {answer.get('detail', response.reason)}"
     if response.status == 401:
-        told += f"; here {variable} has to be set to the token that the server was started with"
+        refusal += f"; here {variable} has to be set to the token that the server was started with"
     if response.status == 403:
-        told += f"; it is the server that has to be started with {variable}, and then it is to be set here too"
-    raise PushError(" ".join(told.split()))
+        refusal += f"; it is the server that has to be started with {variable}, and then it is to be set here too"
+    raise PushError(" ".join(refusal.split()))
 
 
-def _told(answer: Mapping[str, Any], activate: bool) -> str:
+def _outcome(answer: Mapping[str, Any], activate: bool) -> str:
     weights = f"{answer['version']} (train step {answer['train_step']})"
     if activate:
         return f"{weights} serves; before it {answer['previous']}; took {answer['took_ms']:.0f} ms"

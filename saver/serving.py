@@ -28,13 +28,14 @@ from tf_agents.policies import (
 from tf_agents.trajectories import policy_step
 
 from saver.artifact import LOG_PROB, NOISE_NORMAL, NOISE_UNIFORM, DistributionInfo, Noise, ServingInfo
-from saver.distributions import NotDescribable, flatten, log_prob, log_prob_clipped, total
+from saver.distribution_types import NotDescribable, Tensors
+from saver.distributions import flatten
 from saver.impure_ops import impurities
+from saver.log_probs import log_prob, log_prob_clipped, total
 from saver.noise import Counting, Given, drawing_from, unclipped
 from saver.pairs import paired
 from saver.specs import signature_of
 
-Tensors = dict[str, tf.Tensor]
 _EXPLORING = (
     epsilon_greedy_policy.EpsilonGreedyPolicy,
     gaussian_policy.GaussianPolicy,
@@ -67,7 +68,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class ServingFunctions:
-    """The functions by name, and what policy.json tells of them."""
+    """The functions by name, and what policy.json says of them."""
 
     functions: dict[str, Any]
     info: ServingInfo
@@ -204,8 +205,8 @@ class _Maker:
     ) -> Tensors:
         """The log-probability of an answered action, where the policy has `log_prob` at all.
 
-        A draw that was at most clipped to the spec keeps TFP's memory of its value before a bijector, whose inverse
-        would lose precision. Any other action is judged by the distribution that `distribution` tells.
+        A draw that was at most clipped to the spec keeps TFP's cache of its value before a bijector, whose inverse
+        would lose precision. Any other action is judged by the distribution that `distribution` gives.
         """
         if LOG_PROB not in self.made:
             return {}

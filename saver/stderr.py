@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Within, nothing reaches standard error, not even from C++; after an exception all of it does.
+    """Silences standard error: within, nothing reaches it, not even from C++; after an exception all of it does.
 
     TensorFlow and gym greet their users there when they are imported, which no operator asked for.
     """

@@ -35,7 +35,7 @@ _REFUSALS = (tf.errors.OpError, TypeError, ValueError)
 
 
 class VerificationError(Exception):
-    """What was written does not answer as it should; the message tells what differs."""
+    """The written export does not answer as it should; the message says what differs."""
 
 
 class WeightsMoved(Exception):
@@ -44,7 +44,7 @@ class WeightsMoved(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `detail` says what was compared, what is wrong, or why it was left out."""
+    """One thing that was checked. `detail` says what was compared, what is wrong, or why it was left out."""
 
     what: str
     result: Literal["ok", "failed", "skipped"]
@@ -305,7 +305,7 @@ def _alone(what: str, function: _Function, inputs: Arrays, manifest: PolicyManif
     for path, leaf in leaves(manifest.spec.action, "action"):
         problem = outside_spec(outputs[leaf.name], leaf) if leaf.name in outputs else None
         if problem is not None and leaf.is_float:  # of inputs that somebody has made up
-            return Finding(what, "skipped", f"{path} {problem} for probe inputs: other inputs would tell more")
+            return Finding(what, "skipped", f"{path} {problem} for probe inputs: other inputs would say more")
         if problem is not None:
             return Finding(what, "failed", f"{path} {problem}")
     return Finding(what, "ok", f"answers inside its spec{', ' + _differs(function) if function.impurities else ''}")
@@ -316,7 +316,7 @@ def _differs(function: _Function) -> str:
 
 
 def same(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> bool:
-    """Equal, floats within `TOLERANCE`; NaN equals NaN."""
+    """Whether two arrays are equal, floats within `TOLERANCE`; NaN equals NaN."""
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return False
     if expected.dtype.kind in "fc" or expected.dtype.name == "bfloat16":

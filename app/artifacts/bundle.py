@@ -23,9 +23,24 @@ from saver.artifact.files import read_manifest, write_json
 GRAPH_MANIFEST = "graph.json"
 BUNDLE_MANIFEST = "bundle.json"
 COMPILED_FILE = "model.tflite"
-# 2: constants were compared one by one, rows with each other.
-FORMAT = 2
+# Graph: 2, constants were compared one by one, rows with each other. Bundle: 3, which rows share a call is one value.
+# What has another format is made anew.
+GRAPH_FORMAT, BUNDLE_FORMAT = 2, 3
 AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
+
+
+@dataclass(frozen=True)
+class RowSharing:
+    """Which rows may share a call of a version.
+
+    `dependent`: why the rows of a call depend on each other, so that no two requests may share one; "" where they do
+    not. `whole_batches`: such a policy takes neither more nor fewer rows than its fixed batch size. `one_row`: it takes
+    one row a call only.
+    """
+
+    dependent: str = ""
+    whole_batches: bool = False
+    one_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Graph:
     def write(self) -> None:
         """Writes graph.json into the folder."""
         data = {
-            "format": FORMAT,
+            "format": GRAPH_FORMAT,
             "digest": self.digest,
             "plain": self.plain,
             "train_step": self.train_step,
@@ -66,7 +81,7 @@ class Graph:
     @classmethod
     def read(cls, folder: Path) -> Graph | None:
         """The graph in `folder`, its files compared with its manifest; None where there is none."""
-        data = _read(folder, GRAPH_MANIFEST)
+        data = _read(folder, GRAPH_MANIFEST, GRAPH_FORMAT)
         if data is None:
             return None
         try:
@@ -90,9 +105,7 @@ class Bundle:
 
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
     `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
-    {name: value}. `dependent_rows`: why the rows of a call depend on each other, so that no two requests may share one;
-    "" where they do not. `whole_batches`: then it takes neither more nor fewer rows than its fixed batch size. `probed`
-    tells what it answered to probe inputs; `one_row`: it takes one row a call only.
+    {name: value}. `probed` says what it answered to probe inputs, `sharing` which rows may share a call.
     """
 
     folder: Path
@@ -104,25 +117,30 @@ class Bundle:
     metadata: dict[str, Any]
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     asked_for: str = AUTO
-    dependent_rows: str = ""
-    whole_batches: bool = False
     probed: dict[str, Any] = field(default_factory=dict)
-    one_row: bool = False
+    sharing: RowSharing = RowSharing()
+
+    @property
+    def dependent_rows(self) -> str:
+        """Why the rows of a call depend on each other; "" where they do not."""
+        return self.sharing.dependent
 
     def write(self) -> None:
         """Writes bundle.json into the folder."""
         fields = {key: value for key, value in vars(self).items() if key != "folder"}
-        write_json(self.folder / BUNDLE_MANIFEST, {"format": FORMAT, **fields})
+        data = {"format": BUNDLE_FORMAT, **fields, "sharing": vars(self.sharing)}
+        write_json(self.folder / BUNDLE_MANIFEST, data)
 
     @classmethod
     def read(cls, folder: Path) -> Bundle | None:
         """The bundle in `folder`, its files compared with its manifest; None where there is none."""
-        data = _read(folder, BUNDLE_MANIFEST)
+        data = _read(folder, BUNDLE_MANIFEST, BUNDLE_FORMAT)
         if data is None:
             return None
         try:
-            return cls(folder, **{key: value for key, value in data.items() if key != "format"})
-        except TypeError:
+            fields = {key: value for key, value in data.items() if key not in ("format", "sharing")}
+            return cls(folder, **fields, sharing=RowSharing(**data["sharing"]))
+        except (KeyError, TypeError):
             return None
 
 
@@ -134,9 +152,9 @@ class Prepared:
     loaded_at: float = field(default_factory=time.time)
 
 
-def _read(folder: Path, name: str) -> dict[str, Any] | None:
+def _read(folder: Path, name: str, version: int) -> dict[str, Any] | None:
     try:
-        data = read_manifest(folder / name, FORMAT)
+        data = read_manifest(folder / name, version)
         if data is not None:
             check_files(folder, data["files"])
         return data

@@ -1,7 +1,7 @@
 """A concrete function → whether it may refuse inputs for their values: read off its graph.
 
 An assertion that only weights and shapes decide (TFP has some, of deviations and of the sizes of labels) holds for any
-input or for none: one call of TensorFlow tells.
+input or for none: one call of TensorFlow shows which.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One policy's builder: checkpoints come in, versions that may serve go out as bundles.
+"""One policy's builder: a checkpoint in, a version that may serve out, as a bundle.
 
 Every method blocks. All calls come from one thread.
 """
@@ -6,21 +6,20 @@ Every method blocks. All calls come from one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared
+from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared, RowSharing
 from app.artifacts.checkpoint import manifest_of, plain_files
 from app.builder import probe, variables
+from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice
-from app.builder.graph_constants import constants_of
 from app.builder.open_export import train_step_of
-from app.builder.probe import Probed
+from app.builder.probe import NO_TRIAL, Probed, Trial
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
-from app.wire.tensors import Arrays
 from saver.artifact import (
     GRAPH_FILE,
     SERVING_FOLDER,
@@ -34,7 +33,12 @@ from saver.artifact.publishing import publish, staged_folder
 
 
 class Builder:
-    """Opened on a graph. `engine`: what every version has to run on, or "auto". `told` hears of each step done."""
+    """Prepares the versions of one policy. `report` is called with the name of each step done.
+
+    Args:
+      graph: the policy's.
+      engine: what every version has to run on, or "auto".
+    """
 
     def __init__(self, graph: Graph, engine: str = AUTO) -> None:
         self.graph = graph
@@ -42,16 +46,14 @@ class Builder:
         self._variables = variables.variables_of(model_folder(graph))
         self._copy: TensorFlowEngine | None = load_copy(graph)
         self._one_row = False
-        self.told: Callable[[str], None] = lambda _: None
+        self.report: Callable[[str], None] = lambda _: None
 
     def prepare(
         self,
         source: Path | None,
         digest: str,
         destination: Path,
-        recorded: Sequence[Arrays] = (),
-        given: Sequence[tuple[str, Arrays]] = (),
-        serving: tuple[Graph, Bundle] | None = None,
+        trial: Trial = NO_TRIAL,
         compiled: bool = True,
     ) -> Prepared:
         """Makes a version ready to serve: copied, checked, restored, verified, and put at `destination`.
@@ -60,10 +62,7 @@ class Builder:
           source: the checkpoint's folder; None for the export's own weights.
           digest: what identifies the version.
           destination: where its bundle shall lie; an earlier one is replaced.
-          recorded: inputs of real requests, one row each, that the version is asked too.
-          given: more such rows with their names, from an operator.
-          serving: the version that serves. What it answers, this one has to answer too; before anything serves, a
-            checkpoint is compared with the export's own weights, and these with nothing.
+          trial: inputs that the version is asked too, and the version whose answers it has to match.
           compiled: whether it may be compiled at all.
 
         Raises:
@@ -76,20 +75,21 @@ class Builder:
                 unfinished = Bundle(staged, self.graph.digest, digest, -1, "", "", {}, files)
                 copy = self._restored(unfinished)
                 loaded_at = time.time()
-                probed = probe.examine(copy, self.graph.spec, probe.probes_of(self.graph.spec, given, recorded))
-                if probed.failed and (serving is not None or source is not None):
-                    probe.check_no_worse(probed, self._before(serving, probed))
-                    copy = self._restored(unfinished)
-                self.told("probe inputs asked")
-                _check_promise(promised, train_step_of(copy.model))
-                self._one_row = copy.one_row = probed.one_row or (self._one_row and not probed.any_answered)
-                # Where some are not answered, those that are must not be missing from what is compared.
-                rows = (
-                    [p.inputs for p in probed.probes] if probed.failed else [row for _, row in given] + list(recorded)
+                probed = probe.examine(
+                    copy, self.graph.spec, probe.probes_of(self.graph.spec, trial.given, trial.recorded)
                 )
-                self._choice.told = self.told
+                if probed.failed and (trial.serving is not None or source is not None):
+                    probe.check_no_worse(probed, self._before(trial.serving, probed))
+                    copy = self._restored(unfinished)
+                self.report("probe inputs asked")
+                _check_promise(promised, train_step_of(copy.model))
+                self._one_row = probed.one_row or (self._one_row and not probed.any_answered)
+                copy.sharing = RowSharing(one_row=self._one_row)
+                # Where some are not answered, those that are must not be missing from what is compared.
+                rows = [p.inputs for p in probed.probes] if probed.failed else trial.rows
+                self._choice.report = self.report
                 bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unchecked)
-                bundle = replace(bundle, probed=probed.public(), one_row=copy.one_row)
+                bundle = replace(bundle, probed=probed.public())
                 bundle.write()
                 publish(staged, destination, sync=False)
         except OSError as error:
@@ -137,7 +137,7 @@ class Builder:
         other = folder if self.graph.plain else folder / SERVING_FOLDER
         if self.graph.plain != (not (folder / SERVING_FOLDER).exists()):
             return False
-        return constants_of(other) != constants_of(model_folder(self.graph))
+        return embedded_constants(other) != embedded_constants(model_folder(self.graph))
 
     def _copied(self, source: Path, promised: CheckpointManifest | None, digest: str, staged: Path) -> dict[str, str]:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""

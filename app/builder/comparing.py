@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from app.engine.base import Engine
 from app.wire.tensors import Arrays
+from saver.artifact import PolicySpec, ServingInfo
 
 TOLERANCE = 1e-5
 NUDGES = 64
@@ -15,7 +18,21 @@ _NUDGE = 1e-6
 
 
 class Unequal(Exception):
-    """Two engines answer otherwise; the message says where."""
+    """The answers of two engines differ; the message says where."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two engines to be compared, with the same weights.
+
+    `compiled` may serve if all is equal; `reference` is TensorFlow's. `spec` is that of the policy, `serving` says
+    which functions it has beside `action`.
+    """
+
+    compiled: Engine
+    reference: Engine
+    spec: PolicySpec
+    serving: ServingInfo
 
 
 def is_among(found: Arrays, answers: Arrays) -> bool:
@@ -38,7 +55,7 @@ def is_among(found: Arrays, answers: Arrays) -> bool:
 
 
 def differing_rows(found: Arrays, expected: Arrays) -> np.ndarray[Any, Any]:
-    """For each row, whether any of its outputs differs by more than rounding.
+    """Compares outputs row by row: [rows] of whether any of them differs by more than rounding.
 
     Raises:
       Unequal: names, dtypes or shapes differ.
@@ -66,12 +83,12 @@ def identical(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
 
 
 def rows_of(arrays: Mapping[str, np.ndarray[Any, Any]], rows: Sequence[int]) -> Arrays:
-    """These rows of each array."""
+    """Takes these rows of each array."""
     return {name: array[rows] for name, array in arrays.items()}
 
 
 def nudged(array: np.ndarray[Any, Any], generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Floats that differ by about what rounding may do; others as they are."""
+    """Floats changed by about what rounding may do (1e-6, relative); other dtypes as they are."""
     if not np.issubdtype(array.dtype, np.floating):
         return array
     return np.asarray(array * (1 + _NUDGE * generator.standard_normal(array.shape)), array.dtype)

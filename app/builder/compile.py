@@ -16,9 +16,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
-from app.builder.constant_folding import Constants
+from app.builder.constant_folding import FoldedConstants
 from app.builder.op_rewrites import rewrite_ops
-from app.builder.patching import Template, Weights, like, template_of, told_apart
+from app.builder.patching import Template, Weights, distinguishable, like, template_of
 from app.builder.unsupported import kinds, what_they_do, why_unsupported
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from saver.artifact import PolicySpec, ServingInfo, leaves
@@ -35,7 +35,7 @@ class CannotCompile(Exception):
 
 
 class Compiler:
-    """Compiles copies of one export.
+    """Compiles copies of one export to LiteRT.
 
     An `action` that draws random numbers is left out, as conversion may freeze what it draws: `sample`, which takes
     them as an input, stands for it.
@@ -61,7 +61,7 @@ class Compiler:
                 raise CannotCompile(f"{name} {why_not}")
         variables = _variables(engine, self._names)
         wrapped = {name: _wrapped(name, engine) for name in self._names}
-        self._constants = Constants(wrapped, variables, fed_back=bool(leaves(spec.state)))
+        self._constants = FoldedConstants(wrapped, variables, fed_back=bool(leaves(spec.state)))
         self._template = self._template_of(self._constants.values(_weights(variables)))
 
     @property
@@ -100,7 +100,7 @@ class Compiler:
         return patched
 
     def _template_of(self, real: Weights) -> Template | None:
-        """None where some of the file cannot be told from the constants alone.
+        """None where some of the file does not follow from the constants alone.
 
         Raises:
           CannotCompile: the functions cannot be converted at all.
@@ -109,7 +109,7 @@ class Compiler:
             _converted(self._constants, real)  # raises, before anything relies on it
             return None
         try:
-            one, other = ((_converted(self._constants, v), v) for v in (told_apart(real), like(real)))
+            one, other = ((_converted(self._constants, v), v) for v in (distinguishable(real), like(real)))
             return template_of(one, other)
         except CannotCompile:
             _converted(self._constants, real)  # raises, unless those values are to blame
@@ -188,7 +188,7 @@ def _traced(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
 
 
 def _one_row(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
-    """`get_initial_state` of one row, without inputs. That other rows repeat it is for the proof to see."""
+    """`get_initial_state` of one row, without inputs. That other rows repeat it is for the comparison to see."""
 
     @tf.function(autograph=False, input_signature=[])
     def one_row() -> dict[str, tf.Tensor]:
@@ -198,7 +198,7 @@ def _one_row(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
     return one_row
 
 
-def _save(constants: Constants, folder: str) -> None:
+def _save(constants: FoldedConstants, folder: str) -> None:
     module = tf.Module()
     module.weights = constants.variables
     # Gradients are not converted, and some cannot be saved.
@@ -207,13 +207,13 @@ def _save(constants: Constants, folder: str) -> None:
     rewrite_ops(Path(folder), constants.fed_back)
 
 
-def _converted(constants: Constants, values: Weights) -> bytes:
+def _converted(constants: FoldedConstants, values: Weights) -> bytes:
     """The .tflite file of the functions with these values of their constants; raises as `_convert` does."""
     constants.assign(values)
     return _convert(constants)
 
 
-def _convert(constants: Constants) -> bytes:
+def _convert(constants: FoldedConstants) -> bytes:
     """The .tflite file of the functions with the values of their variables now.
 
     Raises:
@@ -233,7 +233,7 @@ def _convert(constants: Constants) -> bytes:
     return data
 
 
-def _reason(constants: Constants, said: str) -> str:
+def _reason(constants: FoldedConstants, said: str) -> str:
     """What the converter said, in short."""
     lacking = set(_NO_KERNEL.findall(said))
     if lacking:

@@ -1,7 +1,8 @@
-"""Functions over variables → the same functions over constants: every value that depends on variables alone.
+"""Constant folding: functions over variables → the same functions over every value that depends on variables alone.
 
-Whatever depends on variables alone, conversion works out beforehand, in its own way. Here TensorFlow works it out, for
-each version, and the functions to convert get the results. So `relu(v)` is never taken for `v`: it is no part of them.
+Conversion folds such values beforehand, in its own way. Here TensorFlow works them out, for each version, and the
+functions to convert get the results. So `relu(v)` is never taken for `v`: it is no part of them. (Constants that an
+export has embedded in its graph, and no checkpoint changes, are the matter of `embedded_constants`.)
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _CALLS = {"PartitionedCall": 0, "StatefulPartitionedCall": 0, "While": 0, "State
 _BRANCHES = {"If": 1, "StatelessIf": 1, "Case": 1, "StatelessCase": 1}
 
 
-class Constants:
-    """The constants of some functions.
+class FoldedConstants:
+    """Functions and the folded constants that they read.
 
     `functions`: by name, over `variables`: one for each constant, which hold the values for the weights that the
     functions were given with. `explained`: nothing else is worked out from variables alone, in a loop or branch.
@@ -61,12 +62,12 @@ class Constants:
         }
 
     def values(self, weights: Values) -> Values:
-        """The constants for the weights, which are values of the variables."""
+        """The values of the constants for these weights, which are values of the variables."""
         worked_out = iter(self._worked_out(*weights))
         return [next(worked_out).numpy() if number is None else weights[number] for number in self._numbers]
 
     def assign(self, values: Values) -> None:
-        """Puts them into the variables of the functions."""
+        """Puts values of the constants into the variables of the functions."""
         for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)
 
@@ -115,7 +116,7 @@ class _Frozen:
         return self._numbers.get(operation.name)
 
     def key(self, tensor: Any) -> bytes:
-        """The same for two tensors that are worked out from the same variables in the same way."""
+        """A digest that is equal for two tensors worked out from the same variables in the same way."""
         operation = tensor.op
         if operation.type in _SAME:
             return self.key(operation.inputs[0])

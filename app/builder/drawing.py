@@ -45,7 +45,7 @@ def is_drawn(impure: Sequence[str]) -> bool:
 
 
 def drawn_once(function: FlatFunction, batch_size: int | None) -> str:
-    """What draws one set of numbers for all rows of a call, or shuffles the rows; "" where nothing does.
+    """Names what draws one set of numbers for all rows of a call, or shuffles the rows; "" where nothing does.
 
     Args:
       function: it changes no variables.

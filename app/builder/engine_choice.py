@@ -1,16 +1,16 @@
-"""What a version runs on: LiteRT where that is proved equal to TensorFlow, else TensorFlow, and why."""
+"""What a version runs on: LiteRT where its answers equal TensorFlow's, else TensorFlow, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph
-from app.builder.comparing import Unequal
+from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph, RowSharing
+from app.builder.comparing import Pair, Unequal
 from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import check_equivalence
 from app.builder.open_export import metadata_of, train_step_of
-from app.builder.row_dependence import Rows
+from app.builder.row_dependence import Dependence, Rows
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
@@ -27,7 +27,12 @@ _FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
 
 
 class EngineChoice:
-    """Chooses for the versions of one graph. `engine`: the one that it has to be, or "auto"."""
+    """Chooses an engine for each version of one graph. `report` is called with the name of each step done.
+
+    Args:
+      graph: what the versions have in common.
+      engine: the one that it has to be, or "auto".
+    """
 
     def __init__(self, graph: Graph, engine: str) -> None:
         self._graph = graph
@@ -36,7 +41,7 @@ class EngineChoice:
         self._why_not = ""
         self._checked_once = False
         self._rows = Rows(graph.spec, graph.serving)
-        self.told: Callable[[str], None] = lambda _: None
+        self.report: Callable[[str], None] = lambda _: None
 
     def finished(
         self,
@@ -46,7 +51,7 @@ class EngineChoice:
         compiled: bool = True,
         unchecked: str = "",
     ) -> Bundle:
-        """The bundle with what runs it, once that is in its folder, and with what the weights in `copy` say.
+        """Puts what runs a version into the bundle's folder; returns the bundle with it and with what the weights say.
 
         Args:
           bundle: with the checkpoint's files in its folder.
@@ -59,7 +64,7 @@ class EngineChoice:
           SwapRefused: LiteRT was asked for, and cannot run it.
         """
         if not compiled:
-            self._why_not = "compiling it ended the process that tried"
+            self._why_not = "the builder process crashed while compiling it"
         dependence = self._rows.judge(copy, recorded)
         try:
             if unchecked:
@@ -84,9 +89,15 @@ class EngineChoice:
             engine_reason=reason,
             asked_for=self._engine,
             files=dict(bundle.files) | hash_files(bundle.folder, files),
-            dependent_rows=dependence.reason if dependence else "",
-            whole_batches=bool(dependence and dependence.mixes and self._graph.spec.batch_size),
+            sharing=self._sharing(copy, dependence),
         )
+
+    def _sharing(self, copy: TensorFlowEngine, dependence: Dependence | None) -> RowSharing:
+        """Which rows may share a call: `copy` has been probed with one row and with several."""
+        if dependence is None:
+            return copy.sharing
+        whole_batches = dependence.mixes and self._graph.spec.batch_size is not None
+        return replace(copy.sharing, dependent=dependence.reason, whole_batches=whole_batches)
 
     def _of_its_seed(self, copy: TensorFlowEngine, said: str) -> str:
         """What else an operator should know of draws that TensorFlow makes from a seed."""
@@ -105,17 +116,16 @@ class EngineChoice:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
-        self.told("compiled")
+        self.report("compiled")
         if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
-        check_equivalence(
-            engine, copy, spec, serving, rows, recorded, compiler.draws, apart=self._rows.dependence is None
-        )
-        self.told("compared with TensorFlow")
+        pair = Pair(engine, copy, spec, serving)
+        check_equivalence(pair, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
+        self.report("compared with TensorFlow")
         self._checked_once = True
 
     def _compiler_of(self, copy: TensorFlowEngine) -> Compiler:
-        """Made for the first version; what cannot be compiled once cannot be for others either."""
+        """The compiler, made for the first version; what cannot be compiled once cannot be for others either."""
         if self._compiler is None and not self._why_not:
             try:
                 self._check_wanted(copy)

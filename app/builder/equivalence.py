@@ -12,20 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from app.builder.comparing import NUDGES, Unequal, differing_rows, identical, is_among, nudged, rows_of
+from app.builder.comparing import NUDGES, Pair, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.builder.equivalence_episodes import check_episodes
 from app.builder.equivalence_inputs import probes_of_action
 from app.engine.base import Engine, InputRefused
 from app.wire.tensors import Arrays
-from saver.artifact import PolicySpec, ServingInfo
 from saver.artifact.probe import probe_noise
 
 
 def check_equivalence(
-    compiled: Engine,
-    reference: Engine,
-    spec: PolicySpec,
-    serving: ServingInfo,
+    pair: Pair,
     rows: Sequence[int] = (1, 3, 16),
     recorded: Sequence[Arrays] = (),
     draws: bool = False,
@@ -34,11 +30,8 @@ def check_equivalence(
     """Calls every function of the policy on probe inputs, in both engines.
 
     Args:
-      compiled: what may serve if all is equal.
-      reference: TensorFlow's, with the same weights.
-      spec: of the policy.
-      serving: its functions beside `action`.
-      rows: of the calls.
+      pair: the two engines.
+      rows: how many rows each of the calls has.
       recorded: inputs of real requests, one row each; `action` is called on them too.
       draws: whether `action` is answered by `sample` from fresh noise. Then `sample` is compared, with the same noise,
         and `action` has to give the same outputs as TensorFlow's, in kind.
@@ -47,44 +40,45 @@ def check_equivalence(
     Raises:
       Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
     """
+    spec, serving, reference = pair.spec, pair.serving, pair.reference
     first = "sample" if draws else "action"
     functions = [first, *(n for n in ("distribution", "greedy", "sample") if n in serving.signatures and n != first)]
     for count in rows:
         state = reference.initial_state(count)
-        _same_state(compiled.initial_state(count), state)
+        _check_same_state(pair.compiled.initial_state(count), state)
         for probe, inputs in enumerate(probes_of_action(spec, state, count)):
             for function in functions:
                 noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
-                _Trial(compiled, reference, function, inputs | noise, apart).check()
+                _Comparison(pair, function, inputs | noise, apart).check()
             if draws:
-                _Trial(compiled, reference, "action", inputs, apart).check_form()
+                _Comparison(pair, "action", inputs, apart).check_form()
     if not spec.batch_size or apart:
-        check_episodes(compiled, reference, spec, serving, first)
+        check_episodes(pair, first)
     for probe, row in enumerate(recorded):
         known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
         inputs = spec.state_inputs(reference.initial_state(1)) | known
         noise = probe_noise(serving.noise, 1, probe) if draws else {}
-        _Trial(compiled, reference, first, inputs | noise, apart).check()
+        _Comparison(pair, first, inputs | noise, apart).check()
 
 
-def _same_state(found: Arrays, expected: Arrays) -> None:
+def _check_same_state(found: Arrays, expected: Arrays) -> None:
     differing = differing_rows(found, expected)
     if differing.any():
         raise Unequal(f"get_initial_state: row {int(differing.argmax())} differs from TensorFlow's")
 
 
-class _Trial:
+class _Comparison:
     """One function and one batch of inputs."""
 
-    def __init__(self, compiled: Engine, reference: Engine, function: str, inputs: Arrays, apart: bool) -> None:
+    def __init__(self, pair: Pair, function: str, inputs: Arrays, apart: bool) -> None:
         self._apart = apart
-        self._compiled = compiled
-        self._reference = reference
+        self._compiled = pair.compiled
+        self._reference = pair.reference
         self._function = function
         self._inputs = inputs
 
     def check(self) -> None:
-        """Raises `Unequal`."""
+        """Compares all values of the answers; raises `Unequal`."""
         answers = self._answers()
         if answers is None:
             return
@@ -100,7 +94,7 @@ class _Trial:
         self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
 
     def check_form(self) -> None:
-        """Raises `Unequal` for other names, dtypes or shapes; the values are drawn."""
+        """Compares names, dtypes and shapes, as the values are drawn; raises `Unequal`."""
         answers = self._answers()
         if answers is not None:
             differing_rows(*answers)

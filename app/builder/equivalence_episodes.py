@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from app.builder.comparing import Unequal, differing_rows
+from app.builder.comparing import Pair, Unequal, differing_rows
 from app.builder.equivalence_inputs import random_inputs
-from app.engine.base import Engine, InputRefused
+from app.engine.base import InputRefused
 from app.wire.tensors import Arrays
-from saver.artifact import PolicySpec, ServingInfo, leaves
+from saver.artifact import PolicySpec, leaves
 from saver.artifact.probe import probe_noise
 
 STEPS = 24
@@ -24,36 +24,34 @@ _ROWS = 4
 _SCALES = (1.0, 20.0)
 
 
-def check_episodes(
-    compiled: Engine, reference: Engine, spec: PolicySpec, serving: ServingInfo, function: str, steps: int = STEPS
-) -> None:
+def check_episodes(pair: Pair, function: str, steps: int = STEPS) -> None:
     """Plays an episode in each row on both engines; nothing for policies without state.
 
     Args:
-      compiled: what may serve if all is equal.
-      reference: TensorFlow's, with the same weights.
-      spec: of the policy.
-      serving: its functions beside `action`.
+      pair: the two engines.
       function: `action`, or `sample` where that draws.
       steps: of an episode.
 
     Raises:
       Unequal: a float differs by more than 1e-5 + 1e-5·|x|, or an integer of the state at all.
     """
+    spec, compiled, reference = pair.spec, pair.compiled, pair.reference
     names = _fed_back(spec)
     if not names:
         return
     rows = spec.batch_size or _ROWS
     states = [spec.state_inputs(engine.initial_state(rows)) for engine in (compiled, reference)]
     for step, inputs in enumerate(_steps(spec, rows, steps)):
-        noise = probe_noise(serving.noise, rows, step) if function == "sample" else {}
+        noise = probe_noise(pair.serving.noise, rows, step) if function == "sample" else {}
         try:
             expected = reference.run(function, inputs | noise | states[1])
             found = compiled.run(function, inputs | noise | states[0])
         except InputRefused:
             return  # single calls have shown that both refuse the same
-        told = {name for name, array in expected.items() if name in names or np.issubdtype(array.dtype, np.floating)}
-        for name in sorted(told & found.keys()):
+        compared = {
+            name for name, array in expected.items() if name in names or np.issubdtype(array.dtype, np.floating)
+        }
+        for name in sorted(compared & found.keys()):
             if differing_rows({name: found[name]}, {name: expected[name]}).any():
                 most = np.abs(found[name] - expected[name].astype(np.float64)).max()
                 raise Unequal(f"{function}: {name} differs by {most:.2g} at step {step + 1} of an episode")
@@ -68,7 +66,7 @@ def _fed_back(spec: PolicySpec) -> dict[str, str]:
 
 
 def _steps(spec: PolicySpec, rows: int, steps: int) -> Iterator[Arrays]:
-    """Inputs without state: the first of an episode, and others; the last row begins anew half way."""
+    """Inputs without state: the first of an episode, and others; the last row starts a new episode half way."""
     generator = np.random.default_rng(0)
     for step in range(steps):
         parts = [random_inputs(spec, rows, scale, generator) for scale in _SCALES]

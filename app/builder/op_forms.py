@@ -24,7 +24,7 @@ _MOST_INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class Around:
-    """What stands around an operation in its function: nodes by name, and the values of those that are constants."""
+    """Surroundings of an operation in its function: nodes by name, and the values of those that are constants."""
 
     nodes: Mapping[str, Any]
     constants: Mapping[str, Any]
@@ -61,22 +61,26 @@ class Form:
         return alike and self.only(node, around)
 
     def attributes_of(self, node: Any) -> dict[str, Any]:
-        """Those that `compute` is given."""
+        """The attributes that `compute` is given, by name."""
         return {name: _value(node, name) for name in self.attributes}
 
 
 def name_of(reference: str) -> str:
-    """The node of an input."""
+    """The name of the node that an input comes from."""
     return reference.lstrip("^").partition(":")[0]
 
 
 def attribute(node: Any, name: str) -> Any:
-    """To ask the map itself for a missing one would put it there."""
+    """An attribute of a node, or an empty one where it is missing."""
+    # To ask the map itself for a missing one would put it there.
     return node.attr[name] if name in node.attr else attr_value_pb2.AttrValue()
 
 
 def dtypes_of(node: Any, side: str) -> tuple[tf.DType, ...]:
-    """Of a node's inputs or outputs. Attributes that have their default value may have been left out."""
+    """The dtypes of a node's inputs (`side` is "input_arg") or outputs ("output_arg").
+
+    Attributes that have their default value may have been left out of the node.
+    """
     operation = op_def_registry.get(node.op)
     types = {attribute.name: attribute.default_value.type for attribute in operation.attr}
     types |= {name: value.type for name, value in node.attr.items()}
@@ -88,7 +92,7 @@ def dtypes_of(node: Any, side: str) -> tuple[tf.DType, ...]:
 
 
 def _value(node: Any, name: str) -> Any:
-    """Of an attribute that is a number or a boolean."""
+    """The value of an attribute that is a number or a boolean."""
     if name in node.attr:
         value = node.attr[name]
     else:
@@ -97,13 +101,16 @@ def _value(node: Any, name: str) -> Any:
 
 
 def _log1p(x: tf.Tensor) -> tf.Tensor:
-    """log(1 + x), to the last digits also where x is small."""
+    """log(1 + x), to the last digits also where x is small: by a series there, by the logarithm elsewhere."""
     near = tf.logical_and(x > -0.5, x < 1.0)
     return tf.where(near, _log1p_near_0(x), tf.math.log(1.0 + x))
 
 
 def _log1p_near_0(x: tf.Tensor) -> tf.Tensor:
-    """For x from -0.5 to 1: log((1 + s) / (1 - s)) = 2 (s + s³/3 + s⁵/5 + …), where s is at most 1/3."""
+    """log(1 + x) for x from -0.5 to 1: log((1 + s) / (1 - s)) = 2 (s + s³/3 + s⁵/5 + …), where s is at most 1/3.
+
+    The series of artanh, s = x / (2 + x): Abramowitz and Stegun, "Handbook of Mathematical Functions", 4.1.27.
+    """
     s = x / (2.0 + x)
     square = s * s
     series: Any = 1.0 / _LAST_POWER
@@ -113,28 +120,29 @@ def _log1p_near_0(x: tf.Tensor) -> tf.Tensor:
 
 
 def _softplus(x: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)) for any x."""
+    """log(1 + exp(x)) for any x, as max(x, 0) + log1p(exp(-|x|)): the form of NumPy's `logaddexp(0, x)`."""
     return tf.maximum(x, 0.0) + _log1p_near_0(tf.exp(-tf.abs(x)))
 
 
 def _atanh(x: tf.Tensor) -> tf.Tensor:
+    """The inverse of tanh: Abramowitz and Stegun, 4.6.22, with log1p for what is small."""
     return 0.5 * (_log1p(x) - _log1p(-x))
 
 
 def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of one label for each row, and its gradient. A label out of range is refused, as TensorFlow does."""
+    """Cross entropy of one label for each row, and its gradient; refuses a label out of range, as TensorFlow does."""
     gradient = tf.nn.softmax(logits) - tf.one_hot(labels, tf.shape(logits)[-1])
     return -tf.gather(tf.nn.log_softmax(logits), labels, batch_dims=1), gradient
 
 
 def _diagonal(matrix: tf.Tensor) -> tf.Tensor:
-    """Of a square matrix."""
+    """The diagonal of a square matrix."""
     index = tf.range(tf.shape(matrix)[0])
     return tf.reduce_sum(tf.where(index[:, None] == index, matrix, 0.0), axis=1)
 
 
 def _relu6_of_integers(x: tf.Tensor) -> tf.Tensor:
-    """In the order of which the converter makes no Relu6 again."""
+    """Relu6 in an order of operations of which the converter makes no Relu6 again."""
     return tf.maximum(tf.constant(0, x.dtype), tf.minimum(x, tf.constant(6, x.dtype)))
 
 
@@ -152,7 +160,11 @@ def _segments(reduce: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
 
 
 def _fake_quantised(x: tf.Tensor, num_bits: int, narrow_range: bool, **ends: float) -> tf.Tensor:
-    """As TensorFlow's kernel does it, in 32 bits: a number half way between two steps goes up."""
+    """Quantises to 2^num_bits - 1 steps and back, in 32 bits: a number half way between two steps goes up.
+
+    As TensorFlow's kernel (fake_quant_ops_functor.h); the scheme is that of Jacob et al., "Quantization and Training
+    of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
+    """
     low, high = np.float32(ends["min"]), np.float32(ends["max"])
     least, most, half = np.float32(narrow_range), np.float32(2**num_bits - 1), np.float32(0.5)
     scale, inverse = (high - low) / (most - least), (most - least) / (high - low)
@@ -238,7 +250,7 @@ FORMS = (
     Form("StridedSlice", lambda x, *_: tf.expand_dims(x, -1), (None,) * 4, (None, [2], [2], [2]), _new_last_axis),
 )
 
-# TensorFlow adds a bias to the sum of the products. As part of the layer LiteRT begins the sum with it, and each call
+# TensorFlow adds a bias to the sum of the products. As part of the layer LiteRT starts the sum with it, and each call
 # would round otherwise; what is subtracted is no part of the layer. For policies whose outputs are fed back: the
 # difference grows there, and it takes one operation more a layer.
 BIASES_LAST = (

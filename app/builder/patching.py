@@ -24,7 +24,7 @@ _SPECIAL = (0.0, 1.0, -1.0, 6.0, 1e4, -1e4)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a variable stands: its index among the weights, the order of its axes in the file, and what it is times.
+    """A variable's place in a file: its index among the weights, the order of its axes in the file, and a factor.
 
     The factor is None where there is none. One comes from scaled inputs, such as the bytes of an image divided by 255:
     conversion scales the first layer's weights instead.
@@ -64,7 +64,7 @@ def template_of(one: tuple[bytes, Weights], other: tuple[bytes, Weights]) -> Tem
     """The template that gives both files; None where a difference between them is no variable.
 
     Args:
-      one: a file and the weights that it was converted with, such as `told_apart` gives.
+      one: a file and the weights that it was converted with, such as `distinguishable` gives.
       other: the same with other floating weights; those of other dtypes have not changed.
     """
     data, weights = one
@@ -83,7 +83,7 @@ def template_of(one: tuple[bytes, Weights], other: tuple[bytes, Weights]) -> Tem
     return template if b"".join(map(_bytes, template.filled(other[1]))) == other[0] else None
 
 
-def told_apart(weights: Weights) -> Weights:
+def distinguishable(weights: Weights) -> Weights:
     """Values of the same shapes for which no function is the identity that is not the identity of all.
 
     Floats of both signs and of many magnitudes; zeros, ones and very large ones among them where there are many. Others
@@ -121,7 +121,7 @@ def _is_patched(value: np.ndarray[Any, Any]) -> bool:
 
 
 def _no_values(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Of the same dtype and shape, in no memory."""
+    """An array of the same dtype and shape that takes no memory."""
     return np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
@@ -132,12 +132,12 @@ def _bytes(part: Part) -> bytes:
 def _differing_buffers(data: bytes, other: bytes) -> Iterator[tuple[int, int]]:
     """Where the constants of a model stand (start and end, in the order of the file) that differ from another's."""
     model = schema.Model.GetRootAs(data)
-    begin = np.frombuffer(data, np.uint8).ctypes.data
+    origin = np.frombuffer(data, np.uint8).ctypes.data
     places = []
     for index in range(model.BuffersLength()):
         buffer = model.Buffers(index)
         if buffer.DataLength():
-            start = buffer.DataAsNumpy().ctypes.data - begin
+            start = buffer.DataAsNumpy().ctypes.data - origin
             places.append((start, start + buffer.DataLength()))
     for start, end in sorted(places):
         if data[start:end] != other[start:end]:

@@ -1,4 +1,4 @@
-"""What a copy answers to probe inputs: it is told, and new weights have to answer what those before them did.
+"""What a copy answers to probe inputs: it is published, and new weights have to answer what those before them did.
 
 Probe inputs inform and choose the engine; they forbid nothing by themselves. A policy may well refuse an input that
 fits its spec, or answer it with NaN: only what another version of it can answer is expected of a new one.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from app.artifacts.bundle import Bundle, Graph, RowSharing
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
 from app.wire.tensors import Arrays
@@ -22,10 +23,32 @@ ROWS = 4
 # A row of images, or of a state of images, may take megabytes.
 _ROWS_A_CALL = 16
 # A person reads them; the others are counted.
-_MOST_TOLD = 8
+_MOST_LISTED = 8
 _MOST_SHOWN = 60
 _MOST_REASON = 200
 _ALWAYS_DEFAULT = ("step_type", "reward", "discount")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Inputs that a version is tried on before it may serve, and the version that it is compared with.
+
+    `recorded`: inputs of real requests, one row each. `given`: more such rows with their names, from an operator.
+    `serving`: the version that serves. What it answers, the new one has to answer too; before anything serves, a
+    checkpoint is compared with the export's own weights, and these with nothing.
+    """
+
+    recorded: Sequence[Arrays] = ()
+    given: Sequence[tuple[str, Arrays]] = ()
+    serving: tuple[Graph, Bundle] | None = None
+
+    @property
+    def rows(self) -> list[Arrays]:
+        """The inputs, one row each: the operator's first."""
+        return [row for _, row in self.given] + list(self.recorded)
+
+
+NO_TRIAL = Trial()
 
 
 @dataclass(frozen=True)
@@ -45,14 +68,19 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probed:
-    """What one version made of its probes. `one_row`: it answers single rows, and fails on several of them at once."""
+    """Probes with what one version made of them. `one_row`: it answers single rows, and fails on several at once."""
 
     probes: tuple[Probe, ...]
     one_row: bool = False
 
     @property
+    def sharing(self) -> RowSharing:
+        """Which rows may share a call, as far as it is known before rows have been compared with each other."""
+        return RowSharing(one_row=self.one_row)
+
+    @property
     def failed(self) -> list[Probe]:
-        """Those that it refused, or answered with something that its spec excludes."""
+        """The probes that it refused, or answered with something that its spec excludes."""
         return [probe for probe in self.probes if probe.problem]
 
     @property
@@ -73,11 +101,11 @@ class Probed:
         )
 
     def public(self) -> dict[str, Any]:
-        """What the policy's description tells."""
+        """A summary for the policy's description, as JSON."""
         failed = self.failed
-        told = [f"{probe.name}: {probe.problem}" for probe in failed[:_MOST_TOLD]]
-        more = [f"and {len(failed) - _MOST_TOLD} more"] if len(failed) > _MOST_TOLD else []
-        return {"asked": len(self.probes), "answered": len(self.probes) - len(failed), "problems": told + more}
+        listed = [f"{probe.name}: {probe.problem}" for probe in failed[:_MOST_LISTED]]
+        more = [f"and {len(failed) - _MOST_LISTED} more"] if len(failed) > _MOST_LISTED else []
+        return {"asked": len(self.probes), "answered": len(self.probes) - len(failed), "problems": listed + more}
 
 
 def probes_of(
@@ -98,7 +126,7 @@ def probes_of(
 
 def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> Probed:
     """Asks for the action: many rows at once where the policy takes that, else one by one."""
-    engine.one_row = False
+    engine.sharing = RowSharing()
     together = _together(engine, spec, probes)
     if together is not None:
         return Probed(tuple(together))
@@ -115,7 +143,7 @@ def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe])
 
 
 def _together(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> list[Probe] | None:
-    """Those with what was made of them; None where a call fails."""
+    """The probes with what was made of them; None where a call fails."""
     asked: list[Probe] = []
     for start in range(0, len(probes), _ROWS_A_CALL):
         piece = probes[start : start + _ROWS_A_CALL]

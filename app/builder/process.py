@@ -22,6 +22,7 @@ from app.artifacts.bundle import Graph, Prepared
 from app.builder import variables
 from app.builder.builder import Builder
 from app.builder.open_export import open_export
+from app.builder.probe import Trial
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.rpc.link import Handlers, Link
 
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 class Calls:
-    """What other processes may ask; one thread does it all."""
+    """Calls that other processes may make; one thread runs them all."""
 
     link: Link
 
@@ -40,12 +41,12 @@ class Calls:
         self._builders: dict[str, Builder] = {}
 
     def handlers(self) -> Handlers:
-        """By name; see the methods."""
+        """The calls by name; see the methods."""
         calls = (self.open, self.prepare, self.check, self.needs_own_graph, self.train_step_in)
         return {call.__name__: self._in_executor(call) for call in calls}
 
     def open(self, folder: Path, graphs: Path) -> Graph:
-        """See `load.open_export`."""
+        """See `open_export.open_export`."""
         return open_export(folder, graphs)
 
     def prepare(
@@ -57,12 +58,13 @@ class Calls:
         destination: Path,
         *how: Any,
     ) -> Prepared:
-        """See `Builder.prepare`."""
-        told = self._steps(policy)
+        """See `Builder.prepare`. `how`: the parts of a `Trial`, in their order, and whether it may be compiled."""
+        report = self._reporter(policy)
         builder = self._builder(policy, graph)
-        told("loaded")
-        builder.told = told
-        return builder.prepare(source, digest, destination, *how)
+        report("loaded")
+        builder.report = report
+        *tried_on, compiled = how
+        return builder.prepare(source, digest, destination, Trial(*tried_on), compiled)
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Builder.check`."""
@@ -76,19 +78,19 @@ class Calls:
         """See `variables.train_step_in`."""
         return variables.train_step_in(folder)
 
-    def _steps(self, policy: str) -> Callable[[str], None]:
-        """What the control process is told of, with the seconds since the step before."""
-        began = time.perf_counter()
+    def _reporter(self, policy: str) -> Callable[[str], None]:
+        """A function that reports each step to the control process, with the seconds since the step before."""
+        last = time.perf_counter()
 
-        def told(step: str) -> None:
-            nonlocal began
-            began, before = time.perf_counter(), began
-            asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, began - before), self._loop)
+        def report(step: str) -> None:
+            nonlocal last
+            last, before = time.perf_counter(), last
+            asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, last - before), self._loop)
 
-        return told
+        return report
 
     def _builder(self, policy: str, graph: Graph) -> Builder:
-        """The one of the policy; a new one where its graph is another."""
+        """The policy's builder; a new one where its graph is another."""
         builder = self._builders.get(policy)
         if builder is None or builder.graph != graph:
             del builder
@@ -107,7 +109,7 @@ class Calls:
 
 
 def _blamed(call: Callable[..., T], *args: object) -> T:
-    """What `call` returns. A refusal that the machine is to blame for is one for now."""
+    """Returns what `call` returns. A refusal that the machine is to blame for is one for now."""
     try:
         return call(*args)
     except SwapRefused as refusal:

@@ -78,7 +78,7 @@ class Rows:
                     return Dependence(f"{function.name} {why}", mixes=False)
         judge = _Judge(engine, self._spec, self._serving, recorded, first)
         sampled = any(function.name == "sample" for function in self._functions)
-        # One that draws is told by that which takes the noise; later, the first tells of the networks of all.
+        # One that draws is judged by that which takes the noise; later, the first stands for the networks of all.
         judged = [function for function in self._functions if not (function.draws and (sampled or not first))]
         try:
             if first and not impurities(engine.functions["get_initial_state"].concrete):
@@ -127,7 +127,7 @@ def _of_graph(engine: TensorFlowEngine, function: _Function, batch_size: int | N
 
 
 class _Judge:
-    """Asks one copy."""
+    """Runs one copy on chosen rows: alone, among others, and beside others of changed values."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Judge:
         self._sizes = sorted(set(sizes)) if spec.batch_size is None else [spec.batch_size]
 
     def compare_initial_states(self) -> None:
-        """Raises `_Dependent` where a row of the initial state depends on how many there are, or on its place."""
+        """Compares initial states of several sizes; raises `_Dependent` where a row depends on size or place."""
         if not self._spec.signatures["get_initial_state"].outputs or self._spec.batch_size is not None:
             return
         alone = self._engine.initial_state(1)
@@ -169,7 +169,7 @@ class _Judge:
             if fixed is None:
                 return
             engine = TensorFlowEngine(self._engine.model, {function: fixed}, self._spec)
-            engine.one_row = self._engine.one_row
+            engine.sharing = self._engine.sharing
         # Others that are no numbers might keep a loop from ending.
         poisons = _POISONS[: 2 if wanted.loops else 3]
         answered = list(self._answered(function, engine))

@@ -30,7 +30,7 @@ def why_unsupported(function: Any) -> str | None:
 
 
 def what_they_do(impure: Sequence[str]) -> str:
-    """What operations do, by their kinds, that make two calls differ."""
+    """Names what operations of these kinds do that makes two calls differ: the predicate of a sentence."""
     if any(_RANDOM.search(kind) for kind in impure):
         return "draws random numbers"
     return "runs Python code" if any("PyFunc" in kind for kind in impure) else "keeps state in variables"

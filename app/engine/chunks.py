@@ -29,7 +29,7 @@ def split(inputs: Mapping[str, np.ndarray[Any, Any]], size: int) -> Iterator[Arr
 
 
 def check_whole(rows: int, size: int) -> None:
-    """Of a policy whose rows depend on each other: neither a part of a batch nor rows repeated in it will do.
+    """Checks a call of a policy whose rows depend on each other: it takes neither a part of a batch nor repeated rows.
 
     Raises:
       InputRefused: there are not exactly `size` rows.
@@ -39,5 +39,5 @@ def check_whole(rows: int, size: int) -> None:
 
 
 def join(pieces: list[Arrays], rows: int) -> Arrays:
-    """The outputs of all pieces as one, without the repeated rows."""
+    """Joins the outputs of all pieces to `rows` rows, without the repeated ones."""
     return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in pieces[0]}

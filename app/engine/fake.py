@@ -1,4 +1,4 @@
-"""An engine that tests drive by hand: its answers name its version, and it can be held or made to fail."""
+"""An engine that tests drive by hand: its answers name its version, and it can be made to wait or to fail."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs a policy with LiteRT: a .tflite file of the policy's functions, flat arrays in and out. No TensorFlow.
 
 One interpreter serves calls of every size. A call with other rows than the one before it costs some 5 to 15 µs more,
-which is less than padding its inputs would; an interpreter for each size would hold, and pack at each swap, one more
+which is less than padding its inputs would; an interpreter for each size would keep, and pack at each swap, one more
 copy of the weights.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from app.artifacts.bundle import RowSharing
 from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
 from app.engine.noise import fresh_noise
@@ -38,7 +39,7 @@ class LiteRTEngine:
     A policy that draws has no `action` in it: then `sample` answers that, from fresh noise for every row of every call.
     `get_initial_state` takes nothing and gives the first rows of a state whose further rows repeat them.
 
-    `one_call`: however many rows come, they are one call. `whole_batches`: see `app.engine.chunks.check_whole`.
+    `sharing`: which rows may share a call. Where rows depend on each other, all that come are one call, however many.
 
     Args:
       model: the file; it may be deleted afterwards, but not written to.
@@ -50,8 +51,7 @@ class LiteRTEngine:
     """
 
     name = "litert"
-    one_call = False
-    whole_batches = False
+    sharing = RowSharing()
 
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
         self._interpreter = _interpreter(model)
@@ -79,9 +79,9 @@ class LiteRTEngine:
         if self._draws and function == "action":
             return self._drawn(inputs)
         rows = len(next(iter(inputs.values())))
-        if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.one_call)):
+        if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.sharing.dependent)):
             return self._call(function, inputs)
-        if self.whole_batches and self._batch_size:
+        if self.sharing.whole_batches and self._batch_size:
             check_whole(rows, self._batch_size)
         pieces = split(inputs, self._batch_size) if self._batch_size else _slices(inputs, rows)
         return join([self._call(function, piece) for piece in pieces], rows)
@@ -91,7 +91,7 @@ class LiteRTEngine:
         return {name: array[np.arange(rows) % len(array)] for name, array in self._initial.items()}
 
     def _drawn(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """`action` by `sample`, without what only `sample` tells."""
+        """`action` by `sample`, without the outputs that only `sample` has."""
         rows = len(next(iter(inputs.values())))
         outputs = self.run("sample", {**inputs, **fresh_noise(self._noise, rows, self._generator)})
         return {name: outputs[name] for name in self._answer}
@@ -127,8 +127,8 @@ def _interpreter(model: Path) -> Any:
 class _Function:
     """One signature of the file: a subgraph with tensors of its own.
 
-    Beneath the public `SignatureRunner`, which takes twice as long for a small policy, and does not tell an input that
-    is refused from a lack of memory.
+    Beneath the public `SignatureRunner`, which takes twice as long for a small policy, and raises the same for an input
+    that is refused as for a lack of memory.
     """
 
     def __init__(self, interpreter: Any, name: str, read: Sequence[set[int]]) -> None:

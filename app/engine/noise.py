@@ -1,4 +1,4 @@
-"""The noise that sampling takes as an input: from a seed, or fresh. Pure but for the fresh one's own state."""
+"""The noise that sampling takes as an input: from a seed, or fresh. Pure but for the generator of the fresh noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BITS = 23
 
 
 def fresh_noise(noise: Noise, rows: int, generator: np.random.Generator) -> Arrays:
-    """Noise that nobody asked to see again: [rows, size] float32 for each kind that the policy takes."""
+    """Noise for requests without a seed: [rows, size] float32 for each kind that the policy takes."""
     arrays: Arrays = {}
     if noise.uniform:
         arrays[NOISE_UNIFORM] = _uniform(generator.integers(0, 1 << _BITS, (rows, noise.uniform), np.uint32))
@@ -26,8 +26,19 @@ def fresh_noise(noise: Noise, rows: int, generator: np.random.Generator) -> Arra
 def seeded_noise(noise: Noise, rows: int, seed: int, step: int = 0) -> Arrays:
     """The noise of a seed: row i depends only on (seed, step, i), however many rows there are.
 
-    From NumPy's counter-based generator Philox, of which each row takes a fixed number of steps. That is why the
-    normal numbers come by the Box-Muller transform and not by NumPy's own method, which takes as many as it likes.
+    From NumPy's counter-based generator Philox4x64-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As
+    Easy as 1, 2, 3", 2011), of which each row takes a fixed number of steps. That is why the normal numbers come by the
+    transform of Box and Muller ("A Note on the Generation of Random Normal Deviates", 1958), √(-2 ln u) · cos 2πv and
+    √(-2 ln u) · sin 2πv, and not by NumPy's own ziggurat, which rejects and so takes as many as it likes.
+
+    Args:
+      noise: how many uniform numbers, of (0, 1), and standard normal ones a row takes.
+      rows: how many rows.
+      seed: an unsigned integer of 64 bits, the key of the generator.
+      step: of an episode; each step has noise of its own.
+
+    Returns:
+      [rows, size] float32 for each kind that the policy takes.
     """
     arrays: Arrays = {}
     if noise.uniform:

@@ -1,4 +1,4 @@
-"""A .tflite file → which of their tensors its functions look at. No TensorFlow."""
+"""A .tflite file → which of their tensors its functions read. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 
 def tensors_read(model: Path) -> list[set[int]]:
-    """For each subgraph of the file, the numbers of the tensors that one of its operators takes, or that it gives back.
+    """Lists, for each subgraph of the file, the numbers of the tensors that an operator takes, or that it gives back.
 
-    An input that is not among them does not matter: a policy seldom looks at the reward.
+    An input that is not among them does not matter: a policy seldom reads the reward.
     """
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         root = schema.Model.GetRootAs(data)

@@ -27,7 +27,7 @@ class BundleLoader:
         """See `Loader`."""
         if bundle.engine == LITERT:
             engine = LiteRTEngine(bundle.folder / COMPILED_FILE, graph.spec, graph.serving.noise)
-            engine.one_call, engine.whole_batches = bool(bundle.dependent_rows), bundle.whole_batches
+            engine.sharing = bundle.sharing
             return engine
         import_tensorflow()
         from app.engine.savedmodel.load import load_copy, restore
@@ -35,7 +35,7 @@ class BundleLoader:
         copy, self._spare = self._spare, None
         if copy is None or copy.graph != graph.digest:
             copy = load_copy(graph)
-        copy.one_row, copy.whole_batches = bundle.one_row, bundle.whole_batches
+        copy.sharing = bundle.sharing
         restore(copy, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
         return copy
 

@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """What checkpoint.json says: the train step (-1 if unknown), the digest of all files, and each one's sha256."""
+    """Content of checkpoint.json: the train step (-1 if unknown), the digest of all files, and each one's sha256."""
 
     train_step: int
     digest: str

@@ -66,7 +66,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class ServingInfo:
-    """What stands in `serving/` beside the signatures of the full export.
+    """The functions in `serving/` beside the signatures of the full export.
 
     `signatures`: those of `distribution`, `greedy`, `sample` and `log_prob` that the policy has; `unavailable`:
     the reason for each that it has not. `distributions`: by the flattened name of the action leaf.
@@ -88,7 +88,7 @@ class ServingInfo:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ServingInfo:
-        """Raises KeyError, TypeError or ValueError where `data` is not what `to_json` makes."""
+        """Reads what `to_json` makes; raises KeyError, TypeError or ValueError for anything else."""
         distributions = {
             name: DistributionInfo(
                 info["family"], tuple(info["parameters"]), tuple(info["statistics"]), dict(info["details"])
@@ -141,7 +141,7 @@ class PolicySpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PolicySpec:
-        """Raises KeyError, TypeError or ValueError where `data` is not what `to_json` makes."""
+        """Reads what `to_json` makes; raises KeyError, TypeError or ValueError for anything else."""
         return cls(
             **{name: nest_from_json(data["specs"][name]) for name in _NESTS},
             batch_size=data["batch_size"],
@@ -152,7 +152,7 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class PolicyManifest:
-    """What policy.json says: the spec, the class of the policy, who wrote it, and each file's sha256.
+    """The content of policy.json: the spec, the class of the policy, who wrote it, and each file's sha256.
 
     `serving` is None where the export has no `serving/`. `python_code` is what only the process that saved it can run.
     """

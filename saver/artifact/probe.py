@@ -41,7 +41,7 @@ def probe_noise(noise: Noise, rows: int, seed: int = 0) -> Arrays:
 
 
 def outside_spec(value: np.ndarray[Any, Any], leaf: Leaf) -> str | None:
-    """What is wrong with a policy's answer for `leaf`, None if nothing: not finite, or integers out of bounds."""
+    """Says what is wrong with a policy's answer for `leaf`, None if nothing: not finite, or integers out of bounds."""
     if leaf.is_float and not np.isfinite(value.astype(np.float32)).all():
         return "is not finite"
     below = leaf.is_integer and leaf.minimum is not None and bool((value < leaf.minimum).any())

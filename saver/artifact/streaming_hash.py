@@ -97,7 +97,7 @@ class StreamingHash:
 
 
 def _write_out(descriptor: int, offset: int, length: int) -> None:
-    """Tells Linux to begin writing to the disk, so that less is left when it is asked to finish. A hint only."""
+    """Asks Linux to start writing to the disk, so that less is left when it is asked to finish. A hint only."""
     sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if sync_file_range is not None:
         sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), 2)

@@ -101,7 +101,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Lane:
+class Place:
     """One kind of save into one place, killed `kills` times.
 
     Half of the kills come from outside, after a random part of what a whole save takes; the other half at a
@@ -122,7 +122,7 @@ class Lane:
         """Where writers stage."""
         return self.target if self.job is killed_writers.add_checkpoints else self.target.parent
 
-    def look(self) -> Iterator[str]:
+    def scan(self) -> Iterator[str]:
         """Reads everything that is there: `accepted`, or why not."""
         folders = self.parent.iterdir() if self.parent.exists() else []
         for folder in [folder for folder in folders if is_name(folder.name)]:
@@ -133,7 +133,7 @@ class Lane:
                 yield str(refused).partition(":")[0]
 
     def kill(self, forks: ForkServer, version: int) -> str:
-        """Lets a victim save once (so soon after the last kill), and kills its second save; in which phase."""
+        """Lets a writer save once (so soon after the last kill), and kills its second save; in which phase."""
         pid = forks.start(self.job, self.target, version)
         took_s, steps = forks.talk.recv()
         assert read(self.last(version), self.manifest) == version
@@ -162,7 +162,7 @@ class Lane:
         return "publishing" if any((path / self.manifest).exists() for path in staged) else "writing"
 
 
-LANES = [
+PLACES = [
     ("export over an export", killed_writers.save_export, "policy", "policy.json", (3, 70)),
     ("checkpoint over a checkpoint", killed_writers.overwrite_checkpoint, "latest", "checkpoint.json", (4, 65)),
     ("new checkpoints, keep_last=3", killed_writers.add_checkpoints, "checkpoints", "checkpoint.json", (4, 65)),
@@ -170,37 +170,37 @@ LANES = [
 
 
 def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
-    """All lanes at once, as most of the time goes into making policies and exports."""
+    """All places at once, as most of the time goes into making policies and exports."""
     errors, report = [], []
 
-    def run(executor: Lane, kills: int, forks: ForkServer) -> None:
+    def run(place: Place, kills: int, forks: ForkServer) -> None:
         try:
-            with Reader(executor.look) as reader:
-                phases = Counter(executor.kill(forks, 2 * number) for number in range(1, kills + 1))
-                assert executor.manifest == "policy.json" or "replacing" not in phases
-                forks.start(executor.job, executor.target, 2 * kills + 2)
+            with Reader(place.scan) as reader:
+                phases = Counter(place.kill(forks, 2 * number) for number in range(1, kills + 1))
+                assert place.manifest == "policy.json" or "replacing" not in phases
+                forks.start(place.job, place.target, 2 * kills + 2)
                 forks.talk.recv()
-            assert hidden(executor.parent) == []
+            assert hidden(place.parent) == []
             if reader.error is not None:
                 raise reader.error
             assert reader.found["accepted"] > 0
-            if executor.manifest == "checkpoint.json":
+            if place.manifest == "checkpoint.json":
                 assert reader.found["incomplete"] == 0, "half a checkpoint was seen"
-            report.append(f"{executor.kind}: {kills} kills, {dict(phases)}; reads {dict(reader.found)}")
+            report.append(f"{place.kind}: {kills} kills, {dict(phases)}; reads {dict(reader.found)}")
         except BaseException as error:
             errors.append(error)
 
-    with fork_servers(len(LANES), *TENSORFLOW) as all_forks:
+    with fork_servers(len(PLACES), *TENSORFLOW) as all_forks:
         threads = []
-        for (kind, job, name, manifest, counts), forks in zip(LANES, all_forks, strict=True):
-            executor = Lane(kind, job, tmp_path / kind / name, manifest)
-            threads.append(threading.Thread(target=run, args=(executor, counts[full], forks)))
+        for (kind, job, name, manifest, counts), forks in zip(PLACES, all_forks, strict=True):
+            place = Place(kind, job, tmp_path / kind / name, manifest)
+            threads.append(threading.Thread(target=run, args=(place, counts[full], forks)))
             threads[-1].start()
         for thread in threads:
             thread.join()
     print("\n".join(report))
     if errors:
-        raise ExceptionGroup("lanes", errors)
+        raise ExceptionGroup("places", errors)
 
 
 # A full disk

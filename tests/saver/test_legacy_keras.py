@@ -75,13 +75,13 @@ FIRST = "import tensorflow; "
         ("2.15.1", False, None, SAVER, {"TF_USE_LEGACY_KERAS": "1"}, "leave it unset"),
     ],
 )
-def test_what_cannot_work_is_told_in_one_line(tmp_path, tensorflow, tf_keras, keras, program, env, says):
+def test_what_cannot_work_is_said_in_one_line(tmp_path, tensorflow, tf_keras, keras, program, env, says):
     line = last_line(program, installed(tmp_path, tensorflow, tf_keras, keras), **env)
     assert line.startswith("ImportError: ")
     assert says in line
 
 
-def test_what_the_real_libraries_do_is_told_too():
+def test_what_the_real_libraries_do_is_said_too():
     """TensorFlow is imported first, with nothing in the environment."""
     assert last_line(f"import tensorflow; {SAVER}") == (
         "ImportError: TensorFlow was imported with Keras 3, and TF-Agents needs Keras 2: "

@@ -109,7 +109,7 @@ def test_tokens_go_only_where_they_belong(fake, checkpoint):
     assert all("Authorization" not in headers for _, _, headers, _ in fake.calls[2:])
 
 
-def test_activate_tells_what_serves(fake, checkpoint):
+def test_activate_says_what_serves(fake, checkpoint):
     fake.answers["PUT"] = (200, b'{"version": "b", "train_step": 8, "previous": "a", "took_ms": 12.3}')
     assert push(checkpoint, fake.url, {}, name="b", activate=True) == (
         "first: b (train step 8) serves; before it a; took 12 ms"
@@ -129,7 +129,7 @@ def test_activate_tells_what_serves(fake, checkpoint):
         (201, {}, "is no policy server: its answer lacks 'version'"),
     ],
 )
-def test_refusals_are_told_in_one_line(fake, checkpoint, status, content, says):
+def test_refusals_are_reported_in_one_line(fake, checkpoint, status, content, says):
     fake.answers["PUT"] = (status, (content if isinstance(content, str) else json.dumps(content)).encode())
     with pytest.raises(PushError) as caught:
         push(checkpoint, fake.url, {})
@@ -137,14 +137,14 @@ def test_refusals_are_told_in_one_line(fake, checkpoint, status, content, says):
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_policies_that_needs_a_token_is_told(fake, checkpoint):
+def test_a_list_of_policies_that_needs_a_token_is_reported(fake, checkpoint):
     fake.answers["GET"] = (401, b'{"detail": "no token"}')
     with pytest.raises(PushError, match="POLICY_SERVER_DATA_TOKEN"):
         push(checkpoint, fake.url, {})
 
 
 @pytest.mark.parametrize("answer", [b"{}", b'{"policies": []}', b'{"policies": 3}'])
-def test_a_server_of_something_else_is_told(fake, checkpoint, answer):
+def test_a_server_of_something_else_is_reported(fake, checkpoint, answer):
     fake.answers["GET"] = (200, answer)
     with pytest.raises(PushError, match="lists no policies"):
         push(checkpoint, fake.url, {})
@@ -164,18 +164,18 @@ def test_a_server_of_something_else_is_told(fake, checkpoint, answer):
         "x/y z",
     ],
 )
-def test_an_address_that_is_none_is_told(checkpoint, url):
+def test_an_address_that_is_none_is_reported(checkpoint, url):
     with pytest.raises(PushError):
         push(checkpoint, url, {})
 
 
-def test_a_checkpoint_that_shrinks_while_it_is_sent_is_told(fake, checkpoint, monkeypatch):
+def test_a_checkpoint_that_shrinks_while_it_is_sent_is_reported(fake, checkpoint, monkeypatch):
     monkeypatch.setattr("saver.push._size", lambda file: 10**6)
     with pytest.raises(PushError, match="became shorter"):
         push(checkpoint, fake.url, {})
 
 
-def test_what_cannot_be_reached_is_told(checkpoint, monkeypatch):
+def test_what_cannot_be_reached_is_reported(checkpoint, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
@@ -183,7 +183,7 @@ def test_what_cannot_be_reached_is_told(checkpoint, monkeypatch):
             push(checkpoint, f"http://127.0.0.1:{bound.getsockname()[1]}", {}, policy="p")
 
 
-def test_a_server_that_answers_nothing_is_told(checkpoint, monkeypatch):
+def test_a_server_that_answers_nothing_is_reported(checkpoint, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
@@ -191,7 +191,7 @@ def test_a_server_that_answers_nothing_is_told(checkpoint, monkeypatch):
             push(checkpoint, f"http://127.0.0.1:{server.getsockname()[1]}", {}, policy="p")
 
 
-def test_the_answer_of_a_server_that_does_not_read_the_body_is_told(checkpoint, monkeypatch):
+def test_the_answer_of_a_server_that_does_not_read_the_body_is_reported(checkpoint, monkeypatch):
     """It has refused by the head, and closes its side."""
     monkeypatch.setenv("NO_PROXY", "*")
     refusal = b'{"detail": "closed"}'

@@ -1,4 +1,4 @@
-"""Python code in a policy works in the process that saves it, and in no other: it is told where it can be mended."""
+"""Python code in a policy works in the process that saves it, and in no other: this is said where it can be mended."""
 
 import json
 import subprocess

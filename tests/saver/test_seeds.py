@@ -50,7 +50,7 @@ def seed_in(policy: tf_policy.TFPolicy, **options: Any) -> str | None:
 
 @pytest.mark.parametrize("global_seed", [0, 1, 7, 2**31 - 1, 2**40])
 @pytest.mark.parametrize("make", [policies.q, exploring, policies.random, lambda: Drawing(None, None, None)])
-def test_a_seed_of_the_program_is_told_from_one_that_was_given(make: Callable[[], Any], global_seed: int) -> None:
+def test_a_seed_of_the_program_differs_from_one_that_was_given(make: Callable[[], Any], global_seed: int) -> None:
     assert seed_in(make()) is None
     tf.random.set_seed(global_seed)
     assert seed_in(make()) == "global"

@@ -151,7 +151,7 @@ def test_parts_of_a_nested_action_add_up(tmp_path):
     assert described["action/turn/entropy"].shape == (ROWS,)
 
 
-def test_info_of_a_sample_tells_its_own_log_probability(tmp_path):
+def test_info_of_a_sample_gives_its_own_log_probability(tmp_path):
     info = policy_step.PolicyInfo(log_probability=tf.TensorSpec([], tf.float32, "log_probability"))
     serving, functions = served(WithInfo(clip=False, emit_log_probability=True, info_spec=info), tmp_path / "p")
     answer = functions["sample"](**inputs(noise_normal=np.ones((ROWS, 2), np.float32)))
@@ -259,7 +259,7 @@ def test_draws_in_a_loop_are_refused_since_each_would_get_the_same_noise(tmp_pat
 
 
 class Flipped(tf_policy.TFPolicy):
-    """Answers the opposite of what the policy inside draws, and tells no distribution."""
+    """Answers the opposite of what the policy inside draws, and has no distribution."""
 
     def __init__(self, inside):
         super().__init__(inside.time_step_spec, inside.action_spec, inside.policy_state_spec, inside.info_spec)

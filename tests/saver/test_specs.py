@@ -87,7 +87,7 @@ def test_export_without_nest_paths_has_the_names_of_its_specs(saved: Saved):
     assert [leaf.name for _, leaf in leaves(found.initial_state)] == ["count", "trace"]
 
 
-def test_fixed_batch_is_told_and_is_no_part_of_the_shapes(saved: Saved):
+def test_fixed_batch_is_known_and_is_no_part_of_the_shapes(saved: Saved):
     found = spec(saved, "fixed batch, recurrent")
     assert found.batch_size == 2
     assert isinstance(found.inputs, dict)

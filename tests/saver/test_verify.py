@@ -94,7 +94,7 @@ def test_every_kind_of_export_is_found_well(saved, name):
     assert "failed" not in results(saved.folder(name)).values()
 
 
-def test_each_function_and_its_lack_are_told(saved):
+def test_each_function_and_its_lack_are_listed(saved):
     assert results(saved.folder("q")) == dict.fromkeys(
         ["files", "weights", "action", "get_initial_state", *FUNCTIONS, "log_prob of samples"],
         "ok",

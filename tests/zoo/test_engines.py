@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.builder.comparing import Pair
 from app.builder.equivalence_episodes import check_episodes
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
@@ -86,7 +87,7 @@ def test_episodes_are_equal_on_both_engines(zoo: Exports, recurrent: str, full: 
     function = "sample" if here.exported.kind.stochastic and "sample" in here else "action"
     if function not in here.graph.serving.signatures and here.exported.kind.stochastic:
         pytest.skip("what it draws cannot be compared")
-    check_episodes(here.engine, load_copy(here.graph), here.graph.spec, here.graph.serving, function)
+    check_episodes(Pair(here.engine, load_copy(here.graph), here.graph.spec, here.graph.serving), function)
 
 
 def shapes(served: Served) -> list[tuple[int, int]]:

@@ -40,7 +40,7 @@ class Stored:
 
     @property
     def name(self) -> str:
-        """The one that it is told by: that of a weight where it is one."""
+        """The name that messages use: that of a weight where it is one."""
         return min(self.names, key=lambda name: (not name.startswith(WEIGHTS), name))
 
     @property
@@ -81,7 +81,7 @@ class StoredValues:
         shapes, dtypes = self._reader.get_variable_to_shape_map(), self._reader.get_variable_to_dtype_map()
         names = self._names(shapes)
         stored = [
-            Stored(key, _told({*names.get(key, ()), _plain(key)}), tuple(shapes[key]), dtypes[key].name)
+            Stored(key, _promised({*names.get(key, ()), _plain(key)}), tuple(shapes[key]), dtypes[key].name)
             for key in shapes
             if key != _GRAPH_KEY
         ]
@@ -89,7 +89,7 @@ class StoredValues:
 
     @cached_property
     def by_name(self) -> dict[str, Stored]:
-        """The same by each of their names."""
+        """Every value, by each of its names."""
         return {name: stored for stored in self.all for name in stored.names}
 
     @property
@@ -116,7 +116,7 @@ class StoredValues:
         try:
             graph.ParseFromString(self._reader.get_tensor(_GRAPH_KEY))
         except Exception:
-            # It lies behind the values: what is wrong with the first of these is told, where something is.
+            # It lies behind the values: what is wrong with the first of these is reported, where something is.
             for key in sorted(self._reader.get_variable_to_shape_map(), key=lambda key: (key == _GRAPH_KEY, key)):
                 self._tensor(key, _plain(key))
             raise SwapRefused("its object graph cannot be read") from None
@@ -157,12 +157,12 @@ class StoredValues:
 
 
 def prefix(folder: Path) -> str:
-    """What TensorFlow calls the checkpoint in `folder`."""
+    """The prefix by which TensorFlow names the checkpoint in `folder`."""
     return str(folder / "variables" / "variables")
 
 
 def as_train_step(value: Any) -> int:
-    """-1, which means unknown, for what is no integer of 64 bits; TF-Agents takes any variable for a train step."""
+    """Converts a value to a train step: -1 (unknown) for what is no 64-bit integer; TF-Agents takes any variable."""
     try:
         train_step = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -170,7 +170,7 @@ def as_train_step(value: Any) -> int:
     return train_step if train_step.bit_length() < 64 else -1
 
 
-def _told(names: Iterable[str]) -> tuple[str, ...]:
+def _promised(names: Iterable[str]) -> tuple[str, ...]:
     """The names that PolicySaver promises; all, where it promises none."""
     promised = [name for name in names if name.split("/")[0] in _PROMISED]
     return tuple(sorted(promised or names))
@@ -181,7 +181,7 @@ def _plain(key: str) -> str:
 
 
 def _rest(key: str) -> str:
-    """What tells the pieces of a table, and other attributes than a variable's value."""
+    """What distinguishes the pieces of a table, and other attributes than a variable's value."""
     return "" if key.endswith(_SUFFIX) else key[key.find("/.ATTRIBUTES/") :]
 
 

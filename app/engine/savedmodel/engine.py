@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from app.artifacts.bundle import RowSharing
 from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
 from app.errors import Unsupported
@@ -43,7 +44,7 @@ class FlatFunction:
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def on_tensors(self, tensors: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """The same for tensors; they are given in the order of `dtypes`."""
+        """Calls the function with tensors, in the order of `dtypes`, while a graph is traced."""
         outputs = self.concrete(**tensors) if self.by_name else self.concrete(*tensors.values())
         return dict(outputs)
 
@@ -58,13 +59,12 @@ class TensorFlowEngine:
     """One loaded copy of a SavedModel.
 
     `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
-    digest of the export that it was loaded from. `one_row`: each row gets a call of its own. `whole_batches`: see
-    `app.engine.chunks.check_whole`. `generators`: the variables with the state of each `tf.random.Generator`.
+    digest of the export that it was loaded from. `sharing`: which rows may share a call. `generators`: the variables
+    with the state of each `tf.random.Generator`.
     """
 
     name = "tensorflow"
-    one_row = False
-    whole_batches = False
+    sharing = RowSharing()
     generators: Sequence[Any] = ()
 
     def __init__(self, model: Any, functions: Mapping[str, FlatFunction], spec: PolicySpec, graph: str = "") -> None:
@@ -79,11 +79,11 @@ class TensorFlowEngine:
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
         try:
-            size = 1 if self.one_row else self._batch_size
+            size = 1 if self.sharing.one_row else self._batch_size
             if size is None:
                 return self._call(function, inputs)
             rows = len(next(iter(inputs.values())))
-            if self.whole_batches:
+            if self.sharing.whole_batches:
                 check_whole(rows, size)
             return join([self._call(function, piece) for piece in split(inputs, size)], rows)
         except _INPUT_ERRORS as error:
@@ -96,7 +96,7 @@ class TensorFlowEngine:
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
         if self._batch_size is None:
-            if self.one_row:
+            if self.sharing.one_row:
                 return join([self.functions["get_initial_state"]({"batch_size": 1}) for _ in range(rows)], rows)
             return self.functions["get_initial_state"]({"batch_size": rows})
         calls = -(-rows // self._batch_size)

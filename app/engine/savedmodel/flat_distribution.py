@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from app.engine.savedmodel.engine import FlatFunction
 from saver.artifact import DistributionInfo, Nest, PolicySpec, leaves
-from saver.distributions import NotDescribable, flatten
+from saver.distribution_types import NotDescribable
+from saver.distributions import flatten
 from saver.impure_ops import impurities
 
 

@@ -110,7 +110,7 @@ def _assigned(model: Any, values: StoredValues) -> bool:
 
 
 def model_folder(graph: Graph) -> Path:
-    """Where the SavedModel lies."""
+    """The folder of the SavedModel."""
     return graph.folder / (PLAIN_FOLDER if graph.plain else SERVING_FOLDER)
 
 

@@ -12,6 +12,7 @@ from app.artifacts.checkpoint import INDEX, identify
 from app.builder import builder as builder_module
 from app.builder import engine_choice
 from app.builder.builder import Builder
+from app.builder.probe import Trial
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from app.versions.loader import BundleLoader
@@ -62,7 +63,7 @@ class Bench:
 
     def prepare(self, source: Path | None, recorded=(), **how) -> Bundle:
         digest = identify(source, 0, lambda *_: -1).digest if source else self.graph.digest
-        return self.builder.prepare(source, digest, self.bundles / digest, recorded, **how).bundle
+        return self.builder.prepare(source, digest, self.bundles / digest, Trial(recorded, **how)).bundle
 
     def refusal(self, source: Path | None, recorded=(), **how) -> str:
         before = list(self.bundles.iterdir()) if self.bundles.exists() else []
@@ -192,7 +193,7 @@ def test_checkpoint_can_be_judged_where_it_lies(trainer, bench):
         bench.builder.check(trainer.publish(8, np.nan))
 
 
-def test_disk_without_room_is_told_apart_from_a_bad_checkpoint(trainer, bench, monkeypatch):
+def test_disk_without_room_is_not_taken_for_a_bad_checkpoint(trainer, bench, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -236,13 +237,13 @@ def test_weights_that_answer_what_the_spec_excludes_serve_in_an_export_and_not_i
     policy._weight.assign(weight)
     saver.save(tmp_path / "bad")
     saver.save_checkpoint(tmp_path / "checkpoint")
-    told = Bench(tmp_path / "bad").prepare(None).probed
+    probed = Bench(tmp_path / "bad").prepare(None).probed
     if says is None:
-        assert told == {"asked": 4, "answered": 4, "problems": []}
-        assert Bench(tmp_path / "good").prepare(tmp_path / "checkpoint").probed == told
+        assert probed == {"asked": 4, "answered": 4, "problems": []}
+        assert Bench(tmp_path / "good").prepare(tmp_path / "checkpoint").probed == probed
         return
-    assert (told["asked"], told["answered"], len(told["problems"])) == (4, 0, 4)
-    assert says in told["problems"][0]
+    assert (probed["asked"], probed["answered"], len(probed["problems"])) == (4, 0, 4)
+    assert says in probed["problems"][0]
     assert says in Bench(tmp_path / "good").refusal(tmp_path / "checkpoint")
 
 
@@ -306,9 +307,9 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
     graph = opened(tmp_path / "p")
     compared = []
 
-    def check_equivalence(*args, apart):
+    def check_equivalence(pair, rows, recorded, draws, apart):
         assert apart
-        compared.extend(float(row["0/observation"][0]) for row in args[5])
+        compared.extend(float(row["0/observation"][0]) for row in recorded)
 
     monkeypatch.setattr(engine_choice, "check_equivalence", check_equivalence)
     bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
@@ -317,11 +318,11 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["one row", "logarithm", "integer quotient"])
-def test_one_that_takes_one_row_a_call_is_told_from_one_that_refuses_some_rows(tmp_path, name):
+def test_one_that_takes_one_row_a_call_is_not_taken_for_one_that_refuses_some_rows(tmp_path, name):
     PolicySaver(demanding.MAKERS[name]()).save(tmp_path / "p", verify=False)
     graph = opened(tmp_path / "p")
     bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
-    assert bundle.one_row is (name == "one row")
+    assert bundle.sharing.one_row is (name == "one row")
     assert bundle.engine == ("litert" if name == "logarithm" else TENSORFLOW)
     assert BundleLoader().load(graph, bundle).name == bundle.engine
 

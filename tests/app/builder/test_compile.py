@@ -10,9 +10,10 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from app.builder import compile as compiling
+from app.builder.comparing import Pair, Unequal
 from app.builder.compile import CannotCompile
-from app.builder.constant_folding import Constants
-from app.builder.equivalence import Unequal, check_equivalence
+from app.builder.constant_folding import FoldedConstants
+from app.builder.equivalence import check_equivalence
 from app.engine.litert import LiteRTEngine
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs
@@ -187,7 +188,7 @@ def check(opened: Opened, file: Any) -> None:
     """The file answers as the copy does."""
     spec, serving = opened.export.spec, opened.export.serving
     engine = LiteRTEngine(file, spec, serving.noise)
-    check_equivalence(engine, opened.engine, spec, serving, rows=(1, 3), draws=engine._draws)
+    check_equivalence(Pair(engine, opened.engine, spec, serving), rows=(1, 3), draws=engine._draws)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -306,7 +307,7 @@ def test_policy_that_litert_cannot_run_stays_on_tensorflow(
     assert "MLIR" not in capfd.readouterr().err
 
 
-def test_assertion_that_only_weights_decide_is_no_obstacle(compiled_policies: CompiledPolicies, tmp_path):
+def test_assertion_that_only_weights_decide_is_supported(compiled_policies: CompiledPolicies, tmp_path):
     opened = compiled_policies.of(Positive)
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")
@@ -320,7 +321,7 @@ def test_conversion_itself_lets_random_numbers_through(compiled_policies: Compil
     """Which is why functions are looked at before; the proof would not let them pass either."""
     opened = compiled_policies.opened("ppo")
     spec = opened.export.spec
-    action = Constants(
+    action = FoldedConstants(
         {"action": compiling._wrapped("action", opened.engine)}, compiling._variables(opened.engine, ["action"])
     )
     (tmp_path / "m.tflite").write_bytes(compiling._convert(action))
@@ -329,10 +330,10 @@ def test_conversion_itself_lets_random_numbers_through(compiled_policies: Compil
     first, second = (engine.run("action", inputs)["action"] for _ in range(2))
     assert (first != second).any()
     with pytest.raises(Unequal):
-        check_equivalence(engine, opened.engine, spec, opened.export.serving)
+        check_equivalence(Pair(engine, opened.engine, spec, opened.export.serving))
 
 
-def test_what_only_lends_its_shape_is_no_obstacle(compiled_policies: CompiledPolicies):
+def test_what_only_lends_its_shape_is_supported(compiled_policies: CompiledPolicies):
     compiled_policies.of(ShapeOfWave).compiler()
 
 
@@ -374,7 +375,7 @@ class Gated(Own):
         return gated(observation[:, 0]) * self.kept[0]
 
 
-def test_a_gradient_that_cannot_be_saved_is_no_obstacle(compiled_policies: CompiledPolicies, tmp_path):
+def test_a_gradient_that_cannot_be_saved_is_supported(compiled_policies: CompiledPolicies, tmp_path):
     opened = compiled_policies.of(Gated)
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.builder.equivalence import Unequal, check_equivalence
+from app.builder.comparing import Pair, Unequal
+from app.builder.equivalence import check_equivalence
 from app.builder.equivalence_episodes import STEPS, check_episodes
 from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
@@ -131,17 +132,17 @@ class Asleep(Values):
 
 @pytest.mark.parametrize("engine", [Values(), Rounding()])
 def test_equal_up_to_rounding(engine):
-    check_equivalence(engine, Values(), SPEC, SERVING)
+    check_equivalence(Pair(engine, Values(), SPEC, SERVING))
 
 
 def test_rounding_may_decide_between_equal_values():
-    check_equivalence(Tied(0), Tied(1), SPEC, SERVING, rows=(1, 3))
+    check_equivalence(Pair(Tied(0), Tied(1), SPEC, SERVING), rows=(1, 3))
 
 
 def test_rounding_may_be_made_large():
-    check_equivalence(Steep(1 + 1e-7), Steep(), SPEC, SERVING)
+    check_equivalence(Pair(Steep(1 + 1e-7), Steep(), SPEC, SERVING))
     with pytest.raises(Unequal):
-        check_equivalence(Steep(1 + 1e-4), Steep(), SPEC, SERVING)
+        check_equivalence(Pair(Steep(1 + 1e-4), Steep(), SPEC, SERVING))
 
 
 @pytest.mark.parametrize(
@@ -160,22 +161,22 @@ def test_rounding_may_be_made_large():
 )
 def test_engine_that_errs_is_unequal(engine, says):
     with pytest.raises(Unequal, match=says):
-        check_equivalence(engine, Values(), SPEC, SERVING)
+        check_equivalence(Pair(engine, Values(), SPEC, SERVING))
 
 
 def test_engine_that_answers_what_tensorflow_refuses_is_unequal():
     with pytest.raises(Unequal, match="TensorFlow refuses"):
-        check_equivalence(Values(), Stubborn(), SPEC, SERVING)
+        check_equivalence(Pair(Values(), Stubborn(), SPEC, SERVING))
 
 
 def test_both_may_refuse():
-    check_equivalence(Stubborn(), Stubborn(), SPEC, SERVING)
+    check_equivalence(Pair(Stubborn(), Stubborn(), SPEC, SERVING))
 
 
 def test_initial_states_are_compared():
     spec = replace(policy_spec(OBSERVATION), initial_state=(Leaf("0", "float32", (2,)),))
     with pytest.raises(Unequal, match="get_initial_state: row 0"):
-        check_equivalence(Awake(), Asleep(), spec, SERVING)
+        check_equivalence(Pair(Awake(), Asleep(), spec, SERVING))
 
 
 def test_every_function_that_the_policy_has_is_compared():
@@ -185,7 +186,7 @@ def test_every_function_that_the_policy_has_is_compared():
 
     serving = replace(SERVING, signatures={"greedy": Signature({}, {})})
     with pytest.raises(Unequal, match="greedy: value"):
-        check_equivalence(OffWhenGreedy(), Values(), SPEC, serving)
+        check_equivalence(Pair(OffWhenGreedy(), Values(), SPEC, serving))
 
 
 def test_sample_gets_noise():
@@ -199,9 +200,8 @@ def test_sample_gets_noise():
             return super().run(function, inputs)
 
     engine = Sampling()
-    check_equivalence(
-        engine, Values(), SPEC, replace(SERVING, signatures={"sample": Signature({}, {})}, noise=Noise(2, 0))
-    )
+    serving = replace(SERVING, signatures={"sample": Signature({}, {})}, noise=Noise(2, 0))
+    check_equivalence(Pair(engine, Values(), SPEC, serving))
     assert engine.seen
 
 
@@ -225,11 +225,11 @@ SAMPLING = replace(SERVING, signatures={"sample": Signature({}, {})}, noise=Nois
 
 
 def test_where_action_draws_sample_is_compared():
-    check_equivalence(Drawing(0), Drawing(1), SPEC, SAMPLING, draws=True)
+    check_equivalence(Pair(Drawing(0), Drawing(1), SPEC, SAMPLING), draws=True)
     with pytest.raises(Unequal, match="sample: value"):
-        check_equivalence(Drawing(0, Off()), Drawing(1), SPEC, SAMPLING, draws=True)
+        check_equivalence(Pair(Drawing(0, Off()), Drawing(1), SPEC, SAMPLING), draws=True)
     with pytest.raises(Unequal, match="action: "):
-        check_equivalence(Drawing(0), Drawing(1), SPEC, SAMPLING)
+        check_equivalence(Pair(Drawing(0), Drawing(1), SPEC, SAMPLING))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_where_action_draws_sample_is_compared():
 )
 def test_where_action_draws_it_has_the_outputs_of_tensorflows(engine, says):
     with pytest.raises(Unequal, match=says):
-        check_equivalence(engine, Drawing(1), SPEC, SAMPLING, draws=True)
+        check_equivalence(Pair(engine, Drawing(1), SPEC, SAMPLING), draws=True)
 
 
 def test_where_action_draws_recorded_inputs_are_sampled():
@@ -248,9 +248,9 @@ def test_where_action_draws_recorded_inputs_are_sampled():
 
     spec = replace(SPEC, signatures={"action": Signature({"0/observation": TensorInfo("float32", (None, 2))}, {})})
     recorded = [{"0/observation": np.array([[1e10, 1.0]], np.float32)}]
-    check_equivalence(Drawing(0), Drawing(1), spec, SAMPLING, recorded=recorded, draws=True)
+    check_equivalence(Pair(Drawing(0), Drawing(1), spec, SAMPLING), recorded=recorded, draws=True)
     with pytest.raises(Unequal, match="sample: value"):
-        check_equivalence(Drawing(0, OffFarOut()), Drawing(1), spec, SAMPLING, recorded=recorded, draws=True)
+        check_equivalence(Pair(Drawing(0, OffFarOut()), Drawing(1), spec, SAMPLING), recorded=recorded, draws=True)
 
 
 @pytest.mark.parametrize("kind", ["dqn-greedy", "dqn-lstm-greedy", "export-nested"])
@@ -258,13 +258,9 @@ def test_compiled_file_with_other_weights_is_unequal(compiled_policies: Compiled
     compiled = compiled_policies.compiled(kind)
     export, other = compiled.opened.export, compiled.opened.other()
     compiled.compiler.compile(other.engine, tmp_path / "other.tflite")
+    engine = LiteRTEngine(tmp_path / "other.tflite", export.spec)
     with pytest.raises(Unequal):
-        check_equivalence(
-            LiteRTEngine(tmp_path / "other.tflite", export.spec),
-            compiled.opened.engine,
-            export.spec,
-            compiled.opened.export.serving,
-        )
+        check_equivalence(Pair(engine, compiled.opened.engine, export.spec, export.serving))
 
 
 class Centered(Values):
@@ -278,11 +274,11 @@ class Centered(Values):
 
 
 def test_rows_that_belong_together_are_compared_together():
-    check_equivalence(Centered(1 + 1e-7), Centered(), SPEC, SERVING, apart=False)
+    check_equivalence(Pair(Centered(1 + 1e-7), Centered(), SPEC, SERVING), apart=False)
     with pytest.raises(Unequal, match="action: "):
-        check_equivalence(Centered(1.01), Centered(), SPEC, SERVING, apart=False)
+        check_equivalence(Pair(Centered(1.01), Centered(), SPEC, SERVING), apart=False)
     with pytest.raises(Unequal, match="action: "):
-        check_equivalence(Values(), Centered(), SPEC, SERVING, apart=False)
+        check_equivalence(Pair(Values(), Centered(), SPEC, SERVING), apart=False)
 
 
 LEAKY = Leaf("0", "float32", (2,))
@@ -308,15 +304,15 @@ class Growing(Values):
 
 
 def test_episodes_within_the_tolerance_are_equal():
-    check_equivalence(Growing(), Growing(), STATEFUL, SERVING)
-    check_episodes(Growing(1 + 1e-7), Growing(), STATEFUL, SERVING, "action")
+    check_equivalence(Pair(Growing(), Growing(), STATEFUL, SERVING))
+    check_episodes(Pair(Growing(1 + 1e-7), Growing(), STATEFUL, SERVING), "action")
 
 
 @pytest.mark.parametrize("factor", [1 + 2e-6, 1 - 5e-6])
 def test_rounding_that_grows_when_the_state_is_fed_back_is_unequal(factor):
-    check_episodes(Growing(factor), Growing(), STATEFUL, SERVING, "action", steps=1)
+    check_episodes(Pair(Growing(factor), Growing(), STATEFUL, SERVING), "action", steps=1)
     with pytest.raises(Unequal, match=r"action: state/0 differs by .* at step \d+ of an episode"):
-        check_equivalence(Growing(factor), Growing(), STATEFUL, SERVING)
+        check_equivalence(Pair(Growing(factor), Growing(), STATEFUL, SERVING))
 
 
 def test_each_engine_gets_its_own_state_back():
@@ -327,7 +323,7 @@ def test_each_engine_gets_its_own_state_back():
             seen.append(inputs["1/0"].copy())
             return super().run(function, inputs)
 
-    check_episodes(Watched(), Growing(), STATEFUL, SERVING, "action")
+    check_episodes(Pair(Watched(), Growing(), STATEFUL, SERVING), "action")
     assert len(seen) == STEPS == 24
     assert (seen[0] == 1).all()
     assert all((one != other).any() for one, other in itertools.pairwise(seen))
@@ -346,6 +342,6 @@ class Narrow(Values):
 
 def test_whole_numbers_beyond_32_bits_are_tried():
     spec = policy_spec(Leaf("0/observation", "int64", (2,)))
-    check_equivalence(Narrow(), Narrow(), spec, SERVING)
+    check_equivalence(Pair(Narrow(), Narrow(), spec, SERVING))
     with pytest.raises(Unequal):
-        check_equivalence(Narrow(32), Narrow(), spec, SERVING)
+        check_equivalence(Pair(Narrow(32), Narrow(), spec, SERVING))

@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from app.builder import compile as compiling
 from app.builder import op_forms
-from app.builder.constant_folding import Constants
+from app.builder.constant_folding import FoldedConstants
 
 FAR = [0.0, 1e-8, -1e-8, 1e-4, -1e-4, 15.5, -15.5, -20.0, 88.0, 90.0, -80.0, 1e6, -1e6, 1e20, -1e20]
 GENERATOR = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def both() -> Any:
     def function(x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: tf.identity(call(x)) for name, call in FUNCTIONS.items()}
 
-    model = compiling._convert(Constants({"f": function}, []))
+    model = compiling._convert(FoldedConstants({"f": function}, []))
     return Interpreter(model_content=model, num_threads=1).get_signature_runner("f"), function
 
 
@@ -135,7 +135,7 @@ def run(function: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What LiteRT and TensorFlow make of a vector."""
     signature = [tf.TensorSpec([None], x.dtype, "x")]
     traced = tf.function(lambda x: {"y": tf.identity(function(x))}, input_signature=signature, autograph=False)
-    model = compiling._convert(Constants({"f": traced}, []))
+    model = compiling._convert(FoldedConstants({"f": traced}, []))
     runner = Interpreter(model_content=model, num_threads=1).get_signature_runner("f")
     return runner(x=x)["y"], traced(tf.constant(x))["y"].numpy()
 
@@ -185,7 +185,7 @@ def test_where_outputs_are_fed_back_a_bias_is_added_to_the_sum(added):
     expected = traced(tf.constant(x))["y"].numpy()
     different = []
     for fed_back in (False, True):
-        model = compiling._convert(Constants({"f": traced}, variables, fed_back))
+        model = compiling._convert(FoldedConstants({"f": traced}, variables, fed_back))
         runner = Interpreter(model_content=model, num_threads=1).get_signature_runner("f")
         different.append(np.mean(runner(x=x)["y"] != expected))
     assert different[1] < different[0] / 10
@@ -197,7 +197,7 @@ def test_a_label_out_of_range_is_refused_as_by_tensorflow():
         input_signature=[tf.TensorSpec([None, 3], tf.float32, "x"), tf.TensorSpec([None], tf.int32, "y")],
         autograph=False,
     )
-    model = compiling._convert(Constants({"f": function}, []))
+    model = compiling._convert(FoldedConstants({"f": function}, []))
     runner = Interpreter(model_content=model, num_threads=1).get_signature_runner("f")
     with pytest.raises(RuntimeError):
         runner(x=np.zeros((2, 3), np.float32), y=np.array([0, 3], np.int32))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.builder.patching import Place, Template, like, told_apart
+from app.builder.patching import Place, Template, distinguishable, like
 
 KERNEL = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
 COUNT = np.array(7, np.int64)
@@ -29,8 +29,8 @@ def test_template_is_for_other_floats_only(weights, fits):
     assert Template((Place(0, (0, 1)),), [KERNEL, COUNT]).fits(weights) is fits
 
 
-def test_values_that_tell_functions_apart_have_both_signs_many_magnitudes_and_special_numbers():
-    values, count, scalar = told_apart([np.ones((40, 10), np.float32), COUNT, np.ones((), np.float32)])
+def test_values_that_distinguish_functions_have_both_signs_many_magnitudes_and_special_numbers():
+    values, count, scalar = distinguishable([np.ones((40, 10), np.float32), COUNT, np.ones((), np.float32)])
     assert values.dtype == np.float32
     assert (values > 0).sum() > 100
     assert (values < 0).sum() > 100

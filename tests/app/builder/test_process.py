@@ -34,8 +34,8 @@ def test_a_refusal_for_which_the_machine_is_to_blame_is_one_for_now(
 ) -> None:
     with pytest.raises(SwapRefused) as caught:
         _blamed(failing, error, SwapRefused("in other words"))
-    told = pickle.loads(pickle.dumps(caught.value))
-    assert (str(told), told.for_now, told.no_room) == ("in other words", for_now, no_room)
+    arrived = pickle.loads(pickle.dumps(caught.value))
+    assert (str(arrived), arrived.for_now, arrived.no_room) == ("in other words", for_now, no_room)
 
 
 def test_what_the_machine_does_not_give_is_no_bug() -> None:

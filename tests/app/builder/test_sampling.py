@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from app.builder import compile as compiling
 from app.builder.compile import CannotCompile
-from app.builder.constant_folding import Constants
+from app.builder.constant_folding import FoldedConstants
 from app.builder.equivalence_inputs import random_inputs
 from app.engine import litert
 from app.engine.litert import LiteRTEngine
@@ -44,7 +44,9 @@ def agree(found: dict[str, Any], expected: dict[str, Any]) -> bool:
 def naive(opened: Opened, file: Any) -> LiteRTEngine:
     """What conversion alone makes of `action`."""
     variables = compiling._variables(opened.engine, ["action"])
-    file.write_bytes(compiling._convert(Constants({"action": compiling._wrapped("action", opened.engine)}, variables)))
+    file.write_bytes(
+        compiling._convert(FoldedConstants({"action": compiling._wrapped("action", opened.engine)}, variables))
+    )
     return LiteRTEngine(file, opened.export.spec)
 
 
@@ -121,7 +123,7 @@ def test_other_copies_and_processes_draw_other_numbers(compiled_policies: Compil
         assert agree(answers[one], answers[other])
 
 
-def test_action_is_sample_of_fresh_noise_without_what_only_that_tells(compiled_policies: CompiledPolicies):
+def test_action_is_sample_of_fresh_noise_without_what_only_that_gives(compiled_policies: CompiledPolicies):
     compiled = compiled_policies.compiled("ppo")
     assert "action" not in compiled.engine._functions
     noise = compiled.opened.export.serving.noise
@@ -151,14 +153,16 @@ def test_every_piece_of_a_large_call_has_noise_of_its_own(compiled_policies: Com
 
 
 def test_log_prob_of_a_squashed_action_is_that_of_the_value_before_tanh(compiled_policies: CompiledPolicies):
-    """Also at the bound, where the action itself does not tell it any more."""
+    """Also at the bound, where the action itself does not show it any more."""
     compiled = compiled_policies.compiled("sac")
     spec, noise = compiled.opened.export.spec, compiled.opened.export.serving.noise
     inputs = random_inputs(spec, 256, 0.5, np.random.default_rng(0))
     drawn = probe_noise(noise, 256)
     answer = compiled.engine.run("sample", inputs | drawn)
-    told = compiled.engine.run("distribution", inputs)
-    loc, scale, low, high = (told[f"action/{name}"].astype(np.float64) for name in ("loc", "scale_diag", "low", "high"))
+    described = compiled.engine.run("distribution", inputs)
+    loc, scale, low, high = (
+        described[f"action/{name}"].astype(np.float64) for name in ("loc", "scale_diag", "low", "high")
+    )
     normal = drawn["noise/normal"].astype(np.float64)
     before = loc + scale * normal
     density = -0.5 * normal**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)

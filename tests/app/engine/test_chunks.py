@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from app.engine.chunks import join, split
+from app.engine.base import InputRefused
+from app.engine.chunks import check_whole, join, split
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,10 @@ def test_strings_are_padded_too():
 
 def test_single_values_of_outputs_need_no_other_dimension():
     assert join([{"action": np.array([1, 2])}, {"action": np.array([3, 3])}], 3)["action"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 4, 6])
+def test_a_batch_whose_rows_depend_on_each_other_is_whole_or_refused(rows):
+    check_whole(3, 3)
+    with pytest.raises(InputRefused, match=f"its export takes 3 rows at once, not {rows}"):
+        check_whole(rows, 3)

@@ -9,9 +9,10 @@ from tf_agents.policies import tf_policy
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
+from app.artifacts.bundle import RowSharing
 from app.engine import litert
 from app.engine.base import InputRefused
-from app.engine.litert import LiteRTEngine
+from app.engine.litert import MOST_ROWS, LiteRTEngine
 from saver.artifact.probe import probe_inputs
 from tests.support.compiled import Compiled, CompiledPolicies
 
@@ -136,6 +137,31 @@ def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(compiled_poli
         with pytest.raises(InputRefused):
             runs.run("action", inputs | {"0/observation": bad})
         assert runs.run("action", inputs | {"0/observation": good})["action"].tolist() == [0, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "rows", "calls"),
+    [
+        (RowSharing(), MOST_ROWS, [MOST_ROWS]),
+        (RowSharing(), MOST_ROWS + 3, [MOST_ROWS, 3]),
+        (RowSharing("they depend on each other"), MOST_ROWS + 3, [MOST_ROWS + 3]),
+    ],
+)
+def test_many_rows_are_several_calls_unless_they_depend_on_each_other(
+    compiled_policies: CompiledPolicies, monkeypatch, sharing, rows, calls
+):
+    compiled = compiled_policies.compiled("dqn-greedy")
+    engine = LiteRTEngine(compiled.file, compiled.opened.export.spec)
+    engine.sharing = sharing
+    call, seen = engine._call, []
+
+    def counted(function, inputs):
+        seen.append(len(inputs["0/observation"]))
+        return call(function, inputs)
+
+    monkeypatch.setattr(engine, "_call", counted)
+    assert len(engine.run("action", probe_inputs(compiled.opened.export.spec, {}, rows))["action"]) == rows
+    assert seen == calls
 
 
 def test_no_tensorflow_is_imported():

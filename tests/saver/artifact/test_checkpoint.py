@@ -40,7 +40,7 @@ def test_manifest_has_the_fields_of_the_format(folder):
     assert set(json.loads((folder / CHECKPOINT_FILE).read_text())) == {"format", "train_step", "digest", "files"}
 
 
-def test_digest_tells_whether_bytes_or_only_times_have_changed(folder):
+def test_digest_shows_whether_bytes_or_only_times_have_changed(folder):
     first = write_checkpoint_manifest(folder, 700).digest
     (folder / "variables" / "variables.index").write_text("index")
     assert write_checkpoint_manifest(folder, 700).digest == first

@@ -41,7 +41,7 @@ def die_everywhere(forks: ForkServer, prepare: Callable[[], tuple[Any, ...]], jo
         yield step
 
 
-def verdict(folder: Path, manifest_name: str) -> str:
+def finding(folder: Path, manifest_name: str) -> str:
     """What a reader that checks finds: `old`, `new`, `refused` or `none`; fails for a mixture."""
     if not (folder / "saved_model.pb").exists():
         return "none"
@@ -99,12 +99,12 @@ def test_killed_at_any_step_a_reader_finds_old_new_or_refuses(disk, forks, full,
     found = Counter[str]()
     left = 0
     for _ in die_everywhere(forks, prepare, job, 1 if full else 3):
-        found[verdict(folder, manifest_name)] += 1
+        found[finding(folder, manifest_name)] += 1
         left += bool(hidden(folder.parent))
         forks.start(job, folder, 2, None)
         forks.talk.recv()
         assert forks.status() == 0
-        assert verdict(folder, manifest_name) == "new"
+        assert finding(folder, manifest_name) == "new"
         assert hidden(folder.parent) == []
         if "export" in case and not case.startswith("first"):
             assert (folder / "checkpoints" / "x").read_text() == "7"

@@ -101,7 +101,7 @@ def test_manifest_that_cannot_be_used_says_why(tmp_path, change, says):
     ],
     ids=["nothing", "a file", "an empty folder", "a folder in its place"],
 )
-def test_folder_that_holds_no_policy_is_told_at_once(tmp_path: Path, make, says):
+def test_folder_that_holds_no_policy_is_refused_at_once(tmp_path: Path, make, says):
     make(tmp_path / "policy")
     with pytest.raises(IncompleteError, match=says):
         check_is_export(tmp_path / "policy")

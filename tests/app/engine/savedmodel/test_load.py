@@ -93,7 +93,7 @@ def test_export_of_tf_agents_own_saver_is_served(tmp_path):
     assert train_step_of(load_copy(export).model) == 7
 
 
-def test_digest_tells_exports_apart_and_is_stable(saved: Saved, export):
+def test_digest_differs_between_exports_and_is_stable(saved: Saved, export):
     first = opened(export).digest
     assert first == opened(saved.folder("q")).digest
     PolicySaver(policies.q()).save(export)
@@ -280,7 +280,7 @@ def test_distributions_are_described_or_their_lack_explained(saved: Saved, name,
         assert "distribution" not in serving.unavailable
 
 
-def test_train_step_and_every_entry_of_the_metadata_are_told(tmp_path):
+def test_train_step_and_every_entry_of_the_metadata_are_read(tmp_path):
     metadata = {
         "frames": tf.Variable(6, dtype=tf.int64),
         "episodes": tf.Variable(5, dtype=tf.int64),

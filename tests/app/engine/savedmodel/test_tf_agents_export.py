@@ -28,7 +28,7 @@ SAVERS: dict[str, Any] = {"ours": PolicySaver, "plain": policy_saver.PolicySaver
 
 
 class SwitchPolicy(tf_policy.TFPolicy):
-    """Its action turns the lamp over where any door is open, and tells the doors turned over."""
+    """Its action turns the lamp over where any door is open, and gives the doors turned over."""
 
     def __init__(self) -> None:
         self._unused = tf.Variable(1.0)

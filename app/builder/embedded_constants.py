@@ -1,4 +1,8 @@
-"""The constants in a SavedModel's graph: what of a policy no checkpoint changes."""
+"""The constants that an export has embedded in its graph, such as an ε: what of a policy no checkpoint changes.
+
+Two exports are compared by them: where they differ, a checkpoint of the one is not served with the graph of the other.
+(Values that follow from variables, and so change with each checkpoint, are the matter of `constant_folding`.)
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from app.errors import SwapRefused
 from saver.artifact import GRAPH_FILE
 
 
-def constants_of(folder: Path) -> Counter[bytes]:
-    """Each constant (dtype, shape and values), and how often it stands in the graph and its functions.
+def embedded_constants(folder: Path) -> Counter[bytes]:
+    """Counts each constant (dtype, shape and values) in the graph of the SavedModel in `folder` and in its functions.
 
     By themselves and not by the names of their nodes, which differ from process to process. Texts are left out: they
     are names of files.
