@@ -66,7 +66,7 @@ def test_a_folder_that_may_not_be_read_is_handed_on() -> None:
     assert end.stdout.splitlines()[3:] == [f"{policies}/open", f"{policies}/a-shut"], end.stderr
 
 
-def test_a_folder_without_policies_is_told(policies: Path) -> None:
+def test_a_folder_without_policies_is_reported(policies: Path) -> None:
     end = start(policies)
     assert (end.returncode, end.stdout) == (1, "")
     assert "no policy in" in end.stderr

@@ -52,7 +52,7 @@ def test_overloaded_says_when_to_come_again():
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES])
-def test_what_is_the_machines_trouble_is_told_from_what_is_a_files(number):
+def test_what_is_the_machines_trouble_is_distinguished_from_what_is_a_files(number):
     def in_other_words() -> None:
         try:
             raise OSError(number, os.strerror(number))

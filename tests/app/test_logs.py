@@ -43,7 +43,7 @@ def test_lines_come_out_whole_and_in_order(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_lines_that_nobody_reads_are_dropped_and_told_at_their_place(pipe: tuple[int, int], blocking: bool) -> None:
+def test_lines_that_are_not_read_are_dropped_and_counted_at_their_place(pipe: tuple[int, int], blocking: bool) -> None:
     os.set_blocking(pipe[1], blocking)
     drain = Drain(pipe[1], most_bytes=100_000)
     began = time.monotonic()

@@ -186,7 +186,7 @@ def test_misspelled_variables_are_found():
     assert unknown_variables(env) == ["POLICY_SERVER_PROT"]
 
 
-def test_help_tells_default_and_variable_of_every_option():
+def test_help_names_default_and_variable_of_every_option():
     parser = argparse.ArgumentParser()
     add_options(parser)
     text = " ".join(parser.format_help().split())
@@ -194,7 +194,7 @@ def test_help_tells_default_and_variable_of_every_option():
         assert (variable(setting.name) in text) is not setting.metadata["secret"]
 
 
-def test_a_url_of_another_kind_is_refused_and_not_told():
+def test_a_url_of_another_kind_is_refused_and_not_shown():
     with pytest.raises(SettingsError, match="redis://") as refused:
         settings_from(["/p"], parsed(), {variable("session_url"): "http://:password@host"})
     assert "password" not in str(refused.value)
@@ -242,7 +242,7 @@ def test_a_token_and_a_file_with_one_are_an_error(tmp_path):
         settings_from(["p=/p"], parsed(), env)
 
 
-def test_a_url_in_a_file_that_is_none_is_not_told(tmp_path):
+def test_a_url_in_a_file_that_is_none_is_not_shown(tmp_path):
     (tmp_path / "url").write_text("http://password@x")
     with pytest.raises(SettingsError, match="POLICY_SERVER_SESSION_URL_FILE is no URL") as caught:
         settings_from(["p=/p"], parsed(), {"POLICY_SERVER_SESSION_URL_FILE": str(tmp_path / "url")})

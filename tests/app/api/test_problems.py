@@ -1,9 +1,12 @@
 import json
 import logging
 
+import httpx
 import pytest
+from fastapi import APIRouter, FastAPI
 
 from app import errors
+from app.api import problems
 from app.api.problems import MEDIA_TYPE, STATUS, problem_response, status_of
 
 
@@ -81,3 +84,26 @@ def test_a_bug_is_logged_and_not_shown_to_the_caller(caplog):
     assert (response.status_code, status_of(error)) == (500, 500)
     assert b"secret" not in response.body
     assert "the secret of line 7" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_allow_names_the_methods_of_all_routes_of_a_path():
+    """However the framework keeps the routes."""
+    app, router = FastAPI(), APIRouter(prefix="/v1")
+
+    async def nothing() -> None:
+        pass
+
+    for method in ("GET", "DELETE", "PUT"):
+        router.add_api_route("/{name}", nothing, methods=[method])
+    router.add_api_route("/{name}/more", nothing, methods=["POST"])
+    app.include_router(router)
+    problems.install(app)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        for method, path, allowed in (
+            ("POST", "/v1/x", "DELETE, GET, PUT"),
+            ("GET", "/v1/x/more", "POST"),
+            ("GET", "/v2", None),
+        ):
+            assert (await client.request(method, path)).headers.get("allow") == allowed

@@ -100,40 +100,39 @@ def test_damaged_tar_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "checkpoints") == []
 
 
-def test_client_that_goes_away_leaves_nothing(tmp_path):
+@pytest.mark.anyio
+async def test_client_that_goes_away_leaves_nothing(tmp_path):
     async def cut_off() -> AsyncIterator[bytes]:
         yield tar(weights=b"1" * 5000)[:2000]
         raise NotJson("gone")
 
     with pytest.raises(NotJson):
-        asyncio.run(Uploads([tmp_path], LIMIT, checked).store("a", cut_off()))
+        await Uploads([tmp_path], LIMIT, checked).store("a", cut_off())
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("where", ["body", "check"])
-def test_cancelled_upload_leaves_nothing_and_no_thread(tmp_path, where):
-    async def scenario() -> None:
-        reached = asyncio.Event()
+async def test_cancelled_upload_leaves_nothing_and_no_thread(tmp_path, where):
+    reached = asyncio.Event()
 
-        async def stuck(_: object = None) -> int:
-            reached.set()
-            await asyncio.sleep(3600)
-            return 0
+    async def stuck(_: object = None) -> int:
+        reached.set()
+        await asyncio.sleep(3600)
+        return 0
 
-        async def body() -> AsyncIterator[bytes]:
-            yield tar(weights=b"1")
-            if where == "body":
-                await stuck()
+    async def body() -> AsyncIterator[bytes]:
+        yield tar(weights=b"1")
+        if where == "body":
+            await stuck()
 
-        task = asyncio.create_task(Uploads([tmp_path], LIMIT, stuck).store("a", body()))
-        await reached.wait()
-        assert os.listdir(tmp_path) != []
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert os.listdir(tmp_path) == []
-
-    asyncio.run(scenario())
+    task = asyncio.create_task(Uploads([tmp_path], LIMIT, stuck).store("a", body()))
+    await reached.wait()
+    assert os.listdir(tmp_path) != []
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir(tmp_path) == []
     for thread in threading.enumerate():
         if thread.name.startswith("upload"):
             thread.join()  # it ends by itself
@@ -184,14 +183,12 @@ def test_full_disk_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_uploads_at_once_do_not_meet(tmp_path):
-    async def scenario() -> list[Stored]:
-        uploads = Uploads([tmp_path], LIMIT, checked)
-        return await asyncio.gather(
-            *(uploads.store(f"a{i % 4}", parts(tar(weights=b"%d" % i, more=bytes(9999)), 100)) for i in range(12))
-        )
-
-    stored = asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_uploads_at_once_do_not_meet(tmp_path):
+    uploads = Uploads([tmp_path], LIMIT, checked)
+    stored = await asyncio.gather(
+        *(uploads.store(f"a{i % 4}", parts(tar(weights=b"%d" % i, more=bytes(9999)), 100)) for i in range(12))
+    )
     assert [s.train_step for s in stored] == list(range(12))
     for i in range(4):
         manifest = read_checkpoint_manifest(tmp_path / f"a{i}")
