@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("app", "bench", "client", "demo", "examples", "saver", "tests")
+PACKAGES = ("app", "bench", "client", "demo", "examples", "policy_client", "saver", "tests")
 TENSORFLOW = frozenset({"tensorflow", "tensorflow_probability", "tf_agents", "tf_keras"})
 # `saver.PolicySaver` is imported with TensorFlow, but when it is first asked for. Gymnasium and what builds programs
 # take seconds.
@@ -85,11 +85,11 @@ def _at_import(body: list[ast.stmt]) -> list[ast.stmt]:
 
 @cache
 def _file_of(name: str) -> Path | None:
-    """The file of a module of this repository."""
+    """The file of a module of this repository; None for others."""
     if name.partition(".")[0] not in PACKAGES:
         return None
-    path = ROOT.joinpath(*name.split("."))
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    paths = [folder.joinpath(*name.split(".")) for folder in (ROOT, ROOT / "client")]
+    candidates = (file for path in paths for file in (path.with_suffix(".py"), path / "__init__.py"))
     return next((file for file in candidates if file.is_file()), None)
 
 
