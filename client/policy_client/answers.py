@@ -20,7 +20,7 @@ class Action:
     info: the policy's info; None where it has none.
     log_prob: float, no dimensions or [rows]; None where it was not asked for.
     version: the weights that answered: a checkpoint's name, or "export".
-    train_step: their train step; -1 where the trainer did not tell.
+    train_step: their train step; -1 where it is unknown.
     step: in a session, which step of it this answers, from 0; else None.
     """
 

@@ -144,12 +144,12 @@ class Calls:
         return Call(self._bare("DELETE", url), answers.read_nothing, gone_is_done=True)
 
     def get(self, url: httpx.URL) -> Call[dict[str, Any]]:
-        """What a JSON object tells."""
+        """Reads a JSON object."""
         return Call(self._bare("GET", url), answers.read_description)
 
 
 class SessionCalls:
-    """The calls of one session. Each tells the run and, but for the ending, the step, so that it may be repeated.
+    """The calls of one session. Each has the run and, but for the ending, the step, so that it may be repeated.
 
     Attributes:
       id, run_id: of the session.

@@ -29,7 +29,7 @@ class PolicyError(Exception):
       status: the HTTP status; None where there was no response at all.
       title, detail: those of the server's problem report; "" where there is none.
       errors: one {"where", "problem", "expected"} for each finding about the input.
-      step: the last step of the session, where the server tells it (409 for a step that is not the next one).
+      step: the last step of the session, where the server sent it (409 for a step that is not the next one).
     """
 
     def __init__(

@@ -110,7 +110,7 @@ class VectorPolicy:
 
 
 class TimeSteps:
-    """What vector environments return → what a session is told.
+    """What vector environments return → the fields that a session is sent.
 
     Attributes:
       resetting: [n] booleans: environments that the next step resets, whatever the action.
@@ -128,13 +128,13 @@ class TimeSteps:
         else:
             first, last = self.resetting, ended
             self.resetting = ended
-        told: StepFields = {"reward": np.where(first, 0, reward).astype(np.float32)}
+        fields: StepFields = {"reward": np.where(first, 0, reward).astype(np.float32)}
         over = terminated & ~first
         if over.any():
-            told["discount"] = np.where(over, 0, 1).astype(np.float32)
+            fields["discount"] = np.where(over, 0, 1).astype(np.float32)
         if first.any() or last.any():
-            told["step_type"] = np.where(first, FIRST, np.where(last, LAST, MID)).astype(np.int32)
-        return told
+            fields["step_type"] = np.where(first, FIRST, np.where(last, LAST, MID)).astype(np.int32)
+        return fields
 
 
 def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:

@@ -79,7 +79,7 @@ class RemotePolicy:
         return self.perform(self._calls.initial_state(batch_size))
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /v1/policies/{policy}` tells: specs, signatures, engine, versions."""
+        """Fetches `GET /v1/policies/{policy}`: specs, signatures, engine, versions."""
         name = self._calls.policy
         if name is None:
             name = self.perform(self._calls.default_name())

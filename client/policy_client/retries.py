@@ -1,6 +1,6 @@
 """When a request is sent again. Decides only: nothing here sends or sleeps.
 
-Every request of this client may be sent again: those without a session change nothing, a session's tell their run and
+Every request of this client may be sent again: those without a session change nothing, a session's have their run and
 their step, and an ending that finds nothing has been done.
 """
 
@@ -57,7 +57,7 @@ DEFAULT_RETRIES = Retries()
 
 
 class Attempts:
-    """One call, from its first attempt to its last: told how each has failed, says how long to wait for the next."""
+    """One call, from its first attempt to its last: from how each failed, how long to wait for the next."""
 
     def __init__(self, request: httpx.Request, retries: Retries, clock: Callable[[], float] = time.monotonic) -> None:
         self._request = request

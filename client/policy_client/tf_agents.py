@@ -49,10 +49,10 @@ class RemotePyPolicy(py_policy.PyPolicy):
         given = (time_step_spec, action_spec, policy_state_spec, info_spec)
         if any(spec is None for spec in given):
             specs = remote.describe()["specs"]
-            told = (specs["action"], specs["state"], specs["info"])
+            described = (specs["action"], specs["state"], specs["info"])
             made = (
                 _time_step_spec(specs["inputs"]) if time_step_spec is None else None,
-                *(array_spec_of(nest) for nest in told),
+                *(array_spec_of(nest) for nest in described),
             )
             given = tuple(m if g is None else g for g, m in zip(given, made))
         super().__init__(*given)
