@@ -77,7 +77,7 @@ class Service:
         return self.parser.readers[route](policy, codec, body)
 
     async def read_any(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """Like `read`, for a body of any size; raises as `read_body` does too."""
+        """Reads a body of any size as `read` does; also raises as `read_body` does."""
         return await self.read_body(
             body,
             partial(self.read, policy, route, codec),
