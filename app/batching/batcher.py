@@ -32,7 +32,7 @@ INLINE_S = 0.0003
 
 @dataclass(frozen=True)
 class BatcherParts:
-    """What a batcher is made of.
+    """The collaborators and limits of a batcher.
 
     `lease()` gives the active version, to be entered for the length of a batch; `complete` adds what requests have left
     out. `queue_limit`: the most jobs that wait. A call expected to take at most `inline_s` seconds runs on the event

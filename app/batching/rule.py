@@ -18,7 +18,7 @@ INITIAL_STATE = "get_initial_state"
 
 
 class Pause(StrEnum):
-    """What a paused policy does with requests: WAIT keeps them until their deadline, REJECT refuses new ones."""
+    """A mode of pausing: WAIT keeps requests until their deadline, REJECT refuses new ones."""
 
     WAIT = "wait"
     REJECT = "reject"
@@ -34,7 +34,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Waiter(Protocol):
-    """What waits for a job: a future, or a request on a connection."""
+    """The party that waits for a job: a future, or a request on a connection."""
 
     def done(self) -> bool:
         """Returns whether the waiter is finished: answered, failed or disconnected."""

@@ -42,7 +42,7 @@ class PendingRequest(Protocol):
 
     @property
     def numbers(self) -> int:
-        """How many numbers the answer has."""
+        """The count of numbers in the answer."""
 
     def written(self, result: Result, codec: Codec) -> Any:
         """Writes the answer as it is to be stored and sent; may be called in another thread."""
@@ -68,7 +68,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
     @property
     def numbers(self) -> int:
-        """How many numbers the answer has."""
+        """The count of numbers in the answer."""
         return self.job.rows * self.template.numbers
 
     def written(self, result: Result, codec: Codec) -> bytes:

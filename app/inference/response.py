@@ -86,7 +86,7 @@ def action_templates(spec: PolicySpec, serving: ServingInfo, with_state: bool = 
 
 
 def action_template(spec: PolicySpec, outputs: Mapping[str, Any], log_prob: bool) -> ResponseTemplate:
-    """{"action", "log_prob"?, "policy_state"?, "info"?}; `outputs` are those of the function that answers."""
+    """Returns that of {"action", "log_prob"?, "policy_state"?, "info"?}; `outputs`: of the function that answers."""
 
     def build(value: ValueOf) -> dict[str, Any]:
         action = {"action": pack(spec.action, lambda leaf: value(leaf.name))}
@@ -96,7 +96,7 @@ def action_template(spec: PolicySpec, outputs: Mapping[str, Any], log_prob: bool
 
 
 def distribution_template(spec: PolicySpec, serving: ServingInfo) -> ResponseTemplate:
-    """{"distribution": a nest of {"family", …}, "policy_state"?, "info"?}."""
+    """Returns that of {"distribution": a nest of {"family", …}, "policy_state"?, "info"?}."""
 
     def build(value: ValueOf) -> dict[str, Any]:
         def described(leaf: Leaf) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def distribution_template(spec: PolicySpec, serving: ServingInfo) -> ResponseTem
 
 
 def initial_state_template(spec: PolicySpec) -> ResponseTemplate:
-    """{"policy_state"}, the same for every version."""
+    """Returns that of {"policy_state"}, the same for every version."""
     shapes = {leaf.name: leaf.shape for _, leaf in leaves(spec.initial_state)}
     return ResponseTemplate(
         lambda value: {"policy_state": pack(spec.initial_state, lambda leaf: value(leaf.name))}, False, shapes

@@ -51,7 +51,7 @@ def top_level(spec: PolicySpec) -> dict[str, Nest]:
 
 
 def names_of(nests: Mapping[str, Nest]) -> dict[str, Nest]:
-    """Every name that a field may have: friendly, nested path, flattened, and flattened as Python keyword.
+    """Returns every name that a field may have: friendly, nested path, flattened, and flattened as Python keyword.
 
     A field whose friendly name is taken by the request's own `options` goes by `request_name`.
     """
@@ -108,7 +108,7 @@ class Hint:
             raise DoesNotFit([Problem(key, form, f"this server's form: {self.example}")])
 
     def expected(self, key: str) -> str:
-        """What should have been sent in the place of a field that is none."""
+        """Returns what should have been sent in the place of a field that is none."""
         meant = _LIKELY.get(key.lower(), "")
         if meant == "observation" and meant not in self._called:
             meant = self._only

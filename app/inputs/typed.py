@@ -77,12 +77,12 @@ class TypedDecoder:
         return self.read_new(body)
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
-        """Like `read`, of a body that differs only in its numbers from one that was read before."""
+        """Reads, as `read` does, a body that differs only in its numbers from one that was read before."""
         known = self._skeletons.read(body)
         return None if known is None else (known, _NO_OPTIONS)
 
     def read_new(self, body: bytes) -> tuple[Inputs, Options] | None:
-        """Like `read`, of any other body; may be called in another thread, while bodies are read in this one."""
+        """Reads, as `read` does, any other body; may be called in another thread, while bodies are read in this one."""
         found = self._decoded(body)
         if found is None:
             return None
@@ -95,7 +95,7 @@ class TypedDecoder:
         return inputs, _NO_OPTIONS
 
     def read_more(self, body: bytes) -> tuple[Inputs, Options, dict[str, Any]] | None:
-        """Like `read`, and also returns the extra fields that were sent."""
+        """Reads as `read` does, and also returns the extra fields that were sent."""
         found = self._decoded(body)
         if found is None:
             return None
@@ -167,7 +167,7 @@ class _TypedLeaf:
     wide: np.dtype[Any]
 
     def array(self, raw: Any, rows: int, batched: bool) -> Array:
-        """[rows, …] of numbers in nested lists that are known to fit."""
+        """Returns [rows, …] of the numbers in nested lists, which are known to fit."""
         count = rows * self.numbers
         if count <= _FEW:
             return np.array(raw if batched else [raw], self.storage)

@@ -17,7 +17,7 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Fitting:
-    """What the records of a policy are like. `state`: by the names that `action` takes it by."""
+    """The shape of the records of a policy's sessions. `state`: leaves by the names that `action` takes it by."""
 
     identity: str
     state: Mapping[str, Leaf]

@@ -53,7 +53,7 @@ class SessionReader:
         return self._step(self._decoded(codec, body)) if decoded is None else _step_of(*decoded)
 
     def read_step_at_once(self, codec: Codec, body: bytes) -> StepRequest | None:
-        """Like `read_step`, for a large body; returns None where that may take more than a few milliseconds."""
+        """Reads a large body as `read_step` does; returns None where that may take more than a few milliseconds."""
         if codec is JSON or len(body) > SHORT_BODY_BYTES:
             return None
         fields = decode_tensors(body)

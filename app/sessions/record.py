@@ -29,7 +29,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What stays the same from the start of a session to its end.
+    """The part of a record that stays the same from the start of a session to its end.
 
     `policy` differs for policies of other inputs, which may have had the same name before. `incarnation`: another
     one for each start, so that with the step it differs for all records of an id. `retained`: the digest of the

@@ -121,7 +121,7 @@ class Sessions:
         return Answer(writes.media_type, step.answer(result, writes))
 
     def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> MemoryStep | Answer:
-        """Like `step` where sessions are in memory: a pending request that stores the record when it is answered."""
+        """Returns the pending request of a step where sessions are in memory; it stores the record when answered."""
         _, episodes = self._open(policy)
         return self.step_of(policy, id_, writes, episodes.reader.read_step(reads, body))
 
@@ -146,7 +146,7 @@ class Sessions:
 
     @property
     def can_step_at_once(self) -> bool:
-        """Whether sessions are in memory, so that `step_at_once` may be called."""
+        """True where sessions are in memory, so that `step_at_once` may be called."""
         return isinstance(self._store, MemoryStore)
 
     async def describe(self, policy: Policy, id_: str) -> dict[str, Any]:

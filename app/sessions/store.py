@@ -17,7 +17,7 @@ class Key(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much is kept: see the settings of the same names. `retained_versions`: of each policy.
+    """The bounds of a store: see the settings of the same names. `retained_versions`: of each policy.
 
     `per_client`: open sessions that one client has started.
     """
