@@ -1,12 +1,17 @@
-"""Who is to blame for a refusal: the checkpoint, or the machine."""
+"""The builder's calls; and who is to blame for a refusal: the checkpoint, or the machine."""
 
 import errno
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import anyio
 import pytest
 
-from app.builder.process import _blamed
+from app.builder.process import Calls, _blamed
 from app.errors import PolicyServerError, SwapRefused, UnusablePolicy
+from saver import PolicySaver
+from tests.support import saver_policies
 
 
 def failing(error: Exception, refusal: Exception | None = None) -> None:
@@ -47,3 +52,32 @@ def test_what_the_machine_does_not_give_is_no_bug() -> None:
             _blamed(failing, error)
         assert same.value is error
     assert not isinstance(ValueError(), PolicyServerError)
+
+
+class Reports:
+    """The link to the control process, which gets each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    async def call(self, name: str, policy: str, step: str, seconds: float) -> None:
+        assert (name, policy) == ("step", "p")
+        assert seconds >= 0
+        self.steps.append(step)
+
+
+@pytest.mark.anyio
+async def test_a_call_names_all_that_it_is_about_and_each_step_is_reported(tmp_path: Path) -> None:
+    PolicySaver(saver_policies.q()).save(tmp_path / "p")
+    with ThreadPoolExecutor(1) as executor:
+        calls, reports = Calls(executor, "auto"), Reports()
+        calls.link = reports  # type: ignore[assignment]
+        handlers = calls.handlers()
+        graph = await handlers["open"](tmp_path / "p", tmp_path / "graphs")
+        # In the order in which `app.rpc.builder` sends them: recorded, given, serving, whether to compile.
+        how = ([], [("a line", {})], None, False)
+        prepared = await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "version", *how)
+    await anyio.wait_all_tasks_blocked()
+    assert prepared.bundle.probed["asked"] == 5
+    assert prepared.bundle.engine_reason == "the builder process crashed while compiling it"
+    assert reports.steps == ["loaded", "probe inputs asked"]
