@@ -83,7 +83,7 @@ def check_folder(folder: Path) -> None:
         raise UnusablePolicy(f"{folder} cannot be read: {error.strerror}") from None
 
 
-def stamp_of(folder: Path) -> object:
+def export_stamp(folder: Path) -> object:
     """What changes when the export in a folder does, when it may be read now, and when it may not any more."""
     places = [folder, *(folder / name for name in (GRAPH_FILE, POLICY_FILE, SERVING_FOLDER))]
     for above in (folder, folder / SERVING_FOLDER):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from app.artifacts.export import stamp_of
+from app.artifacts.export import export_stamp
 from app.artifacts.foreign import SPECS_FILE, exports_in
 from app.settings import PolicyFolder
 from saver.artifact import GRAPH_FILE, natural_order
@@ -28,7 +28,7 @@ def stamp_with_series(folder: Path) -> object:
     except OSError:
         below = []
     newest = sorted(below, key=lambda path: natural_order(path.name))[-_MOST_LOOKED_AT:]
-    return stamp_of(folder), tuple((stamp_of(path), _specs(path)) for path in newest)
+    return export_stamp(folder), tuple((export_stamp(path), _specs(path)) for path in newest)
 
 
 def newest_of_series(folder: Path) -> Path | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
+from app.control.pins import Pin
 from app.errors import UnusablePolicy
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json
@@ -40,14 +41,6 @@ class VersionRecord:
     digest: str
     train_step: int
     graph: str = ""
-
-
-@dataclass(frozen=True)
-class Pin:
-    """An operator's wish to stay at a version. `survives_deletion`: also when its checkpoint has been deleted."""
-
-    name: str
-    survives_deletion: bool = False
 
 
 @dataclass(frozen=True)

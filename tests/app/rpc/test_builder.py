@@ -73,7 +73,9 @@ def test_a_call_over_which_a_process_was_killed_is_made_again():
 def test_a_call_over_which_two_were_killed_is_refused_for_now():
     async def test() -> None:
         harness = Harness(signal.SIGKILL, signal.SIGKILL, 0)
-        with pytest.raises(SwapRefused, match="the builder process ended over it") as caught:
+        with pytest.raises(
+            SwapRefused, match="the builder process was killed while checking this checkpoint"
+        ) as caught:
             await harness.calls.call("check", 7)
         assert caught.value.for_now
         assert await harness.calls.call("check", 8) == "answer"
@@ -84,10 +86,30 @@ def test_a_call_over_which_two_were_killed_is_refused_for_now():
 def test_a_call_that_crashes_the_process_is_refused_and_not_made_again():
     async def test() -> None:
         harness = Harness(signal.SIGSEGV, 0)
-        with pytest.raises(SwapRefused) as caught:
+        with pytest.raises(SwapRefused, match="the builder process crashed while checking this checkpoint") as caught:
             await harness.calls.call("check", 7)
         assert not caught.value.for_now
         assert await harness.calls.call("check", 8) == "answer"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda builder: builder.open(Path("/p"), Path("/g")), "opening this export"),
+        (lambda builder: builder.prepare(GRAPH, None, "a", Path("/there"), []), "preparing this version"),
+        (lambda builder: builder.check(GRAPH, Path("/c")), "checking this checkpoint"),
+        (lambda builder: builder.needs_own_graph(GRAPH, Path("/c")), "comparing this export with the one that serves"),
+    ],
+)
+@pytest.mark.parametrize(("ending", "how"), [(signal.SIGKILL, "was killed"), (signal.SIGSEGV, "crashed")])
+def test_a_refusal_says_how_the_process_ended_and_during_which_call(call, says, ending, how):
+    async def test() -> None:
+        builder = RemoteBuilder("p", Harness(ending, ending).calls)
+        with pytest.raises(SwapRefused) as caught:
+            await call(builder)
+        assert str(caught.value) == f"the builder process {how} while {says}"
 
     run(test)
 
