@@ -46,7 +46,7 @@ class Graph:
     python_code: tuple[str, ...] = ()
 
     def alike(self, other: Graph) -> bool:
-        """Whether callers could not tell the two apart but by the answers."""
+        """Whether the two differ for callers in nothing but the answers."""
         return (self.spec, self.serving) == (other.spec, other.serving)
 
     def write(self) -> None:
@@ -89,10 +89,10 @@ class Bundle:
     """A version that was proved fit to serve.
 
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
-    `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
+    `engine_reason` why, and `asked_for` the engine that the server was set to use, or "auto". `metadata` is JSON:
     {name: value}. `dependent_rows`: why the rows of a call depend on each other, so that no two requests may share one;
     "" where they do not. `whole_batches`: then it takes neither more nor fewer rows than its fixed batch size. `probed`
-    tells what it answered to probe inputs; `one_row`: it takes one row a call only.
+    says what it answered to probe inputs; `one_row`: it takes one row a call only.
     """
 
     folder: Path

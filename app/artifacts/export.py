@@ -1,4 +1,4 @@
-"""A policy's folder → which export lies in it: told by its files."""
+"""A policy's folder → which export lies in it, identified by its files."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_folder(folder: Path) -> None:
 
 
 def export_stamp(folder: Path) -> object:
-    """What changes when the export in a folder does, when it may be read now, and when it may not any more."""
+    """Returns what changes when the export in a folder does, when it may be read now, and when it may not any more."""
     places = [folder, *(folder / name for name in (GRAPH_FILE, POLICY_FILE, SERVING_FOLDER))]
     for above in (folder, folder / SERVING_FOLDER):
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from app.settings import PolicyFolder
 from saver.artifact import GRAPH_FILE, natural_order
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
-# Of a folder with thousands the newest tell whether something is being saved.
+# Of a folder with thousands the newest show whether something is being saved.
 _MOST_LOOKED_AT = 16
 
 
@@ -40,7 +40,7 @@ def newest_of_series(folder: Path) -> Path | None:
     try:
         if (folder / GRAPH_FILE).exists():
             return None
-    except OSError:  # it may not be read, which is told when the policy is opened
+    except OSError:  # it may not be read, which is reported when the policy is opened
         return None
     whole = [path for path in exports_in(folder) if _specs(path) is not None]
     numbered = [_NUMBERED.fullmatch(path.name) for path in exports_in(folder)]

@@ -1,4 +1,4 @@
-"""Moves one policy from version to version: beside the data way, never inside it.
+"""Moves one policy from version to version: beside the requests, never in their way.
 
 Decisions come from `plan` and `pins`; the work is done by the builder process; the workers switch, all of them, when
 all are ready. The manager lives in the control process, of which there is one.
@@ -190,7 +190,7 @@ class Manager:
         """Loads the graph anew from the export's folder, serves its weights and stays there.
 
         Raises:
-          SwapRefused: it cannot be loaded, or its specs differ: callers could not tell what hit them.
+          SwapRefused: it cannot be loaded, or its specs differ, which callers have no way to notice.
         """
         return await self._finished(self._locked(self._reload_export))
 

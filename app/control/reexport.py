@@ -75,7 +75,7 @@ class ExportFolder:
         """Opens what lies there now, whatever was thought of it before.
 
         Raises:
-          SwapRefused: it cannot be loaded, or its specs differ: callers could not tell what hit them.
+          SwapRefused: it cannot be loaded, or its specs differ, which callers have no way to notice.
         """
         before = files_stamp(self._folder)
         try:

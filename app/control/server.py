@@ -231,7 +231,7 @@ class Server:
                 self._follow(self.openings.opened[named.name], self.openings.managers[named.name], watcher)
 
         async def changed(named: PolicyFolder) -> None:
-            await self._running.tell(named.name)
+            await self._running.notify(named.name)
             follow_folders(named)
 
         for named in self._settings.policies:

@@ -35,7 +35,7 @@ MOST_RECORDS = 6
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """A version as it is remembered. `graph`: the digest of the export whose graph it served with."""
+    """A version as it is saved. `graph`: the digest of the export whose graph it served with."""
 
     name: str
     digest: str
@@ -127,7 +127,7 @@ class StateDir:
 
         `besides` are digests of bundles and graphs that are in use all the same.
 
-        A disk that is full or read-only costs the record, not the service: the log tells it.
+        A disk that is full or read-only costs the record, not the service: it is logged.
         """
         try:
             served = [

@@ -19,7 +19,7 @@ SERVING = ServingInfo({}, {}, Noise(0, 0), dict.fromkeys(FUNCTIONS, "it has none
 
 
 class TrainedBuilder(FakeBuilder):
-    """One whose graphs tell the train step that their file does: `graph 50` has 50."""
+    """One whose graphs have the train step in their file: `graph 50` has 50."""
 
     async def open(self, folder: Path, graphs: Path):
         graph = await super().open(folder, graphs)
@@ -103,7 +103,7 @@ async def test_what_is_served_is_what_was_trained_longest(tmp_path):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("exported", "published"), [(7, 7), (-1, 7), (7, -1), (-1, -1)])
-async def test_where_train_steps_tell_nothing_the_last_one_written_serves(tmp_path, exported, published):
+async def test_where_train_steps_are_equal_or_unknown_the_last_one_written_serves(tmp_path, exported, published):
     async with watching(tmp_path / "p") as harness:
         checkpoint(harness, "a", published, ago_s=50)
         assert await scan(harness) == ("a", published)
@@ -126,7 +126,7 @@ async def test_what_is_the_newest_serves_after_a_restart_too(tmp_path):
 
 
 @pytest.mark.anyio
-async def test_that_it_was_saved_again_is_remembered(tmp_path):
+async def test_that_it_was_saved_again_is_saved(tmp_path):
     async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
         checkpoint(harness, "a", -1, ago_s=50)
         assert await scan(harness) == ("a", -1)

@@ -36,7 +36,7 @@ async def test_reloads_between_refusals_and_catching_up_end_in_order(tmp_path):
 
 
 @pytest.mark.anyio
-async def test_few_of_the_versions_that_are_gone_are_remembered(tmp_path, monkeypatch):
+async def test_few_of_the_versions_that_are_gone_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "KEPT_VERSIONS", 3)
 
     async with open_harness(tmp_path) as harness:

@@ -10,7 +10,7 @@ from tests.support.manager import open_harness
 
 
 @pytest.mark.anyio
-async def test_reload_swaps_to_the_newest_and_tells_what_served_before(tmp_path):
+async def test_reload_swaps_to_the_newest_and_returns_what_served_before(tmp_path):
     async with open_harness(tmp_path, ("a", 1)) as harness:
         harness.put("b", 2)
         harness.put("c", 3)

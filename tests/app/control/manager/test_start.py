@@ -25,7 +25,7 @@ async def test_start_serves_the_highest_train_step(tmp_path, there, serves):
 
 
 @pytest.mark.anyio
-async def test_start_passes_over_refused_checkpoints_to_the_next_best_and_tells_why(tmp_path):
+async def test_start_passes_over_refused_checkpoints_to_the_next_best_and_says_why(tmp_path):
     put(tmp_path / "checkpoints", "b", 9, refuse="it holds NaN")
     put(tmp_path / "checkpoints", "c", 8, unreadable="its index is damaged")
     put(tmp_path / "checkpoints", "d", 7, refuse="another architecture")

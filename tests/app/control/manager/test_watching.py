@@ -49,7 +49,7 @@ async def test_refused_checkpoint_is_tried_once_and_again_when_its_bytes_change(
 
 
 @pytest.mark.anyio
-async def test_unreadable_checkpoint_is_told_and_counted_once(tmp_path):
+async def test_unreadable_checkpoint_is_listed_and_counted_once(tmp_path):
     async with open_harness(tmp_path, ("a", 1)) as harness:
         harness.put("b", 2, unreadable="its index is damaged")
         for _ in range(3):
