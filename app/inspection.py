@@ -42,7 +42,7 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     named = resolved(PolicyFolder(folder.name, folder))
     folder = named.folder
     check_folder(folder)
-    with hushed():  # here and not at the top: a mistyped folder is told without TensorFlow
+    with hushed():  # here and not at the top: a mistyped folder is reported without TensorFlow
         from app.builder import probe
         from app.builder.open_export import open_export
         from app.builder.row_dependence import dependence_of_rows
@@ -147,7 +147,7 @@ def _distributions(serving: ServingInfo) -> Table:
 
 
 def _probes(probed: dict[str, Any], one_row: bool) -> Table:
-    """What it does not answer; no rows where there is nothing to tell."""
+    """What it does not answer; no rows where there is no problem."""
     table = _table(
         f"Probe inputs: {probed['answered']} of {probed['asked']} are answered", "input, and what it makes of it"
     )

@@ -61,7 +61,7 @@ class Graph:
     python_code: tuple[str, ...] = ()
 
     def alike(self, other: Graph) -> bool:
-        """Whether callers could not tell the two apart but by the answers."""
+        """Whether the two differ for callers in nothing but the answers."""
         return (self.spec, self.serving) == (other.spec, other.serving)
 
     def write(self) -> None:
@@ -104,7 +104,7 @@ class Bundle:
     """A version that was proved fit to serve.
 
     `graph` is the digest of the graph that it belongs to, `digest` its own; `engine` is what runs it,
-    `engine_reason` why, and `asked_for` the engine that the server was told to use, or "auto". `metadata` is JSON:
+    `engine_reason` why, and `asked_for` the engine that the server was set to use, or "auto". `metadata` is JSON:
     {name: value}. `probed` says what it answered to probe inputs, `sharing` which rows may share a call.
     """
 

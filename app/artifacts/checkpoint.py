@@ -37,7 +37,7 @@ class Identity:
 
 
 def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], int]) -> Identity:
-    """Tells what checkpoint lies in `folder`.
+    """Identifies the checkpoint in `folder`.
 
     With checkpoint.json that is what it says (its files are compared when the checkpoint is loaded). Without,
     the folder has to be whole and at rest: nothing in it younger than `rest_s` seconds. A newer export is a checkpoint
@@ -58,8 +58,8 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
         raise
     except Exception as error:
         if getattr(error, "for_now", False) or is_passing(error):
-            told = str(error) if isinstance(error, SwapRefused) else f"it cannot be read: {error}"
-            raise SwapRefused(told, for_now=True) from error
+            reason = str(error) if isinstance(error, SwapRefused) else f"it cannot be read: {error}"
+            raise SwapRefused(reason, for_now=True) from error
         raise
 
 
@@ -103,7 +103,7 @@ def _leads_outside(folder: Path, name: str) -> bool:
 
 
 def _is_file(path: str) -> bool:
-    """What `Path.is_file` tells, without the path."""
+    """Like `Path.is_file`, without the path."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A policy's folder → which export lies in it: told by its files."""
+"""A policy's folder → which export lies in it, identified by its files."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def check_folder(folder: Path) -> None:
         raise UnusablePolicy(f"{folder} cannot be read: {error.strerror}") from None
 
 
-def stamp_of(folder: Path) -> object:
-    """What changes when the export in a folder does, when it may be read now, and when it may not any more."""
+def export_stamp(folder: Path) -> object:
+    """Returns what changes when the export in a folder does, when it may be read now, and when it may not any more."""
     places = [folder, *(folder / name for name in (GRAPH_FILE, POLICY_FILE, SERVING_FOLDER))]
     for above in (folder, folder / SERVING_FOLDER):
         with contextlib.suppress(OSError):

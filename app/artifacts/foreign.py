@@ -30,7 +30,7 @@ _SUFFIXES = {
 
 
 def foreign_files(names: Collection[str]) -> dict[str, str]:
-    """What files beside checkpoints are, told by their names alone: name of the whole → why it is no checkpoint.
+    """What files beside checkpoints are, by their names alone: name of the whole → why it is no checkpoint.
 
     Files that belong together (`ckpt-200.index`, `ckpt-200.data-…`) have one entry. What nobody takes for weights has
     none: notes, logs, what begins with a dot.
@@ -54,7 +54,7 @@ def foreign_files(names: Collection[str]) -> dict[str, str]:
 
 
 def foreign_folder(folder: Path) -> str | None:
-    """Why a folder is neither a checkpoint nor an export, where what it holds tells what it is instead.
+    """Why a folder is neither a checkpoint nor an export, where what it contains shows what it is instead.
 
     Raises:
       OSError: it cannot be read.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from app.artifacts.export import stamp_of
+from app.artifacts.export import export_stamp
 from app.artifacts.foreign import SPECS_FILE, exports_in
 from app.settings import PolicyFolder
 from saver.artifact import GRAPH_FILE, natural_order
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
-# Of a folder with thousands the newest tell whether something is being saved.
+# Of a folder with thousands the newest show whether something is being saved.
 _MOST_LOOKED_AT = 16
 
 
@@ -28,7 +28,7 @@ def stamp_with_series(folder: Path) -> object:
     except OSError:
         below = []
     newest = sorted(below, key=lambda path: natural_order(path.name))[-_MOST_LOOKED_AT:]
-    return stamp_of(folder), tuple((stamp_of(path), _specs(path)) for path in newest)
+    return export_stamp(folder), tuple((export_stamp(path), _specs(path)) for path in newest)
 
 
 def newest_of_series(folder: Path) -> Path | None:
@@ -40,7 +40,7 @@ def newest_of_series(folder: Path) -> Path | None:
     try:
         if (folder / GRAPH_FILE).exists():
             return None
-    except OSError:  # it may not be read, which is told when the policy is opened
+    except OSError:  # it may not be read, which is reported when the policy is opened
         return None
     whole = [path for path in exports_in(folder) if _specs(path) is not None]
     numbered = [_NUMBERED.fullmatch(path.name) for path in exports_in(folder)]

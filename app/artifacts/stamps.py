@@ -1,4 +1,4 @@
-"""What tells whether a checkpoint's files have changed since they were read, without reading them again."""
+"""Stamps, which show whether a checkpoint's files have changed since they were read, without reading them again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stamp:
     settled: bool
 
     def holds(self, folder: Path) -> bool:
-        """Whether nothing has changed since: one stat of each file, and no listing. False where that cannot tell."""
+        """Whether nothing has changed since: one stat of each file, and no listing. False where it is unknown."""
         if not self.settled:
             return False
         top = str(folder)

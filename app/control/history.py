@@ -12,7 +12,7 @@ from app.metrics import PolicyMetrics
 
 log = logging.getLogger("policy_server.swap")
 
-# The versions that are still told of once they are released or refused.
+# The versions that are still listed once they are released or refused.
 KEPT_VERSIONS = 100
 
 

@@ -21,7 +21,7 @@ _Entry = tuple[str, int, str]
 class Listing:
     """What lies in `parents`, of which the first one wins where two have the same name.
 
-    `folders` may be checkpoints, by name; `links` are those of them that are links. `others` and `unreadable` tell why
+    `folders` may be checkpoints, by name; `links` are those of them that are links. `others` and `unreadable` say why
     the rest is none.
     """
 

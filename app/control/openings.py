@@ -30,12 +30,12 @@ log = logging.getLogger("policy_server.start")
 _LOOK_EVERY_S = 0.5
 # Opens one policy; what it leaves to be closed goes onto the stack.
 Open = Callable[[PolicyFolder, AsyncExitStack], Awaitable[Manager]]
-# Is told of a policy that was tried again, whether it is open now or fails for another reason.
+# Is called with a policy that was tried again, whether it is open now or fails for another reason.
 Changed = Callable[[PolicyFolder], Awaitable[None]]
 
 
 class Openings:
-    """All policies of a server. `managers` are those that are open, `failures` tells why the others are not.
+    """All policies of a server. `managers` are those that are open, `failures` says why the others are not.
 
     `opened`: the folders of those that are open, which for a folder of exports is the newest that was there.
     """
@@ -51,7 +51,7 @@ class Openings:
         self._stamps = {name: stamp_with_series(named.folder) for name, named in self._policies.items()}
 
     def check_at_once(self) -> None:
-        """Tells mistyped folders without waiting for TensorFlow.
+        """Finds mistyped folders without waiting for TensorFlow.
 
         Raises:
           UnusablePolicy: no other policy is left.
@@ -77,7 +77,7 @@ class Openings:
     async def try_again(self, open_one: Open, stack: AsyncExitStack, changed: Changed) -> None:
         """Opens policies that failed when their folders change; runs until it is cancelled.
 
-        `changed` is told of each, whether it is open now or fails for another reason.
+        `changed` is called with each, whether it is open now or fails for another reason.
         """
         last = dict(self._stamps)
         while True:
@@ -116,8 +116,8 @@ class Openings:
                 self.failures.pop(named.name, None)
                 self._metrics.ready(named.name, True)
                 version = manager.active
-                told = f"version {version.name}, engine {version.engine}"
-                self._progress.opened(named.name, told, time.perf_counter() - began)
+                what = f"version {version.name}, engine {version.engine}"
+                self._progress.opened(named.name, what, time.perf_counter() - began)
 
     def _fail(self, name: str, reason: str) -> None:
         self.failures[name] = reason
@@ -136,7 +136,7 @@ class Openings:
 
 
 class RunningWorkers:
-    """The workers that answer now, told of what is opened later."""
+    """The workers that answer now, which also serve what is opened later."""
 
     def __init__(self, openings: Openings) -> None:
         self._openings = openings
@@ -158,15 +158,15 @@ class RunningWorkers:
         self._workers.append(worker)
         await worker.call("listen")
 
-    async def tell(self, name: str) -> None:
-        """All workers are told that a policy is open now, or why it still is not."""
+    async def notify(self, name: str) -> None:
+        """Reports to all workers that a policy is open now, or why it still is not."""
         for worker in list(self._workers):
             try:
                 if name in self._openings.managers:
                     await self._open_in(worker, name)
                 await worker.call("fail", dict(self._openings.failures))
             except LinkLost:
-                self._workers.remove(worker)  # its successor is told when it begins
+                self._workers.remove(worker)  # its successor learns of it when it starts
             except SwapRefused as error:
                 log.error("%s: a worker cannot load it: %s", name, error)
                 await worker.call("fail", {**self._openings.failures, name: f"this worker cannot load it: {error}"})

@@ -39,7 +39,7 @@ class OwnWeights:
     written_at: float | None = None
 
     def newer_than(self, train_step: int, written_at: float) -> bool:
-        """Whether they are newer than a checkpoint's: by train step; where that does not tell, what was written last.
+        """Whether they are newer than a checkpoint's: by train step; where that decides nothing, what was written last.
 
         An export that was there from the start is older than any checkpoint of its train step: its files may have the
         time of a copy.

@@ -88,6 +88,14 @@ class Preparing:
             raise SwapRefused(OTHER_SPECS)
         return own
 
+    async def check(self, graph: Graph, folder: Path) -> int:
+        """Checks a checkpoint that lies anywhere, without restoring it; returns its train step, -1 if unknown.
+
+        Raises:
+          SwapRefused: it may not serve.
+        """
+        return await self._builder.check(graph, folder)
+
     async def past(self, graph: Graph, record: VersionRecord, scan: Scan) -> Prepared:
         """Of a version that served before; its checkpoint may be gone.
 

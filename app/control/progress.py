@@ -81,8 +81,8 @@ class Showing(Progress):
         from rich.console import Console
 
         columns = (progress.SpinnerColumn(), progress.BarColumn(20), progress.MofNCompleteColumn())
-        told = (progress.TimeElapsedColumn(), progress.TextColumn("{task.description}", markup=False))
-        with progress.Progress(*columns, *told, console=Console(stderr=True), transient=True) as shown:
+        status = (progress.TimeElapsedColumn(), progress.TextColumn("{task.description}", markup=False))
+        with progress.Progress(*columns, *status, console=Console(stderr=True), transient=True) as shown:
             self._now = Bar(shown, policies)
             try:
                 yield

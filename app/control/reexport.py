@@ -43,6 +43,8 @@ class ExportFolder:
         self.fresh: Graph | None = None
         # Whether `graph` was seen being saved again: then the time of its files counts.
         self.saved_again = False
+        # Whether something calls `Manager.catch_up` whenever the policy's folder changes.
+        self.watched = False
         self.reason = ""
 
     async def open(self) -> None:
@@ -51,7 +53,7 @@ class ExportFolder:
         Raises:
           UnusablePolicy: it is no policy that can be served.
         """
-        self._stamp = stamp_of(self._folder)
+        self._stamp = files_stamp(self._folder)
         exported = await self._in_executor(lambda: identify_export(self._folder))
         there = await self._in_executor(lambda: self._state_dir.graph(exported.digest))
         self.graph = there or await self._builder.open(self._folder, self._state_dir.graphs)
@@ -59,23 +61,23 @@ class ExportFolder:
     @property
     def stale(self) -> bool:
         """Whether another export lies there than `graph`."""
-        return stamp_of(self._folder) != self._stamp
+        return files_stamp(self._folder) != self._stamp
 
     def own(self) -> OwnWeights:
         """The weights of `graph`."""
         return _weights(self.graph, self._stamp if self.saved_again else None)
 
-    def fresh_own(self, watched: bool) -> OwnWeights | None:
-        """Those of `fresh`; the time of its files counts where it was watched being saved."""
-        return _weights(self.fresh, self._judged if watched else None) if self.fresh is not None else None
+    def fresh_own(self) -> OwnWeights | None:
+        """Returns the weights of `fresh`; the time of its files counts where it was watched being saved."""
+        return _weights(self.fresh, self._judged if self.watched else None) if self.fresh is not None else None
 
     async def open_anew(self) -> Graph:
         """Opens what lies there now, whatever was thought of it before.
 
         Raises:
-          SwapRefused: it cannot be loaded, or its specs differ: callers could not tell what hit them.
+          SwapRefused: it cannot be loaded, or its specs differ, which callers have no way to notice.
         """
-        before = stamp_of(self._folder)
+        before = files_stamp(self._folder)
         try:
             graph = await self._builder.open(self._folder, self._state_dir.graphs)
         except UnusablePolicy as error:
@@ -91,7 +93,7 @@ class ExportFolder:
         Raises:
           SwapRefused: it may not serve. It is not looked at again until it changes, or somebody wants it `afresh`.
         """
-        stamp = stamp_of(self._folder)
+        stamp = files_stamp(self._folder)
         if stamp == self._stamp or (afresh and self.fresh is None):
             self.fresh, self._judged, self.reason = None, None, ""
         if stamp in (self._stamp, self._judged) or GRAPH_FILE not in {name for name, *_ in stamp}:
@@ -102,12 +104,12 @@ class ExportFolder:
         try:
             graph = await self.open_anew()
         except SwapRefused as refusal:
-            if stamp_of(self._folder) != stamp or not _at_rest(stamp, _SETTLED_S):
+            if files_stamp(self._folder) != stamp or not _at_rest(stamp, _SETTLED_S):
                 self._judged = None
                 return True  # it was read while it was written
             self._judged, self.reason = stamp, str(refusal)
             raise
-        if stamp_of(self._folder) != stamp:
+        if files_stamp(self._folder) != stamp:
             self._judged = None
             return True
         if graph.digest == self.graph.digest:
@@ -131,7 +133,7 @@ class ExportFolder:
         return await asyncio.get_running_loop().run_in_executor(self._executor, job)
 
 
-def stamp_of(folder: Path) -> Stamp:
+def files_stamp(folder: Path) -> Stamp:
     """Changes when an export is saved over the one in the folder: names, sizes, times and inodes of its files."""
     tops = [folder / name for name in (GRAPH_FILE, SPECS_FILE, POLICY_FILE)]
     stamp = []

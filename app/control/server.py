@@ -1,7 +1,7 @@
 """The control process: starts the builder and the workers, and decides which versions serve.
 
-The composition root of the control way, and the start and stop order of the whole server; `app/worker.py` is that of
-the data way. Nothing here imports TensorFlow or answers HTTP: this process is the one that must not fail.
+The composition root of the control process, and the start and stop order of the whole server; `app/worker.py` is that
+of a worker. Nothing here imports TensorFlow or answers HTTP: this process is the one that must not fail.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -20,15 +19,22 @@ import anyio.to_thread
 from app.artifacts.checkpoint import Identity, identify
 from app.artifacts.temporary import emptied, own_folder
 from app.control.handlers import manager_calls
+from app.control.history import History
 from app.control.manager import Manager
-from app.control.openings import Changed, Open, Openings, RunningWorkers
+from app.control.openings import Openings, RunningWorkers
+from app.control.prepare import Builder, Preparing
 from app.control.probe_file import ProbeFile
-from app.control.progress import Progress, Showing
+from app.control.progress import Showing
+from app.control.records import Records
+from app.control.reexport import ExportFolder
+from app.control.scanner import Scanner
 from app.control.source import Source, checkpoint_folders
 from app.control.state_dir import StateDir
+from app.control.swap import Swapper
+from app.control.targets import TargetSwapper
 from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
-from app.metrics import Metrics
+from app.metrics import Metrics, PolicyMetrics
 from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
@@ -46,7 +52,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
     """Serves within; on leaving, what was accepted is finished and every process ended.
 
     Args:
-      settings: what the server was told.
+      settings: those of the whole server.
       listener: bound; every worker accepts connections from it.
 
     Yields:
@@ -56,38 +62,136 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       UnusablePolicy: not one policy can be opened; nothing was served.
       SettingsError: another server listens there, or the file of probe inputs cannot be used.
     """
-    given = _probe_file(settings)
-    async with AsyncExitStack() as stack:
-        metrics, progress = Metrics(), Showing()
-        openings = Openings(settings.policies, metrics, progress)
-        openings.check_at_once()
-        showing = stack.enter_context(ExitStack())
-        showing.enter_context(progress.bar(len(settings.policies) - len(openings.failures)))
-        calls = BuilderCalls()
-        progress.note("starts TensorFlow")
-        own = _own_folder(stack)
-        end_builder = await _start_builder(settings, metrics, calls, progress, stack, own / ".builder")
-        opened = asyncio.Event()
-        told = RunningWorkers(openings)
-        workers = _keepers_of_workers(settings, listener, openings, told, opened, metrics)
+    server = Server(settings, listener)
+    try:
+        await server.start()
+        yield server.openings
+    finally:
+        await server.close()
 
-        async def end_workers() -> None:
-            admit_nobody(listener)
-            listener.close()  # or it would still be connected to when no worker listens any more
-            await asyncio.gather(*(keeper.close() for keeper in workers))
 
-        stack.push_async_callback(end_workers)
+class Server:
+    """All processes of a server, and the policies that they serve. Event loop only; started and closed once.
+
+    Raises:
+      SettingsError: the file of probe inputs cannot be used.
+    """
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._probe_file = _probe_file(settings)
+        self._metrics = Metrics()
+        self._progress = Showing()
+        self.openings = Openings(settings.policies, self._metrics, self._progress)
+        self._opened = asyncio.Event()
+        self._running = RunningWorkers(self.openings)
+        self._calls = BuilderCalls()
+        self._builder: Keeper | None = None
+        self._workers = [self._worker(number) for number in range(settings.workers)]
+        self._executor = ThreadPoolExecutor(1, "control")
+        self._folder = ExitStack()
+        self._state = Path()
+        self._managers = AsyncExitStack()
+        self._watching = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Starts everything, in this order: see `open_server`."""
+        self.openings.check_at_once()
+        with self._progress.bar(len(self._settings.policies) - len(self.openings.failures)):
+            self._progress.note("starts TensorFlow")
+            own = _own_folder(self._folder)
+            await self._start_builder(own / ".builder")
+            await self._serve(own)
+        if self._settings.watch:
+            self._watch()
+
+    async def close(self) -> None:
+        """Ends everything, in this order; each step is taken, whatever becomes of those before it."""
+        order = (
+            self._watching.aclose,
+            self._end_workers,  # before the managers, which they call
+            self._end_builder,  # before the managers: what they wait for will not come any more
+            self._managers.aclose,
+            self._end_executor,
+        )
+        with self._folder:
+            async with AsyncExitStack() as steps:
+                for step in reversed(order):
+                    steps.push_async_callback(step)
+
+    async def _start_builder(self, folder: Path) -> None:
+        """Starts the builder, whose temporary files lie in `folder`."""
+        settings = self._settings
+
+        async def step(policy: str, name: str, seconds: float) -> None:
+            self._progress.step(policy, name, seconds)
+
+        async def start() -> Child:
+            await asyncio.to_thread(emptied, folder)
+            arguments = (settings.engine, settings.log_level, str(folder))
+            return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
+
+        async def begin(child: Child) -> None:
+            self._calls.begin(child)
+
+        self._builder = Keeper(
+            "the builder process",
+            start,
+            begin,
+            lambda child: child.end(_END_BUILDER_S),
+            lambda: self._metrics.restarted("builder"),
+        )
+        await self._builder.start()
+
+    async def _end_builder(self) -> None:
+        self._calls.close()
+        if self._builder is not None:
+            await self._builder.close()
+
+    def _worker(self, number: int) -> Keeper:
+        settings = self._settings
+
+        async def start() -> Child:
+            handlers = manager_calls(self.openings.managers)
+            return await Child.start("app.worker", (), handlers, [self._listener], settings.stalled_s)
+
+        async def begin(child: Child) -> None:
+            await self._opened.wait()
+            await self._running.begin(child, settings)
+            child.watch("alive")
+
+        async def end(child: Child) -> None:
+            with contextlib.suppress(LinkLost, TimeoutError):
+                async with asyncio.timeout(settings.deadline_ms / 1000 + _FAREWELL_S):
+                    await child.link.call("stop")
+            await child.end()
+
+        return Keeper(f"worker {number + 1}", start, begin, end, lambda: self._metrics.restarted("worker"))
+
+    async def _end_workers(self) -> None:
+        admit_nobody(self._listener)
+        self._listener.close()  # or it would still be connected to when no worker listens any more
+        await asyncio.gather(*(keeper.close() for keeper in self._workers))
+
+    async def _serve(self, own: Path) -> None:
+        """Opens the policies, and has the workers listen. `own`: where their state lies if no setting names a folder.
+
+        Raises:
+          UnusablePolicy: not one can be opened, or a worker cannot serve them.
+          SettingsError: another server listens there.
+        """
+        settings = self._settings
         # They import what they need while the policies are opened.
-        starting = asyncio.gather(*(keeper.start() for keeper in workers))
+        starting = asyncio.gather(*(keeper.start() for keeper in self._workers))
         try:
-            state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
-            open_one, closing = _opener(state, settings, given, metrics, calls, stack)
-            stack.push_async_callback(end_builder)  # before the managers: what they wait for will not come any more
-            await openings.open_all(open_one, closing)
-            stack.push_async_callback(end_workers)  # once more: they end before the managers that they ask
-            listener.listen()
-            progress.note(f"{settings.workers} worker{'s load' if settings.workers > 1 else ' loads'} what serves")
-            opened.set()
+            self._state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
+            await self.openings.open_all(self._open_policy, self._managers)
+            self._listener.listen()
+            self._progress.note(
+                f"{settings.workers} worker{'s load' if settings.workers > 1 else ' loads'} what serves"
+            )
+            self._opened.set()
             await starting
         except OSError as error:
             raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
@@ -96,135 +200,81 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-        showing.close()
-        if settings.watch:
-            _watch_all(settings, openings, told, partial(openings.try_again, open_one, closing), stack)
-        yield openings
+
+    async def _open_policy(self, named: PolicyFolder, own: AsyncExitStack) -> Manager:
+        """Opens one policy; what it leaves to be closed goes onto `own`."""
+        settings = self._settings
+        state_dir = own.enter_context(StateDir(self._state / named.name, settings.engine).opened())
+        identifier = _identifier(self._calls, state_dir, asyncio.get_running_loop())
+        more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
+        source = Source(named.folder, identifier, more)
+        given = self._probe_file
+        builder = RemoteBuilder(named.name, self._calls, lambda spec: given.inputs(named.name, spec) if given else ())
+        manager = build_manager(named, builder, source, state_dir, self._executor, self._metrics.policy(named.name))
+        await manager.start()
+        own.push_async_callback(manager.close)
+        return manager
+
+    async def _end_executor(self) -> None:
+        # In a thread: what the executor still does may wait for this loop (see `_identifier`).
+        await asyncio.to_thread(self._executor.shutdown)
+
+    def _watch(self) -> None:
+        """Follows the folders of policies that are open, and of those that failed until they are."""
+        # It waits in one of anyio's threads: whoever else uses them should not wait for it.
+        anyio.to_thread.current_default_thread_limiter().total_tokens += 1
+        watcher = FolderWatcher()
+        self._watch_in(asyncio.create_task(watcher.run()))
+
+        def follow_folders(named: PolicyFolder) -> None:
+            if named.name in self.openings.managers:
+                self._follow(self.openings.opened[named.name], self.openings.managers[named.name], watcher)
+
+        async def changed(named: PolicyFolder) -> None:
+            await self._running.notify(named.name)
+            follow_folders(named)
+
+        for named in self._settings.policies:
+            follow_folders(named)
+        if self.openings.failures:
+            self._watch_in(asyncio.create_task(self.openings.try_again(self._open_policy, self._managers, changed)))
+
+    def _follow(self, named: PolicyFolder, manager: Manager, watcher: FolderWatcher) -> None:
+        # The folder of checkpoints may not be there yet, so that the one above it is watched too.
+        folders = {named.series or named.folder, *upload_folders(named, self._settings.state_dir)}
+        for checkpoints in checkpoint_folders(named.folder):
+            folders |= {checkpoints, checkpoints.parent}
+        changed = watcher.add(sorted(folders), manager.changed)
+        manager.watch()
+        self._watch_in(asyncio.create_task(follow(manager, changed)))
+
+    def _watch_in(self, task: asyncio.Task[None]) -> None:
+        self._watching.push_async_callback(_cancelled, task)
 
 
-def _watch_all(
-    settings: Settings,
-    openings: Openings,
-    told: RunningWorkers,
-    try_again: Callable[[Changed], Coroutine[None, None, None]],
-    stack: AsyncExitStack,
-) -> None:
-    """Follows the folders of policies that are open, and of those that failed until they are."""
-    watcher = _start_watcher(stack)
-
-    def follow_folders(named: PolicyFolder) -> None:
-        if named.name in openings.managers:
-            _follow(openings.opened[named.name], settings, openings.managers[named.name], watcher, stack)
-
-    async def changed(named: PolicyFolder) -> None:
-        await told.tell(named.name)
-        follow_folders(named)
-
-    for named in settings.policies:
-        follow_folders(named)
-    if openings.failures:
-        stack.push_async_callback(_cancelled, asyncio.create_task(try_again(changed)))
+def build_manager(
+    named: PolicyFolder,
+    builder: Builder,
+    source: Source,
+    state_dir: StateDir,
+    executor: Executor,
+    metrics: PolicyMetrics,
+) -> Manager:
+    """Puts the manager of one policy together; it is not started."""
+    history = History(named.name, metrics)
+    records = Records(state_dir, executor)
+    export = ExportFolder(named.name, named.folder, builder, state_dir, executor)
+    scanner = Scanner(source, export, history, executor)
+    swapper = Swapper(named.name, history, metrics)
+    preparing = Preparing(builder, state_dir, swapper, executor)
+    targets = TargetSwapper(named.name, history, export, preparing, swapper, records)
+    return Manager(named.name, history, export, scanner, records, targets)
 
 
 def _probe_file(settings: Settings) -> ProbeFile | None:
     if not settings.probe_inputs:
         return None
     return ProbeFile(Path(settings.probe_inputs), [named.name for named in settings.policies])
-
-
-async def _start_builder(
-    settings: Settings,
-    metrics: Metrics,
-    calls: BuilderCalls,
-    progress: Progress,
-    stack: AsyncExitStack,
-    folder: Path,
-) -> Callable[[], Awaitable[None]]:
-    """Returns what ends it; done also when the stack is left. `folder` is for its temporary files."""
-
-    async def step(policy: str, name: str, seconds: float) -> None:
-        progress.step(policy, name, seconds)
-
-    async def begin(child: Child) -> None:
-        calls.begin(child)
-
-    async def start() -> Child:
-        await asyncio.to_thread(emptied, folder)
-        arguments = (settings.engine, settings.log_level, str(folder))
-        return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
-
-    keeper = Keeper(
-        "the builder process",
-        start,
-        begin,
-        lambda child: child.end(_END_BUILDER_S),
-        lambda: metrics.restarted("builder"),
-    )
-
-    async def end() -> None:
-        calls.close()
-        await keeper.close()
-
-    stack.push_async_callback(end)
-    await keeper.start()
-    return end
-
-
-def _keepers_of_workers(
-    settings: Settings,
-    listener: socket.socket,
-    openings: Openings,
-    told: RunningWorkers,
-    opened: asyncio.Event,
-    metrics: Metrics,
-) -> list[Keeper]:
-    async def start() -> Child:
-        return await Child.start("app.worker", (), manager_calls(openings.managers), [listener], settings.stalled_s)
-
-    async def begin(child: Child) -> None:
-        await opened.wait()
-        await told.begin(child, settings)
-        child.watch("alive")
-
-    async def end(child: Child) -> None:
-        with contextlib.suppress(LinkLost, TimeoutError):
-            async with asyncio.timeout(settings.deadline_ms / 1000 + _FAREWELL_S):
-                await child.link.call("stop")
-        await child.end()
-
-    def restarted() -> None:
-        metrics.restarted("worker")
-
-    return [Keeper(f"worker {number + 1}", start, begin, end, restarted) for number in range(settings.workers)]
-
-
-def _opener(
-    state: Path,
-    settings: Settings,
-    given: ProbeFile | None,
-    metrics: Metrics,
-    calls: BuilderCalls,
-    stack: AsyncExitStack,
-) -> tuple[Open, AsyncExitStack]:
-    """What opens one policy, which keeps its state in a folder in `state`, and what the open ones are closed by."""
-    executor = ThreadPoolExecutor(1, "control")
-    # In a thread: what the thread still does may wait for this loop (see `_identifier`).
-    stack.push_async_callback(asyncio.to_thread, executor.shutdown)
-    loop = asyncio.get_running_loop()
-    closing = AsyncExitStack()
-    stack.push_async_callback(closing.aclose)
-
-    async def open_one(named: PolicyFolder, own: AsyncExitStack) -> Manager:
-        state_dir = own.enter_context(StateDir(state / named.name, settings.engine).opened())
-        more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
-        source = Source(named.folder, _identifier(calls, state_dir, loop), more)
-        builder = RemoteBuilder(named.name, calls, lambda spec: given.inputs(named.name, spec) if given else ())
-        manager = Manager(named.name, named.folder, builder, source, state_dir, executor, metrics.policy(named.name))
-        await manager.start()
-        own.push_async_callback(manager.close)
-        return manager
-
-    return open_one, closing
 
 
 def _identifier(
@@ -242,27 +292,7 @@ def _identifier(
     return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
 
 
-def _start_watcher(stack: AsyncExitStack) -> FolderWatcher:
-    # It waits in one of anyio's threads: whoever else uses them should not wait for it.
-    anyio.to_thread.current_default_thread_limiter().total_tokens += 1
-    watcher = FolderWatcher()
-    stack.push_async_callback(_cancelled, asyncio.create_task(watcher.run()))
-    return watcher
-
-
-def _follow(
-    named: PolicyFolder, settings: Settings, manager: Manager, watcher: FolderWatcher, stack: AsyncExitStack
-) -> None:
-    # The folder of checkpoints may not be there yet, so that the one above it is watched too.
-    folders = {named.series or named.folder, *upload_folders(named, settings.state_dir)}
-    for checkpoints in checkpoint_folders(named.folder):
-        folders |= {checkpoints, checkpoints.parent}
-    changed = watcher.add(sorted(folders), manager.changed)
-    manager.watched = True
-    stack.push_async_callback(_cancelled, asyncio.create_task(follow(manager, changed)))
-
-
-def _own_folder(stack: AsyncExitStack) -> Path:
+def _own_folder(stack: ExitStack) -> Path:
     """A folder that goes with this process."""
     try:
         return stack.enter_context(own_folder("policy-server-state."))

@@ -18,7 +18,7 @@ from saver.artifact import CHECKPOINTS_FOLDER
 
 # tf-agents' trainers export to policies/{policy,collect_policy,greedy_policy} with one folder of checkpoints.
 _TRAINER_FOLDERS = ("policy", "collect_policy", "greedy_policy")
-# A look that is not told what has changed looks into so many checkpoints: the newest, the ones that changed last, and
+# A scan that is not given what has changed reads so many checkpoints: the newest, the ones that changed last, and
 # the others by turns. 5 ms of every two seconds, however many there are.
 _NEWEST = _LATEST = 64
 TURNS = 256
@@ -106,15 +106,15 @@ class _Seen:
     sure: bool = False
 
     @property
-    def told(self) -> object:
-        """What a look tells of it."""
+    def outcome(self) -> object:
+        """What a scan reports of it."""
         return self.found, self.incomplete, self.still_changing, self.unreadable
 
 
 class Source:
     """Looks again and again at one policy's checkpoints; reads only what has changed since the last look.
 
-    `identify(folder, rest_s)` tells a checkpoint's identity, or raises Incomplete or SwapRefused. `more` are folders
+    `identify(folder, rest_s)` returns a checkpoint's identity, or raises Incomplete or SwapRefused. `more` are folders
     outside the policy's own that are looked into as well; of one name in several folders, theirs wins.
     """
 
@@ -152,7 +152,7 @@ class Source:
             self._seen = {folder: seen for folder, seen in self._seen.items() if folder in there}
             self._restless &= there
         if changed:
-            self._last_scan = self._told()
+            self._last_scan = self._collected()
         return self._last_scan
 
     def _due(self, fresh: set[Path], only: Collection[str] | None) -> Collection[Path]:
@@ -195,7 +195,7 @@ class Source:
         if seen.still_changing or (seen.unreadable and not seen.lasting):
             self._restless.add(folder)
         self._seen[folder] = seen
-        if before is not None and before.told == seen.told:
+        if before is not None and before.outcome == seen.outcome:
             return False
         self._latest.append(folder)
         return True
@@ -215,7 +215,7 @@ class Source:
         found = Candidate(folder.name, folder, identity.digest, identity.train_step, stamp.files, stamp.written_at)
         return _Seen(stamp, found, lasting=True, sure=stamp.settled)
 
-    def _told(self) -> Scan:
+    def _collected(self) -> Scan:
         scan = Scan(others=dict(self._listing.others), unreadable=dict(self._listing.unreadable))
         for name, folder in self._listing.folders.items():
             seen = self._seen.get(folder)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
+from app.control.pins import Pin
 from app.errors import UnusablePolicy
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json
@@ -34,20 +35,12 @@ MOST_RECORDS = 6
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """A version as it is remembered. `graph`: the digest of the export whose graph it served with."""
+    """A version as it is saved. `graph`: the digest of the export whose graph it served with."""
 
     name: str
     digest: str
     train_step: int
     graph: str = ""
-
-
-@dataclass(frozen=True)
-class Pin:
-    """An operator's wish to stay at a version. `survives_deletion`: also when its checkpoint has been deleted."""
-
-    name: str
-    survives_deletion: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ class StateDir:
 
         `besides` are digests of bundles and graphs that are in use all the same.
 
-        A disk that is full or read-only costs the record, not the service: the log tells it.
+        A disk that is full or read-only costs the record, not the service: it is logged.
         """
         try:
             served = [

@@ -1,4 +1,4 @@
-"""The states of a version, and what is told of it.
+"""The states of a version, and what is shown of it.
 
     found ──► loaded ──► verified ──► active ──► draining ──► released
       └──────────┴───────────┴────► refused
@@ -65,14 +65,14 @@ class Version:
         return self.name, self.digest
 
     def move(self, state: State, reason: str = "", at: float | None = None) -> None:
-        """The one place that changes a state; an illegal step is a bug. `at`: Unix time, now if it is not given."""
+        """Changes the state, alone in doing so; an illegal step is a bug. `at`: Unix time, now if it is not given."""
         if state not in _LEGAL[self.state]:
             raise AssertionError(f"version {self.name}: {self.state.value} → {state.value} is not a legal step")
         self.state, self.reason = state, reason
         self.times[state.value] = time.time() if at is None else at
 
     def want(self) -> None:
-        """A swap to it begins."""
+        """Records the start of a swap to this version."""
         if self.state is not State.FOUND:
             self.move(State.FOUND)
         self.times["wanted"] = time.time()
@@ -84,7 +84,7 @@ class Version:
         return {step: after - before for step, before, after in zip(steps[1:], times, times[1:], strict=False)}
 
     def public(self) -> dict[str, Any]:
-        """What `versions` tells."""
+        """Returns what `GET …/versions` shows."""
         return {
             "version": self.name,
             "digest": self.digest,

@@ -68,8 +68,8 @@ class Swapper:
             version.move(State.LOADED, at=prepared.loaded_at)
             version.train_step, version.engine = bundle.train_step, bundle.engine
             version.move(State.VERIFIED)
-            self._tell_of_rows(bundle)
-            self._tell_of_probes(version, bundle)
+            self._log_dependent_rows(bundle)
+            self._log_probes(version, bundle)
             await self.workers.prepare(graph, bundle)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.
@@ -83,7 +83,7 @@ class Swapper:
         finally:
             self._next = None
 
-    def _tell_of_rows(self, bundle: Bundle) -> None:
+    def _log_dependent_rows(self, bundle: Bundle) -> None:
         before = self._active[2].dependent_rows if self._active is not None else ""
         if bundle.dependent_rows and bundle.dependent_rows != before:
             log.warning(
@@ -92,7 +92,7 @@ class Swapper:
                 bundle.dependent_rows,
             )
 
-    def _tell_of_probes(self, version: Version, bundle: Bundle) -> None:
+    def _log_probes(self, version: Version, bundle: Bundle) -> None:
         if problems := bundle.probed.get("problems"):
             answered = f"answers {bundle.probed['answered']} of {bundle.probed['asked']} probe inputs"
             log.warning("%s: %s %s; %s", self._policy, version.name, answered, "; ".join(problems))

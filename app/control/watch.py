@@ -30,29 +30,29 @@ LOOK_ANYWAY_S = 2.0
 _TRY_AGAIN_S = 60.0
 # Two watches for each checkpoint: 50 ms until all are there.
 MOST_BELOW = 1000
-Told = Callable[[list[str] | None], None]
+Listener = Callable[[list[str] | None], None]
 
 
-def _to_nobody(_: list[str] | None) -> None:
+def _ignore(_: list[str] | None) -> None:
     pass
 
 
 class FolderWatcher:
-    """Tells of changes in folders, with one inotify instance for all of them. Event loop only."""
+    """Reports changes in folders, with one inotify instance for all of them. Event loop only."""
 
     def __init__(self) -> None:
-        self._folders: dict[Path, list[tuple[asyncio.Event, Told]]] = {}
+        self._folders: dict[Path, list[tuple[asyncio.Event, Listener]]] = {}
         self._more = asyncio.Event()
-        self._told = ""
+        self._reported = ""
 
-    def add(self, folders: Iterable[Path], told: Told = _to_nobody) -> asyncio.Event:
+    def add(self, folders: Iterable[Path], listener: Listener = _ignore) -> asyncio.Event:
         """An event that is set when something changes in one of the folders, which need not be there yet.
 
-        `told` gets the paths that have changed first, and None where that is not known.
+        `listener` is called with the paths that have changed first, and None where that is not known.
         """
         changed = asyncio.Event()
         for folder in folders:
-            self._folders.setdefault(folder, []).append((changed, told))
+            self._folders.setdefault(folder, []).append((changed, listener))
         self._more.set()
         return changed
 
@@ -66,7 +66,7 @@ class FolderWatcher:
                     await self._watch(recursive)
                     break
                 except Exception as error:
-                    self._tell(error)
+                    self._report(error)
             else:
                 await self._more_within(LOOK_ANYWAY_S)
 
@@ -91,7 +91,7 @@ class FolderWatcher:
         async with contextlib.aclosing(changes):
             async for changed in changes:
                 if recursive and not begun:  # what came before the watches were there
-                    self._tell_all()
+                    self._notify_all()
                 begun = True
                 self._notify([path for _, path in changed])
                 if self._present() != present or (not recursive and time.monotonic() - began > _TRY_AGAIN_S):
@@ -119,30 +119,30 @@ class FolderWatcher:
         for folder, listeners in self._folders.items():
             inside = f"{folder}/"
             concerned = [path for path in paths if path.startswith(inside) or path == str(folder)]
-            for event, told in listeners if concerned else ():
-                told(concerned)
+            for event, listener in listeners if concerned else ():
+                listener(concerned)
                 event.set()
 
-    def _tell_all(self) -> None:
+    def _notify_all(self) -> None:
         for listeners in self._folders.values():
-            for _, told in listeners:
-                told(None)
+            for _, listener in listeners:
+                listener(None)
 
     async def _more_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._more.wait()
 
-    def _tell(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         reason = _reason(error)
-        if reason != self._told:
+        if reason != self._reported:
             log.warning("not everything can be watched, and is looked at every %g s: %s", LOOK_ANYWAY_S, reason)
-            self._told = reason
+            self._reported = reason
 
 
 async def follow(manager: Manager, changed: asyncio.Event) -> None:
     """Keeps `manager` at the newest version until cancelled; looks when `changed` is set, and every two seconds."""
-    told = ""
+    reported = ""
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_ANYWAY_S):
@@ -150,11 +150,11 @@ async def follow(manager: Manager, changed: asyncio.Event) -> None:
         changed.clear()
         try:
             await _look_until_settled(manager)
-            told = ""
+            reported = ""
         except Exception as error:
-            if told != repr(error):
+            if reported != repr(error):
                 log.exception("%s: looking for something newer failed; it is tried again and again", manager.name)
-            told = repr(error)
+            reported = repr(error)
 
 
 async def _look_until_settled(manager: Manager) -> None:

@@ -14,24 +14,35 @@ from app.rpc.child import Child
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec
 
-# How a process ends that C++ code has crashed.
+# The exit statuses of a process in which C++ code has crashed.
 _CRASHES = {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -signal.SIGSEGV}
 
 
-class _Ended(Exception):
-    """The builder process has ended over a call. `crashed`: by a fault of its own; else somebody has killed it."""
+# What the builder did for a call, as a refusal says it.
+_DOING = {
+    "open": "opening this export",
+    "prepare": "preparing this version",
+    "check": "checking this checkpoint",
+    "needs_own_graph": "comparing this export with the one that serves",
+    "train_step_in": "reading this checkpoint",
+}
 
-    def __init__(self, crashed: bool) -> None:
-        super().__init__("the builder process ended over it")
-        self.crashed = crashed
+
+class _Ended(Exception):
+    """The builder process ended during the call `name`, with the exit status `status`, -N by signal N."""
+
+    def __init__(self, name: str, status: int) -> None:
+        self.crashed = status in _CRASHES
+        how = "crashed" if self.crashed else "was killed" if status < 0 else "ended"
+        super().__init__(f"the builder process {how} while {_DOING[name]}")
 
     def refusal(self) -> SwapRefused:
-        """What a caller is told. Who was killed may be luckier the next time."""
+        """Returns the refusal for the caller. A killed process is worth another try; a crash is not."""
         return SwapRefused(str(self), for_now=not self.crashed)
 
 
 class BuilderCalls:
-    """Calls to the builder process, whichever lives; one at a time, so that each is to blame for how it ends."""
+    """Calls to the builder process, whichever lives; one at a time, so that each is to blame for its end."""
 
     def __init__(self) -> None:
         self._child: Child | None = None
@@ -40,20 +51,20 @@ class BuilderCalls:
         self._closed = False
 
     def begin(self, child: Child) -> None:
-        """From now on this process is asked."""
+        """Has this process answer the calls from now on."""
         self._child = child
         self._there.set()
 
     def close(self) -> None:
-        """No process comes any more: whoever waits for one is told so."""
+        """Refuses the calls that wait for a process: none comes any more."""
         self._closed = True
         self._there.set()
 
     async def call(self, name: str, *args: Any) -> Any:
-        """Asks, and asks the next process where one was killed over it.
+        """Calls the process, and the next one where it was killed meanwhile.
 
         Raises:
-          SwapRefused: it has crashed over it, or was killed again; or the server is stopping.
+          SwapRefused: the process crashed, or the next one was killed too; or the server is stopping.
         """
         try:
             return await self.ask(name, *args)
@@ -61,7 +72,7 @@ class BuilderCalls:
             raise error.refusal() from None
 
     async def ask(self, name: str, *args: Any) -> Any:
-        """The same; a process that ends is told as `_Ended`."""
+        """Like `call`, but raises `_Ended` where the process ends."""
         async with self._one_at_a_time:
             try:
                 return await self._once(name, *args)
@@ -80,7 +91,7 @@ class BuilderCalls:
         except LinkLost:
             if not self._closed:
                 self._there.clear()
-            raise _Ended(await child.process.wait() in _CRASHES) from None
+            raise _Ended(name, await child.process.wait()) from None
 
 
 def _nothing(_: PolicySpec) -> Sequence[tuple[str, Arrays]]:

@@ -1,4 +1,4 @@
-"""Processes that are started, watched, and started again when they end before they were told to."""
+"""Processes that are started, watched, and started again when they end by themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("policy_server.processes")
 # A process that lived this long did not die of how it starts.
 _SETTLED_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
-# What a process that was told to end may take; then it is killed.
+# What a process whose link is closed may take to end; then it is killed.
 _PATIENCE_S = 5.0
 _STALLED_S = 30.0
 # So often is a process that has yet to answer looked at before it counts as stalled. Counted, and not only timed: when
@@ -135,7 +135,7 @@ class Keeper:
     """Keeps one child of a kind running.
 
     `start` starts it; `begin` makes it useful, each time anew; `end` ends it. A child that ends by itself, or that
-    `begin` fails on, is replaced after a pause that grows while they end young; `restarted` is told each time.
+    `begin` fails on, is replaced after a pause that grows while they end young; `restarted` is called each time.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ def _environment() -> dict[str, str]:
 
 
 def _ticks(pid: int) -> int:
-    """The time on a core that a process has had, in clock ticks; -1 where the system does not tell."""
+    """The time on a core that a process has had, in clock ticks; -1 where the system does not report it."""
     try:
         # Behind the name, which may hold anything: fields 3 to 15 of proc(5), the last two of which are the times.
         user, system = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[11:13]

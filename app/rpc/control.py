@@ -42,7 +42,7 @@ class RemoteManager:
         except TimeoutError:
             raise DeadlinePassed(
                 f"no end after {self._swap_deadline_s:g} s; what was asked goes on, or waits for its turn: "
-                f"GET /admin/policies/{self._policy}/versions tells how it ends"
+                f"GET /admin/policies/{self._policy}/versions shows how it ends"
             ) from None
 
     async def wait_for(self, train_step: int) -> None:

@@ -108,7 +108,7 @@ class Link:
 
     def _send(self, kind: int, number: int, content: Any) -> None:
         if self._writer.is_closing():
-            return  # the other side is gone, and `call` tells its callers
+            return  # the other side is gone, and `call` raises LinkLost
         frame = _pickled(kind, number, content)
         self._writer.write(len(frame).to_bytes(_LENGTH_BYTES, "big") + frame)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.artifacts.bundle import Bundle, Graph
 
-# A folder of checkpoints may hold thousands; so many versions are told of where nobody asks for more.
+# A folder of checkpoints may hold thousands; so many versions are listed where nobody asks for more.
 SHOWN = 100
 
 

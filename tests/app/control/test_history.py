@@ -20,7 +20,7 @@ def scan(*names: str, unreadable: dict[str, str] | None = None) -> Scan:
     return Scan([Candidate(name, Path(name), name, 7) for name in names], unreadable=unreadable or {})
 
 
-def told(history: History) -> dict[str, str]:
+def states_of(history: History) -> dict[str, str]:
     return {version.name: version.state.value for version in history.all()}
 
 
@@ -36,7 +36,7 @@ def test_version_is_made_once_and_is_known_by_name_and_digest(history):
 def test_latest_seen_comes_first(history):
     for seen_at, name in ((2.0, "b"), (3.0, "c"), (1.0, "a")):
         history.version(name, name, 7).seen_at = seen_at
-    assert list(told(history)) == ["c", "b", "a"]
+    assert list(states_of(history)) == ["c", "b", "a"]
 
 
 def test_of_those_that_one_look_has_found_the_newest_come_first(history):
@@ -51,7 +51,7 @@ def test_look_finds_versions_and_forgets_those_found_that_are_gone(history):
     history.observe(scan("a", "b"))
     history.version("a", "a", 7).move(State.LOADED)
     history.observe(scan("c"))
-    assert told(history) == {"a": "loaded", "c": "found"}
+    assert states_of(history) == {"a": "loaded", "c": "found"}
 
 
 def test_unreadable_checkpoint_is_refused_once(history):
@@ -75,4 +75,4 @@ def test_only_the_oldest_of_what_is_done_are_forgotten(history, monkeypatch):
     for name in "abcd":
         history.refuse(history.version(name, name, 7), "it holds NaN")
     history.observe(scan())
-    assert set(told(history)) == {"serving", "c", "d"}
+    assert set(states_of(history)) == {"serving", "c", "d"}

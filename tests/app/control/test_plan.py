@@ -80,7 +80,7 @@ def test_watching_swaps_to_what_is_newer_or_was_overwritten(there, active, refus
 
 
 def test_what_was_refused_is_tried_again_when_its_files_have_changed():
-    """A manifest may come before the last of its files: the digest that it tells stays, the files do not."""
+    """A manifest may come before the last of its files: its digest stays, the files do not."""
     [found] = candidates("b:6")
     half = replace(found, stamp="half")
     assert worth_trying([half], "a", "a", 5, {("b", "half")}) == []

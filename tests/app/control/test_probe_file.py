@@ -80,7 +80,7 @@ def test_so_many_rows_are_the_most(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"3", b'"text"', b"[[1]]", b"null"])
-def test_another_form_is_told(tmp_path, content):
+def test_another_form_is_refused(tmp_path, content):
     (tmp_path / "probes.json").write_bytes(content)
     with pytest.raises(SettingsError, match=r"probes\.json"):
         ProbeFile(tmp_path / "probes.json", ["p"])

@@ -13,13 +13,13 @@ from app.control.plan import Candidate, OwnWeights, ranked
 from app.control.states import State
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import FUNCTIONS, Noise, ServingInfo
-from tests.app.control.test_manager import SPEC, FakeBuilder, Harness, open_harness, run
+from tests.support.manager import SPEC, FakeBuilder, Harness, open_harness
 
 SERVING = ServingInfo({}, {}, Noise(0, 0), dict.fromkeys(FUNCTIONS, "it has none"))
 
 
 class TrainedBuilder(FakeBuilder):
-    """One whose graphs tell the train step that their file does: `graph 50` has 50."""
+    """One whose graphs have the train step in their file: `graph 50` has 50."""
 
     async def open(self, folder: Path, graphs: Path):
         graph = await super().open(folder, graphs)
@@ -58,134 +58,118 @@ def watching(tmp_path: Path, *there: tuple[str, int], train_step: int = 0, state
 
 
 async def scan(harness: Harness) -> tuple[str, int]:
-    harness.manager.watched = True
+    harness.manager.watch()
     await harness.manager.catch_up()
     return harness.serves
 
 
-def test_it_is_served_and_can_be_rolled_back(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            first = harness.graph
-            for step in (10, 20):
-                save_again(harness, step)
-                assert harness.manager.stale()
-                assert await scan(harness) == ("export", step)
-                assert not harness.manager.stale()
-                assert harness.graph.digest == harness.manager.active.digest
-            assert len({v.digest for v in harness.manager.versions() if v.name == "export"}) == 3
-            for step in (10, 0):
-                await harness.manager.rollback()
-                assert harness.serves == ("export", step)
-                assert await scan(harness) == ("export", step)  # it is pinned
-            assert harness.graph == first
+@pytest.mark.anyio
+async def test_it_is_served_and_can_be_rolled_back(tmp_path):
+    async with watching(tmp_path / "p") as harness:
+        first = harness.graph
+        for step in (10, 20):
+            save_again(harness, step)
             assert harness.manager.stale()
-            await harness.manager.reload(None)
-            assert harness.serves == ("export", 20)
+            assert await scan(harness) == ("export", step)
             assert not harness.manager.stale()
-
-    run(test)
-
-
-def test_what_is_served_is_what_was_trained_longest(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 30)) as harness:
-            assert harness.serves == ("a", 30)
-            save_again(harness, 20)
-            assert await scan(harness) == ("a", 30)
-            assert harness.manager.stale()
-            assert harness.states["export"] == "found"
-            save_again(harness, 40)
-            assert await scan(harness) == ("export", 40)
-            harness.put("b", 35)
-            assert await scan(harness) == ("export", 40)
-            harness.put("c", 45)
-            assert await scan(harness) == ("c", 45)
-
-    run(test)
+            assert harness.graph.digest == harness.manager.active.digest
+        assert len({v.digest for v in harness.manager.versions() if v.name == "export"}) == 3
+        for step in (10, 0):
+            await harness.manager.rollback()
+            assert harness.serves == ("export", step)
+            assert await scan(harness) == ("export", step)  # it is pinned
+        assert harness.graph == first
+        assert harness.manager.stale()
+        await harness.manager.reload(None)
+        assert harness.serves == ("export", 20)
+        assert not harness.manager.stale()
 
 
+@pytest.mark.anyio
+async def test_what_is_served_is_what_was_trained_longest(tmp_path):
+    async with watching(tmp_path / "p", ("a", 30)) as harness:
+        assert harness.serves == ("a", 30)
+        save_again(harness, 20)
+        assert await scan(harness) == ("a", 30)
+        assert harness.manager.stale()
+        assert harness.states["export"] == "found"
+        save_again(harness, 40)
+        assert await scan(harness) == ("export", 40)
+        harness.put("b", 35)
+        assert await scan(harness) == ("export", 40)
+        harness.put("c", 45)
+        assert await scan(harness) == ("c", 45)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(("exported", "published"), [(7, 7), (-1, 7), (7, -1), (-1, -1)])
-def test_where_train_steps_tell_nothing_the_last_one_written_serves(tmp_path, exported, published):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            checkpoint(harness, "a", published, ago_s=50)
-            assert await scan(harness) == ("a", published)
-            save_again(harness, exported, ago_s=40)
-            assert await scan(harness) == ("export", exported)
-            checkpoint(harness, "b", published, ago_s=45)  # written before, found later
-            assert await scan(harness) == ("export", exported)
-            checkpoint(harness, "c", published, ago_s=30)
-            assert await scan(harness) == ("c", published)
-
-    run(test)
+async def test_where_train_steps_are_equal_or_unknown_the_last_one_written_serves(tmp_path, exported, published):
+    async with watching(tmp_path / "p") as harness:
+        checkpoint(harness, "a", published, ago_s=50)
+        assert await scan(harness) == ("a", published)
+        save_again(harness, exported, ago_s=40)
+        assert await scan(harness) == ("export", exported)
+        checkpoint(harness, "b", published, ago_s=45)  # written before, found later
+        assert await scan(harness) == ("export", exported)
+        checkpoint(harness, "c", published, ago_s=30)
+        assert await scan(harness) == ("c", published)
 
 
-def test_what_is_the_newest_serves_after_a_restart_too(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 30), state=tmp_path / "state") as harness:
-            save_again(harness, 40)
-            assert await scan(harness) == ("export", 40)
-        for state in (tmp_path / "state", tmp_path / "new"):
-            async with watching(tmp_path / "p", state=state) as harness:
-                assert harness.serves == ("export", 40)
-
-    run(test)
+@pytest.mark.anyio
+async def test_what_is_the_newest_serves_after_a_restart_too(tmp_path):
+    async with watching(tmp_path / "p", ("a", 30), state=tmp_path / "state") as harness:
+        save_again(harness, 40)
+        assert await scan(harness) == ("export", 40)
+    for state in (tmp_path / "state", tmp_path / "new"):
+        async with watching(tmp_path / "p", state=state) as harness:
+            assert harness.serves == ("export", 40)
 
 
-def test_that_it_was_saved_again_is_remembered(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
-            checkpoint(harness, "a", -1, ago_s=50)
-            assert await scan(harness) == ("a", -1)
-            save_again(harness, -1, ago_s=40)
-            assert await scan(harness) == ("export", -1)
-        async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
-            assert harness.serves == ("export", -1)
-
-    run(test)
+@pytest.mark.anyio
+async def test_that_it_was_saved_again_is_saved(tmp_path):
+    async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
+        checkpoint(harness, "a", -1, ago_s=50)
+        assert await scan(harness) == ("a", -1)
+        save_again(harness, -1, ago_s=40)
+        assert await scan(harness) == ("export", -1)
+    async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
+        assert harness.serves == ("export", -1)
 
 
-def test_an_export_that_was_there_from_the_start_is_older_than_checkpoints_whatever_its_files_time(tmp_path):
-    async def test() -> None:
-        save(tmp_path / "p", 7, ago_s=3)  # as if it had been copied after the checkpoints
-        async with watching(tmp_path / "p") as harness:
-            checkpoint(harness, "a", 7, ago_s=500)
-            assert await scan(harness) == ("a", 7)
-
-    run(test)
+@pytest.mark.anyio
+async def test_an_export_that_was_there_from_the_start_is_older_than_checkpoints_whatever_its_files_time(tmp_path):
+    save(tmp_path / "p", 7, ago_s=3)  # as if it had been copied after the checkpoints
+    async with watching(tmp_path / "p") as harness:
+        checkpoint(harness, "a", 7, ago_s=500)
+        assert await scan(harness) == ("a", 7)
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_roll_back_holds_over_it(tmp_path, restart):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 1), state=tmp_path / "state") as harness:
-            harness.put("b", 2)
-            await scan(harness)
-            await harness.manager.rollback()
-            save_again(harness, 90)
-            assert await scan(harness) == ("a", 1)
-        async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
-            assert (harness.serves, harness.manager.pinned) == (("a", 1), "a")
-            assert await scan(harness) == ("a", 1)
-            await harness.manager.reload(None)
-            assert harness.serves == ("export", 90)
-
-    run(test)
+async def test_a_roll_back_holds_over_it(tmp_path, restart):
+    async with watching(tmp_path / "p", ("a", 1), state=tmp_path / "state") as harness:
+        harness.put("b", 2)
+        await scan(harness)
+        await harness.manager.rollback()
+        save_again(harness, 90)
+        assert await scan(harness) == ("a", 1)
+    async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
+        assert (harness.serves, harness.manager.pinned) == (("a", 1), "a")
+        assert await scan(harness) == ("a", 1)
+        await harness.manager.reload(None)
+        assert harness.serves == ("export", 90)
 
 
-def test_a_checkpoint_is_gone_back_to_with_the_graph_that_it_served_with(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 1), state=tmp_path / "state") as harness:
-            first = harness.graph
-            save_again(harness, 90, text="another architecture")
-            assert await scan(harness) == ("export", 90)
-            await harness.manager.rollback()
-            assert (harness.serves, harness.graph) == (("a", 1), first)
-        async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
-            assert (harness.serves, harness.graph) == (("a", 1), first)
-
-    run(test)
+@pytest.mark.anyio
+async def test_a_checkpoint_is_gone_back_to_with_the_graph_that_it_served_with(tmp_path):
+    async with watching(tmp_path / "p", ("a", 1), state=tmp_path / "state") as harness:
+        first = harness.graph
+        save_again(harness, 90, text="another architecture")
+        assert await scan(harness) == ("export", 90)
+        await harness.manager.rollback()
+        assert (harness.serves, harness.graph) == (("a", 1), first)
+    async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
+        assert (harness.serves, harness.graph) == (("a", 1), first)
 
 
 def other_specs(builder: FakeBuilder) -> None:
@@ -196,132 +180,116 @@ def broken(builder: FakeBuilder) -> None:
     builder.bad_graph = UnusablePolicy("it cannot be loaded")
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(("change", "says"), [(other_specs, "other specs"), (broken, "it cannot be loaded")])
-def test_what_cannot_be_served_stays_stale_and_says_why(tmp_path, change: Callable, says: str):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            save_again(harness, 10)
-            change(harness.builder)
-            opened = harness.builder.opened
-            for _ in range(3):
-                assert await scan(harness) == ("export", 0)
-            assert harness.builder.opened == opened + 1, "it has not changed"
-            assert harness.manager.stale()
-            assert says in harness.manager.stale_reason()
-            refused = [v for v in harness.manager.versions() if v.state is State.REFUSED]
-            assert [(v.name, says in v.reason) for v in refused] == [("export", True)]
-            harness.put("a", 1)  # it holds nothing up
-            assert await scan(harness) == ("a", 1)
-            harness.builder.spec, harness.builder.bad_graph = SPEC, None
+async def test_what_cannot_be_served_stays_stale_and_says_why(tmp_path, change: Callable, says: str):
+    async with watching(tmp_path / "p") as harness:
+        save_again(harness, 10)
+        change(harness.builder)
+        opened = harness.builder.opened
+        for _ in range(3):
+            assert await scan(harness) == ("export", 0)
+        assert harness.builder.opened == opened + 1, "it has not changed"
+        assert harness.manager.stale()
+        assert says in harness.manager.stale_reason()
+        refused = [v for v in harness.manager.versions() if v.state is State.REFUSED]
+        assert [(v.name, says in v.reason) for v in refused] == [("export", True)]
+        harness.put("a", 1)  # it holds nothing up
+        assert await scan(harness) == ("a", 1)
+        harness.builder.spec, harness.builder.bad_graph = SPEC, None
+        save_again(harness, 20)
+        assert await scan(harness) == ("export", 20)
+        assert (harness.manager.stale(), harness.manager.stale_reason()) == (False, "")
+        assert all(v.state is not State.REFUSED for v in harness.manager.versions())
+
+
+@pytest.mark.anyio
+async def test_weights_that_may_not_serve_change_nothing(tmp_path):
+    async with watching(tmp_path / "p") as harness:
+        save_again(harness, 10)
+        harness.builder.export_is_bad = "the action is not finite"
+        for _ in range(3):
+            assert await scan(harness) == ("export", 0)
+        assert harness.manager.stale_reason() == "checkpoint export is refused: the action is not finite"
+        assert harness.builder.prepared.count("export") == 2
+        harness.builder.export_is_bad = ""
+        assert (await harness.manager.reload(None)).version == "export"  # whoever asks has it tried afresh
+        assert harness.serves == ("export", 10)
+
+
+@pytest.mark.anyio
+async def test_what_is_being_written_is_waited_for(tmp_path):
+    async with watching(tmp_path / "p") as harness:
+        save_again(harness, 10, ago_s=0)
+        harness.manager.watch()
+        assert await harness.manager.catch_up() is not None
+        assert harness.serves == ("export", 0)
+        (harness.policy / "policy_specs.pbtxt").write_text("")
+        for name, ago_s in (("saved_model.pb", 1.0), ("policy_specs.pbtxt", 1.5)):
+            os.utime(harness.policy / name, (time.time() - ago_s,) * 2)
+        assert await harness.manager.catch_up() is not None, "its specs come last"
+        assert harness.serves == ("export", 0)
+        os.utime(harness.policy / "policy_specs.pbtxt", (time.time() - 0.5,) * 2)
+        assert await harness.manager.catch_up() is None
+        assert harness.serves == ("export", 10)
+
+
+@pytest.mark.anyio
+async def test_what_changes_while_it_is_read_is_read_again(tmp_path):
+    async with watching(tmp_path / "p") as harness:
+        save_again(harness, 10)
+        opened = harness.builder.open
+
+        async def open_slowly(folder: Path, graphs: Path):
+            graph = await opened(folder, graphs)
+            harness.builder.open = opened
             save_again(harness, 20)
-            assert await scan(harness) == ("export", 20)
-            assert (harness.manager.stale(), harness.manager.stale_reason()) == (False, "")
-            assert all(v.state is not State.REFUSED for v in harness.manager.versions())
+            return graph
 
-    run(test)
-
-
-def test_weights_that_may_not_serve_change_nothing(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            save_again(harness, 10)
-            harness.builder.export_is_bad = "the action is not finite"
-            for _ in range(3):
-                assert await scan(harness) == ("export", 0)
-            assert harness.manager.stale_reason() == "checkpoint export is refused: the action is not finite"
-            assert harness.builder.prepared.count("export") == 2
-            harness.builder.export_is_bad = ""
-            assert (await harness.manager.reload(None)).version == "export"  # whoever asks has it tried afresh
-            assert harness.serves == ("export", 10)
-
-    run(test)
+        harness.builder.open = open_slowly
+        harness.manager.watch()
+        assert await harness.manager.catch_up() is not None
+        assert harness.serves == ("export", 0)
+        assert await scan(harness) == ("export", 20)
 
 
-def test_what_is_being_written_is_waited_for(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            save_again(harness, 10, ago_s=0)
-            harness.manager.watched = True
-            assert await harness.manager.catch_up() is not None
-            assert harness.serves == ("export", 0)
-            (harness.policy / "policy_specs.pbtxt").write_text("")
-            for name, ago_s in (("saved_model.pb", 1.0), ("policy_specs.pbtxt", 1.5)):
-                os.utime(harness.policy / name, (time.time() - ago_s,) * 2)
-            assert await harness.manager.catch_up() is not None, "its specs come last"
-            assert harness.serves == ("export", 0)
-            os.utime(harness.policy / "policy_specs.pbtxt", (time.time() - 0.5,) * 2)
-            assert await harness.manager.catch_up() is None
-            assert harness.serves == ("export", 10)
-
-    run(test)
+@pytest.mark.anyio
+async def test_it_may_be_deleted_before_it_is_saved_again(tmp_path):
+    async with watching(tmp_path / "p") as harness:
+        (harness.policy / "saved_model.pb").unlink()
+        assert await scan(harness) == ("export", 0)
+        assert all(v.state is not State.REFUSED for v in harness.manager.versions())
+        save_again(harness, 10)
+        assert await scan(harness) == ("export", 10)
 
 
-def test_what_changes_while_it_is_read_is_read_again(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            save_again(harness, 10)
-            opened = harness.builder.open
-
-            async def open_slowly(folder: Path, graphs: Path):
-                graph = await opened(folder, graphs)
-                harness.builder.open = opened
-                save_again(harness, 20)
-                return graph
-
-            harness.builder.open = open_slowly
-            harness.manager.watched = True
-            assert await harness.manager.catch_up() is not None
-            assert harness.serves == ("export", 0)
-            assert await scan(harness) == ("export", 20)
-
-    run(test)
+@pytest.mark.anyio
+async def test_the_same_bytes_are_no_new_version(tmp_path):
+    async with watching(tmp_path / "p") as harness:
+        save_again(harness, 0, ago_s=10)
+        assert harness.manager.stale()
+        assert await scan(harness) == ("export", 0)
+        assert not harness.manager.stale()
+        assert harness.builder.prepared == ["export"]
 
 
-def test_it_may_be_deleted_before_it_is_saved_again(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            (harness.policy / "saved_model.pb").unlink()
-            assert await scan(harness) == ("export", 0)
-            assert all(v.state is not State.REFUSED for v in harness.manager.versions())
-            save_again(harness, 10)
-            assert await scan(harness) == ("export", 10)
-
-    run(test)
+@pytest.mark.anyio
+async def test_without_watching_a_reload_takes_it_if_it_was_trained_longer(tmp_path):
+    async with watching(tmp_path / "p", ("a", 30)) as harness:
+        for step, serves in ((30, ("a", 30)), (-1, ("a", 30)), (40, ("export", 40))):
+            save_again(harness, step)
+            await harness.manager.reload(None)
+            assert harness.serves == serves
 
 
-def test_the_same_bytes_are_no_new_version(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p") as harness:
-            save_again(harness, 0, ago_s=10)
-            assert harness.manager.stale()
-            assert await scan(harness) == ("export", 0)
-            assert not harness.manager.stale()
-            assert harness.builder.prepared == ["export"]
-
-    run(test)
-
-
-def test_without_watching_a_reload_takes_it_if_it_was_trained_longer(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 30)) as harness:
-            for step, serves in ((30, ("a", 30)), (-1, ("a", 30)), (40, ("export", 40))):
-                save_again(harness, step)
-                await harness.manager.reload(None)
-                assert harness.serves == serves
-
-    run(test)
-
-
-def test_a_pin_by_reload_holds(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 30)) as harness:
-            for name in ("a", "export"):
-                await harness.manager.reload(name)
-                serves = harness.serves
-                save_again(harness, 90)
-                assert await scan(harness) == serves
-
-    run(test)
+@pytest.mark.anyio
+async def test_a_pin_by_reload_holds(tmp_path):
+    async with watching(tmp_path / "p", ("a", 30)) as harness:
+        for name in ("a", "export"):
+            await harness.manager.reload(name)
+            serves = harness.serves
+            save_again(harness, 90)
+            assert await scan(harness) == serves
 
 
 async def _refused(manager: Manager) -> None:
@@ -329,19 +297,17 @@ async def _refused(manager: Manager) -> None:
         await manager.reload_export()
 
 
-def test_it_can_still_be_asked_for(tmp_path):
-    async def test() -> None:
-        async with watching(tmp_path / "p", ("a", 30)) as harness:
-            save_again(harness, 20)
-            await scan(harness)
-            swapped = await harness.manager.reload_export()
-            assert (swapped.version, harness.serves, harness.manager.pinned) == ("export", ("export", 20), "export")
-            save_again(harness, 25)
-            other_specs(harness.builder)
-            await _refused(harness.manager)
-            assert harness.serves == ("export", 20)
-
-    run(test)
+@pytest.mark.anyio
+async def test_it_can_still_be_asked_for(tmp_path):
+    async with watching(tmp_path / "p", ("a", 30)) as harness:
+        save_again(harness, 20)
+        await scan(harness)
+        swapped = await harness.manager.reload_export()
+        assert (swapped.version, harness.serves, harness.manager.pinned) == ("export", ("export", 20), "export")
+        save_again(harness, 25)
+        other_specs(harness.builder)
+        await _refused(harness.manager)
+        assert harness.serves == ("export", 20)
 
 
 def checkpoints(*steps: int) -> list[Candidate]:

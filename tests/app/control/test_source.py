@@ -13,7 +13,7 @@ from tests.support.checkpoints import Identity, identify, put
 
 
 class CountingSource(Source):
-    """A source that tells which folders it has read."""
+    """A source that records which folders it has read."""
 
     def __init__(self, policy: Path) -> None:
         self.read: list[str] = []
@@ -221,7 +221,7 @@ def at_rest(monkeypatch):
     monkeypatch.setattr(stamps, "_TICK_NS", -(10**18))
 
 
-def test_a_look_that_is_told_of_no_change_looks_into_a_bounded_number_of_them(tmp_path, monkeypatch, at_rest):
+def test_a_scan_without_a_reported_change_reads_a_bounded_number_of_them(tmp_path, monkeypatch, at_rest):
     source, folder = many(tmp_path, 3 * TURNS)
     calls = CountedCalls(monkeypatch, folder)
     before = source.scan(0.25)
@@ -255,7 +255,7 @@ def overwrite(folder: Path, train_step: int) -> None:
     (folder / "variables" / "weights").write_text(json.dumps({"train_step": train_step}))
 
 
-def test_what_is_overwritten_in_place_is_seen_when_it_is_told_of_or_asked_for_or_has_its_turn(tmp_path, at_rest):
+def test_what_is_overwritten_in_place_is_seen_when_it_is_reported_or_asked_for_or_has_its_turn(tmp_path, at_rest):
     source, folder = many(tmp_path, 8 * TURNS)
     for _ in range(8):
         source.scan(0.25, only=())  # those that came last are others by now

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.artifacts.bundle import Bundle
-from app.control.state_dir import Pin, SavedState, StateDir, VersionRecord
+from app.control.pins import Pin
+from app.control.state_dir import SavedState, StateDir, VersionRecord
 from app.errors import UnusablePolicy
 from saver.artifact import hash_files
 from saver.artifact.publishing import discard, staged_folder
@@ -128,7 +129,7 @@ def test_it_is_free_again_when_the_first_server_has_ended(tmp_path):
         assert opened.load("e").served == (A,)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UnusablePolicy, match="cannot be used"), StateDir(tmp_path / "file" / "p").opened():
         pass
@@ -145,6 +146,6 @@ def test_a_disk_that_takes_nothing_costs_the_record_only(state_dir, tmp_path, mo
 
 def test_the_file_is_json_for_a_person_to_read(state_dir, tmp_path):
     state_dir.save(SavedState("e", (A,), Pin("a")))
-    told = json.loads((tmp_path / "state" / "p" / "state.json").read_text())
-    assert told["served"] == [{"name": "a", "digest": "digest-a", "train_step": 1}]
-    assert told["pin"] == {"name": "a", "survives_deletion": False}
+    saved = json.loads((tmp_path / "state" / "p" / "state.json").read_text())
+    assert saved["served"] == [{"name": "a", "digest": "digest-a", "train_step": 1}]
+    assert saved["pin"] == {"name": "a", "survives_deletion": False}

@@ -53,7 +53,7 @@ def run(test: Callable) -> None:
 
 
 async def set_by(event: asyncio.Event, act: Callable[[], object]) -> None:
-    """Acts again and again until the event is set: when a watch begins is not told."""
+    """Acts again and again until the event is set: when a watch starts is not reported."""
     event.clear()
     while not event.is_set():
         act()
@@ -61,7 +61,7 @@ async def set_by(event: asyncio.Event, act: Callable[[], object]) -> None:
             await asyncio.wait_for(event.wait(), 0.5)
 
 
-def test_changes_are_told_to_whom_they_concern(tmp_path):
+def test_changes_are_reported_to_whom_they_concern(tmp_path):
     async def test() -> None:
         for name in "ab":
             (tmp_path / name / "checkpoints").mkdir(parents=True)
@@ -120,7 +120,7 @@ def make_odd(folder: Path, kind: str) -> None:
         (folder / "link").symlink_to({"loop": "link", "dangling": "nowhere", "a link upwards": ".."}[kind])
 
 
-def test_everything_is_looked_at_by_time_and_a_failure_is_told_once(monkeypatch, caplog):
+def test_everything_is_looked_at_by_time_and_a_failure_is_logged_once(monkeypatch, caplog):
     monkeypatch.setattr(watch, "LOOK_ANYWAY_S", 0.02)
 
     async def test() -> None:
@@ -148,20 +148,20 @@ def test_a_change_is_looked_at_at_once(monkeypatch):
     run(test)
 
 
-def test_paths_are_told_and_what_came_before_the_watch_is_told_of_too(tmp_path):
+def test_paths_are_reported_and_what_came_before_the_watch_is_too(tmp_path):
     async def test() -> None:
         (tmp_path / "checkpoints").mkdir()
-        watcher, told = FolderWatcher(), []
-        changed = watcher.add([tmp_path], told.append)
+        watcher, reported = FolderWatcher(), []
+        changed = watcher.add([tmp_path], reported.append)
         async with running(watcher.run()):
             await set_by(changed, (tmp_path / "checkpoints" / "1").touch)
-        assert told[0] is None
-        assert str(tmp_path / "checkpoints" / "1") in [path for paths in told[1:] for path in paths]
+        assert reported[0] is None
+        assert str(tmp_path / "checkpoints" / "1") in [path for paths in reported[1:] for path in paths]
 
     run(test)
 
 
-def test_below_thousands_nothing_is_watched_and_new_ones_are_told_of_all_the_same(tmp_path, monkeypatch):
+def test_below_thousands_nothing_is_watched_and_new_ones_are_found_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "MOST_BELOW", 3)
     recursive = []
 
@@ -175,11 +175,11 @@ def test_below_thousands_nothing_is_watched_and_new_ones_are_told_of_all_the_sam
     async def test() -> None:
         for name in "abcd":
             (tmp_path / name).mkdir()
-        watcher, told = FolderWatcher(), []
-        changed = watcher.add([tmp_path], told.append)
+        watcher, reported = FolderWatcher(), []
+        changed = watcher.add([tmp_path], reported.append)
         async with running(watcher.run()):
             await set_by(changed, (tmp_path / "e").touch)
-        assert told[0] == [str(tmp_path / "e")]
+        assert reported[0] == [str(tmp_path / "e")]
 
     run(test)
     assert recursive == [False]

@@ -73,7 +73,9 @@ def test_a_call_over_which_a_process_was_killed_is_made_again():
 def test_a_call_over_which_two_were_killed_is_refused_for_now():
     async def test() -> None:
         harness = Harness(signal.SIGKILL, signal.SIGKILL, 0)
-        with pytest.raises(SwapRefused, match="the builder process ended over it") as caught:
+        with pytest.raises(
+            SwapRefused, match="the builder process was killed while checking this checkpoint"
+        ) as caught:
             await harness.calls.call("check", 7)
         assert caught.value.for_now
         assert await harness.calls.call("check", 8) == "answer"
@@ -84,10 +86,30 @@ def test_a_call_over_which_two_were_killed_is_refused_for_now():
 def test_a_call_that_crashes_the_process_is_refused_and_not_made_again():
     async def test() -> None:
         harness = Harness(signal.SIGSEGV, 0)
-        with pytest.raises(SwapRefused) as caught:
+        with pytest.raises(SwapRefused, match="the builder process crashed while checking this checkpoint") as caught:
             await harness.calls.call("check", 7)
         assert not caught.value.for_now
         assert await harness.calls.call("check", 8) == "answer"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda builder: builder.open(Path("/p"), Path("/g")), "opening this export"),
+        (lambda builder: builder.prepare(GRAPH, None, "a", Path("/there"), []), "preparing this version"),
+        (lambda builder: builder.check(GRAPH, Path("/c")), "checking this checkpoint"),
+        (lambda builder: builder.needs_own_graph(GRAPH, Path("/c")), "comparing this export with the one that serves"),
+    ],
+)
+@pytest.mark.parametrize(("ending", "how"), [(signal.SIGKILL, "was killed"), (signal.SIGSEGV, "crashed")])
+def test_a_refusal_says_how_the_process_ended_and_during_which_call(call, says, ending, how):
+    async def test() -> None:
+        builder = RemoteBuilder("p", Harness(ending, ending).calls)
+        with pytest.raises(SwapRefused) as caught:
+            await call(builder)
+        assert str(caught.value) == f"the builder process {how} while {says}"
 
     run(test)
 
@@ -116,7 +138,7 @@ def test_what_crashes_the_process_is_prepared_without_compiling_from_then_on():
     run(test)
 
 
-def test_who_waits_for_a_process_is_told_when_none_will_come():
+def test_a_call_that_waits_for_a_process_is_refused_when_none_will_come():
     async def test() -> None:
         calls = BuilderCalls()
         waiting = asyncio.create_task(calls.call("check", 7))
@@ -129,20 +151,20 @@ def test_who_waits_for_a_process_is_told_when_none_will_come():
 
 
 @pytest.mark.parametrize("call", ["reload", "reload_export", "rollback"])
-def test_a_swap_that_takes_long_is_told_to_go_on(call):
+def test_a_swap_that_takes_long_is_said_to_go_on(call):
     async def test() -> None:
         class Slow:
             async def call(self, *_: Any) -> None:
                 await asyncio.Event().wait()
 
         manager = RemoteManager("p", Slow(), 0.01)  # type: ignore[arg-type]
-        with pytest.raises(DeadlinePassed, match=r"no end after 0.01 s; what was asked goes on, .*/p/versions tells"):
+        with pytest.raises(DeadlinePassed, match=r"no end after 0.01 s; what was asked goes on, .*/p/versions shows"):
             await getattr(manager, call)(*(["a"] if call == "reload" else []))
 
     run(test)
 
 
-def test_of_thousands_of_versions_the_latest_and_the_active_one_are_told():
+def test_of_thousands_of_versions_the_latest_and_the_active_one_are_listed():
     class Many:
         pinned, active = None, Version("active", "a", 0, seen_at=0)
 
@@ -163,8 +185,8 @@ def test_of_thousands_of_versions_the_latest_and_the_active_one_are_told():
             (2, 19_999, ["1", "active"]),
             (2, 30_000, ["active"]),
         ):
-            told = await status("p", limit, offset)
-            assert [version["version"] for version in told["versions"]] == names
-            assert told["versions_total"] == 20_001
+            listed = await status("p", limit, offset)
+            assert [version["version"] for version in listed["versions"]] == names
+            assert listed["versions_total"] == 20_001
 
     run(test)

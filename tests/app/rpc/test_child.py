@@ -21,7 +21,7 @@ def fds() -> set[str]:
 
 
 class Harness:
-    """A keeper of one echoing process, and what it was told."""
+    """A keeper of one echoing process, and what it was called with."""
 
     def __init__(self) -> None:
         self.begun: asyncio.Queue[Child] = asyncio.Queue()
@@ -124,7 +124,7 @@ def test_a_successor_that_cannot_even_be_started_is_tried_again(caplog):
     assert caplog.text.count("echo could not begin: OSError: no more processes") == 2
 
 
-def test_a_first_child_that_cannot_begin_is_told():
+def test_a_first_child_that_cannot_begin_is_reported():
     async def test() -> None:
         harness = Harness()
         harness.refuse_to_begin = 1
@@ -151,15 +151,15 @@ def test_call_that_a_stopped_process_does_not_answer_ends_with_it(caplog):
 
 def test_call_over_which_a_process_works_may_take_as_long_as_it_needs(monkeypatch):
     """A stopped process that is said to work."""
-    told = []
-    monkeypatch.setattr(child_module, "_ticks", lambda _: told.append(0) or len(told))
+    read = []
+    monkeypatch.setattr(child_module, "_ticks", lambda _: read.append(0) or len(read))
 
     async def test() -> None:
         child = await Child.start(ECHO, (), {}, stalled_s=0.02)
         await child.call("pid")
         os.kill(child.process.pid, signal.SIGSTOP)
         call = asyncio.create_task(child.call("echo", 1))
-        while len(told) < 30:
+        while len(read) < 30:
             await asyncio.sleep(0.005)
         assert not call.done()
         os.kill(child.process.pid, signal.SIGCONT)
@@ -169,7 +169,7 @@ def test_call_over_which_a_process_works_may_take_as_long_as_it_needs(monkeypatc
     run(test)
 
 
-def test_where_the_system_does_not_tell_nothing_is_killed(monkeypatch):
+def test_where_the_system_does_not_report_it_nothing_is_killed(monkeypatch):
     monkeypatch.setattr(child_module, "_ticks", lambda _: -1)
 
     async def test() -> None:

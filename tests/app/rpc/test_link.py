@@ -109,7 +109,7 @@ def test_who_gives_up_waiting_ends_the_work_for_it():
     run(test)
 
 
-def test_callers_are_told_when_the_other_side_goes_and_its_own_work_ends():
+def test_callers_get_an_error_when_the_other_side_goes_and_its_own_work_ends():
     async def test() -> None:
         begun, ended = asyncio.Event(), asyncio.Event()
 

@@ -91,7 +91,7 @@ def reload(server: RunningServer, name: str, tries: Counter[str]) -> int:
             return int(answer.json()["train_step"])
         tries[f"{answer.status_code} {answer.json()['title']}: {answer.json()['detail']}"] += 1
         # Killed twice over the same checkpoint; by itself it could have crashed, but it is tried afresh.
-        assert answer.status_code in (503, 504) or "process ended over it" in answer.text, answer.text
+        assert answer.status_code in (503, 504) or "the builder process was killed while" in answer.text, answer.text
     raise AssertionError(f"{name} cannot be reloaded: {tries}")
 
 

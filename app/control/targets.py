@@ -1,0 +1,133 @@
+"""What can be swapped to, as frozen values, and the swap to each of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from app.artifacts.bundle import Graph, Prepared
+from app.artifacts.names import EXPORT
+from app.control.history import History
+from app.control.plan import Candidate, OwnWeights
+from app.control.prepare import Preparing
+from app.control.records import Records
+from app.control.reexport import ExportFolder
+from app.control.source import Scan
+from app.control.state_dir import VersionRecord
+from app.control.swap import Swapper
+from app.errors import SwapRefused
+
+T = TypeVar("T")
+log = logging.getLogger("policy_server.swap")
+
+
+@dataclass(frozen=True)
+class Past:
+    """A version that served before. `scan`: where its checkpoint may still lie."""
+
+    record: VersionRecord
+    scan: Scan
+
+
+# A checkpoint; the export's own weights as they lie there now; those of a graph; a version that served before.
+Target = Candidate | OwnWeights | Graph | Past
+
+
+class TargetSwapper:
+    """Swaps of one policy, one at a time: the caller sees to that."""
+
+    def __init__(
+        self,
+        policy: str,
+        history: History,
+        export: ExportFolder,
+        preparing: Preparing,
+        swapper: Swapper,
+        records: Records,
+    ) -> None:
+        self.swapper = swapper
+        self.preparing = preparing
+        self._policy = policy
+        self._history = history
+        self._export = export
+        self._records = records
+
+    async def to(self, target: Target) -> None:
+        """Has the target serve.
+
+        Raises:
+          SwapRefused: it may not serve; nothing has changed.
+        """
+        match target:
+            case Candidate():
+                await self._to_checkpoint(target)
+            case OwnWeights():
+                await self._to_own_weights(target)
+            case Graph():
+                await self._to_export(target)
+            case Past():
+                await self._to_past(target)
+
+    async def _to_checkpoint(self, candidate: Candidate) -> None:
+        version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
+        if self.swapper.begun and self.swapper.active is version:
+            return
+        try:
+            graph = await self._with_room(lambda: self.preparing.graph_for(self._export.graph, candidate))
+        except SwapRefused as refusal:
+            await self.swapper.drained()  # it may be this very version that still drains
+            version.want()
+            self._history.refuse(version, str(refusal), object() if refusal.for_now else candidate.stamp)
+            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
+        await self.swapper.to(version, graph, partial(self._prepared, graph, candidate), candidate.stamp)
+
+    async def _prepared(self, graph: Graph, candidate: Candidate) -> Prepared:
+        prepared = await self._with_room(lambda: self.preparing.checkpoint(graph, candidate))
+        found = prepared.bundle.train_step
+        if candidate.train_step not in (-1, found):  # as newer it would take turns with what is newer than it is
+            raise SwapRefused(f"checkpoint.json says train step {candidate.train_step}, the weights say {found}")
+        return prepared
+
+    async def _with_room(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `make` makes; while there is no room, deletes versions to roll back to, the oldest first."""
+        while True:
+            try:
+                return await make()
+            except SwapRefused as refusal:
+                spare = self._records.spare()
+                if not refusal.no_room or spare is None or not self.swapper.begun:
+                    raise
+                log.warning(
+                    "%s: no room: version %s, to which one could roll back, is deleted", self._policy, spare.name
+                )
+                await self._records.forget(spare)
+
+    async def _to_past(self, past: Past) -> None:
+        graph = await self._records.graph_of(past.record, self._export.graph)
+        record = past.record
+        if record.name == EXPORT and record.digest == graph.digest:
+            await self._to_export(graph)
+            return
+        version = self._history.version(record.name, record.digest, record.train_step)
+        await self.swapper.to(version, graph, lambda: self.preparing.past(graph, record, past.scan))
+
+    async def _to_own_weights(self, own: OwnWeights) -> None:
+        """Swaps to the weights of the graph, or of the one that was saved over it, which then is the graph."""
+        fresh = self._export.fresh
+        if fresh is None or fresh.digest != own.digest:
+            await self._to_export(self._export.graph)
+            return
+        try:
+            await self._to_export(fresh)
+        except SwapRefused as refusal:
+            if not refusal.for_now:
+                self._export.refuse(str(refusal))
+            raise
+        self._export.adopt(fresh, self._export.watched)
+
+    async def _to_export(self, graph: Graph) -> None:
+        version = self._history.version(EXPORT, graph.digest, graph.train_step)
+        await self.swapper.to(version, graph, lambda: self.preparing.export(graph))

@@ -1,0 +1,48 @@
+"""Reloads and scans at the same time."""
+
+import asyncio
+
+import pytest
+
+from app.control import history
+from app.errors import SwapRefused, UnknownVersion
+from tests.support.manager import open_harness
+
+
+@pytest.mark.anyio
+async def test_concurrent_reloads_go_one_after_the_other(tmp_path):
+    names = [f"s{step}" for step in range(1, 9)]
+    async with open_harness(tmp_path, *((name, int(name[1:])) for name in names)) as harness:
+        asked = [names[(3 * i) % 8] for i in range(16)]
+        swaps = await asyncio.gather(*(harness.manager.reload(name) for name in asked))
+        assert [swap.version for swap in swaps] == asked
+        assert [swap.previous for swap in swaps] == ["s8", *asked[:-1]]
+        assert harness.serves[0] == harness.manager.pinned == asked[-1]
+        assert list(harness.states.values()).count("active") == 1
+        assert "draining" not in harness.states.values()
+
+
+@pytest.mark.anyio
+async def test_reloads_between_refusals_and_catching_up_end_in_order(tmp_path):
+    async with open_harness(tmp_path, ("a", 1), ("b", 2)) as harness:
+        harness.put("bad", 9, refuse="it holds NaN")
+        calls = [harness.manager.reload(name) for name in ("a", "bad", None, "x", "b")]
+        results = await asyncio.gather(*calls, harness.manager.catch_up(), return_exceptions=True)
+        assert [type(result) for result in results[:5] if isinstance(result, Exception)] == [
+            SwapRefused,
+            UnknownVersion,
+        ]
+        assert (harness.serves, harness.manager.pinned) == (("b", 2), "b")
+
+
+@pytest.mark.anyio
+async def test_few_of_the_versions_that_are_gone_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "KEPT_VERSIONS", 3)
+
+    async with open_harness(tmp_path) as harness:
+        for step in range(1, 10):
+            harness.put("latest", step)
+            await harness.manager.catch_up()
+        await harness.manager.catch_up()
+        assert len(harness.manager.versions()) == 4
+        assert harness.serves == ("latest", 9)
