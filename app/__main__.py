@@ -158,7 +158,7 @@ def _announce(settings: Settings, listener: socket.socket, openings: Openings) -
             f"  {named.name}: version {version.name}, train step {version.train_step}, "
             f"engine {version.engine}, from {named.folder}"
         )
-        with openings.managers[named.name].offered() as (_, _, bundle):
+        with openings.managers[named.name].admission.offered() as (_, _, bundle):
             if bundle.engine == TENSORFLOW and settings.engine != TENSORFLOW:
                 lines.append(f"    on TensorFlow: {bundle.engine_reason}")
     limits = _body_limits(settings, openings.managers)
@@ -177,7 +177,7 @@ def _body_limits(settings: Settings, managers: Mapping[str, Manager]) -> str:
 
     given, limits = settings.body_limit_bytes, {}
     for name, manager in managers.items():
-        with manager.offered() as (_, graph, _):
+        with manager.admission.offered() as (_, graph, _):
             binary, text = (given, given) if given else largest_bodies(graph.spec.inputs, settings.rows_limit)
         limits[name] = f"{text / 2**20:.3g} MiB" + ("" if binary == text else f" ({binary / 2**20:.3g} MiB as msgpack)")
     if len(set(limits.values())) == 1:

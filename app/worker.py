@@ -216,7 +216,7 @@ class Worker:
         executor = self._policies.enter_context(ThreadPoolExecutor(1, f"load-{name}"))
         retains = functools.partial(self._retains, name)
         versions = LoadedVersions(BundleLoader(), executor, retains, self._settings.retained_versions)
-        await versions.begin(offer.name, offer.graph, offer.bundle)
+        await versions.load_first(offer.name, offer.graph, offer.bundle)
         return versions
 
     def _batcher(self, name: str, spec: PolicySpec, versions: LoadedVersions) -> Batcher:

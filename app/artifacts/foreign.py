@@ -33,7 +33,7 @@ def foreign_files(names: Collection[str]) -> dict[str, str]:
     """What files beside checkpoints are, by their names alone: name of the whole → why it is no checkpoint.
 
     Files that belong together (`ckpt-200.index`, `ckpt-200.data-…`) have one entry. What nobody takes for weights has
-    none: notes, logs, what begins with a dot.
+    none: notes, logs, what starts with a dot.
     """
     found = {}
     for name in sorted(names):

@@ -18,7 +18,7 @@ _YOUNG_S = 30.0
 
 @contextlib.contextmanager
 def own_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A new folder whose name begins with `prefix`, locked while it is used.
+    """A new folder whose name starts with `prefix`, locked while it is used.
 
     It lies in `parent`, as a rule the system's folder for temporary files.
 

@@ -20,10 +20,16 @@ def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
         return {
             "pinned": manager.pinned,
             "stale": manager.stale(),
-            "stale_reason": manager.stale_reason(),
+            "stale_reason": manager.export.reason,
             "versions": [version.public() for version in shown],
             "versions_total": len(versions),
         }
+
+    async def pause(manager: Manager, mode: str) -> str | None:
+        return await manager.admission.pause(mode)
+
+    async def resume(manager: Manager) -> None:
+        await manager.admission.resume()
 
     asked: list[Callable[..., Awaitable[Any]]] = [
         Manager.reload,
@@ -31,8 +37,8 @@ def manager_calls(managers: Mapping[str, Manager]) -> Handlers:
         Manager.rollback,
         Manager.wait_for,
         Manager.check,
-        Manager.pause,
-        Manager.resume,
+        pause,
+        resume,
         status,
     ]
 

@@ -43,12 +43,12 @@ class History:
         self._versions.pop((name, ""), None)
 
     def observe(self, scan: Scan, besides: Set[tuple[str, str]] = frozenset()) -> None:
-        """Notes what a look has found, and forgets what is gone or long done.
+        """Notes what a scan has found, and forgets what is gone or long done.
 
         `besides` are names and digests of what is there too.
         """
         if self._observed == (scan, besides, self._ended()):
-            return  # a look that found nothing new: there may be thousands
+            return  # a scan that found nothing new: there may be thousands
         new = [c for c in scan.complete if (c.name, c.digest) not in self._versions]
         for candidate in reversed(newest_first(new)):  # so that the newest is the latest seen
             self.version(candidate.name, candidate.digest, candidate.train_step)

@@ -11,16 +11,14 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from app.artifacts.bundle import Bundle, Graph
 from app.artifacts.names import EXPORT
 from app.control import pins, plan
 from app.control.admission import Admission
+from app.control.changes import Changes
 from app.control.history import History
 from app.control.pins import Event, Pin
 from app.control.plan import Candidate
@@ -32,7 +30,6 @@ from app.control.state_dir import VersionRecord
 from app.control.states import Version
 from app.control.targets import Past, Target, TargetSwapper
 from app.control.waiters import Waiters
-from app.control.workers import Worker
 from app.errors import SwapRefused, TooOld, UnknownVersion
 from app.rpc.messages import Swapped
 
@@ -45,7 +42,7 @@ LATER_S = 1.0
 
 
 class Manager:
-    """The versions of one policy. Methods run on the event loop; one swap at a time."""
+    """The versions of one policy, their workers (`admission`), and its folder (`export`). One change at a time."""
 
     def __init__(
         self,
@@ -58,15 +55,14 @@ class Manager:
     ) -> None:
         self.name = name
         self._history = history
-        self._export = export
+        self.export = export
         self._scanner = scanner
         self._records = records
         self._targets = targets
         self._swapper = targets.swapper
-        self._admission = Admission(targets.swapper)
+        self.admission = Admission(targets.swapper)
         self._waiters = Waiters(self._serves, self._start_scan)
-        self._one_at_a_time = asyncio.Lock()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._changes = Changes(targets.swapper)
         self._nothing_in: object = None
 
     @property
@@ -86,22 +82,16 @@ class Manager:
           UnusablePolicy: the folder holds no policy that can be served.
           SwapRefused: not even the export's own weights answer probe inputs.
         """
-        await self._export.open()
-        graph = self._export.graph
-        if graph.python_code:
-            code = "; ".join(graph.python_code)
-            log.warning(
-                "%s: Python code stayed in the process that saved the policy, and is missing: %s", self.name, code
-            )
-        saved_state = await self._records.load(graph)
-        self._export.saved_again = saved_state.saved_again
-        async with self._one_at_a_time:
+        await self.export.open()
+        saved_state = await self._records.load(self.export.graph)
+        self.export.saved_again = saved_state.saved_again
+        async with self._changes.lock:
             if saved_state.pin is not None:
                 await self._resume_pin(saved_state.pin)
-            if self._swapper.begun:
+            if self._swapper.serves:
                 await self._catch_up(everything=True)  # it drops a pin on what is gone
-            elif not await self._swap_to_first(plan.ranked((await self._scanner.scan()).complete, self._export.own())):
-                await self._swap(graph)
+            elif not await self._swap_to_first(plan.ranked((await self._scanner.scan()).complete, self.export.own())):
+                await self._swap(self.export.graph)
             await self._persist(self._records.pin)
 
     async def _resume_pin(self, pin: Pin) -> None:
@@ -112,29 +102,12 @@ class Manager:
             await self._swap(Past(record, scan) if record is not None else self._named(pin.name, scan))
         except (SwapRefused, UnknownVersion) as error:
             log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
-            pin_left = pins.after(pin, Event.NOT_RESUMED)
+            self._records.pin = pins.after(pin, Event.NOT_RESUMED)
         else:
-            pin_left = pin
-        self._records.pin = pin_left
+            self._records.pin = pin
 
     def _named(self, name: str, scan: Scan) -> Target:
-        return self._export.graph if name == EXPORT else scan.named(name)
-
-    def offered(self) -> AbstractContextManager[tuple[Version, Graph, Bundle]]:
-        """See `Admission.offered`."""
-        return self._admission.offered()
-
-    async def admit(self, worker: Worker, loaded: tuple[str, str]) -> None:
-        """See `Admission.admit`."""
-        await self._admission.admit(worker, loaded)
-
-    async def pause(self, mode: str) -> str | None:
-        """See `Admission.pause`."""
-        return await self._admission.pause(mode)
-
-    async def resume(self) -> None:
-        """See `Admission.resume`."""
-        await self._admission.resume()
+        return self.export.graph if name == EXPORT else scan.named(name)
 
     async def check(self, folder: Path) -> int:
         """Checks a checkpoint that lies anywhere, without restoring it; returns its train step, -1 if unknown.
@@ -142,11 +115,11 @@ class Manager:
         Raises:
           SwapRefused: it may not serve.
         """
-        return await self._targets.preparing.check(self._export.graph, folder)
+        return await self._targets.preparing.check(self.export.graph, folder)
 
     def watch(self, watched: bool = True) -> None:
         """Says whether something calls `catch_up` whenever the policy's folder changes."""
-        self._export.watched = watched
+        self.export.watched = watched
 
     def changed(self, paths: Iterable[str] | None) -> None:
         """Has the next scan read what these paths belong to; None: everything."""
@@ -165,17 +138,17 @@ class Manager:
           UnknownVersion: no checkpoint of that name.
           SwapRefused: it may not serve; nothing has changed.
         """
-        return await self._finished(self._reload(name))
+        return await self._changes.finish(self._reload(name))
 
     async def _reload(self, name: str | None) -> Swapped:
         """Scans until what is wanted is complete; other swaps go on while it is waited for."""
         began, until, afresh = time.perf_counter(), math.inf, True
         while True:
-            async with self._one_at_a_time:
+            async with self._changes.lock:
                 until = time.monotonic() + PATIENCE_S if afresh else until
                 scan, still_changing = await self._scanner.scan_for(name, afresh)
                 if not still_changing or time.monotonic() >= until:
-                    return await self._change(began, partial(self._reload_from, scan, name))
+                    return await self._changes.make_locked(partial(self._reload_from, scan, name), began)
             afresh = False
             await self._scanner.changed_or_rested()
 
@@ -192,14 +165,14 @@ class Manager:
         Raises:
           SwapRefused: it cannot be loaded, or its specs differ, which callers have no way to notice.
         """
-        return await self._finished(self._locked(self._reload_export))
+        return await self._changes.finish(self._changes.make(self._reload_export))
 
     async def _reload_export(self) -> None:
-        graph = await self._export.open_anew()
+        graph = await self.export.open_anew()
         await self._swap(graph)
-        if graph.digest != self._export.graph.digest:  # what served before is made anew for this graph
+        if graph.digest != self.export.graph.digest:  # what served before is made anew for this graph
             self._records.replace_graph(graph.digest)
-        self._export.adopt(graph, watched=False)
+        self.export.adopt(graph, watched=False)
         # Pinned, or watching would put an older checkpoint in its place at once.
         await self._persist(pins.after(self._records.pin, Event.RELOADED_EXPORT))
 
@@ -211,7 +184,7 @@ class Manager:
         Raises:
           SwapRefused: none served before, or it cannot be served any more; nothing has changed.
         """
-        return await self._finished(self._locked(self._rollback))
+        return await self._changes.finish(self._changes.make(self._rollback))
 
     async def _rollback(self) -> None:
         before = self._records.before()
@@ -221,35 +194,13 @@ class Manager:
         self._records.roll_back()
         await self._persist(pins.after(self._records.pin, Event.ROLLED_BACK, before.name))
 
-    async def _finished(self, change: Coroutine[Any, Any, Swapped]) -> Swapped:
-        """Waits for a change, which is finished also where nobody waits for it any more."""
-        return await asyncio.shield(self._keep_alive(asyncio.create_task(change)))
-
-    async def _locked(self, change: Callable[[], Coroutine[Any, Any, None]]) -> Swapped:
-        began = time.perf_counter()
-        async with self._one_at_a_time:
-            return await self._change(began, change)
-
-    async def _change(self, began: float, change: Callable[[], Coroutine[Any, Any, None]]) -> Swapped:
-        """Makes one change, with the lock acquired; returns when no batch runs on older weights any more."""
-        previous = self.active.name
-        await change()
-        await self._swapper.drained()
-        took_ms = (time.perf_counter() - began) * 1000
-        return Swapped(self.active.name, self.active.train_step, previous, took_ms)
-
     async def close(self) -> None:
-        """Finishes what goes on in the background: swaps that nobody waits for."""
-        while self._background:
-            await asyncio.wait(self._background)
+        """See `Changes.close`."""
+        await self._changes.close()
 
     def stale(self) -> bool:
         """Whether the graph in the export's folder is another one than what serves."""
-        return self._export.stale or self._swapper.offer()[1].digest != self._export.graph.digest
-
-    def stale_reason(self) -> str:
-        """Returns why what was saved over the export is not served; empty where nothing was found against it."""
-        return self._export.reason
+        return self.export.stale or self._swapper.offer()[1].digest != self.export.graph.digest
 
     async def catch_up(self) -> float | None:
         """Scans once for something newer, and swaps to it where there is any. Does nothing while pinned.
@@ -257,7 +208,7 @@ class Manager:
         Returns:
           Seconds after which another scan is worth it (a checkpoint is still being written), else None.
         """
-        async with self._one_at_a_time:
+        async with self._changes.lock:
             return await self._catch_up()
 
     async def _catch_up(self, everything: bool = False) -> float | None:
@@ -276,9 +227,8 @@ class Manager:
             await self._persist(pins.after(pin, Event.DELETED))
         still_changing = await self._scanner.scan_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
-        own, fresh = self._export.own(), self._export.fresh_own()
-        decided_on = (scan, active, own, fresh)
-        if self._nothing_in != decided_on:
+        own, fresh = self.export.own(), self.export.fresh_own()
+        if self._nothing_in != (decided_on := (scan, active, own, fresh)):
             newer = plan.newer(scan.complete, active, own, fresh, self._history.refused())
             if await self._swap_to_first(newer):
                 await self._persist(self._records.pin)
@@ -302,17 +252,17 @@ class Manager:
         return version.train_step >= train_step
 
     def _start_scan(self, started: Callable[[], None]) -> asyncio.Task[float | None]:
-        return self._keep_alive(asyncio.create_task(self._scan_for_all(started)))
+        async def scan() -> float | None:
+            async with self._changes.lock:
+                started()
+                return await self._catch_up(everything=True)
 
-    async def _scan_for_all(self, started: Callable[[], None]) -> float | None:
-        async with self._one_at_a_time:
-            started()
-            return await self._catch_up(everything=True)
+        return self._changes.start(scan())
 
     async def _swap_to_newest(self, scan: Scan) -> None:
         """Swaps to the newest that may serve; where all are refused, raises the first one's reason."""
         first_refusal: SwapRefused | None = None
-        own = self._export.fresh_own() or self._export.own()
+        own = self.export.fresh_own() or self.export.own()
         for target in plan.ranked(scan.complete, own):
             try:
                 await self._swap(target)
@@ -335,14 +285,9 @@ class Manager:
         await self._targets.to(target)
         await self._waiters.notify()
 
-    def _keep_alive(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
-        self._background.add(task)  # the loop itself has only weak references to tasks
-        task.add_done_callback(self._background.discard)
-        return task
-
     async def _persist(self, pin: Pin | None) -> None:
         """Saves, for a restart too, what serves now and whether it is pinned."""
-        version, fresh = self.active, self._export.fresh
+        version, fresh = self.active, self.export.fresh
         active = VersionRecord(version.name, version.digest, version.train_step, self._swapper.offer()[1].digest)
-        in_use = [*self._admission.protected(), *([fresh.digest] if fresh is not None else [])]
-        await self._records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
+        in_use = [*self.admission.protected(), *([fresh.digest] if fresh is not None else [])]
+        await self._records.save(active, pin, self.export.graph.digest, self.export.saved_again, in_use)

@@ -26,7 +26,7 @@ from app.settings import PolicyFolder, SettingsError
 
 log = logging.getLogger("policy_server.start")
 
-# How often the folders of policies that failed are looked at; one is tried when two looks in a row find it the same.
+# How often the folders of policies that failed are checked; one is tried when two checks in a row find it the same.
 _LOOK_EVERY_S = 0.5
 # Opens one policy; what it leaves to be closed goes onto the stack.
 Open = Callable[[PolicyFolder, AsyncExitStack], Awaitable[Manager]]
@@ -142,14 +142,14 @@ class RunningWorkers:
         self._openings = openings
         self._workers: list[Child] = []
 
-    async def begin(self, worker: Child, *settings: Any) -> None:
+    async def start(self, worker: Child, *settings: Any) -> None:
         """Has a worker load what serves, and listen: it takes part in every swap by then.
 
         A swap that is under way is not waited for.
         """
         known: set[str] = set()
         await worker.call("open", *settings)
-        # What is opened meanwhile, too; between the last look and the next line nothing else runs.
+        # What is opened meanwhile, too; between the last check and the next line nothing else runs.
         while missing := [name for name in self._openings.managers if name not in known]:
             for name in missing:  # one by one: TensorFlow does not like to load two at once
                 await self._open_in(worker, name)
@@ -173,8 +173,8 @@ class RunningWorkers:
 
     async def _open_in(self, worker: Child, name: str) -> None:
         manager = self._openings.managers[name]
-        with manager.offered() as (version, graph, bundle):
+        with manager.admission.offered() as (version, graph, bundle):
             await worker.call(
                 "open_policy", name, Offer(version.name, graph, bundle, self._openings.opened[name].series)
             )
-            await manager.admit(RemoteWorker(name, worker), version.key)
+            await manager.admission.admit(RemoteWorker(name, worker), version.key)

@@ -126,7 +126,7 @@ class Preparing:
 
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
         recorded = await self._swapper.workers.recorded()
-        serving = self._swapper.offer()[1:] if self._swapper.begun else None
+        serving = self._swapper.offer()[1:] if self._swapper.serves else None
         return await self._builder.prepare(graph, source, digest, self._state_dir.place(digest), recorded, serving)
 
     async def _in_executor(self, job: Callable[[], T]) -> T:

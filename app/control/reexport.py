@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -17,6 +18,8 @@ from app.control.prepare import OTHER_SPECS, Builder
 from app.control.state_dir import StateDir
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import GRAPH_FILE, POLICY_FILE
+
+log = logging.getLogger("policy_server.swap")
 
 T = TypeVar("T")
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -57,6 +60,11 @@ class ExportFolder:
         exported = await self._in_executor(lambda: identify_export(self._folder))
         there = await self._in_executor(lambda: self._state_dir.graph(exported.digest))
         self.graph = there or await self._builder.open(self._folder, self._state_dir.graphs)
+        if self.graph.python_code:
+            code = "; ".join(self.graph.python_code)
+            log.warning(
+                "%s: Python code stayed in the process that saved the policy, and is missing: %s", self._name, code
+            )
 
     @property
     def stale(self) -> bool:
@@ -91,7 +99,7 @@ class ExportFolder:
         """Opens what was saved there since, once it is at rest; True where it is not yet.
 
         Raises:
-          SwapRefused: it may not serve. It is not looked at again until it changes, or somebody wants it `afresh`.
+          SwapRefused: it may not serve. It is not tried again until it changes, or somebody wants it `afresh`.
         """
         stamp = files_stamp(self._folder)
         if stamp == self._stamp or (afresh and self.fresh is None):

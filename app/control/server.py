@@ -132,13 +132,13 @@ class Server:
             arguments = (settings.engine, settings.log_level, str(folder))
             return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
 
-        async def begin(child: Child) -> None:
-            self._calls.begin(child)
+        async def prepare(child: Child) -> None:
+            self._calls.use(child)
 
         self._builder = Keeper(
             "the builder process",
             start,
-            begin,
+            prepare,
             lambda child: child.end(_END_BUILDER_S),
             lambda: self._metrics.restarted("builder"),
         )
@@ -156,9 +156,9 @@ class Server:
             handlers = manager_calls(self.openings.managers)
             return await Child.start("app.worker", (), handlers, [self._listener], settings.stalled_s)
 
-        async def begin(child: Child) -> None:
+        async def prepare(child: Child) -> None:
             await self._opened.wait()
-            await self._running.begin(child, settings)
+            await self._running.start(child, settings)
             child.watch("alive")
 
         async def end(child: Child) -> None:
@@ -167,7 +167,7 @@ class Server:
                     await child.link.call("stop")
             await child.end()
 
-        return Keeper(f"worker {number + 1}", start, begin, end, lambda: self._metrics.restarted("worker"))
+        return Keeper(f"worker {number + 1}", start, prepare, end, lambda: self._metrics.restarted("worker"))
 
     async def _end_workers(self) -> None:
         admit_nobody(self._listener)
@@ -196,7 +196,7 @@ class Server:
         except OSError as error:
             raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         except (LinkLost, SwapRefused) as error:
-            raise UnusablePolicy(f"a worker cannot begin: {error}") from error
+            raise UnusablePolicy(f"a worker cannot start: {error}") from error
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)

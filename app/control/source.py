@@ -1,4 +1,4 @@
-"""Which checkpoints are there: looks at a policy's folder. Blocks; runs in the control thread."""
+"""Which checkpoints are there: scans a policy's folder. Blocks; runs in the control thread."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Identity(Protocol):
 
 @dataclass(eq=False)
 class Scan:
-    """What one look found: complete checkpoints, incomplete ones (why), and unreadable ones (why).
+    """What one scan found: complete checkpoints, incomplete ones (why), and unreadable ones (why).
 
-    `still_changing` are the incomplete ones that changed just now: another look is worth it soon. `others` lie among
+    `still_changing` are the incomplete ones that changed just now: another scan is worth it soon. `others` lie among
     them and lead to no folder (why).
     """
 
@@ -92,7 +92,7 @@ def checkpoint_folders(policy: Path) -> list[Path]:
 
 @dataclass
 class _Seen:
-    """What a checkpoint was found to be. `lasting`: until its files change; else the next look reads it again.
+    """What a checkpoint was found to be. `lasting`: until its files change; else the next scan reads it again.
 
     `sure`: its files had been at rest for so long when they were read that no later change can have gone unnoticed.
     """
@@ -112,10 +112,10 @@ class _Seen:
 
 
 class Source:
-    """Looks again and again at one policy's checkpoints; reads only what has changed since the last look.
+    """Scans again and again one policy's checkpoints; reads only what has changed since the last scan.
 
     `identify(folder, rest_s)` returns a checkpoint's identity, or raises Incomplete or SwapRefused. `more` are folders
-    outside the policy's own that are looked into as well; of one name in several folders, theirs wins.
+    outside the policy's own that are scanned as well; of one name in several folders, theirs wins.
     """
 
     def __init__(self, policy: Path, identify: Callable[[Path, float], Identity], more: Sequence[Path] = ()) -> None:
@@ -130,7 +130,7 @@ class Source:
         self._last_scan = Scan()
 
     def changed(self, paths: Iterable[str] | None) -> None:
-        """Has the next look look at what these paths belong to; None: at everything. For any thread."""
+        """Has the next scan read what these paths belong to; None: at everything. For any thread."""
         self._changed.append(paths)
 
     def scan(self, rest_s: float, afresh: bool = False, only: Collection[str] | None = None) -> Scan:
@@ -138,9 +138,9 @@ class Source:
 
         Args:
           rest_s: how long what has no checkpoint.json has to be at rest.
-          afresh: forgets what earlier looks have found out, but for what has certainly not changed since.
-          only: looks into new checkpoints, into those that are said to have changed, into those of these names, and
-            into a bounded number of others; None: into all.
+          afresh: forgets what earlier scans have found out, but for what has certainly not changed since.
+          only: scans new checkpoints, those that are said to have changed, those of these names, and
+            a bounded number of others; None: all.
         """
         fresh = self._listing.read()
         due = self._due(fresh or set(), only)
@@ -210,7 +210,7 @@ class Source:
             return _Seen(stamp, incomplete=str(error), still_changing=not error.settled)
         except FileNotFoundError:
             return None
-        except Exception as error:  # one odd folder must not stop the looks at the others
+        except Exception as error:  # one odd folder must not stop the scans of the others
             return _Seen(stamp, unreadable=_reason(error), lasting=not _for_now(error))
         found = Candidate(folder.name, folder, identity.digest, identity.train_step, stamp.files, stamp.written_at)
         return _Seen(stamp, found, lasting=True, sure=stamp.settled)

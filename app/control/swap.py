@@ -29,7 +29,7 @@ class Swapper:
         self._next: tuple[Version, Graph, Bundle] | None = None
 
     @property
-    def begun(self) -> bool:
+    def serves(self) -> bool:
         """Whether anything serves yet."""
         return self._active is not None
 

@@ -73,7 +73,7 @@ class TargetSwapper:
 
     async def _to_checkpoint(self, candidate: Candidate) -> None:
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
-        if self.swapper.begun and self.swapper.active is version:
+        if self.swapper.serves and self.swapper.active is version:
             return
         try:
             graph = await self._with_room(lambda: self.preparing.graph_for(self._export.graph, candidate))
@@ -98,7 +98,7 @@ class TargetSwapper:
                 return await make()
             except SwapRefused as refusal:
                 spare = self._records.spare()
-                if not refusal.no_room or spare is None or not self.swapper.begun:
+                if not refusal.no_room or spare is None or not self.swapper.serves:
                     raise
                 log.warning(
                     "%s: no room: version %s, to which one could roll back, is deleted", self._policy, spare.name

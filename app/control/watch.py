@@ -1,10 +1,10 @@
-"""A change in a policy's folders → a look at them. One watcher for all policies; one task for each, on the event loop.
+"""A change in a policy's folders → a scan of them. One watcher for all policies; one task for each, on the event loop.
 
-What lies below a folder with thousands of checkpoints is not watched: it would take seconds to begin, and two watches
+What lies below a folder with thousands of checkpoints is not watched: it would take seconds to start, and two watches
 for each. What is new in it is seen all the same.
 
 Notifications only make it quick. Whatever becomes of them (file systems without any, none left for this user, a folder
-that cannot be watched), everything is looked at every two seconds.
+that cannot be watched), everything is scanned every two seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("policy_server.swap")
 
 # How long changes are gathered: a checkpoint that is renamed into place is one change.
 _GATHER_MS = 50
-LOOK_ANYWAY_S = 2.0
+SCAN_ANYWAY_S = 2.0
 # After a failure: watching is tried anew this often.
 _TRY_AGAIN_S = 60.0
 # Two watches for each checkpoint: 50 ms until all are there.
@@ -68,31 +68,31 @@ class FolderWatcher:
                 except Exception as error:
                     self._report(error)
             else:
-                await self._more_within(LOOK_ANYWAY_S)
+                await self._more_within(SCAN_ANYWAY_S)
 
     async def _watch(self, recursive: bool) -> None:
         """Returns when other folders are there than before, or it is time to try again to watch what lies below."""
         present = self._present()
         if not present:
-            await self._more_within(LOOK_ANYWAY_S)
+            await self._more_within(SCAN_ANYWAY_S)
             return
-        began, begun = time.monotonic(), False
+        began, started = time.monotonic(), False
         changes = awatch(
             *present,
             watch_filter=None,
             step=_GATHER_MS // 2,
             debounce=_GATHER_MS,
             stop_event=self._more,
-            rust_timeout=int(LOOK_ANYWAY_S * 1000),
+            rust_timeout=int(SCAN_ANYWAY_S * 1000),
             yield_on_timeout=True,
             recursive=recursive,
             ignore_permission_denied=True,
         )
         async with contextlib.aclosing(changes):
             async for changed in changes:
-                if recursive and not begun:  # what came before the watches were there
+                if recursive and not started:  # what came before the watches were there
                     self._notify_all()
-                begun = True
+                started = True
                 self._notify([path for _, path in changed])
                 if self._present() != present or (not recursive and time.monotonic() - began > _TRY_AGAIN_S):
                     return
@@ -136,16 +136,16 @@ class FolderWatcher:
     def _report(self, error: Exception) -> None:
         reason = _reason(error)
         if reason != self._reported:
-            log.warning("not everything can be watched, and is looked at every %g s: %s", LOOK_ANYWAY_S, reason)
+            log.warning("not everything can be watched, and is scanned every %g s: %s", SCAN_ANYWAY_S, reason)
             self._reported = reason
 
 
 async def follow(manager: Manager, changed: asyncio.Event) -> None:
-    """Keeps `manager` at the newest version until cancelled; looks when `changed` is set, and every two seconds."""
+    """Keeps `manager` at the newest version until cancelled; scans when `changed` is set, and every two seconds."""
     reported = ""
     while True:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_ANYWAY_S):
+            async with asyncio.timeout(SCAN_ANYWAY_S):
                 await changed.wait()
         changed.clear()
         try:
@@ -153,7 +153,7 @@ async def follow(manager: Manager, changed: asyncio.Event) -> None:
             reported = ""
         except Exception as error:
             if reported != repr(error):
-                log.exception("%s: looking for something newer failed; it is tried again and again", manager.name)
+                log.exception("%s: the scan for something newer failed; it is tried again and again", manager.name)
             reported = repr(error)
 
 

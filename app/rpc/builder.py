@@ -50,7 +50,7 @@ class BuilderCalls:
         self._one_at_a_time = asyncio.Lock()
         self._closed = False
 
-    def begin(self, child: Child) -> None:
+    def use(self, child: Child) -> None:
         """Has this process answer the calls from now on."""
         self._child = child
         self._there.set()

@@ -134,21 +134,21 @@ class Child:
 class Keeper:
     """Keeps one child of a kind running.
 
-    `start` starts it; `begin` makes it useful, each time anew; `end` ends it. A child that ends by itself, or that
-    `begin` fails on, is replaced after a pause that grows while they end young; `restarted` is called each time.
+    `start` starts it; `prepare` makes it useful, each time anew; `end` ends it. A child that ends by itself, or that
+    `prepare` fails on, is replaced after a pause that grows while they end young; `restarted` is called each time.
     """
 
     def __init__(
         self,
         name: str,
         start: Callable[[], Awaitable[Child]],
-        begin: Callable[[Child], Awaitable[None]],
+        prepare: Callable[[Child], Awaitable[None]],
         end: Callable[[Child], Awaitable[None]],
         restarted: Callable[[], None],
     ) -> None:
         self._name = name
         self._start = start
-        self._begin = begin
+        self._prepare = prepare
         self._end = end
         self._restarted = restarted
         self._child: Child | None = None
@@ -158,10 +158,10 @@ class Keeper:
         """Starts the first child, and from then on keeps one alive.
 
         Raises:
-          Exception: what the first child's `begin` raised.
+          Exception: what the first child's `prepare` raised.
         """
         self._child = await self._start()
-        await self._begin(self._child)
+        await self._prepare(self._child)
         self._keeping = asyncio.create_task(self._keep(self._child))
 
     async def close(self) -> None:
@@ -190,10 +190,10 @@ class Keeper:
             child = None
             try:
                 child = self._child = await self._start()
-                await self._begin(child)
+                await self._prepare(child)
                 return child
             except Exception as error:
-                log.error("%s could not begin: %s: %s", self._name, type(error).__name__, error)
+                log.error("%s could not start: %s: %s", self._name, type(error).__name__, error)
                 if child is not None:
                     await child.end()
                     self._restarted()

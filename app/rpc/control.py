@@ -55,12 +55,12 @@ class RemoteManager:
         return train_step
 
     async def pause(self, mode: str) -> str | None:
-        """See `Manager.pause`."""
+        """See `Admission.pause`."""
         paused: str | None = await self._link.call("pause", self._policy, mode)
         return paused
 
     async def resume(self) -> None:
-        """See `Manager.resume`."""
+        """See `Admission.resume`."""
         await self._link.call("resume", self._policy)
 
     async def status(self, limit: int = SHOWN, offset: int = 0) -> dict[str, Any]:

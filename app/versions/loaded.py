@@ -98,7 +98,7 @@ class LoadedVersions:
             raise SwapRefused(text, is_passing(error)) from error
         self._ready = bundle, engine
 
-    async def begin(self, name: str, graph: Graph, bundle: Bundle) -> None:
+    async def load_first(self, name: str, graph: Graph, bundle: Bundle) -> None:
         """Loads and activates the first version, and what the next one will need.
 
         Raises:

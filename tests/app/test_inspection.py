@@ -78,7 +78,7 @@ def test_a_plain_export_is_shown_with_what_the_server_would_make_of_it(tmp_path)
     assert "no: the export has no serving/ folder" in text
 
 
-def test_rows_that_depend_on_each_other_are_told(tmp_path):
+def test_rows_that_depend_on_each_other_are_shown(tmp_path):
     policy_saver.PolicySaver(SharedNoise()).save(str(tmp_path / "noise"))
     assert "two requests do not share a call: action draws" in shown(tmp_path / "noise")
 

@@ -158,7 +158,7 @@ class Harness:
 
     @property
     def graph(self) -> Graph:
-        with self.manager.offered() as (_, graph, _):
+        with self.manager.admission.offered() as (_, graph, _):
             return graph
 
     @property
@@ -190,9 +190,9 @@ class Harness:
     async def admit(self) -> LocalWorker:
         """One more worker."""
         worker = LocalWorker(self.executor)
-        with self.manager.offered() as (version, graph, bundle):
-            await worker.copies.begin(version.name, graph, bundle)
-            await self.manager.admit(worker, version.key)
+        with self.manager.admission.offered() as (version, graph, bundle):
+            await worker.copies.load_first(version.name, graph, bundle)
+            await self.manager.admission.admit(worker, version.key)
         return worker
 
     async def preparing(self) -> None:

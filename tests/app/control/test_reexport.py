@@ -191,7 +191,7 @@ async def test_what_cannot_be_served_stays_stale_and_says_why(tmp_path, change: 
             assert await scan(harness) == ("export", 0)
         assert harness.builder.opened == opened + 1, "it has not changed"
         assert harness.manager.stale()
-        assert says in harness.manager.stale_reason()
+        assert says in harness.manager.export.reason
         refused = [v for v in harness.manager.versions() if v.state is State.REFUSED]
         assert [(v.name, says in v.reason) for v in refused] == [("export", True)]
         harness.put("a", 1)  # it holds nothing up
@@ -199,7 +199,7 @@ async def test_what_cannot_be_served_stays_stale_and_says_why(tmp_path, change: 
         harness.builder.spec, harness.builder.bad_graph = SPEC, None
         save_again(harness, 20)
         assert await scan(harness) == ("export", 20)
-        assert (harness.manager.stale(), harness.manager.stale_reason()) == (False, "")
+        assert (harness.manager.stale(), harness.manager.export.reason) == (False, "")
         assert all(v.state is not State.REFUSED for v in harness.manager.versions())
 
 
@@ -210,7 +210,7 @@ async def test_weights_that_may_not_serve_change_nothing(tmp_path):
         harness.builder.export_is_bad = "the action is not finite"
         for _ in range(3):
             assert await scan(harness) == ("export", 0)
-        assert harness.manager.stale_reason() == "checkpoint export is refused: the action is not finite"
+        assert harness.manager.export.reason == "checkpoint export is refused: the action is not finite"
         assert harness.builder.prepared.count("export") == 2
         harness.builder.export_is_bad = ""
         assert (await harness.manager.reload(None)).version == "export"  # whoever asks has it tried afresh

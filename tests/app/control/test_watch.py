@@ -121,7 +121,7 @@ def make_odd(folder: Path, kind: str) -> None:
 
 
 def test_everything_is_looked_at_by_time_and_a_failure_is_logged_once(monkeypatch, caplog):
-    monkeypatch.setattr(watch, "LOOK_ANYWAY_S", 0.02)
+    monkeypatch.setattr(watch, "SCAN_ANYWAY_S", 0.02)
 
     async def test() -> None:
         good, bad = Looks(), Looks(RuntimeError("as it is"))
@@ -134,7 +134,7 @@ def test_everything_is_looked_at_by_time_and_a_failure_is_logged_once(monkeypatc
 
 
 def test_a_change_is_looked_at_at_once(monkeypatch):
-    monkeypatch.setattr(watch, "LOOK_ANYWAY_S", 3600)
+    monkeypatch.setattr(watch, "SCAN_ANYWAY_S", 3600)
 
     async def test() -> None:
         looks, changed = Looks(), asyncio.Event()
@@ -229,7 +229,7 @@ def test_without_rights_and_without_notifications_the_others_go_on():
         assert done.returncode == 0, done.stderr
         *log, last = done.stdout.splitlines()
         assert len(log) == 1, log
-        assert "is looked at every 2 s" in log[0]
+        assert "is scanned every 2 s" in log[0]
         complete, unreadable, others = json.loads(last)
         assert (complete, others) == (["good"], {})
         assert unreadable["locked"] == "it cannot be read: Permission denied"

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ class Harness:
 
     async def _keep(self) -> None:
         for process in self.processes:
-            self.calls.begin(process)  # type: ignore[arg-type]
+            self.calls.use(process)  # type: ignore[arg-type]
             while process.ends_with == 0 or not process.calls:
                 await asyncio.sleep(0)
             while self.calls._there.is_set():
@@ -167,12 +168,10 @@ def test_a_swap_that_takes_long_is_said_to_go_on(call):
 def test_of_thousands_of_versions_the_latest_and_the_active_one_are_listed():
     class Many:
         pinned, active = None, Version("active", "a", 0, seen_at=0)
+        export = SimpleNamespace(reason="")
 
         def stale(self) -> bool:
             return False
-
-        def stale_reason(self) -> str:
-            return ""
 
         def versions(self) -> list[Version]:
             return [*(Version(str(step), str(step), step, seen_at=step) for step in range(20_000, 0, -1)), self.active]

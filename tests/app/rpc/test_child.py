@@ -100,7 +100,7 @@ def test_a_successor_that_cannot_begin_is_replaced_too(caplog):
         await harness.keeper.close()
 
     run(test)
-    assert caplog.text.count("echo could not begin: RuntimeError: not today") == 2
+    assert caplog.text.count("echo could not start: RuntimeError: not today") == 2
 
 
 def test_a_successor_that_cannot_even_be_started_is_tried_again(caplog):
@@ -121,7 +121,7 @@ def test_a_successor_that_cannot_even_be_started_is_tried_again(caplog):
         await harness.keeper.close()
 
     run(test)
-    assert caplog.text.count("echo could not begin: OSError: no more processes") == 2
+    assert caplog.text.count("echo could not start: OSError: no more processes") == 2
 
 
 def test_a_first_child_that_cannot_begin_is_reported():

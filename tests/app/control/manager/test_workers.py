@@ -57,15 +57,15 @@ async def test_worker_that_ends_in_the_middle_of_a_swap_is_left_out(tmp_path, at
 async def test_worker_that_comes_back_gets_the_version_that_serves_by_then(tmp_path):
     async with open_harness(tmp_path, ("a", 1)) as harness:
         late = LocalWorker(harness.executor)
-        with harness.manager.offered() as (version, graph, bundle):
+        with harness.manager.admission.offered() as (version, graph, bundle):
             for step in range(2, 12):  # more than are kept
                 harness.put("b", step)
                 await harness.manager.reload(None)
             assert bundle.folder.is_dir()
-            await late.copies.begin(version.name, graph, bundle)
-            await harness.manager.pause("wait")
+            await late.copies.load_first(version.name, graph, bundle)
+            await harness.manager.admission.pause("wait")
             assert late.copies.active.version.name == "a"
-            await harness.manager.admit(late, version.key)
+            await harness.manager.admission.admit(late, version.key)
         await harness.manager.reload("export")
         assert not bundle.folder.exists()
         await harness.manager.reload("b")
@@ -78,8 +78,8 @@ async def test_worker_that_comes_back_gets_the_version_that_serves_by_then(tmp_p
 async def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_version(tmp_path, moment):
     async with open_harness(tmp_path, ("a", 1)) as harness:
         late, switching, switch = LocalWorker(harness.executor), asyncio.Event(), asyncio.Event()
-        with harness.manager.offered() as (version, graph, bundle):
-            await late.copies.begin(version.name, graph, bundle)
+        with harness.manager.admission.offered() as (version, graph, bundle):
+            await late.copies.load_first(version.name, graph, bundle)
         executor = ThreadPoolExecutor(1)
         harness.worker.copies._executor = executor  # the one that is late can load meanwhile
         activate = harness.worker.activate
@@ -102,7 +102,7 @@ async def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_vers
             await until(lambda: "prepare" in harness.worker.did)
         else:
             await switching.wait()
-        await asyncio.wait_for(harness.manager.admit(late, version.key), 5)
+        await asyncio.wait_for(harness.manager.admission.admit(late, version.key), 5)
         assert not reload.done()
         # Before the others are sure to switch, it runs what they run.
         assert late.copies.active.version.name == ("b" if moment == "activate" else "a")
@@ -118,6 +118,6 @@ async def test_worker_is_admitted_in_the_middle_of_a_swap_and_ends_with_its_vers
 async def test_a_pause_is_one_of_all_workers(tmp_path):
     async with open_harness(tmp_path) as harness:
         other = await harness.admit()
-        assert await harness.manager.pause("reject") == "reject"
-        await harness.manager.resume()
+        assert await harness.manager.admission.pause("reject") == "reject"
+        await harness.manager.admission.resume()
         assert harness.worker.did == other.did == ["pause reject", "resume"]
