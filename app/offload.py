@@ -45,7 +45,7 @@ class Offload:
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._held_bytes = 0
+        self._waiting_bytes = 0
         self._executor = ThreadPoolExecutor(1, "bodies")
 
     async def run(self, size: int, call: Callable[..., T], *args: Any) -> T:
@@ -54,10 +54,10 @@ class Offload:
         Raises:
           Overloaded: too much waits already.
         """
-        if self._held_bytes and self._held_bytes + size > self._most_bytes:
-            raise Overloaded(f"{self._held_bytes} bytes of large requests wait to be read; try again")
+        if self._waiting_bytes and self._waiting_bytes + size > self._most_bytes:
+            raise Overloaded(f"{self._waiting_bytes} bytes of large requests wait to be read; try again")
         loop = asyncio.get_running_loop()
-        self._held_bytes += size
+        self._waiting_bytes += size
         work: Future[T] = self._executor.submit(call, *args)
 
         def release(_: Future[T]) -> None:
@@ -78,4 +78,4 @@ class Offload:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _release(self, size: int) -> None:
-        self._held_bytes -= size
+        self._waiting_bytes -= size

@@ -39,7 +39,7 @@ async def test_beyond_the_bound_it_is_refused_and_later_taken_again() -> None:
     with pytest.raises(Overloaded):
         await offload.run(8, int)
     assert await asyncio.wait_for(asyncio.gather(first, _soon(go)), 30)
-    while offload._held_bytes:
+    while offload._waiting_bytes:
         await asyncio.sleep(0)
     assert await offload.run(8, int) == 0
     assert await offload.run(80, int) == 0  # one alone is always taken
@@ -87,7 +87,7 @@ async def test_a_waiter_that_gives_up_leaves_no_room_taken() -> None:
     await asyncio.wait({waiting})
     go.set()
     await running
-    while offload._held_bytes:
+    while offload._waiting_bytes:
         await asyncio.sleep(0)
     offload.close()
 
