@@ -9,10 +9,11 @@ from app.control.history import History
 from app.control.states import Version
 from app.control.swap import Swapper
 from app.metrics import Metrics
-from saver.artifact import Noise, PolicySpec, ServingInfo
+from saver.artifact import FUNCTIONS, Noise, PolicySpec, ServingInfo
 
 SPEC = PolicySpec((), (), (), (), (), None, True, {})
-GRAPH = Graph(Path("graph"), "graph", SPEC, ServingInfo({}, {}, Noise(0, 0), {}), True)
+SERVING = ServingInfo({}, {}, Noise(0, 0), dict.fromkeys(FUNCTIONS, "it has none"))
+GRAPH = Graph(Path("graph"), "graph", SPEC, SERVING, True)
 
 
 def bundle(name: str, train_step: int = 1, **more: Any) -> Bundle:
