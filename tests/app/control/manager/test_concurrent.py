@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from app.control import history
+from app.control import history, manager, scanner
 from app.errors import SwapRefused, UnknownVersion
-from tests.support.manager import open_harness
+from tests.support.manager import open_harness, until
 
 
 @pytest.mark.anyio
@@ -33,6 +33,47 @@ async def test_reloads_between_refusals_and_catching_up_end_in_order(tmp_path):
             UnknownVersion,
         ]
         assert (harness.serves, harness.manager.pinned) == (("b", 2), "b")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("other", ["reload by name", "catching up", "roll-back"])
+async def test_another_swap_goes_through_while_a_reload_waits_for_a_checkpoint_that_is_still_being_written(
+    tmp_path, monkeypatch, other
+):
+    monkeypatch.setattr(manager, "PATIENCE_S", 1e6)
+    monkeypatch.setattr(scanner, "REST_S", 0.001)
+
+    async with open_harness(tmp_path, ("a", 1)) as harness:
+        harness.put("b", 2)
+        await harness.manager.catch_up()
+        harness.put("late", 9, incomplete="1 of 2 data files are there")
+        scans = harness.manager._scanner.scan_for
+        scanned = []
+
+        async def counting(name, afresh):
+            scanned.append(name)
+            return await scans(name, afresh)
+
+        monkeypatch.setattr(harness.manager._scanner, "scan_for", counting)
+        waiting = asyncio.create_task(harness.manager.reload("late"))
+        await until(lambda: len(scanned) > 1)
+        try:
+            async with asyncio.timeout(10):
+                if other == "reload by name":
+                    assert (await harness.manager.reload("a")).version == "a"
+                elif other == "catching up":
+                    harness.put("c", 3)
+                    await harness.manager.catch_up()
+                    assert harness.serves == ("c", 3)
+                else:
+                    assert (await harness.manager.rollback()).version == "a"
+            assert not waiting.done()
+            before = harness.manager.active.name
+        finally:
+            harness.put("late", 9)  # or nothing would end
+        swapped = await waiting
+        assert (swapped.version, swapped.previous) == ("late", before)
+        assert (harness.serves, harness.manager.pinned) == (("late", 9), "late")
 
 
 @pytest.mark.anyio
