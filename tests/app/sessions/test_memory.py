@@ -91,6 +91,15 @@ async def test_steps_may_outgrow_the_room_but_no_session_starts_then() -> None:
     await store.check_room(key("a"), None)  # it would take its own place
 
 
+async def test_a_store_whose_room_is_all_taken_has_none_for_another_session() -> None:
+    one = record()
+    store = MemoryStore(LIMITS._replace(size_bytes=one.size), Clock())
+    await store.check_room(key("a"), None)
+    assert await store.begin(key("a"), None, one)
+    with pytest.raises(Overloaded, match="open sessions take"):
+        await store.check_room(key("b"), None)
+
+
 async def test_a_version_is_retained_while_any_session_keeps_it() -> None:
     store = MemoryStore(LIMITS, Clock())
     for name in "ab":
