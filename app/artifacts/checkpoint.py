@@ -30,7 +30,7 @@ _SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
 
 @dataclass(frozen=True)
 class Identity:
-    """What identifies a checkpoint: the digest of its files; and its train step, -1 if unknown."""
+    """The digest of a checkpoint's files, which identifies it; and its train step, -1 if unknown."""
 
     digest: str
     train_step: int
@@ -83,7 +83,7 @@ def _identified(folder: Path, rest_s: float, train_step_in: Callable[[Path, str]
 
 
 def manifest_of(folder: Path) -> CheckpointManifest | None:
-    """What its checkpoint.json says; None where there is none.
+    """Reads checkpoint.json in a folder; None where there is none.
 
     Raises:
       SwapRefused: it cannot be used.
@@ -115,7 +115,7 @@ def _is_file(path: str) -> bool:
 
 
 def plain_files(folder: Path) -> list[str]:
-    """The names of the files that make a checkpoint without checkpoint.json.
+    """Lists the names of the files that make a checkpoint without checkpoint.json.
 
     Raises:
       SwapRefused: it is not whole.

@@ -68,7 +68,7 @@ def _plain(folder: Path) -> Exported:
 
 
 def check_folder(folder: Path) -> None:
-    """A first, cheap look at a folder that should hold a policy.
+    """Checks a folder that should hold a policy, cheaply, before its files are read.
 
     Raises:
       UnusablePolicy: it cannot be read, is none, or holds something else; the message says what.
@@ -84,7 +84,7 @@ def check_folder(folder: Path) -> None:
 
 
 def export_stamp(folder: Path) -> object:
-    """Returns what changes when the export in a folder does, when it may be read now, and when it may not any more."""
+    """Returns a stamp that changes when the export in a folder does, or when it becomes readable or unreadable."""
     places = [folder, *(folder / name for name in (GRAPH_FILE, POLICY_FILE, SERVING_FOLDER))]
     for above in (folder, folder / SERVING_FOLDER):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What lies where exports and checkpoints are looked for and is neither: what it is, and what would do."""
+"""Names what lies where exports and checkpoints are looked for and is neither, and says what would do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SUFFIXES = {
 
 
 def foreign_files(names: Collection[str]) -> dict[str, str]:
-    """What files beside checkpoints are, by their names alone: name of the whole → why it is no checkpoint.
+    """Says by their names alone what files beside checkpoints are: name of the whole → why it is no checkpoint.
 
     Files that belong together (`ckpt-200.index`, `ckpt-200.data-…`) have one entry. What nobody takes for weights has
     none: notes, logs, what starts with a dot.
@@ -54,7 +54,7 @@ def foreign_files(names: Collection[str]) -> dict[str, str]:
 
 
 def foreign_folder(folder: Path) -> str | None:
-    """Why a folder is neither a checkpoint nor an export, where what it contains shows what it is instead.
+    """Returns why a folder is neither a checkpoint nor an export; None where its content does not show what it is.
 
     Raises:
       OSError: it cannot be read.
@@ -79,7 +79,7 @@ def foreign_folder(folder: Path) -> str | None:
 
 
 def hint_for(folder: Path) -> str:
-    """What may be added to the complaint that a folder holds no SavedModel: what it is instead."""
+    """Returns what a refusal of a folder without a SavedModel may add: what it is instead; "" where that is unknown."""
     try:
         reason = foreign_folder(folder)
     except OSError:
@@ -88,7 +88,7 @@ def hint_for(folder: Path) -> str:
 
 
 def exports_in(folder: Path) -> list[Path]:
-    """The folders right in it that hold a SavedModel."""
+    """Lists the folders right in a folder that hold a SavedModel."""
     try:
         return sorted(path.parent for path in folder.glob(f"[!.]*/{GRAPH_FILE}"))
     except OSError:
@@ -120,7 +120,7 @@ def _of_checkpointer(prefix: str) -> str:
 
 
 def no_folder(path: Path) -> str | None:
-    """Why a path leads to no folder, a link that leads nowhere, say, or a pipe; None where it leads to one."""
+    """Returns why a path leads to no folder, a link that leads nowhere, say, or a pipe; None where it leads to one."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -134,6 +134,6 @@ def no_folder(path: Path) -> str | None:
 
 
 def shown(name: str) -> str:
-    """A file's name as text that any log and any JSON can hold."""
+    """Returns a file's name as text that any log and any JSON can hold, of at most 200 characters."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:200]

@@ -16,13 +16,13 @@ _MOST_LOOKED_AT = 16
 
 
 def resolved(named: PolicyFolder) -> PolicyFolder:
-    """The policy with the newest of its exports for its folder, where a folder of exports was named."""
+    """Returns the policy with the newest of its exports for its folder, where a folder of exports was named."""
     newest = newest_of_series(named.folder)
     return named if newest is None else PolicyFolder(named.name, newest, series=named.folder)
 
 
 def stamp_with_series(folder: Path) -> object:
-    """What changes when the export in a folder does, or one of the exports that it may be a series of."""
+    """Returns a stamp that changes when the export in a folder does, or one of the exports of a series in it."""
     try:
         below = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
     except OSError:
@@ -32,7 +32,7 @@ def stamp_with_series(folder: Path) -> object:
 
 
 def newest_of_series(folder: Path) -> Path | None:
-    """The newest whole export in a folder of exports with equal specs that differ by the number their names end in.
+    """Finds the newest whole export in a folder of exports of equal specs whose names differ by the number at the end.
 
     None for any other folder: one that is an export itself, or has `policy`, `collect_policy` and `greedy_policy` of a
     trainer, which are different policies.

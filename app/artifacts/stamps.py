@@ -27,7 +27,7 @@ class Stamp:
     settled: bool
 
     def holds(self, folder: Path) -> bool:
-        """Whether nothing has changed since: one stat of each file, and no listing. False where it is unknown."""
+        """Returns whether nothing has changed since: one stat of each file, no listing. False where it is unknown."""
         if not self.settled:
             return False
         top = str(folder)
@@ -38,7 +38,7 @@ class Stamp:
 
     @property
     def has_variables(self) -> bool:
-        """Whether there is a folder of variables."""
+        """True where there is a folder of variables."""
         return len(self.folders) == 2
 
     @property

@@ -18,7 +18,7 @@ _YOUNG_S = 30.0
 
 @contextlib.contextmanager
 def own_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A new folder whose name starts with `prefix`, locked while it is used.
+    """Makes a new folder whose name starts with `prefix`, locked while it is used.
 
     It lies in `parent`, as a rule the system's folder for temporary files.
 
@@ -40,7 +40,7 @@ def own_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def emptied(folder: Path) -> Path:
-    """The folder, made anew: nothing is in it that a process which was killed has left there."""
+    """Makes a folder anew and returns it: nothing is in it that a process which was killed has left there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

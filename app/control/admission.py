@@ -1,4 +1,4 @@
-"""What a worker has to load before it takes part in swaps, and the pause that holds for all of them."""
+"""Admission of workers, which load what serves before they take part in swaps, and the pause that holds for all."""
 
 from __future__ import annotations
 

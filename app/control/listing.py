@@ -19,7 +19,7 @@ _Entry = tuple[str, int, str]
 
 
 class Listing:
-    """What lies in `parents`, of which the first one wins where two have the same name.
+    """Content of the folders `parents`, of which the first one wins where two have the same name.
 
     `folders` may be checkpoints, by name; `links` are those of them that are links. `others` and `unreadable` say why
     the rest is none.
@@ -35,7 +35,7 @@ class Listing:
         self.unreadable: dict[str, str] = {}
 
     def read(self) -> set[Path] | None:
-        """Reads the listings: the folders that are new, or others than before; None where nothing has changed.
+        """Reads the listings; returns the folders that are new, or others than before; None where nothing has changed.
 
         Raises:
           OSError: no listing can be read for now, or all that is there would seem to be gone.
@@ -61,7 +61,7 @@ class Listing:
         return {path for path, inode in inodes.items() if before.get(path) != inode}
 
     def named(self, path: str) -> Path | None:
-        """The folder that a path lies in or is; None where it is none of these."""
+        """Returns the folder that a path lies in or is; None where it is none of these."""
         for parent in self._parents:
             if path.startswith(f"{parent}/"):
                 name = path[len(str(parent)) + 1 :].split("/", 1)[0]

@@ -1,4 +1,4 @@
-"""Which policies are open, and why the others are not: these are shown as failed, and tried again.
+"""Policies that are open, and those that could not be opened: these are shown as failed, and tried again.
 
 One policy that cannot be opened does not keep the others from serving. A policy that failed is opened when its folder
 has changed and come to rest, and serves from then on as if it had been there at the start.

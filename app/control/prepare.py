@@ -1,4 +1,4 @@
-"""From what a version is wanted from (a checkpoint, the export, the past) to the bundle that the workers load."""
+"""Preparation of the bundle that the workers load: of a checkpoint, the export, or a version that served before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER_SPECS = "the new graph has other specs: a server started anew can serve it
 
 
 class Builder(Protocol):
-    """What the control process needs of the builder, for one policy."""
+    """The builder as the control process uses it, for one policy."""
 
     async def open(self, folder: Path, graphs: Path) -> Graph:
         """Copies the graph of an export to `graphs` and reads it; UnusablePolicy where it cannot be used."""
@@ -40,14 +40,14 @@ class Builder(Protocol):
         """Makes a bundle of a checkpoint, or of the export's weights (None); SwapRefused where it may not serve."""
 
     async def check(self, graph: Graph, folder: Path) -> int:
-        """Judges a checkpoint without restoring it; its train step, or SwapRefused where it may not serve."""
+        """Checks a checkpoint without restoring it; returns its train step; SwapRefused where it may not serve."""
 
     async def needs_own_graph(self, graph: Graph, folder: Path) -> bool:
-        """Whether an export differs from the graph in more than variables; SwapRefused where those do not fit."""
+        """Returns whether an export differs from the graph beyond its variables; SwapRefused where those do not fit."""
 
 
 class Preparing:
-    """One policy's. What was prepared before is taken from the store; the rest is the builder's work."""
+    """Prepares one policy's versions. Those prepared before come from the state folder, the others from the builder."""
 
     def __init__(self, builder: Builder, state_dir: StateDir, swapper: Swapper, executor: Executor) -> None:
         self._builder = builder
@@ -56,7 +56,7 @@ class Preparing:
         self._executor = executor
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
-        """Of a checkpoint in one of the policy's folders.
+        """Prepares a checkpoint in one of the policy's folders.
 
         Raises:
           SwapRefused: it may not serve.
@@ -68,7 +68,7 @@ class Preparing:
         return Prepared(there)
 
     async def graph_for(self, graph: Graph, candidate: Candidate) -> Graph:
-        """What a checkpoint is served with: `graph`, or its own where it is an export that has other constants.
+        """Returns the graph to serve a checkpoint with: `graph`, or its own where it is an export of other constants.
 
         Raises:
           SwapRefused: it may not serve.
@@ -97,7 +97,7 @@ class Preparing:
         return await self._builder.check(graph, folder)
 
     async def past(self, graph: Graph, record: VersionRecord, scan: Scan) -> Prepared:
-        """Of a version that served before; its checkpoint may be gone.
+        """Prepares a version that served before; its checkpoint may be gone.
 
         Raises:
           SwapRefused: so is what it ran from.
@@ -113,7 +113,7 @@ class Preparing:
         return await self._prepare(graph, folders[0], record.digest)
 
     async def export(self, graph: Graph) -> Prepared:
-        """Of the export's own weights.
+        """Prepares the export's own weights.
 
         Raises:
           SwapRefused: they may not serve.

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Records:
-    """One policy's. `served`: the oldest first, the active one last; `pin` is None while the newest serves."""
+    """Records of one policy. `served`: the oldest first, the active one last; `pin`: None while the newest serves."""
 
     def __init__(self, state_dir: StateDir, executor: Executor) -> None:
         self._state_dir = state_dir

@@ -1,4 +1,4 @@
-"""Which checkpoints are there: scans a policy's folder. Blocks; runs in the control thread."""
+"""Scans of a policy's folder, which find its checkpoints. Blocks; runs in the control thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TURNS = 256
 
 
 class Identity(Protocol):
-    """What `identify` returns."""
+    """Result of `identify`."""
 
     @property
     def digest(self) -> str:
@@ -38,7 +38,7 @@ class Identity(Protocol):
 
 @dataclass(eq=False)
 class Scan:
-    """What one scan found: complete checkpoints, incomplete ones (why), and unreadable ones (why).
+    """Findings of one scan: complete checkpoints, incomplete ones (why), and unreadable ones (why).
 
     `still_changing` are the incomplete ones that changed just now: another scan is worth it soon. `others` lie among
     them and lead to no folder (why).
@@ -56,7 +56,7 @@ class Scan:
         return newest_first(self.complete)
 
     def has(self, name: str) -> bool:
-        """Whether a checkpoint of that name is there, whatever its condition."""
+        """Returns whether a checkpoint of that name is there, whatever its condition."""
         return name in self._names or name in self.incomplete or name in self.unreadable
 
     @cached_property
@@ -64,7 +64,7 @@ class Scan:
         return {candidate.name for candidate in self.complete}
 
     def named(self, name: str) -> Candidate:
-        """The complete checkpoint of that name.
+        """Returns the complete checkpoint of that name.
 
         Raises:
           SwapRefused: it is not complete, or cannot be read.
@@ -83,7 +83,7 @@ class Scan:
 
 
 def checkpoint_folders(policy: Path) -> list[Path]:
-    """Where a policy's checkpoints may lie. Neither has to exist yet."""
+    """Lists the folders in which a policy's checkpoints may lie. None has to exist yet."""
     folders = [policy / CHECKPOINTS_FOLDER]
     if policy.name in _TRAINER_FOLDERS:
         folders.append(policy.parent / CHECKPOINTS_FOLDER)
@@ -107,12 +107,12 @@ class _Seen:
 
     @property
     def outcome(self) -> object:
-        """What a scan reports of it."""
+        """The part of it that a scan reports."""
         return self.found, self.incomplete, self.still_changing, self.unreadable
 
 
 class Source:
-    """Scans again and again one policy's checkpoints; reads only what has changed since the last scan.
+    """Scans one policy's checkpoints again and again; reads only what has changed since the last scan.
 
     `identify(folder, rest_s)` returns a checkpoint's identity, or raises Incomplete or SwapRefused. `more` are folders
     outside the policy's own that are scanned as well; of one name in several folders, theirs wins.
@@ -130,11 +130,11 @@ class Source:
         self._last_scan = Scan()
 
     def changed(self, paths: Iterable[str] | None) -> None:
-        """Has the next scan read what these paths belong to; None: at everything. For any thread."""
+        """Has the next scan read what these paths belong to; None: everything. For any thread."""
         self._changed.append(paths)
 
     def scan(self, rest_s: float, afresh: bool = False, only: Collection[str] | None = None) -> Scan:
-        """Every checkpoint that is there now; the same object as before where nothing has changed.
+        """Finds every checkpoint that is there now; returns the same object as before where nothing has changed.
 
         Args:
           rest_s: how long what has no checkpoint.json has to be at rest.

@@ -30,7 +30,7 @@ class Swapper:
 
     @property
     def serves(self) -> bool:
-        """Whether anything serves yet."""
+        """True once a version serves."""
         return self._active is not None
 
     @property
@@ -39,12 +39,12 @@ class Swapper:
         return self.offer()[0]
 
     def offer(self) -> tuple[Version, Graph, Bundle]:
-        """What a worker has to load to serve the active version."""
+        """Returns what a worker has to load to serve the active version."""
         assert self._active is not None, "nothing serves before the first version was found"
         return self._active
 
     def wanted(self) -> tuple[Version, Graph, Bundle]:
-        """What a worker has to run to be admitted now: the active version, or the one that the others switch to.
+        """Returns what a worker has to run to be admitted: the active version, or the one that the others switch to.
 
         While a version is only made ready, that is the active one: a worker admitted then is made ready too.
         """
@@ -53,7 +53,7 @@ class Swapper:
     async def to(
         self, version: Version, graph: Graph, prepare: Callable[[], Awaitable[Prepared]], stamp: object = None
     ) -> None:
-        """Found → loaded → verified → active, or refused. `stamp` is that of the files it came from.
+        """Takes a version from found to loaded, verified and active, or refused. `stamp`: of the files it came from.
 
         Raises:
           SwapRefused: it may not serve; nothing has changed.

@@ -1,4 +1,4 @@
-"""What can be swapped to, as frozen values, and the swap to each of them."""
+"""Targets of a swap as frozen values, and the swap to each of them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Worker(Protocol):
         """Makes a version ready; SwapRefused where that cannot be done."""
 
     async def activate(self, name: str, digest: str) -> None:
-        """From now on new batches run on the version that was made ready."""
+        """Switches: later batches run on the version that was made ready."""
 
     async def drained(self) -> None:
         """Returns when no batch runs on an older version any more."""
@@ -30,7 +30,7 @@ class Worker(Protocol):
         """Opens the gate."""
 
     async def recorded(self) -> list[Arrays]:
-        """Inputs of real requests, one row each."""
+        """Returns inputs of real requests, one row each."""
 
 
 class Workers:
@@ -40,7 +40,7 @@ class Workers:
         self._workers: list[Worker] = []
 
     def admit(self, worker: Worker) -> None:
-        """From now on the worker is asked too."""
+        """Adds a worker, which is asked too from now on."""
         self._workers.append(worker)
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
@@ -73,7 +73,7 @@ class Workers:
         await self._ask(lambda worker: worker.resume())
 
     async def recorded(self) -> list[Arrays]:
-        """Inputs of real requests, from all."""
+        """Returns inputs of real requests, from all."""
         return [inputs for one in await self._ask(lambda worker: worker.recorded()) for inputs in one]
 
     async def _ask(self, ask: Callable[[Worker], Awaitable[Any]], some: list[Worker] | None = None) -> list[Any]:

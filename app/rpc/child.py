@@ -93,7 +93,7 @@ class Child:
             asked.cancel()
 
     def watch(self, name: str) -> None:
-        """Calls `name` now and then from now on: a process that is stopped ends also while nobody else asks it."""
+        """Starts to call `name` now and then: a process that is stopped ends also while nobody else asks it."""
         self._watching = asyncio.create_task(self._asked_now_and_then(name))
 
     async def _asked_now_and_then(self, name: str) -> None:
@@ -103,12 +103,12 @@ class Child:
                 await self.call(name)
 
     def kill(self) -> None:
-        """Ends it at once, whatever it is at."""
+        """Ends the process at once, whatever it is at."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
     async def ended(self) -> str:
-        """How it ended, once it has: "exit status 1", "killed by SIGKILL"."""
+        """Returns how it ended, once it has: "exit status 1", "killed by SIGKILL"."""
         status = await self.process.wait()
         self._watch_no_more()
         await self.link.close()

@@ -24,7 +24,7 @@ Handlers = Mapping[str, Callable[..., Awaitable[Any]]]
 
 
 class Link:
-    """One end. Made on the event loop that uses it; `handlers` answer the other side's calls by their names."""
+    """One end, made on the event loop that uses it; `handlers` answer the other side's calls by their names."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Handlers) -> None:
         self._reader = reader
@@ -37,12 +37,12 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket, handlers: Handlers) -> Link:
-        """A link over one end of a socket pair."""
+        """Makes a link over one end of a socket pair."""
         reader, writer = await asyncio.open_connection(sock=end)
         return cls(reader, writer, handlers)
 
     async def call(self, name: str, *args: Any) -> Any:
-        """What the other side's handler `name` returns. A caller that is cancelled cancels the handler too.
+        """Returns what the other side's handler `name` does. A caller that is cancelled cancels the handler too.
 
         Raises:
           LinkLost: the other process is gone, or goes before it has answered.

@@ -1,4 +1,4 @@
-"""What is kept of one session, and its form as bytes."""
+"""The record of one session, and its form as bytes."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class Record(msgspec.Struct, frozen=True, eq=False):
         return _OVERHEAD_BYTES + len(self.answer.body) + sum(_BYTES_PER_ARRAY + array.nbytes for array in arrays)
 
     def to_bytes(self) -> bytes:
-        """The inverse of `from_bytes`."""
+        """Returns the record as bytes, for `from_bytes`."""
         return _ENCODER.encode(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
-        """Raises msgspec.DecodeError where `data` is not what `to_bytes` makes."""
+        """Reads the record in `data`; raises msgspec.DecodeError where that is not what `to_bytes` makes."""
         try:
             return _DECODER.decode(data)
         except RecursionError:

@@ -72,7 +72,7 @@ class LongList(ABC):
 
     @abstractmethod
     def plain(self, most_bytes: int) -> list[Any] | None:
-        """Reads all of it; None where it takes more than so many bytes."""
+        """Reads all of it; None where it takes more than `most_bytes`."""
 
 
 class LongString:
@@ -85,7 +85,7 @@ class LongString:
 
     @property
     def shown(self) -> str:
-        """Its size, for messages."""
+        """The size of the string, in words for messages."""
         return f"a string of {self._end - self._start - 2} bytes"
 
     def read(self, leaf: Leaf, where: str, load: Callable[[memoryview], str]) -> str:
