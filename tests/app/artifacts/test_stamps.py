@@ -12,15 +12,21 @@ from app.artifacts.stamps import Stamp, stamp_of
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "variables").mkdir()
-    (tmp_path / "checkpoint.json").write_text("{}")
-    (tmp_path / "variables" / "variables.index").write_text("index")
-    return tmp_path
+    folder = tmp_path / "step-5"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "checkpoint.json").write_text("{}")
+    (folder / "variables" / "variables.index").write_text("index")
+    return folder
 
 
 @pytest.fixture
 def rested(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that nobody has changed for a minute."""
+    written = max(path.stat().st_ctime_ns for path in (folder, *folder.rglob("*")))
+    probe = folder.parent / "probe"
+    probe.touch()
+    while probe.stat().st_ctime_ns <= written:  # what changes in one tick of the file system's clock cannot be seen
+        probe.touch()
     later = time.time_ns() + 60 * 10**9
     monkeypatch.setattr(stamps.time, "time_ns", lambda: later)
     return folder

@@ -85,12 +85,13 @@ async def test_while_it_is_prepared_a_worker_needs_what_serves_and_while_they_sw
     for call in ("prepare", "activate"):
         swaps.worker.gates[call] = asyncio.Event()
     swap = asyncio.create_task(swaps.to("b"))
-    for call in ("prepare", "activate"):
-        while not swaps.worker.did[-1].startswith(f"{call} ") or not swaps.worker.did[-1].endswith("B"):
-            await asyncio.sleep(0)
-        wanted.append((swaps.swapper.wanted()[0].name, swaps.swapper.active.name))
-        swaps.worker.gates[call].set()
-    await swap
+    async with asyncio.timeout(10):
+        for call in ("prepare", "activate"):
+            while not swaps.worker.did[-1].startswith(f"{call} ") or not swaps.worker.did[-1].endswith("B"):
+                await asyncio.sleep(0)
+            wanted.append((swaps.swapper.wanted()[0].name, swaps.swapper.active.name))
+            swaps.worker.gates[call].set()
+        await swap
     assert wanted == [("a", "a"), ("b", "a")]
     assert swaps.swapper.wanted() is swaps.swapper.offer()
 

@@ -56,9 +56,9 @@ async def test_another_swap_goes_through_while_a_reload_waits_for_a_checkpoint_t
 
         monkeypatch.setattr(harness.manager._scanner, "scan_for", counting)
         waiting = asyncio.create_task(harness.manager.reload("late"))
-        await until(lambda: len(scanned) > 1)
         try:
             async with asyncio.timeout(10):
+                await until(lambda: len(scanned) > 1)
                 if other == "reload by name":
                     assert (await harness.manager.reload("a")).version == "a"
                 elif other == "catching up":
