@@ -1,4 +1,4 @@
-"""What lies among checkpoints and is none is told apart by its name and by what it contains."""
+"""What lies among checkpoints and is none is recognised by its name and by what it contains."""
 
 import os
 from pathlib import Path
