@@ -1,4 +1,4 @@
-"""What the builder hands to the workers, as folders of files: a policy's graph, and each version that may serve.
+"""Results of the builder for the workers, as folders of files: a policy's graph, and each version that may serve.
 
     graphs/<digest>/graph.json         what the policy takes and gives: readable without TensorFlow
                     serving/…          the SavedModel that TensorFlow runs; a plain export's lies in `plain/`
@@ -31,7 +31,7 @@ AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 
 @dataclass(frozen=True)
 class RowSharing:
-    """Which rows may share a call of a version.
+    """Rules of which rows may share a call of a version.
 
     `dependent`: why the rows of a call depend on each other, so that no two requests may share one; "" where they do
     not. `whole_batches`: such a policy takes neither more nor fewer rows than its fixed batch size. `one_row`: it takes
@@ -61,7 +61,7 @@ class Graph:
     python_code: tuple[str, ...] = ()
 
     def alike(self, other: Graph) -> bool:
-        """Whether the two differ for callers in nothing but the answers."""
+        """Returns whether the two differ for callers in nothing but the answers."""
         return (self.spec, self.serving) == (other.spec, other.serving)
 
     def write(self) -> None:
@@ -122,7 +122,7 @@ class Bundle:
 
     @property
     def dependent_rows(self) -> str:
-        """Why the rows of a call depend on each other; "" where they do not."""
+        """The reason why the rows of a call depend on each other; "" where they do not."""
         return self.sharing.dependent
 
     def write(self) -> None:
