@@ -44,10 +44,10 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     check_folder(folder)
     with hushed():  # here and not at the top: a mistyped folder is reported without TensorFlow
         from app.builder import probe
+        from app.builder.checkpoint_validation import train_step_in
         from app.builder.open_export import open_export
         from app.builder.row_dependence import dependence_of_rows
         from app.builder.unsupported import draws_of
-        from app.builder.variables import train_step_in
         from app.engine.savedmodel.load import load_copy
     with own_folder("policy-server-inspect.") as own:
         graph = open_export(folder, emptied(own / "graphs"))  # which is locked meanwhile, as `own` is already

@@ -47,7 +47,7 @@ from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, SessionStore
 from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_folders
-from app.versions.loaded import LoadedVersions
+from app.versions.active import LoadedVersions
 from app.versions.loader import BundleLoader
 from app.wire.tensors import Arrays
 from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec

@@ -17,8 +17,8 @@ import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from app.api.asgi_cycle import AsgiCycle, FastPathCycle, scope_of
 from app.api.connection_limits import SharedLimits
-from app.api.cycle import AsgiCycle, FastPathCycle, scope_of
 from app.api.fast_path import FastPath
 from app.api.known_head import Head
 from app.api.parser import RequestHead

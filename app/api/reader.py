@@ -10,7 +10,7 @@ import asyncio
 
 from uvicorn.server import ServerState
 
-from app.api.cycle import AsgiCycle, FastPathCycle
+from app.api.asgi_cycle import AsgiCycle, FastPathCycle
 from app.api.parser import HttpParser, RequestHead
 from app.api.timeouts import CHECK_AFTER_S, HalfCloseCheck
 from app.api.writer import AnswerWriter

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared, RowSharing
 from app.artifacts.checkpoint import manifest_of, plain_files
-from app.builder import probe, variables
+from app.builder import checkpoint_validation, probe
 from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice
 from app.builder.open_export import train_step_of
@@ -43,7 +43,7 @@ class Builder:
     def __init__(self, graph: Graph, engine: str = AUTO) -> None:
         self.graph = graph
         self._choice = EngineChoice(graph, engine)
-        self._variables = variables.variables_of(model_folder(graph))
+        self._variables = checkpoint_validation.variables_of(model_folder(graph))
         self._copy: TensorFlowEngine | None = load_copy(graph)
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
@@ -107,8 +107,8 @@ class Builder:
             check_files(folder, manifest.files if manifest else {})
         except IncompleteError as error:
             raise SwapRefused(str(error)) from None
-        variables.check(folder, self._variables)
-        train_step = variables.train_step_in(folder)
+        checkpoint_validation.check(folder, self._variables)
+        train_step = checkpoint_validation.train_step_in(folder)
         _check_promise(manifest, train_step)
         return train_step
 
@@ -154,7 +154,7 @@ class Builder:
     def _check_variables(self, folder: Path, source: Path) -> None:
         """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
         try:
-            variables.check(folder, self._variables)
+            checkpoint_validation.check(folder, self._variables)
         except SwapRefused as refusal:
             if not (source / GRAPH_FILE).exists():
                 raise

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph, RowSharing
-from app.builder.comparing import Pair, Unequal
 from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import check_equivalence
 from app.builder.open_export import metadata_of, train_step_of
+from app.builder.row_comparison import Pair, Unequal
 from app.builder.row_dependence import Dependence, Rows
 from app.engine.litert import LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine

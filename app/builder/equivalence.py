@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from app.builder.comparing import NUDGES, Pair, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.builder.equivalence_episodes import check_episodes
 from app.builder.equivalence_inputs import probes_of_action
+from app.builder.row_comparison import NUDGES, Pair, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.engine.base import Engine, InputRefused
 from app.wire.tensors import Arrays
 from saver.artifact.probe import probe_noise

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from app.builder.comparing import Pair, Unequal, differing_rows
 from app.builder.equivalence_inputs import random_inputs
+from app.builder.row_comparison import Pair, Unequal, differing_rows
 from app.engine.base import InputRefused
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, leaves

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
-from app.builder import variables
+from app.builder import checkpoint_validation
 from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.builder.probe import Trial
@@ -75,8 +75,8 @@ class Calls:
         return self._builder(policy, graph).needs_own_graph(folder)
 
     def train_step_in(self, folder: Path) -> int:
-        """See `variables.train_step_in`."""
-        return variables.train_step_in(folder)
+        """See `checkpoint_validation.train_step_in`."""
+        return checkpoint_validation.train_step_in(folder)
 
     def _reporter(self, policy: str) -> Callable[[str], None]:
         """A function that reports each step to the control process, with the seconds since the step before."""

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from app.builder import drawing
-from app.builder.comparing import NUDGES, differing_rows, is_among, nudged, rows_of
+from app.builder import random_ops
 from app.builder.equivalence_inputs import random_inputs
+from app.builder.row_comparison import NUDGES, differing_rows, is_among, nudged, rows_of
 from app.builder.unsupported import kinds
 from app.engine.base import Engine
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
@@ -110,7 +110,7 @@ class _Function:
     def of(cls, name: str, function: FlatFunction) -> _Function:
         impure = tuple(impurities(function.concrete))
         loops = bool(kinds(function.concrete) & {"While", "StatelessWhile"})
-        return cls(name, impure, drawing.is_drawn(impure), loops)
+        return cls(name, impure, random_ops.is_drawn(impure), loops)
 
 
 class _Dependent(Exception):
@@ -119,10 +119,10 @@ class _Dependent(Exception):
 
 def _of_graph(engine: TensorFlowEngine, function: _Function, batch_size: int | None) -> str:
     """Why two requests may not share a call of a function that is not pure; "" where nothing is seen."""
-    changing = [kind for kind in function.impure if drawing.changes_state(kind)]
+    changing = [kind for kind in function.impure if random_ops.changes_state(kind)]
     if changing:
         return f"changes variables that all rows share ({changing[0]})"
-    shared = drawing.drawn_once(engine.functions[function.name], batch_size)
+    shared = random_ops.drawn_once(engine.functions[function.name], batch_size)
     return f"draws the same numbers for all rows of a call ({shared})" if shared else ""
 
 
@@ -165,7 +165,7 @@ class _Judge:
         """
         function, engine = wanted.name, self._engine
         if wanted.draws:
-            fixed = drawing.without_chance(self._engine.functions[function])
+            fixed = random_ops.without_chance(self._engine.functions[function])
             if fixed is None:
                 return
             engine = TensorFlowEngine(self._engine.model, {function: fixed}, self._spec)

@@ -13,7 +13,7 @@ from app.inputs.validate import InputValidator
 from app.metrics import PolicyMetrics
 from app.rpc.control import RemoteManager
 from app.uploads.upload import Uploads
-from app.versions.loaded import LoadedVersions
+from app.versions.active import LoadedVersions
 from app.wire.codecs import JSON, Codec
 from app.wire.limits import SMALL_BYTES, largest_bodies
 from saver.artifact import PolicySpec, ServingInfo

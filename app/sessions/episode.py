@@ -23,9 +23,9 @@ from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
 from app.sessions.fields import BeginRequest, StepRequest
-from app.sessions.fitting import Fitting
 from app.sessions.reading import STATE, SessionReader
 from app.sessions.record import Answer, Record, Run
+from app.sessions.record_validation import Fitting
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, Arrays

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BundleLoader:
-    """Makes the engines of one policy: see `app.versions.loaded.Loader`.
+    """Makes the engines of one policy: see `app.versions.active.Loader`.
 
     A SavedModel takes a second to load, and a checkpoint milliseconds to restore into one: what is no longer used is
     kept for the next version.

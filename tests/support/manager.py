@@ -19,7 +19,7 @@ from app.engine.fake import FakeEngine
 from app.errors import LinkLost, SwapRefused
 from app.metrics import Metrics
 from app.settings import PolicyFolder
-from app.versions.loaded import LoadedVersions
+from app.versions.active import LoadedVersions
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest
 from tests.support.checkpoints import contents, identify, put
 

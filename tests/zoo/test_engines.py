@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.builder.comparing import Pair
 from app.builder.equivalence_episodes import check_episodes
+from app.builder.row_comparison import Pair
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from tests.support.server import ROOT

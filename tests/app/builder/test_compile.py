@@ -10,10 +10,10 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from app.builder import compile as compiling
-from app.builder.comparing import Pair, Unequal
 from app.builder.compile import CannotCompile
 from app.builder.constant_folding import FoldedConstants
 from app.builder.equivalence import check_equivalence
+from app.builder.row_comparison import Pair, Unequal
 from app.engine.litert import LiteRTEngine
 from saver import PolicySaver
 from saver.artifact.probe import probe_inputs

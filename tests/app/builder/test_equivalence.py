@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.builder.comparing import Pair, Unequal
 from app.builder.equivalence import check_equivalence
 from app.builder.equivalence_episodes import STEPS, check_episodes
+from app.builder.row_comparison import Pair, Unequal
 from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
 from app.wire.tensors import Arrays

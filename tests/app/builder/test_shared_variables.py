@@ -13,7 +13,7 @@ from tf_agents.policies import epsilon_greedy_policy, policy_saver, tf_policy
 
 from app.artifacts.checkpoint import identify
 from app.builder.builder import Builder
-from app.builder.variables import train_step_in
+from app.builder.checkpoint_validation import train_step_in
 from app.errors import SwapRefused
 from saver import PolicySaver
 from tests.support import saver_policies as policies

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from app.sessions.fitting import Fitting
 from app.sessions.record import Answer, Record, Run
+from app.sessions.record_validation import Fitting
 from saver.artifact import Leaf
 
 FITTING = Fitting("identity", {"h": Leaf("h", "float32", (3,)), "n": Leaf("n", "int64", ())})

@@ -12,7 +12,7 @@ from tf_agents.policies import policy_saver
 
 from app.artifacts import checkpoint as folders
 from app.artifacts.checkpoint import INDEX, Identity
-from app.builder.variables import check, train_step_in, variables_of
+from app.builder.checkpoint_validation import check, train_step_in, variables_of
 from app.engine.savedmodel.checkpoint_reader import Stored, prefix
 from app.errors import Incomplete, SwapRefused
 from saver import PolicySaver

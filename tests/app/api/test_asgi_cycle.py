@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.api.cycle import AsgiCycle, scope_of
+from app.api.asgi_cycle import AsgiCycle, scope_of
 from app.api.parser import RequestHead
 from app.errors import RequestTimeout
 

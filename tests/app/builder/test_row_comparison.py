@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.builder.comparing import TOLERANCE, Unequal, differing_rows, identical, is_among, nudged, rows_of
+from app.builder.row_comparison import TOLERANCE, Unequal, differing_rows, identical, is_among, nudged, rows_of
 
 
 def floats(*values: float) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.artifacts.bundle import Bundle
-from app.versions.loaded import LoadedVersions
+from app.versions.active import LoadedVersions
 
 pytestmark = pytest.mark.anyio
 GRAPH: Any = None
