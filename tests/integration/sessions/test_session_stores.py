@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import redis
 
+from app.testing import ServerFailed
 from tests.integration.sessions.test_sessions import OBSERVATION, Session, problem, server_of, steps_in
 from tests.support.policies import CountingPolicy, NumberTrainer
 from tests.support.redis_server import redis_running
@@ -148,7 +149,7 @@ def test_a_session_of_another_policy_by_that_name_is_unknown(
 
 def test_a_url_of_no_store_is_logged_at_the_start(exports: Path) -> None:
     with (
-        pytest.raises(AssertionError, match="POLICY_SERVER_SESSION_URL"),
+        pytest.raises(ServerFailed, match="POLICY_SERVER_SESSION_URL"),
         serving({"cartpole": exports / "cartpole"}, POLICY_SERVER_SESSION_URL="http://127.0.0.1:1"),
     ):
         pass
