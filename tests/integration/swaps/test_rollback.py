@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.testing import ServerFailed
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 
@@ -67,7 +68,7 @@ def test_two_servers_may_not_share_a_state_folder(tmp_path: Path) -> None:
     options = ("--state-dir", str(tmp_path / "state"))
     with (
         serving({"p": trainer.folder}, *options),
-        pytest.raises(AssertionError, match="is in use by another server"),
+        pytest.raises(ServerFailed, match="is in use by another server"),
         serving({"p": trainer.folder}, *options),
     ):
         pass
