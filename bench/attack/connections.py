@@ -263,6 +263,24 @@ def _zipped_beside(connections: int) -> Callable[[int, float], str]:
     return run
 
 
+def _all_sessions(most: int) -> Callable[[int, float], str]:
+    """Begins sessions until no more are given to one client, and ends them again."""
+
+    def run(port: int, seconds: float) -> str:  # noqa: ARG001
+        path, begun, status = "/v1/policies/small/sessions", 0, "201"
+        with connect(port) as connection:
+            while status == "201" and begun < most:
+                body = b'{"id": "taken-%d", "observation": [0.1, 0.2, 0.3, 0.4]}' % begun
+                send_all(connection, head(path, len(body)) + body)
+                status, begun = read_all(connection), begun + 1
+            for number in range(begun - 1):
+                send_all(connection, b"DELETE %b/taken-%d HTTP/1.1\r\nHost: x\r\n\r\n" % (path.encode(), number))
+                read_all(connection)
+        return f"{status} after {begun}"
+
+    return run
+
+
 def _zipped_and_closed(connections: int) -> Callable[[int, float], str]:
     """Small bodies that stand for large ones, of clients that do not wait for the answer."""
 
@@ -341,6 +359,7 @@ KINDS = [
     Wire("admin: 500 levels of lists", _admin(b'{"checkpoint":' + b"[" * 500 + b"]" * 500 + b"}")),
     Wire("admin: 30,000 levels of lists", _admin(b'{"checkpoint":' + b"[" * 30_000 + b"]" * 30_000 + b"}")),
     Wire("admin: 10,000 fields", _admin(b"{" + b",".join(b'"k%d":1' % i for i in range(5_000)) + b"}")),
+    Wire("one client that takes all sessions", _all_sessions(20_000)),
     Wire("an upload that is no tar", _upload),
     Wire("uploads that stop", _stopping_upload),
 ]
