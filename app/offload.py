@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from app.errors import Overloaded, PolicyServerError
@@ -24,6 +24,11 @@ _MOST_BYTES = 128 * 2**20
 _TURN_S = 0.001
 _REST_S = 50e-6
 _turns = threading.local()
+
+
+async def in_executor(executor: Executor, call: Callable[..., T], *args: Any) -> T:
+    """Returns what a call returns, or raises what it raises: it blocks a thread of the executor, not the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(executor, call, *args)
 
 
 def let_others_run() -> None:

@@ -104,6 +104,8 @@ class Cycle:
 
     def _end(self, status: int) -> None:
         self.over = True
+        # Its job refers to this cycle, which would keep the arrays in memory until the garbage collector runs.
+        self._pending = None
         self._count(status)
 
     def _count(self, status: int) -> None:
@@ -190,12 +192,6 @@ class RequestCycle(Cycle):
     def _answer(self, body: bytes) -> None:
         self._end(200)
         self._receiver.write_answer(self.route.writes.header, body)
-
-    def _end(self, status: int) -> None:
-        self.over = True
-        # Its job refers to this cycle, which would keep the arrays in memory until the garbage collector runs.
-        self._pending = None
-        self._count(status)
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

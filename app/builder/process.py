@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import os
 import socket
@@ -24,6 +23,7 @@ from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.builder.probe import Trial
 from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
+from app.offload import in_executor
 from app.rpc.link import Handlers, Link
 
 T = TypeVar("T")
@@ -101,9 +101,7 @@ class Calls:
 
     def _in_executor(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
         async def answer(*args: object) -> T:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._executor, functools.partial(_blamed, call, *args)
-            )
+            return await in_executor(self._executor, _blamed, call, *args)
 
         return answer
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.checkpoint import manifest_of
@@ -15,10 +14,10 @@ from app.control.source import Scan
 from app.control.state_dir import StateDir, VersionRecord
 from app.control.swap import Swapper
 from app.errors import SwapRefused, UnusablePolicy
+from app.offload import in_executor
 from app.wire.tensors import Arrays
 from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
-T = TypeVar("T")
 OTHER_SPECS = "the new graph has other specs: a server started anew can serve it"
 
 
@@ -64,7 +63,7 @@ class Preparing:
         there = await self._bundle(graph, candidate.digest)
         if there is None:
             return await self._prepare(graph, candidate.folder, candidate.digest)
-        await self._in_executor(lambda: _check_unchanged(candidate.folder))
+        await in_executor(self._executor, _check_unchanged, candidate.folder)
         return Prepared(there)
 
     async def graph_for(self, graph: Graph, candidate: Candidate) -> Graph:
@@ -73,9 +72,9 @@ class Preparing:
         Raises:
           SwapRefused: it may not serve.
         """
-        if not await self._in_executor(lambda: (candidate.folder / GRAPH_FILE).exists()):
+        if not await in_executor(self._executor, (candidate.folder / GRAPH_FILE).exists):
             return graph
-        before = await self._in_executor(lambda: self._state_dir.graph_of(candidate.digest))
+        before = await in_executor(self._executor, self._state_dir.graph_of, candidate.digest)
         if before is not None and before.alike(graph):
             return before
         if not await self._builder.needs_own_graph(graph, candidate.folder):
@@ -122,15 +121,12 @@ class Preparing:
         return Prepared(there) if there is not None else await self._prepare(graph, None, graph.digest)
 
     async def _bundle(self, graph: Graph, digest: str) -> Bundle | None:
-        return await self._in_executor(lambda: self._state_dir.bundle(digest, graph.digest))
+        return await in_executor(self._executor, self._state_dir.bundle, digest, graph.digest)
 
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
         recorded = await self._swapper.workers.recorded()
         serving = self._swapper.offer()[1:] if self._swapper.serves else None
         return await self._builder.prepare(graph, source, digest, self._state_dir.place(digest), recorded, serving)
-
-    async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, job)
 
 
 def _check_unchanged(folder: Path) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import TypeVar
 
 from app.artifacts.bundle import Graph
 from app.artifacts.names import EXPORT
 from app.control.pins import Pin
 from app.control.state_dir import MOST_RECORDS, SavedState, StateDir, VersionRecord
-
-T = TypeVar("T")
+from app.offload import in_executor
 
 
 class Records:
@@ -27,7 +24,7 @@ class Records:
 
     async def load(self, graph: Graph) -> SavedState:
         """Loads what served before a restart; returns it with the pin, which does not count before it is resumed."""
-        saved_state = await self._in_executor(lambda: self._state_dir.load(graph.digest, graph))
+        saved_state = await in_executor(self._executor, self._state_dir.load, graph.digest, graph)
         self.served = list(saved_state.served)
         return saved_state
 
@@ -39,7 +36,7 @@ class Records:
         if not self.served or self.served[-1] != active:
             self.served = [*self.served, active][-MOST_RECORDS:]
         saved_state = SavedState(export, tuple(self.served), pin, saved_again)
-        await self._in_executor(lambda: self._state_dir.save(saved_state, in_use))
+        await in_executor(self._executor, self._state_dir.save, saved_state, in_use)
 
     def named(self, name: str) -> VersionRecord | None:
         """Returns the version of that name that served last; None where none did."""
@@ -64,14 +61,11 @@ class Records:
     async def forget(self, record: VersionRecord) -> None:
         """Deletes the files of a version, to which nobody can roll back any more."""
         self.served = [other for other in self.served if other.digest != record.digest]
-        await self._in_executor(lambda: self._state_dir.forget(record.digest))
+        await in_executor(self._executor, self._state_dir.forget, record.digest)
 
     async def graph_of(self, record: VersionRecord, graph: Graph) -> Graph:
         """Returns the graph that a version served with; `graph` where that is gone."""
         if record.graph in ("", graph.digest):
             return graph
-        before = await self._in_executor(lambda: self._state_dir.graph(record.graph))
+        before = await in_executor(self._executor, self._state_dir.graph, record.graph)
         return before if before is not None else graph
-
-    async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, job)

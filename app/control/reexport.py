@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TypeVar
 
 from app.artifacts.bundle import Graph
 from app.artifacts.export import identify_export
@@ -17,11 +14,11 @@ from app.control.plan import OwnWeights
 from app.control.prepare import OTHER_SPECS, Builder
 from app.control.state_dir import StateDir
 from app.errors import SwapRefused, UnusablePolicy
+from app.offload import in_executor
 from saver.artifact import GRAPH_FILE, POLICY_FILE
 
 log = logging.getLogger("policy_server.swap")
 
-T = TypeVar("T")
 Stamp = tuple[tuple[str, int, int, int], ...]
 # What is not in the order in which a saver writes was copied, or is being written: it has this long to come to rest.
 _SETTLED_S = 2.0
@@ -57,8 +54,8 @@ class ExportFolder:
           UnusablePolicy: it is no policy that can be served.
         """
         self._stamp = files_stamp(self._folder)
-        exported = await self._in_executor(lambda: identify_export(self._folder))
-        there = await self._in_executor(lambda: self._state_dir.graph(exported.digest))
+        exported = await in_executor(self._executor, identify_export, self._folder)
+        there = await in_executor(self._executor, self._state_dir.graph, exported.digest)
         self.graph = there or await self._builder.open(self._folder, self._state_dir.graphs)
         if self.graph.python_code:
             code = "; ".join(self.graph.python_code)
@@ -136,9 +133,6 @@ class ExportFolder:
             self.saved_again = watched
         self.graph, self._stamp = graph, self._judged if self._judged is not None else self._stamp
         self.fresh, self._judged, self.reason = None, None, ""
-
-    async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, job)
 
 
 def files_stamp(folder: Path) -> Stamp:

@@ -12,6 +12,7 @@ from app.control.history import History
 from app.control.reexport import ExportFolder
 from app.control.source import Scan, Source
 from app.errors import SwapRefused
+from app.offload import in_executor
 
 # A checkpoint without checkpoint.json counts as whole when nothing in it is younger than this.
 REST_S = 0.25
@@ -40,9 +41,7 @@ class Scanner:
         """
         self._changed.clear()
         try:
-            scan = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._source.scan, REST_S, afresh, only
-            )
+            scan = await in_executor(self._executor, self._source.scan, REST_S, afresh, only)
         except OSError as error:
             raise SwapRefused(f"the checkpoints cannot be looked for now: {error.strerror}", for_now=True) from error
         fresh = self._export.fresh

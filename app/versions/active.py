@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.base import Engine
 from app.errors import SwapRefused, is_passing
+from app.offload import in_executor
 from app.versions.lease import LoadedVersion, VersionInfo
-
-T = TypeVar("T")
 
 
 class Loader(Protocol):
@@ -90,7 +89,7 @@ class LoadedVersions:
         await self.drained()  # the copy that served before may be the one to restore into
         self._forget_ready()
         try:
-            engine = await self._in_executor(lambda: self._loader.load(graph, bundle))
+            engine = await in_executor(self._executor, self._loader.load, graph, bundle)
         except SwapRefused:
             raise
         except Exception as error:
@@ -106,7 +105,7 @@ class LoadedVersions:
         """
         await self.prepare(graph, bundle)
         self.activate(name, bundle.digest)
-        await self._in_executor(lambda: self._loader.stand_by(graph, bundle))
+        await in_executor(self._executor, self._loader.stand_by, graph, bundle)
 
     def activate(self, name: str, digest: str) -> None:
         """Switches to the version that was prepared, under this name: the one assignment that changes what serves."""
@@ -154,6 +153,3 @@ class LoadedVersions:
         if self._ready is not None:
             self._loader.give_back(self._ready[1])
             self._ready = None
-
-    async def _in_executor(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, job)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 JSON, MSGPACK = "application/json", "application/msgpack"
-MIB = 2**20
 ROW = b"[0.1,-0.25,3.5,0.125]"
 
 

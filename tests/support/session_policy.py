@@ -14,11 +14,8 @@ import numpy as np
 
 from app.batching.batcher import Batcher, BatcherParts
 from app.inference.policy import Policy
-from app.inference.response import response_templates
 from app.inference.service import Service
 from app.inputs.defaults import Defaults
-from app.inputs.typed import TypedDecoder
-from app.inputs.validate import InputValidator
 from app.metrics import Metrics
 from app.sessions.episode import Episodes
 from app.sessions.memory import MemoryStore
@@ -26,6 +23,7 @@ from app.sessions.sessions import Sessions
 from app.sessions.store import Limits
 from app.versions.lease import LoadedVersion, VersionInfo
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
+from tests.support.served_policy import policy_of
 from tests.support.specs import policy_spec
 
 ROW = TensorInfo("float32", (None, 1))
@@ -72,19 +70,9 @@ class ServedPolicy:
         metrics = Metrics().policy("p")
         with ThreadPoolExecutor(1) as executor:
             batcher = Batcher(BatcherParts("p", loaded.lease, Defaults(SPEC).complete, executor, metrics, 100))
-            parts: dict[str, Any] = dict.fromkeys(Policy.__dataclass_fields__)
-            parts |= {
-                "name": "p",
-                "spec": SPEC,
-                "serving": serving,
-                "typed_decoder": TypedDecoder(SPEC, rows_limit=rows_limit),
-                "reader": InputValidator(SPEC, rows_limit=rows_limit),
-                "templates": response_templates(SPEC, serving),
-                "versions": versions,
-                "batcher": batcher,
-                "metrics": metrics,
-            }
-            policy = Policy(**parts)
+            policy = policy_of(
+                SPEC, serving, rows_limit=rows_limit, versions=versions, batcher=batcher, metrics=metrics
+            )
             service = Service(["p"], deadline_ms=10_000, rows_limit=rows_limit)
             service.add(policy)
             limits = Limits(sessions=9, size_bytes=2**24, idle_s=60, retained_versions=2)

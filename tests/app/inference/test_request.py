@@ -10,13 +10,11 @@ from app.batching.rule import INITIAL_STATE
 from app.errors import DoesNotFit, NotJson, Unsupported
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, LargeRequest, RequestParser, function_of
-from app.inference.response import response_templates
 from app.inputs.options import Options
-from app.inputs.typed import TypedDecoder
-from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON, MSGPACK, Codec
 from app.wire.limits import FEW_NUMBERS
 from saver.artifact import DistributionInfo, Noise, ServingInfo, Signature, TensorInfo
+from tests.support.served_policy import policy_of
 from tests.support.specs import LSTM_STATE, policy_spec
 
 ROWS = 70_000
@@ -39,18 +37,8 @@ NONE = ServingInfo({}, {}, Noise(0, 0), {"sample": "it draws by itself", "distri
 
 
 def policy(serving: ServingInfo = ALL) -> Policy:
-    parts: dict[str, Any] = dict.fromkeys(Policy.__dataclass_fields__)
-    parts |= {
-        "name": "p",
-        "spec": SPEC,
-        "serving": serving,
-        "typed_decoder": TypedDecoder(SPEC, rows_limit=ROWS),
-        "reader": InputValidator(SPEC, rows_limit=ROWS),
-        "templates": response_templates(SPEC, serving),
-        "body_limit_bytes": 0,
-        "metrics": SimpleNamespace(outside_bounds=lambda count: None),
-    }
-    return Policy(**parts)
+    metrics = SimpleNamespace(outside_bounds=lambda count: None)
+    return policy_of(SPEC, serving, rows_limit=ROWS, body_limit_bytes=0, metrics=metrics)
 
 
 PARSER = RequestParser(ROWS)
