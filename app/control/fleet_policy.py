@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from app.artifacts.bundle import COMPILED_FILE, GRAPHS, VERSIONS, Bundle, Graph
 from app.artifacts.records import Pin, VersionRecord
 from app.control.commit import CommitProtocol, OneServer
+from app.control.fleet_files import FleetFiles
 from app.control.manager import Manager
-from app.control.prepare import Fetch
-from app.control.state_dir import MOST_RECORDS, StateDir
+from app.control.state_dir import MOST_RECORDS
 from app.control.targets import Past
-from app.errors import Unauthorized, UnknownVersion
 from app.fleet.fleet import Fleet
 from app.fleet.follower import Following
-from app.fleet.paths import files_path
 from app.fleet.protocol import Committed, taking_part
-from app.fleet.transfer import fetch
-from app.offload import in_executor
-from saver.artifact import digest_of
 
 
 class FleetPolicy:
     """The host of one policy: see `app.fleet.follower.PolicyHost`. Event loop only."""
 
-    def __init__(self, fleet: Fleet, manager: Manager, state_dir: StateDir) -> None:
+    def __init__(self, fleet: Fleet, manager: Manager, files: FleetFiles) -> None:
         self._fleet = fleet
+        self.files = files
         self._manager = manager
         self._targets = manager.targets
         self._records = manager.records
-        self._state_dir = state_dir
         self._paused: str | None = None
-        self._executor = ThreadPoolExecutor(2, f"fleet-{manager.name}")
-        manager.targets.preparing.fetch = fetcher(fleet, manager.name, self._executor)
+        manager.targets.preparing.fetch = files.fetch
         self._member, self._coordinator = fleet.member(manager.name, lambda: manager.active.name, MOST_RECORDS)
 
     async def join(self) -> None:
@@ -95,50 +85,3 @@ class FleetPolicy:
     async def describe(self) -> dict[str, Any]:
         """See `Fleet.describe`."""
         return await self._fleet.describe()
-
-    def given_folder(self, kind: str, digest: str, secret: str) -> Path:
-        """Returns the folder that another server asks for.
-
-        Raises:
-          Unauthorized: the secret is not the fleet's.
-          UnknownVersion: the folder is not here.
-        """
-        if not self._fleet.secret or not hmac.compare_digest(secret.encode(), self._fleet.secret.encode()):
-            raise Unauthorized("this is for the servers of the fleet")
-        if digest.isalnum() and kind in (GRAPHS, VERSIONS):
-            folder = self._state_dir.place(digest) if kind == VERSIONS else self._state_dir.graphs / digest
-            if folder.is_dir():
-                return folder
-        raise UnknownVersion(f"nothing of digest {digest[:80]!r} is here")
-
-
-def fetcher(fleet: Fleet, policy: str, executor: Executor) -> Fetch:
-    """Returns what fetches the folders of a policy from other servers: see `app.control.prepare.Fetch`."""
-
-    async def fetch_folder(kind: str, digest: str, destination: Path) -> None:
-        accepts = _is_bundle if kind == VERSIONS else _is_graph
-        await in_executor(
-            executor,
-            fetch,
-            lambda: [peer.url for peer in fleet.peers],
-            files_path(policy, kind, digest),
-            fleet.secret,
-            destination,
-            lambda folder: accepts(folder, digest),
-        )
-
-    return fetch_folder
-
-
-def _is_bundle(folder: Path, digest: str) -> bool:
-    """Whether what has arrived is the version with this digest; one of another format has its weights all the same."""
-    found = Bundle.read(folder)
-    if found is None:
-        return (folder / "variables").is_dir()
-    weights = {name: sha256 for name, sha256 in found.files.items() if name != COMPILED_FILE}
-    return found.digest == digest and (not weights or found.graph == digest or digest_of(weights) == digest)
-
-
-def _is_graph(folder: Path, digest: str) -> bool:
-    found = Graph.read(folder)
-    return found is not None and found.digest == digest

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from app.artifacts.bundle import Bundle, Graph
 from app.control.manager import Manager
 from app.errors import Unsupported
 from app.rpc.link import Handlers
 from app.rpc.messages import Swapped
 from app.settings import variable
+
+if TYPE_CHECKING:
+    from app.control.fleet_files import FleetFiles
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -28,8 +32,9 @@ class InFleet(Protocol):
     async def describe(self) -> dict[str, Any]:
         """Returns what `GET /admin/fleet` answers."""
 
-    def given_folder(self, kind: str, digest: str, secret: str) -> Path:
-        """Returns the folder that another server asks for."""
+    @property
+    def files(self) -> FleetFiles:
+        """The files that servers have from each other."""
 
 
 def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet]) -> Handlers:
@@ -47,8 +52,19 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def describe_fleet(policy: str) -> dict[str, Any]:
         return await _in_fleet(fleet, policy).describe()
 
-    async def given_folder(policy: str, kind: str, digest: str, secret: str) -> Path:
-        return _in_fleet(fleet, policy).given_folder(kind, digest, secret)
+    async def given(policy: str, *args: Any) -> Path:
+        return _in_fleet(fleet, policy).files.given(*args)
+
+    async def obtain_version(policy: str, digest: str) -> tuple[Graph, Bundle]:
+        return await _in_fleet(fleet, policy).files.obtain_version(digest)
+
+    async def share_upload(policy: str, *args: Any) -> None:
+        await _in_fleet(fleet, policy).files.share_upload(*args)
+
+    async def take_upload(policy: str, *args: Any) -> None:
+        await _in_fleet(fleet, policy).files.take_upload(*args)
+
+    in_fleet = (members, pause, resume, describe_fleet, given, obtain_version, share_upload, take_upload)
 
     def swapping(call: Callable[..., Awaitable[Swapped]]) -> Call:
         async def answer(policy: str, *args: Any) -> Swapped:
@@ -65,7 +81,7 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
     swaps = {call.__name__: swapping(call) for call in (Manager.reload, Manager.reload_export, Manager.rollback)}
     others = {call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)}
-    by_name = {call.__name__: call for call in (members, pause, resume, describe_fleet, given_folder)}
+    by_name = {call.__name__: call for call in in_fleet}
     return {**swaps, **others, **by_name, "status": of_policy(_status)}
 
 

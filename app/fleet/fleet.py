@@ -10,11 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from app.errors import SwapRefused
 from app.fleet.coordinator import Coordinator
 from app.fleet.follower import Follower, PolicyHost
 from app.fleet.member import PolicyMember
 from app.fleet.notice import Notice
-from app.fleet.peers import ask_peers, redis_is_gone
+from app.fleet.peers import ask_peers, post_to_all, redis_is_gone
 from app.fleet.protocol import Phase, Report
 from app.fleet.store import LEASE_S, FleetLost, FleetStore, Member, Snapshot
 from app.rpc.messages import FleetStatus, now_s
@@ -109,6 +110,20 @@ class Fleet:
             }
             members.append({"id": member.id, "url": member.url, "since": member.since, "policies": policies})
         return {"fleet": self.name, "members": members}
+
+    async def ask_all(self, path: str, body: dict[str, str]) -> None:
+        """Has every other member do something; one that has gone meanwhile is left out.
+
+        Raises:
+          SwapRefused: one cannot.
+        """
+        live = {member.url for member in await self._store.members() if member.id != self.id}
+        failed = await post_to_all(live, path, body, self.secret)
+        if failed:
+            live = {member.url for member in await self._store.members()}
+        for url, reason in failed.items():
+            if url in live:
+                raise SwapRefused(f"member {url}: {reason}", for_now=True)
 
     def _described(self) -> Member:
         policies = {policy: {"version": active()} for policy, active in self._active.items() if policy in self.members}

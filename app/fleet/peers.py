@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import httpx
 import msgspec
@@ -11,6 +11,8 @@ import msgspec
 from app.fleet.store import Member
 
 _PATIENCE_S = 1.0
+# While a member fetches a checkpoint from the others.
+_UPLOAD_S = 60.0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -44,6 +46,23 @@ def redis_is_gone(peers: int, answers: Sequence[Answer], applied: Mapping[str, i
         answer.reaches or any(answer.applied.get(policy, 0) > epoch for policy, epoch in applied.items())
         for answer in answers
     )
+
+
+async def post_to_all(urls: Iterable[str], path: str, body: dict[str, str], secret: str) -> dict[str, str]:
+    """Posts to members; returns the reasons of those that have refused, or have not answered, by their URLs."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with httpx.AsyncClient(timeout=_UPLOAD_S, trust_env=False, headers=headers) as client:
+        asked = list(urls)
+        found = await asyncio.gather(*(_post(client, url + path, body) for url in asked))
+    return {url: reason for url, reason in zip(asked, found, strict=True) if reason}
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, str]) -> str:
+    try:
+        response = await client.post(url, json=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return "" if response.is_success else response.text[:300]
 
 
 async def _ask(client: httpx.AsyncClient, peer: Member) -> Answer | None:
