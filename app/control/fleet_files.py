@@ -47,7 +47,7 @@ class FleetFiles:
           Unauthorized: the secret is not the fleet's.
           UnknownVersion: the folder is not here.
         """
-        self._check(secret)
+        self.check(secret)
         if kind == CHECKPOINTS and is_name(name):
             places = [folder / name for folder in self._uploads]
         elif kind in (GRAPHS, VERSIONS) and name.isalnum():
@@ -95,7 +95,7 @@ class FleetFiles:
           Unauthorized: the secret is not the fleet's.
           SwapRefused: it cannot be fetched, or stored.
         """
-        self._check(secret)
+        self.check(secret)
         if not is_name(name) or any(_digest_in(folder / name) == digest for folder in self._uploads):
             return
         reasons = []
@@ -112,7 +112,8 @@ class FleetFiles:
         urls = lambda: [peer.url for peer in self._fleet.peers]  # noqa: E731
         await in_executor(self._executor, fetch, urls, path, self._fleet.secret, destination, accepts)
 
-    def _check(self, secret: str) -> None:
+    def check(self, secret: str) -> None:
+        """Raises Unauthorized where that is not the fleet's secret."""
         if not self._fleet.secret or not hmac.compare_digest(secret.encode(), self._fleet.secret.encode()):
             raise Unauthorized("this is for the servers of the fleet")
 

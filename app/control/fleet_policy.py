@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
 from app.control.commit import CommitProtocol, OneServer
 from app.control.fleet_files import FleetFiles
@@ -13,7 +14,9 @@ from app.control.state_dir import MOST_RECORDS
 from app.control.targets import Past
 from app.fleet.fleet import Fleet
 from app.fleet.follower import Following
+from app.fleet.paths import reload_path
 from app.fleet.protocol import Committed, taking_part
+from app.rpc.messages import Swapped
 
 
 class FleetPolicy:
@@ -50,6 +53,44 @@ class FleetPolicy:
     async def follow(self, record: VersionRecord, following: Following) -> None:
         """See `PolicyHost`."""
         await self._swap(record, following, lambda: following.committed)
+
+    async def reload(self, name: str | None) -> Swapped:
+        """Reloads a checkpoint on every server, or the newest that any of them has in its folder: see `Manager.reload`.
+
+        The server in whose folder it lies makes the change.
+        """
+        own = await self.find(name)
+        if name is None or own is None:
+            url, newest = await self._fleet.ask_for_newest(reload_path(self._manager.name, "find"), name)
+            if newest is not None and (own is None or newest > own):
+                swapped = await self._fleet.ask_one(url, reload_path(self._manager.name, "reload"), name)
+                if swapped is not None:
+                    return Swapped(**swapped)
+        return await self._manager.reload(name)
+
+    async def find(self, name: str | None) -> int | None:
+        """Returns the train step of a checkpoint in this server's folder, of the newest where `name` is None.
+
+        None where there is none; -1 where it is unknown.
+        """
+        if name == EXPORT:
+            return self._manager.export.graph.train_step
+        async with self._manager.changes.lock:
+            scan, _ = await self._manager.scanner.scan_for(name, afresh=False)
+        if name is None:
+            return max((candidate.train_step for candidate in scan.complete), default=None)
+        steps = [candidate.train_step for candidate in scan.complete if candidate.name == name]
+        return steps[0] if steps else -1 if scan.has(name) else None
+
+    async def find_for(self, name: str | None, secret: str) -> int | None:
+        """Does what `find` does, for another server; raises Unauthorized where the secret is not the fleet's."""
+        self.files.check(secret)
+        return await self.find(name)
+
+    async def reload_for(self, name: str | None, secret: str) -> Swapped:
+        """Reloads what lies in this server's folder, for another server; raises as `find_for` and `reload` do."""
+        self.files.check(secret)
+        return await self._manager.reload(name)
 
     async def pause(self, mode: str | None) -> str | None:
         """Pauses the policy on every server of the fleet, or resumes it; returns what is in force then."""

@@ -26,6 +26,15 @@ class InFleet(Protocol):
     async def members(self) -> int:
         """Returns how many servers take part."""
 
+    async def reload(self, name: str | None) -> Swapped:
+        """Reloads a checkpoint, or the newest, everywhere."""
+
+    async def find_for(self, name: str | None, secret: str) -> int | None:
+        """Returns the train step of a checkpoint, for another server."""
+
+    async def reload_for(self, name: str | None, secret: str) -> Swapped:
+        """Reloads a checkpoint, for another server."""
+
     async def pause(self, mode: str | None) -> str | None:
         """Pauses the policy everywhere, or resumes it."""
 
@@ -52,6 +61,20 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def describe_fleet(policy: str) -> dict[str, Any]:
         return await _in_fleet(fleet, policy).describe()
 
+    async def find(policy: str, *args: Any) -> int | None:
+        return await _in_fleet(fleet, policy).find_for(*args)
+
+    async def reload_for(policy: str, *args: Any) -> Swapped:
+        return await counted(policy, await _in_fleet(fleet, policy).reload_for(*args))
+
+    async def reload(policy: str, name: str | None) -> Swapped:
+        if policy not in fleet:
+            return await managers[policy].reload(name)
+        return await counted(policy, await fleet[policy].reload(name))
+
+    async def counted(policy: str, swapped: Swapped) -> Swapped:
+        return dataclasses.replace(swapped, members=await members(policy)) if policy in fleet else swapped
+
     async def given(policy: str, *args: Any) -> Path:
         return _in_fleet(fleet, policy).files.given(*args)
 
@@ -64,12 +87,23 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def take_upload(policy: str, *args: Any) -> None:
         await _in_fleet(fleet, policy).files.take_upload(*args)
 
-    in_fleet = (members, pause, resume, describe_fleet, given, obtain_version, share_upload, take_upload)
+    in_fleet = (
+        members,
+        find,
+        reload,
+        reload_for,
+        pause,
+        resume,
+        describe_fleet,
+        given,
+        obtain_version,
+        share_upload,
+        take_upload,
+    )
 
     def swapping(call: Callable[..., Awaitable[Swapped]]) -> Call:
         async def answer(policy: str, *args: Any) -> Swapped:
-            swapped = await call(managers[policy], *args)
-            return dataclasses.replace(swapped, members=await members(policy)) if policy in fleet else swapped
+            return await counted(policy, await call(managers[policy], *args))
 
         return answer
 
@@ -79,9 +113,9 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
         return answer
 
-    swaps = {call.__name__: swapping(call) for call in (Manager.reload, Manager.reload_export, Manager.rollback)}
+    swaps = {call.__name__: swapping(call) for call in (Manager.reload_export, Manager.rollback)}
     others = {call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)}
-    by_name = {call.__name__: call for call in in_fleet}
+    by_name = {call.__name__: call for call in (*in_fleet, *uploads)}
     return {**swaps, **others, **by_name, "status": of_policy(_status)}
 
 

@@ -10,12 +10,18 @@ PIECE_BYTES = 2**20
 # Beside the two kinds of app/artifacts/bundle.py, which go by their digests.
 CHECKPOINTS = "checkpoints"
 FILES_PATH = "/fleet/policies/{policy}/{kind}/{name}"
+RELOAD_PATH = "/fleet/policies/{policy}/{what}"
 UPLOADS_PATH = "/fleet/policies/{policy}/uploads/{name}"
 
 
 def files_path(policy: str, kind: str, name: str) -> str:
     """Returns the path at which a member gives a folder."""
     return FILES_PATH.format(policy=policy, kind=kind, name=name)
+
+
+def reload_path(policy: str, what: str) -> str:
+    """Returns the path at which a member is asked to `find` a checkpoint in its folder, or to `reload` it."""
+    return RELOAD_PATH.format(policy=policy, what=what)
 
 
 def upload_path(policy: str, name: str) -> str:

@@ -64,6 +64,15 @@ class RemoteManager:
         """See `Admission.resume`."""
         await self._link.call("resume", self._policy)
 
+    async def find(self, name: str | None, secret: str) -> int | None:
+        """See `app.control.fleet_policy.FleetPolicy`."""
+        train_step: int | None = await self._link.call("find", self._policy, name, secret)
+        return train_step
+
+    async def reload_for(self, name: str | None, secret: str) -> Swapped:
+        """See `app.control.fleet_policy.FleetPolicy`; raises DeadlinePassed where that takes long."""
+        return await self._swapped("reload_for", name, secret)
+
     async def given(self, kind: str, name: str, secret: str) -> Path:
         """See `app.control.fleet_files.FleetFiles`."""
         folder: Path = await self._link.call("given", self._policy, kind, name, secret)

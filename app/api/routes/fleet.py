@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from app.api.access import Guard
 from app.errors import NotReady
-from app.fleet.paths import FILES_PATH, UPLOADS_PATH, tar_of
+from app.fleet.paths import FILES_PATH, UPLOADS_PATH, reload_path, tar_of
 from app.inference.service import Service
 
 # A member that is new to many others gives to these first, which give it on.
@@ -50,6 +50,12 @@ class Announced(BaseModel):
     digest: str
 
 
+class Wanted(BaseModel):
+    """A checkpoint by its name, or the newest."""
+
+    checkpoint: str | None = None
+
+
 def fleet_router(service: Service, guard: Guard) -> APIRouter:
     """Makes the routes; the first needs the admin token, the second the fleet's secret."""
     router = APIRouter()
@@ -69,6 +75,16 @@ def fleet_router(service: Service, guard: Guard) -> APIRouter:
     async def uploaded(policy: str, name: str, announced: Announced, request: Request) -> dict[str, str]:
         await service.policy(policy).manager.take_upload(name, announced.digest, _secret(request))
         return {"version": name}
+
+    @router.post(reload_path("{policy}", "find"), include_in_schema=False)
+    async def find(policy: str, wanted: Wanted, request: Request) -> dict[str, int | None]:
+        manager = service.policy(policy).manager
+        return {"train_step": await manager.find(wanted.checkpoint, _secret(request))}
+
+    @router.post(reload_path("{policy}", "reload"), include_in_schema=False)
+    async def reload(policy: str, wanted: Wanted, request: Request) -> dict[str, Any]:
+        manager = service.policy(policy).manager
+        return vars(await manager.reload_for(wanted.checkpoint, _secret(request)))
 
     @router.get(FILES_PATH, include_in_schema=False)
     async def files(policy: str, kind: str, name: str, request: Request) -> StreamingResponse:
