@@ -27,8 +27,8 @@ _RENEW_S = LEASE_S / 5
 _MARGIN_S = 0.5
 # How long a server that starts waits for its fleet before it listens; it is not ready before it takes part.
 _JOIN_S = 10.0
-# Sends the workers of the server what they have to know.
-Publish = Callable[[FleetStatus], Awaitable[None]]
+# Sends the workers of the server what they have to know; the second is the count of members.
+Publish = Callable[[FleetStatus, int], Awaitable[None]]
 
 
 class Fleet:
@@ -41,7 +41,7 @@ class Fleet:
     """
 
     def __init__(
-        self, store: FleetStore, name: str, url: str, publish: Callable[[FleetStatus], Awaitable[None]]
+        self, store: FleetStore, name: str, url: str, publish: Callable[[FleetStatus, int], Awaitable[None]]
     ) -> None:
         self.id = secrets.token_hex(8)
         self.name = name
@@ -147,7 +147,7 @@ class Fleet:
             except Exception:  # a bug of ours: the next round may succeed
                 log.exception("the lease cannot be renewed")
             with contextlib.suppress(Exception):
-                await self._publish(self.status())
+                await self._publish(self.status(), len(self.peers) + (self._until > 0))
             await Notice.wait(event, _RENEW_S)
 
     async def _renew_once(self) -> None:
