@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +66,6 @@ class Member:
     @property
     def runs(self) -> bool:
         return self._server is not None and self._server.process.poll() is None
-
-    @property
-    def port_given(self) -> int:
-        """Where the others reach it."""
-        return self.given.port
 
     def start(self) -> None:
         """Returns once it listens; also after it was killed."""
@@ -168,6 +162,13 @@ class Fleet:
     def wait_until_all_serve(self, step: int, policy: str = "p", timeout_s: float = 600) -> None:
         until(lambda: set(self.serve(policy)) == {step}, f"{step} serves everywhere", timeout_s)
 
+    def check_ready_ones(self, step: int, policy: str = "p") -> None:
+        """A member that is ready, before and after it is asked, answers from this train step."""
+        for member in self.members:
+            if member.is_ready():
+                found = member.serves(policy)
+                assert found == step or not member.is_ready(), f"member {member.number} is ready with {found}"
+
     def restart_killed(self) -> list[int]:
         """Starts every member again that does not run, as an orchestrator would."""
         ended = [member for member in self.members if not member.runs]
@@ -221,8 +222,3 @@ def fleet_running(plan: Plan, redis: RedisServer | None = None, started: int | N
             for member in members:  # what is suspended, or waits for Redis, would not stop
                 if member.runs:
                     member.signal(signal.SIGCONT)
-
-
-def wait_s(seconds: float) -> None:
-    """Time has to pass: for a lease to end."""
-    time.sleep(seconds)

@@ -36,14 +36,15 @@ class Expected:
 class FleetLoad:
     """What clients of a NumberPolicy saw. Only what is wrong is kept: answers from older or torn weights.
 
-    `lost`: connections that ended in a request; `refused`: statuses of `_REFUSALS`; neither is wrong where members are
-    killed. `names`: versions that are not called by their train step.
+    `lost`: connections that ended in a request; `refused`: statuses of `_REFUSALS`; `refused_newest`: the same of requests
+    for the newest weights. None is wrong where members are killed. `names`: versions not called by their train step.
     """
 
     expected: Expected = field(default_factory=Expected)
     answers: Counter[int] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     refused: Counter[int] = field(default_factory=Counter)
+    refused_newest: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
     slowest_s: float = 0.0
@@ -56,7 +57,7 @@ class FleetLoad:
 
     @property
     def failed(self) -> int:
-        return self.lost.total() + self.refused.total()
+        return self.lost.total() + self.refused.total() + self.refused_newest.total()
 
     def acknowledged(self, step: int) -> None:
         """A reload to this train step was answered."""
@@ -144,7 +145,7 @@ class _Client(threading.Thread):
         if response.status == 200:
             self._load.check(json.loads(content), self._mark, sent, seen)
         elif response.status in _REFUSALS:
-            self._load.refused[response.status] += 1
+            (self._load.refused_newest if options else self._load.refused)[response.status] += 1
         else:
             self._load.is_wrong(f"{response.status}: {content[:300]!r}")
         return connection.sock is not None

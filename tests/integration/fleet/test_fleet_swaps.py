@@ -14,10 +14,7 @@ from tests.support.fleet_load import FleetLoad, fleet_load
 def swap(fleet: Fleet, trainer: Trainer, load: FleetLoad, number: int) -> None:
     """By name, by an upload, or back and forth again, at one member after the other; all serve it when it is said."""
     at = number % MEMBERS
-    if number % 5 == 3:
-        answer = upload(fleet[at], trainer)
-    else:
-        answer = fleet[at].reload(checkpoint=trainer.publish(at))
+    answer = upload(fleet[at], trainer) if number % 5 == 3 else fleet[at].reload(checkpoint=trainer.publish(at))
     assert answer.status_code == 200, answer.text
     assert (answer.json()["train_step"], answer.json()["members"]) == (trainer.last, MEMBERS)
     load.acknowledged(trainer.last)
@@ -53,7 +50,7 @@ def test_fleet_swaps_under_load_through_a_proxy(tmp_path: Path, full: bool) -> N
                     trainer.forget()
             load.more(100)
         print(
-            f"{swaps} swaps of {MEMBERS} members (median {statistics.median(took_s):.2f} s with publication and checks), "
+            f"{swaps} swaps of {MEMBERS} members (median {statistics.median(took_s):.2f} s in all); "
             f"{load.answers.total()} answers of {len(load.answers)} versions, 0 wrong, slowest {load.slowest_s:.2f} s"
         )
         assert load.wrong == []
