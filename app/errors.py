@@ -24,7 +24,7 @@
     │   ├── DoesNotFit            the input is not what the policy's spec says; lists every `Problem`
     │   ├── Overloaded            the queue is full, or there is no room for a session
     │   ├── Unsupported           this policy cannot do that
-    │   ├── NotReady              no weights yet, paused, shutting down, or the sessions' store cannot be used
+    │   ├── NotReady              no weights yet, paused, shutting down, or what servers share cannot be used
     │   ├── ClientGone            the client has closed its connection
     │   └── DeadlinePassed
     └── Fault                     our cause
@@ -191,7 +191,14 @@ class Unsupported(Refusal):
 
 
 class NotReady(Refusal):
-    """No weights yet, paused, shutting down, or the sessions' store cannot be used."""
+    """No weights yet, paused, shutting down, or the sessions' store or the fleet cannot be used.
+
+    `retry_after_s`: when to come again, 0 where that is not known.
+    """
+
+    def __init__(self, message: str = "", retry_after_s: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ClientGone(Refusal):

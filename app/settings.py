@@ -23,11 +23,12 @@ class SettingsError(Exception):
     """A setting that cannot be used; the message says which, what came and what was expected."""
 
 
-def setting(
-    default: Any, text: str, *, choices: tuple[str, ...] = (), least: int | None = None, most: int | None = None
-) -> Any:
-    """Declares one setting. `least`, `most`: the bounds of a number, themselves allowed."""
-    return _declared(default, {"help": text, "choices": choices, "least": least, "most": most})
+def setting(default: Any, text: str, **bounds: Any) -> Any:
+    """Declares one setting.
+
+    `bounds`: the `choices`, or the `least` and the `most` of a number, themselves allowed, or the `schemes` of a URL.
+    """
+    return _declared(default, {"help": text, "least": None, "most": None, **bounds})
 
 
 def secret(text: str, *, schemes: tuple[str, ...] = ()) -> Any:
@@ -122,6 +123,12 @@ class Settings:
         "", "addresses or networks, comma-separated, whose X-Forwarded-For names the client; * for all"
     )
     cors_origins: str = setting("", "origins that browsers may call from, comma-separated, or *")
+    fleet: str = setting("default", "name of the servers that change weights as one (with a fleet_url)")
+    advertise: str = setting(
+        "",
+        "URL at which the other servers of the fleet reach this one; empty: that of its host and port",
+        schemes=("http://", "https://"),
+    )
     log_level: str = setting(
         "info",
         "lowest level that is logged: debug, info, warning or error",
@@ -130,6 +137,10 @@ class Settings:
     admin_token: str = secret("bearer token of the admin routes; without one they are closed")
     session_url: str = secret(
         "redis://… for the sessions of all workers and replicas; empty: in memory",
+        schemes=("redis://", "rediss://", "unix://"),
+    )
+    fleet_url: str = secret(
+        "redis://… through which the servers of a fleet agree; empty: this server is alone",
         schemes=("redis://", "rediss://", "unix://"),
     )
     data_token: str = secret("bearer token of the data routes; without one they are open")
@@ -179,6 +190,8 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
             given, source = _from_environment(f, env)
         if given is not None:
             values[f.name] = _parsed(f, given, source)
+    if not is_name(values.get("fleet", "default")):
+        raise SettingsError(f"{values['fleet']!r} cannot name a fleet: expected letters, digits, '.', '_' and '-'")
     listed = list(policies) or env.get(variable("policies"), "").split()
     return Settings(_policies(listed), **values)
 

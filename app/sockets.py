@@ -38,6 +38,14 @@ def admit_nobody(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
+def address_of(listener: socket.socket) -> str:
+    """Returns the URL at which other machines, or this one, reach what listens there."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def accept_waiting(listener: socket.socket) -> list[socket.socket]:
     """Accepts all connections that wait; as many as there are descriptors for."""
     accepted = []

@@ -41,7 +41,7 @@ from app.metrics import FLUSH_S, Metrics
 from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
-from app.rpc.messages import Offer
+from app.rpc.messages import FleetStatus, Offer
 from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, SessionStore
@@ -89,6 +89,7 @@ class Worker:
         self._stack.push_async_callback(self._policies.aclose)
         names = [named.name for named in settings.policies]
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
+        self._service.fleet = FleetStatus() if settings.fleet_url else None
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
         self._fast_path = FastPath(
@@ -160,8 +161,10 @@ class Worker:
         await self._service.policy(policy).versions.prepare(graph, bundle)
 
     async def activate(self, policy: str, name: str, digest: str) -> None:
-        """See `LoadedVersions.activate`."""
-        self._service.policy(policy).versions.activate(name, digest)
+        """See `LoadedVersions.activate`; what was held goes on."""
+        served = self._service.policy(policy)
+        served.versions.activate(name, digest)
+        served.batcher.release()
 
     async def drained(self, policy: str) -> None:
         """See `LoadedVersions.drained`."""
@@ -175,9 +178,21 @@ class Worker:
         """See `Batcher.resume`."""
         self._service.policy(policy).batcher.resume()
 
+    async def hold(self, policy: str, seconds: float) -> None:
+        """See `Batcher.hold`."""
+        await self._service.policy(policy).batcher.hold(seconds)
+
+    async def release(self, policy: str) -> None:
+        """See `Batcher.release`."""
+        self._service.policy(policy).batcher.release()
+
     async def recorded(self, policy: str) -> list[Arrays]:
         """See `Batcher.recorded`."""
         return self._service.policy(policy).batcher.recorded()
+
+    async def fleet(self, status: FleetStatus) -> None:
+        """Takes what the server's fleet knows of it."""
+        self._service.fleet = status
 
     async def alive(self) -> None:
         """Answers, which a process that hangs does not."""
@@ -302,7 +317,8 @@ async def run(link: int, listener: int) -> None:
     worker = Worker(socket.socket(fileno=listener))
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
-        worker.drained, worker.pause, worker.resume, worker.recorded, worker.alive,
+        worker.drained, worker.pause, worker.resume, worker.hold, worker.release, worker.recorded,
+        worker.fleet, worker.alive,
     )  # fmt: skip
     worker.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await worker.over()

@@ -16,6 +16,7 @@ from app.api.audit import Audited
 from app.api.openapi.document import document
 from app.api.routes.admin import admin_router
 from app.api.routes.data import data_router
+from app.api.routes.fleet import fleet_router
 from app.api.routes.health import health_router
 from app.api.routes.policies import policies_router
 from app.api.routes.sessions import sessions_router
@@ -42,6 +43,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))
     app.include_router(uploads_router(service, only_admins))
+    app.include_router(fleet_router(service, only_admins))
     app.include_router(health_router(service, metrics))
     problems.install(app)
     if settings.cors_origins:

@@ -74,7 +74,7 @@ def problem_response(error: Exception) -> Response:
         extra["errors"] = [vars(problem) for problem in error.problems]
     if isinstance(error, errors.SessionConflict):
         extra["step"] = error.step
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.NotReady) and error.retry_after_s:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.UnknownEncoding):
         headers["Accept-Encoding"] = error.accepted

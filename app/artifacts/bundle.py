@@ -27,6 +27,8 @@ COMPILED_FILE = "model.tflite"
 # What has another format is made anew.
 GRAPH_FORMAT, BUNDLE_FORMAT = 2, 3
 AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
+# The two kinds of folders, by the names of those in which they lie.
+GRAPHS, VERSIONS = "graphs", "versions"
 
 
 @dataclass(frozen=True)

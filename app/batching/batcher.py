@@ -7,6 +7,7 @@ other runs in the policy's data thread. A pause is a gate before both: it closes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -65,6 +66,7 @@ class Batcher:
         self._call_times: dict[str, CallTimes] = {}
         self._recorder = Recorder()
         self._paused: Pause | None = None
+        self._released: asyncio.Event | None = None
         self._stopping = False
         self._closed = False
 
@@ -138,6 +140,28 @@ class Batcher:
         self._parts.metrics.paused(False)
         self._go_on()
 
+    async def hold(self, seconds: float) -> None:
+        """Has requests wait until `release`, or for so long; returns when no batch runs any more."""
+        self.release()
+        self._released = released = asyncio.Event()
+        while self._running is not None:
+            await asyncio.wait({self._running})
+        # What comes meanwhile waits as it does for a batch in the thread.
+        self._running = self._loop.create_task(self._held(released, seconds))
+        self._deadlines.watch_all()
+
+    def release(self) -> None:
+        """Ends a hold, on the weights that serve now."""
+        if self._released is not None:
+            self._released.set()
+
+    async def _held(self, released: asyncio.Event, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await released.wait()
+        self._running = self._released = None
+        self._go_on()
+
     def refuse_paused(self) -> None:
         """Refuses what waits for the end of a pause, and from now on whatever comes in one: the server stops."""
         self._stopping = True
@@ -175,7 +199,7 @@ class Batcher:
     def _step(self) -> None:
         """Runs the next batch, or has it run; between two batches the event loop does what else there is to do."""
         self._next_step = None
-        if self._paused is Pause.WAIT or self._running is not None:
+        if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return
         batch, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
         for job in expired:

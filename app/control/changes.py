@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from app.control.swap import Swapper
+from app.fleet.protocol import Busy
 from app.rpc.messages import Swapped
 
 T = TypeVar("T")
@@ -22,15 +24,25 @@ class Changes:
         self._swapper = swapper
         self._background: set[asyncio.Task[Any]] = set()
 
-    async def finish(self, swapping: Coroutine[Any, Any, Swapped]) -> Swapped:
-        """Waits for a swap, which is finished also where nobody waits for it any more."""
-        return await asyncio.shield(self.start(swapping))
+    async def finish(self, change: Coroutine[Any, Any, T]) -> T:
+        """Waits for a change, which is finished also where nobody waits for it any more."""
+        return await asyncio.shield(self.start(change))
+
+    async def run(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Runs a change when its turn has come, with the lock acquired; again where another server was faster."""
+        while True:
+            async with self.lock:
+                try:
+                    return await change()
+                except Busy:
+                    pass
+                finally:
+                    await self._swapper.protocol.end()
+            await self._swapper.protocol.free()
 
     async def make(self, change: Change) -> Swapped:
         """Makes one change when its turn has come: see `make_locked`."""
-        began = time.perf_counter()
-        async with self.lock:
-            return await self.make_locked(change, began)
+        return await self.run(partial(self.make_locked, change, time.perf_counter()))
 
     async def make_locked(self, change: Change, began: float) -> Swapped:
         """Makes one change, with the lock acquired; returns when no batch runs on older weights any more.

@@ -16,21 +16,20 @@ from functools import partial
 from pathlib import Path
 
 from app.artifacts.names import EXPORT
+from app.artifacts.records import Pin
 from app.control import pins, plan
-from app.control.admission import Admission
 from app.control.changes import Changes
 from app.control.history import History
-from app.control.pins import Event, Pin
+from app.control.pins import Event
 from app.control.plan import Candidate
 from app.control.records import Records
 from app.control.reexport import ExportFolder
 from app.control.scanner import REST_S, Scanner
 from app.control.source import Scan
-from app.control.state_dir import VersionRecord
 from app.control.states import Version
 from app.control.targets import Past, Target, TargetSwapper
 from app.control.waiters import Waiters
-from app.errors import SwapRefused, TooOld, UnknownVersion
+from app.errors import NotReady, SwapRefused, TooOld, UnknownVersion
 from app.rpc.messages import Swapped
 
 log = logging.getLogger("policy_server.swap")
@@ -56,13 +55,12 @@ class Manager:
         self.name = name
         self._history = history
         self.export = export
-        self._scanner = scanner
-        self._records = records
-        self._targets = targets
-        self._swapper = targets.swapper
-        self.admission = Admission(targets.swapper)
+        self.scanner = scanner
+        self.records = records
+        self.targets = targets
+        self._swapper, self.admission = targets.swapper, targets.admission
         self._waiters = Waiters(self._serves, self._start_scan)
-        self._changes = Changes(targets.swapper)
+        self.changes = Changes(targets.swapper)
         self._nothing_in: object = None
 
     @property
@@ -73,7 +71,7 @@ class Manager:
     @property
     def pinned(self) -> str | None:
         """The name of the version that an operator wants to stay at; None while the newest serves."""
-        return self._records.pin.name if self._records.pin is not None else None
+        return self.records.pin.name if self.records.pin is not None else None
 
     async def start(self) -> None:
         """Finds what to serve: what was pinned before a restart, or the newest that may serve.
@@ -83,28 +81,28 @@ class Manager:
           SwapRefused: not even the export's own weights answer probe inputs.
         """
         await self.export.open()
-        saved_state = await self._records.load(self.export.graph)
+        saved_state = await self.records.load(self.export.graph)
         self.export.saved_again = saved_state.saved_again
-        async with self._changes.lock:
+        async with self.changes.lock:
             if saved_state.pin is not None:
                 await self._resume_pin(saved_state.pin)
             if self._swapper.serves:
                 await self._catch_up(everything=True)  # it drops a pin on what is gone
-            elif not await self._swap_to_first(plan.ranked((await self._scanner.scan()).complete, self.export.own())):
-                await self._swap(self.export.graph)
-            await self._persist(self._records.pin)
+            elif not await self._swap_to_first(plan.ranked((await self.scanner.scan()).complete, self.export.own())):
+                await self.swap(self.export.graph)
+            await self.targets.persist(self.records.pin)
 
     async def _resume_pin(self, pin: Pin) -> None:
         """Goes back to the version that was pinned before a restart."""
-        scan = await self._scanner.scan()
+        scan = await self.scanner.scan()
         try:
-            record = self._records.named(pin.name)
-            await self._swap(Past(record, scan) if record is not None else self._named(pin.name, scan))
+            record = self.records.named(pin.name)
+            await self.swap(Past(record, scan) if record is not None else self._named(pin.name, scan))
         except (SwapRefused, UnknownVersion) as error:
             log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
-            self._records.pin = pins.after(pin, Event.NOT_RESUMED)
+            self.records.pin = pins.after(pin, Event.NOT_RESUMED)
         else:
-            self._records.pin = pin
+            self.records.pin = pin
 
     def _named(self, name: str, scan: Scan) -> Target:
         return self.export.graph if name == EXPORT else scan.named(name)
@@ -115,7 +113,7 @@ class Manager:
         Raises:
           SwapRefused: it may not serve.
         """
-        return await self._targets.preparing.check(self.export.graph, folder)
+        return await self.targets.preparing.check(self.export.graph, folder)
 
     def watch(self, watched: bool = True) -> None:
         """Says whether something calls `catch_up` whenever the policy's folder changes."""
@@ -123,7 +121,7 @@ class Manager:
 
     def changed(self, paths: Iterable[str] | None) -> None:
         """Has the next scan read what these paths belong to; None: everything."""
-        self._scanner.changed(paths)
+        self.scanner.changed(paths)
 
     def versions(self) -> list[Version]:
         """Returns every version seen, the latest seen first."""
@@ -138,26 +136,31 @@ class Manager:
           UnknownVersion: no checkpoint of that name.
           SwapRefused: it may not serve; nothing has changed.
         """
-        return await self._changes.finish(self._reload(name))
+        return await self.changes.finish(self._reload(name))
 
     async def _reload(self, name: str | None) -> Swapped:
         """Scans until what is wanted is complete; other swaps go on while it is waited for."""
         began, until, afresh = time.perf_counter(), math.inf, True
-        while True:
-            async with self._changes.lock:
-                until = time.monotonic() + PATIENCE_S if afresh else until
-                scan, still_changing = await self._scanner.scan_for(name, afresh)
-                if not still_changing or time.monotonic() >= until:
-                    return await self._changes.make_locked(partial(self._reload_from, scan, name), began)
+
+        async def attempt() -> Swapped | None:
+            nonlocal until
+            until = time.monotonic() + PATIENCE_S if afresh else until
+            scan, still_changing = await self.scanner.scan_for(name, afresh)
+            if still_changing and time.monotonic() < until:
+                return None
+            return await self.changes.make_locked(partial(self._reload_from, scan, name), began)
+
+        while (swapped := await self.changes.run(attempt)) is None:
             afresh = False
-            await self._scanner.changed_or_rested()
+            await self.scanner.changed_or_rested()
+        return swapped
 
     async def _reload_from(self, scan: Scan, name: str | None) -> None:
         if name is not None:
-            await self._swap(self._named(name, scan))
+            await self.swap(self._named(name, scan))
         else:
             await self._swap_to_newest(scan)
-        await self._persist(pins.after(self._records.pin, pins.reloaded(name), name or ""))
+        await self.targets.persist(pins.after(self.records.pin, pins.reloaded(name), name or ""))
 
     async def reload_export(self) -> Swapped:
         """Loads the graph anew from the export's folder, serves its weights and stays there.
@@ -165,16 +168,16 @@ class Manager:
         Raises:
           SwapRefused: it cannot be loaded, or its specs differ, which callers have no way to notice.
         """
-        return await self._changes.finish(self._changes.make(self._reload_export))
+        return await self.changes.finish(self.changes.make(self._reload_export))
 
     async def _reload_export(self) -> None:
         graph = await self.export.open_anew()
-        await self._swap(graph)
+        await self.swap(graph)
         if graph.digest != self.export.graph.digest:  # what served before is made anew for this graph
-            self._records.replace_graph(graph.digest)
+            self.records.replace_graph(graph.digest)
         self.export.adopt(graph, watched=False)
         # Pinned, or watching would put an older checkpoint in its place at once.
-        await self._persist(pins.after(self._records.pin, Event.RELOADED_EXPORT))
+        await self.targets.persist(pins.after(self.records.pin, Event.RELOADED_EXPORT))
 
     async def rollback(self) -> Swapped:
         """Swaps back to the version that served before the active one, and stays there.
@@ -184,19 +187,19 @@ class Manager:
         Raises:
           SwapRefused: none served before, or it cannot be served any more; nothing has changed.
         """
-        return await self._changes.finish(self._changes.make(self._rollback))
+        return await self.changes.finish(self.changes.make(self._rollback))
 
     async def _rollback(self) -> None:
-        before = self._records.before()
+        before = self.records.before()
         if before is None:
             raise SwapRefused(f"no version served before {self.active.name} that is still known")
-        await self._swap(Past(before, await self._scanner.scan(only={before.name})))
-        self._records.roll_back()
-        await self._persist(pins.after(self._records.pin, Event.ROLLED_BACK, before.name))
+        await self.swap(Past(before, await self.scanner.scan(only={before.name})))
+        self.records.roll_back()
+        await self.targets.persist(pins.after(self.records.pin, Event.ROLLED_BACK, before.name))
 
     async def close(self) -> None:
         """See `Changes.close`."""
-        await self._changes.close()
+        await self.changes.close()
 
     def stale(self) -> bool:
         """Whether the graph in the export's folder is another one than what serves."""
@@ -208,30 +211,33 @@ class Manager:
         Returns:
           Seconds after which another scan is worth it (a checkpoint is still being written), else None.
         """
-        async with self._changes.lock:
-            return await self._catch_up()
+        try:
+            return await self.changes.run(self._catch_up)
+        except NotReady as error:
+            log.info("%s: nothing is swapped now: %s", self.name, error)
+            return LATER_S
 
     async def _catch_up(self, everything: bool = False) -> float | None:
-        pin = self._records.pin
+        pin = self.records.pin
         if pins.needs_no_scan(pin):
             return None
         try:
-            scan = await self._scanner.scan(only=None if everything else {self.active.name})
+            scan = await self.scanner.scan(only=None if everything else {self.active.name})
         except SwapRefused as error:
             log.warning("%s: %s", self.name, error)
             return LATER_S
         if pin is not None:
-            if scan.has(pin.name):
+            if self.records.pin_stays(scan.has(pin.name)):
                 return None
             log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, pin.name)
-            await self._persist(pins.after(pin, Event.DELETED))
-        still_changing = await self._scanner.scan_export()
+            await self.targets.persist(pins.after(pin, Event.DELETED))
+        still_changing = await self.scanner.scan_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
         own, fresh = self.export.own(), self.export.fresh_own()
         if self._nothing_in != (decided_on := (scan, active, own, fresh)):
             newer = plan.newer(scan.complete, active, own, fresh, self._history.refused())
             if await self._swap_to_first(newer):
-                await self._persist(self._records.pin)
+                await self.targets.persist(self.records.pin)
             self._nothing_in = None if newer else decided_on
         return REST_S if scan.still_changing or still_changing else None
 
@@ -245,7 +251,7 @@ class Manager:
 
     def _serves(self, train_step: int) -> bool:
         version = self.active
-        if version.train_step < train_step and self._records.pin is not None:
+        if version.train_step < train_step and self.records.pin is not None:
             raise TooOld(
                 f"version {version.name} (train step {version.train_step}) is pinned, min_train_step is {train_step}"
             )
@@ -253,11 +259,10 @@ class Manager:
 
     def _start_scan(self, started: Callable[[], None]) -> asyncio.Task[float | None]:
         async def scan() -> float | None:
-            async with self._changes.lock:
-                started()
-                return await self._catch_up(everything=True)
+            started()
+            return await self._catch_up(everything=True)
 
-        return self._changes.start(scan())
+        return self.changes.start(self.changes.run(scan))
 
     async def _swap_to_newest(self, scan: Scan) -> None:
         """Swaps to the newest that may serve; where all are refused, raises the first one's reason."""
@@ -265,29 +270,23 @@ class Manager:
         own = self.export.fresh_own() or self.export.own()
         for target in plan.ranked(scan.complete, own):
             try:
-                await self._swap(target)
+                await self.swap(target)
                 return
             except SwapRefused as refusal:
                 first_refusal = first_refusal or refusal
         if first_refusal is not None:
             raise first_refusal
-        await self._swap(own)
+        await self.swap(own)
 
     async def _swap_to_first(self, targets: Iterable[Target]) -> bool:
         """Swaps to the first that may serve; returns whether one may. `versions` shows why the others may not."""
         for target in targets:
             with contextlib.suppress(SwapRefused):
-                await self._swap(target)
+                await self.swap(target)
                 return True
         return False
 
-    async def _swap(self, target: Target) -> None:
-        await self._targets.to(target)
+    async def swap(self, target: Target) -> None:
+        """Swaps to a target, with the lock of `changes` acquired; raises SwapRefused where it may not serve."""
+        await self.targets.to(target)
         await self._waiters.notify()
-
-    async def _persist(self, pin: Pin | None) -> None:
-        """Saves, for a restart too, what serves now and whether it is pinned."""
-        version, fresh = self.active, self.export.fresh
-        active = VersionRecord(version.name, version.digest, version.train_step, self._swapper.offer()[1].digest)
-        in_use = [*self.admission.protected(), *([fresh.digest] if fresh is not None else [])]
-        await self._records.save(active, pin, self.export.graph.digest, self.export.saved_again, in_use)

@@ -28,6 +28,7 @@ log = logging.getLogger("policy_server.start")
 
 # How often the folders of policies that failed are checked; one is tried when two checks in a row find it the same.
 _LOOK_EVERY_S = 0.5
+_SOON_S = 0.5
 # Opens one policy; what it leaves to be closed goes onto the stack.
 Open = Callable[[PolicyFolder, AsyncExitStack], Awaitable[Manager]]
 # Is called with a policy that was tried again, whether it is open now or fails for another reason.
@@ -141,6 +142,7 @@ class RunningWorkers:
     def __init__(self, openings: Openings) -> None:
         self._openings = openings
         self._workers: list[Child] = []
+        self._sent: dict[str, tuple[Any, ...]] = {}
 
     async def start(self, worker: Child, *settings: Any) -> None:
         """Has a worker load what serves, and listen: it takes part in every swap by then.
@@ -156,7 +158,15 @@ class RunningWorkers:
             known.update(missing)
             await worker.call("fail", dict(self._openings.failures))
         self._workers.append(worker)
+        for name, args in self._sent.items():
+            await worker.call(name, *args)
         await worker.call("listen")
+
+    async def broadcast(self, name: str, *args: Any) -> None:
+        """Calls all workers, and those that start later; one that does not answer at once is not waited for."""
+        self._sent[name] = args
+        calls = [asyncio.wait_for(worker.call(name, *args), _SOON_S) for worker in self._workers]
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def notify(self, name: str) -> None:
         """Reports to all workers that a policy is open now, or why it still is not."""

@@ -13,17 +13,9 @@ Each of them ends also where its version cannot serve after a restart. A request
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from app.artifacts.names import EXPORT
-
-
-@dataclass(frozen=True)
-class Pin:
-    """An operator's wish to stay at a version. `survives_deletion`: also when its checkpoint has been deleted."""
-
-    name: str
-    survives_deletion: bool = False
+from app.artifacts.records import Pin
 
 
 class Kind(enum.Enum):

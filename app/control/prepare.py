@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
-from app.artifacts.bundle import Bundle, Graph, Prepared
+from app.artifacts.bundle import GRAPHS, VERSIONS, Bundle, Graph, Prepared
 from app.artifacts.checkpoint import manifest_of
+from app.artifacts.records import VersionRecord
 from app.control.plan import Candidate
 from app.control.source import Scan
-from app.control.state_dir import StateDir, VersionRecord
+from app.control.state_dir import StateDir
 from app.control.swap import Swapper
 from app.errors import SwapRefused, UnusablePolicy
 from app.offload import in_executor
@@ -19,6 +21,9 @@ from app.wire.tensors import Arrays
 from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
 OTHER_SPECS = "the new graph has other specs: a server started anew can serve it"
+OTHER_EXPORT = "the export here has other specs than the one that the fleet serves"
+# A kind of `app.fleet.transfer.KINDS`, a digest, and where it belongs; SwapRefused where nobody gives it.
+Fetch = Callable[[str, str, Path], Awaitable[None]]
 
 
 class Builder(Protocol):
@@ -53,6 +58,8 @@ class Preparing:
         self._state_dir = state_dir
         self._swapper = swapper
         self._executor = executor
+        # Fetches a folder of a kind from another server of the fleet: the digest and where it belongs.
+        self.fetch: Fetch | None = None
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
         """Prepares a checkpoint in one of the policy's folders.
@@ -94,6 +101,26 @@ class Preparing:
           SwapRefused: it may not serve.
         """
         return await self._builder.check(graph, folder)
+
+    async def obtain(self, record: VersionRecord, graph: Graph) -> None:
+        """Fetches from another server of the fleet what a version runs from, where that is not here.
+
+        Raises:
+          SwapRefused: its graph is nowhere, or has other specs than `graph`.
+        """
+        if self.fetch is None:
+            return
+        state_dir, wanted = self._state_dir, record.graph or graph.digest
+        if wanted != graph.digest:
+            place = state_dir.graphs / wanted
+            if await in_executor(self._executor, state_dir.graph, wanted) is None:
+                await self.fetch(GRAPHS, wanted, place)
+            found = await in_executor(self._executor, state_dir.graph, wanted)
+            if found is None or not found.alike(graph):
+                raise SwapRefused(OTHER_EXPORT)
+        if await in_executor(self._executor, Bundle.read, state_dir.place(record.digest)) is None:
+            with contextlib.suppress(SwapRefused):  # it may lie in the policy's folder, or be the export's own
+                await self.fetch(VERSIONS, record.digest, state_dir.place(record.digest))
 
     async def past(self, graph: Graph, record: VersionRecord, scan: Scan) -> Prepared:
         """Prepares a version that served before; its checkpoint may be gone.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
 from app.artifacts.bundle import Graph
 from app.artifacts.names import EXPORT
-from app.control.pins import Pin
-from app.control.state_dir import MOST_RECORDS, SavedState, StateDir, VersionRecord
+from app.artifacts.records import Pin, VersionRecord
+from app.control.state_dir import MOST_RECORDS, SavedState, StateDir
 from app.offload import in_executor
 
 
@@ -21,6 +21,7 @@ class Records:
         self._executor = executor
         self.served: list[VersionRecord] = []
         self.pin: Pin | None = None
+        self._pinned_here = True
 
     async def load(self, graph: Graph) -> SavedState:
         """Loads what served before a restart; returns it with the pin, which does not count before it is resumed."""
@@ -37,6 +38,20 @@ class Records:
             self.served = [*self.served, active][-MOST_RECORDS:]
         saved_state = SavedState(export, tuple(self.served), pin, saved_again)
         await in_executor(self._executor, self._state_dir.save, saved_state, in_use)
+
+    def adopt(self, served: Sequence[VersionRecord], pin: Pin | None) -> None:
+        """Takes over what another server of the fleet recorded: the next `save` saves it."""
+        self.served = list(served)
+        if pin != self.pin:
+            self._pinned_here = False
+
+    def pin_stays(self, there: bool) -> bool:
+        """Returns whether the pin outlives a scan that has found its checkpoint, or has not.
+
+        A checkpoint that was never here, because another server of the fleet has it, cannot be deleted here.
+        """
+        self._pinned_here = self._pinned_here or there
+        return there or not self._pinned_here
 
     def named(self, name: str) -> VersionRecord | None:
         """Returns the version of that name that served last; None where none did."""

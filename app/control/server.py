@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
@@ -38,8 +39,12 @@ from app.metrics import Metrics, PolicyMetrics
 from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
-from app.sockets import admit_nobody
+from app.sockets import address_of, admit_nobody
 from app.uploads.upload import upload_folders
+
+if TYPE_CHECKING:
+    from app.control.fleet_policy import FleetPolicy
+    from app.fleet.fleet import Fleet
 
 # Beyond a worker's own grace for what was accepted.
 _FAREWELL_S = 5.0
@@ -88,6 +93,8 @@ class Server:
         self._running = RunningWorkers(self.openings)
         self._calls = BuilderCalls()
         self._builder: Keeper | None = None
+        self._fleet: Fleet | None = None
+        self._in_fleet: dict[str, FleetPolicy] = {}
         self._workers = [self._worker(number) for number in range(settings.workers)]
         self._executor = ThreadPoolExecutor(1, "control")
         self._folder = ExitStack()
@@ -111,6 +118,7 @@ class Server:
         order = (
             self._watching.aclose,
             self._end_workers,  # before the managers, which they call
+            self._leave_fleet,  # behind the workers: until then a change waits for them
             self._end_builder,  # before the managers: what they wait for will not come any more
             self._managers.aclose,
             self._end_executor,
@@ -153,7 +161,7 @@ class Server:
         settings = self._settings
 
         async def start() -> Child:
-            handlers = manager_calls(self.openings.managers)
+            handlers = manager_calls(self.openings.managers, self._in_fleet)
             return await Child.start("app.worker", (), handlers, [self._listener], settings.stalled_s)
 
         async def prepare(child: Child) -> None:
@@ -185,6 +193,7 @@ class Server:
         # They import what they need while the policies are opened.
         starting = asyncio.gather(*(keeper.start() for keeper in self._workers))
         try:
+            self._join_fleet()
             self._state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
             await self.openings.open_all(self._open_policy, self._managers)
             self._listener.listen()
@@ -213,7 +222,28 @@ class Server:
         manager = build_manager(named, builder, source, state_dir, self._executor, self._metrics.policy(named.name))
         await manager.start()
         own.push_async_callback(manager.close)
+        if self._fleet is not None:
+            from app.control.fleet_policy import FleetPolicy
+
+            self._in_fleet[named.name] = policy = FleetPolicy(self._fleet, manager, state_dir)
+            await policy.join()
         return manager
+
+    def _join_fleet(self) -> None:
+        """Takes up the lease of a member, where a fleet is named: nothing of it is imported otherwise."""
+        settings = self._settings
+        if settings.fleet_url:
+            from app.fleet.fleet import Fleet
+            from app.fleet.store import FleetStore
+
+            store = FleetStore(settings.fleet_url, settings.fleet)
+            url = settings.advertise or address_of(self._listener)
+            self._fleet = Fleet(store, settings.fleet, url, lambda status: self._running.broadcast("fleet", status))
+            self._fleet.start()
+
+    async def _leave_fleet(self) -> None:
+        if self._fleet is not None:
+            await self._fleet.close()
 
     async def _end_executor(self) -> None:
         # In a thread: what the executor still does may wait for this loop (see `_identifier`).

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, Bundle, Graph
-from app.control.pins import Pin
+from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, GRAPHS, VERSIONS, Bundle, Graph
+from app.artifacts.records import Pin, VersionRecord
 from app.errors import UnusablePolicy
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json
@@ -31,16 +31,6 @@ FORMAT = 1
 _STATE_FILE = "state.json"
 # The active version, and as many to roll back to.
 MOST_RECORDS = 6
-
-
-@dataclass(frozen=True)
-class VersionRecord:
-    """A version as it is saved. `graph`: the digest of the export whose graph it served with."""
-
-    name: str
-    digest: str
-    train_step: int
-    graph: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,8 +52,8 @@ class StateDir:
     def __init__(self, folder: Path, engine: str = AUTO) -> None:
         self._folder = folder
         self._engine = engine
-        self._versions = folder / "versions"
-        self.graphs = folder / "graphs"
+        self._versions = folder / VERSIONS
+        self.graphs = folder / GRAPHS
         self._known: dict[str, tuple[object, Bundle]] = {}
 
     @contextlib.contextmanager

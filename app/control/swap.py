@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
+from app.artifacts.records import VersionRecord
+from app.control.commit import CommitProtocol, OneServer
 from app.control.history import History
 from app.control.states import State, Version
 from app.control.workers import Workers
@@ -15,12 +18,17 @@ from app.metrics import PolicyMetrics
 
 log = logging.getLogger("policy_server.swap")
 
+# Requests are held for milliseconds, while the servers of a fleet commit a version; where one of them dies just then,
+# no longer than this.
+HOLD_S = 2.0
+
 
 class Swapper:
     """Changes of one policy's active version, one at a time: the caller sees to that."""
 
     def __init__(self, policy: str, history: History, metrics: PolicyMetrics) -> None:
         self.workers = Workers()
+        self.protocol: CommitProtocol = OneServer()
         self._policy = policy
         self._history = history
         self._metrics = metrics
@@ -37,6 +45,15 @@ class Swapper:
     def active(self) -> Version:
         """The version that serves."""
         return self.offer()[0]
+
+    @contextlib.contextmanager
+    def under(self, protocol: CommitProtocol) -> Iterator[None]:
+        """Within, swaps are agreed on by another protocol than this server's own."""
+        before, self.protocol = self.protocol, protocol
+        try:
+            yield
+        finally:
+            self.protocol = before
 
     def offer(self) -> tuple[Version, Graph, Bundle]:
         """Returns what a worker has to load to serve the active version."""
@@ -60,6 +77,7 @@ class Swapper:
         """
         if self._active is not None and self._active[0] is version:
             return
+        await self.protocol.begin()
         await self.drained()  # it may be this very version that still drains
         version.want()
         try:
@@ -70,7 +88,10 @@ class Swapper:
             version.move(State.VERIFIED)
             self._log_dependent_rows(bundle)
             self._log_probes(version, bundle)
-            await self.workers.prepare(graph, bundle)
+            ready = await self.workers.prepare(graph, bundle)
+            if not self.protocol.alone:
+                await self._commit(VersionRecord(version.name, version.digest, bundle.train_step, graph.digest))
+                await self.workers.prepare(graph, bundle, ready)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.
             for_now = refusal.for_now or is_passing(refusal)
@@ -82,6 +103,17 @@ class Swapper:
             self._switched(version, graph, bundle)
         finally:
             self._next = None
+        await self.protocol.switched()
+
+    async def _commit(self, record: VersionRecord) -> None:
+        """Returns when all servers have agreed to serve a version, with every worker's requests held."""
+        await self.protocol.prepared(record)
+        await self.workers.hold(HOLD_S)
+        try:
+            await self.protocol.held()
+        except BaseException:
+            await self.workers.release()
+            raise
 
     def _log_dependent_rows(self, bundle: Bundle) -> None:
         before = self._active[2].dependent_rows if self._active is not None else ""

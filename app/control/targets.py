@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
 from app.artifacts.names import EXPORT
+from app.artifacts.records import Pin, VersionRecord
+from app.control.admission import Admission
 from app.control.history import History
 from app.control.plan import Candidate, OwnWeights
 from app.control.prepare import Preparing
 from app.control.records import Records
 from app.control.reexport import ExportFolder
 from app.control.source import Scan
-from app.control.state_dir import VersionRecord
 from app.control.swap import Swapper
 from app.errors import SwapRefused
 
@@ -49,6 +50,7 @@ class TargetSwapper:
         records: Records,
     ) -> None:
         self.swapper = swapper
+        self.admission = Admission(swapper)
         self.preparing = preparing
         self._policy = policy
         self._history = history
@@ -70,6 +72,14 @@ class TargetSwapper:
                 await self._to_export(target)
             case Past():
                 await self._to_past(target)
+
+    async def persist(self, pin: Pin | None) -> None:
+        """Saves, for a restart and for the fleet, what serves now and whether it is pinned."""
+        version, fresh = self.swapper.active, self._export.fresh
+        active = VersionRecord(version.name, version.digest, version.train_step, self.swapper.offer()[1].digest)
+        in_use = [*self.admission.protected(), *([fresh.digest] if fresh is not None else [])]
+        await self._records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
+        await self.swapper.protocol.agree(tuple(self._records.served), pin)
 
     async def _to_checkpoint(self, candidate: Candidate) -> None:
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
@@ -106,6 +116,7 @@ class TargetSwapper:
                 await self._records.forget(spare)
 
     async def _to_past(self, past: Past) -> None:
+        await self.preparing.obtain(past.record, self._export.graph)
         graph = await self._records.graph_of(past.record, self._export.graph)
         record = past.record
         if record.name == EXPORT and record.digest == graph.digest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from app.artifacts.bundle import Bundle, Graph
@@ -29,6 +29,12 @@ class Worker(Protocol):
     async def resume(self) -> None:
         """Opens the gate."""
 
+    async def hold(self, seconds: float) -> None:
+        """Has requests wait until a switch or a release, or for so long; returns when no batch runs any more."""
+
+    async def release(self) -> None:
+        """Lets requests go on, on what serves."""
+
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, one row each."""
 
@@ -43,18 +49,20 @@ class Workers:
         """Adds a worker, which is asked too from now on."""
         self._workers.append(worker)
 
-    async def prepare(self, graph: Graph, bundle: Bundle) -> None:
-        """Makes a version ready on all, those that were admitted meanwhile among them.
+    async def prepare(self, graph: Graph, bundle: Bundle, ready: Sequence[Worker] = ()) -> list[Worker]:
+        """Makes a version ready on all that are not yet, those that were admitted meanwhile among them.
 
-        Whoever goes on without waiting finds it ready on every worker.
+        Returns:
+          Those that are ready: who goes on without waiting finds it ready on every worker.
 
         Raises:
           SwapRefused: one of them cannot load it.
         """
-        ready: list[Worker] = []
-        while late := [worker for worker in self._workers if worker not in ready]:
+        done = list(ready)
+        while late := [worker for worker in self._workers if worker not in done]:
             await self._ask(lambda worker: worker.prepare(graph, bundle), late)
-            ready += late
+            done += late
+        return done
 
     async def activate(self, name: str, digest: str) -> None:
         """Switches all."""
@@ -71,6 +79,14 @@ class Workers:
     async def resume(self) -> None:
         """Opens every gate."""
         await self._ask(lambda worker: worker.resume())
+
+    async def hold(self, seconds: float) -> None:
+        """Returns when no batch runs anywhere, and none begins for so long."""
+        await self._ask(lambda worker: worker.hold(seconds))
+
+    async def release(self) -> None:
+        """Lets held requests go on."""
+        await self._ask(lambda worker: worker.release())
 
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, from all."""

@@ -11,11 +11,14 @@ from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, PendingRequest, RequestParser
 from app.offload import Offload
+from app.rpc.messages import FleetStatus
 from app.wire.codecs import Codec
 from app.wire.limits import SMALL_BYTES
 from saver.artifact import Leaf, nest_to_json, pack
 
 T = TypeVar("T")
+# A member of a fleet that was left behind is back within seconds.
+_RETRY_S = 1
 
 
 class Service:
@@ -28,6 +31,8 @@ class Service:
         self.offload = offload or Offload()
         self._deadline_s = deadline_ms / 1000
         self.parser = RequestParser(rows_limit)
+        # What this server's fleet knows of it; None where it belongs to none.
+        self.fleet: FleetStatus | None = None
 
     @property
     def policies(self) -> list[Policy]:
@@ -105,10 +110,16 @@ class Service:
         return await self.offload.run(8 * pending.numbers, pending.written, result, codec)
 
     def waits(self, pending: PendingRequest) -> bool:
-        """Returns whether a request needs newer weights than those that serve."""
+        """Returns whether a request needs newer weights than those that serve.
+
+        Raises:
+          NotReady: other servers of the fleet may have them, and cannot be asked.
+        """
         wanted = pending.job.min_train_step
         if wanted is None or pending.job.loaded is not None:
             return False
+        if self.fleet is not None and not self.fleet.leased:
+            raise NotReady("this server does not take part in its fleet now, where weights may be newer", _RETRY_S)
         return pending.policy.versions.active.version.train_step < wanted
 
     def submit(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:

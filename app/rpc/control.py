@@ -63,6 +63,21 @@ class RemoteManager:
         """See `Admission.resume`."""
         await self._link.call("resume", self._policy)
 
+    async def given_folder(self, kind: str, digest: str, secret: str) -> Path:
+        """Returns the folder that another server of the fleet asks for; see `app.control.fleet_policy.given_folder`."""
+        folder: Path = await self._link.call("given_folder", self._policy, kind, digest, secret)
+        return folder
+
+    async def members(self) -> int:
+        """Returns how many servers of the fleet take part; 0 where this one belongs to none."""
+        count: int = await self._link.call("members", self._policy)
+        return count
+
+    async def describe_fleet(self) -> dict[str, Any]:
+        """See `Fleet.describe`."""
+        described: dict[str, Any] = await self._link.call("describe_fleet", self._policy)
+        return described
+
     async def status(self, limit: int = SHOWN, offset: int = 0) -> dict[str, Any]:
         """What a person wants to know: {"pinned", "stale", "stale_reason", "versions", "versions_total"}.
 

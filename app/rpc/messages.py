@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.artifacts.bundle import Bundle, Graph
@@ -26,9 +28,40 @@ class Offer:
 
 @dataclass(frozen=True)
 class Swapped:
-    """How a reload ended: what serves now, what served before, and how long it took."""
+    """How a reload ended: what serves now, what served before, how long it took, and on how many servers of a fleet."""
 
     version: str
     train_step: int
     previous: str
     took_ms: float
+    members: int = 0
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    """What a worker knows of the fleet that its server belongs to.
+
+    `leased_until`: when the lease ends, by `now_s`, 0 where the server does not take part; `serves_on`: it is ready
+    without one, because Redis is gone for all; `reaches`: this server reaches Redis; `applied`: see `fleet.protocol`.
+    """
+
+    member: str = ""
+    leased_until: float = 0.0
+    serves_on: bool = False
+    reaches: bool = False
+    applied: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def leased(self) -> bool:
+        """True while the server takes part: no other member serves anything later."""
+        return now_s() < self.leased_until
+
+    @property
+    def ready(self) -> bool:
+        """True while requests should be sent here."""
+        return self.leased or self.serves_on
+
+
+def now_s() -> float:
+    """Returns seconds of a clock that all processes of a machine share, and that goes on while it sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -34,6 +34,14 @@ class RemoteWorker:
         """See `Worker`."""
         await self._child.call("resume", self._policy)
 
+    async def hold(self, seconds: float) -> None:
+        """See `Worker`."""
+        await self._child.call("hold", self._policy, seconds)
+
+    async def release(self) -> None:
+        """See `Worker`."""
+        await self._child.call("release", self._policy)
+
     async def recorded(self) -> list[Arrays]:
         """See `Worker`."""
         inputs: list[Arrays] = await self._child.call("recorded", self._policy)

@@ -72,10 +72,17 @@ GIVEN = {
     "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.0/8", "::1"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
     "non_finite": ("accept", "refuse", "accept", "refuse"),
+    "fleet": ("a", "b", "a", "b"),
+    "advertise": ("http://a:1", "https://b", "http://a:1", "https://b"),
     "log_level": ("debug", "error", "debug", "error"),
 }
 SWITCHES = ("watch", "strict_bounds")
-SECRETS = {"admin_token": "s3", "data_token": "s4", "session_url": "redis://:password@host/1"}
+SECRETS = {
+    "admin_token": "s3",
+    "data_token": "s4",
+    "session_url": "redis://:password@host/1",
+    "fleet_url": "redis://host/2",
+}
 
 
 def test_the_cases_below_cover_every_setting():

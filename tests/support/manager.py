@@ -127,6 +127,12 @@ class LocalWorker:
     async def resume(self) -> None:
         self._call("resume")
 
+    async def hold(self, seconds: float) -> None:
+        self._call("hold")
+
+    async def release(self) -> None:
+        self._call("release")
+
     async def recorded(self) -> list:
         return []
 

@@ -53,6 +53,12 @@ class NotingWorker:
     async def resume(self) -> None:
         await self._call("resume")
 
+    async def hold(self, seconds: float) -> None:
+        await self._call("hold")
+
+    async def release(self) -> None:
+        await self._call("release")
+
     async def recorded(self) -> list[Any]:
         await self._call("recorded")
         return self.inputs

@@ -33,12 +33,16 @@ class Reload(BaseModel):
 
 
 class Reloaded(BaseModel):
-    """What serves now and what served before; `took_ms` until no batch ran on the older weights."""
+    """What serves now and what served before; `took_ms` until no batch ran on the older weights.
+
+    `members`: in a fleet, on how many servers.
+    """
 
     version: str
     train_step: int
     previous: str
     took_ms: float
+    members: int | None = None
 
 
 class PauseHow(BaseModel):
@@ -50,9 +54,10 @@ class PauseHow(BaseModel):
 
 
 class Paused(BaseModel):
-    """The pause that is in force; null for none."""
+    """The pause that is in force; null for none. `members`: in a fleet, on how many servers."""
 
     paused: Literal["wait", "reject"] | None
+    members: int | None = None
 
 
 class VersionRow(BaseModel):
@@ -81,6 +86,7 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
     @router.post(
         "/{policy}/reload",
         response_model=Reloaded,
+        response_model_exclude_unset=True,
         summary="Serve other weights",
         openapi_extra=_body_of(Reload),
     )
@@ -91,24 +97,30 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
             raise DoesNotFit([Problem("export", "true beside a checkpoint", "one of the two")])
         return reloaded_json(await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint)))
 
-    @router.post("/{policy}/rollback", response_model=Reloaded, summary="Back to the version that served before")
+    @router.post(
+        "/{policy}/rollback",
+        response_model=Reloaded,
+        response_model_exclude_unset=True,
+        summary="Back to the version that served before",
+    )
     async def rollback(policy: str) -> dict[str, Any]:
         return reloaded_json(await service.policy(policy).manager.rollback())
 
     @router.post(
         "/{policy}/pause",
         response_model=Paused,
+        response_model_exclude_unset=True,
         summary="Stop answering; swaps go on",
         openapi_extra=_body_of(PauseHow),
     )
     async def pause(policy: str, request: Request) -> dict[str, Any]:
         how = await _read(request, PauseHow)
-        return {"paused": await service.pause(service.policy(policy), Pause(how.mode))}
+        return await _paused(service, policy, await service.pause(service.policy(policy), Pause(how.mode)))
 
-    @router.post("/{policy}/resume", response_model=Paused, summary="Answer again")
+    @router.post("/{policy}/resume", response_model=Paused, response_model_exclude_unset=True, summary="Answer again")
     async def resume(policy: str) -> dict[str, Any]:
         await service.policy(policy).manager.resume()
-        return {"paused": None}
+        return await _paused(service, policy, None)
 
     @router.get("/{policy}/versions", response_model=Versions, summary="The versions seen")
     async def versions(
@@ -127,7 +139,17 @@ def reloaded_json(swapped: Swapped) -> dict[str, Any]:
         "train_step": swapped.train_step,
         "previous": swapped.previous,
         "took_ms": round(swapped.took_ms, 3),
+        **_members(swapped.members),
     }
+
+
+async def _paused(service: Service, policy: str, mode: str | None) -> dict[str, Any]:
+    count = await service.policy(policy).manager.members() if service.fleet is not None else 0
+    return {"paused": mode, **_members(count)}
+
+
+def _members(count: int) -> dict[str, int]:
+    return {"members": count} if count else {}
 
 
 async def _read(request: Request, model: type[M]) -> M:

@@ -25,7 +25,14 @@ def health_router(service: Service, metrics: Metrics) -> APIRouter:
         if failed := service.failed:
             # Their names alone: the reasons contain paths, and this route is open to all.
             return JSONResponse({"status": "not ready", "failed": failed}, 503)
-        return JSONResponse({"status": "ready"})
+        fleet = service.fleet
+        if fleet is None:
+            return JSONResponse({"status": "ready"})
+        # Members ask each other for it while Redis is out of reach: see `app/fleet/peers.py`.
+        known = {"member": fleet.member, "reaches": fleet.reaches, "applied": dict(fleet.applied)}
+        if not fleet.ready:
+            return JSONResponse({"status": "not ready: it does not take part in its fleet", "fleet": known}, 503)
+        return JSONResponse({"status": "ready", "fleet": known})
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def prometheus() -> Response:

@@ -3,7 +3,8 @@
 import pytest
 
 from app.artifacts.names import EXPORT
-from app.control.pins import NEXT, Event, Kind, Pin, after, kind_of, needs_no_scan, reloaded
+from app.artifacts.records import Pin
+from app.control.pins import NEXT, Event, Kind, after, kind_of, needs_no_scan, reloaded
 
 NAMED, EXPORTED = Pin("a"), Pin(EXPORT)
 ROLLED_BACK, ROLLED_BACK_TO_EXPORT = Pin("a", survives_deletion=True), Pin(EXPORT, survives_deletion=True)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.control.pins import Pin
+from app.artifacts.records import Pin, VersionRecord
 from app.control.records import Records
-from app.control.state_dir import MOST_RECORDS, StateDir, VersionRecord
+from app.control.state_dir import MOST_RECORDS, StateDir
 from tests.support.swapping import GRAPH, bundle
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.artifacts.bundle import Bundle
-from app.control.pins import Pin
-from app.control.state_dir import SavedState, StateDir, VersionRecord
+from app.artifacts.records import Pin, VersionRecord
+from app.control.state_dir import SavedState, StateDir
 from app.errors import UnusablePolicy
 from saver.artifact import hash_files
 from saver.artifact.publishing import discard, staged_folder

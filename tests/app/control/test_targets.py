@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.artifacts.bundle import Prepared
+from app.artifacts.records import VersionRecord
 from app.control.plan import Candidate, OwnWeights
 from app.control.source import Scan
-from app.control.state_dir import VersionRecord
 from app.control.states import State
 from app.control.targets import Past, TargetSwapper
 from app.errors import SwapRefused
@@ -43,6 +43,9 @@ class Preparing:
 
     async def checkpoint(self, graph, candidate):
         return await self._prepared("checkpoint", graph.digest, candidate.name)
+
+    async def obtain(self, record, graph):
+        pass
 
     async def past(self, graph, record, scan):
         return await self._prepared("past", graph.digest, record.name)

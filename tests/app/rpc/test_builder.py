@@ -177,7 +177,7 @@ def test_of_thousands_of_versions_the_latest_and_the_active_one_are_listed():
             return [*(Version(str(step), str(step), step, seen_at=step) for step in range(20_000, 0, -1)), self.active]
 
     async def test() -> None:
-        status = manager_calls({"p": Many()})["status"]  # type: ignore[dict-item]
+        status = manager_calls({"p": Many()}, {})["status"]  # type: ignore[dict-item]
         for limit, offset, names in (
             (2, 0, ["20000", "19999", "active"]),
             (2, 19_998, ["2", "1", "active"]),

@@ -47,14 +47,14 @@ async def test_another_swap_goes_through_while_a_reload_waits_for_a_checkpoint_t
         harness.put("b", 2)
         await harness.manager.catch_up()
         harness.put("late", 9, incomplete="1 of 2 data files are there")
-        scans = harness.manager._scanner.scan_for
+        scans = harness.manager.scanner.scan_for
         scanned = []
 
         async def counting(name, afresh):
             scanned.append(name)
             return await scans(name, afresh)
 
-        monkeypatch.setattr(harness.manager._scanner, "scan_for", counting)
+        monkeypatch.setattr(harness.manager.scanner, "scan_for", counting)
         waiting = asyncio.create_task(harness.manager.reload("late"))
         try:
             async with asyncio.timeout(10):

@@ -1,0 +1,80 @@
+"""The members of a fleet, for operators; and files, for the other members: see `app/fleet/transfer.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from app.api.access import Guard
+from app.errors import NotReady
+from app.fleet.paths import FILES_PATH, tar_of
+from app.inference.service import Service
+
+# A member that is new to many others gives to these first, which give it on.
+_MOST_AT_ONCE = 2
+
+
+class MemberPolicy(BaseModel):
+    """One policy of a member: the version that it serves, and how far it is with a change."""
+
+    version: str
+    state: str
+
+
+class MemberRow(BaseModel):
+    """One member; `since` is Unix time in seconds."""
+
+    id: str
+    url: str
+    since: float
+    policies: dict[str, MemberPolicy]
+
+
+class FleetAnswer(BaseModel):
+    """The servers that change weights as one."""
+
+    fleet: str
+    members: list[MemberRow]
+
+
+def fleet_router(service: Service, guard: Guard) -> APIRouter:
+    """Makes the routes; the first needs the admin token, the second the fleet's secret."""
+    router = APIRouter()
+    giving = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    @router.get(
+        "/admin/fleet",
+        response_model=FleetAnswer,
+        tags=["admin"],
+        dependencies=[Depends(guard)],
+        summary="The servers of this one's fleet",
+    )
+    async def members() -> dict[str, Any]:
+        return await service.policy(None).manager.describe_fleet()
+
+    @router.get(FILES_PATH, include_in_schema=False)
+    async def files(policy: str, kind: str, digest: str, request: Request) -> StreamingResponse:
+        secret = request.headers.get("authorization", "").removeprefix("Bearer ")
+        folder = await service.policy(policy).manager.given_folder(kind, digest, secret)
+        if giving.locked():
+            raise NotReady("it gives to others now", 1)
+        return StreamingResponse(_given(folder, giving), media_type="application/x-tar")
+
+    return router
+
+
+async def _given(folder: Path, giving: asyncio.Semaphore) -> AsyncIterator[bytes]:
+    """Yields the files of a folder; read in a thread of its own, for a disk may be slow."""
+    async with giving:
+        loop = asyncio.get_running_loop()
+        pieces: Iterator[bytes] = tar_of(folder)
+        with ThreadPoolExecutor(1, "give") as executor:
+            while piece := await loop.run_in_executor(executor, next, pieces, b""):
+                yield piece

@@ -1,0 +1,69 @@
+"""How a swap is agreed on with other servers: by a commit in two phases, or not at all where there is only this one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from app.artifacts.records import Pin, VersionRecord
+
+
+class CommitProtocol(Protocol):
+    """The part of a swap that concerns other servers, in the order of its methods. One change at a time.
+
+    `alone`: there are no others, and nothing has to be held.
+    """
+
+    alone: bool
+
+    async def begin(self) -> None:
+        """Returns when this server may change what serves.
+
+        Raises:
+          Busy: another server does; see `free`.
+          NotReady: the others cannot be reached.
+        """
+
+    async def prepared(self, record: VersionRecord) -> None:
+        """Returns when the others have prepared the version, as this server has; SwapRefused where one cannot."""
+
+    async def held(self) -> None:
+        """Returns when the version is committed: no server answers now. SwapRefused where it is not to be."""
+
+    async def switched(self) -> None:
+        """Returns when the others serve it too, as this server does."""
+
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None) -> None:
+        """Returns when the others have recorded which versions served, and the pin."""
+
+    async def end(self) -> None:
+        """Ends the change: another server may begin one."""
+
+    async def free(self) -> None:
+        """Returns when no other server changes anything."""
+
+
+class OneServer:
+    """The protocol of a server that has nobody to agree with."""
+
+    alone = True
+
+    async def begin(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def prepared(self, record: VersionRecord) -> None:
+        """See `CommitProtocol`."""
+
+    async def held(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def switched(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None) -> None:
+        """See `CommitProtocol`."""
+
+    async def end(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def free(self) -> None:
+        """See `CommitProtocol`."""

@@ -1,0 +1,189 @@
+"""A change that this server makes for its whole fleet: see `app.control.commit.CommitProtocol`.
+
+Once it is committed it counts, whatever becomes of this server: every member finds it in Redis. Until then nothing has
+changed, and the others give up a change whose coordinator is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from app.artifacts.records import Pin, VersionRecord
+from app.errors import SwapRefused
+from app.fleet import protocol
+from app.fleet.member import PolicyMember, same, served_after
+from app.fleet.notice import Notice
+from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Refused, Reports
+from app.fleet.store import FleetLost, Snapshot
+
+# A change that an operator wants waits so long for Redis.
+_PATIENCE_S = 5.0
+# The members hold their requests while they wait for each other. One whose batch takes longer is not waited for: a
+# client that it then answers may see the older version after the newer one.
+_HELD_WITHIN_S = 1.0
+_AGAIN_S = 0.2
+# A state, reports, and the members that hold a lease → those that are waited for.
+Missing = Callable[[PolicyState, Reports, Collection[str]], set[str]]
+
+
+class Coordinator:
+    """The changes of one policy that this server coordinates. Event loop only; one at a time, the caller sees to that.
+
+    `most_records`: how many versions that served are kept to roll back to.
+    """
+
+    alone = False
+
+    def __init__(self, member: PolicyMember, most_records: int) -> None:
+        self._member = member
+        self._most_records = most_records
+
+    async def begin(self) -> None:
+        """See `CommitProtocol`."""
+        member = self._member
+        if member.local.coordinates:
+            return
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                seen = await member.step(lambda state, seen: protocol.claimed(state, member.id, seen.live))
+                break
+            except (Fenced, FleetLost) as error:
+                if time.monotonic() >= until:
+                    reason = member.reason if isinstance(error, Fenced) else str(error)
+                    raise FleetLost(f"nothing can be changed in this fleet now: {reason}") from None
+                await asyncio.sleep(_AGAIN_S)
+        member.note(coordinates=True)
+        if _state(seen).epoch != member.local.applied:
+            await self.end()
+            raise Busy("another version was committed, and is served first")
+
+    async def prepared(self, record: VersionRecord) -> None:
+        """See `CommitProtocol`."""
+        member = self._member
+        try:
+            await member.step(lambda state, _: protocol.preparing(state, member.id, record))
+            while True:
+                await self._until_none(protocol.unprepared)
+                with contextlib.suppress(Busy):  # somebody has joined meanwhile
+                    await member.step(lambda state, seen: protocol.holding(state, member.id, seen.reports, seen.live))
+                    return
+        except Refused as refusal:
+            raise SwapRefused(f"member {refusal}", refusal.for_now) from None
+        except (Fenced, FleetLost) as error:
+            raise SwapRefused(f"the fleet cannot change now: {error}", for_now=True) from None
+
+    async def held(self) -> None:
+        """See `CommitProtocol`."""
+        member = self._member
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HELD_WITHIN_S):
+                    await self._until_none(protocol.unheld)
+
+            def commit(state: PolicyState, seen: Snapshot) -> PolicyState:
+                target = state.change.target if state.change is not None else None
+                if target is None:
+                    raise Fenced("the fleet went on without this server")
+                served = served_after(state.committed.served, target, self._most_records)
+                new = msgspec.structs.replace(state.committed, served=served)
+                return protocol.committed(state, member.id, new, seen.live)
+
+            seen = await member.step(commit)
+        except (Fenced, FleetLost) as error:
+            # Perhaps it was committed all the same: then this server serves it as soon as it can read that.
+            raise SwapRefused(f"the fleet could not commit it: {error}", for_now=True) from None
+        member.serves(_state(seen).committed)
+
+    async def switched(self) -> None:
+        """See `CommitProtocol`."""
+        member = self._member
+        await member.report(applied=member.local.applied)
+        await self._until_none(
+            lambda state, reports, live: protocol.unapplied(state, member.local.applied, reports, live)
+        )
+
+    async def agree(
+        self, served: tuple[VersionRecord, ...], pin: Pin | None, paused: str | msgspec.UnsetType | None = msgspec.UNSET
+    ) -> None:
+        """See `CommitProtocol`; `paused`: the pause that is to be in force, as it is where that is left out."""
+        member = self._member
+        if paused is msgspec.UNSET and same(member.known, served, pin):
+            return
+        await self.begin()
+
+        def commit(state: PolicyState, seen: Snapshot) -> PolicyState:
+            mode = state.committed.paused if isinstance(paused, msgspec.UnsetType) else paused
+            return protocol.committed(state, member.id, Committed(0, served, pin, mode), seen.live)
+
+        try:
+            seen = await member.step(commit)
+        except Fenced as error:
+            raise FleetLost(f"the fleet cannot change now: {error}") from None
+        member.serves(_state(seen).committed)
+        await self.switched()
+
+    async def end(self) -> None:
+        """See `CommitProtocol`."""
+        member = self._member
+        if not member.local.coordinates:
+            return
+        try:
+            await member.step(lambda state, _: protocol.released(state, member.id))
+        except FleetLost:
+            pass  # the others end it when this server's lease ends, or its next change takes its place
+        finally:
+            member.note(coordinates=False)
+            member.changed.give()
+
+    async def free(self) -> None:
+        """See `CommitProtocol`."""
+        member = self._member
+        while True:
+            event = member.changed.next()
+            try:
+                seen = await member.read()
+            except FleetLost:
+                return  # `begin` says it
+            change = seen.state.change if seen.state is not None else None
+            busy = change is not None and change.coordinator in seen.live and change.coordinator != member.id
+            if not busy and (seen.state is None or seen.state.epoch <= member.local.applied):
+                return
+            await Notice.wait(event, _AGAIN_S)
+
+    async def _until_none(self, missing: Missing) -> None:
+        """Returns when no member is missing.
+
+        Raises:
+          Fenced: the fleet went on without this server.
+          FleetLost: Redis has been lost for some seconds.
+        """
+        member = self._member
+        lost_at = 0.0
+        while True:
+            event = member.changed.next()
+            try:
+                seen = await member.read()
+                lost_at = 0.0
+            except FleetLost:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > _PATIENCE_S:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            state = seen.state
+            if state is None or state.change is None or state.change.coordinator != member.id:
+                raise Fenced("the fleet went on without this server")
+            if not missing(state, seen.reports, seen.live - {member.id}):
+                return
+            await member.wait(event)
+
+
+def _state(seen: Snapshot) -> PolicyState:
+    assert seen.state is not None, "a step was made from it"
+    return seen.state

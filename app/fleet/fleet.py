@@ -1,0 +1,187 @@
+"""A server as a member of a fleet: its lease, its policies, and what its workers have to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from app.fleet.coordinator import Coordinator
+from app.fleet.follower import Follower, PolicyHost
+from app.fleet.member import PolicyMember
+from app.fleet.notice import Notice
+from app.fleet.peers import ask_peers, redis_is_gone
+from app.fleet.protocol import Phase, Report
+from app.fleet.store import LEASE_S, FleetLost, FleetStore, Member, Snapshot
+from app.rpc.messages import FleetStatus, now_s
+
+log = logging.getLogger("policy_server.fleet")
+
+_RENEW_S = LEASE_S / 5
+# A member takes its lease for ended before Redis does.
+_MARGIN_S = 0.5
+# How long a server that starts waits for its fleet before it listens; it is not ready before it takes part.
+_JOIN_S = 10.0
+# Sends the workers of the server what they have to know.
+Publish = Callable[[FleetStatus], Awaitable[None]]
+
+
+class Fleet:
+    """The membership of one server. Event loop only.
+
+    Args:
+      store: where the fleet agrees.
+      url: at which the other members reach this server.
+      publish: sends the workers what they have to know.
+    """
+
+    def __init__(
+        self, store: FleetStore, name: str, url: str, publish: Callable[[FleetStatus], Awaitable[None]]
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.name = name
+        self.secret = ""
+        self.peers: list[Member] = []
+        self.members: dict[str, PolicyMember] = {}
+        self._store = store
+        self._url = url
+        self._since = time.time()
+        self._publish = publish
+        self._active: dict[str, Callable[[], str]] = {}
+        self._until = 0.0
+        self._reaches = False
+        self._serves_on = False
+        self._changed = Notice()
+        self._running: list[asyncio.Task[Any]] = []
+
+    def start(self) -> None:
+        """Starts to hold a lease, and to listen for changes."""
+        self._running += [asyncio.create_task(self._renew()), asyncio.create_task(self._listen())]
+
+    def member(self, policy: str, active: Callable[[], str], most_records: int) -> tuple[PolicyMember, Coordinator]:
+        """Returns this server's part in the agreement about a policy. `active`: returns the name of what it serves."""
+        member = PolicyMember(policy, self.id, self._store, self._changed.give)
+        self._active[policy] = active
+        return member, Coordinator(member, most_records)
+
+    async def join(self, member: PolicyMember, host: PolicyHost) -> None:
+        """Follows the fleet with one policy from now on; returns when it takes part, or that takes long."""
+        self.members[member.policy] = member
+        self._running.append(asyncio.create_task(Follower(member, host).run()))
+        until = time.monotonic() + _JOIN_S
+        while not member.local.joined and time.monotonic() < until:
+            event = self._changed.next()
+            if not member.local.joined:
+                await Notice.wait(event, 0.2)
+        if not member.local.joined:
+            log.warning("%s: this server is not ready, because it does not take part: %s", member.policy, member.reason)
+
+    async def close(self) -> None:
+        """Leaves the fleet: no other member waits for this one any more."""
+        for member in self.members.values():
+            member.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        with contextlib.suppress(FleetLost):
+            await self._store.end(self.id)
+        await self._store.close()
+
+    def status(self) -> FleetStatus:
+        """Returns what the workers have to know."""
+        joined = bool(self.members) and all(member.local.joined for member in self.members.values())
+        applied = {name: member.local.applied for name, member in self.members.items()}
+        return FleetStatus(self.id, self._until if joined else 0.0, self._serves_on, self._reaches, applied)
+
+    async def describe(self) -> dict[str, Any]:
+        """Returns what `GET /admin/fleet` answers; raises FleetLost."""
+        seen = {policy: await self._store.read(policy) for policy in self.members}
+        members = []
+        for member in await self._store.members():
+            policies = {
+                policy: {"version": known["version"], "state": _state_of(member.id, seen[policy])}
+                for policy, known in member.policies.items()
+                if policy in seen
+            }
+            members.append({"id": member.id, "url": member.url, "since": member.since, "policies": policies})
+        return {"fleet": self.name, "members": members}
+
+    def _described(self) -> Member:
+        policies = {policy: {"version": active()} for policy, active in self._active.items() if policy in self.members}
+        return Member(self.id, self._url, self._since, policies)
+
+    async def _renew(self) -> None:
+        while True:
+            event = self._changed.next()
+            try:
+                await self._renew_once()
+            except FleetLost as error:
+                await self._lost(error)
+            except Exception:  # a bug of ours: the next round may succeed
+                log.exception("the lease cannot be renewed")
+            with contextlib.suppress(Exception):
+                await self._publish(self.status())
+            await Notice.wait(event, _RENEW_S)
+
+    async def _renew_once(self) -> None:
+        asked = now_s()
+        described = self._described()
+        if asked > self._until or not await self._store.renew(described, begins=False):
+            self._lapse()
+            asked = now_s()
+            await self._store.renew(described, begins=True)
+        if not self._reaches or not self.secret:
+            self.secret = await self._store.secret()
+        self._until = asked + LEASE_S - _MARGIN_S
+        if not self._reaches:
+            log.info("member %s of fleet %s holds a lease", self.id, self.name)
+        self._reaches, self._serves_on = True, False
+        self.peers = [member for member in await self._store.members() if member.id != self.id]
+
+    async def _lost(self, error: FleetLost) -> None:
+        if self._reaches:
+            log.warning("everything serves on, and nothing is swapped: %s", error)
+        self._reaches = False
+        if now_s() > self._until:
+            self._lapse()
+        answers = await ask_peers(self.peers)
+        self._serves_on = any(member.known for member in self.members.values()) and redis_is_gone(
+            len(self.peers), answers, self.status().applied
+        )
+
+    def _lapse(self) -> None:
+        self._until = 0.0
+        for member in self.members.values():
+            member.lapsed()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for policy in self._store.changes():
+                    for name, member in self.members.items():
+                        if policy in ("", name):
+                            member.changed.give()
+            except FleetLost:
+                pass
+            await asyncio.sleep(_RENEW_S / 2)
+
+
+def _state_of(member: str, seen: Snapshot) -> str:
+    """How far a member is with one policy."""
+    state, report = seen.state, seen.reports.get(member, Report())
+    if state is None or member not in state.members:
+        return "joining"
+    change = state.change
+    if change is not None and change.coordinator != member and change.phase is not Phase.CLAIMED:
+        if report.refused == change.epoch:
+            return "refused"
+        if report.held == change.epoch:
+            return "holding"
+        return "ready" if report.prepared == change.epoch else "preparing"
+    if change is not None and change.coordinator == member:
+        return "coordinating"
+    return "active" if report.applied >= state.epoch else "switching"

@@ -1,0 +1,234 @@
+"""Changes that other members coordinate, as this server follows them; and its way back after it was left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from app.artifacts.records import Pin, VersionRecord
+from app.errors import SwapRefused
+from app.fleet import protocol
+from app.fleet.member import PolicyMember
+from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Task
+from app.fleet.store import LEASE_S, FleetLost, Snapshot
+
+log = logging.getLogger("policy_server.fleet")
+
+# What could not be served is tried again after so long.
+_AGAIN_S = 2.0
+
+
+class PolicyHost(Protocol):
+    """The policy on this server, as its fleet drives it."""
+
+    def serving(self) -> tuple[tuple[VersionRecord, ...], Pin | None]:
+        """Returns the versions that have served, the active one last, and the pin."""
+
+    async def serve(self, committed: Committed) -> None:
+        """Returns when what was committed is served, with its pin and its pause; SwapRefused where it cannot be."""
+
+    async def follow(self, record: VersionRecord, following: Following) -> None:
+        """Makes a swap that another member coordinates, and adopts what it commits; SwapRefused where it cannot be."""
+
+
+class Following:
+    """The part of one swap that waits for its coordinator: see `app.control.commit.CommitProtocol`."""
+
+    alone = False
+
+    def __init__(self, member: PolicyMember, epoch: int) -> None:
+        self.epoch = epoch
+        self.is_prepared = False
+        self.committed: Committed
+        self._member = member
+        self._hold: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._commit: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+
+    def hold(self) -> None:
+        """Has the swap hold requests."""
+        if not self._hold.done():
+            self._hold.set_result(None)
+
+    def commit(self, committed: Committed) -> None:
+        """Has the swap switch."""
+        self.hold()
+        if not self._commit.done():
+            self._commit.set_result(committed)
+
+    def give_up(self) -> None:
+        """Ends the swap, which changes nothing."""
+        for waiting in (self._hold, self._commit):
+            if not waiting.done():
+                waiting.cancel()
+
+    async def begin(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def prepared(self, record: VersionRecord) -> None:  # noqa: ARG002
+        """See `CommitProtocol`."""
+        self.is_prepared = True
+        self._member.note(prepared=self.epoch)
+        await self._member.report(prepared=self.epoch)
+        await self._awaited(self._hold)
+
+    async def held(self) -> None:
+        """See `CommitProtocol`."""
+        self._member.note(held=self.epoch)
+        await self._member.report(held=self.epoch)
+        self.committed = await self._awaited(self._commit)
+
+    async def switched(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None) -> None:
+        """See `CommitProtocol`."""
+
+    async def end(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def free(self) -> None:
+        """See `CommitProtocol`."""
+
+    async def _awaited(self, waiting: asyncio.Future[protocol.Committed] | asyncio.Future[None]) -> Committed:
+        await asyncio.wait({waiting})
+        if waiting.cancelled():
+            raise SwapRefused("the member that had the fleet prepare it gave it up", for_now=True)
+        return waiting.result()  # type: ignore[return-value]
+
+
+class Follower:
+    """Keeps one policy of this server at what its fleet agrees on. Event loop only."""
+
+    def __init__(self, member: PolicyMember, host: PolicyHost) -> None:
+        self._member = member
+        self._host = host
+        self._following: Following | None = None
+        self._swap: asyncio.Task[None] | None = None
+        self._lost = ""
+
+    async def run(self) -> None:
+        """Follows until it is cancelled."""
+        member = self._member
+        try:
+            while True:
+                event = member.changed.next()
+                pause_s = 0.0
+                try:
+                    while await self._advance(await member.read()):
+                        pass
+                    self._lost = ""
+                except (FleetLost, Busy, Fenced) as error:
+                    self._log_lost(error)
+                except SwapRefused as refusal:
+                    member.reason, pause_s = str(refusal), _AGAIN_S
+                    log.warning("%s: cannot serve what the fleet has committed: %s", member.policy, refusal)
+                except Exception:  # a bug of ours: the next round may succeed
+                    log.exception("%s: cannot follow the fleet", member.policy)
+                    pause_s = _AGAIN_S
+                await asyncio.sleep(pause_s)
+                await member.wait(event)
+        finally:
+            await self._give_up()
+
+    def _log_lost(self, error: Exception) -> None:
+        if isinstance(error, FleetLost) and str(error) != self._lost:
+            self._lost = str(error)
+            log.warning("%s: everything serves on, and nothing is swapped: %s", self._member.policy, error)
+
+    async def _advance(self, seen: Snapshot) -> bool:
+        """Does what is next; returns whether there may be more to do."""
+        member = self._member
+        task = protocol.next_task(seen.state, member.id, member.local, seen.live)
+        if task is Task.NOTHING:
+            return False
+        if task is Task.RECOVER:
+            await self._recover()
+            return True
+        state = seen.state
+        assert state is not None
+        if task is Task.CATCH_UP:
+            await self._give_up()
+            await self._catch_up(state)
+        elif task is Task.ABANDON:
+            await member.step(lambda state, seen: protocol.abandoned(state, seen.live))
+        elif task is Task.GIVE_UP:
+            await self._give_up()
+        else:
+            return await self._take_part(task, state)
+        return True
+
+    async def _take_part(self, task: Task, state: PolicyState) -> bool:
+        following, swap = self._following, self._swap
+        if task is Task.APPLY:
+            assert swap is not None, "it is prepared"
+            assert following is not None
+            following.commit(state.committed)
+            await asyncio.wait({swap})
+            self._following = self._swap = None
+            if self._member.local.applied < state.epoch:  # the swap has failed after all
+                self._member.note(prepared=0, held=0)
+            return True
+        assert state.change is not None
+        assert state.change.target is not None
+        if task is Task.HOLD and following is not None:
+            following.hold()
+        elif task is Task.PREPARE and (following is None or following.epoch != state.change.epoch):
+            await self._give_up()
+            self._following = Following(self._member, state.change.epoch)
+            self._swap = asyncio.create_task(self._follow(state.change.target, self._following))
+        return False
+
+    async def _follow(self, record: VersionRecord, following: Following) -> None:
+        member = self._member
+        try:
+            await self._host.follow(record, following)
+        except SwapRefused as refusal:
+            if not following.is_prepared:
+                member.note(refused=following.epoch)
+                reason, for_now = str(refusal), refusal.for_now
+                await member.report(refused=following.epoch, reason=reason, for_now=for_now)
+        except FleetLost:
+            pass  # its coordinator gives it up, or it is found committed later
+        except Exception:  # a bug of ours: to the others it is a refusal
+            log.exception("%s: a swap of the fleet cannot be followed", member.policy)
+            member.note(refused=following.epoch)
+            await member.report(refused=following.epoch, reason="it has failed, and its log says why", for_now=True)
+        else:
+            member.serves(following.committed)
+            await member.report(applied=following.committed.epoch)
+
+    async def _give_up(self) -> None:
+        if self._following is not None and self._swap is not None:
+            self._following.give_up()
+            await asyncio.wait({self._swap})
+        self._following = self._swap = None
+        self._member.note(prepared=0, held=0)
+
+    async def _recover(self) -> None:
+        member = self._member
+        if member.known is not None:
+            known = member.known
+            log.warning("%s: Redis has lost what the fleet agreed on; it is written anew", member.policy)
+            settles_s = LEASE_S
+            await member.store.step(
+                member.policy,
+                lambda seen: protocol.recovered(seen.state, known, seen.now_ms + int(settles_s * 1000)),
+            )
+            return
+        served, pin = self._host.serving()
+        await member.store.step(
+            member.policy, lambda seen: protocol.founded(served, pin) if seen.state is None else None
+        )
+
+    async def _catch_up(self, state: PolicyState) -> None:
+        member = self._member
+        if state.epoch > member.local.applied:
+            await self._host.serve(state.committed)
+            member.serves(state.committed)
+            await member.report(applied=state.epoch)
+        if member.local.joined and member.id in state.members:
+            return
+        applied = member.local.applied
+        await member.step(lambda state, seen: protocol.joined(state, member.id, applied, seen.live, seen.now_ms))
+        member.note(joined=True)

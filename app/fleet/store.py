@@ -1,0 +1,224 @@
+"""The agreement of a fleet in Redis: leases, one state for each policy, and what each member reports.
+
+    policy-server:fleet:{NAME}:leases            sorted set: members by the time at which their leases end
+    policy-server:fleet:{NAME}:members           hash: member → what it says of itself
+    policy-server:fleet:{NAME}:policy:POLICY     the state: app/fleet/protocol.py as JSON
+    policy-server:fleet:{NAME}:reports:POLICY    hash: member → its report
+    policy-server:fleet:{NAME}:secret            what members show each other when they ask for files
+    policy-server:fleet:{NAME}:changes           channel: the name of a policy whose state or reports have changed
+
+Times are of Redis's clock alone. Each method is one script, which Redis runs as one step.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.errors import NotReady
+from app.fleet.protocol import FORMAT, PolicyState, Report
+
+# How long a member takes part after it was last heard of.
+LEASE_S = 5.0
+# What a server with nothing else to do answers within a millisecond.
+_PATIENCE_S = 1.5
+# What is known of a member that is gone is kept so long.
+_FORGET_MS = 60_000
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+# KEYS: leases, members. ARGV: member, milliseconds, its description, channel, and whether it may begin a lease.
+_RENEW = (
+    _NOW
+    + f"local forgotten = now - {_FORGET_MS}"
+    + """
+local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if ARGV[5] == '' and not (ends and tonumber(ends) > now) then return 0 end
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', forgotten)) do
+  redis.call('ZREM', KEYS[1], gone)
+  redis.call('HDEL', KEYS[2], gone)
+end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[4], '') end
+return 1
+"""
+)
+# KEYS: leases, members. ARGV: member, channel.
+_END = """
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('PUBLISH', ARGV[2], '')
+"""
+# KEYS: state, reports, leases.
+_READ = (
+    _NOW
+    + """
+local live = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
+return {redis.call('GET', KEYS[1]) or '', redis.call('HGETALL', KEYS[2]), live, now}
+"""
+)
+# KEYS: state. ARGV: what it was, what it shall be, channel, policy.
+_SWAP = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return 1
+"""
+# KEYS: reports. ARGV: member, report, channel, policy.
+_REPORT = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+"""
+# KEYS: leases, members.
+_MEMBERS = (
+    _NOW
+    + """
+local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
+local found = {}
+for i, member in ipairs(live) do found[i] = redis.call('HGET', KEYS[2], member) or '' end
+return {live, found}
+"""
+)
+
+
+class FleetLost(NotReady):
+    """Redis cannot be reached, or cannot be written to: nothing can be agreed on."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """Description of a member, by itself. `since`: Unix time, in seconds; `policies`: name → version and state."""
+
+    id: str
+    url: str
+    since: float
+    policies: dict[str, dict[str, str]] = {}
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read."""
+
+    raw: bytes
+    state: PolicyState | None
+    reports: dict[str, Report]
+    live: frozenset[str]
+    now_ms: int
+
+
+class FleetStore:
+    """One fleet in one Redis. Each method raises FleetLost where that cannot be used."""
+
+    def __init__(self, url: str, fleet: str) -> None:
+        self._redis: Redis = Redis.from_url(
+            url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S, health_check_interval=0
+        )
+        prefix = f"policy-server:fleet:{{{fleet}}}:"
+        self._prefix = prefix
+        self._leases, self._members, self._channel = prefix + "leases", prefix + "members", prefix + "changes"
+        scripts = {"renew": _RENEW, "end": _END, "read": _READ, "swap": _SWAP, "report": _REPORT, "members": _MEMBERS}
+        self._scripts = {name: self._redis.register_script(text) for name, text in scripts.items()}
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+
+    async def renew(self, member: Member, begins: bool) -> bool:
+        """Renews a member's lease, or begins one; returns False where it has ended and is not to begin."""
+        described = msgspec.json.encode(member)
+        arguments = [member.id, int(LEASE_S * 1000), described, self._channel, "1" if begins else ""]
+        return bool(await self._run("renew", [self._leases, self._members], arguments))
+
+    async def end(self, member: str) -> None:
+        """Ends a member's lease."""
+        await self._run("end", [self._leases, self._members], [member, self._channel])
+
+    async def members(self) -> list[Member]:
+        """Returns the members that hold a lease, by their ids."""
+        _, texts = await self._run("members", [self._leases, self._members], [])
+        found = [_decoded(text, Member) for text in texts]
+        return sorted((member for member in found if member is not None), key=lambda member: member.id)
+
+    async def secret(self) -> str:
+        """Returns what the members of the fleet show each other."""
+        key = self._prefix + "secret"
+        try:
+            await self._redis.set(key, secrets.token_hex(32), nx=True)
+            found = await self._redis.get(key)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _lost(error) from None
+        if not found:
+            raise FleetLost("the fleet's secret is gone from Redis again")
+        return found.decode("latin-1") if isinstance(found, bytes) else found
+
+    async def read(self, policy: str) -> Snapshot:
+        """Returns what is agreed on about a policy."""
+        raw, reports, live, now_ms = await self._run("read", [*self._keys(policy), self._leases], [])
+        state = _decoded(raw, PolicyState)
+        if state is not None and state.format != FORMAT:
+            raise FleetLost(f"the fleet's agreement has format {state.format}, and this server knows {FORMAT}")
+        pairs = zip(reports[::2], reports[1::2], strict=True)
+        found = {bytes(member).decode(): _decoded(text, Report) for member, text in pairs}
+        known = {member: report for member, report in found.items() if report is not None}
+        return Snapshot(bytes(raw), state, known, frozenset(bytes(member).decode() for member in live), int(now_ms))
+
+    async def step(self, policy: str, step: Callable[[Snapshot], PolicyState | None]) -> Snapshot:
+        """Makes a step from what is agreed on; None, or the same state, changes nothing.
+
+        Returns:
+          What is agreed on then.
+
+        Raises:
+          Exception: what `step` raises.
+        """
+        while True:
+            seen = await self.read(policy)
+            new = step(seen)
+            if new is None or new is seen.state:
+                return seen
+            raw = msgspec.json.encode(new)
+            if await self._run("swap", self._keys(policy)[:1], [seen.raw, raw, self._channel, policy]):
+                return msgspec.structs.replace(seen, raw=raw, state=new)
+
+    async def report(self, policy: str, member: str, report: Report) -> None:
+        """Writes what a member has done."""
+        await self._run("report", self._keys(policy)[1:], [member, msgspec.json.encode(report), self._channel, policy])
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yields the names of policies about which something has changed, "" for all, which comes first."""
+        try:
+            async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
+                await channel.subscribe(self._channel)
+                yield ""
+                while True:
+                    message = await channel.get_message(timeout=LEASE_S)
+                    if message is not None:
+                        yield bytes(message["data"]).decode("utf-8", "replace")
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _lost(error) from None
+
+    def _keys(self, policy: str) -> list[str]:
+        return [f"{self._prefix}policy:{policy}", f"{self._prefix}reports:{policy}"]
+
+    async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+        try:
+            return await self._scripts[script](keys=keys, args=arguments)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _lost(error) from None
+
+
+def _lost(error: Exception) -> FleetLost:
+    return FleetLost(f"the fleet's Redis cannot be used: {str(error)[:200] or type(error).__name__}")
+
+
+def _decoded(text: Any, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(text, type=kind) if text else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
