@@ -20,18 +20,18 @@ def swap(fleet: Fleet, trainer: Trainer, load: FleetLoad, number: int) -> None:
     load.acknowledged(trainer.last)
     assert fleet.serve() == [trainer.last] * MEMBERS
     if number % 5 == 4:
-        go_back(fleet, trainer, load, (at + 1) % MEMBERS)
+        go_back(fleet, trainer, load, at)
 
 
 def go_back(fleet: Fleet, trainer: Trainer, load: FleetLoad, at: int) -> None:
-    """Rolls back at one member, and forth at the next."""
+    """Rolls back at another member than the one whose folder has what serves, and forth at that one."""
     with load.rolling_back(trainer.last - 1):
-        answer = fleet[at].server.admin.post("/admin/policies/p/rollback")
+        answer = fleet[(at + 1) % MEMBERS].server.admin.post("/admin/policies/p/rollback")
         assert answer.status_code == 200, answer.text
         assert (answer.json()["train_step"], answer.json()["members"]) == (trainer.last - 1, MEMBERS)
     assert fleet.serve() == [trainer.last - 1] * MEMBERS
     load.go_on()
-    assert fleet.reload((at + 1) % MEMBERS, checkpoint=f"{trainer.last:010d}") == trainer.last
+    assert fleet.reload(at, checkpoint=f"{trainer.last:010d}") == trainer.last
     load.acknowledged(trainer.last)
 
 
