@@ -21,7 +21,7 @@ from tests.support.steady import until
 
 # Longer than a lease, and the renewals that may fail in it.
 LEASE_S = 5.0
-_LINES = 25  # of each log, where a test fails
+_LINES = 40  # of each log, where a test fails
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,13 @@ class Fleet:
         return [member.number for member in ended]
 
     def tracebacks(self) -> list[str]:
-        return [line for member in self.members for line in member.server.lines if "Traceback" in line]
+        """Each with the lines around it, of all members."""
+        found = []
+        for member in self.members:
+            lines = member.server.lines
+            places = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
+            found += ["\n".join(lines[max(0, at - 2) : at + _LINES]) for at in places]
+        return found
 
     def print_logs(self) -> None:
         for member in self.members:

@@ -37,12 +37,15 @@ def running(trainer: Trainer) -> Iterator[Fleet]:
 @pytest.fixture
 def fleet(running: Fleet, trainer: Trainer) -> Iterator[Fleet]:
     """A whole one, before and after; whatever has happened to it, the next swap succeeds."""
+    before = len(running.tracebacks())
     yield running
     running.restart_killed()
     running.wait_until_whole(PATIENCE_S)
     step = reload_next(running, trainer)
     assert running.serve() == [step] * MEMBERS
-    assert running.tracebacks() == []
+    new = running.tracebacks()[before:]
+    print(*new, sep="\n")
+    assert not new
 
 
 @contextmanager
