@@ -46,11 +46,11 @@ from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.store import Limits, SessionStore
 from app.settings import PolicyFolder, Settings
-from app.uploads.upload import Uploads, upload_folders
+from app.uploads.upload import Uploads, upload_places
 from app.versions.active import LoadedVersions
 from app.versions.loader import BundleLoader
 from app.wire.tensors import Arrays
-from saver.artifact import CHECKPOINTS_FOLDER, PolicySpec
+from saver.artifact import PolicySpec
 
 # CPython's default generation-0 threshold is 700 allocations. A batch of observations as JSON has hundreds of lists,
 # which are gone with their request; cycles, which the collector is for, are rare.
@@ -190,6 +190,10 @@ class Worker:
         """See `Batcher.recorded`."""
         return self._service.policy(policy).batcher.recorded()
 
+    async def retained(self, policy: str) -> list[str]:
+        """See `LoadedVersions.retained`."""
+        return list(self._service.policy(policy).versions.retained)
+
     async def fleet(self, status: FleetStatus) -> None:
         """Takes what the server's fleet knows of it."""
         self._service.fleet = status
@@ -205,7 +209,7 @@ class Worker:
         name, spec, settings = named.name, offer.graph.spec, self._settings
         manager = RemoteManager(name, self.link, settings.swap_deadline_ms / 1000)
         versions = await self._versions(name, offer)
-        folders = [named.series or named.folder / CHECKPOINTS_FOLDER, *upload_folders(named, settings.state_dir)]
+        folders = upload_places(named, settings.state_dir)
         validator = InputValidator(
             spec,
             rows_limit=settings.rows_limit,
@@ -318,7 +322,7 @@ async def run(link: int, listener: int) -> None:
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
         worker.drained, worker.pause, worker.resume, worker.hold, worker.release, worker.recorded,
-        worker.fleet, worker.alive,
+        worker.retained, worker.fleet, worker.alive,
     )  # fmt: skip
     worker.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await worker.over()

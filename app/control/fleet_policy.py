@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from app.artifacts.bundle import COMPILED_FILE, GRAPHS, VERSIONS, Bundle, Graph
+from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
 from app.control.commit import CommitProtocol, OneServer
+from app.control.fleet_files import FleetFiles
 from app.control.manager import Manager
-from app.control.prepare import Fetch
-from app.control.state_dir import MOST_RECORDS, StateDir
+from app.control.state_dir import MOST_RECORDS
 from app.control.targets import Past
-from app.errors import Unauthorized, UnknownVersion
 from app.fleet.fleet import Fleet
 from app.fleet.follower import Following
-from app.fleet.paths import files_path
+from app.fleet.paths import reload_path
 from app.fleet.protocol import Committed, taking_part
-from app.fleet.transfer import fetch
-from app.offload import in_executor
-from saver.artifact import digest_of
+from app.rpc.messages import Swapped
 
 
 class FleetPolicy:
     """The host of one policy: see `app.fleet.follower.PolicyHost`. Event loop only."""
 
-    def __init__(self, fleet: Fleet, manager: Manager, state_dir: StateDir) -> None:
+    def __init__(self, fleet: Fleet, manager: Manager, files: FleetFiles) -> None:
         self._fleet = fleet
+        self.files = files
         self._manager = manager
         self._targets = manager.targets
         self._records = manager.records
-        self._state_dir = state_dir
         self._paused: str | None = None
-        self._executor = ThreadPoolExecutor(2, f"fleet-{manager.name}")
-        manager.targets.preparing.fetch = fetcher(fleet, manager.name, self._executor)
+        manager.targets.preparing.fetch = files.fetch
         self._member, self._coordinator = fleet.member(manager.name, lambda: manager.active.name, MOST_RECORDS)
 
     async def join(self) -> None:
@@ -60,6 +53,44 @@ class FleetPolicy:
     async def follow(self, record: VersionRecord, following: Following) -> None:
         """See `PolicyHost`."""
         await self._swap(record, following, lambda: following.committed)
+
+    async def reload(self, name: str | None) -> Swapped:
+        """Reloads a checkpoint on every server, or the newest that any of them has in its folder: see `Manager.reload`.
+
+        The server in whose folder it lies makes the change.
+        """
+        own = await self.find(name)
+        if name is None or own is None:
+            url, newest = await self._fleet.ask_for_newest(reload_path(self._manager.name, "find"), name)
+            if newest is not None and (own is None or newest > own):
+                swapped = await self._fleet.ask_one(url, reload_path(self._manager.name, "reload"), name)
+                if swapped is not None:
+                    return Swapped(**swapped)
+        return await self._manager.reload(name)
+
+    async def find(self, name: str | None) -> int | None:
+        """Returns the train step of a checkpoint in this server's folder, of the newest where `name` is None.
+
+        None where there is none; -1 where it is unknown.
+        """
+        if name == EXPORT:
+            return self._manager.export.graph.train_step
+        async with self._manager.changes.lock:
+            scan, _ = await self._manager.scanner.scan_for(name, afresh=False)
+        if name is None:
+            return max((candidate.train_step for candidate in scan.complete), default=None)
+        steps = [candidate.train_step for candidate in scan.complete if candidate.name == name]
+        return steps[0] if steps else -1 if scan.has(name) else None
+
+    async def find_for(self, name: str | None, secret: str) -> int | None:
+        """Does what `find` does, for another server; raises Unauthorized where the secret is not the fleet's."""
+        self.files.check(secret)
+        return await self.find(name)
+
+    async def reload_for(self, name: str | None, secret: str) -> Swapped:
+        """Reloads what lies in this server's folder, for another server; raises as `find_for` and `reload` do."""
+        self.files.check(secret)
+        return await self._manager.reload(name)
 
     async def pause(self, mode: str | None) -> str | None:
         """Pauses the policy on every server of the fleet, or resumes it; returns what is in force then."""
@@ -95,50 +126,3 @@ class FleetPolicy:
     async def describe(self) -> dict[str, Any]:
         """See `Fleet.describe`."""
         return await self._fleet.describe()
-
-    def given_folder(self, kind: str, digest: str, secret: str) -> Path:
-        """Returns the folder that another server asks for.
-
-        Raises:
-          Unauthorized: the secret is not the fleet's.
-          UnknownVersion: the folder is not here.
-        """
-        if not self._fleet.secret or not hmac.compare_digest(secret.encode(), self._fleet.secret.encode()):
-            raise Unauthorized("this is for the servers of the fleet")
-        if digest.isalnum() and kind in (GRAPHS, VERSIONS):
-            folder = self._state_dir.place(digest) if kind == VERSIONS else self._state_dir.graphs / digest
-            if folder.is_dir():
-                return folder
-        raise UnknownVersion(f"nothing of digest {digest[:80]!r} is here")
-
-
-def fetcher(fleet: Fleet, policy: str, executor: Executor) -> Fetch:
-    """Returns what fetches the folders of a policy from other servers: see `app.control.prepare.Fetch`."""
-
-    async def fetch_folder(kind: str, digest: str, destination: Path) -> None:
-        accepts = _is_bundle if kind == VERSIONS else _is_graph
-        await in_executor(
-            executor,
-            fetch,
-            lambda: [peer.url for peer in fleet.peers],
-            files_path(policy, kind, digest),
-            fleet.secret,
-            destination,
-            lambda folder: accepts(folder, digest),
-        )
-
-    return fetch_folder
-
-
-def _is_bundle(folder: Path, digest: str) -> bool:
-    """Whether what has arrived is the version with this digest; one of another format has its weights all the same."""
-    found = Bundle.read(folder)
-    if found is None:
-        return (folder / "variables").is_dir()
-    weights = {name: sha256 for name, sha256 in found.files.items() if name != COMPILED_FILE}
-    return found.digest == digest and (not weights or found.graph == digest or digest_of(weights) == digest)
-
-
-def _is_graph(folder: Path, digest: str) -> bool:
-    found = Graph.read(folder)
-    return found is not None and found.digest == digest

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from app.artifacts.bundle import Bundle, Graph
 from app.control.manager import Manager
 from app.errors import Unsupported
 from app.rpc.link import Handlers
 from app.rpc.messages import Swapped
 from app.settings import variable
+
+if TYPE_CHECKING:
+    from app.control.fleet_files import FleetFiles
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -22,14 +26,24 @@ class InFleet(Protocol):
     async def members(self) -> int:
         """Returns how many servers take part."""
 
+    async def reload(self, name: str | None) -> Swapped:
+        """Reloads a checkpoint, or the newest, everywhere."""
+
+    async def find_for(self, name: str | None, secret: str) -> int | None:
+        """Returns the train step of a checkpoint, for another server."""
+
+    async def reload_for(self, name: str | None, secret: str) -> Swapped:
+        """Reloads a checkpoint, for another server."""
+
     async def pause(self, mode: str | None) -> str | None:
         """Pauses the policy everywhere, or resumes it."""
 
     async def describe(self) -> dict[str, Any]:
         """Returns what `GET /admin/fleet` answers."""
 
-    def given_folder(self, kind: str, digest: str, secret: str) -> Path:
-        """Returns the folder that another server asks for."""
+    @property
+    def files(self) -> FleetFiles:
+        """The files that servers have from each other."""
 
 
 def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet]) -> Handlers:
@@ -47,13 +61,49 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def describe_fleet(policy: str) -> dict[str, Any]:
         return await _in_fleet(fleet, policy).describe()
 
-    async def given_folder(policy: str, kind: str, digest: str, secret: str) -> Path:
-        return _in_fleet(fleet, policy).given_folder(kind, digest, secret)
+    async def find(policy: str, *args: Any) -> int | None:
+        return await _in_fleet(fleet, policy).find_for(*args)
+
+    async def reload_for(policy: str, *args: Any) -> Swapped:
+        return await counted(policy, await _in_fleet(fleet, policy).reload_for(*args))
+
+    async def reload(policy: str, name: str | None) -> Swapped:
+        if policy not in fleet:
+            return await managers[policy].reload(name)
+        return await counted(policy, await fleet[policy].reload(name))
+
+    async def counted(policy: str, swapped: Swapped) -> Swapped:
+        return dataclasses.replace(swapped, members=await members(policy)) if policy in fleet else swapped
+
+    async def given(policy: str, *args: Any) -> Path:
+        return _in_fleet(fleet, policy).files.given(*args)
+
+    async def obtain_version(policy: str, digest: str) -> tuple[Graph, Bundle]:
+        return await _in_fleet(fleet, policy).files.obtain_version(digest)
+
+    async def share_upload(policy: str, *args: Any) -> None:
+        await _in_fleet(fleet, policy).files.share_upload(*args)
+
+    async def take_upload(policy: str, *args: Any) -> None:
+        await _in_fleet(fleet, policy).files.take_upload(*args)
+
+    in_fleet = (
+        members,
+        find,
+        reload,
+        reload_for,
+        pause,
+        resume,
+        describe_fleet,
+        given,
+        obtain_version,
+        share_upload,
+        take_upload,
+    )
 
     def swapping(call: Callable[..., Awaitable[Swapped]]) -> Call:
         async def answer(policy: str, *args: Any) -> Swapped:
-            swapped = await call(managers[policy], *args)
-            return dataclasses.replace(swapped, members=await members(policy)) if policy in fleet else swapped
+            return await counted(policy, await call(managers[policy], *args))
 
         return answer
 
@@ -63,9 +113,9 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
         return answer
 
-    swaps = {call.__name__: swapping(call) for call in (Manager.reload, Manager.reload_export, Manager.rollback)}
+    swaps = {call.__name__: swapping(call) for call in (Manager.reload_export, Manager.rollback)}
     others = {call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)}
-    by_name = {call.__name__: call for call in (members, pause, resume, describe_fleet, given_folder)}
+    by_name = {call.__name__: call for call in (*in_fleet, *uploads)}
     return {**swaps, **others, **by_name, "status": of_policy(_status)}
 
 

@@ -40,7 +40,7 @@ from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.sockets import address_of, admit_nobody
-from app.uploads.upload import upload_folders
+from app.uploads.upload import upload_folders, upload_places
 
 if TYPE_CHECKING:
     from app.control.fleet_policy import FleetPolicy
@@ -223,9 +223,13 @@ class Server:
         await manager.start()
         own.push_async_callback(manager.close)
         if self._fleet is not None:
+            from app.control.fleet_files import FleetFiles
             from app.control.fleet_policy import FleetPolicy
 
-            self._in_fleet[named.name] = policy = FleetPolicy(self._fleet, manager, state_dir)
+            executor = own.enter_context(ThreadPoolExecutor(2, f"fleet-{named.name}"))
+            places = upload_places(named, settings.state_dir)
+            files = FleetFiles(self._fleet, manager, state_dir, places, executor)
+            self._in_fleet[named.name] = policy = FleetPolicy(self._fleet, manager, files)
             await policy.join()
         return manager
 

@@ -78,6 +78,8 @@ class TargetSwapper:
         version, fresh = self.swapper.active, self._export.fresh
         active = VersionRecord(version.name, version.digest, version.train_step, self.swapper.offer()[1].digest)
         in_use = [*self.admission.protected(), *([fresh.digest] if fresh is not None else [])]
+        if self.preparing.fetch is not None:  # other servers may ask for what sessions keep
+            in_use += await self.swapper.workers.retained()
         await self._records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
         await self.swapper.protocol.agree(tuple(self._records.served), pin)
 

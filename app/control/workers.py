@@ -35,6 +35,9 @@ class Worker(Protocol):
     async def release(self) -> None:
         """Lets requests go on, on what serves."""
 
+    async def retained(self) -> list[str]:
+        """Returns the digests of the versions that sessions keep."""
+
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, one row each."""
 
@@ -87,6 +90,10 @@ class Workers:
     async def release(self) -> None:
         """Lets held requests go on."""
         await self._ask(lambda worker: worker.release())
+
+    async def retained(self) -> set[str]:
+        """Returns the digests of the versions that sessions keep anywhere."""
+        return {digest for one in await self._ask(lambda worker: worker.retained()) for digest in one}
 
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, from all."""

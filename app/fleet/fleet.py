@@ -10,11 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from app.errors import SwapRefused
 from app.fleet.coordinator import Coordinator
 from app.fleet.follower import Follower, PolicyHost
 from app.fleet.member import PolicyMember
 from app.fleet.notice import Notice
-from app.fleet.peers import ask_peers, redis_is_gone
+from app.fleet.peers import ask_peers, find_newest, post_to_all, redis_is_gone, reload_at
 from app.fleet.protocol import Phase, Report
 from app.fleet.store import LEASE_S, FleetLost, FleetStore, Member, Snapshot
 from app.rpc.messages import FleetStatus, now_s
@@ -109,6 +110,28 @@ class Fleet:
             }
             members.append({"id": member.id, "url": member.url, "since": member.since, "policies": policies})
         return {"fleet": self.name, "members": members}
+
+    async def ask_all(self, path: str, body: dict[str, str]) -> None:
+        """Has every other member do something; one that has gone meanwhile is left out.
+
+        Raises:
+          SwapRefused: one cannot.
+        """
+        live = {member.url for member in await self._store.members() if member.id != self.id}
+        failed = await post_to_all(live, path, body, self.secret)
+        if failed:
+            live = {member.url for member in await self._store.members()}
+        for url, reason in failed.items():
+            if url in live:
+                raise SwapRefused(f"member {url}: {reason}", for_now=True)
+
+    async def ask_for_newest(self, path: str, name: str | None) -> tuple[str, int | None]:
+        """Returns the URL of the member that has the newest checkpoint in its folder, and its train step."""
+        return await find_newest([member.url for member in self.peers], path, name, self.secret)
+
+    async def ask_one(self, url: str, path: str, name: str | None) -> dict[str, Any] | None:
+        """Has one member reload: see `peers.reload_at`."""
+        return await reload_at(url + path, name, self.secret)
 
     def _described(self) -> Member:
         policies = {policy: {"version": active()} for policy, active in self._active.items() if policy in self.members}

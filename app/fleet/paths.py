@@ -7,13 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PIECE_BYTES = 2**20
-# `kind`: one of the two of app/artifacts/bundle.py.
-FILES_PATH = "/fleet/policies/{policy}/{kind}/{digest}"
+# Beside the two kinds of app/artifacts/bundle.py, which go by their digests.
+CHECKPOINTS = "checkpoints"
+FILES_PATH = "/fleet/policies/{policy}/{kind}/{name}"
+RELOAD_PATH = "/fleet/policies/{policy}/{what}"
+UPLOADS_PATH = "/fleet/policies/{policy}/uploads/{name}"
 
 
-def files_path(policy: str, kind: str, digest: str) -> str:
+def files_path(policy: str, kind: str, name: str) -> str:
     """Returns the path at which a member gives a folder."""
-    return FILES_PATH.format(policy=policy, kind=kind, digest=digest)
+    return FILES_PATH.format(policy=policy, kind=kind, name=name)
+
+
+def reload_path(policy: str, what: str) -> str:
+    """Returns the path at which a member is asked to `find` a checkpoint in its folder, or to `reload` it."""
+    return RELOAD_PATH.format(policy=policy, what=what)
+
+
+def upload_path(policy: str, name: str) -> str:
+    """Returns the path at which a member hears of a checkpoint that was uploaded to another one."""
+    return UPLOADS_PATH.format(policy=policy, name=name)
 
 
 def tar_of(folder: Path) -> Iterator[bytes]:

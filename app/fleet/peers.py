@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import httpx
 import msgspec
 
+from app.errors import SwapRefused, UnknownVersion
 from app.fleet.store import Member
 
 _PATIENCE_S = 1.0
+# While a member fetches a checkpoint from the others.
+_UPLOAD_S = 60.0
+# While a member scans a folder with thousands of checkpoints.
+_FIND_S = 10.0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -23,6 +29,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 class _Ready(msgspec.Struct, frozen=True):
     fleet: Answer
+
+
+class _Found(msgspec.Struct, frozen=True):
+    train_step: int | None
 
 
 async def ask_peers(peers: Sequence[Member]) -> list[Answer]:
@@ -44,6 +54,62 @@ def redis_is_gone(peers: int, answers: Sequence[Answer], applied: Mapping[str, i
         answer.reaches or any(answer.applied.get(policy, 0) > epoch for policy, epoch in applied.items())
         for answer in answers
     )
+
+
+async def post_to_all(urls: Iterable[str], path: str, body: dict[str, str], secret: str) -> dict[str, str]:
+    """Posts to members; returns the reasons of those that have refused, or have not answered, by their URLs."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with httpx.AsyncClient(timeout=_UPLOAD_S, trust_env=False, headers=headers) as client:
+        asked = list(urls)
+        found = await asyncio.gather(*(_post(client, url + path, body) for url in asked))
+    return {url: reason for url, reason in zip(asked, found, strict=True) if reason}
+
+
+async def find_newest(urls: Iterable[str], path: str, name: str | None, secret: str) -> tuple[str, int | None]:
+    """Asks members for the train step of a checkpoint in their folders; returns the highest, and whose it is."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with httpx.AsyncClient(timeout=_FIND_S, trust_env=False, headers=headers) as client:
+        asked = list(urls)
+        found = await asyncio.gather(*(_find(client, url + path, name) for url in asked))
+    steps = [(step, url) for url, step in zip(asked, found, strict=True) if step is not None]
+    step, url = max(steps, default=(None, ""))
+    return url, step
+
+
+async def reload_at(url: str, name: str | None, secret: str) -> dict[str, Any] | None:
+    """Has a member reload; returns the fields of its answer, None where it cannot be reached.
+
+    Raises:
+      SwapRefused: the checkpoint may not serve.
+      UnknownVersion: it is gone.
+    """
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with httpx.AsyncClient(timeout=None, trust_env=False, headers=headers) as client:  # noqa: S113
+        try:
+            response = await client.post(url, json={"checkpoint": name})
+            answer: dict[str, Any] = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            return None
+    if response.is_success:
+        return answer
+    detail = str(answer.get("detail", f"status {response.status_code}"))
+    raise UnknownVersion(detail) if response.status_code == httpx.codes.NOT_FOUND else SwapRefused(detail)
+
+
+async def _find(client: httpx.AsyncClient, url: str, name: str | None) -> int | None:
+    try:
+        response = await client.post(url, json={"checkpoint": name})
+        return msgspec.json.decode(response.content, type=_Found).train_step if response.is_success else None
+    except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError):
+        return None
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, str]) -> str:
+    try:
+        response = await client.post(url, json=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return "" if response.is_success else response.text[:300]
 
 
 async def _ask(client: httpx.AsyncClient, peer: Member) -> Answer | None:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from app.artifacts.bundle import Bundle, Graph
 from app.errors import DeadlinePassed
 from app.rpc.link import Link
 from app.rpc.messages import SHOWN, Swapped
@@ -63,10 +64,32 @@ class RemoteManager:
         """See `Admission.resume`."""
         await self._link.call("resume", self._policy)
 
-    async def given_folder(self, kind: str, digest: str, secret: str) -> Path:
-        """Returns the folder that another server of the fleet asks for; see `app.control.fleet_policy.given_folder`."""
-        folder: Path = await self._link.call("given_folder", self._policy, kind, digest, secret)
+    async def find(self, name: str | None, secret: str) -> int | None:
+        """See `app.control.fleet_policy.FleetPolicy`."""
+        train_step: int | None = await self._link.call("find", self._policy, name, secret)
+        return train_step
+
+    async def reload_for(self, name: str | None, secret: str) -> Swapped:
+        """See `app.control.fleet_policy.FleetPolicy`; raises DeadlinePassed where that takes long."""
+        return await self._swapped("reload_for", name, secret)
+
+    async def given(self, kind: str, name: str, secret: str) -> Path:
+        """See `app.control.fleet_files.FleetFiles`."""
+        folder: Path = await self._link.call("given", self._policy, kind, name, secret)
         return folder
+
+    async def obtain_version(self, digest: str) -> tuple[Graph, Bundle]:
+        """See `app.control.fleet_files.FleetFiles`."""
+        found: tuple[Graph, Bundle] = await self._link.call("obtain_version", self._policy, digest)
+        return found
+
+    async def share_upload(self, name: str, digest: str) -> None:
+        """See `app.control.fleet_files.FleetFiles`."""
+        await self._link.call("share_upload", self._policy, name, digest)
+
+    async def take_upload(self, name: str, digest: str, secret: str) -> None:
+        """See `app.control.fleet_files.FleetFiles`."""
+        await self._link.call("take_upload", self._policy, name, digest, secret)
 
     async def members(self) -> int:
         """Returns how many servers of the fleet take part; 0 where this one belongs to none."""

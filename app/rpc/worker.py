@@ -42,6 +42,11 @@ class RemoteWorker:
         """See `Worker`."""
         await self._child.call("release", self._policy)
 
+    async def retained(self) -> list[str]:
+        """See `Worker`."""
+        digests: list[str] = await self._child.call("retained", self._policy)
+        return digests
+
     async def recorded(self) -> list[Arrays]:
         """See `Worker`."""
         inputs: list[Arrays] = await self._child.call("recorded", self._policy)

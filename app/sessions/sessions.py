@@ -17,6 +17,7 @@ from app.inference.policy import Policy
 from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
+from app.sessions.elsewhere import VersionsElsewhere
 from app.sessions.episode import Episodes, SessionStep
 from app.sessions.fields import StepRequest
 from app.sessions.memory import MemoryStore
@@ -48,6 +49,7 @@ class Sessions:
         if store is not None:
             store.check_by(self._unusable)
         self._starting: Counter[str] = Counter()
+        self._elsewhere = VersionsElsewhere(service)
         self._unneeded: dict[str, set[str]] = {}
 
     def add(self, policy: Policy) -> None:
@@ -103,6 +105,7 @@ class Sessions:
         key = Key(policy.name, id_)
         async with self._in_time(request.options):
             before = _known(await store.get(key), key)
+            await self._elsewhere.load_retained(policy, before)
             step = episodes.step(before, request)
             if isinstance(step, Answer):
                 return _in(writes, step)

@@ -20,6 +20,7 @@ from app.settings import PolicyFolder
 from app.uploads.untar import Unpacker
 from saver.artifact import (
     CHECKPOINT_FILE,
+    CHECKPOINTS_FOLDER,
     CheckpointManifest,
     is_name,
     read_checkpoint_manifest,
@@ -109,6 +110,11 @@ def upload_folders(policy: PolicyFolder, state_dir: str) -> list[Path]:
     folder = Path(state_dir).expanduser().absolute() / policy.name / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     return [folder]
+
+
+def upload_places(policy: PolicyFolder, state_dir: str) -> list[Path]:
+    """Returns where uploaded checkpoints may lie, the one that is taken first."""
+    return [policy.series or policy.folder / CHECKPOINTS_FOLDER, *upload_folders(policy, state_dir)]
 
 
 def _check_name(name: str) -> None:

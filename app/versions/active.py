@@ -88,14 +88,28 @@ class LoadedVersions:
         """
         await self.drained()  # the copy that served before may be the one to restore into
         self._forget_ready()
+        self._ready = bundle, await self._load(graph, bundle)
+
+    async def _load(self, graph: Graph, bundle: Bundle) -> Engine:
         try:
-            engine = await in_executor(self._executor, self._loader.load, graph, bundle)
+            return await in_executor(self._executor, self._loader.load, graph, bundle)
         except SwapRefused:
             raise
         except Exception as error:
             text = f"it cannot be loaded: {type(error).__name__}: {str(error)[:200]}"
             raise SwapRefused(text, is_passing(error)) from error
-        self._ready = bundle, engine
+
+    async def retain(self, name: str, graph: Graph, bundle: Bundle) -> None:
+        """Loads a version beside the one that serves, for sessions that started with it elsewhere.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        engine = await self._load(graph, bundle)
+        if self.find(bundle.digest) is None:
+            self._retain(LoadedVersion(engine, VersionInfo.of(name, bundle)))
+        else:
+            self._loader.give_back(engine)
 
     async def load_first(self, name: str, graph: Graph, bundle: Bundle) -> None:
         """Loads and activates the first version, and what the next one will need.
@@ -126,7 +140,10 @@ class LoadedVersions:
         if not self._retains(old.version.digest):
             self._retire(old)
             return
-        self._retained[old.version.digest] = old
+        self._retain(old)
+
+    def _retain(self, loaded: LoadedVersion[Engine]) -> None:
+        self._retained[loaded.version.digest] = loaded
         while len(self._retained) > self._most_retained:
             self.forget(next(iter(self._retained)))
 

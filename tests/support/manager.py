@@ -133,6 +133,10 @@ class LocalWorker:
     async def release(self) -> None:
         self._call("release")
 
+    async def retained(self) -> list[str]:
+        self._call("retained")
+        return []
+
     async def recorded(self) -> list:
         return []
 

@@ -59,6 +59,10 @@ class NotingWorker:
     async def release(self) -> None:
         await self._call("release")
 
+    async def retained(self) -> list[str]:
+        await self._call("retained")
+        return []
+
     async def recorded(self) -> list[Any]:
         await self._call("recorded")
         return self.inputs

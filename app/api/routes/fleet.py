@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from app.api.access import Guard
 from app.errors import NotReady
-from app.fleet.paths import FILES_PATH, tar_of
+from app.fleet.paths import FILES_PATH, UPLOADS_PATH, reload_path, tar_of
 from app.inference.service import Service
 
 # A member that is new to many others gives to these first, which give it on.
@@ -44,6 +44,18 @@ class FleetAnswer(BaseModel):
     members: list[MemberRow]
 
 
+class Announced(BaseModel):
+    """A checkpoint that was uploaded to another member."""
+
+    digest: str
+
+
+class Wanted(BaseModel):
+    """A checkpoint by its name, or the newest."""
+
+    checkpoint: str | None = None
+
+
 def fleet_router(service: Service, guard: Guard) -> APIRouter:
     """Makes the routes; the first needs the admin token, the second the fleet's secret."""
     router = APIRouter()
@@ -59,15 +71,33 @@ def fleet_router(service: Service, guard: Guard) -> APIRouter:
     async def members() -> dict[str, Any]:
         return await service.policy(None).manager.describe_fleet()
 
+    @router.post(UPLOADS_PATH, include_in_schema=False)
+    async def uploaded(policy: str, name: str, announced: Announced, request: Request) -> dict[str, str]:
+        await service.policy(policy).manager.take_upload(name, announced.digest, _secret(request))
+        return {"version": name}
+
+    @router.post(reload_path("{policy}", "find"), include_in_schema=False)
+    async def find(policy: str, wanted: Wanted, request: Request) -> dict[str, int | None]:
+        manager = service.policy(policy).manager
+        return {"train_step": await manager.find(wanted.checkpoint, _secret(request))}
+
+    @router.post(reload_path("{policy}", "reload"), include_in_schema=False)
+    async def reload(policy: str, wanted: Wanted, request: Request) -> dict[str, Any]:
+        manager = service.policy(policy).manager
+        return vars(await manager.reload_for(wanted.checkpoint, _secret(request)))
+
     @router.get(FILES_PATH, include_in_schema=False)
-    async def files(policy: str, kind: str, digest: str, request: Request) -> StreamingResponse:
-        secret = request.headers.get("authorization", "").removeprefix("Bearer ")
-        folder = await service.policy(policy).manager.given_folder(kind, digest, secret)
+    async def files(policy: str, kind: str, name: str, request: Request) -> StreamingResponse:
+        folder = await service.policy(policy).manager.given(kind, name, _secret(request))
         if giving.locked():
             raise NotReady("it gives to others now", 1)
         return StreamingResponse(_given(folder, giving), media_type="application/x-tar")
 
     return router
+
+
+def _secret(request: Request) -> str:
+    return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
 async def _given(folder: Path, giving: asyncio.Semaphore) -> AsyncIterator[bytes]:

@@ -49,6 +49,8 @@ def uploads_router(service: Service, guard: Guard) -> APIRouter:
         served = service.policy(policy)
         _check_media_type(request)
         stored = await served.uploads.store(name, body_parts(request, served.uploads.limit))
+        if service.fleet is not None:
+            await served.manager.share_upload(name, stored.digest)
         if activate:
             return _json(reloaded_json(await served.manager.reload(name)), 200)
         return _json(vars(stored), 201)

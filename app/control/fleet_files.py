@@ -1,0 +1,150 @@
+"""Files of one policy that servers of a fleet have from each other: graphs, versions, and uploaded checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from app.artifacts.bundle import COMPILED_FILE, GRAPHS, VERSIONS, Bundle, Graph
+from app.artifacts.records import VersionRecord
+from app.control.manager import Manager
+from app.control.state_dir import StateDir
+from app.errors import SwapRefused, Unauthorized, UnknownVersion
+from app.fleet.fleet import Fleet
+from app.fleet.paths import CHECKPOINTS, files_path, upload_path
+from app.fleet.transfer import fetch
+from app.offload import in_executor
+from saver.artifact import IncompleteError, check_files, digest_of, is_name, read_checkpoint_manifest
+
+
+class FleetFiles:
+    """The files of one policy. Event loop only.
+
+    `uploads`: where uploaded checkpoints may lie; the first that can be written is taken.
+    """
+
+    def __init__(
+        self, fleet: Fleet, manager: Manager, state_dir: StateDir, uploads: Sequence[Path], executor: Executor
+    ) -> None:
+        self._fleet = fleet
+        self._manager = manager
+        self._state_dir = state_dir
+        self._uploads = uploads
+        self._executor = executor
+
+    async def fetch(self, kind: str, digest: str, destination: Path) -> None:
+        """Fetches a graph or a version: see `app.control.prepare.Fetch`."""
+        is_wanted = _is_bundle if kind == VERSIONS else _is_graph
+        await self._fetch(kind, digest, destination, lambda folder: is_wanted(folder, digest))
+
+    def given(self, kind: str, name: str, secret: str) -> Path:
+        """Returns the folder that another server asks for: a graph or a version by its digest, a checkpoint by name.
+
+        Raises:
+          Unauthorized: the secret is not the fleet's.
+          UnknownVersion: the folder is not here.
+        """
+        self.check(secret)
+        if kind == CHECKPOINTS and is_name(name):
+            places = [folder / name for folder in self._uploads]
+        elif kind in (GRAPHS, VERSIONS) and name.isalnum():
+            places = [self._state_dir.place(name) if kind == VERSIONS else self._state_dir.graphs / name]
+        else:
+            places = []
+        for place in places:
+            if place.is_dir():
+                return place
+        raise UnknownVersion(f"nothing of the name {name[:80]!r} is here")
+
+    async def obtain_version(self, digest: str) -> tuple[Graph, Bundle]:
+        """Returns a version that sessions started with, from another server where it is not here.
+
+        Raises:
+          SwapRefused: nobody has it any more.
+        """
+        place, own = self._state_dir.place(digest), self._manager.export.graph
+        bundle = await in_executor(self._executor, Bundle.read, place)
+        if bundle is None:
+            await self.fetch(VERSIONS, digest, place)
+            bundle = await in_executor(self._executor, Bundle.read, place)
+        if bundle is None:
+            raise SwapRefused("the other servers of the fleet have it in a form that this one does not read")
+        if bundle.graph == own.digest:
+            return own, bundle
+        await self._manager.targets.preparing.obtain(VersionRecord("", digest, -1, bundle.graph), own)
+        graph = await in_executor(self._executor, self._state_dir.graph, bundle.graph)
+        if graph is None:
+            raise SwapRefused("its graph is gone")
+        return graph, bundle
+
+    async def share_upload(self, name: str, digest: str) -> None:
+        """Returns when every other server of the fleet has an uploaded checkpoint too.
+
+        Raises:
+          SwapRefused: one cannot store it.
+        """
+        await self._fleet.ask_all(upload_path(self._manager.name, name), {"digest": digest})
+
+    async def take_upload(self, name: str, digest: str, secret: str) -> None:
+        """Fetches a checkpoint that was uploaded to another server, where it is not here.
+
+        Raises:
+          Unauthorized: the secret is not the fleet's.
+          SwapRefused: it cannot be fetched, or stored.
+        """
+        self.check(secret)
+        if not is_name(name) or any(_digest_in(folder / name) == digest for folder in self._uploads):
+            return
+        reasons = []
+        for folder in self._uploads:
+            try:
+                await self._fetch(CHECKPOINTS, name, folder / name, lambda found: _is_whole(found, digest))
+                return
+            except OSError as error:
+                reasons.append(f"{folder}: {error.strerror}")
+        raise SwapRefused(f"no folder for checkpoints can be written ({'; '.join(reasons)})")
+
+    async def _fetch(self, kind: str, name: str, destination: Path, accepts: Callable[[Path], bool]) -> None:
+        path = files_path(self._manager.name, kind, name)
+        urls = lambda: [peer.url for peer in self._fleet.peers]  # noqa: E731
+        await in_executor(self._executor, fetch, urls, path, self._fleet.secret, destination, accepts)
+
+    def check(self, secret: str) -> None:
+        """Raises Unauthorized where that is not the fleet's secret."""
+        if not self._fleet.secret or not hmac.compare_digest(secret.encode(), self._fleet.secret.encode()):
+            raise Unauthorized("this is for the servers of the fleet")
+
+
+def _is_bundle(folder: Path, digest: str) -> bool:
+    """Whether what has arrived is the version with this digest; one of another format has its weights all the same."""
+    found = Bundle.read(folder)
+    if found is None:
+        return (folder / "variables").is_dir()
+    weights = {name: sha256 for name, sha256 in found.files.items() if name != COMPILED_FILE}
+    return found.digest == digest and (not weights or found.graph == digest or digest_of(weights) == digest)
+
+
+def _is_graph(folder: Path, digest: str) -> bool:
+    found = Graph.read(folder)
+    return found is not None and found.digest == digest
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    """Whether what has arrived is the checkpoint with this digest, and all of it."""
+    with contextlib.suppress(IncompleteError):
+        manifest = read_checkpoint_manifest(folder)
+        if manifest is not None and manifest.digest == digest:
+            check_files(folder, manifest.files)
+            return True
+    return False
+
+
+def _digest_in(folder: Path) -> str:
+    """That of the checkpoint in a folder; "" where there is none."""
+    with contextlib.suppress(IncompleteError):
+        manifest = read_checkpoint_manifest(folder)
+        return manifest.digest if manifest is not None else ""
+    return ""
