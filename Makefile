@@ -3,11 +3,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.installed
+# One line, beside the packages of the lock: `import policy_client` means the one of this checkout.
+READY := $(VENV)/lib/python3.11/site-packages/checkout.pth
 SITE := .site
 export TF_USE_LEGACY_KERAS := 1
-# `import policy_client` means the one here.
-export PYTHONPATH := $(CURDIR)/client
 
 .PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
@@ -18,11 +17,14 @@ setup: $(READY)  ## create .venv from the lock
 
 # It says what it is at, package by package, but for the long list of hashes.
 # --no-deps: the lock is complete, and pip's resolver cannot follow its overrides (docs/decisions/0002).
-$(READY): requirements.lock
+$(VENV)/.installed: requirements.lock
 	@echo "Making $(VENV) from requirements.lock: $$(grep -c '^[a-z]' requirements.lock) packages, 2.7 GB of disk, about a minute on a quiet machine."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
+
+$(READY): $(VENV)/.installed
+	@echo "$(CURDIR)/client" > $@
 
 demo: $(READY)  ## an agent learns CartPole through the server, its weights swapped in as it learns
 	$(BIN)/python -m demo

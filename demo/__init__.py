@@ -8,9 +8,3 @@ in while they play.
                                  ▲                             ▼
                             checkpoints ◄─ publisher ◄─ trainer ◄─ simulators (reports)
 """
-
-import sys
-from pathlib import Path
-
-# The client of this checkout, where none is installed.
-sys.path.append(str(Path(__file__).absolute().parents[1] / "client"))

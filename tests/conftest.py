@@ -20,8 +20,6 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 for name in list(os.environ):
     if name.startswith("POLICY_SERVER_") or name in ("COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         del os.environ[name]
-# Programs that tests start find the client here as the tests do (pyproject.toml).
-os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "client")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
 
 

@@ -291,7 +291,7 @@ def test_commands_of_the_docs_print_lines_like_those_shown(server: RunningServer
     command = command.replace("localhost:8000", address).replace("localhost 8000", address.replace(":", " "))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = environment(PATH=path, PYTHONPATH=f"{ROOT}:{ROOT / 'client'}", OPENBLAS_NUM_THREADS="1")
+    env = environment(PATH=path, PYTHONPATH=str(ROOT), OPENBLAS_NUM_THREADS="1")
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert _kind_of_line(done.stdout.strip()) == _kind_of_line(shown.removeprefix("# "))

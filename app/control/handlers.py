@@ -87,19 +87,8 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def take_upload(policy: str, *args: Any) -> None:
         await _in_fleet(fleet, policy).files.take_upload(*args)
 
-    in_fleet = (
-        members,
-        find,
-        reload,
-        reload_for,
-        pause,
-        resume,
-        describe_fleet,
-        given,
-        obtain_version,
-        share_upload,
-        take_upload,
-    )
+    in_fleet = (members, find, reload, reload_for, pause, resume, describe_fleet)
+    files = (given, obtain_version, share_upload, take_upload)
 
     def swapping(call: Callable[..., Awaitable[Swapped]]) -> Call:
         async def answer(policy: str, *args: Any) -> Swapped:
@@ -115,7 +104,7 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
     swaps = {call.__name__: swapping(call) for call in (Manager.reload_export, Manager.rollback)}
     others = {call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)}
-    by_name = {call.__name__: call for call in (*in_fleet, *uploads)}
+    by_name = {call.__name__: call for call in (*in_fleet, *files)}
     return {**swaps, **others, **by_name, "status": of_policy(_status)}
 
 

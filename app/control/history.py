@@ -1,4 +1,4 @@
-"""Every version of one policy that was seen, with its state and the reason of a refusal. Event loop only."""
+"""The versions of one policy that were seen, with their states and the reasons of refusals. Event loop only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class History:
         self._observed: tuple[Scan, Set[tuple[str, str]], int] | None = None
 
     def version(self, name: str, digest: str, train_step: int) -> Version:
-        """The version with this identity; a new one, found just now, where it was never seen."""
+        """Returns the version with this identity; a new one, found just now, where it was never seen."""
         return self._versions.setdefault((name, digest), Version(name, digest, train_step))
 
     def refuse(self, version: Version, reason: str, stamp: object = None) -> None:
@@ -39,7 +39,7 @@ class History:
         log.warning("%s: refused %s: %s", self._policy, version.name, reason)
 
     def mended(self, name: str) -> None:
-        """What was unreadable under that name is so no more."""
+        """Forgets what was unreadable under that name: it is so no more."""
         self._versions.pop((name, ""), None)
 
     def observe(self, scan: Scan, besides: Set[tuple[str, str]] = frozenset()) -> None:
@@ -76,10 +76,10 @@ class History:
         return sum(v.state is State.RELEASED or v.state is State.REFUSED for v in self._versions.values())
 
     def refused(self) -> set[tuple[str, object]]:
-        """Digest and stamp of what may not serve."""
+        """Returns digest and stamp of what may not serve."""
         return {(v.digest, v.refused_stamp) for v in self._versions.values() if v.state is State.REFUSED}
 
     def all(self) -> list[Version]:
-        """Every version, the latest seen first."""
+        """Returns every version, the latest seen first."""
         versions = list(self._versions.values())[::-1]  # those seen at one moment too
         return sorted(versions, key=lambda version: version.seen_at, reverse=True)

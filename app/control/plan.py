@@ -1,4 +1,4 @@
-"""What to do next in a swap: pure functions of plain values."""
+"""The decision what to do next in a swap: pure functions of plain values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OwnWeights:
     written_at: float | None = None
 
     def newer_than(self, train_step: int, written_at: float) -> bool:
-        """Whether they are newer than a checkpoint's: by train step; where that decides nothing, what was written last.
+        """Returns whether they are newer than a checkpoint's: by train step, or else by when they were written.
 
         An export that was there from the start is older than any checkpoint of its train step: its files may have the
         time of a copy.
@@ -55,12 +55,12 @@ def order(train_step: int, name: str) -> tuple[Any, ...]:
 
 
 def newest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The order in which checkpoints are tried: highest train step first."""
+    """Sorts checkpoints in the order in which they are tried: highest train step first."""
     return sorted(candidates, key=lambda c: c.order, reverse=True)
 
 
 def ranked(candidates: Iterable[Candidate], own: OwnWeights | None) -> list[Candidate | OwnWeights]:
-    """`newest_first` with the export's own weights in their place; without them where every checkpoint is newer."""
+    """Sorts as `newest_first`, with the export's own weights in their place; left out if every checkpoint is newer."""
     newest: list[Candidate | OwnWeights] = [*newest_first(candidates)]
     for index, candidate in enumerate(newest):
         if own is not None and own.newer_than(candidate.train_step, getattr(candidate, "written_at", 0.0)):
@@ -75,7 +75,7 @@ def worth_trying(
     active_step: int,
     refused: Refused,
 ) -> list[Candidate]:
-    """What watching should swap to, best first; empty where the active version is the best there is.
+    """Returns what watching should swap to, best first; empty where the active version is the best there is.
 
     A newer checkpoint, or other bytes under the active one's name. What was refused (digest and stamp) is not tried
     again until its files change or someone asks. The export's own weights are older than any checkpoint.
@@ -94,7 +94,7 @@ def worth_trying(
 def newer(
     there: Sequence[Candidate], active: Candidate, served: OwnWeights, fresh: OwnWeights | None, refused: Refused
 ) -> list[Candidate | OwnWeights]:
-    """`worth_trying` with the export's own weights among them.
+    """Chooses as `worth_trying`, with the export's own weights among them.
 
     Args:
       there: the complete checkpoints.

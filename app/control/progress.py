@@ -1,4 +1,4 @@
-"""What a server that starts is at: a line for each step, and a bar where a person looks on."""
+"""Progress of a server that starts: a line for each step, and a bar where a person looks on."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class Progress:
     """Lines in the log."""
 
     def opens(self, policy: str, folder: str) -> None:
-        """A policy is being opened."""
+        """Says that a policy is being opened."""
         log.info("%s: opens %s", policy, folder)
 
     def step(self, policy: str, step: str, seconds: float) -> None:
-        """One step of opening it is done."""
+        """Says that one step of opening it is done."""
         log.info("%s: %s in %.1f s", policy, step, seconds)
 
     def opened(self, policy: str, what: str, seconds: float) -> None:
-        """It is open."""
+        """Says that it is open."""
         log.info("%s: opened in %.1f s: %s", policy, seconds, what)
 
     def failed(self, policy: str, reason: str) -> None:
-        """It cannot be opened."""
+        """Says that it cannot be opened."""
         log.error("%s: cannot be opened: %s", policy, reason)
 
     def note(self, text: str) -> None:
-        """What is done for all of them."""
+        """Says what is done for all of them."""
         log.info("%s", text)
 
 
@@ -73,7 +73,7 @@ class Showing(Progress):
 
     @contextlib.contextmanager
     def bar(self, policies: int) -> Iterator[None]:
-        """Within, a bar over so many policies is shown where standard error is a terminal."""
+        """Shows a bar over so many policies within the block, where standard error is a terminal."""
         if not sys.stderr.isatty():
             yield
             return

@@ -26,7 +26,7 @@ _VARIABLES = "variables"
 
 
 class ExportFolder:
-    """One policy's. `graph` is what its checkpoints are served with, `fresh` what was saved over it since.
+    """The export of one policy. `graph` is what its checkpoints are served with, `fresh` what was saved over it since.
 
     A fresh one is opened and has equal specs; it becomes `graph` by `adopt`, once it serves.
     """
@@ -65,11 +65,11 @@ class ExportFolder:
 
     @property
     def stale(self) -> bool:
-        """Whether another export lies there than `graph`."""
+        """Returns whether another export lies there than `graph`."""
         return files_stamp(self._folder) != self._stamp
 
     def own(self) -> OwnWeights:
-        """The weights of `graph`."""
+        """Returns the weights of `graph`."""
         return _weights(self.graph, self._stamp if self.saved_again else None)
 
     def fresh_own(self) -> OwnWeights | None:
@@ -124,11 +124,11 @@ class ExportFolder:
         return False
 
     def refuse(self, reason: str) -> None:
-        """What was opened may not serve."""
+        """Notes that what was opened may not serve."""
         self.fresh, self.reason = None, reason
 
     def adopt(self, graph: Graph, watched: bool) -> None:
-        """It serves: from now on checkpoints are served with it."""
+        """Notes that a graph serves: from now on checkpoints are served with it."""
         if graph.digest != self.graph.digest:
             self.saved_again = watched
         self.graph, self._stamp = graph, self._judged if self._judged is not None else self._stamp
@@ -153,7 +153,7 @@ def files_stamp(folder: Path) -> Stamp:
 
 
 def _at_rest(stamp: Stamp, rest_s: float) -> bool:
-    """Whether an export is whole by its times: the saver writes the variables, the graph, and the specs last."""
+    """Returns whether an export is whole by its times: savers write the variables, the graph, and the specs last."""
     times = {name: mtime / 1e9 for name, _, mtime, _ in stamp}
     age_s = time.time() - max(times.values(), default=0.0)
     if -_SETTLED_S < age_s < rest_s:

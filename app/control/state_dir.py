@@ -35,7 +35,7 @@ MOST_RECORDS = 6
 
 @dataclass(frozen=True)
 class SavedState:
-    """What survives a restart: the versions that served, the oldest first and the active one last, and the pin.
+    """The state that survives a restart: the versions that served, oldest first and the active one last, and the pin.
 
     `export` is the digest of the export in the policy's folder; `saved_again`: it was seen being saved over another.
     """
@@ -47,7 +47,7 @@ class SavedState:
 
 
 class StateDir:
-    """One policy's folder in the server's state directory. `engine`: what its versions shall run on, or "auto"."""
+    """The folder of one policy in the server's state directory. `engine`: what its versions shall run on, or "auto"."""
 
     def __init__(self, folder: Path, engine: str = AUTO) -> None:
         self._folder = folder
@@ -89,7 +89,7 @@ class StateDir:
                 sweep(folder)
 
     def load(self, export: str, graph: Graph | None = None) -> SavedState:
-        """What was saved under this export; an empty state where there is none or it cannot be read.
+        """Reads what was saved under this export; an empty state where there is none or it cannot be read.
 
         A roll-back holds also over an export that was saved again, where the specs of its `graph` are equal.
         """
@@ -137,25 +137,25 @@ class StateDir:
             discard(self.place(digest))
 
     def graph(self, digest: str) -> Graph | None:
-        """The graph of the export with that digest; None where it is not here."""
+        """Reads the graph of the export with that digest; None where it is not here."""
         return Graph.read(self.graphs / digest)
 
     def graph_of(self, digest: str) -> Graph | None:
-        """The graph that a version was prepared under; None where it was not, or the graph is gone."""
+        """Reads the graph that a version was prepared under; None where it was not, or the graph is gone."""
         known = Bundle.read(self.place(digest))
         return None if known is None else self.graph(known.graph)
 
     def place(self, digest: str) -> Path:
-        """Where the bundle of a version belongs."""
+        """Returns the place where the bundle of a version belongs."""
         return self._versions / digest
 
     def train_step(self, digest: str) -> int | None:
-        """The train step of a version that was prepared under whatever graph; None where it was not."""
+        """Reads the train step of a version that was prepared under whatever graph; None where it was not."""
         known = Bundle.read(self.place(digest))
         return None if known is None else known.train_step
 
     def bundle(self, digest: str, graph: str) -> Bundle | None:
-        """The bundle of a version under a graph; None where there is none, or one for another engine.
+        """Reads the bundle of a version under a graph; None where there is none, or one for another engine.
 
         Its files are compared the first time.
         """

@@ -27,8 +27,8 @@ _PATIENCE_S = 5.0
 # client that it then answers may see the older version after the newer one.
 _HELD_WITHIN_S = 1.0
 _AGAIN_S = 0.2
-# A state, reports, and the members that hold a lease → those that are waited for.
-Missing = Callable[[PolicyState, Reports, Collection[str]], set[str]]
+# A state, this member, reports, and the members that hold a lease → those that are waited for.
+Missing = Callable[[PolicyState, str, Reports, Collection[str]], set[str]]
 
 
 class Coordinator:
@@ -104,9 +104,7 @@ class Coordinator:
         """See `CommitProtocol`."""
         member = self._member
         await member.report(applied=member.local.applied)
-        await self._until_none(
-            lambda state, reports, live: protocol.unapplied(state, member.local.applied, reports, live)
-        )
+        await self._until_none(protocol.unapplied)
 
     async def agree(
         self, served: tuple[VersionRecord, ...], pin: Pin | None, paused: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -176,10 +174,9 @@ class Coordinator:
                     raise
                 await asyncio.sleep(_AGAIN_S)
                 continue
-            state = seen.state
-            if state is None or state.change is None or state.change.coordinator != member.id:
-                raise Fenced("the fleet went on without this server")
-            if not missing(state, seen.reports, seen.live - {member.id}):
+            if seen.state is None:
+                raise Fenced("what the fleet agreed on is gone from Redis, and is written anew")
+            if not missing(seen.state, member.id, seen.reports, seen.live):
                 return
             await member.wait(event)
 

@@ -223,6 +223,8 @@ class Follower:
 
     async def _catch_up(self, state: PolicyState) -> None:
         member = self._member
+        if member.id not in state.members:
+            member.note(joined=False)
         if state.epoch > member.local.applied:
             await self._host.serve(state.committed)
             member.serves(state.committed)

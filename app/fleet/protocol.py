@@ -171,21 +171,20 @@ def preparing(state: PolicyState, member: str, target: VersionRecord) -> PolicyS
     return _started(state, Change(0, member, Phase.PREPARING, target))
 
 
-def unprepared(state: PolicyState, reports: Reports, live: Collection[str]) -> set[str]:
-    """Returns the members that are waited for in the phase of preparing.
+def unprepared(state: PolicyState, member: str, reports: Reports, live: Collection[str]) -> set[str]:
+    """Returns the members that this one waits for before it has them hold their requests.
 
     Raises:
-      Refused: one of them cannot.
+      Fenced: the fleet went on without this member.
+      Refused: one of the others cannot.
     """
-    change = state.change
-    assert change is not None
-    waiting = set()
-    for member in sorted(taking_part(state, live) - {change.coordinator}):
-        report = reports.get(member, Report())
+    change, waiting = _own(state, member), set()
+    for other in sorted(taking_part(state, live) - {member}):
+        report = reports.get(other, Report())
         if report.refused == change.epoch:
-            raise Refused(f"{member}: {report.reason}", report.for_now)
+            raise Refused(f"{other}: {report.reason}", report.for_now)
         if report.prepared != change.epoch:
-            waiting.add(member)
+            waiting.add(other)
     return waiting
 
 
@@ -198,17 +197,16 @@ def holding(state: PolicyState, member: str, reports: Reports, live: Collection[
       Refused: a member cannot prepare the version.
     """
     change = _own(state, member)
-    if unprepared(state, reports, live):
+    if unprepared(state, member, reports, live):
         raise Busy("a member is not prepared")
     return _step(state, members=taking_part(state, live), change=msgspec.structs.replace(change, phase=Phase.HOLDING))
 
 
-def unheld(state: PolicyState, reports: Reports, live: Collection[str]) -> set[str]:
-    """Returns the members that are waited for in the phase of holding."""
-    change = state.change
-    assert change is not None
-    others = taking_part(state, live) - {change.coordinator}
-    return {member for member in others if reports.get(member, Report()).held != change.epoch}
+def unheld(state: PolicyState, member: str, reports: Reports, live: Collection[str]) -> set[str]:
+    """Returns the members that this one waits for before it commits; raises Fenced."""
+    epoch = _own(state, member).epoch
+    others = taking_part(state, live) - {member}
+    return {other for other in others if reports.get(other, Report()).held != epoch}
 
 
 def committed(state: PolicyState, member: str, new: Committed, live: Collection[str]) -> PolicyState:
@@ -227,9 +225,11 @@ def committed(state: PolicyState, member: str, new: Committed, live: Collection[
     return _started(done, Change(0, member, Phase.CLAIMED))
 
 
-def unapplied(state: PolicyState, epoch: int, reports: Reports, live: Collection[str]) -> set[str]:
-    """Returns the members that do not serve yet what was committed in an epoch, or later."""
-    return {member for member in taking_part(state, live) if reports.get(member, Report()).applied < epoch}
+def unapplied(state: PolicyState, member: str, reports: Reports, live: Collection[str]) -> set[str]:
+    """Returns the members that do not serve yet what this one has committed; raises Fenced."""
+    _own(state, member)
+    others = taking_part(state, live) - {member}
+    return {other for other in others if reports.get(other, Report()).applied < state.epoch}
 
 
 def released(state: PolicyState, member: str) -> PolicyState:

@@ -1,0 +1,320 @@
+"""A fleet as a model: the agreement, members that see it late, and everything that can happen to them.
+
+Each action of a member is the function that the server uses; what is modelled is only the order in which they happen,
+and what a member does with its workers. `Broken` says which promise an order of actions breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from app.artifacts.records import VersionRecord
+from app.fleet import protocol
+from app.fleet.protocol import Busy, Change, Committed, Fenced, Local, Phase, PolicyState, Refused, Report, Task
+
+
+class Broken(AssertionError):
+    """A promise that an order of actions breaks."""
+
+
+NOTHING, NEW = Report(), Local()
+
+
+def record(number: int) -> VersionRecord:
+    return VersionRecord(f"v{number}", f"d{number}", number)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member. `serves`: train step of what its workers answer from; `holding`: they do not answer.
+
+    `stage`: how far its own change is; `view`: those that held a lease when it read the agreement, None once that has
+    changed: the step that it makes from there is a compare-and-set, which then fails.
+    """
+
+    local: Local = NEW
+    serves: int = 0
+    holding: bool = False
+    alive: bool = True
+    leased: bool = False
+    known: Committed | None = None
+    stage: str = ""
+    view: frozenset[str] | None = None
+    report: Report = NOTHING
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All members, the agreement (None: Redis has lost it), and what has been promised.
+
+    `acknowledged`: the train step of the last reload that has answered. `settling`: since Redis has lost it, those that
+    have not read it again: nobody joins before they have, which takes less time than a state settles.
+    """
+
+    members: tuple[Member, ...]
+    state: PolicyState | None = None
+    acknowledged: int = 0
+    changes: int = 0
+    deaths: int = 0
+    lapses: int = 0
+    losses: int = 0
+    settling: frozenset[int] = frozenset()
+
+    def live(self) -> set[str]:
+        """Those that hold a lease in Redis."""
+        known = (i for i, member in enumerate(self.members) if member.alive and member.leased)
+        return {str(i) for i in known if i not in self.settling}
+
+    def reports(self) -> dict[str, Report]:
+        return {str(i): member.report for i, member in enumerate(self.members)}
+
+    def put(self, i: int, member: Member, **more: object) -> Fleet:
+        return replace(self, members=(*self.members[:i], member, *self.members[i + 1 :]), **more)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much may happen in one order of actions."""
+
+    changes: int = 2
+    deaths: int = 1
+    lapses: int = 1
+    losses: int = 0
+    refusals: bool = False
+    # Members hold for as long as it takes, and all are waited for: then no client sees an older version after a newer.
+    patient: bool = False
+
+
+@dataclass
+class Step:
+    """One action and what it leads to."""
+
+    name: str
+    fleet: Fleet = field(repr=False)
+
+
+def steps(fleet: Fleet, bounds: Bounds) -> Iterator[Step]:
+    """Yields everything that can happen next."""
+    for step in _steps(fleet, bounds):
+        if step.fleet.state is not fleet.state:
+            members = tuple(replace(member, view=None) for member in step.fleet.members)
+            yield Step(step.name, replace(step.fleet, members=members))
+        else:
+            yield step
+
+
+def _steps(fleet: Fleet, bounds: Bounds) -> Iterator[Step]:
+    for i, member in enumerate(fleet.members):
+        if not member.alive:
+            continue
+        yield from _surroundings(fleet, i, member, bounds)
+        if not member.leased:
+            yield Step(f"{i} begins a lease", fleet.put(i, replace(member, leased=True)))
+        elif member.stage:
+            yield from _coordinate(fleet, i, member, bounds)
+        else:
+            yield from _follow(fleet, i, member, bounds)
+            if fleet.changes < bounds.changes and member.local.joined:
+                yield from _claim(fleet, i, member)
+
+
+def _surroundings(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
+    if fleet.deaths < bounds.deaths:
+        yield Step(
+            f"{i} dies",
+            fleet.put(
+                i, replace(member, alive=False, leased=False), deaths=fleet.deaths + 1, settling=fleet.settling - {i}
+            ),
+        )
+    if member.leased and fleet.lapses < bounds.lapses:
+        local = msgspec.structs.replace(member.local, joined=False)
+        lapsed = replace(member, leased=False, local=local)
+        yield Step(f"{i} loses its lease", fleet.put(i, lapsed, lapses=fleet.lapses + 1))
+    if member.holding and not member.stage and not bounds.patient:
+        # After HOLD_S, whatever the others do; the promise about answers must not need the hold.
+        yield Step(f"{i} holds no longer", fleet.put(i, replace(member, holding=False)))
+    if fleet.losses < bounds.losses and fleet.state is not None:
+        joined = frozenset(j for j, other in enumerate(fleet.members) if other.alive)
+        yield Step("Redis loses everything", replace(fleet, state=None, losses=fleet.losses + 1, settling=joined))
+    known = 0 if member.known is None else member.known.epoch
+    if i in fleet.settling and fleet.state is not None and fleet.state.epoch >= known:
+        local = msgspec.structs.replace(member.local, joined=False)
+        settled = replace(fleet, settling=fleet.settling - {i})
+        yield Step(f"{i} takes part no more", settled.put(i, replace(member, leased=False, local=local)))
+
+
+def _claim(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
+    try:
+        assert fleet.state is not None
+        state = protocol.claimed(fleet.state, str(i), fleet.live())
+    except (AssertionError, Busy, Fenced):
+        return
+    if state.epoch != member.local.applied:
+        return
+    local = msgspec.structs.replace(member.local, coordinates=True)
+    claimed = replace(member, local=local, stage="claimed")
+    yield Step(f"{i} claims", fleet.put(i, claimed, state=state, changes=fleet.changes + 1))
+
+
+def _ended(member: Member, **more: object) -> Member:
+    return replace(member, stage="", view=None, holding=False, local=_noted(member, coordinates=False), **more)
+
+
+def _noted(member: Member, **changes: object) -> Local:
+    return msgspec.structs.replace(member.local, **changes)
+
+
+def _coordinate(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
+    me, live = str(i), member.view
+    if fleet.state is None:
+        yield Step(f"{i} gives its change up", fleet.put(i, _ended(member)))
+        return
+    if live != fleet.live():
+        yield Step(f"{i} reads", fleet.put(i, replace(member, view=frozenset(fleet.live()))))
+    if live is None:
+        return
+    try:
+        if member.stage == "claimed":
+            target = record(fleet.state.last_epoch + 1)
+            state = protocol.preparing(fleet.state, me, target)
+            yield Step(f"{i} has all prepare", fleet.put(i, replace(member, stage="preparing"), state=state))
+        elif member.stage == "preparing":
+            if not protocol.unprepared(fleet.state, me, fleet.reports(), live):
+                state = protocol.holding(fleet.state, me, fleet.reports(), live)
+                held = replace(member, stage="holding", holding=True)
+                yield Step(f"{i} has all hold", fleet.put(i, held, state=state))
+        elif member.stage == "holding" and (
+            not bounds.patient or not protocol.unheld(fleet.state, me, fleet.reports(), live)
+        ):
+            yield from _commit(fleet, i, member)
+        elif member.stage == "committed":
+            mine = fleet.put(i, replace(member, report=Report(applied=member.local.applied)))
+            if not protocol.unapplied(fleet.state, me, mine.reports(), live):
+                done = mine.put(i, _ended(mine.members[i]), state=protocol.released(fleet.state, me))
+                newest = max(fleet.acknowledged, member.serves)
+                yield Step(f"{i} acknowledges {member.serves}", replace(done, acknowledged=newest))
+    except Refused:
+        yield Step(f"{i} is refused", fleet.put(i, _ended(member), state=protocol.released(fleet.state, me)))
+    except Fenced:
+        yield Step(f"{i} is fenced", fleet.put(i, _ended(member)))
+
+
+def _commit(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
+    assert fleet.state is not None
+    change = fleet.state.change
+    if change is None or change.target is None:
+        raise Fenced("it has no change")
+    served = (*fleet.state.committed.served, change.target)[-3:]
+    new = msgspec.structs.replace(fleet.state.committed, served=served)
+    assert member.view is not None
+    state = protocol.committed(fleet.state, str(i), new, member.view)
+    local = _noted(member, applied=state.epoch, prepared=0, held=0)
+    done = replace(
+        member, stage="committed", holding=False, serves=state.committed.active.train_step, local=local,
+        known=state.committed,
+    )  # fmt: skip
+    unheld = protocol.unheld(fleet.state, str(i), fleet.reports(), fleet.live())
+    yield Step(f"{i} commits{' without all' if unheld else ''}", fleet.put(i, done, state=state))
+
+
+def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
+    """Acts on the agreement as it is now, or as it was read before: a step from that is a compare-and-set."""
+    me, state = str(i), fleet.state
+    task = protocol.next_task(state, me, member.local, fleet.live())
+    if task is Task.RECOVER:
+        known = member.known
+        new = protocol.founded((record(0),), None) if known is None else protocol.recovered(state, known, 0)
+        if new is not None:
+            yield Step(f"{i} writes anew", replace(fleet, state=new))
+    elif task is Task.CATCH_UP:
+        assert state is not None
+        yield from _catch_up(fleet, i, member, state)
+    elif task is Task.PREPARE:
+        epoch = _change(state).epoch
+        prepared = replace(member, report=msgspec.structs.replace(member.report, prepared=epoch))
+        yield Step(f"{i} prepares", fleet.put(i, replace(prepared, local=_noted(member, prepared=epoch))))
+        if bounds.refusals:
+            refused = msgspec.structs.replace(member.report, refused=epoch)
+            yield Step(
+                f"{i} refuses", fleet.put(i, replace(member, report=refused, local=_noted(member, refused=epoch)))
+            )
+    elif task is Task.HOLD:
+        epoch = _change(state).epoch
+        report = msgspec.structs.replace(member.report, held=epoch)
+        held = replace(member, holding=True, report=report, local=_noted(member, held=epoch))
+        yield Step(f"{i} holds", fleet.put(i, held))
+    elif task is Task.APPLY:
+        assert state is not None
+        yield Step(f"{i} switches", fleet.put(i, _applied(member, state)))
+    elif task is Task.GIVE_UP:
+        given_up = replace(member, holding=False, local=_noted(member, prepared=0, held=0))
+        yield Step(f"{i} gives up what it prepared", fleet.put(i, given_up))
+    elif task is Task.ABANDON:
+        assert state is not None
+        yield Step(
+            f"{i} ends the change of one that is gone", replace(fleet, state=protocol.abandoned(state, fleet.live()))
+        )
+
+
+def _change(state: PolicyState | None) -> Change:
+    assert state is not None
+    assert state.change is not None
+    return state.change
+
+
+def _applied(member: Member, state: PolicyState) -> Member:
+    return replace(
+        member,
+        serves=state.committed.active.train_step,
+        holding=False,
+        known=state.committed,
+        local=_noted(member, applied=state.epoch, prepared=0, held=0),
+        report=msgspec.structs.replace(member.report, applied=state.epoch),
+    )
+
+
+def _catch_up(fleet: Fleet, i: int, member: Member, state: PolicyState) -> Iterator[Step]:
+    if state.epoch > member.local.applied:
+        yield Step(f"{i} serves what is committed", fleet.put(i, _applied(member, state)))
+        return
+    if fleet.settling:
+        return
+    try:
+        new = protocol.joined(state, str(i), member.local.applied, fleet.live())
+    except (Busy, Fenced):
+        return
+    yield Step(f"{i} joins", fleet.put(i, replace(member, local=_noted(member, joined=True)), state=new))
+
+
+def check(fleet: Fleet, bounds: Bounds) -> None:
+    """Raises Broken where a member that is ready would answer from older weights than a reload has acknowledged.
+
+    And, where members are patient, from older ones than another member answers from.
+    """
+    ready = {
+        i: member.serves
+        for i, member in enumerate(fleet.members)
+        if member.alive and member.leased and member.local.joined and not member.holding
+    }
+    for i, serves in ready.items():
+        if serves < fleet.acknowledged:
+            raise Broken(f"member {i} serves {serves}, and {fleet.acknowledged} is acknowledged")
+    if bounds.patient and len(set(ready.values())) > 1:
+        raise Broken(f"the members answer from {ready}")
+    state = fleet.state
+    if state is not None and state.change is not None and state.change.phase is Phase.HOLDING:
+        assert state.change.target is not None
+
+
+def check_at_rest(fleet: Fleet) -> None:
+    """Raises Broken where nothing happens any more by itself, and the members do not serve the same."""
+    living = [member for member in fleet.members if member.alive]
+    if living and (fleet.state is None or fleet.state.change is not None):
+        raise Broken(f"nothing happens any more, and the agreement is {fleet.state}")
+    for member in living:
+        assert fleet.state is not None
+        if not member.local.joined or member.serves != fleet.state.committed.active.train_step:
+            raise Broken(f"nothing happens any more, and a member is {member}")

@@ -1,0 +1,132 @@
+"""Every order of what members of a fleet can do, of a change, a death, a lost lease, and of a Redis that forgets."""
+
+from collections import deque
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.fleet import protocol
+from app.fleet.protocol import Local
+from tests.app.fleet import model
+from tests.app.fleet.model import Bounds, Broken, Fleet, Member
+
+
+def started(count: int) -> Fleet:
+    """A fleet of which every member takes part."""
+    state = protocol.founded((model.record(0),), None)
+    members = []
+    for i in range(count):
+        state = protocol.joined(state, str(i), 1, {str(i)})
+        members.append(Member(Local(applied=1, joined=True), leased=True, known=state.committed))
+    return Fleet(tuple(members), state)
+
+
+def explore(fleet: Fleet, bounds: Bounds, most: int) -> tuple[int, int]:
+    """Goes through every order of actions; returns how many states there are, and how many are at rest."""
+    seen, waiting, at_rest = {_key(fleet)}, deque([(fleet, ())]), 0
+    while waiting:
+        now, trail = waiting.popleft()
+        moved = False
+        for step in model.steps(now, bounds):
+            key = _key(step.fleet)
+            moved = moved or (key != _key(now) and not _is_trouble(step.name))
+            if key in seen:
+                continue
+            seen.add(key)
+            assert len(seen) <= most, f"more than {most} states: the bounds of the exploration are too wide"
+            try:
+                model.check(step.fleet, bounds)
+            except Broken as broken:
+                raise AssertionError("\n".join([str(broken), *trail, step.name])) from None
+            waiting.append((step.fleet, (*trail, step.name)))
+        if not moved:
+            at_rest += 1
+            try:
+                model.check_at_rest(now)
+            except Broken as broken:
+                raise AssertionError("\n".join([str(broken), *trail])) from None
+    return len(seen), at_rest
+
+
+def _is_trouble(name: str) -> bool:
+    """Whether it need not happen: everything has to come to rest without it."""
+    return any(word in name for word in ("dies", "loses", "claims", "refuses"))
+
+
+def _key(fleet: Fleet) -> object:
+    """The revision counts steps, and two orders that lead to the same are the same."""
+    state = fleet.state and msgspec.structs.replace(fleet.state, revision=0)
+    return (
+        fleet.members,
+        msgspec.json.encode(state),
+        fleet.acknowledged,
+        fleet.changes,
+        fleet.deaths,
+        fleet.lapses,
+        fleet.losses,
+    )
+
+
+SMALL = {
+    "two members": (2, Bounds(changes=2, deaths=1, lapses=1)),
+    "Redis forgets": (2, Bounds(changes=1, deaths=0, lapses=1, losses=1)),
+    "refusals": (2, Bounds(changes=2, deaths=0, lapses=0, refusals=True)),
+    "three members": (3, Bounds(changes=1, deaths=1, lapses=0)),
+    "one version at a time": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, patient=True)),
+}
+# A minute and a half.
+LARGE = {
+    "three members": (3, Bounds(changes=2, deaths=1, lapses=1)),
+    "three members, and Redis forgets": (3, Bounds(changes=1, deaths=1, lapses=1, losses=1)),
+}
+
+
+def test_no_order_of_actions_breaks_a_promise_and_each_comes_to_rest(full):
+    for name, (members, bounds) in (LARGE if full else SMALL).items():
+        states, at_rest = explore(started(members), bounds, 400_000)
+        print(f"{name}: {states} states, {at_rest} at rest")
+        assert states > 100
+        assert at_rest > 0
+
+
+def _joins_unseen(state, member, serves, live, now_ms=0):
+    """A member that is back takes part without a step that a coordinator would see."""
+    if state.epoch != serves:
+        raise protocol.Fenced
+    return state
+
+
+def _waits_for_nobody(*_):
+    return set()
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "bounds"),
+    [
+        ("joined", _joins_unseen, Bounds(changes=1, deaths=0, lapses=1)),
+        ("unapplied", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0)),
+        ("unheld", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0, patient=True)),
+        ("abandoned", lambda state, live: state, Bounds(changes=1, deaths=1, lapses=0)),
+    ],
+    ids=["joins unseen", "acknowledges early", "commits before all hold", "never gives up"],
+)
+def test_a_protocol_with_a_fault_is_caught(name, mutant, bounds, monkeypatch):
+    fleet = started(2)
+    monkeypatch.setattr(protocol, name, mutant)
+    with pytest.raises(AssertionError, match=r"serves|answer from|nothing happens"):
+        explore(fleet, bounds, 400_000)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_long_random_orders_with_three_members(data):
+    fleet = started(3)
+    bounds = Bounds(changes=6, deaths=2, lapses=6, losses=1, refusals=True)
+    for _ in range(120):
+        possible = list(model.steps(fleet, bounds))
+        if not possible:
+            break
+        fleet = data.draw(st.sampled_from(possible), label="step").fleet
+        model.check(fleet, bounds)
