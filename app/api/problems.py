@@ -54,12 +54,12 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
 
 
 def status_of(error: Exception) -> int:
-    """Returns the HTTP status of an error; 500 for what is not in the table."""
+    """Returns the HTTP status of an error, by the nearest of its kinds in the table; 500 where none is."""
     return _row(error)[0]
 
 
 def _row(error: Exception) -> tuple[int, str]:
-    return STATUS.get(type(error), (500, _BUG)) if isinstance(error, errors.PolicyServerError) else (500, _BUG)
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, _BUG))
 
 
 def problem_response(error: Exception) -> Response:

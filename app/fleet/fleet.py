@@ -23,8 +23,9 @@ from app.rpc.messages import FleetStatus, now_s
 log = logging.getLogger("policy_server.fleet")
 
 _RENEW_S = LEASE_S / 5
-# A member takes its lease for ended before Redis does.
-_MARGIN_S = 0.5
+# A member takes its lease for ended before Redis does, by more than a load balancer needs to see that it is not ready:
+# until then it sends requests, and the others may already have gone on without this member.
+_MARGIN_S = 2.0
 # How long a server that starts waits for its fleet before it listens; it is not ready before it takes part.
 _JOIN_S = 10.0
 # Sends the workers of the server what they have to know; the second is the count of members.
