@@ -6,6 +6,7 @@ import pytest
 
 from app.artifacts.records import Pin
 from app.errors import NotReady, SwapRefused
+from app.fleet import coordinator, fleet
 from app.fleet.protocol import Busy
 from app.fleet.store import FleetStore
 from tests.app.fleet.conftest import joined, record, until
@@ -110,7 +111,9 @@ async def test_anything_else_in_its_place_counts_as_lost(redis: str) -> None:
         await store.close()
 
 
-async def test_without_redis_a_change_is_refused_and_everything_serves_on() -> None:
+async def test_without_redis_a_change_is_refused_and_everything_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_JOIN_S", 0.5)
+    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.5)
     async with joined("redis://127.0.0.1:9/0", "none") as one:
         assert not one.member.local.joined
         with pytest.raises(NotReady, match="nothing can be changed in this fleet now"):
