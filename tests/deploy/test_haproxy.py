@@ -22,7 +22,10 @@ _PATIENCE_S = 60.0
 
 @dataclass
 class Member:
-    """Answers with its name. `asked`: the method and path of each request but checks; `silent`: so many get no answer."""
+    """Answers with its name.
+
+    `asked` has the method and path of each request but checks; of these, the next `silent` ones get no answer.
+    """
 
     name: str
     alive: bool = True
@@ -190,7 +193,7 @@ def test_what_may_not_be_repeated_is_sent_once(url: str, members: list[Member], 
     for member in members:
         member.silent = 1
     assert one(url, path).status_code == 502
-    assert sum((member.asked for member in members), []) == [f"POST {path}"]
+    assert [asked for member in members for asked in member.asked] == [f"POST {path}"]
 
 
 def test_the_client_is_named(url: str) -> None:

@@ -19,7 +19,7 @@ _PATIENCE_S = 60.0
 
 @contextlib.contextmanager
 def proxied(members: Sequence[str], log: Path) -> Iterator[str]:
-    """Its URL, once it answers; `members` are three addresses, "host:port". Skips the test where there is no HAProxy."""
+    """Its URL, once it answers; `members` are three addresses, "host:port". Skips where there is no HAProxy."""
     found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
     if found is None:
         pytest.skip("no haproxy on this machine: what stands before a fleet is not tested")
@@ -42,5 +42,6 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/livez", trust_env=False, verify=False).status_code == 200:
                 return
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
