@@ -39,6 +39,8 @@ from saver.artifact import Leaf
 _MOST_KNOWN = 256
 _LONGEST_KNOWN = 4096
 _DATA = b'"data":'
+# KServe's client repeats the model, which the path says.
+_FIELDS = {"id", "parameters", "inputs", "outputs", "model_name", "model_version"}
 
 
 class Place(NamedTuple):
@@ -157,7 +159,7 @@ class BodyReader:
             raise NotJson(f"the JSON has {json_length} bytes by Inference-Header-Content-Length, the body {len(body)}")
         text = body if json_length is None else body[:json_length]
         request = JSON.decode_any(text, self._model.policy.reader.most_keys + 64)
-        unknown = sorted(request.keys() - {"id", "parameters", "inputs", "outputs"})
+        unknown = sorted(request.keys() - _FIELDS)
         if unknown:
             raise _unfit(unknown[0][:200], "is no field of an inference request", "id, parameters, inputs, outputs")
         id_ = request.get("id")
