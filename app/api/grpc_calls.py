@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from app import __version__
-from app.api.access import check_bearer, client_at
+from app.api.access import client_at, require_bearer
 from app.api.audit import audit
 from app.api.grpc_health import until
 from app.api.models import Models, ServedModel
@@ -21,7 +21,7 @@ from app.dialects.open_inference_body import Call
 from app.dialects.open_inference_grpc import call_in, response_of
 from app.dialects.open_inference_messages import INFERENCE, Messages
 from app.dialects.open_inference_metadata import config_of, index_of, loaded_of, metadata_of, statistics_of
-from app.errors import BodyTooLarge, Forbidden, Unauthorized, Unsupported
+from app.errors import BodyTooLarge, Forbidden, NotReady, Unauthorized, UnknownPolicy, UnknownVersion, Unsupported
 from app.inference.service import Service
 from app.inputs.options import LONGEST_TIMEOUT_MS
 from app.metrics import Metrics
@@ -111,9 +111,8 @@ class InferenceCalls:
         )
 
     def _check_token(self, context: Any) -> None:
-        token = self._settings.data_token
-        if token and not check_bearer(_authorization(context), token):
-            raise Unauthorized("no token, or a wrong one: expected the metadata authorization: Bearer <token>")
+        if self._settings.data_token:
+            require_bearer(_authorization(context), self._settings.data_token)
 
     def _response(self, message: str, /, **fields: Any) -> Any:
         return self._messages.named(message)(**fields)
@@ -125,7 +124,10 @@ class InferenceCalls:
         return self._response("ServerReadyResponse", ready=not self._service.failed)
 
     async def _model_ready(self, request: Any, _: Any) -> Any:
-        await self._asked(request.name, request.version)
+        try:
+            await self._asked(request.name, request.version)
+        except (UnknownPolicy, UnknownVersion, NotReady):
+            return self._response("ModelReadyResponse", ready=False)
         return self._response("ModelReadyResponse", ready=True)
 
     async def _metadata(self, _: Any, __: Any) -> Any:
@@ -175,8 +177,7 @@ class InferenceCalls:
         token = self._settings.admin_token
         if not token:
             raise Forbidden(f"the admin calls are closed: set {variable('admin_token')} and start again")
-        if not check_bearer(_authorization(context), token):
-            raise Unauthorized("no token, or a wrong one: expected the metadata authorization: Bearer <token>")
+        require_bearer(_authorization(context), token)
 
     async def _asked(self, name: str, version: str) -> tuple[ServedModel, LoadedVersion[Any] | None]:
         served = self._models.model(name or self._service.default)
