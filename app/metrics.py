@@ -59,11 +59,7 @@ class Metric(NamedTuple):
 METRICS = (
     Metric("answers", Counter, "Data requests answered, by route and HTTP status.", (*_ROUTE, "status")),
     Metric(
-        "answer_seconds",
-        Histogram,
-        "Time from a request's header read to its answer, in seconds.",
-        _ROUTE,
-        _LATENCY_S,
+        "answer_seconds", Histogram, "Time from a request's header read to its answer, in seconds.", _ROUTE, _LATENCY_S
     ),
     Metric("batch_rows", Histogram, "Rows per batch.", buckets=_ROWS),
     Metric("train_step", Gauge, "Train step of the weights."),

@@ -42,9 +42,8 @@ from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
 from app.rpc.messages import FleetStatus, Offer
-from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
-from app.sessions.store import Limits, SessionStore
+from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_places
 from app.versions.active import LoadedVersions
@@ -268,22 +267,6 @@ def _fields(spec: PolicySpec) -> str:
     """Returns what refusals call the input: the observation, or the fields of an export without time steps."""
     nests = top_level(spec)
     return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
-
-
-def store_for(settings: Settings) -> SessionStore | None:
-    """Makes the store of sessions; None where the workers have no place in common."""
-    limits = Limits(
-        settings.sessions_limit,
-        settings.sessions_bytes_limit,
-        settings.sessions_idle_s,
-        settings.retained_versions,
-        settings.sessions_per_client,
-    )
-    if settings.session_url:
-        from app.sessions.redis_store import RedisStore
-
-        return RedisStore(settings.session_url, limits)
-    return MemoryStore(limits, asyncio.get_running_loop().time) if settings.workers == 1 else None
 
 
 async def _flush_now_and_then(metrics: Metrics) -> None:
