@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 # One line, beside the packages of the lock: `import policy_client` means the one of this checkout.
 READY := $(VENV)/lib/python3.11/site-packages/checkout.pth
 SITE := .site
+DEPLOY := .deploy
+RAY := .ray
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +61,18 @@ test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11
 test-packages: $(READY)  ## the packages as users install them: every Python that is here, pip, uv and pipx; some ten minutes
 	$(BIN)/python -m pytest tests/packages --packages --full
 
+# Environments of their own, where nothing has to agree with TensorFlow.
+$(DEPLOY)/.installed $(RAY)/.installed: .%/.installed: requirements-%.lock
+	$(PYTHON) -m venv --clear .$*
+	.$*/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
+test-deploy: $(READY) $(DEPLOY)/.installed  ## the chart by Helm and Kubernetes' schemas, the compose file by Compose, HAProxy
+	$(BIN)/python -m pytest tests/deploy tests/test_compose.py --ignore=tests/deploy/test_ray.py
+
+test-ray: $(READY) $(RAY)/.installed  ## servers as actors of a Ray cluster of three nodes on this machine
+	$(BIN)/python -m pytest tests/deploy/test_ray.py
+
 check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -104,8 +118,8 @@ fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(READY)  ## make requirements.lock and requirements-site.lock anew from pyproject.toml
+lock: $(READY)  ## make requirements.lock and the locks of the other environments anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group demo --group dev --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
-	$(BIN)/uv pip compile --group site --python-version 3.11 --universal --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-site.lock
+	for group in site deploy ray; do $(BIN)/uv pip compile --group $$group --python-version 3.11 --universal --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-$$group.lock || exit 1; done

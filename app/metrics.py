@@ -95,6 +95,15 @@ METRICS = (
         (*_POLICY, "stage"),
         _LATENCY_S,
     ),
+    Metric("fleet_members", Gauge, "Servers of the fleet that hold a lease, as this one knows them.", ()),
+    Metric("fleet_leased", Gauge, "1 while this server holds a lease of its fleet, 0 while it does not.", ()),
+    Metric("fleet_epoch", Gauge, "Epoch of what this server serves: it grows with each change of the fleet."),
+    Metric(
+        "fleet_held_seconds",
+        Histogram,
+        "Time for which requests were held while the fleet committed a version, in seconds.",
+        buckets=_LATENCY_S,
+    ),
 )
 
 
@@ -166,6 +175,11 @@ class Metrics:
         """Records whether the policy serves, or cannot be opened."""
         self._all["ready"].labels(policy).set(ready)
 
+    def fleet(self, members: int, leased: bool) -> None:
+        """Records how many servers hold a lease, and whether this one does."""
+        self._all["fleet_members"].set(members)
+        self._all["fleet_leased"].set(leased)
+
     def sessions(self, count: int) -> None:
         """Records how many sessions are open."""
         self._all["sessions"].set(count)
@@ -214,6 +228,8 @@ class PolicyMetrics:
         self._refused: Counter = metrics["refused_versions"].labels(policy)
         self._outside_bounds: Counter = metrics["outside_bounds"].labels(policy)
         self._unusable_records: Counter = metrics["unusable_records"].labels(policy)
+        self._epoch: Gauge = metrics["fleet_epoch"].labels(policy)
+        self._held_seconds: Histogram = metrics["fleet_held_seconds"].labels(policy)
         self._swap_seconds: Histogram = metrics["swap_seconds"].labels(policy)
         self._batch_rows: Histogram = metrics["batch_rows"].labels(policy)
         self._rows = LocalHistogram(_ROWS)
@@ -231,6 +247,14 @@ class PolicyMetrics:
     def stage(self, name: str, seconds: float) -> None:
         """Records how long a stage of a swap took."""
         self._stage_seconds.labels(self._policy, name).observe(seconds)
+
+    def epoch(self, epoch: int) -> None:
+        """Records in which epoch what serves was committed."""
+        self._epoch.set(epoch)
+
+    def held(self, seconds: float) -> None:
+        """Records how long requests were held while the fleet committed a version."""
+        self._held_seconds.observe(seconds)
 
     def refused(self) -> None:
         """Counts a checkpoint that may not serve."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import all_settings, settings_from, variable
+from app.settings import settings_from
 from tests.support.server import ROOT
+from tests.support.variables import known_variables
 
 
 def filled(text: str, env: Mapping[str, str]) -> str:
@@ -29,9 +30,9 @@ def composed(**env: str) -> dict[str, Any]:
     return yaml.safe_load(filled((ROOT / "docker-compose.yml").read_text(), env))
 
 
-def configured(**env: str) -> dict[str, str]:
-    """The environment of the server's container: names without a value are taken over where they are set."""
-    given = composed(**env)["services"]["server"]["environment"]
+def configured(service: str = "server", **env: str) -> dict[str, str]:
+    """The environment of a server's container: names without a value are taken over where they are set."""
+    given = composed(**env)["services"][service]["environment"]
     return {
         name: env[name] if text is None else text for name, text in given.items() if text is not None or name in env
     }
@@ -75,7 +76,7 @@ def test_tokens_in_files_are_secrets(which: str) -> None:
 def test_the_profile_of_sessions_starts_redis_and_sets_its_url() -> None:
     whole = composed(COMPOSE_PROFILES="sessions")
     redis = whole["services"]["sessions"]
-    assert redis["profiles"] == ["sessions"]
+    assert "sessions" in redis["profiles"]
     assert configured(COMPOSE_PROFILES="sessions")["POLICY_SERVER_SESSION_URL"] == "redis://sessions:6379/0"
     assert whole["services"]["server"]["depends_on"]["sessions"] == {"condition": "service_healthy", "required": False}
     assert int(redis["command"][-1].removesuffix("mb")) < int(redis["deploy"]["resources"]["limits"]["memory"][:-1])
@@ -106,5 +107,64 @@ def test_what_the_example_shows_is_read() -> None:
     assert len(shown) > 8
     for name in shown:
         assert name in text, name
-    known = {variable(setting.name) for setting in all_settings()}
-    assert {name for name in shown if name.startswith("POLICY_SERVER_")} <= known
+    assert {name for name in shown if name.startswith("POLICY_SERVER_")} <= known_variables()
+
+
+# The fleet.
+
+MEMBERS = ("member-1", "member-2", "member-3")
+
+
+def dependencies(services: Mapping[str, Any], name: str) -> set[str]:
+    """What is started with a service."""
+    direct = set(services[name].get("depends_on", ()))
+    return direct.union(*(dependencies(services, one) for one in direct))
+
+
+def test_the_fleet_is_three_servers_redis_and_haproxy() -> None:
+    services = composed()["services"]
+    assert dependencies(services, "fleet") == {*MEMBERS, "sessions", "agreement"}
+    assert {name for name, service in services.items() if "fleet" in service.get("profiles", ())} == {
+        *("fleet", *MEMBERS, "sessions", "agreement")
+    }
+    assert "profiles" not in services["server"]
+
+
+def test_a_member_is_the_server_with_an_address_and_a_state_of_its_own() -> None:
+    whole = composed()
+    own = {"profiles", "environment", "depends_on", "ports", "volumes"}
+    for name in MEMBERS:
+        member, server = whole["services"][name], whole["services"]["server"]
+        assert {key: member[key] for key in member.keys() - own} == {key: server[key] for key in server.keys() - own}
+        state, number = member["volumes"][-1].partition(":")[0], name[-1]
+        assert state == f"state-{number}"
+        assert state in whole["volumes"]
+        assert member["volumes"][0] == server["volumes"][0]
+        assert member["environment"]["POLICY_SERVER_ADVERTISE"] == f"http://{name}:8000"
+        assert not member["ports"], "who reaches a member past HAProxy could name any client"
+
+
+def test_members_agree_in_a_redis_that_sessions_cannot_fill() -> None:
+    services = composed()["services"]
+    for name in MEMBERS:
+        variables = configured(name)
+        assert variables["POLICY_SERVER_FLEET_URL"] == "redis://agreement:6379/0"
+        assert variables["POLICY_SERVER_SESSION_URL"] == "redis://sessions:6379/0"
+        assert set(variables) <= known_variables()
+    assert "POLICY_SERVER_FLEET_URL" not in configured()
+    redis = services["agreement"]
+    assert int(redis["command"][-1].removesuffix("mb")) < int(redis["deploy"]["resources"]["limits"]["memory"][:-1])
+    own = configured("member-2", POLICY_SERVER_FLEET_URL="redis://mine:1/0", POLICY_SERVER_FLEET="blue")
+    assert (own["POLICY_SERVER_FLEET_URL"], own["POLICY_SERVER_FLEET"]) == ("redis://mine:1/0", "blue")
+
+
+def test_haproxy_knows_the_members_by_their_names() -> None:
+    preset = dict(re.findall(r"^ +presetenv (\w+) (\S+)$", (ROOT / "deploy" / "haproxy.cfg").read_text(), re.MULTILINE))
+    members = {name: configured(name)["POLICY_SERVER_ADVERTISE"].removeprefix("http://") for name in MEMBERS}
+    assert preset == {"LISTEN": "*:8000", "MEMBER_1": members["member-1"], "MEMBER_2": members["member-2"]} | {
+        "MEMBER_3": members["member-3"]
+    }
+    (port,) = composed()["services"]["fleet"]["ports"]
+    assert port == "127.0.0.1:8080:8000"
+    (mounted,) = composed()["services"]["fleet"]["volumes"]
+    assert (ROOT / mounted.split(":")[0]).is_file()

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from app.metrics import Metrics
-from app.settings import all_settings, variable
+from app.settings import all_settings
 from tests.support.server import ROOT
+from tests.support.variables import known_variables
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -156,9 +157,7 @@ def test_make_targets_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*OUTSIDE, *PAGES], ids=name_of)
 def test_settings_that_a_page_names_are_settings(page: Path) -> None:
-    known = {variable(setting.name) for setting in all_settings()} | {variable("policies")}
-    known |= {f"{variable(setting.name)}_FILE" for setting in all_settings() if setting.metadata["secret"]}
-    assert set(re.findall(r"POLICY_SERVER_[A-Z_]*[A-Z]", page.read_text())) <= known
+    assert set(re.findall(r"POLICY_SERVER_[A-Z_]*[A-Z]", page.read_text())) <= known_variables()
 
 
 PROGRAMS = {"policy-server": "app", "python -m app": "app", "policy-saver": "saver", "python -m saver": "saver"}

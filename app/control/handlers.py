@@ -49,8 +49,25 @@ class InFleet(Protocol):
 def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet]) -> Handlers:
     """The control process's side of `RemoteManager`; `fleet`: the policies that belong to one."""
 
-    async def members(policy: str) -> int:
-        return await fleet[policy].members() if policy in fleet else 0
+    def of_policy(call: Call) -> Call:
+        async def answer(policy: str, *args: Any) -> Any:
+            return await call(managers[policy], *args)
+
+        return answer
+
+    def swapping(call: Callable[[str, Any], Awaitable[Swapped]]) -> Call:
+        async def answer(policy: str, *args: Any) -> Swapped:
+            swapped = await call(policy, *args)
+            members = await fleet[policy].members() if policy in fleet else 0
+            return dataclasses.replace(swapped, members=members)
+
+        return answer
+
+    async def reload(policy: str, name: str | None) -> Swapped:
+        return await (fleet[policy] if policy in fleet else managers[policy]).reload(name)
+
+    async def reload_for(policy: str, *args: Any) -> Swapped:
+        return await _in_fleet(fleet, policy).reload_for(*args)
 
     async def pause(policy: str, mode: str) -> str | None:
         return await (fleet[policy].pause(mode) if policy in fleet else managers[policy].admission.pause(mode))
@@ -58,22 +75,28 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def resume(policy: str) -> None:
         await (fleet[policy].pause(None) if policy in fleet else managers[policy].admission.resume())
 
+    return {
+        **_fleet_calls(fleet),
+        **{call.__name__: swapping(of_policy(call)) for call in (Manager.reload_export, Manager.rollback)},
+        **{call.__name__: swapping(call) for call in (reload, reload_for)},
+        **{call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)},
+        "status": of_policy(_status),
+        "pause": pause,
+        "resume": resume,
+    }
+
+
+def _fleet_calls(fleet: Mapping[str, InFleet]) -> Handlers:
+    """What only a server of a fleet answers."""
+
+    async def members(policy: str) -> int:
+        return await fleet[policy].members() if policy in fleet else 0
+
     async def describe_fleet(policy: str) -> dict[str, Any]:
         return await _in_fleet(fleet, policy).describe()
 
     async def find(policy: str, *args: Any) -> int | None:
         return await _in_fleet(fleet, policy).find_for(*args)
-
-    async def reload_for(policy: str, *args: Any) -> Swapped:
-        return await counted(policy, await _in_fleet(fleet, policy).reload_for(*args))
-
-    async def reload(policy: str, name: str | None) -> Swapped:
-        if policy not in fleet:
-            return await managers[policy].reload(name)
-        return await counted(policy, await fleet[policy].reload(name))
-
-    async def counted(policy: str, swapped: Swapped) -> Swapped:
-        return dataclasses.replace(swapped, members=await members(policy)) if policy in fleet else swapped
 
     async def given(policy: str, *args: Any) -> Path:
         return _in_fleet(fleet, policy).files.given(*args)
@@ -87,25 +110,8 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def take_upload(policy: str, *args: Any) -> None:
         await _in_fleet(fleet, policy).files.take_upload(*args)
 
-    in_fleet = (members, find, reload, reload_for, pause, resume, describe_fleet)
-    files = (given, obtain_version, share_upload, take_upload)
-
-    def swapping(call: Callable[..., Awaitable[Swapped]]) -> Call:
-        async def answer(policy: str, *args: Any) -> Swapped:
-            return await counted(policy, await call(managers[policy], *args))
-
-        return answer
-
-    def of_policy(call: Call) -> Call:
-        async def answer(policy: str, *args: Any) -> Any:
-            return await call(managers[policy], *args)
-
-        return answer
-
-    swaps = {call.__name__: swapping(call) for call in (Manager.reload_export, Manager.rollback)}
-    others = {call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)}
-    by_name = {call.__name__: call for call in (*in_fleet, *files)}
-    return {**swaps, **others, **by_name, "status": of_policy(_status)}
+    calls = (members, describe_fleet, find, given, obtain_version, share_upload, take_upload)
+    return {call.__name__: call for call in calls}
 
 
 def _in_fleet(fleet: Mapping[str, InFleet], policy: str) -> InFleet:

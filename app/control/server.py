@@ -38,6 +38,7 @@ from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.metrics import Metrics, PolicyMetrics
 from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
+from app.rpc.messages import FleetStatus
 from app.settings import PolicyFolder, Settings, SettingsError
 from app.sockets import address_of, admit_nobody
 from app.uploads.upload import upload_folders, upload_places
@@ -242,8 +243,14 @@ class Server:
 
             store = FleetStore(settings.fleet_url, settings.fleet)
             url = settings.advertise or address_of(self._listener)
-            self._fleet = Fleet(store, settings.fleet, url, lambda status: self._running.broadcast("fleet", status))
+            self._fleet = Fleet(store, settings.fleet, url, self._publish)
             self._fleet.start()
+
+    async def _publish(self, status: FleetStatus, members: int) -> None:
+        self._metrics.fleet(members, status.leased)
+        for policy, epoch in status.applied.items():
+            self._metrics.policy(policy).epoch(epoch)
+        await self._running.broadcast("fleet", status)
 
     async def _leave_fleet(self) -> None:
         if self._fleet is not None:

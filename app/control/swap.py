@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
@@ -32,6 +33,7 @@ class Swapper:
         self._policy = policy
         self._history = history
         self._metrics = metrics
+        self._held_at = 0.0
         self._draining: set[asyncio.Task[None]] = set()
         self._active: tuple[Version, Graph, Bundle] | None = None
         self._next: tuple[Version, Graph, Bundle] | None = None
@@ -103,11 +105,14 @@ class Swapper:
             self._switched(version, graph, bundle)
         finally:
             self._next = None
+        if not self.protocol.alone:
+            self._metrics.held(time.perf_counter() - self._held_at)
         await self.protocol.switched()
 
     async def _commit(self, record: VersionRecord) -> None:
         """Returns when all servers have agreed to serve a version, with every worker's requests held."""
         await self.protocol.prepared(record)
+        self._held_at = time.perf_counter()
         await self.workers.hold(HOLD_S)
         try:
             await self.protocol.held()

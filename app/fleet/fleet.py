@@ -28,8 +28,9 @@ _RENEW_S = LEASE_S / 5
 _MARGIN_S = 2.0
 # How long a server that starts waits for its fleet before it listens; it is not ready before it takes part.
 _JOIN_S = 10.0
-# Sends the workers of the server what they have to know.
-Publish = Callable[[FleetStatus], Awaitable[None]]
+_AGAIN_S = 0.2
+# Sends the workers of the server what they have to know; the second is the count of members.
+Publish = Callable[[FleetStatus, int], Awaitable[None]]
 
 
 class Fleet:
@@ -42,7 +43,7 @@ class Fleet:
     """
 
     def __init__(
-        self, store: FleetStore, name: str, url: str, publish: Callable[[FleetStatus], Awaitable[None]]
+        self, store: FleetStore, name: str, url: str, publish: Callable[[FleetStatus, int], Awaitable[None]]
     ) -> None:
         self.id = secrets.token_hex(8)
         self.name = name
@@ -78,7 +79,7 @@ class Fleet:
         while not member.local.joined and time.monotonic() < until:
             event = self._changed.next()
             if not member.local.joined:
-                await Notice.wait(event, 0.2)
+                await Notice.wait(event, _AGAIN_S)
         if not member.local.joined:
             log.warning("%s: this server is not ready, because it does not take part: %s", member.policy, member.reason)
 
@@ -86,9 +87,11 @@ class Fleet:
         """Leaves the fleet: no other member waits for this one any more."""
         for member in self.members.values():
             member.close()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        running = set(self._running)
+        while running:  # a cancellation that comes just when Redis answers is lost in its client
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=_AGAIN_S)
         with contextlib.suppress(FleetLost):
             await self._store.end(self.id)
         await self._store.close()
@@ -148,7 +151,7 @@ class Fleet:
             except Exception:  # a bug of ours: the next round may succeed
                 log.exception("the lease cannot be renewed")
             with contextlib.suppress(Exception):
-                await self._publish(self.status())
+                await self._publish(self.status(), len(self.peers) + (self._until > 0))
             await Notice.wait(event, _RENEW_S)
 
     async def _renew_once(self) -> None:

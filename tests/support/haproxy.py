@@ -7,13 +7,20 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
+from app.testing import free_port
 from tests.support.ports import port_below_outgoing
+from tests.support.server import ROOT
 from tests.support.steady import until
+
+CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
+_PATIENCE_S = 60.0
 
 # Every request of a connection goes to the next member. Checks, time-outs and what is sent again are as in the file
 # that is given to users.
@@ -91,9 +98,7 @@ class HaProxy:
 @contextlib.contextmanager
 def haproxy_running(members: Sequence[int]) -> Iterator[HaProxy]:
     """One before these ports of 127.0.0.1. Skips the test where there is no HAProxy."""
-    found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-    if found is None:
-        pytest.skip("no haproxy on this machine: a fleet behind it is not tested")
+    found = _found()
     servers = "\n".join(f"    server member-{number} 127.0.0.1:{port}" for number, port in enumerate(members, 1))
     with tempfile.TemporaryDirectory(prefix="test-haproxy-") as folder:
         commands, config, log = Path(folder, "socket"), Path(folder, "haproxy.cfg"), Path(folder, "log")
@@ -108,3 +113,38 @@ def haproxy_running(members: Sequence[int]) -> Iterator[HaProxy]:
         finally:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def proxied(members: Sequence[str], log: Path) -> Iterator[str]:
+    """Its URL, once it answers; `members` are three addresses, "host:port". Skips where there is no HAProxy."""
+    found = _found()
+    address = f"127.0.0.1:{free_port()}"
+    environment = {f"MEMBER_{number}": member for number, member in enumerate(members, 1)} | {"LISTEN": address}
+    with log.open("wb") as out:
+        process = subprocess.Popen([found, "-f", CONFIGURATION], env=environment, stdout=out, stderr=out)
+    try:
+        _wait_for(f"http://{address}", process, log)
+        yield f"http://{address}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a member is reached; checks have not ended yet, and all count as up until they have."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/livez", trust_env=False, verify=False).status_code == 200:
+                return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+
+
+def _found() -> str:
+    found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+    if found is None:
+        pytest.skip("no haproxy on this machine: what stands before a fleet is not tested")
+    return found

@@ -37,7 +37,7 @@ class Manager:
 
 async def asked(name: str, *args: Any, policy: str = "b") -> Any:
     managers: Any = {"a": None, "b": Manager()}
-    return await manager_calls(managers)[name](policy, *args)
+    return await manager_calls(managers, {})[name](policy, *args)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_every_call_of_the_workers_side_has_an_answer() -> None:
     from app.rpc.control import RemoteManager
 
     calls = {name for name in vars(RemoteManager) if not name.startswith("_")}
-    assert calls <= manager_calls({}).keys()
+    assert calls <= manager_calls({}, {}).keys()

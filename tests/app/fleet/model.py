@@ -85,7 +85,7 @@ class Bounds:
     losses: int = 0
     refusals: bool = False
     # Members hold for as long as it takes, and all are waited for: then no client sees an older version after a newer.
-    patient: bool = False
+    all_hold: bool = False
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _surroundings(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Itera
         local = msgspec.structs.replace(member.local, joined=False)
         lapsed = replace(member, leased=False, local=local)
         yield Step(f"{i} loses its lease", fleet.put(i, lapsed, lapses=fleet.lapses + 1))
-    if member.holding and not member.stage and not bounds.patient:
+    if member.holding and not member.stage and not bounds.all_hold:
         # After HOLD_S, whatever the others do; the promise about answers must not need the hold.
         yield Step(f"{i} holds no longer", fleet.put(i, replace(member, holding=False)))
     if fleet.losses < bounds.losses and fleet.state is not None:
@@ -187,7 +187,7 @@ def _coordinate(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterato
                 held = replace(member, stage="holding", holding=True)
                 yield Step(f"{i} has all hold", fleet.put(i, held, state=state))
         elif member.stage == "holding" and (
-            not bounds.patient or not protocol.unheld(fleet.state, me, fleet.reports(), live)
+            not bounds.all_hold or not protocol.unheld(fleet.state, me, fleet.reports(), live)
         ):
             yield from _commit(fleet, i, member)
         elif member.stage == "committed":
@@ -292,7 +292,7 @@ def _catch_up(fleet: Fleet, i: int, member: Member, state: PolicyState) -> Itera
 def check(fleet: Fleet, bounds: Bounds) -> None:
     """Raises Broken where a member that is ready would answer from older weights than a reload has acknowledged.
 
-    And, where members are patient, from older ones than another member answers from.
+    And, where members are all_hold, from older ones than another member answers from.
     """
     ready = {
         i: member.serves
@@ -302,7 +302,7 @@ def check(fleet: Fleet, bounds: Bounds) -> None:
     for i, serves in ready.items():
         if serves < fleet.acknowledged:
             raise Broken(f"member {i} serves {serves}, and {fleet.acknowledged} is acknowledged")
-    if bounds.patient and len(set(ready.values())) > 1:
+    if bounds.all_hold and len(set(ready.values())) > 1:
         raise Broken(f"the members answer from {ready}")
     state = fleet.state
     if state is not None and state.change is not None and state.change.phase is Phase.HOLDING:

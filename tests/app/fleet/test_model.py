@@ -74,7 +74,7 @@ SMALL = {
     "Redis forgets": (2, Bounds(changes=1, deaths=0, lapses=1, losses=1)),
     "refusals": (2, Bounds(changes=2, deaths=0, lapses=0, refusals=True)),
     "three members": (3, Bounds(changes=1, deaths=1, lapses=0)),
-    "one version at a time": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, patient=True)),
+    "one version at a time": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, all_hold=True)),
 }
 # A minute and a half.
 LARGE = {
@@ -107,7 +107,7 @@ def _waits_for_nobody(*_):
     [
         ("joined", _joins_unseen, Bounds(changes=1, deaths=0, lapses=1)),
         ("unapplied", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0)),
-        ("unheld", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0, patient=True)),
+        ("unheld", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0, all_hold=True)),
         ("abandoned", lambda state, live: state, Bounds(changes=1, deaths=1, lapses=0)),
     ],
     ids=["joins unseen", "acknowledges early", "commits before all hold", "never gives up"],
