@@ -16,7 +16,7 @@ from tests.support.haproxy import HaProxy, haproxy_running
 from tests.support.ports import port_below_outgoing
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.relay import Relay, Relays
-from tests.support.server import RunningServer, serving
+from tests.support.server import ROOT, RunningServer, serving
 from tests.support.steady import until
 
 # Longer than a lease, and the renewals that may fail in it.
@@ -67,11 +67,16 @@ class Member:
     def runs(self) -> bool:
         return self._server is not None and self._server.process.poll() is None
 
-    def start(self) -> None:
-        """Returns once it listens; also after it was killed."""
+    @property
+    def state(self) -> Path:
+        """What it keeps while it is not running."""
+        return self._plan.state / str(self.number)
+
+    def start(self, tree: Path = ROOT) -> None:
+        """Returns once it listens; also after it was killed. `tree`: the source folder that it runs from."""
         self.close()
         plan, url = self._plan, f"redis://127.0.0.1:{self.redis.port}/0"
-        options = ["--port", str(self.port), "--state-dir", str(plan.state / str(self.number)), *plan.options]
+        options = ["--port", str(self.port), "--state-dir", str(self.state), *plan.options]
         environment = dict(plan.environment)
         if plan.together:
             options += ["--fleet", plan.name, "--advertise", f"http://127.0.0.1:{self.given.port}"]
@@ -79,7 +84,7 @@ class Member:
         if plan.sessions:
             environment["POLICY_SERVER_SESSION_URL"] = url
         self._stack = contextlib.ExitStack()
-        self._server = self._stack.enter_context(serving(self.folders, *options, **environment))
+        self._server = self._stack.enter_context(serving(self.folders, *options, tree=tree, **environment))
 
     def kill(self) -> None:
         """Ends all its processes at once, as where a machine loses power. Any thread; does not wait."""

@@ -36,9 +36,8 @@ class Expected:
 class FleetLoad:
     """What clients of a NumberPolicy saw. Only what is wrong is kept: answers from older or torn weights.
 
-    `lost`: connections that ended in a request; `refused`: statuses of `_REFUSALS`; `refused_newest`: the same of
-    requests for the newest weights. None is wrong where members are killed. `names`: versions not called by their train
-    step.
+    `lost`: connections that ended in a request; `refused`: statuses of `_REFUSALS`; `refused_newest`: the same, of
+    requests for the newest weights. None is wrong where members are killed. `names`: versions not called by their step.
     """
 
     expected: Expected = field(default_factory=Expected)

@@ -65,14 +65,17 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(policies: Mapping[str, Path], *options: str, **env: str) -> Iterator[RunningServer]:
-    """Runs a server until the block ends, which may have ended it before, or stopped some of its processes."""
+def serving(policies: Mapping[str, Path], *options: str, tree: Path = ROOT, **env: str) -> Iterator[RunningServer]:
+    """Runs a server until the block ends, which may have ended it before, or stopped some of its processes.
+
+    `tree`: the source folder that it runs from.
+    """
     variables = {"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN} | env
     limits = httpx.Limits(max_connections=64)
     bearer = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     with tempfile.TemporaryDirectory(prefix="test-server-") as folder:
         log = Path(folder, "log")
-        found = testing.start(policies, *options, log=log, environment=variables, timeout_s=_PATIENCE_S)
+        found = testing.start(policies, *options, log=log, environment=variables, tree=tree, timeout_s=_PATIENCE_S)
         with (
             httpx.Client(base_url=found.url, timeout=600, trust_env=False, limits=limits) as http,
             httpx.Client(base_url=found.url, timeout=600, trust_env=False, headers=bearer) as admin,
