@@ -56,7 +56,7 @@ def served(observation: Nest = FLOATS_4, **more: Any) -> ServedModel:
     return ServedModel(Model.of(policy, "action"), _Service(), None)  # type: ignore[arg-type]
 
 
-def outcome(model: ServedModel, body: bytes, length: int | None) -> Any:
+def outcome(model: ServedModel, body: Any, length: int | None) -> Any:
     """What the policy is asked, or the refusal."""
     try:
         request: Any = model._read(length, None, body)
@@ -124,6 +124,16 @@ def test_requests_with_an_id_or_parameters_of_their_own_keep_them() -> None:
         reply: Reply = request.answer(Result({"action": np.array([1])}, "v", 7), JSON)
         assert json.loads(reply.body)["id"] == id_
         assert json.loads(reply.body)["outputs"] == [{"name": "action", "datatype": "INT64", "shape": [1], "data": [1]}]
+
+
+def test_a_body_that_came_in_many_pieces_is_read_like_any() -> None:
+    """It is a bytearray then."""
+    for body, length in ((as_json(["1", "2", "3", "4"]), None), (bytes(16), 0)):
+        assert outcome(served(), bytearray(body), length) == outcome(served(), body, length)
+    model, data = served(), ",".join(["1"] * 4)
+    for rows in (1, 8):
+        text = as_json([data] * rows).replace(b"[1, 4]", b"[%d, 4]" % rows)
+        assert outcome(model, bytearray(text), None) == outcome(served(), text, None)
 
 
 def test_no_more_kinds_are_kept_than_some() -> None:
