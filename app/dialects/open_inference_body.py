@@ -124,7 +124,7 @@ class BodyReader:
         numbers = None
         if call.data is not None:
             start, end = _data_in(body)
-            key = body[:start], body[end:]
+            key = bytes(body[:start]), bytes(body[end:])
             numbers = _decoder(self._model.leaves[call.places[0].name], call.places[0].sent)
             if len(call.fields) > 1 or not _reads(numbers, body[start:end], call.data):
                 return
