@@ -227,7 +227,7 @@ class InferenceCalls:
         left_ms = max(1, min(LONGEST_TIMEOUT_MS, math.ceil(left_s * 1000)))
         if type(given) is int and given <= left_ms:
             return call
-        return call._replace(options={**call.options, "timeout_ms": left_ms})
+        return Call(call.fields, {**call.options, "timeout_ms": left_ms}, call.form, call.sequence)
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answers the requests of a stream one after the other; an error is an answer, and the stream goes on."""

@@ -34,11 +34,15 @@ from saver.artifact import leaves
 
 # The header with the length of the JSON in a body, in lower case.
 JSON_LENGTH = b"inference-header-content-length"
+_BEFORE, _AFTER = b"/v2/models/", b"/infer"
 
 
-def infer_paths(model: str) -> list[bytes]:
-    """Returns the paths of a model's requests, as clients write its colon."""
-    return [f"/v2/models/{name}/infer".encode() for name in {model, model.replace(":", "%3A")}]
+def model_of_path(path: bytes) -> str:
+    """Returns the model that infer requests to a path ask; "" where the path is of another kind, or escaped further."""
+    if not path.startswith(_BEFORE) or not path.endswith(_AFTER):
+        return ""
+    name = path[len(_BEFORE) : -len(_AFTER)].replace(b"%3A", b":").replace(b"%3a", b":")
+    return "" if b"/" in name or b"%" in name or b"?" in name else name.decode("latin-1")
 
 
 class SequenceCall(NamedTuple):
