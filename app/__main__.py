@@ -23,6 +23,7 @@ from app.artifacts.bundle import TENSORFLOW
 from app.artifacts.temporary import own_folder
 from app.errors import UnusablePolicy
 from app.settings import Settings, SettingsError, add_options, settings_from_process, unknown_variables
+from app.unix_socket import unix_socket
 
 if TYPE_CHECKING:
     from app.control.manager import Manager
@@ -57,8 +58,11 @@ def _start(parsed: argparse.Namespace) -> int:
             print(f"policy server: {name} is no setting and is ignored", file=sys.stderr)
         if settings.grpc_port and importlib.util.find_spec("grpc") is None:
             raise SettingsError("--grpc-port needs the extra grpc: pip install 'policy-server[grpc]'")
-        with _bound_socket(settings) as listener:
-            return _serve(settings, listener)
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(_bound_socket(settings))]
+            if settings.uds:
+                listeners.append(stack.enter_context(unix_socket(settings)))
+            return _serve(settings, listeners)
     except (SettingsError, UnusablePolicy) as error:
         logs.flush()  # this is the last line
         print(f"policy server: {error}", file=sys.stderr)
@@ -110,7 +114,7 @@ def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
         yield listener
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
+def _serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
     _calm_tensorflow()
     with own_folder("policy-server-counts.") as counts:
         # Before its library is imported, here and in every process.
@@ -119,7 +123,7 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
 
         logs.configure(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve_until_signalled(settings, listener))
+            return runner.run(_serve_until_signalled(settings, listeners))
 
 
 def _calm_tensorflow() -> None:
@@ -128,7 +132,7 @@ def _calm_tensorflow() -> None:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 
-async def _serve_until_signalled(settings: Settings, listener: socket.socket) -> int:
+async def _serve_until_signalled(settings: Settings, listeners: Sequence[socket.socket]) -> int:
     from app.control.server import open_server
 
     stop = asyncio.Event()
@@ -136,7 +140,7 @@ async def _serve_until_signalled(settings: Settings, listener: socket.socket) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     stack = contextlib.AsyncExitStack()
-    opening = asyncio.create_task(stack.enter_async_context(open_server(settings, listener)))
+    opening = asyncio.create_task(stack.enter_async_context(open_server(settings, listeners)))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
@@ -144,7 +148,7 @@ async def _serve_until_signalled(settings: Settings, listener: socket.socket) ->
         await asyncio.wait({opening})
         return 0
     async with stack:
-        _announce(settings, listener, await opening)
+        _announce(settings, listeners[0], await opening)
         await stopping
     return 0
 
@@ -152,6 +156,8 @@ async def _serve_until_signalled(settings: Settings, listener: socket.socket) ->
 def _announce(settings: Settings, listener: socket.socket, openings: Openings) -> None:
     host, port = listener.getsockname()[:2]
     lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)"]
+    if settings.uds:
+        lines.append(f"  and on the unix socket {settings.uds}")
     if settings.grpc_port:
         lines.append(f"  gRPC on port {settings.grpc_port}")
     for named in settings.policies:

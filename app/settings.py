@@ -65,6 +65,9 @@ class Settings:
     grpc_port: int = setting(
         0, "port for the Open Inference Protocol over gRPC (needs the extra grpc); 0: none", least=0, most=65535
     )
+    uds: str = setting("", "path of a unix socket to listen on beside the port; empty: none")
+    uds_mode: str = setting("660", "who may connect to it, as chmod takes it, in octal digits")
+    uds_owner: str = setting("", "USER:GROUP that it belongs to, either left out where it stays; empty: it stays")
     workers: int = setting(1, "processes that answer requests; all change weights together", least=1, most=64)
     engine: str = setting(
         "auto",

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -29,12 +30,17 @@ _NO_SYN = b"".join(
 def admit_nobody(listener: socket.socket) -> None:
     """Has the system ignore new connections: a client that tries again later finds that nothing listens.
 
+    A unix socket loses its name: nobody finds it any more.
+
     A connection that is made between the last one accepted and the end of listening would be reset with its request.
     Where the system has no such filter, that can happen.
     """
     code = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
     program = struct.pack("@HP", len(_NO_SYN) // 8, ctypes.addressof(code))
     with contextlib.suppress(OSError):
+        if listener.family == socket.AF_UNIX:
+            os.unlink(listener.getsockname())
+            return
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 

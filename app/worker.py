@@ -1,4 +1,4 @@
-"""The worker process: HTTP, batching, engines. `python -m app.worker LINK LISTENER`, started by the control process.
+"""The worker process: HTTP, batching, engines. `python -m app.worker LINK LISTENER…`, started by the control process.
 
 The composition root of this process; that of the control process is `app/control/server.py`.
 """
@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -64,8 +64,8 @@ class Worker:
     Policies are opened before it listens, and later on where they could not be at the start.
     """
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+        self._listeners = listeners
         self._stack = AsyncExitStack()
         self._policies = AsyncExitStack()
         self._stopped = False
@@ -136,7 +136,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         self._stack.push_async_callback(self._http.stop)
-        await self._http.start(self._listener)
+        await self._http.start(self._listeners)
         if self._settings.grpc_port:
             await self._start_grpc()
 
@@ -310,9 +310,9 @@ def _limits(settings: Settings) -> HttpLimits:
     return HttpLimits(settings.keep_alive_s, settings.client_timeout_s, buffered_bytes)
 
 
-async def run(link: int, listener: int) -> None:
-    """Answers the control process until it stops this one, or is gone. Takes the numbers of two open sockets."""
-    worker = Worker(socket.socket(fileno=listener))
+async def run(link: int, listeners: Sequence[int]) -> None:
+    """Answers the control process until it stops this one, or is gone. Takes the numbers of open sockets."""
+    worker = Worker([socket.socket(fileno=number) for number in listeners])
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
         worker.drained, worker.pause, worker.resume, worker.hold, worker.release, worker.recorded,
@@ -326,9 +326,9 @@ def main() -> None:
     """Runs until the control process stops it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the control process decides when to stop
-    link, listener = map(int, sys.argv[1:])
+    link, *listeners = map(int, sys.argv[1:])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(link, listener))
+        runner.run(run(link, listeners))
 
 
 if __name__ == "__main__":

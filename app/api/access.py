@@ -13,6 +13,8 @@ from app.settings import variable
 
 # Of an IPv6 address, as providers give them to one customer.
 _IPV6_BITS = 64
+# On which nobody has an address.
+UNIX_SOCKET = "unix"
 # A name that a proxy gives instead of an address.
 _LONGEST_HOST = 64
 # Coroutines: FastAPI would give each call of a plain function a thread.
@@ -47,8 +49,11 @@ def check_bearer(header: str, token: str) -> bool:
 
 
 def client_of(request: Request) -> str:
-    """Returns a client's address: that of the connection, or the one that a trusted proxy names; "" if unknown."""
-    return client_at(request.client.host if request.client is not None else "")
+    """Returns a client's address: that of the connection, or the one that a trusted proxy names.
+
+    Those on the unix socket are one client.
+    """
+    return client_at(request.client.host if request.client is not None else UNIX_SOCKET)
 
 
 def client_at(host: str) -> str:

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.access import UNIX_SOCKET
+
 audit = logging.getLogger("policy_server.audit")
 # Those of the own protocol, and of the Open Inference Protocol.
 _ROOTS = ("/admin", "/v2/repository/models")
@@ -40,7 +42,7 @@ class Audited:
                 "%s %s from %s: %s after %.0f ms",
                 _plain(scope["method"]),
                 _plain(scope["path"]),
-                _plain(client[0]) if client else "unknown",
+                _plain(client[0]) if client else UNIX_SOCKET,
                 status or "no answer",
                 (time.perf_counter() - started) * 1000,
             )

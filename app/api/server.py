@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,13 +55,13 @@ class HttpServer(uvicorn.Server):
         self._listening = asyncio.Event()
         self._serving: asyncio.Task[None]
 
-    async def start(self, listener: socket.socket) -> None:
+    async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Returns when connections are accepted.
 
         Raises:
           OSError: another server listens there.
         """
-        self._serving = asyncio.create_task(self.serve(sockets=[listener]))
+        self._serving = asyncio.create_task(self.serve(sockets=list(listeners)))
         listening = asyncio.create_task(self._listening.wait())
         await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
         if not self._listening.is_set():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -54,12 +54,12 @@ _END_BUILDER_S = 0.5
 
 
 @asynccontextmanager
-async def open_server(settings: Settings, listener: socket.socket) -> AsyncIterator[Openings]:
+async def open_server(settings: Settings, listeners: Sequence[socket.socket]) -> AsyncIterator[Openings]:
     """Serves within; on leaving, what was accepted is finished and every process ended.
 
     Args:
       settings: those of the whole server.
-      listener: bound; every worker accepts connections from it.
+      listeners: bound, the one with a port first; every worker accepts connections from them.
 
     Yields:
       The policies that are open, which every worker serves, and those that failed, which are tried again.
@@ -68,7 +68,7 @@ async def open_server(settings: Settings, listener: socket.socket) -> AsyncItera
       UnusablePolicy: not one policy can be opened; nothing was served.
       SettingsError: another server listens there, or the file of probe inputs cannot be used.
     """
-    server = Server(settings, listener)
+    server = Server(settings, listeners)
     try:
         await server.start()
         yield server.openings
@@ -83,9 +83,9 @@ class Server:
       SettingsError: the file of probe inputs cannot be used.
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[socket.socket]) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._probe_file = _probe_file(settings)
         self._metrics = Metrics()
         self._progress = Showing()
@@ -163,7 +163,7 @@ class Server:
 
         async def start() -> Child:
             handlers = manager_calls(self.openings.managers, self._in_fleet)
-            return await Child.start("app.worker", (), handlers, [self._listener], settings.stalled_s)
+            return await Child.start("app.worker", (), handlers, self._listeners, settings.stalled_s)
 
         async def prepare(child: Child) -> None:
             await self._opened.wait()
@@ -179,8 +179,9 @@ class Server:
         return Keeper(f"worker {number + 1}", start, prepare, end, lambda: self._metrics.restarted("worker"))
 
     async def _end_workers(self) -> None:
-        admit_nobody(self._listener)
-        self._listener.close()  # or it would still be connected to when no worker listens any more
+        for listener in self._listeners:
+            admit_nobody(listener)
+            listener.close()  # or it would still be connected to when no worker listens any more
         await asyncio.gather(*(keeper.close() for keeper in self._workers))
 
     async def _serve(self, own: Path) -> None:
@@ -197,7 +198,8 @@ class Server:
             self._join_fleet()
             self._state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
             await self.openings.open_all(self._open_policy, self._managers)
-            self._listener.listen()
+            for listener in self._listeners:
+                listener.listen()
             self._progress.note(
                 f"{settings.workers} worker{'s load' if settings.workers > 1 else ' loads'} what serves"
             )
@@ -242,7 +244,7 @@ class Server:
             from app.fleet.store import FleetStore
 
             store = FleetStore(settings.fleet_url, settings.fleet)
-            url = settings.advertise or address_of(self._listener)
+            url = settings.advertise or address_of(self._listeners[0])
             self._fleet = Fleet(store, settings.fleet, url, self._publish)
             self._fleet.start()
 

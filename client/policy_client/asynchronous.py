@@ -39,7 +39,7 @@ class AsyncRemotePolicy:
     ) -> None:
         self._calls = Calls(url, policy, token, timeout_s)
         self._retries = retries
-        self._transport = transport or httpx.AsyncHTTPTransport(limits=LIMITS, trust_env=False)
+        self._transport = transport or httpx.AsyncHTTPTransport(limits=LIMITS, trust_env=False, uds=self._calls.socket)
 
     async def action(self, observation: Nest, **fields: Unpack[ActionFields]) -> Action:
         """See `RemotePolicy.action`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from uuid import uuid4
 
 import httpx
@@ -26,6 +26,7 @@ _TRAVEL_S = 1.0
 DEFAULT_TIMEOUT_S = 10.0 + _TRAVEL_S
 # Sixteen times as many threads or tasks as a simulator usually has; more wait for each other.
 LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=4.0)
+_UNIX = "http+unix://"
 _USER_AGENT = f"policy-client/{__version__}".encode()
 ONCE = Retries(limit=0)
 
@@ -55,11 +56,24 @@ class Call(Generic[T]):
             raise unreadable(asked, response.status_code, f"{type(error).__name__}: {error}") from error
 
 
+def _socket_of(url: str) -> tuple[str | None, str]:
+    """Returns the path of the unix socket in a URL, if it is of that kind, and the URL to send requests to."""
+    if not url.startswith(_UNIX):
+        return None, url
+    path, _, mounted = url[len(_UNIX) :].partition("/")
+    if not unquote(path).startswith("/"):
+        raise ValueError(
+            f"{url!r} is no address of a unix socket; expected its path percent-encoded: http+unix://%2Frun%2Fpolicy.sock"
+        )
+    return unquote(path), f"http://localhost/{mounted}"
+
+
 class Calls:
     """The calls of one policy of a server.
 
     Args:
-      url: of the server, "http://host:port", with the path that it is mounted at if there is one.
+      url: of the server, "http://host:port", with the path that it is mounted at if there is one; or
+        "http+unix://%2Frun%2Fpolicy.sock", with the percent-encoded path of a unix socket for host and port.
       policy: the policy's name; None for the server's default policy.
       token: of the data routes; "" for none.
       timeout_s: how long an attempt waits: for a connection, and for the next bytes of the answer.
@@ -69,13 +83,15 @@ class Calls:
     """
 
     def __init__(self, url: str, policy: str | None, token: str, timeout_s: float) -> None:
-        base = httpx.URL(url)
+        # The path of a unix socket; None where the server is reached by host and port.
+        self.socket, address = _socket_of(url)
+        base = httpx.URL(address)
         if base.scheme not in ("http", "https") or not base.host:
             raise ValueError(f"{url!r} is no address of a server; expected one like http://localhost:8000")
         self.policy = policy
         self._timeout_s = timeout_s
         self._timeout = httpx.Timeout(timeout_s).as_dict()
-        self._base = url.rstrip("/")
+        self._base = address.rstrip("/")
         self._root = self._base if policy is None else f"{self._base}/v1/policies/{quote(policy, safe='')}"
         self._headers = [
             (b"Host", base.netloc),

@@ -51,7 +51,7 @@ class RemotePolicy:
     ) -> None:
         self._calls = Calls(url, policy, token, timeout_s)
         self._retries = retries
-        self._transport = transport or httpx.HTTPTransport(limits=LIMITS, trust_env=False)
+        self._transport = transport or httpx.HTTPTransport(limits=LIMITS, trust_env=False, uds=self._calls.socket)
 
     def action(self, observation: Nest, **fields: Unpack[ActionFields]) -> Action:
         """The policy's action.

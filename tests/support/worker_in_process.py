@@ -79,7 +79,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIter
     monkeypatch.setattr(worker_module, "BundleLoader", lambda: loader)
     monkeypatch.setattr(worker_module.logs, "configure", lambda _: None)
     listener = socket.create_server(("127.0.0.1", 0))
-    worker = Worker(listener)
+    worker = Worker([listener])
     worker.link = control  # type: ignore[assignment]
     serving = ServingInfo(
         {}, {}, Noise(0, 0), dict.fromkeys(("distribution", "greedy", "sample", "log_prob"), "not here")
@@ -89,7 +89,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIter
     known = Settings((PolicyFolder("echo", Path("nowhere")),), admin_token=TOKEN, **settings)
     await worker.open(known)
     await worker.open_policy("echo", Offer("export", graph, bundle))
-    await worker._http.start(listener)
+    await worker._http.start([listener])
     try:
         yield Running(worker, engine, control, listener.getsockname()[1])
     finally:

@@ -24,8 +24,8 @@ def test_a_client_is_its_address_or_its_network(host, client):
     assert client_of(SimpleNamespace(client=SimpleNamespace(host=host))) == client
 
 
-def test_a_client_without_an_address_is_not_known():
-    assert client_of(SimpleNamespace(client=None)) == ""
+def test_a_client_without_an_address_is_on_the_unix_socket():
+    assert client_of(SimpleNamespace(client=None)) == "unix"
 
 
 @pytest.mark.parametrize(

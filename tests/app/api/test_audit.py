@@ -34,7 +34,7 @@ async def test_a_call_is_one_line_with_its_status(caplog: pytest.LogCaptureFixtu
 
 async def test_a_call_that_fails_is_a_line_too(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = await lines(caplog, None, client=None)
-    assert line.startswith("POST /admin/x from unknown: no answer after ")
+    assert line.startswith("POST /admin/x from unix: no answer after ")
 
 
 @pytest.mark.parametrize(("path", "count"), [("/action", 0), ("/p/admin/x", 1), ("/p/action", 0), ("/x/admin", 0)])
