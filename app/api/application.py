@@ -19,6 +19,7 @@ from app.api.routes.data import data_router
 from app.api.routes.health import health_router
 from app.api.routes.policies import policies_router
 from app.api.routes.sessions import sessions_router
+from app.api.routes.tensorflow_serving import models_route
 from app.api.routes.uploads import uploads_router
 from app.inference.service import Service
 from app.metrics import Metrics
@@ -43,6 +44,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     app.include_router(admin_router(service, only_admins))
     app.include_router(uploads_router(service, only_admins))
     app.include_router(health_router(service, metrics))
+    app.router.routes.append(models_route(service, metrics, guard))
     problems.install(app)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]

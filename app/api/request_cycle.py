@@ -12,6 +12,7 @@ from fastapi import Response
 
 from app.api.problems import problem_response, status_of
 from app.batching.rule import Result
+from app.dialects.tensorflow_serving.predict import LargePredictRequest
 from app.errors import BodyTooLarge, ClientGone, NotJson
 from app.inference.policy import Policy
 from app.inference.request import LargeRequest, PendingRequest
@@ -23,19 +24,22 @@ from app.wire.codecs import Codec
 from app.wire.limits import SMALL_BYTES
 
 # Their answers take long to write.
-_LARGE = (LargeRequest, LargeMemoryStep)
+_LARGE = (LargeRequest, LargeMemoryStep, LargePredictRequest)
 
 
 class Route(NamedTuple):
     """How requests with one path and the same headers are answered.
 
-    `read`: a body → the pending request, or its answer at once.
+    `read`: a body → the pending request, or its answer at once. `refuses`: an error → its response. `fields`: a result,
+    or None where there is none → header fields of the answer, each with its line's end.
     """
 
     read: Callable[[bytes], PendingRequest | Answer]
     writes: Codec
     metrics: DataMetrics
     large: Large
+    refuses: Callable[[Exception], Response] = problem_response
+    fields: Callable[[Result | None], bytes] | None = None
 
 
 class Large(NamedTuple):
@@ -54,8 +58,8 @@ class Large(NamedTuple):
 class Receiver(Protocol):
     """Takes the answer of a request: the connection that it came on, or the endpoint that awaits it."""
 
-    def write_answer(self, media_type: bytes, body: bytes) -> None:
-        """Takes an answer with status 200."""
+    def write_answer(self, media_type: bytes, body: bytes, fields: bytes = b"") -> None:
+        """Takes an answer with status 200; `fields`: more fields of its head, each with its line's end."""
 
     def write_response(self, response: Response) -> None:
         """Takes any other answer."""
@@ -133,7 +137,7 @@ class RequestCycle(Cycle):
 
     def _put(self, service: Service, pending: PendingRequest | Answer, now: float) -> None:
         if isinstance(pending, Answer):
-            self._answer(pending.body)
+            self._answer(pending.body, None)
             return
         self._pending = pending
         if service.waits(pending):
@@ -179,7 +183,7 @@ class RequestCycle(Cycle):
         except Exception as error:
             self.set_exception(error)
             return
-        self._answer(body)
+        self._answer(body, result)
 
     async def _write_elsewhere(self, pending: PendingRequest, result: Result) -> None:
         try:
@@ -187,11 +191,19 @@ class RequestCycle(Cycle):
         except Exception as error:
             self.set_exception(error)
         else:
-            self._answer(body)
+            self._answer(body, result)
 
-    def _answer(self, body: bytes) -> None:
+    def set_exception(self, error: Exception) -> None:
+        """See `Waiter`."""
+        self._respond(self.route.refuses(error))
+
+    def _answer(self, body: bytes, result: Result | None) -> None:
         self._end(200)
-        self._receiver.write_answer(self.route.writes.header, body)
+        route = self.route
+        if route.fields is None:
+            self._receiver.write_answer(route.writes.header, body)
+        else:
+            self._receiver.write_answer(route.writes.header, body, route.fields(result))
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

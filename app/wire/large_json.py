@@ -156,20 +156,34 @@ class LongText(LongList):
 
     def children(self, most: int) -> list[Any] | None:
         """See `LongList`."""
-        reader = _Reader(self._body, self._most_keys)
         found: list[Any] = []
-        at = reader.after_space(self._start + 1)
-        while at < self._end - 1:
+        for value in self.items():
             if len(found) == most:
                 return None
-            value, at = reader.value(at, 1)
             found.append(value)
+        return found
+
+    def begins_with_object(self) -> bool:
+        """Returns whether its first item is an object, as far as one byte shows."""
+        at = _Reader(self._body, self._most_keys).after_space(self._start + 1)
+        return self._body[at : at + 1] == b"{"
+
+    def items(self) -> Iterator[Any]:
+        """Yields its items, each read or a long list in turn.
+
+        Raises:
+          NotJson, DoesNotFit: see `decode`.
+        """
+        reader = _Reader(self._body, self._most_keys)
+        at = reader.after_space(self._start + 1)
+        while at < self._end - 1:
+            value, at = reader.value(at, 1)
+            yield value
             at = reader.after_space(at)
             if self._body[at : at + 1] == b",":
                 at = reader.after_space(at + 1)
             elif at != self._end - 1:
                 raise NotJson(f"the body is not JSON: byte {at}, expected ',' or ']'")
-        return found
 
     def rows(self, leaf: Leaf) -> int:
         """See `LongList`."""
