@@ -48,19 +48,15 @@ class CoroutineCycle(Cycle):
             self._respond(response)
 
 
-class _AwaitedAnswer:
+class AwaitedAnswer:
     """Takes the answer of a cycle, for the endpoint that awaits `response`."""
 
     def __init__(self) -> None:
         self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
-    def write_answer(self, media_type: bytes, body: bytes, fields: bytes = b"") -> None:
+    def write_answer(self, media_type: bytes, body: bytes) -> None:
         """See `Receiver`."""
-        response = Response(body, media_type=media_type.decode("latin-1"))
-        for line in fields.splitlines():
-            name, _, value = line.partition(b": ")
-            response.raw_headers.append((name, value))
-        self.write_response(response)
+        self.write_response(Response(body, media_type=media_type.decode("latin-1")))
 
     def write_response(self, response: Response) -> None:
         """See `Receiver`."""
@@ -84,33 +80,21 @@ def endpoint(
             response = problem_response(error)
             metrics.data(known, route).answered(response.status_code, perf_counter() - started)
             return response
-        counts = metrics.data(known, route)
-
-        def cycle_of(receiver: Receiver) -> Cycle:
-            return make(request, policy, reads, writes, counts, receiver)
-
-        return await answered(service, request, cycle_of, policy.body_limit(route, reads))
+        answer = AwaitedAnswer()
+        cycle = make(request, policy, reads, writes, metrics.data(known, route), answer)
+        try:
+            body = await read_body(request, policy.body_limit(route, reads))
+        except Exception as error:
+            cycle.set_exception(error)
+        else:
+            cycle.ask(service, body, asyncio.get_running_loop().time())
+        return await answered(request, cycle, answer)
 
     return respond
 
 
-async def answered(
-    service: Service, request: Request, cycle_of: Callable[[Receiver], Cycle], body_limit: int
-) -> Response:
-    """Reads the body, and returns the answer of the cycle that is made for it."""
-    answer = _AwaitedAnswer()
-    cycle = cycle_of(answer)
-    try:
-        body = await read_body(request, body_limit)
-    except Exception as error:
-        cycle.set_exception(error)
-    else:
-        cycle.ask(service, body, asyncio.get_running_loop().time())
-    return await _answered(request, cycle, answer)
-
-
-async def _answered(request: Request, cycle: Cycle, answer: _AwaitedAnswer) -> Response:
-    """Returns the answer; a request is given up when its client goes away, so that it takes no room and no batch."""
+async def answered(request: Request, cycle: Cycle, answer: AwaitedAnswer) -> Response:
+    """Returns what `answer` takes; a request is given up when its client goes away: it takes no room and no batch."""
 
     def give_up() -> None:
         cycle.give_up()

@@ -14,7 +14,7 @@ from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
 from app.api.routes.tensorflow_serving import PREDICT, predict_paths, predict_route
-from app.dialects.tensorflow_serving.predict import PredictReader
+from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import UnknownMediaType
 from app.inference.policy import Policy
 from app.inference.request import PendingRequest
@@ -97,8 +97,8 @@ class FastPath:
 
         @functools.cache
         def route() -> Route:
-            reader = PredictReader(self.service.parser, policy)
-            return predict_route(self.service, reader, self._metrics.data(policy.name, PREDICT))
+            parser = PredictParser(self.service.parser, policy)
+            return predict_route(self.service, parser, self._metrics.data(policy.name, PREDICT))
 
         return lambda _reads, _writes: route()
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import Response
 
+from app.api.bodies import BodyBuffer
 from app.api.problems import problem_response, status_of
 from app.batching.rule import Result
-from app.dialects.tensorflow_serving.predict import LargePredictRequest
+from app.dialects.calls import LargeForeignRequest
 from app.errors import BodyTooLarge, ClientGone, NotJson
 from app.inference.policy import Policy
 from app.inference.request import LargeRequest, PendingRequest
@@ -24,22 +25,7 @@ from app.wire.codecs import Codec
 from app.wire.limits import SMALL_BYTES
 
 # Their answers take long to write.
-_LARGE = (LargeRequest, LargeMemoryStep, LargePredictRequest)
-
-
-class Route(NamedTuple):
-    """How requests with one path and the same headers are answered.
-
-    `read`: a body → the pending request, or its answer at once. `refuses`: an error → its response. `fields`: a result,
-    or None where there is none → header fields of the answer, each with its line's end.
-    """
-
-    read: Callable[[bytes], PendingRequest | Answer]
-    writes: Codec
-    metrics: DataMetrics
-    large: Large
-    refuses: Callable[[Exception], Response] = problem_response
-    fields: Callable[[Result | None], bytes] | None = None
+_LARGE = (LargeRequest, LargeForeignRequest, LargeMemoryStep)
 
 
 class Large(NamedTuple):
@@ -58,8 +44,8 @@ class Large(NamedTuple):
 class Receiver(Protocol):
     """Takes the answer of a request: the connection that it came on, or the endpoint that awaits it."""
 
-    def write_answer(self, media_type: bytes, body: bytes, fields: bytes = b"") -> None:
-        """Takes an answer with status 200; `fields`: more fields of its head, each with its line's end."""
+    def write_answer(self, media_type: bytes, body: bytes) -> None:
+        """Takes an answer with status 200."""
 
     def write_response(self, response: Response) -> None:
         """Takes any other answer."""
@@ -137,7 +123,7 @@ class RequestCycle(Cycle):
 
     def _put(self, service: Service, pending: PendingRequest | Answer, now: float) -> None:
         if isinstance(pending, Answer):
-            self._answer(pending.body, None)
+            self._answer(pending.body)
             return
         self._pending = pending
         if service.waits(pending):
@@ -183,7 +169,7 @@ class RequestCycle(Cycle):
         except Exception as error:
             self.set_exception(error)
             return
-        self._answer(body, result)
+        self._answer(body)
 
     async def _write_elsewhere(self, pending: PendingRequest, result: Result) -> None:
         try:
@@ -191,19 +177,62 @@ class RequestCycle(Cycle):
         except Exception as error:
             self.set_exception(error)
         else:
-            self._answer(body, result)
+            self._answer(body)
 
-    def set_exception(self, error: Exception) -> None:
-        """See `Waiter`."""
-        self._respond(self.route.refuses(error))
-
-    def _answer(self, body: bytes, result: Result | None) -> None:
+    def _answer(self, body: bytes) -> None:
         self._end(200)
-        route = self.route
-        if route.fields is None:
-            self._receiver.write_answer(route.writes.header, body)
-        else:
-            self._receiver.write_answer(route.writes.header, body, route.fields(result))
+        self._receiver.write_answer(self.route.writes.header, body)
+
+
+class FastPathCycle(RequestCycle):
+    """A request that the fast path answers."""
+
+    def __init__(self, route: Route, receiver: Receiver) -> None:
+        super().__init__(route, receiver)
+        self._buffer = BodyBuffer()
+        self.received = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of the body that are in memory."""
+        return self.received
+
+    unread_body_bytes = 0
+    takes_interim = True
+
+    def receive(self, piece: bytes) -> None:
+        """Keeps a piece of the body."""
+        self.received += len(piece)
+        self._buffer.add(piece)
+
+    def body(self) -> bytes:
+        """Returns the whole body; to be called once."""
+        self.received = 0
+        return self._buffer.take()
+
+    def refuse(self, error: Exception) -> None:
+        """Answers with an error of the connection's."""
+        self._buffer = BodyBuffer()
+        if not self.done():
+            self.set_exception(error)
+
+    def give_up(self) -> None:
+        """Gives up the request: the connection is closed."""
+        self._buffer = BodyBuffer()
+        super().give_up()
+
+
+class Route(NamedTuple):
+    """How requests with one path and the same headers are answered.
+
+    `read`: a body → the pending request, or its answer at once. `cycle`: of a request on its connection.
+    """
+
+    read: Callable[[bytes], PendingRequest | Answer]
+    writes: Codec
+    metrics: DataMetrics
+    large: Large
+    cycle: type[FastPathCycle] = FastPathCycle
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

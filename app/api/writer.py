@@ -76,9 +76,9 @@ class AnswerWriter(asyncio.Protocol):
             self._written.set()
         self.settle()
 
-    def write_answer(self, media_type: bytes, body: bytes, fields: bytes = b"") -> None:
+    def write_answer(self, media_type: bytes, body: bytes) -> None:
         """See `Connection`."""
-        self.write_head(_OK, b"content-length: %d\r\ncontent-type: %b\r\n%b" % (len(body), media_type, fields), body)
+        self.write_head(_OK, b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type), body)
         self.answered()
 
     def write_response(self, response: Response) -> None:

@@ -41,7 +41,9 @@ class ResponseTemplate:
         self._build = build
         self._with_version = with_version
         self._pieces = _pieces(build(_Slot))
-        found = [(shapes or {}).get(piece, ()) for piece in self._pieces if isinstance(piece, _Slot)]
+        # Of the outputs that it has, in their order.
+        self.names = tuple(str(piece) for piece in self._pieces if isinstance(piece, _Slot))
+        found = [(shapes or {}).get(name, ()) for name in self.names]
         # How many it has in each row.
         self.numbers = sum(math.prod(size or 1 for size in shape) for shape in found)
 

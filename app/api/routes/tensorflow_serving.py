@@ -13,10 +13,9 @@ from fastapi import Request, Response
 from starlette.routing import Route as StarletteRoute
 
 from app.api.access import Guard
-from app.api.endpoint import answered
-from app.api.problems import problem_response
-from app.api.request_cycle import Large, Receiver, RequestCycle, Route
-from app.batching.rule import Result
+from app.api.foreign import ForeignCycle, foreign_response
+from app.api.problems import error_response
+from app.api.request_cycle import Large, Route
 from app.dialects.tensorflow_serving.models import (
     LATEST,
     metadata,
@@ -25,7 +24,7 @@ from app.dialects.tensorflow_serving.models import (
     train_step_of,
     unknown_model,
 )
-from app.dialects.tensorflow_serving.predict import PredictReader
+from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import DoesNotFit, Malformed, UnknownPolicy
 from app.inference.policy import Policy
 from app.inference.service import Service
@@ -59,33 +58,33 @@ def predict_paths(policy: str) -> Iterator[str]:
 
 
 def predict_route(
-    service: Service, reader: PredictReader, metrics: DataMetrics, train_step: int | None = None
+    service: Service, parser: PredictParser, metrics: DataMetrics, train_step: int | None = None
 ) -> Route:
     """Makes the route of predict requests to one policy; `train_step`: of the version that they name."""
-    policy = reader.policy
+    policy = parser.policy
     large = Large(
         service,
         policy.body_limit("action", JSON),
-        partial(reader.at_once, train_step=train_step),
-        partial(reader.large, train_step=train_step),
+        partial(parser.at_once, train_step=train_step),
+        partial(parser.large, train_step=train_step),
         lambda asked: asked,
     )
-    read = partial(reader.read, train_step=train_step)
-    return Route(read, JSON, metrics, large, refusal, partial(_fields, policy))
+    read = partial(parser.read, train_step=train_step)
+    return Route(read, JSON, metrics, large, PredictCycle)
 
 
 def models_route(service: Service, metrics: Metrics, guard: Guard) -> StarletteRoute:
     """Makes the route of all calls; its paths may be in either case, as in TensorFlow Serving."""
-    readers: dict[str, PredictReader] = {}
+    parsers: dict[str, PredictParser] = {}
 
-    def reader_of(policy: Policy) -> PredictReader:
-        if policy.name not in readers:
-            readers[policy.name] = PredictReader(service.parser, policy)
-        return readers[policy.name]
+    def parser_of(policy: Policy) -> PredictParser:
+        if policy.name not in parsers:
+            parsers[policy.name] = PredictParser(service.parser, policy)
+        return parsers[policy.name]
 
     async def respond(request: Request) -> Response:
         if request.method == "POST":
-            return await _predict(service, metrics, guard, reader_of, request)
+            return await _predict(service, metrics, guard, parser_of, request)
         try:
             await guard(request)
             return await _describe(service, request)
@@ -97,18 +96,24 @@ def models_route(service: Service, metrics: Metrics, guard: Guard) -> StarletteR
     return route
 
 
+class PredictCycle(ForeignCycle):
+    """A predict request; its errors have the statuses of TensorFlow Serving."""
+
+    def set_exception(self, error: Exception) -> None:
+        """See `Waiter`."""
+        self._respond(refusal(error))
+
+
 def refusal(error: Exception) -> Response:
-    """Returns the response for an error, in the form of TensorFlow Serving."""
-    response = problem_response(error)
+    """Returns the response for an error: of input that does not fit, the status is another one than on our routes."""
+    response = error_response(error)
     if isinstance(error, DoesNotFit):
         response.status_code = _BAD_REQUEST
-    text = orjson.loads(response.body)["detail"]
-    kept = {name: value for name, value in response.headers.items() if name not in ("content-length", "content-type")}
-    return Response(orjson.dumps({"error": text}), response.status_code, kept, JSON.media_type)
+    return response
 
 
 async def _predict(
-    service: Service, metrics: Metrics, guard: Guard, reader_of: Callable[[Policy], PredictReader], request: Request
+    service: Service, metrics: Metrics, guard: Guard, parser_of: Callable[[Policy], PredictParser], request: Request
 ) -> Response:
     started, known = perf_counter(), ""
     try:
@@ -116,7 +121,7 @@ async def _predict(
         target = _target(request, _POST)
         policy = _policy(service, target)
         known = policy.name
-        route = predict_route(service, reader_of(policy), metrics.data(known, PREDICT), target.train_step)
+        route = predict_route(service, parser_of(policy), metrics.data(known, PREDICT), target.train_step)
         if target.call != "predict":
             name = "classification" if target.call == "classify" else "regression"
             raise Malformed(
@@ -128,10 +133,7 @@ async def _predict(
         metrics.data(known, PREDICT).answered(response.status_code, perf_counter() - started)
         return response
 
-    def cycle_of(receiver: Receiver) -> RequestCycle:
-        return RequestCycle(route, receiver)
-
-    return await answered(service, request, cycle_of, route.large.limit)
+    return await foreign_response(request, service, route)
 
 
 async def _describe(service: Service, request: Request) -> Response:
@@ -167,13 +169,6 @@ def _policy(service: Service, target: _Target) -> Policy:
     if target.train_step not in (None, policy.versions.active.version.train_step):
         raise not_served(policy.name, target.train_step)
     return policy
-
-
-def _fields(policy: Policy, result: Result | None) -> bytes:
-    if result is None:
-        version = policy.versions.active.version
-        return b"policy-version: %b\r\npolicy-train-step: %d\r\n" % (version.name.encode(), version.train_step)
-    return b"policy-version: %b\r\npolicy-train-step: %d\r\n" % (result.version.encode(), result.train_step)
 
 
 def _json(structure: Any) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
@@ -19,27 +19,23 @@ from app.wire.tensors import Array
 _BYTES = "_bytes"
 
 
-class Form(NamedTuple):
-    """How an answer is written: its outputs, whether in rows, and the only train step that may give it, if any."""
-
-    outputs: tuple[str, ...]
-    rows: bool
-    train_step: int | None = None
+def head_of(version: str, train_step: int) -> bytes:
+    """Returns the head of an answer: its content type, and the version that has answered."""
+    return b"application/json\r\npolicy-version: %b\r\npolicy-train-step: %d" % (version.encode(), train_step)
 
 
-def write(form: Form, outputs: Mapping[str, Any]) -> bytes:
+def write(outputs: Mapping[str, Any], in_rows: bool) -> bytes:
     """Writes the body of an answer: bare values where there is one output, else objects.
 
     Floats have their shortest exact form; those that are not finite are the bare words of TensorFlow Serving.
     """
-    if not form.rows:
-        if len(form.outputs) == 1:
-            return b'{"outputs":%b}' % _text(form.outputs[0], outputs[form.outputs[0]])
-        named = [b"%b:%b" % (orjson.dumps(name), _text(name, outputs[name])) for name in form.outputs]
+    if len(outputs) == 1:
+        ((name, value),) = outputs.items()
+        return b'{"%b":%b}' % (b"predictions" if in_rows else b"outputs", _text(name, value))
+    if not in_rows:
+        named = [b"%b:%b" % (orjson.dumps(name), _text(name, value)) for name, value in outputs.items()]
         return b'{"outputs":{%b}}' % b",".join(named)
-    if len(form.outputs) == 1:
-        return b'{"predictions":%b}' % _text(form.outputs[0], outputs[form.outputs[0]])
-    columns = [_row_texts(name, outputs[name]) for name in form.outputs]
+    columns = [_row_texts(name, value) for name, value in outputs.items()]
     rows = [b"{%b}" % b",".join(row) for row in zip(*columns, strict=True)]
     return b'{"predictions":[%b]}' % b",".join(rows)
 

@@ -32,7 +32,7 @@ INSTANCES, INPUTS = "instances", "inputs"
 B64 = "b64"
 
 
-class InputReader:
+class InputParser:
     """Reads the inputs of one policy. `only`: the input that may stand for all, "" where there is none."""
 
     def __init__(self, policy: Policy) -> None:

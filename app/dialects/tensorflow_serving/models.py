@@ -1,4 +1,4 @@
-"""What TensorFlow Serving's answers say of a model: its status, its metadata, and the names of its outputs."""
+"""What TensorFlow Serving's answers say of a model: its status, its signatures, its train step and metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from app.errors import Malformed, UnknownPolicy, UnknownVersion
 from app.inference.policy import Policy
-from saver.artifact import LOG_PROB, Signature, TensorInfo, leaves
+from saver.artifact import Signature, TensorInfo
 
 LATEST = "latest"
 _METHOD = "tensorflow/serving/predict"
@@ -160,18 +160,3 @@ def values_of(policy: Policy, function: str, train_step: int | None) -> dict[str
         return dict(version.metadata)
     signature = policy.spec.signatures.get(function)
     return {next(iter(signature.outputs), "int64") if signature else "int64": version.train_step}
-
-
-def outputs_of(policy: Policy) -> dict[tuple[str, bool], tuple[str, ...]]:
-    """Returns the flattened names of what each function gives, by its name and whether with log-probabilities."""
-    spec, serving = policy.spec, policy.serving
-    signatures = {"action": spec.signatures["action"]} | serving.signatures
-    rest = [leaf.name for nest in (spec.state, spec.info) for _, leaf in leaves(nest)]
-    found = {}
-    for function, log_prob in policy.templates:
-        if function not in signatures:
-            continue
-        given = signatures[function].outputs
-        own = [name for name in given if name not in (*rest, LOG_PROB)]
-        found[function, log_prob] = (*own, *([LOG_PROB] if log_prob else ()), *(n for n in rest if n in given))
-    return found

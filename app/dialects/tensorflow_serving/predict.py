@@ -6,25 +6,26 @@ A model is a policy, a signature one of its functions, and a version a train ste
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import orjson
 from msgspec import UNSET, UnsetType
 
-from app.batching.rule import INITIAL_STATE, Job, Result
-from app.dialects.tensorflow_serving.answers import Form, write
-from app.dialects.tensorflow_serving.inputs import INPUTS, INSTANCES, InputReader
-from app.dialects.tensorflow_serving.models import not_served, outputs_of, values_of
+from app.batching.rule import INITIAL_STATE, Result
+from app.dialects.calls import ForeignRequest, Reply, outputs_of
+from app.dialects.tensorflow_serving.answers import head_of, write
+from app.dialects.tensorflow_serving.inputs import INPUTS, INSTANCES, InputParser
+from app.dialects.tensorflow_serving.models import not_served, values_of
 from app.errors import DoesNotFit, Malformed, Problem
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, LargeRequest, RequestParser
+from app.inference.request import InferenceRequest, RequestParser
 from app.inputs.options import Options
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import Inputs
 from app.sessions.record import Answer
 from app.wire import json_body
-from app.wire.codecs import JSON, Codec
+from app.wire.codecs import JSON
 from app.wire.limits import SHORT_BODY_BYTES
 from app.wire.tensors import show
 from saver.artifact import leaves
@@ -32,7 +33,7 @@ from saver.artifact import leaves
 SIGNATURE, OPTIONS = "signature_name", "options"
 DEFAULT_SIGNATURES = ("", "serving_default")
 _ASKED = ("action", "distribution")
-_WITHOUT_INPUTS = ("get_train_step", "get_metadata")
+_FIXED = ("get_train_step", "get_metadata")
 _BATCH_SIZE = "batch_size"
 _OPTIONS = b'"options"'
 _Read = Callable[[TypedDecoder, bytes], tuple[Inputs, Options] | None]
@@ -50,56 +51,7 @@ class _Body(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Body)
 
 
-class PredictRequest(msgspec.Struct, frozen=True):
-    """A `PendingRequest` that is answered in a form of TensorFlow Serving."""
-
-    asked: InferenceRequest
-    form: Form
-
-    @property
-    def policy(self) -> Policy:
-        """See `PendingRequest`."""
-        return self.asked.policy
-
-    @property
-    def job(self) -> Job:
-        """See `PendingRequest`."""
-        return self.asked.job
-
-    @property
-    def timeout_s(self) -> float | None:
-        """See `PendingRequest`."""
-        return self.asked.timeout_s
-
-    @property
-    def numbers(self) -> int:
-        """See `PendingRequest`."""
-        return self.asked.numbers
-
-    def written(self, result: Result, codec: Codec) -> bytes:
-        """See `PendingRequest`."""
-        return self.answer(result, codec)
-
-    def kept(self, written: bytes) -> bytes:
-        """See `PendingRequest`."""
-        return written
-
-    def answer(self, result: Result, codec: Codec) -> bytes:  # noqa: ARG002 — it is JSON
-        """Returns the body of the answer.
-
-        Raises:
-          UnknownVersion: other weights than those asked for have answered.
-        """
-        if self.form.train_step not in (None, result.train_step):
-            raise not_served(self.policy.name, self.form.train_step)
-        return write(self.form, result.outputs)
-
-
-class LargePredictRequest(PredictRequest, frozen=True):
-    """A predict request whose answer takes long to write."""
-
-
-class PredictReader:
+class PredictParser:
     """Reads the bodies of predict requests to one policy."""
 
     def __init__(self, parser: RequestParser, policy: Policy) -> None:
@@ -107,13 +59,12 @@ class PredictReader:
         self._parser = parser
         limit = policy.reader.rows_limit
         self._flat = TypedDecoder(policy.spec, rows_limit=limit, flattened=True)
-        self._inputs = InputReader(policy)
+        self._inputs = InputParser(policy)
         self._before = b"{%b:" % orjson.dumps(self._inputs.only)
-        self._outputs = outputs_of(policy)
         # Every row may name all inputs.
         self._most_keys = limit * sum(1 for _ in leaves(policy.spec.inputs)) + policy.reader.most_keys
 
-    def read(self, body: bytes, train_step: int | None = None) -> PredictRequest | Answer:
+    def read(self, body: bytes, train_step: int | None = None) -> ForeignRequest | Answer:
         """Reads a short body; `train_step`: of the version that is asked, None for any.
 
         Raises:
@@ -124,20 +75,20 @@ class PredictReader:
         """
         return self._read_usual(body, train_step, TypedDecoder.read) or self._read(json_body.decode(body), train_step)
 
-    def at_once(self, body: bytes, train_step: int | None = None) -> PredictRequest | None:
+    def at_once(self, body: bytes, train_step: int | None = None) -> ForeignRequest | None:
         """Reads a large body where that takes a few milliseconds; returns None where it may take longer."""
         if len(body) > SHORT_BODY_BYTES:
             return None
         return self._read_usual(body, train_step, TypedDecoder.read_known)
 
-    def large(self, body: bytes, train_step: int | None = None) -> PredictRequest | Answer:
+    def large(self, body: bytes, train_step: int | None = None) -> ForeignRequest | Answer:
         """Reads a large body, in a thread of its own; raises as `read` does."""
         found = None
         if len(body) <= SHORT_BODY_BYTES:
             found = self._read_usual(body, train_step, TypedDecoder.read_new)
         return found or self._read(JSON.decode_any(body, self._most_keys), train_step)
 
-    def _read_usual(self, body: bytes, train_step: int | None, read: _Read) -> PredictRequest | None:
+    def _read_usual(self, body: bytes, train_step: int | None, read: _Read) -> ForeignRequest | None:
         """Reads what clients mostly send; returns None where that does not work."""
         try:
             found = _DECODER.decode(body)
@@ -169,7 +120,7 @@ class PredictReader:
         inputs, options = decoded
         return self._request(function, inputs._replace(batched=True), options, in_rows, train_step)
 
-    def _read(self, body: dict[str, Any], train_step: int | None) -> PredictRequest | Answer:
+    def _read(self, body: dict[str, Any], train_step: int | None) -> ForeignRequest | Answer:
         name = body.get(SIGNATURE, "")
         if not isinstance(name, str):
             raise Malformed(f"'{SIGNATURE}' key must be a string value, not {show(name)}")
@@ -183,27 +134,27 @@ class PredictReader:
                 raise Malformed(f"Missing '{INPUTS}' or '{INSTANCES}' key")
             inputs = self._inputs.rows(body[INSTANCES]) if in_rows else self._inputs.columns(body[INPUTS])
             return self._request(function, inputs, options, in_rows, train_step)
-        if function == INITIAL_STATE or function in _WITHOUT_INPUTS:
+        if function == INITIAL_STATE or function in _FIXED:
             if in_rows:
                 raise Malformed(f"{function} takes no rows: expecting '{INPUTS}', not '{INSTANCES}'")
             given = body.get(INPUTS, {})
             return (
-                self._told(function, given, train_step)
-                if function in _WITHOUT_INPUTS
+                self._fixed(function, given, train_step)
+                if function in _FIXED
                 else self._initial_state(given, train_step)
             )
-        known = ", ".join([*_ASKED, INITIAL_STATE, *_WITHOUT_INPUTS])
+        known = ", ".join([*_ASKED, INITIAL_STATE, *_FIXED])
         raise Malformed(f'Serving signature name: "{name[:200]}" not found in signature def; there are {known}')
 
     def _request(
         self, function: str, inputs: Inputs, options: Options, in_rows: bool, train_step: int | None
-    ) -> PredictRequest:
+    ) -> ForeignRequest:
         policy = self.policy
         named = self._parser.function(policy, function, options)
         asked = self._parser.request(policy, named, inputs, options, policy.templates)
-        return _pending(asked, Form(self._outputs[named, options.log_prob], in_rows, train_step))
+        return _answered(asked, in_rows, train_step)
 
-    def _initial_state(self, inputs: Any, train_step: int | None) -> PredictRequest:
+    def _initial_state(self, inputs: Any, train_step: int | None) -> ForeignRequest:
         spec, limit = self.policy.spec, self.policy.reader.rows_limit
         fields = inputs if isinstance(inputs, dict) else {_BATCH_SIZE: inputs}
         if not fields and spec.batch_size is not None:
@@ -213,16 +164,24 @@ class PredictReader:
             came = show(size) if fields.keys() == {_BATCH_SIZE} else show(inputs)
             raise DoesNotFit([Problem(INPUTS, came, f'{{"{_BATCH_SIZE}": an integer from 1 to {limit}}}')])
         asked = self._parser.initial_state(self.policy, JSON, b'{"batch_size":%d}' % size)
-        names = tuple(leaf.name for _, leaf in leaves(spec.initial_state))
-        return _pending(asked, Form(names, False, train_step))
+        return _answered(asked, False, train_step)
 
-    def _told(self, function: str, inputs: Any, train_step: int | None) -> Answer:
+    def _fixed(self, function: str, inputs: Any, train_step: int | None) -> Answer:
         if inputs not in ({}, []):
             raise DoesNotFit([Problem(INPUTS, show(inputs), f"none: {function} takes no inputs")])
-        values = values_of(self.policy, function, train_step)
-        return Answer(JSON.media_type, write(Form(tuple(values), False), values))
+        version = self.policy.versions.active.version
+        reply = Reply(
+            head_of(version.name, version.train_step), write(values_of(self.policy, function, train_step), False)
+        )
+        return Answer(JSON.media_type, cast(bytes, reply))
 
 
-def _pending(asked: InferenceRequest, form: Form) -> PredictRequest:
-    kind = LargePredictRequest if isinstance(asked, LargeRequest) else PredictRequest
-    return kind(asked, form)
+def _answered(asked: InferenceRequest, in_rows: bool, train_step: int | None) -> ForeignRequest:
+    """Returns the request with its answer in rows or columns, by weights of that train step where one is given."""
+
+    def reply(result: Result) -> Reply:
+        if train_step not in (None, result.train_step):  # they were swapped meanwhile
+            raise not_served(asked.policy.name, train_step)
+        return Reply(head_of(result.version, result.train_step), write(outputs_of(asked, result), in_rows))
+
+    return ForeignRequest.of(asked, reply)
