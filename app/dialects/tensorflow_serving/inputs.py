@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,13 +21,13 @@ from app.inputs.validate import Inputs
 from app.offload import let_others_run
 from app.wire import json_body
 from app.wire.large_json import LongText
-from app.wire.limits import FEW_NUMBERS
 from app.wire.long_lists import LongList, LongString
 from app.wire.tensors import Unfit, show
 from saver.artifact import Leaf, leaves
 
 INSTANCES, INPUTS = "instances", "inputs"
 B64 = "b64"
+_B64_KEY = b'"b64"'
 
 
 class InputParser:
@@ -46,7 +44,7 @@ class InputParser:
         """Reads a list of rows: of values of the only input, or of objects with every input that they give."""
         if isinstance(rows, LongText):
             objects = rows.begins_with_object()
-            return self._in_pieces(rows.items()) if objects else self.columns(rows)
+            return self._in_pieces(rows.objects()) if objects else self.columns(rows)
         if not isinstance(rows, list):
             raise DoesNotFit([Problem(INSTANCES, show(rows), "a list of rows")])
         if not rows:
@@ -82,29 +80,24 @@ class InputParser:
         leaf = self._strings.get(name)
         return value if leaf is None else _decoded(value, leaf, self._rows_limit, name)
 
-    def _in_pieces(self, rows: Iterator[Any]) -> Inputs:
+    def _in_pieces(self, pieces: Iterator[list[Any]]) -> Inputs:
         """Reads many rows, or large ones, without a Python object for each of their numbers at once."""
-        numbers = sum(math.prod(size or 1 for size in leaf.shape) for leaf in self._leaves)
-        most = max(1, FEW_NUMBERS // max(1, numbers))
         found: list[Inputs] = []
         at = 0
-        while piece := list(itertools.islice(rows, most)):
-            if at + len(piece) > self._rows_limit:
+        for rows in pieces:
+            if at + len(rows) > self._rows_limit:
                 raise DoesNotFit([Problem(INSTANCES, "more rows", f"at most {self._rows_limit} rows in one request")])
-            single = any(
-                isinstance(value, LongList) for row in piece if isinstance(row, dict) for value in row.values()
-            )
-            for group in [[row] for row in piece] if single else [piece]:
-                found.append(self._piece(group, at, single))
-                at += len(group)
+            is_long = isinstance(rows[0], dict) and any(isinstance(value, LongList) for value in rows[0].values())
+            found.append(self._piece(rows, at, is_long))
+            at += len(rows)
             let_others_run()
         return _joined(found)
 
-    def _piece(self, rows: list[Any], at: int, single: bool) -> Inputs:
+    def _piece(self, rows: list[Any], at: int, is_long: bool) -> Inputs:
         columns = _columns_of(rows, at)
         try:
-            inputs = self._read_inputs({name: values[0] for name, values in columns.items()} if single else columns)
-            if inputs.batched is single:
+            inputs = self._read_inputs({name: values[0] for name, values in columns.items()} if is_long else columns)
+            if inputs.batched is is_long:
                 raise DoesNotFit([Problem(INSTANCES, "a batch in one row", "one value of each input in a row")])
         except DoesNotFit as error:
             if not at:
@@ -116,7 +109,7 @@ class InputParser:
 
 def _decoded(value: Any, leaf: Leaf, rows_limit: int, where: str, levels: int = 8) -> Any:
     """Puts bytes in the place of each {"b64": …} in nested lists of at most so many levels."""
-    if isinstance(value, LongText) and value.begins_with_object():
+    if isinstance(value, LongText) and value.has(_B64_KEY):
         value = value.children(rows_limit)
     if isinstance(value, list) and levels:
         return [_decoded(item, leaf, rows_limit, where, levels - 1) for item in value]

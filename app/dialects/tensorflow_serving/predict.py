@@ -28,7 +28,6 @@ from app.wire import json_body
 from app.wire.codecs import JSON
 from app.wire.limits import SHORT_BODY_BYTES
 from app.wire.tensors import show
-from saver.artifact import leaves
 
 SIGNATURE, OPTIONS = "signature_name", "options"
 DEFAULT_SIGNATURES = ("", "serving_default")
@@ -61,8 +60,6 @@ class PredictParser:
         self._flat = TypedDecoder(policy.spec, rows_limit=limit, flattened=True)
         self._inputs = InputParser(policy)
         self._before = b"{%b:" % orjson.dumps(self._inputs.only)
-        # Every row may name all inputs.
-        self._most_keys = limit * sum(1 for _ in leaves(policy.spec.inputs)) + policy.reader.most_keys
 
     def read(self, body: bytes, train_step: int | None = None) -> ForeignRequest | Answer:
         """Reads a short body; `train_step`: of the version that is asked, None for any.
@@ -86,7 +83,7 @@ class PredictParser:
         found = None
         if len(body) <= SHORT_BODY_BYTES:
             found = self._read_usual(body, train_step, TypedDecoder.read_new)
-        return found or self._read(JSON.decode_any(body, self._most_keys), train_step)
+        return found or self._read(JSON.decode_any(body, self.policy.reader.most_keys), train_step)
 
     def _read_usual(self, body: bytes, train_step: int | None, read: _Read) -> ForeignRequest | None:
         """Reads what clients mostly send; returns None where that does not work."""
