@@ -89,7 +89,7 @@ class PredictParser:
         """Reads what clients mostly send; returns None where that does not work."""
         try:
             found = _DECODER.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         name = found.signature_name
         function = "action" if name is UNSET or name in DEFAULT_SIGNATURES else name
