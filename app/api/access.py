@@ -47,11 +47,12 @@ def check_bearer(header: str, token: str) -> bool:
 
 
 def client_of(request: Request) -> str:
-    """Returns a client's address: that of the connection, or the one that a trusted proxy names; "" if unknown.
+    """Returns a client's address: that of the connection, or the one that a trusted proxy names; "" if unknown."""
+    return client_at(request.client.host if request.client is not None else "")
 
-    Of an IPv6 address the network of 64 bits, of which one machine may take any address that it likes.
-    """
-    host = request.client.host if request.client is not None else ""
+
+def client_at(host: str) -> str:
+    """Returns the address that a client counts by: of IPv6 the network, where a machine may take any of 64 bits."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

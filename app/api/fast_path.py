@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from app.api.access import check_bearer
+from app.api.models import JSON_LENGTH, Models, infer_paths
 from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
@@ -51,6 +52,23 @@ class _Endpoint:
         return route
 
 
+class _InferEndpoint:
+    """A model's path, with its routes by the length of the JSON in a body. `make`: that length, or None → the route."""
+
+    def __init__(self, make: Callable[[int | None], Route]) -> None:
+        self._make = make
+        self._routes: dict[bytes, Route] = {}
+
+    def route(self, json_length: bytes) -> Route:
+        """Makes a route, or returns the one that was made for this length; b"": the body is all JSON."""
+        found = self._routes.get(json_length)
+        if found is None:
+            found = self._make(int(json_length) if json_length else None)
+            if len(self._routes) < _MOST_MEDIA:
+                self._routes[json_length] = found
+        return found
+
+
 class FastPath:
     """Decides which requests need no framework.
 
@@ -77,6 +95,8 @@ class FastPath:
         )
         self._endpoints: dict[bytes, _Endpoint] = {}
         self._sessions_of: dict[bytes, Policy] = {}
+        self._models = Models(service, sessions)
+        self._inferring: dict[bytes, _InferEndpoint] = {}
         for policy in service.policies:
             self.add(policy)
 
@@ -89,6 +109,9 @@ class FastPath:
             self.body_limit = max(self.body_limit, *(policy.body_limit(route, codec) for codec in (JSON, MSGPACK)))
         predict = _Endpoint(self._predict(policy))
         self._endpoints |= {path.encode(): predict for path in predict_paths(policy.name)}
+        for model in self._models.all_of(policy):
+            inferring = _InferEndpoint(partial(model.route, self._metrics))
+            self._inferring |= dict.fromkeys(infer_paths(model.model.name), inferring)
         if self._sessions.can_step_at_once:
             self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
 
@@ -111,7 +134,7 @@ class FastPath:
         """Returns the route of a POST with these headers (names in lower case); None where the framework answers it."""
         endpoint = self._endpoints.get(path) or self._session_endpoint(path)
         if endpoint is None:
-            return None
+            return self._infer_route(path, headers)
         length, media, accept, bearer = -1, b"", b"", b""
         for name, value in headers:
             if name == b"content-length":
@@ -131,6 +154,30 @@ class FastPath:
             return None
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
+        return route
+
+    def _infer_route(self, path: bytes, headers: Headers) -> Route | None:
+        """Returns the route of a request of the Open Inference Protocol, as `route` does."""
+        endpoint = self._inferring.get(path)
+        if endpoint is None:
+            return None
+        length, bearer, json_length = -1, b"", b""
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"authorization":
+                bearer = bearer or value
+            elif name == JSON_LENGTH:
+                if json_length or not value.isdigit():
+                    return None
+                json_length = value
+            elif name in self._for_framework or name == b"x-forwarded-for":
+                return None
+        route = endpoint.route(json_length)
+        if not 0 <= length <= route.large.limit:
+            return None
+        if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
+            return None
         return route
 
     def _step_route(self, policy: Policy, id_: str, reads: Codec, writes: Codec) -> Route:

@@ -38,9 +38,8 @@ class AwaitedReply(AwaitedAnswer):
         self.write_response(Response(body, headers=headers, media_type=first))
 
 
-async def foreign_response(request: Request, service: Service, route: Route) -> Response:
+async def answer_by(request: Request, service: Service, route: Route, answer: AwaitedReply) -> Response:
     """Answers a request by a route whose `cycle` is a `ForeignCycle`."""
-    answer = AwaitedReply()
     cycle = route.cycle(route, answer)
     try:
         body = await read_body(request, route.large.limit)

@@ -30,6 +30,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotHttp: (400, "Not HTTP"),
     errors.NotDecodable: (400, "Not decodable"),
     errors.Malformed: (400, "Malformed request"),
+    errors.SequenceNotStarted: (400, "Sequence not started"),
     errors.Unauthorized: (401, "Unauthorized"),
     errors.Forbidden: (403, "Forbidden"),
     errors.UnknownPolicy: (404, "Unknown policy"),

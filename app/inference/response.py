@@ -57,7 +57,7 @@ class ResponseTemplate:
         """Returns the answer as JSON: what `json_body.encode` makes of its structure, sooner where all is finite."""
         parts = []
         for piece in self._pieces:
-            part = piece if isinstance(piece, bytes) else _numbers(result.outputs[piece], batched)
+            part = piece if isinstance(piece, bytes) else numbers_json(result.outputs[piece], batched)
             if part is None:
                 return json_body.encode(self.structure(result, batched))
             parts.append(part)
@@ -172,8 +172,8 @@ def _write(value: Any, pieces: list[bytes | _Slot]) -> None:
         pieces.append(orjson.dumps(value))
 
 
-def _numbers(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
-    """An output's rows, or its only one; None where orjson alone would not write what `json_body` does."""
+def numbers_json(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
+    """Returns an output's rows, or its only one; None where orjson alone would not write what `json_body` does."""
     if array.dtype.char not in _PLAIN:
         return None
     try:

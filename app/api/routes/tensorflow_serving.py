@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from starlette.routing import Route as StarletteRoute
 
 from app.api.access import Guard
-from app.api.foreign import ForeignCycle, foreign_response
+from app.api.foreign import AwaitedReply, ForeignCycle, answer_by
 from app.api.problems import error_response
 from app.api.request_cycle import Large, Route
 from app.dialects.tensorflow_serving.models import (
@@ -133,7 +133,7 @@ async def _predict(
         metrics.data(known, PREDICT).answered(response.status_code, perf_counter() - started)
         return response
 
-    return await foreign_response(request, service, route)
+    return await answer_by(request, service, route, AwaitedReply())
 
 
 async def _describe(service: Service, request: Request) -> Response:
