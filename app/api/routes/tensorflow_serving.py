@@ -83,13 +83,13 @@ def models_route(service: Service, metrics: Metrics, guard: Guard) -> StarletteR
         return parsers[policy.name]
 
     async def respond(request: Request) -> Response:
-        if request.method == "POST":
-            return await _predict(service, metrics, guard, parser_of, request)
         try:
             await guard(request)
-            return await _describe(service, request)
+            if request.method != "POST":
+                return await _describe(service, request)
         except Exception as error:
             return refusal(error)
+        return await _predict(service, metrics, parser_of, request)
 
     route = StarletteRoute(f"{_ROOT}{{rest:path}}", respond, methods=_METHODS, include_in_schema=False)
     route.path_regex = re.compile(route.path_regex.pattern, re.IGNORECASE)
@@ -113,11 +113,10 @@ def refusal(error: Exception) -> Response:
 
 
 async def _predict(
-    service: Service, metrics: Metrics, guard: Guard, parser_of: Callable[[Policy], PredictParser], request: Request
+    service: Service, metrics: Metrics, parser_of: Callable[[Policy], PredictParser], request: Request
 ) -> Response:
     started, known = perf_counter(), ""
     try:
-        await guard(request)
         target = _target(request, _POST)
         policy = _policy(service, target)
         known = policy.name
