@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import io
 import os
 import signal
@@ -54,6 +55,8 @@ def _start(parsed: argparse.Namespace) -> int:
         settings = settings_from_process(parsed.policies, given)
         for name in unknown_variables(os.environ):
             print(f"policy server: {name} is no setting and is ignored", file=sys.stderr)
+        if settings.grpc_port and importlib.util.find_spec("grpc") is None:
+            raise SettingsError("--grpc-port needs the extra grpc: pip install 'policy-server[grpc]'")
         with _bound_socket(settings) as listener:
             return _serve(settings, listener)
     except (SettingsError, UnusablePolicy) as error:

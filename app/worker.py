@@ -137,6 +137,17 @@ class Worker:
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         self._stack.push_async_callback(self._http.stop)
         await self._http.start(self._listener)
+        if self._settings.grpc_port:
+            await self._start_grpc()
+
+    async def _start_grpc(self) -> None:
+        from app.api.grpc_server import GrpcServer  # of an extra, and some 20 MB
+
+        assert self._sessions is not None, "open comes first"
+        grace_s = _grace_s(self._settings)
+        server = GrpcServer(self._service, self._sessions, self._metrics, self._settings, grace_s)
+        await server.start()
+        self._stack.push_async_callback(server.stop)
 
     async def stop(self) -> None:
         """Answers what was accepted, and closes everything."""

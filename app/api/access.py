@@ -25,7 +25,7 @@ def admin_guard(token: str) -> Guard:
     async def guard(request: Request) -> None:
         if not token:
             raise Forbidden(f"the admin routes are closed: set {variable('admin_token')} and start again")
-        _compare(request, token)
+        require_bearer(request.headers.get("authorization", ""), token)
 
     return guard
 
@@ -35,7 +35,7 @@ def data_guard(token: str) -> Guard:
 
     async def guard(request: Request) -> None:
         if token:
-            _compare(request, token)
+            require_bearer(request.headers.get("authorization", ""), token)
 
     return guard
 
@@ -64,8 +64,8 @@ def client_at(host: str) -> str:
     return str(ipaddress.ip_network((address, _IPV6_BITS), strict=False))
 
 
-def _compare(request: Request, token: str) -> None:
-    header = request.headers.get("authorization", "")
+def require_bearer(header: str, token: str) -> None:
+    """Raises Unauthorized where the value of an Authorization header does not contain this token."""
     if check_bearer(header, token):
         return
     scheme, _, given = header.partition(" ")

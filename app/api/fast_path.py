@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from app.api.access import check_bearer
-from app.api.models import JSON_LENGTH, Models, infer_paths
+from app.api.models import JSON_LENGTH, Models, model_of_path
 from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
 from app.api.routes.tensorflow_serving import PREDICT, predict_paths, predict_route
 from app.dialects.tensorflow_serving.predict import PredictParser
-from app.errors import UnknownMediaType
+from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
 from app.inference.request import PendingRequest
 from app.inference.service import Service
@@ -109,9 +109,6 @@ class FastPath:
             self.body_limit = max(self.body_limit, *(policy.body_limit(route, codec) for codec in (JSON, MSGPACK)))
         predict = _Endpoint(self._predict(policy))
         self._endpoints |= {path.encode(): predict for path in predict_paths(policy.name)}
-        for model in self._models.all_of(policy):
-            inferring = _InferEndpoint(partial(model.route, self._metrics))
-            self._inferring |= dict.fromkeys(infer_paths(model.model.name), inferring)
         if self._sessions.can_step_at_once:
             self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
 
@@ -158,7 +155,7 @@ class FastPath:
 
     def _infer_route(self, path: bytes, headers: Headers) -> Route | None:
         """Returns the route of a request of the Open Inference Protocol, as `route` does."""
-        endpoint = self._inferring.get(path)
+        endpoint = self._inferring.get(path) or self._infer_endpoint(path)
         if endpoint is None:
             return None
         length, bearer, json_length = -1, b"", b""
@@ -179,6 +176,17 @@ class FastPath:
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None
         return route
+
+    def _infer_endpoint(self, path: bytes) -> _InferEndpoint | None:
+        """Makes the endpoint of a model's infer requests; None where the path is none of theirs."""
+        model = model_of_path(path)
+        try:
+            found = self._models.model(model) if model else None
+        except PolicyServerError:
+            found = None  # the framework says what is wrong
+        if found is None:
+            return None
+        return self._inferring.setdefault(path, _InferEndpoint(partial(found.route, self._metrics)))
 
     def _step_route(self, policy: Policy, id_: str, reads: Codec, writes: Codec) -> Route:
         sessions = self._sessions

@@ -34,11 +34,15 @@ from saver.artifact import leaves
 
 # The header with the length of the JSON in a body, in lower case.
 JSON_LENGTH = b"inference-header-content-length"
+_BEFORE, _AFTER = b"/v2/models/", b"/infer"
 
 
-def infer_paths(model: str) -> list[bytes]:
-    """Returns the paths of a model's requests, as clients write its colon."""
-    return [f"/v2/models/{name}/infer".encode() for name in {model, model.replace(":", "%3A")}]
+def model_of_path(path: bytes) -> str:
+    """Returns the model that infer requests to a path ask; "" where the path is of another kind, or escaped further."""
+    if not path.startswith(_BEFORE) or not path.endswith(_AFTER):
+        return ""
+    name = path[len(_BEFORE) : -len(_AFTER)].replace(b"%3A", b":").replace(b"%3a", b":")
+    return "" if b"/" in name or b"%" in name or b"?" in name else name.decode("latin-1")
 
 
 class SequenceCall(NamedTuple):
@@ -48,7 +52,16 @@ class SequenceCall(NamedTuple):
     call: Call
 
     async def answer(self, client: str) -> Reply:
-        """Starts, steps or ends the session; raises as `Sessions` does, and SequenceNotStarted."""
+        """Does as `outputs` does, and writes the answer."""
+        return self.call.form.reply(*await self.outputs(client))
+
+    async def outputs(self, client: str) -> tuple[Arrays, str, int]:
+        """Starts, steps or ends the session; returns the outputs that are wanted, the version and its train step.
+
+        Raises:
+          SequenceNotStarted: there is no such session.
+          DoesNotFit, SessionConflict, Overloaded, …: as `Sessions` does.
+        """
         call, sessions, policy = self.call, self.model.sessions, self.model.model.policy
         step = call.sequence
         assert step is not None
@@ -65,7 +78,7 @@ class SequenceCall(NamedTuple):
         decoded = MSGPACK.decode(answer.body)
         outputs = outputs_of_step(policy, decoded)
         names = check_outputs(call.form.names, tuple(outputs))
-        return call.form.reply({name: outputs[name] for name in names}, decoded["version"], decoded["train_step"])
+        return {name: outputs[name] for name in names}, decoded["version"], decoded["train_step"]
 
 
 class InferCycle(ForeignCycle):
@@ -132,9 +145,8 @@ class ServedModel:
         if pending is None:
             call = self._reader.read(body, json_length)
             if call.sequence is not None:
-                return self._sequence(call)
-            model = self.model
-            request = request_of(self._service.parser, model.policy, model.function, call.fields, call.options)
+                return self.sequence(call)
+            request = self.request(call)
             pending = _foreign(request, call.form)
             if learns:
                 self._reader.learn(body, json_length, call, request.job)
@@ -162,7 +174,13 @@ class ServedModel:
             return None
         return cast(PendingRequest, self._read(json_length, loaded, body))
 
-    def _sequence(self, call: Call) -> SequenceCall:
+    def request(self, call: Call) -> InferenceRequest:
+        """Returns the pending request of a call; raises as `RequestParser` does."""
+        model = self.model
+        return request_of(self._service.parser, model.policy, model.function, call.fields, call.options)
+
+    def sequence(self, call: Call) -> SequenceCall:
+        """Returns the step of a session that a call is; raises DoesNotFit where the model has none."""
         if self.model.name != self.model.policy.name:
             expected = f"model {self.model.policy.name} for sequences"
             raise DoesNotFit([Problem("parameters.sequence_id", f"is for actions, not {self.model.name}", expected)])

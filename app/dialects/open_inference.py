@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,16 @@ class Model:
     function: str
     name: str
     leaves: Mapping[str, Leaf]
-    inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
+
+    @functools.cached_property
+    def inputs(self) -> Sequence[Tensor]:
+        """The tensors that requests have."""
+        return _inputs(self.policy, self.function)
+
+    @functools.cached_property
+    def outputs(self) -> Sequence[Tensor]:
+        """The tensors of an answer to a request without options."""
+        return _outputs(self.policy, self.function)
 
     @property
     def has_sequences(self) -> bool:
@@ -80,9 +89,7 @@ class Model:
             reason = policy.serving.unavailable.get(function, "not exported")
             raise Unsupported(f"policy {policy.name} has no distribution: {reason}")
         name = policy.name if function == FUNCTIONS[0] else f"{policy.name}:{function}"
-        return cls(
-            policy, function, name, _leaves(policy, function), _inputs(policy, function), _outputs(policy, function)
-        )
+        return cls(policy, function, name, _leaves(policy, function))
 
 
 def function_in(model: str) -> tuple[str, str]:
@@ -110,12 +117,14 @@ def options_in(parameters: Any) -> tuple[dict[str, Any], SequenceStep | None]:
             options |= _timeout(value)
         elif name in OPTION_FIELDS:
             options[name] = value
-        elif name not in _IGNORED and name not in _SEQUENCE:
+        elif name not in _IGNORED and name not in _SEQUENCE and not name.startswith(_RESERVED):
             expected = ", ".join([*OPTION_FIELDS, "timeout", *_SEQUENCE, *_IGNORED])
             raise _unfit(f"parameters.{name}"[:200], "is no parameter", f"one of {expected}")
     return options, _sequence(parameters)
 
 
+# Triton's tools say by these what they can do with an answer.
+_RESERVED = "triton_"
 _IGNORED = ("priority", "binary_data_output", "content_type", "headers")
 
 

@@ -31,6 +31,7 @@ from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.inputs.bounds import limits_of
 from app.inputs.options import Options, read_options
 from app.wire.codecs import JSON
+from app.wire.limits import SHORT_BODY_BYTES
 from app.wire.long_lists import LongList, LongString, read_long
 from app.wire.tensors import Arrays, Unfit, outline, read_tensor, show
 from saver.artifact import Leaf
@@ -39,6 +40,8 @@ from saver.artifact import Leaf
 _MOST_KNOWN = 256
 _LONGEST_KNOWN = 4096
 _DATA = b'"data":'
+# KServe's client repeats the model, which the path says.
+_FIELDS = {"id", "parameters", "inputs", "outputs", "model_name", "model_version"}
 
 
 class Place(NamedTuple):
@@ -91,7 +94,7 @@ class BodyReader:
     def known(self, body: bytes, json_length: int | None) -> tuple[Kept, Arrays] | None:
         """Reads a body that differs only in its numbers from one before; None where it is none, or does not fit."""
         if json_length is not None:
-            kept = self._known.get(body[:json_length])
+            kept = self._known.get(bytes(body[:json_length])) if json_length <= _LONGEST_KNOWN else None
             if kept is None or len(body) != kept.size:
                 return None
             return kept, {
@@ -99,7 +102,9 @@ class BodyReader:
                 for name, dtype, shape, at, count, _ in kept.places
             }
         start, end = _data_in(body)
-        kept = self._known.get((body[:start], body[end:]))
+        if len(body) > SHORT_BODY_BYTES or start + len(body) - end > _LONGEST_KNOWN:
+            return None
+        kept = self._known.get((bytes(body[:start]), bytes(body[end:])))
         if kept is None or kept.numbers is None:
             return None
         ((name, dtype, shape, _, _, sent),) = kept.places
@@ -111,30 +116,20 @@ class BodyReader:
 
     def learn(self, body: bytes, json_length: int | None, call: Call, job: Job) -> None:
         """Keeps what a body asks that was read as `call`, of which `job` was made: see `known`."""
-        if (
-            call.sequence is not None
-            or call.form.id is not None
-            or self._model.function == INITIAL_STATE
-            or not call.places
-        ):
+        if call.sequence is not None or call.form.id is not None or self._model.function == INITIAL_STATE:
             return
-        key: Any
+        if not call.places or len(call.places) != len(call.fields):
+            return
+        key: Any = bytes(body[:json_length])
         numbers = None
-        if call.data is None:
-            key = body[:json_length]
-            if len(call.places) != len(call.fields):
-                return
-        else:
+        if call.data is not None:
             start, end = _data_in(body)
-            key, numbers = (
-                (body[:start], body[end:]),
-                _decoder(self._model.leaves[call.places[0].name], call.places[0].sent),
-            )
+            key = bytes(body[:start]), bytes(body[end:])
+            numbers = _decoder(self._model.leaves[call.places[0].name], call.places[0].sent)
             if len(call.fields) > 1 or not _reads(numbers, body[start:end], call.data):
                 return
-        self._keep(
-            key, Kept(job.function, read_options(call.options), call.form, job.rows, call.places, numbers, len(body))
-        )
+        options = read_options(call.options)
+        self._keep(key, Kept(job.function, options, call.form, job.rows, call.places, numbers, len(body)))
 
     def _keep(self, key: Any, kept: Kept) -> None:
         if len(key if isinstance(key, bytes) else b"".join(key)) > _LONGEST_KNOWN:
@@ -157,7 +152,7 @@ class BodyReader:
             raise NotJson(f"the JSON has {json_length} bytes by Inference-Header-Content-Length, the body {len(body)}")
         text = body if json_length is None else body[:json_length]
         request = JSON.decode_any(text, self._model.policy.reader.most_keys + 64)
-        unknown = sorted(request.keys() - {"id", "parameters", "inputs", "outputs"})
+        unknown = sorted(request.keys() - _FIELDS)
         if unknown:
             raise _unfit(unknown[0][:200], "is no field of an inference request", "id, parameters, inputs, outputs")
         id_ = request.get("id")

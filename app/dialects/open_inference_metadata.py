@@ -54,15 +54,17 @@ def metadata_of(model: Model) -> dict[str, Any]:
 
 
 def config_of(model: Model) -> dict[str, Any]:
-    """Returns a model's configuration, as Triton's clients read it; dims are those of one row."""
-    batched = model.function != "get_initial_state"
+    """Returns a model's configuration, as Triton's clients read it.
+
+    A batch is a dimension of the tensors, and not one that Triton adds, which would leave none to single numbers.
+    """
     return {
         "name": model.name,
         "platform": PLATFORM,
         "backend": "policy_server",
-        "max_batch_size": model.policy.reader.rows_limit if batched else 0,
-        "input": [{**_dims(each, batched), "optional": each.optional} for each in model.inputs],
-        "output": [_dims(each, batched) for each in model.outputs],
+        "max_batch_size": 0,
+        "input": [{**_dims(each), "optional": each.optional} for each in model.inputs],
+        "output": [_dims(each) for each in model.outputs],
         **({"sequence_batching": {"max_sequence_idle_microseconds": 0}} if model.has_sequences else {}),
     }
 
@@ -91,9 +93,8 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
-def _dims(tensor: Tensor, batched: bool) -> dict[str, Any]:
-    dims = list(tensor.shape[1:] if batched else tensor.shape)
-    return {"name": tensor.name, "data_type": _config_type(tensor.datatype), "dims": dims}
+def _dims(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": _config_type(tensor.datatype), "dims": list(tensor.shape)}
 
 
 def _config_type(datatype: str) -> str:
@@ -101,10 +102,9 @@ def _config_type(datatype: str) -> str:
 
 
 def _statistics(model: Model, answers: Any, seconds: Any, batches: Any) -> dict[str, Any]:
-    own = {"policy": model.policy.name, "route": f"v2/{model.function}"}
-    good = sum(value for labels, _, value in answers if labels == {**own, "status": "200"})
-    every = sum(value for labels, end, value in answers if end == "_total" and labels.items() >= own.items())
-    spent = sum(value for labels, end, value in seconds if end == "_sum" and labels == own)
+    counted = [(labels["status"], value) for labels, end, value in answers if end == "_total" and _is_of(model, labels)]
+    every, good = sum(value for _, value in counted), sum(value for status, value in counted if status == "200")
+    spent = sum(value for labels, end, value in seconds if end == "_sum" and _is_of(model, labels))
     mine = [(end, value) for labels, end, value in batches if labels.get("policy") == model.policy.name]
     runs, rows = (sum(value for found, value in mine if found == end) for end in ("_count", "_sum"))
     success = round(spent * 1e9 * (good / every if every else 0))
@@ -112,7 +112,8 @@ def _statistics(model: Model, answers: Any, seconds: Any, batches: Any) -> dict[
     ran = {"count": int(runs), "ns": 0}
     return {
         "name": model.name,
-        "version": model.policy.versions.active.version.name,
+        # Triton's own tools read a number here.
+        "version": str(model.policy.versions.active.version.train_step),
         "last_inference": 0,
         "inference_count": int(rows),
         "execution_count": int(runs),
@@ -124,3 +125,9 @@ def _statistics(model: Model, answers: Any, seconds: Any, batches: Any) -> dict[
         },
         "batch_stats": [],
     }
+
+
+def _is_of(model: Model, labels: Mapping[str, str]) -> bool:
+    """Returns whether a count is of a model's requests, over HTTP or gRPC."""
+    routes = (f"v2/{model.function}", f"grpc/{model.function}")
+    return labels["policy"] == model.policy.name and labels["route"] in routes
