@@ -342,7 +342,7 @@ def test_answers_are_written_in_rows_and_in_columns(outputs: Any, rows: str, col
         assert write(outputs, False).decode() == f'{{"outputs":{columns}}}'
 
 
-def test_the_state_of_each_version_is_told() -> None:
+def test_the_state_of_each_version_is_shown() -> None:
     seen = [
         {"version": "c", "train_step": 30, "state": "found", "reason": ""},
         {"version": "b", "train_step": 20, "state": "active", "reason": ""},
@@ -351,8 +351,8 @@ def test_the_state_of_each_version_is_told() -> None:
         {"version": "0", "train_step": 5, "state": "refused", "reason": "NaN in it"},
         {"version": "-", "train_step": 4, "state": "released", "reason": ""},
     ]
-    told = status("m", seen, None)["model_version_status"]
-    assert [(one["version"], one["state"]) for one in told] == [("20", "AVAILABLE"), ("10", "UNLOADING")]
+    shown = status("m", seen, None)["model_version_status"]
+    assert [(one["version"], one["state"]) for one in shown] == [("20", "AVAILABLE"), ("10", "UNLOADING")]
     ((refused,),) = status("m", seen, 5).values()
     assert refused == {
         "version": "5",

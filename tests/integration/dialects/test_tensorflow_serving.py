@@ -79,9 +79,9 @@ def test_a_plain_export_is_served_alike(models: RunningServer) -> None:
 
 def test_metadata_has_the_signatures_of_the_policy(models: RunningServer) -> None:
     for path in ("counting", "counting/versions/800", "counting/labels/latest"):
-        told = models.http.get(f"/v1/models/{path}/metadata").raise_for_status().json()
-        assert told["model_spec"] == {"name": "counting", "signature_name": "", "version": "800"}
-        signatures = told["metadata"]["signature_def"]["signature_def"]
+        shown = models.http.get(f"/v1/models/{path}/metadata").raise_for_status().json()
+        assert shown["model_spec"] == {"name": "counting", "signature_name": "", "version": "800"}
+        signatures = shown["metadata"]["signature_def"]["signature_def"]
         assert signatures.keys() >= {"action", "get_initial_state", "get_train_step", "get_metadata"}
         action = signatures["action"]
         assert action["method_name"] == "tensorflow/serving/predict"
