@@ -152,6 +152,8 @@ async def _serve_until_signalled(settings: Settings, listener: socket.socket) ->
 def _announce(settings: Settings, listener: socket.socket, openings: Openings) -> None:
     host, port = listener.getsockname()[:2]
     lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)"]
+    if settings.grpc_port:
+        lines.append(f"  gRPC on port {settings.grpc_port}")
     for named in settings.policies:
         if named.name in openings.failures:
             lines.append(f"  {named.name}: NOT SERVED: {openings.failures[named.name]}")

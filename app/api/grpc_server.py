@@ -51,7 +51,7 @@ class GrpcServer:
         try:
             self._server.add_insecure_port(address)
         except RuntimeError:
-            raise OSError(errno.EADDRINUSE, f"nor for gRPC on {address}: the address is in use") from None
+            raise OSError(errno.EADDRINUSE, f"{address}, for gRPC, is in use") from None
         await self._server.start()
 
     async def stop(self) -> None:

@@ -51,65 +51,73 @@ def health_of_protocol(service: Service) -> APIRouter:
 def open_inference_router(service: Service, sessions: Sessions, metrics: Metrics, guard: Guard) -> APIRouter:
     """Makes the routes that need the data token, where there is one."""
     router = APIRouter(prefix="/v2", dependencies=[Depends(guard)], include_in_schema=False)
-    models = Models(service, sessions)
+    endpoints = _Endpoints(service, Models(service, sessions), metrics)
+    router.add_api_route("", endpoints.server)
+    router.add_api_route("/models", endpoints.listed)
+    router.add_api_route("/models/stats", endpoints.statistics)
+    router.add_api_route("/repository/index", endpoints.index, methods=["POST"])
+    for path in ("/models/{model}", "/models/{model}/versions/{version}"):
+        router.add_api_route(path, endpoints.metadata)
+        router.add_api_route(f"{path}/config", endpoints.config)
+        router.add_api_route(f"{path}/ready", endpoints.ready)
+        router.add_api_route(f"{path}/stats", endpoints.statistics)
+        router.add_api_route(f"{path}/infer", endpoints.infer, methods=["POST"])
+    return router
 
-    async def asked(request: Request) -> tuple[ServedModel, LoadedVersion[Any] | None]:
-        """Returns the model of a path, and the version, where it names one; raises as `Models.model`."""
-        served = models.model(request.path_params["model"])
-        version = request.path_params.get("version")
-        return served, None if version is None else await loaded_of(served.model.policy, version)
 
-    async def server() -> Response:
+class _Endpoints:
+    """What answers at each path."""
+
+    def __init__(self, service: Service, models: Models, metrics: Metrics) -> None:
+        self._service = service
+        self._models = models
+        self._metrics = metrics
+
+    async def server(self) -> Response:
         return _json({"name": "policy_server", "version": __version__, "extensions": EXTENSIONS})
 
-    async def listed() -> Response:
-        return _json({"models": [model.model.name for policy in service.policies for model in models.all_of(policy)]})
+    async def listed(self) -> Response:
+        return _json({"models": [served.model.name for served in self._all()]})
 
-    async def metadata(request: Request) -> Response:
-        served, _ = await asked(request)
+    async def metadata(self, request: Request) -> Response:
+        served, _ = await self._asked(request)
         return _json(metadata_of(served.model))
 
-    async def config(request: Request) -> Response:
-        served, _ = await asked(request)
+    async def config(self, request: Request) -> Response:
+        served, _ = await self._asked(request)
         return _json(config_of(served.model))
 
-    async def ready(request: Request) -> Response:
-        served, _ = await asked(request)
+    async def ready(self, request: Request) -> Response:
+        served, _ = await self._asked(request)
         return _json({"name": served.model.name, "ready": True})
 
-    async def statistics(request: Request) -> Response:
-        if "model" in request.path_params:
-            found = [(await asked(request))[0]]
-        else:
-            found = [model for policy in service.policies for model in models.all_of(policy)]
-        return _json(statistics_of([served.model for served in found], metrics.samples))
+    async def statistics(self, request: Request) -> Response:
+        found = [(await self._asked(request))[0]] if "model" in request.path_params else self._all()
+        return _json(statistics_of([served.model for served in found], self._metrics.samples))
 
-    async def infer(request: Request) -> Response:
+    async def index(self, request: Request) -> Response:
+        wanted = json_body.decode(await read_body(request, SMALL_BYTES))
+        return _json(index_of(self._service.describe_all(), bool(wanted.get("ready", False))))
+
+    async def infer(self, request: Request) -> Response:
         started = perf_counter()
         try:
-            served, loaded = await asked(request)
-            route = served.route(metrics, _json_length(request), loaded)
+            served, loaded = await self._asked(request)
+            route = served.route(self._metrics, _json_length(request), loaded)
         except Exception as error:
-            metrics.data("", "v2/action").answered(status_of(error), perf_counter() - started)
+            self._metrics.data("", "v2/action").answered(status_of(error), perf_counter() - started)
             raise
         host = request.client.host if request.client is not None else ""
-        return await answer_by(request, service, route, AwaitedInference(host))
+        return await answer_by(request, self._service, route, AwaitedInference(host))
 
-    async def index(request: Request) -> Response:
-        wanted = json_body.decode(await read_body(request, SMALL_BYTES))
-        return _json(index_of(service.describe_all(), bool(wanted.get("ready", False))))
+    def _all(self) -> list[ServedModel]:
+        return [model for policy in self._service.policies for model in self._models.all_of(policy)]
 
-    router.add_api_route("", server)
-    router.add_api_route("/models", listed)
-    router.add_api_route("/models/stats", statistics)
-    router.add_api_route("/repository/index", index, methods=["POST"])
-    for path in ("/models/{model}", "/models/{model}/versions/{version}"):
-        router.add_api_route(path, metadata)
-        router.add_api_route(f"{path}/config", config)
-        router.add_api_route(f"{path}/ready", ready)
-        router.add_api_route(f"{path}/stats", statistics)
-        router.add_api_route(f"{path}/infer", infer, methods=["POST"])
-    return router
+    async def _asked(self, request: Request) -> tuple[ServedModel, LoadedVersion[Any] | None]:
+        """Returns the model of a path, and the version, where it names one; raises as `Models.model`."""
+        served = self._models.model(request.path_params["model"])
+        version = request.path_params.get("version")
+        return served, None if version is None else await loaded_of(served.model.policy, version)
 
 
 def repository_router(service: Service, guard: Guard) -> APIRouter:

@@ -27,7 +27,7 @@ def array_of(given: Any) -> np.ndarray:
     return np.frombuffer(base64.b64decode(given["data"]), given["dtype"]).reshape(given["shape"])
 
 
-def told(array: np.ndarray) -> Any:
+def as_json(array: np.ndarray) -> Any:
     if array.dtype.kind == "O":
         return [item.decode() for item in array.reshape(-1)]
     data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
@@ -98,7 +98,7 @@ class Triton:
     def _result(self, result: Any) -> Any:
         response = result.get_response() if self.kind == "http" else result.get_response(as_json=True)
         return {
-            "outputs": {one["name"]: told(result.as_numpy(one["name"])) for one in response["outputs"]},
+            "outputs": {one["name"]: as_json(result.as_numpy(one["name"])) for one in response["outputs"]},
             "model_name": response["model_name"],
             "model_version": response["model_version"],
             "id": response.get("id", ""),
@@ -127,7 +127,7 @@ class KServe:
             inputs.append(tensor)
         request = InferRequest(call["model"], inputs, request_id=call.get("id"), parameters=call.get("parameters"))
         response = self._run(self.client.infer(self.url, request, model_name=call["model"]))
-        outputs = {one.name: told(one.as_numpy()) for one in response.outputs}
+        outputs = {one.name: as_json(one.as_numpy()) for one in response.outputs}
         return {
             "outputs": outputs,
             "model_name": response.model_name,

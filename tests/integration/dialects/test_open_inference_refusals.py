@@ -172,6 +172,28 @@ def test_calls_that_are_not_there_are_unimplemented(channel: Any) -> None:
     assert refused.value.code() is CODE.UNIMPLEMENTED
 
 
+def test_a_stream_goes_on_after_a_refusal(channel: Any) -> None:
+    def requests() -> Iterator[Any]:
+        for id_, row in (("a", ROW), ("b", ROW[:, :3].copy()), ("c", ROW)):
+            request = MESSAGES.named("ModelInferRequest")(model_name="policy", id=id_)
+            request.inputs.add(name="0/observation", datatype="FP32", shape=row.shape)
+            request.raw_input_contents.append(row.tobytes())
+            yield request
+
+    call = channel.stream_stream(
+        f"/{INFERENCE}/ModelStreamInfer",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=MESSAGES.named("ModelStreamInferResponse").FromString,
+    )
+    answers = list(call(requests(), metadata=(("authorization", f"Bearer {TOKEN}"),), timeout=60))
+    assert [answer.infer_response.id for answer in answers] == ["a", "b", "c"]
+    assert [bool(answer.error_message) for answer in answers] == [False, True, False]
+    assert answers[0].infer_response.raw_output_contents == answers[2].infer_response.raw_output_contents
+    with pytest.raises(grpc.RpcError) as refused:
+        list(call(requests(), timeout=60))
+    assert refused.value.code() is CODE.UNAUTHENTICATED
+
+
 def test_health_and_reflection(channel: Any) -> None:
     health = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
