@@ -6,6 +6,7 @@
     │   ├── NotMsgpack            the body is no msgpack map
     │   ├── NotHttp               what was sent is no HTTP request
     │   ├── NotDecodable          the body is not what its Content-Encoding says
+    │   ├── Malformed             no request of the protocol that its path belongs to
     │   ├── Unauthorized          no token, or a wrong one
     │   ├── Forbidden             the routes are closed: no token is configured
     │   ├── UnknownPolicy
@@ -70,6 +71,10 @@ class NotHttp(Refusal):
 
 class NotDecodable(Refusal):
     """The body is not what its Content-Encoding says."""
+
+
+class Malformed(Refusal):
+    """No request of the protocol that its path belongs to."""
 
 
 class Unauthorized(Refusal):

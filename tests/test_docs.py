@@ -280,6 +280,24 @@ def test_a_triton_client_runs_as_the_docs_show_it(server: RunningServer) -> None
     assert len(done.stdout.splitlines()) >= 3
 
 
+# docs/how-to/tensorflow-serving-clients.md
+
+TENSORFLOW_SERVING = (ROOT / "docs" / "how-to" / "tensorflow-serving-clients.md").read_text()
+
+
+def test_predict_requests_of_the_docs_answer_as_shown(server: RunningServer) -> None:
+    server.reload("cartpole").raise_for_status()  # others roll back
+    for command, answer in examples(TENSORFLOW_SERVING):
+        assert _form(answered(server, command)) == _form(json.loads(answer)), command
+
+
+def test_a_client_of_tensorflow_serving_runs_as_the_docs_show_it(server: RunningServer) -> None:
+    names: dict[str, Any] = {}
+    for program in blocks("python", TENSORFLOW_SERVING):
+        exec(compile(program.replace("http://localhost:8000", server.url), "tensorflow-serving.md", "exec"), names)
+    assert names["state"].keys() == {"1/0", "1/1"}
+
+
 # docs/tutorials/simulators.md
 
 SIMULATORS = (ROOT / "docs" / "tutorials" / "simulators.md").read_text()

@@ -21,6 +21,7 @@ from app.api.routes.health import health_router
 from app.api.routes.open_inference import health_of_protocol, open_inference_router, repository_router
 from app.api.routes.policies import policies_router
 from app.api.routes.sessions import sessions_router
+from app.api.routes.tensorflow_serving import models_route
 from app.api.routes.uploads import uploads_router
 from app.inference.service import Service
 from app.metrics import Metrics
@@ -46,6 +47,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     app.include_router(uploads_router(service, only_admins))
     app.include_router(fleet_router(service, only_admins))
     app.include_router(health_router(service, metrics))
+    app.router.routes.append(models_route(service, metrics, guard))
     app.include_router(health_of_protocol(service))
     app.include_router(open_inference_router(service, sessions, metrics, guard))
     app.include_router(repository_router(service, only_admins))

@@ -5,6 +5,7 @@ Whatever takes more than that is left to FastAPI, whose endpoints have the same 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -13,6 +14,8 @@ from app.api.models import JSON_LENGTH, Models, model_of_path
 from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
+from app.api.routes.tensorflow_serving import PREDICT, predict_paths, predict_route
+from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
 from app.inference.request import PendingRequest
@@ -104,8 +107,20 @@ class FastPath:
             endpoint = _Endpoint(partial(data_route, self.service, policy, route, counted))
             self._endpoints |= dict.fromkeys(self._paths(route, policy), endpoint)
             self.body_limit = max(self.body_limit, *(policy.body_limit(route, codec) for codec in (JSON, MSGPACK)))
+        predict = _Endpoint(self._predict(policy))
+        self._endpoints |= {path.encode(): predict for path in predict_paths(policy.name)}
         if self._sessions.can_step_at_once:
             self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
+
+    def _predict(self, policy: Policy) -> Callable[[Codec, Codec], Route]:
+        """Returns what makes the route of predict requests: always the same one, when it is first asked for."""
+
+        @functools.cache
+        def route() -> Route:
+            parser = PredictParser(self.service.parser, policy)
+            return predict_route(self.service, parser, self._metrics.data(policy.name, PREDICT))
+
+        return lambda _reads, _writes: route()
 
     def _paths(self, route: str, policy: Policy) -> list[bytes]:
         """Returns the paths of a route of the policy; the default policy has two."""

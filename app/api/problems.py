@@ -29,6 +29,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotMsgpack: (400, "Not msgpack"),
     errors.NotHttp: (400, "Not HTTP"),
     errors.NotDecodable: (400, "Not decodable"),
+    errors.Malformed: (400, "Malformed request"),
     errors.SequenceNotStarted: (400, "Sequence not started"),
     errors.Unauthorized: (401, "Unauthorized"),
     errors.Forbidden: (403, "Forbidden"),

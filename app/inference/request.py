@@ -174,6 +174,10 @@ class RequestParser:
             inputs = policy.reader.read(fields)
         return self.request(policy, function, inputs, options, policy.templates)
 
+    def function(self, policy: Policy, route: str, options: Options) -> str:
+        """Returns the function that answers `action` or `distribution` with these options; raises Unsupported."""
+        return self._functions[route](policy, options)
+
     def request(
         self,
         policy: Policy,

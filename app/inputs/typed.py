@@ -24,7 +24,7 @@ from app.inputs.options import OPTION_FIELDS, Options
 from app.inputs.skeletons import FieldInBody, SkeletonCache
 from app.inputs.validate import Inputs
 from app.wire.tensors import Array, Arrays
-from saver.artifact import Leaf, Nest, PolicySpec
+from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
 _NO_OPTIONS = Options()
 # So many numbers are written into a buffer and read from there, which takes half as long as from lists.
@@ -44,6 +44,7 @@ class TypedDecoder:
       spec: of the policy.
       rows_limit: no more are read in one request.
       without: fields that are left to `InputValidator`.
+      flattened: whether each leaf is a field of its own, by its flattened name.
       more: fields beside those of the spec, none of which has to be there, by their types.
     """
 
@@ -53,12 +54,14 @@ class TypedDecoder:
         *,
         rows_limit: int,
         without: Collection[str] = (),
+        flattened: bool = False,
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        named = enumerate((name, nest) for name, nest in top_level(spec).items() if name not in without)
-        self._fields = [_Field(f"f{i}", name, nest, _is_optional(name, spec)) for i, (name, nest) in named]
+        named = _named(spec, without, flattened)
+        self._fields = [_Field(f"f{i}", name, nest, top, spec) for i, (name, nest, top) in enumerate(named)]
+        self._state_fields = sum(field.is_state for field in self._fields)
         self._more = {f"m{i}": (name, kind) for i, (name, kind) in enumerate((more or {}).items())}
-        self._has_state = any(field.name == "policy_state" and field.leaves for field in self._fields)
+        self._has_state = any(field.is_state and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
         self._skeletons = SkeletonCache(field.in_body for field in self._fields)
@@ -123,13 +126,14 @@ class TypedDecoder:
     def _inputs_of(self, request: Any, batched: bool) -> Inputs | None:
         arrays: Arrays = {}
         rows = None if batched else 1
-        needs_state = self._has_state
+        needs_state, state_fields = self._has_state, 0
         for field in self._fields:
             value = getattr(request, field.key)
             if value is UNSET:
                 continue
-            if field.name == "policy_state":
+            if field.is_state:
                 needs_state = False
+                state_fields += 1
             for leaf in field.leaves:
                 raw = leaf.raw(value)
                 if batched and rows is None:
@@ -137,7 +141,7 @@ class TypedDecoder:
                 if batched and len(raw) != rows:
                     return None
                 arrays[leaf.name] = leaf.array(raw, rows or 1, batched)
-        if not rows or rows > self._rows_limit:
+        if not rows or rows > self._rows_limit or 0 < state_fields < self._state_fields:
             return None
         return Inputs(arrays, rows, batched, needs_state, 0)
 
@@ -181,15 +185,17 @@ class _TypedLeaf:
 
 
 class _Field:
-    """A field of a request; `key` is its attribute in the decoded struct."""
+    """A field of a request, or a leaf of the field `top`; `key` is its attribute in the decoded struct."""
 
-    def __init__(self, key: str, name: str, nest: Nest, optional: bool) -> None:
+    def __init__(self, key: str, name: str, nest: Nest, top: str, spec: PolicySpec) -> None:
         self.key = key
         self.name = name
         self.nest = nest
-        self.optional = optional
+        self.optional = spec.takes_time_step and top in DEFAULTED
+        self.is_state = top == "policy_state"
+        self.is_step_type = top == "step_type" and self.optional
         self.leaves = list(_leaves(nest, lambda value: value))
-        self.in_body = FieldInBody(name, nest, step_type=name == "step_type" and optional)
+        self.in_body = FieldInBody(name, nest, step_type=self.is_step_type)
 
 
 def _leaves(nest: Nest, get: Callable[[Any], Any]) -> Iterable[_TypedLeaf]:
@@ -216,8 +222,15 @@ def _item(get: Callable[[Any], Any], index: int, value: Any) -> Any:
 # Types
 
 
-def _is_optional(name: str, spec: PolicySpec) -> bool:
-    return spec.takes_time_step and name in DEFAULTED
+def _named(spec: PolicySpec, without: Collection[str], flattened: bool) -> Iterable[tuple[str, Nest, str]]:
+    """Yields the name of each field, its nest, and the field of the spec that it is, or belongs to."""
+    for top, nest in top_level(spec).items():
+        if top in without:
+            continue
+        if flattened:
+            yield from ((leaf.name, leaf, top) for _, leaf in leaves(nest))
+        else:
+            yield top, nest, top
 
 
 def _mark_of_batch(fields: Iterable[_Field]) -> bytes:
@@ -231,7 +244,7 @@ def _request_type(
 ) -> Any:
     members: list[Any] = []
     for field in fields:
-        kind = type_of(field.nest, field.name == "step_type" and field.optional)
+        kind = type_of(field.nest, field.is_step_type)
         members.append((field.key, kind | UnsetType, UNSET) if field.optional else (field.key, kind))
     members.sort(key=len)  # those with defaults come last
     members.append(("options", _RawOptions | UnsetType, UNSET))

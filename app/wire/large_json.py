@@ -29,6 +29,8 @@ _MOST_TOKEN_BYTES = 4096
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _TOKEN = re.compile(rb"[-+.0-9A-Za-z]{1,4097}")
 _OPENING = re.compile(rb"(?:\[[ \t\r\n]*){1,64}")
+# Between two objects of a list.
+_BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _NUMBERS = b"0123456789+-.eE \t\r\n"
 # Each string has a quote at both ends; half of those inside may look like none.
 _QUOTES_A_STRING = 4
@@ -162,14 +164,52 @@ class LongText(LongList):
         while at < self._end - 1:
             if len(found) == most:
                 return None
-            value, at = reader.value(at, 1)
+            value, at = self._item(reader, at)
             found.append(value)
-            at = reader.after_space(at)
-            if self._body[at : at + 1] == b",":
-                at = reader.after_space(at + 1)
-            elif at != self._end - 1:
-                raise NotJson(f"the body is not JSON: byte {at}, expected ',' or ']'")
         return found
+
+    def has(self, text: bytes) -> bool:
+        """Returns whether these bytes stand anywhere in it."""
+        return self._body.find(text, self._start, self._end) >= 0
+
+    def begins_with_object(self) -> bool:
+        """Returns whether its first item is an object, as far as one byte shows."""
+        at = _Reader(self._body, self._most_keys).after_space(self._start + 1)
+        return self._body[at : at + 1] == b"{"
+
+    def objects(self) -> Iterator[list[Any]]:
+        """Yields its items, which should be objects, a piece at a time. One that is long by itself has `LongList`s.
+
+        Raises:
+          NotJson, DoesNotFit: see `decode`.
+        """
+        last = self._end - 1
+        at = _Reader(self._body, self._most_keys).after_space(self._start + 1)
+        while at < last:
+            cut = (last, last)
+            if last - at > 2 * PIECE_BYTES:
+                between = _BETWEEN.search(self._body, at + PIECE_BYTES, at + 2 * PIECE_BYTES)
+                cut = (at, at) if between is None else (between.start() + 1, between.end())
+            try:
+                piece = _loads(b"[" + self._body[at : cut[0]] + b"]", at) if cut[0] > at else None
+            except NotJson:  # it was cut inside a string or a list, or it is none
+                piece = None
+            if piece is None:
+                value, at = self._item(_Reader(self._body, self._most_keys), at)
+                yield [value]
+            else:
+                at = cut[1]
+                yield piece
+
+    def _item(self, reader: _Reader, at: int) -> tuple[Any, int]:
+        """Returns the item that starts at `at`, and where the next one starts."""
+        value, at = reader.value(at, 1)
+        at = reader.after_space(at)
+        if self._body[at : at + 1] == b",":
+            at = reader.after_space(at + 1)
+        elif at != self._end - 1:
+            raise NotJson(f"the body is not JSON: byte {at}, expected ',' or ']'")
+        return value, at
 
     def rows(self, leaf: Leaf) -> int:
         """See `LongList`."""

@@ -78,12 +78,18 @@ def payload(name: str) -> Payload:
 
 
 OIP_JSON, OIP_BINARY = "oip-json", "oip-binary"
-PROTOCOLS = (OIP_JSON, OIP_BINARY)
+# TensorFlow Serving's: a row of the only input, and one with every input of the signature, as its clients send it.
+TFS_ROW, TFS_NAMED = "tfs-row", "tfs-named"
+PROTOCOLS = (OIP_JSON, OIP_BINARY, TFS_ROW, TFS_NAMED)
 
 
 def in_protocol(asked: Payload, protocol: str, policy: str) -> tuple[str, Payload]:
     """The path and the payload that ask a policy the same in another protocol; `asked`: one observation as JSON."""
     numbers = orjson.loads(asked.body)["observation"]
+    if protocol in (TFS_ROW, TFS_NAMED):
+        named = {"0/step_type": 1, "0/reward": 0.0, "0/discount": 1.0, "0/observation": numbers}
+        body = {"signature_name": "action", "instances": [numbers if protocol == TFS_ROW else named]}
+        return f"/v1/models/{policy}:predict", replace(asked, body=orjson.dumps(body))
     tensor = {"name": "0/observation", "shape": [1, len(numbers)], "datatype": "FP32"}
     path = f"/v2/models/{policy}/infer"
     if protocol == OIP_JSON:

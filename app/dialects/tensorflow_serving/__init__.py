@@ -1,0 +1,1 @@
+"""TensorFlow Serving's REST calls. What is sent and answered: docs/how-to/tensorflow-serving-clients.md."""
