@@ -53,7 +53,7 @@ async def test_a_reload_wants_one_thing(monkeypatch: pytest.MonkeyPatch) -> None
         assert len(worker.control.calls) == asked_for
 
 
-async def test_what_took_long_is_told_to_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_how_long_a_swap_took_is_shown_to_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
     async with client(monkeypatch) as (worker, http):
         worker.control.answers["rollback"] = lambda _: Swapped("six", 6, "seven", 1.23456)
         answer = await http.post("/admin/policies/echo/rollback")
