@@ -64,10 +64,15 @@ NEED_FLEX = {
 SKIPPED = {f"{case}.test_session" for case in TESTS if "." not in case}
 
 
-def test_tf_agents_tests_of_the_saver_pass_with_ours(tmp_path):
+# Every third test of the whole test cases, where not all are to be run; those that are named run in any case.
+SHARE = {"TEST_TOTAL_SHARDS": "3", "TEST_SHARD_INDEX": "0"}
+
+
+def test_tf_agents_tests_of_the_saver_pass_with_ours(tmp_path, full):
     report = tmp_path / "report.xml"
     command = [sys.executable, "-c", CHILD, f"--xml_output_file={report}", f"--test_tmpdir={tmp_path / 'tmp'}", *TESTS]
     environment = os.environ | {"TF_USE_LEGACY_KERAS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {} if full else SHARE
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     outcomes: dict[str, set[str]] = {"passed": set(), "failed": set(), "skipped": set()}
@@ -82,8 +87,15 @@ def test_tf_agents_tests_of_the_saver_pass_with_ours(tmp_path):
     counts = Counter({outcome: len(names) for outcome, names in outcomes.items()})
     print(dict(counts))
 
-    assert {name for name, text in faults.items() if "Flex delegate" in text} == NEED_FLEX
-    assert outcomes["failed"] == NEED_FLEX, "\n".join(f"{n}: {faults[n]}" for n in outcomes["failed"] - NEED_FLEX)
-    assert outcomes["skipped"] == SKIPPED
-    assert counts == {"passed": 48, "failed": 2, "skipped": 4}
-    assert done.stdout.split()[-3:] == ["calls", "42", "11"]
+    need_flex = {name for name, text in faults.items() if "Flex delegate" in text}
+    assert need_flex <= NEED_FLEX
+    assert outcomes["failed"] == need_flex, "\n".join(f"{n}: {faults[n]}" for n in outcomes["failed"] - need_flex)
+    assert outcomes["skipped"] <= SKIPPED
+    word, *calls = done.stdout.split()[-3:]
+    assert word == "calls"
+    if full:
+        assert counts == {"passed": 48, "failed": 2, "skipped": 4}
+        assert calls == ["42", "11"]
+    else:
+        assert counts["passed"] >= 15
+        assert all(int(count) > 0 for count in calls)

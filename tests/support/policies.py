@@ -1,6 +1,8 @@
 """Small policies of every kind that the journeys need, made anew with fixed seeds, and their exports."""
 
+import copy
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,13 @@ class NumberTrainer:
         kind = policy_saver.PolicySaver if plain else PolicySaver
         self.saver = kind(self.policy, train_step=self._train_step)
         self.saver.save(str(folder))
+
+    def copied(self, folder: Path) -> "NumberTrainer":
+        """Another one, of a copy of the export. Both change the same policy."""
+        shutil.copytree(self.folder, folder)
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def publish(self, number: int, name: str | None = None, folder: Path | None = None) -> str:
         """Saves a checkpoint whose answers show `number`; returns its name."""

@@ -94,9 +94,14 @@ def beside(job: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
+    return NumberTrainer(tmp_path_factory.mktemp("original") / "p", filler=FILLER)
+
+
 @pytest.fixture
-def trainer(tmp_path: Path) -> NumberTrainer:
-    return NumberTrainer(tmp_path / "p", filler=FILLER)
+def trainer(original: NumberTrainer, tmp_path: Path) -> NumberTrainer:
+    return original.copied(tmp_path / "p")
 
 
 @pytest.fixture
@@ -224,10 +229,10 @@ class After:
 
 
 @pytest.fixture(scope="module")
-def after_killed_upload(tmp_path_factory: pytest.TempPathFactory) -> After:
+def after_killed_upload(original: NumberTrainer, tmp_path_factory: pytest.TempPathFactory) -> After:
     """The policy's own folder cannot be written, so that uploads go to the state folder."""
     folder = tmp_path_factory.mktemp("killed")
-    trainer, state = NumberTrainer(folder / "p", filler=FILLER), folder / "state"
+    trainer, state = original.copied(folder / "p"), folder / "state"
     (trainer.folder / "checkpoints").write_text("in the way of the folder, also for root")
     whole, half = (tar_of(folder / trainer.publish(step, None, folder)) for step in (1, 2))
     with started(trainer, state) as server:

@@ -15,7 +15,6 @@ from tests.support import policies
 from tests.support.server import RunningServer, serving
 from tests.support.steady import until
 
-STEPS = 30
 # A restored float32 network in another batch size: the last bits may differ.
 CLOSE = 1e-5
 # Name in tests/support/policies.py → whether the export has a fixed batch size.
@@ -129,22 +128,23 @@ def serving_step(server: RunningServer, name: str) -> int:
 @pytest.mark.parametrize("rows", [None, 3, 4])
 @pytest.mark.parametrize("name", POLICIES)
 def test_an_episode_goes_on_over_swaps_with_its_own_policy_state(
-    server: RunningServer, trainers: dict[str, Trainer], name: str, rows: int | None
+    server: RunningServer, trainers: dict[str, Trainer], name: str, rows: int | None, full: bool
 ) -> None:
     """The first swap comes by watching, the second by a reload, the third is a roll-back."""
     trainer, began = trainers[name], serving_step(server, name)
-    episode = Episode(server, name, trainer, rows)
-    for number in range(STEPS):
-        if number == 8:
+    episode, between = Episode(server, name, trainer, rows), 8 if full else 3
+    for number in range(4 * between):
+        if number == between:
             trainer.publish(began + 1)
             until(lambda: serving_step(server, name) == began + 1, "the watched version serving")
-        elif number == 16:
+        elif number == 2 * between:
             server.reload(name, checkpoint=trainer.publish(began + 2)).raise_for_status()
-        elif number == 24:
+        elif number == 3 * between:
             server.admin.post(f"/admin/policies/{name}/rollback").raise_for_status()
         episode.step(number)
-    assert episode.versions == [began] * 8 + [began + 1] * 8 + [began + 2] * 8 + [began + 1] * 6
-    assert episode.distinct >= STEPS, "these weights are too alike to show whose answers they are"
+    versions = (began, began + 1, began + 2, began + 1)
+    assert episode.versions == [version for version in versions for _ in range(between)]
+    assert episode.distinct >= 4 * between, "these weights are too alike to show whose answers they are"
     server.reload(name).raise_for_status()  # watching goes on
 
 
