@@ -10,7 +10,7 @@ DEPLOY := .deploy
 RAY := .ray
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions attack clients
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-fleet attack clients
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ bench-swap: $(READY)  ## how soon new weights answer, and latency while they are
 
 bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
 	$(BIN)/python -m bench.sessions $(OPTIONS)
+
+bench-fleet: $(READY)  ## a fleet of three servers beside one: new weights, and latency through HAProxy; some ten minutes
+	$(BIN)/python -m bench.fleet $(OPTIONS)
 
 attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes
 	$(BIN)/python -m bench.attack $(OPTIONS)

@@ -17,12 +17,16 @@ _ANSWER_S = 15
 
 
 class Prober:
-    """Asks from when the block begins until it ends; a failure of it shows in `first_answer`."""
+    """Asks from when the block begins until it ends; a failure of it shows in `first_answer`.
 
-    def __init__(self, port: int, path: str, body: bytes) -> None:
+    `pause_s`: seconds between an answer and the next request.
+    """
+
+    def __init__(self, port: int, path: str, body: bytes, pause_s: float = 0.0) -> None:
         self.answers = 0
         self.failures = 0
         self._port = port
+        self._pause_s = pause_s
         self._request = request_bytes(path, body)
         self._seen: dict[str, float] = {}
         self._news = threading.Condition()
@@ -55,6 +59,8 @@ class Prober:
                 while not self._stopped:
                     connection.sendall(self._request)
                     self._note(_answer(connection))
+                    if self._pause_s:
+                        time.sleep(self._pause_s)
         except (OSError, BenchError) as error:
             with self._news:
                 self.failures += 1

@@ -1,0 +1,277 @@
+# ruff: noqa: S603
+"""What a fleet of three servers costs beside one server.
+
+For policies of two sizes: from the publication of a checkpoint to the first answer with it, of the last member of a
+fleet and of one server, by turns. Then latency through HAProxy at half of the largest load, with a swap every two
+seconds and without, by turns. redis-server and haproxy have to be there, and the machine should have nothing else to
+do. Exits with 1 where a request failed or a swap was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app import testing
+from bench import BenchError
+from bench.harness import command
+from bench.harness.command import options_as_json, progress
+from bench.harness.load import Generator, generator
+from bench.harness.machine import Neighbours, machine, warning_after, warning_before
+from bench.harness.server import ROOT, TOKEN, Server
+from bench.swaps.checkpoints import Checkpoints
+from bench.swaps.prober import Prober
+from bench.swaps.run import ACTION, BODY, POLICY, UNITS
+from bench.swaps.under_load import Plan, UnderLoad, measure
+from saver.stderr import hushed
+
+MEMBERS = 3
+FIRST_ANSWER_RATIO, P99_RATIO = 1.5, 1.2  # that are to be reached
+QUICK = {"sizes": ["small"], "swaps": 2, "rounds": 1, "phase_s": 1.0, "every_s": 0.5, "maximum_s": 0.5}
+_AT_MOST_S = 60
+_START_S = 120.0
+# Few requests, or the probers of all servers would be what is measured.
+_PROBE_S = 0.005
+_PAUSE_S = (0.4, 0.8)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One policy's figures; milliseconds from publication to the first answer, of each swap."""
+
+    size: str
+    megabytes: float
+    one_ms: list[float]
+    fleet_ms: list[float]
+    load: UnderLoad | None
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians: the last member of the fleet by the one server."""
+        return statistics.median(self.fleet_ms) / statistics.median(self.one_ms)
+
+    @property
+    def missed(self) -> int:
+        """Swaps under load that no answer showed."""
+        return sum(one.published - one.swaps for one in self.load.rounds) if self.load else 0
+
+
+def main() -> int:
+    """Measures and prints. 0: well; 1: failures, missed swaps, or nothing could be measured; 130: stopped."""
+    options = _options()
+    return command.run("bench.fleet", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    on = machine()
+    if busy := warning_before(on):
+        progress(busy)
+    neighbours, found = Neighbours(), []
+    with tempfile.TemporaryDirectory(prefix="bench-fleet-", dir=options.folder) as folder:
+        load = generator(Path(folder), ACTION, BODY)
+        for size in options.sizes:
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                found.append(_measured(size, Path(place), load, options))
+    on["others_cores"] = round(neighbours.cores(), 2)
+    _show(found, on)
+    if options.json:
+        figures = {"machine": on, "options": options_as_json(options), "found": [_as_json(one) for one in found]}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    failures = sum(one.load.failures for one in found if one.load)
+    return 1 if failures or any(one.missed for one in found) else 0
+
+
+def _measured(size: str, place: Path, load: Generator, options: argparse.Namespace) -> Found:
+    progress(f"{size}: export")
+    with hushed():
+        from bench.harness.trainer import Trainer, q_policy_of  # here, so that --help need not wait for TensorFlow
+
+        trainer = Trainer(q_policy_of(UNITS[size]))
+        trainer.export(place / "one")
+    shutil.copytree(place / "one", place / "fleet")
+    of_one, of_fleet = (Checkpoints(trainer, place / name, place / f"{name}-ready") for name in ("one", "fleet"))
+    progress(f"{size}: a server, and a fleet of {MEMBERS}")
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(_redis())
+        one, members = _started(stack, place, redis)
+        one_ms, fleet_ms = _by_turns(size, (one, of_one), (members, of_fleet), options.swaps)
+        one.stop()
+        found = None
+        if options.rounds:
+            server = stack.enter_context(_haproxy(members, place / "haproxy.log"))
+            plan = Plan(options.rounds, options.phase_s, options.every_s, options.maximum_s, options.connections)
+            found = measure(server, of_fleet, load, plan, lambda what: progress(f"{size}: {what}"))
+    return Found(size, trainer.megabytes, one_ms, fleet_ms, found)
+
+
+def _started(stack: contextlib.ExitStack, place: Path, redis: str) -> tuple[Server, list[Server]]:
+    """Starts one server, and the members of a fleet at once; the stack stops them."""
+    one = _server(place / "one", place / "one.log", {})
+    stack.callback(one.stop)
+    environment = {"POLICY_SERVER_FLEET_URL": redis}
+    with ThreadPoolExecutor(MEMBERS) as executor:
+        starting = [
+            executor.submit(_server, place / "fleet", place / f"{number}.log", environment) for number in range(MEMBERS)
+        ]
+    members = []
+    for started in starting:
+        members.append(started.result())
+        stack.callback(members[-1].stop)
+    for server in (one, *members):
+        server.call("GET", "/readyz")
+    return one, members
+
+
+def _server(policy: Path, log: Path, extra: dict[str, str]) -> Server:
+    environment = {"POLICY_SERVER_ADMIN_TOKEN": TOKEN} | extra
+    found = testing.start({POLICY: policy}, "--watch", log=log, environment=environment, timeout_s=_START_S)
+    return Server(found.url, found.admin_token, log, found.process, POLICY)
+
+
+def _by_turns(
+    size: str, one: tuple[Server, Checkpoints], fleet: tuple[Sequence[Server], Checkpoints], swaps: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each swap, of the one server and of the last member; the first does not count."""
+    turns = {"one": ([one[0]], one[1]), "fleet": fleet}
+    found: dict[str, list[float]] = {"one": [], "fleet": []}
+    pauses = random.Random(0)
+    with contextlib.ExitStack() as stack:
+        probers = {
+            name: [stack.enter_context(Prober(server.port, ACTION, BODY, _PROBE_S)) for server in servers]
+            for name, (servers, _) in turns.items()
+        }
+        for _, checkpoints in turns.values():
+            checkpoints.prepare(swaps + 1)
+        for number in range(swaps + 1):
+            progress(f"{size}: swap {number} of {swaps}")
+            for turn in ("one", "fleet") if number % 2 else ("fleet", "one"):
+                time.sleep(pauses.uniform(*_PAUSE_S))
+                name, published = turns[turn][1].publish()
+                last = max(prober.first_answer(name, _AT_MOST_S) for prober in probers[turn])
+                found[turn].append(1000 * (last - published))
+        for _, checkpoints in turns.values():
+            checkpoints.prune()
+    return found["one"][1:], found["fleet"][1:]
+
+
+@contextlib.contextmanager
+def _redis() -> Iterator[str]:
+    port = testing.free_port()
+    words = [_program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with _running(words, {}, Path(os.devnull)):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def _haproxy(members: Sequence[Server], log: Path) -> Iterator[Server]:
+    """HAProxy before the members, as what is measured."""
+    port = testing.free_port()
+    environment = {"LISTEN": f"127.0.0.1:{port}"}
+    environment |= {f"MEMBER_{number}": f"127.0.0.1:{one.port}" for number, one in enumerate(members, 1)}
+    words = [_program("haproxy"), "-db", "-f", str(ROOT / "deploy" / "haproxy.cfg")]
+    with _running(words, environment, log) as process:
+        server = Server(f"http://127.0.0.1:{port}", TOKEN, log, process, POLICY)
+        until = time.monotonic() + _START_S
+        while True:
+            try:
+                server.call("GET", "/readyz")
+                break
+            except testing.ServerFailed as error:
+                if time.monotonic() > until or process.poll() is not None:
+                    raise BenchError(f"haproxy: {error}; {testing.end_of(log)}") from None
+                time.sleep(0.1)
+        yield server
+
+
+@contextlib.contextmanager
+def _running(words: Sequence[str], extra: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            words, env={**os.environ, **extra}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if found is None:
+        raise BenchError(f"there is no {name}, which Debian's package of that name has")
+    return found
+
+
+def _show(found: Sequence[Found], on: dict[str, Any]) -> None:
+    table = Table(title=f"A fleet of {MEMBERS} beside one server, in ms, on {on['processor']}", title_justify="left")
+    for name in ("policy", "MB", "swaps", "one server", "last member", f"ratio (≤ {FIRST_ANSWER_RATIO})"):
+        table.add_column(name, justify="right")
+    for name in ("rate/s", "p99", "p99 with swaps", f"ratio (≤ {P99_RATIO})", "failures"):
+        table.add_column(name, justify="right")
+    for one in found:
+        load = one.load
+        medians = [f"{statistics.median(times):.1f}" for times in (one.one_ms, one.fleet_ms)]
+        figures = (
+            []
+            if load is None
+            else [
+                f"{load.rate:.0f}{'' if load.reached else ' !'}",
+                f"{load.median(False, 'p99_ms'):.2f}",
+                f"{load.median(True, 'p99_ms'):.2f}",
+                f"{load.p99_ratio:.2f}",
+                str(load.failures),
+            ]
+        )
+        table.add_row(one.size, f"{one.megabytes:.2f}", str(len(one.one_ms)), *medians, f"{one.ratio:.2f}", *figures)
+    console = Console()
+    console = console if console.is_terminal else Console(width=150)
+    console.print(table)
+    for line in filter(
+        None, [warning_after(on), *(f"! {one.size}: {one.missed} missed" for one in found if one.missed)]
+    ):
+        console.print(line, markup=False, highlight=False)
+
+
+def _as_json(one: Found) -> dict[str, Any]:
+    return asdict(one) | {"ratio": one.ratio, "p99_ratio": one.load.p99_ratio if one.load else None}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
+    add = parser.add_argument
+    add("--sizes", nargs="+", default=["small", "50MB"], choices=list(UNITS), metavar="SIZE", help="small, 5MB, 50MB")
+    add("--swaps", type=int, default=20, help="of each side (default: %(default)s)")
+    add("--rounds", type=int, default=6, help="of two phases; 0 leaves the load out (default: %(default)s)")
+    add("--phase-s", type=float, default=10.0, help="seconds of each phase (default: %(default)s)")
+    add("--every-s", type=float, default=2.0, help="seconds from swap to swap under load (default: %(default)s)")
+    add("--maximum-s", type=float, default=5.0, help="seconds of the search for the largest load (default: 5)")
+    add("--connections", type=int, default=32, help="of the load (default: %(default)s)")
+    add("--folder", type=Path, help="where to write, some 2 GB (default: the system's temporary folder)")
+    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    add("--quick", action="store_true", help="a short try of the small policy; its figures say nothing")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
