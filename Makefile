@@ -10,7 +10,7 @@ DEPLOY := .deploy
 RAY := .ray
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-fleet attack
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-fleet attack clients
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ test-full: $(READY)  ## all tests with the full counts; prints figures
 test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11, in environments under .trainers
 	$(BIN)/python -m tests.trainers.environments .trainers
 	$(BIN)/python -m pytest tests/trainers --trainers .trainers
+
+# Tests that need it make it too, where there is an index of packages: 350 MB, some ten seconds.
+clients: $(READY)  ## the clients of other protocols that tests run, in an environment of their own under .clients
+	$(BIN)/python -m tests.support.clients
 
 test-packages: $(READY)  ## the packages as users install them: every Python that is here, pip, uv and pipx; some ten minutes
 	$(BIN)/python -m pytest tests/packages --packages --full
@@ -121,8 +125,10 @@ fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(READY)  ## make requirements.lock and the locks of the other environments anew from pyproject.toml
+lock: $(READY)  ## make the locks (requirements*.lock) anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group demo --group dev --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
 	for group in site deploy ray; do $(BIN)/uv pip compile --group $$group --python-version 3.11 --universal --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-$$group.lock || exit 1; done
+	$(BIN)/uv pip compile --group clients --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-clients.lock

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import io
 import os
 import signal
@@ -54,6 +55,8 @@ def _start(parsed: argparse.Namespace) -> int:
         settings = settings_from_process(parsed.policies, given)
         for name in unknown_variables(os.environ):
             print(f"policy server: {name} is no setting and is ignored", file=sys.stderr)
+        if settings.grpc_port and importlib.util.find_spec("grpc") is None:
+            raise SettingsError("--grpc-port needs the extra grpc: pip install 'policy-server[grpc]'")
         with _bound_socket(settings) as listener:
             return _serve(settings, listener)
     except (SettingsError, UnusablePolicy) as error:
@@ -149,6 +152,8 @@ async def _serve_until_signalled(settings: Settings, listener: socket.socket) ->
 def _announce(settings: Settings, listener: socket.socket, openings: Openings) -> None:
     host, port = listener.getsockname()[:2]
     lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)"]
+    if settings.grpc_port:
+        lines.append(f"  gRPC on port {settings.grpc_port}")
     for named in settings.policies:
         if named.name in openings.failures:
             lines.append(f"  {named.name}: NOT SERVED: {openings.failures[named.name]}")

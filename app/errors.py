@@ -11,6 +11,7 @@
     │   ├── UnknownPolicy
     │   ├── UnknownVersion
     │   ├── UnknownSession
+    │   ├── SequenceNotStarted    the same in the Open Inference Protocol, where a sequence has to be started
     │   ├── SessionConflict       not the next step of the session, or another run's
     │   ├── WeightsGone           those that an episode started with
     │   ├── SwapRefused           a checkpoint that may not serve
@@ -89,6 +90,10 @@ class UnknownVersion(Refusal):
 
 class UnknownSession(Refusal):
     """No session of that id, or no more."""
+
+
+class SequenceNotStarted(Refusal):
+    """No sequence of that id has been started, or no more: what `UnknownSession` is in the Open Inference Protocol."""
 
 
 class SessionConflict(Refusal):

@@ -59,11 +59,7 @@ class Metric(NamedTuple):
 METRICS = (
     Metric("answers", Counter, "Data requests answered, by route and HTTP status.", (*_ROUTE, "status")),
     Metric(
-        "answer_seconds",
-        Histogram,
-        "Time from a request's header read to its answer, in seconds.",
-        _ROUTE,
-        _LATENCY_S,
+        "answer_seconds", Histogram, "Time from a request's header read to its answer, in seconds.", _ROUTE, _LATENCY_S
     ),
     Metric("batch_rows", Histogram, "Rows per batch.", buckets=_ROWS),
     Metric("train_step", Gauge, "Train step of the weights."),
@@ -209,13 +205,27 @@ class Metrics:
 
     def text(self) -> bytes:
         """Returns what all processes of the server have counted, in Prometheus's text format."""
+        with self._together() as registry:
+            return generate_latest(registry)
+
+    def samples(self, name: str) -> list[tuple[dict[str, str], str, float]]:
+        """Returns what all processes have counted of a row of `METRICS`: labels, the sample's name after it, value."""
+        with self._together() as registry:
+            families = [family for family in registry.collect() if family.name == PREFIX + name]
+        start = len(PREFIX + name)
+        return [(dict(s.labels), s.name[start:], s.value) for family in families for s in family.samples]
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[CollectorRegistry]:
+        """Yields a registry with the counts of all processes."""
         self.flush()
         if SHARED_FOLDER_VARIABLE not in os.environ:
-            return generate_latest(self.registry)
+            yield self.registry
+            return
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         with _lock(Path(os.environ[SHARED_FOLDER_VARIABLE]), fcntl.LOCK_SH):
-            return generate_latest(together)
+            yield together
 
 
 class PolicyMetrics:

@@ -62,6 +62,9 @@ class Settings:
     policies: tuple[PolicyFolder, ...]
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
+    grpc_port: int = setting(
+        0, "port for the Open Inference Protocol over gRPC (needs the extra grpc); 0: none", least=0, most=65535
+    )
     workers: int = setting(1, "processes that answer requests; all change weights together", least=1, most=64)
     engine: str = setting(
         "auto",

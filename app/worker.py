@@ -42,9 +42,8 @@ from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
 from app.rpc.messages import FleetStatus, Offer
-from app.sessions.memory import MemoryStore
 from app.sessions.sessions import TIDY_S, Sessions
-from app.sessions.store import Limits, SessionStore
+from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings
 from app.uploads.upload import Uploads, upload_places
 from app.versions.active import LoadedVersions
@@ -138,6 +137,17 @@ class Worker:
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         self._stack.push_async_callback(self._http.stop)
         await self._http.start(self._listener)
+        if self._settings.grpc_port:
+            await self._start_grpc()
+
+    async def _start_grpc(self) -> None:
+        from app.api.grpc_server import GrpcServer  # of an extra, and some 20 MB
+
+        assert self._sessions is not None, "open comes first"
+        grace_s = _grace_s(self._settings)
+        server = GrpcServer(self._service, self._sessions, self._metrics, self._settings, grace_s)
+        await server.start()
+        self._stack.push_async_callback(server.stop)
 
     async def stop(self) -> None:
         """Answers what was accepted, and closes everything."""
@@ -257,22 +267,6 @@ def _fields(spec: PolicySpec) -> str:
     """Returns what refusals call the input: the observation, or the fields of an export without time steps."""
     nests = top_level(spec)
     return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
-
-
-def store_for(settings: Settings) -> SessionStore | None:
-    """Makes the store of sessions; None where the workers have no place in common."""
-    limits = Limits(
-        settings.sessions_limit,
-        settings.sessions_bytes_limit,
-        settings.sessions_idle_s,
-        settings.retained_versions,
-        settings.sessions_per_client,
-    )
-    if settings.session_url:
-        from app.sessions.redis_store import RedisStore
-
-        return RedisStore(settings.session_url, limits)
-    return MemoryStore(limits, asyncio.get_running_loop().time) if settings.workers == 1 else None
 
 
 async def _flush_now_and_then(metrics: Metrics) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.settings import all_settings, variable
+from tests.support.clients import NoClients, python_of_clients
 from tests.support.compilers import cpp, csharp, found, rust
 from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 from tests.support.variables import known_variables
@@ -255,6 +256,28 @@ def test_python_of_the_docs_writes_and_reads_the_same() -> None:
     exec(compile(program, "binary.md", "exec"), names)
     np.testing.assert_array_equal(decode(names["body"])["observation"], decode(REQUEST)["observation"])
     np.testing.assert_array_equal(names["array"](msgspec.msgpack.decode(ANSWER)["action"]), np.float32([0.5, -1.25]))
+
+
+# docs/how-to/triton-clients.md
+
+TRITON = (ROOT / "docs" / "how-to" / "triton-clients.md").read_text()
+
+
+def test_an_inference_request_of_the_docs_answers_as_shown(server: RunningServer) -> None:
+    server.reload("cartpole").raise_for_status()  # others roll back
+    for command, answer in examples(TRITON):
+        assert _form(answered(server, command)) == _form(json.loads(answer)), command
+
+
+def test_a_triton_client_runs_as_the_docs_show_it(server: RunningServer) -> None:
+    try:
+        python = python_of_clients()
+    except NoClients as error:
+        pytest.skip(f"there is no environment with the clients: {error}")
+    program = "\n".join(blocks("python", TRITON)).replace("localhost:8000", server.url.removeprefix("http://"))
+    done = subprocess.run([python, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3
 
 
 # docs/tutorials/simulators.md

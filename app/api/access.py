@@ -25,7 +25,7 @@ def admin_guard(token: str) -> Guard:
     async def guard(request: Request) -> None:
         if not token:
             raise Forbidden(f"the admin routes are closed: set {variable('admin_token')} and start again")
-        _compare(request, token)
+        require_bearer(request.headers.get("authorization", ""), token)
 
     return guard
 
@@ -35,7 +35,7 @@ def data_guard(token: str) -> Guard:
 
     async def guard(request: Request) -> None:
         if token:
-            _compare(request, token)
+            require_bearer(request.headers.get("authorization", ""), token)
 
     return guard
 
@@ -47,11 +47,12 @@ def check_bearer(header: str, token: str) -> bool:
 
 
 def client_of(request: Request) -> str:
-    """Returns a client's address: that of the connection, or the one that a trusted proxy names; "" if unknown.
+    """Returns a client's address: that of the connection, or the one that a trusted proxy names; "" if unknown."""
+    return client_at(request.client.host if request.client is not None else "")
 
-    Of an IPv6 address the network of 64 bits, of which one machine may take any address that it likes.
-    """
-    host = request.client.host if request.client is not None else ""
+
+def client_at(host: str) -> str:
+    """Returns the address that a client counts by: of IPv6 the network, where a machine may take any of 64 bits."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -63,8 +64,8 @@ def client_of(request: Request) -> str:
     return str(ipaddress.ip_network((address, _IPV6_BITS), strict=False))
 
 
-def _compare(request: Request, token: str) -> None:
-    header = request.headers.get("authorization", "")
+def require_bearer(header: str, token: str) -> None:
+    """Raises Unauthorized where the value of an Authorization header does not contain this token."""
     if check_bearer(header, token):
         return
     scheme, _, given = header.partition(" ")

@@ -1,4 +1,4 @@
-"""One request and its answer on its connection: by the fast path, or by an ASGI application."""
+"""One request and its answer on its connection, by an ASGI application."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
-from app.api.bodies import BodyBuffer
 from app.api.parser import RequestHead
 from app.api.problems import problem_response
-from app.api.request_cycle import Receiver, RequestCycle, Route
+from app.api.request_cycle import Receiver
 
 log = logging.getLogger("policy_server.http")
 
@@ -44,44 +43,6 @@ class Connection(Receiver, Protocol):
 
     def answered(self) -> None:
         """Continues with the next request."""
-
-
-class FastPathCycle(RequestCycle):
-    """A request that the fast path answers."""
-
-    def __init__(self, route: Route, connection: Connection) -> None:
-        super().__init__(route, connection)
-        self._buffer = BodyBuffer()
-        self.received = 0
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes of the body that are in memory."""
-        return self.received
-
-    unread_body_bytes = 0
-    takes_interim = True
-
-    def receive(self, piece: bytes) -> None:
-        """Keeps a piece of the body."""
-        self.received += len(piece)
-        self._buffer.add(piece)
-
-    def body(self) -> bytes:
-        """Returns the whole body; to be called once."""
-        self.received = 0
-        return self._buffer.take()
-
-    def refuse(self, error: Exception) -> None:
-        """Answers with an error of the connection's."""
-        self._buffer = BodyBuffer()
-        if not self.done():
-            self.set_exception(error)
-
-    def give_up(self) -> None:
-        """Gives up the request: the connection is closed."""
-        self._buffer = BodyBuffer()
-        super().give_up()
 
 
 class AsgiCycle:

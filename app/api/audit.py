@@ -9,7 +9,8 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 audit = logging.getLogger("policy_server.audit")
-_ROOT = "/admin"
+# Those of the own protocol, and of the Open Inference Protocol.
+_ROOTS = ("/admin", "/v2/repository/models")
 
 
 class Audited:
@@ -20,7 +21,7 @@ class Audited:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_ROOT):
+        if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_ROOTS):
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0

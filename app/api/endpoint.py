@@ -48,7 +48,7 @@ class CoroutineCycle(Cycle):
             self._respond(response)
 
 
-class _AwaitedAnswer:
+class AwaitedAnswer:
     """Takes the answer of a cycle, for the endpoint that awaits `response`."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def endpoint(
             response = problem_response(error)
             metrics.data(known, route).answered(response.status_code, perf_counter() - started)
             return response
-        answer = _AwaitedAnswer()
+        answer = AwaitedAnswer()
         cycle = make(request, policy, reads, writes, metrics.data(known, route), answer)
         try:
             body = await read_body(request, policy.body_limit(route, reads))
@@ -88,13 +88,13 @@ def endpoint(
             cycle.set_exception(error)
         else:
             cycle.ask(service, body, asyncio.get_running_loop().time())
-        return await _answered(request, cycle, answer)
+        return await answered(request, cycle, answer)
 
     return respond
 
 
-async def _answered(request: Request, cycle: Cycle, answer: _AwaitedAnswer) -> Response:
-    """Returns the answer; a request is given up when its client goes away, so that it takes no room and no batch."""
+async def answered(request: Request, cycle: Cycle, answer: AwaitedAnswer) -> Response:
+    """Returns what `answer` takes; a request is given up when its client goes away: it takes no room and no batch."""
 
     def give_up() -> None:
         cycle.give_up()

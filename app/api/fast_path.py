@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from app.api.access import check_bearer
+from app.api.models import JSON_LENGTH, Models, model_of_path
 from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
-from app.errors import UnknownMediaType
+from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
 from app.inference.request import PendingRequest
 from app.inference.service import Service
@@ -48,6 +49,23 @@ class _Endpoint:
         return route
 
 
+class _InferEndpoint:
+    """A model's path, with its routes by the length of the JSON in a body. `make`: that length, or None → the route."""
+
+    def __init__(self, make: Callable[[int | None], Route]) -> None:
+        self._make = make
+        self._routes: dict[bytes, Route] = {}
+
+    def route(self, json_length: bytes) -> Route:
+        """Makes a route, or returns the one that was made for this length; b"": the body is all JSON."""
+        found = self._routes.get(json_length)
+        if found is None:
+            found = self._make(int(json_length) if json_length else None)
+            if len(self._routes) < _MOST_MEDIA:
+                self._routes[json_length] = found
+        return found
+
+
 class FastPath:
     """Decides which requests need no framework.
 
@@ -74,6 +92,8 @@ class FastPath:
         )
         self._endpoints: dict[bytes, _Endpoint] = {}
         self._sessions_of: dict[bytes, Policy] = {}
+        self._models = Models(service, sessions)
+        self._inferring: dict[bytes, _InferEndpoint] = {}
         for policy in service.policies:
             self.add(policy)
 
@@ -96,7 +116,7 @@ class FastPath:
         """Returns the route of a POST with these headers (names in lower case); None where the framework answers it."""
         endpoint = self._endpoints.get(path) or self._session_endpoint(path)
         if endpoint is None:
-            return None
+            return self._infer_route(path, headers)
         length, media, accept, bearer = -1, b"", b"", b""
         for name, value in headers:
             if name == b"content-length":
@@ -117,6 +137,41 @@ class FastPath:
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
         return route
+
+    def _infer_route(self, path: bytes, headers: Headers) -> Route | None:
+        """Returns the route of a request of the Open Inference Protocol, as `route` does."""
+        endpoint = self._inferring.get(path) or self._infer_endpoint(path)
+        if endpoint is None:
+            return None
+        length, bearer, json_length = -1, b"", b""
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"authorization":
+                bearer = bearer or value
+            elif name == JSON_LENGTH:
+                if json_length or not value.isdigit():
+                    return None
+                json_length = value
+            elif name in self._for_framework or name == b"x-forwarded-for":
+                return None
+        route = endpoint.route(json_length)
+        if not 0 <= length <= route.large.limit:
+            return None
+        if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
+            return None
+        return route
+
+    def _infer_endpoint(self, path: bytes) -> _InferEndpoint | None:
+        """Makes the endpoint of a model's infer requests; None where the path is none of theirs."""
+        model = model_of_path(path)
+        try:
+            found = self._models.model(model) if model else None
+        except PolicyServerError:
+            found = None  # the framework says what is wrong
+        if found is None:
+            return None
+        return self._inferring.setdefault(path, _InferEndpoint(partial(found.route, self._metrics)))
 
     def _step_route(self, policy: Policy, id_: str, reads: Codec, writes: Codec) -> Route:
         sessions = self._sessions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ log = logging.getLogger("policy_server.http")
 
 MEDIA_TYPE = "application/problem+json"
 _BUG = "Internal error"
+# The roots of the paths of other servers' protocols, whose errors are {"error": text}.
+FOREIGN = ("/v2", "/v1/models")
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 # Error → status and title. A subclass without a row of its own would be a 500: a test walks the tree.
@@ -26,6 +29,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotMsgpack: (400, "Not msgpack"),
     errors.NotHttp: (400, "Not HTTP"),
     errors.NotDecodable: (400, "Not decodable"),
+    errors.SequenceNotStarted: (400, "Sequence not started"),
     errors.Unauthorized: (401, "Unauthorized"),
     errors.Forbidden: (403, "Forbidden"),
     errors.UnknownPolicy: (404, "Unknown policy"),
@@ -62,34 +66,57 @@ def _row(error: Exception) -> tuple[int, str]:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, _BUG))
 
 
+def detail_of(error: Exception) -> str:
+    """Returns what a caller is to know about an error; one that is not ours is logged."""
+    if _row(error)[1] == _BUG:
+        log.error("a request ended in a bug", exc_info=error)
+        return "this is a bug of the server; its log has the details"
+    return str(error)
+
+
 def problem_response(error: Exception) -> Response:
     """Returns the response for an error; one that is not ours is logged."""
     status, title = _row(error)
-    if title == _BUG:
-        log.error("a request ended in a bug", exc_info=error)
-        return _response(status, title, "this is a bug of the server; its log has the details")
     extra: dict[str, Any] = {}
-    headers = {}
     if isinstance(error, errors.DoesNotFit):
         extra["errors"] = [vars(problem) for problem in error.problems]
     if isinstance(error, errors.SessionConflict):
         extra["step"] = error.step
+    return _response(status, title, detail_of(error), extra, _headers(error))
+
+
+def error_response(error: Exception) -> Response:
+    """Returns the response for an error in another server's protocol: the same status and header fields, other JSON."""
+    return _error(status_of(error), detail_of(error), _headers(error))
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps({"error": text}), status, headers, "application/json")
+
+
+def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, errors.Overloaded | errors.NotReady) and error.retry_after_s:
-        headers["Retry-After"] = str(error.retry_after_s)
+        return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.UnknownEncoding):
-        headers["Accept-Encoding"] = error.accepted
+        return {"Accept-Encoding": error.accepted}
     if isinstance(error, errors.Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    return _response(status, title, str(error), extra, headers)
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def _is_foreign(request: Request) -> bool:
+    """Returns whether a path is one of another server's protocol."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return any(path == root or path.startswith(f"{root}/") for root in FOREIGN)
 
 
 def install(app: FastAPI) -> None:
-    """Answers every error of `app` with problem+json."""
+    """Answers every error of `app` with problem+json, and with {"error": text} under the paths of other protocols."""
 
     @app.exception_handler(errors.PolicyServerError)
     @app.exception_handler(Exception)
-    async def _ours(_: Request, error: Exception) -> Response:
-        return problem_response(error)
+    async def _ours(request: Request, error: Exception) -> Response:
+        return error_response(error) if _is_foreign(request) else problem_response(error)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
@@ -97,6 +124,8 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(sorted(_methods(request)))
+        if _is_foreign(request):
+            return _error(error.status_code, detail, headers)
         return _response(error.status_code, str(error.detail), detail, {}, headers)
 
     @app.exception_handler(RequestValidationError)

@@ -17,14 +17,14 @@ import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.asgi_cycle import AsgiCycle, FastPathCycle, scope_of
+from app.api.asgi_cycle import AsgiCycle, scope_of
 from app.api.connection_limits import SharedLimits
 from app.api.fast_path import FastPath
 from app.api.known_head import Head
 from app.api.parser import RequestHead
 from app.api.problems import problem_response
 from app.api.reader import SWALLOWED_BYTES, RequestReader
-from app.api.request_cycle import Route
+from app.api.request_cycle import FastPathCycle, Route
 from app.api.timeouts import CHECK_AFTER_S, Timeouts
 from app.api.writer import CLOSED
 from app.errors import Overloaded, RequestTimeout, Unsupported
@@ -73,7 +73,7 @@ class FastPathProtocol(RequestReader):
             body = head.body_in(data)
             if body is not None and len(body) <= self.fast_path.body_limit:
                 self._ready = None
-                self.cycle = cycle = FastPathCycle(head.route, self)
+                self.cycle = cycle = head.route.cycle(head.route, self)
                 cycle.ask(self.fast_path.service, body, self.loop.time())
                 return
             if 0 < head.announces(data) <= SMALL_BYTES:  # many clients send the body by itself
@@ -150,7 +150,7 @@ class FastPathProtocol(RequestReader):
             route = self.fast_path.route(head.target, head.headers)
             if route is not None:
                 self._last_route = route if self.stays else None
-                self.cycle = FastPathCycle(route, self)
+                self.cycle = route.cycle(route, self)
                 return
         scope = scope_of(head, self._root_path, get_remote_addr(self.transport), get_local_addr(self.transport))
         cycle = self.cycle = AsgiCycle(self, head, scope)
@@ -161,11 +161,11 @@ class FastPathProtocol(RequestReader):
     def request_complete(self) -> None:
         """Asks for the answer of the request under way."""
         cycle = self.cycle
-        if type(cycle) is FastPathCycle:
+        if isinstance(cycle, FastPathCycle):
             body = cycle.body()
             self.shared.unfinished.release(self)
             cycle.ask(self.fast_path.service, body, self.loop.time())
-        elif type(cycle) is AsgiCycle:
+        elif cycle is not None:
             cycle.complete()
 
     def end_seen(self) -> None:

@@ -10,8 +10,9 @@ import asyncio
 
 from uvicorn.server import ServerState
 
-from app.api.asgi_cycle import AsgiCycle, FastPathCycle
+from app.api.asgi_cycle import AsgiCycle
 from app.api.parser import HttpParser, RequestHead
+from app.api.request_cycle import FastPathCycle
 from app.api.timeouts import CHECK_AFTER_S, HalfCloseCheck
 from app.api.writer import AnswerWriter
 from app.errors import Refusal

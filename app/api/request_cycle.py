@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import Response
 
+from app.api.bodies import BodyBuffer
 from app.api.problems import problem_response, status_of
 from app.batching.rule import Result
+from app.dialects.calls import LargeForeignRequest
 from app.errors import BodyTooLarge, ClientGone, NotJson
 from app.inference.policy import Policy
 from app.inference.request import LargeRequest, PendingRequest
@@ -23,19 +25,7 @@ from app.wire.codecs import Codec
 from app.wire.limits import SMALL_BYTES
 
 # Their answers take long to write.
-_LARGE = (LargeRequest, LargeMemoryStep)
-
-
-class Route(NamedTuple):
-    """How requests with one path and the same headers are answered.
-
-    `read`: a body → the pending request, or its answer at once.
-    """
-
-    read: Callable[[bytes], PendingRequest | Answer]
-    writes: Codec
-    metrics: DataMetrics
-    large: Large
+_LARGE = (LargeRequest, LargeForeignRequest, LargeMemoryStep)
 
 
 class Large(NamedTuple):
@@ -192,6 +182,57 @@ class RequestCycle(Cycle):
     def _answer(self, body: bytes) -> None:
         self._end(200)
         self._receiver.write_answer(self.route.writes.header, body)
+
+
+class FastPathCycle(RequestCycle):
+    """A request that the fast path answers."""
+
+    def __init__(self, route: Route, receiver: Receiver) -> None:
+        super().__init__(route, receiver)
+        self._buffer = BodyBuffer()
+        self.received = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of the body that are in memory."""
+        return self.received
+
+    unread_body_bytes = 0
+    takes_interim = True
+
+    def receive(self, piece: bytes) -> None:
+        """Keeps a piece of the body."""
+        self.received += len(piece)
+        self._buffer.add(piece)
+
+    def body(self) -> bytes:
+        """Returns the whole body; to be called once."""
+        self.received = 0
+        return self._buffer.take()
+
+    def refuse(self, error: Exception) -> None:
+        """Answers with an error of the connection's."""
+        self._buffer = BodyBuffer()
+        if not self.done():
+            self.set_exception(error)
+
+    def give_up(self) -> None:
+        """Gives up the request: the connection is closed."""
+        self._buffer = BodyBuffer()
+        super().give_up()
+
+
+class Route(NamedTuple):
+    """How requests with one path and the same headers are answered.
+
+    `read`: a body → the pending request, or its answer at once. `cycle`: of a request on its connection.
+    """
+
+    read: Callable[[bytes], PendingRequest | Answer]
+    writes: Codec
+    metrics: DataMetrics
+    large: Large
+    cycle: type[FastPathCycle] = FastPathCycle
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

@@ -7,8 +7,10 @@ from typing import Any
 
 from fastapi import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
+from app.api.access import client_at
 from app.api.connection_limits import SharedLimits
 
 _OK = STATUS_LINE[200]
@@ -55,6 +57,11 @@ class AnswerWriter(asyncio.Protocol):
     def answered(self) -> None:
         """See `Connection`."""
         raise NotImplementedError
+
+    def client(self) -> str:
+        """Returns the address that sessions of this client count by; see `client_at`."""
+        remote = get_remote_addr(self.transport)
+        return client_at(remote[0]) if remote else ""
 
     def may_stay(self) -> bool:
         """Returns whether the connection stays open after the answer under way."""

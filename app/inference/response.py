@@ -41,7 +41,9 @@ class ResponseTemplate:
         self._build = build
         self._with_version = with_version
         self._pieces = _pieces(build(_Slot))
-        found = [(shapes or {}).get(piece, ()) for piece in self._pieces if isinstance(piece, _Slot)]
+        # Of the outputs that it has, in their order.
+        self.names = tuple(str(piece) for piece in self._pieces if isinstance(piece, _Slot))
+        found = [(shapes or {}).get(name, ()) for name in self.names]
         # How many it has in each row.
         self.numbers = sum(math.prod(size or 1 for size in shape) for shape in found)
 
@@ -55,7 +57,7 @@ class ResponseTemplate:
         """Returns the answer as JSON: what `json_body.encode` makes of its structure, sooner where all is finite."""
         parts = []
         for piece in self._pieces:
-            part = piece if isinstance(piece, bytes) else _numbers(result.outputs[piece], batched)
+            part = piece if isinstance(piece, bytes) else numbers_json(result.outputs[piece], batched)
             if part is None:
                 return json_body.encode(self.structure(result, batched))
             parts.append(part)
@@ -170,8 +172,8 @@ def _write(value: Any, pieces: list[bytes | _Slot]) -> None:
         pieces.append(orjson.dumps(value))
 
 
-def _numbers(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
-    """An output's rows, or its only one; None where orjson alone would not write what `json_body` does."""
+def numbers_json(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
+    """Returns an output's rows, or its only one; None where orjson alone would not write what `json_body` does."""
     if array.dtype.char not in _PLAIN:
         return None
     try:

@@ -70,6 +70,11 @@ class InputValidator:
         self._defaults = default_leaves(spec)
         self._bounds = {name: _bounds(leaf, self._is_step_type(name)) for name, leaf in self._leaves.items()}
 
+    @property
+    def required(self) -> frozenset[str]:
+        """The flattened names of what no request may leave out."""
+        return frozenset(name for name in self._leaves if not self._optional(name))
+
     def read(self, body: dict[str, Any]) -> Inputs:
         """Reads the fields of `body` (without `options`) as arrays.
 

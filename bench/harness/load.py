@@ -7,7 +7,7 @@ import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,10 @@ def compiled(folder: Path) -> Path:
     return program
 
 
-def request_bytes(path: str, body: bytes, media_type: str = "application/json") -> bytes:
-    """A POST on a connection that is kept."""
+def request_bytes(
+    path: str, body: bytes, media_type: str = "application/json", fields: Sequence[tuple[str, str]] = ()
+) -> bytes:
+    """A POST on a connection that is kept. `fields`: more of its head."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
+    more = "".join(f"\r\n{name}: {value}" for name, value in fields)
+    return f"{head}{more}\r\n\r\n".encode() + body

@@ -6,12 +6,15 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.serving import payloads
 from bench.serving.results import Results, Row
 from bench.serving.scenarios import SCENARIOS, name_before
 
 _Compare = Callable[[float, float], bool]
 AT_LEAST: tuple[str, _Compare] = ("at least", operator.ge)
 AT_MOST: tuple[str, _Compare] = ("at most", operator.le)
+# A protocol may cost its own encoding.
+_BY_OWN = {payloads.OIP_JSON: 0.6, payloads.OIP_BINARY: 0.7}
 # No change may cost more than that anywhere.
 _BY_BEFORE = 0.95
 
@@ -41,6 +44,7 @@ def lines(results: Results, peers: Sequence[str] = ()) -> list[Line]:
         *_overload(results),
         *_policies(results),
         *_starts(results),
+        *_protocols(results),
         *_by_before(results),
     ]
 
@@ -61,6 +65,19 @@ def _one_row(results: Results, peers: Sequence[str]) -> list[Line]:
         Line("2", "one row, 1 client: p50 by the echo's", echo, 1.6, AT_MOST),
         Line("2", "… by the naive server's", naive, 1 / 7, AT_MOST),
     ]
+
+
+def _protocols(results: Results) -> list[Line]:
+    own = _ours(results, "protocols-32")
+    rows = [(name, results.row("protocols-32", f"litert-1-{name}"), bound) for name, bound in _BY_OWN.items()]
+    return [
+        Line("6", f"one row, 32 clients, {name}: answers/s by the own protocol's", _by(row, own), bound, AT_LEAST)
+        for name, row, bound in rows
+    ]
+
+
+def _by(row: Row | None, own: Row | None) -> float | None:
+    return row.ratio(own, "rate") if row else None
 
 
 def _large(results: Results) -> list[Line]:

@@ -26,7 +26,7 @@ def check_answer(port: int, path: str, asked: Payload) -> bytes:
     Raises:
       BenchError: it is not.
     """
-    status, answer = _call(port, "POST", path, asked.body, {"Content-Type": asked.media_type})
+    status, answer = _call(port, "POST", path, asked.body, {"Content-Type": asked.media_type, **dict(asked.fields)})
     if status // 100 != 2:
         raise BenchError(f"answers {status}: {answer[:200].decode(errors='replace')}")
     return answer

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import BenchError
 from bench.harness.load import Generator, request_bytes
 from bench.serving.calls import check_answer
-from bench.serving.payloads import Payload, payload
+from bench.serving.payloads import Payload, in_protocol, payload
 from bench.serving.peers.table import PEERS
 from bench.serving.scenarios import Competitor, Kind, Scenario
 from bench.serving.start_servers import Running, Starter
@@ -41,6 +41,9 @@ class Launcher:
         if competitor.kind is Kind.PEER:
             asked = PEERS[competitor.name].payload(asked)
         paths = running.paths if competitor.spread else running.paths[:1]
+        if competitor.protocol:
+            path, asked = in_protocol(asked, competitor.protocol, scenario.policy)
+            paths = (path,)
         for path in paths:
             check_answer(running.port, path, asked)
         files = self._requests(f"{scenario.name}-{competitor.name}", paths, asked)
@@ -51,7 +54,7 @@ class Launcher:
 
     def _running(self, competitor: Competitor, scenario: Scenario) -> Running:
         """An echo answers one kind of request. Who differs in nothing but the requests that go there is the same."""
-        server = replace(competitor, name="", spread=False) if competitor.kind is Kind.OURS else competitor
+        server = replace(competitor, name="", spread=False, protocol="") if competitor.kind is Kind.OURS else competitor
         key = (server, scenario.payload if competitor.kind is Kind.ECHO else "")
         if key not in self._started:
             try:
@@ -67,5 +70,5 @@ class Launcher:
         files = []
         for number, path in enumerate(paths):
             files.append(self.starter.folder / f"{name}-{number}")
-            files[-1].write_bytes(request_bytes(path, asked.body, asked.media_type))
+            files[-1].write_bytes(request_bytes(path, asked.body, asked.media_type, asked.fields))
         return tuple(files)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import random
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import orjson
@@ -19,12 +20,16 @@ _VERSION = {"version": "0000000700", "train_step": 700}
 
 @dataclass(frozen=True)
 class Payload:
-    """A body as it is sent, and a constant answer; `rows` observations are in it."""
+    """A body as it is sent, and a constant answer; `rows` observations are in it.
+
+    `fields`: of the request's head, beside those that every request has.
+    """
 
     body: bytes
     answer: bytes
     media_type: str = JSON
     rows: int = 1
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 def _row() -> Payload:
@@ -70,6 +75,24 @@ _MAKERS: dict[str, Callable[[], Payload]] = {
 def payload(name: str) -> Payload:
     """The one of that name."""
     return _MAKERS[name]()
+
+
+OIP_JSON, OIP_BINARY = "oip-json", "oip-binary"
+PROTOCOLS = (OIP_JSON, OIP_BINARY)
+
+
+def in_protocol(asked: Payload, protocol: str, policy: str) -> tuple[str, Payload]:
+    """The path and the payload that ask a policy the same in another protocol; `asked`: one observation as JSON."""
+    numbers = orjson.loads(asked.body)["observation"]
+    tensor = {"name": "0/observation", "shape": [1, len(numbers)], "datatype": "FP32"}
+    path = f"/v2/models/{policy}/infer"
+    if protocol == OIP_JSON:
+        return path, replace(asked, body=orjson.dumps({"inputs": [{**tensor, "data": numbers}]}))
+    blob = struct.pack(f"<{len(numbers)}f", *numbers)
+    tensor["parameters"] = {"binary_data_size": len(blob)}
+    text = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    length = (("Inference-Header-Content-Length", str(len(text))),)
+    return path, replace(asked, body=text + blob, media_type="application/octet-stream", fields=length)
 
 
 _random = random.Random(0)

@@ -26,7 +26,7 @@ class Competitor:
     """One that answers. Of ours: `policies` are loaded; requests go to all of them by turns (`spread`), or to one.
 
     `swapped`: a checkpoint is published every SWAP_EVERY_S while it is measured. `before`: it runs from the source of
-    an earlier revision.
+    an earlier revision. `protocol`: of `payloads.PROTOCOLS`; "" is the own one.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Competitor:
     spread: bool = False
     swapped: bool = False
     before: bool = False
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ SPREAD = replace(HUNDRED, name="litert-100-spread", spread=True)
 SWAPPED = replace(LITERT, name="litert-1-swapped", swapped=True)
 TENSORFLOW_SWAPPED = replace(TENSORFLOW, name="tensorflow-1-swapped", swapped=True)
 
+OPEN_INFERENCE = tuple(replace(LITERT, name=f"litert-1-{name}", protocol=name) for name in payloads.PROTOCOLS)
+
 _ONE = (ECHO, NAIVE, LITERT, LITERT_2, TENSORFLOW, TENSORFLOW_2)
 _PLAIN = (ECHO, NAIVE, LITERT, TENSORFLOW)
 # Servers with the small policy take peers beside them.
@@ -82,6 +85,9 @@ SCENARIOS = (
     Scenario("one-row-1", "one row, 1 client", exports.SMALL, payloads.ROW, 1, _ONE),
     Scenario("one-row-8", "one row, 8 clients", exports.SMALL, payloads.ROW, 8, _PLAIN),
     Scenario("one-row-32", "one row, 32 clients", exports.SMALL, payloads.ROW, 32, _ONE),
+    Scenario(
+        "protocols-32", "one row, 32 clients, by protocol", exports.SMALL, payloads.ROW, 32, (LITERT, *OPEN_INFERENCE)
+    ),
     Scenario("one-row-256", "one row, 256 clients", exports.SMALL, payloads.ROW, 256, _ONE),
     Scenario("one-row-512", "one row, 512 clients", exports.SMALL, payloads.ROW, 512, (ECHO, LITERT, TENSORFLOW)),
     Scenario("rows-64", "64 rows, 8 clients", exports.SMALL, payloads.ROWS, 8, _PLAIN),

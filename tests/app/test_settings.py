@@ -49,6 +49,7 @@ def test_nothing_given_means_the_defaults_of_the_table():
 GIVEN = {
     "host": ("0.0.0.0", "::1", "0.0.0.0", "::1"),
     "port": ("0", "9000", 0, 9000),
+    "grpc_port": ("9001", "9002", 9001, 9002),
     "workers": ("1", "1", 1, 1),
     "engine": ("tensorflow", "auto", "tensorflow", "auto"),
     "deadline_ms": ("5", "7", 5, 7),

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from app.sessions.memory import MemoryStore
+from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings
-from app.worker import _fields, _grace_s, _limits, store_for
+from app.worker import _fields, _grace_s, _limits
 from saver.artifact import Leaf
 from tests.support.specs import custom_spec, policy_spec
 from tests.support.worker_in_process import running

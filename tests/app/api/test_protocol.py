@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.parser import HttpParser
 from app.api.protocol import FastPathProtocol, protocol_with
+from app.api.request_cycle import Route
 from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
@@ -85,7 +86,7 @@ class Submitted:
         metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
         writes = SimpleNamespace(header=b"x")
         large = SimpleNamespace(limit=self.body_limit, at_once=lambda body: self.service.read(body))
-        return SimpleNamespace(read=lambda body: self.service.read(body), writes=writes, metrics=metrics, large=large)
+        return Route(lambda body: self.service.read(body), writes, metrics, large)  # type: ignore[arg-type]
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
