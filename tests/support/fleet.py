@@ -203,19 +203,22 @@ def at_once(calls: Sequence[Callable[[], None]]) -> None:
 
 
 @contextlib.contextmanager
-def fleet_running(plan: Plan, redis: RedisServer | None = None, started: int | None = None) -> Iterator[Fleet]:
+def fleet_running(
+    plan: Plan, redis: RedisServer | None = None, started: int | None = None, proxy_config: Path | None = None
+) -> Iterator[Fleet]:
     """A fleet of as many members as `plan` has folders, all ready.
 
     Args:
       plan: see there.
       redis: one that is there already; one of its own if not given.
       started: how many members run at first; all if not given.
+      proxy_config: HAProxy's; if not given, each request of a connection goes to the next member.
     """
     with contextlib.ExitStack() as stack:
         server = redis or stack.enter_context(running_redis())
         relays = stack.enter_context(Relays.running())
         members = [Member(number, plan, relays.before(server.port), relays) for number in range(len(plan.folders))]
-        proxy = stack.enter_context(haproxy_running([member.port for member in members]))
+        proxy = stack.enter_context(haproxy_running([member.port for member in members], proxy_config))
         for member in members:
             stack.callback(member.close)
         running = members[: len(members) if started is None else started]

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -96,16 +97,25 @@ class HaProxy:
 
 
 @contextlib.contextmanager
-def haproxy_running(members: Sequence[int]) -> Iterator[HaProxy]:
-    """One before these ports of 127.0.0.1. Skips the test where there is no HAProxy."""
+def haproxy_running(members: Sequence[int], config: Path | None = None) -> Iterator[HaProxy]:
+    """One before these ports of 127.0.0.1. Skips the test where there is no HAProxy.
+
+    `config`: users' own file, for three members, in place of the one above.
+    """
     found = _found()
     servers = "\n".join(f"    server member-{number} 127.0.0.1:{port}" for number, port in enumerate(members, 1))
     with tempfile.TemporaryDirectory(prefix="test-haproxy-") as folder:
-        commands, config, log = Path(folder, "socket"), Path(folder, "haproxy.cfg"), Path(folder, "log")
+        commands, written, log = Path(folder, "socket"), Path(folder, "haproxy.cfg"), Path(folder, "log")
         port = port_below_outgoing()
-        config.write_text(_CONFIG.format(port=port, socket=commands, servers=servers))
+        if config is None:
+            written.write_text(_CONFIG.format(port=port, socket=commands, servers=servers))
+        else:
+            written.write_text(f"global\n    stats socket {commands} mode 600 level admin\n")
+        words = [found, "-db", *(["-f", config] if config else []), "-f", written]
+        environment = os.environ | {"LISTEN": f"127.0.0.1:{port}"}
+        environment |= {f"MEMBER_{number}": f"127.0.0.1:{member}" for number, member in enumerate(members, 1)}
         with log.open("wb") as out:
-            process = subprocess.Popen([found, "-db", "-f", config], stdout=out, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(words, env=environment, stdout=out, stderr=subprocess.STDOUT)
         try:
             until(lambda: commands.exists() or process.poll() is not None, "HAProxy")
             assert process.poll() is None, log.read_text()

@@ -32,8 +32,9 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def running(redis: RedisServer, trainer: Trainer) -> Iterator[Fleet]:
-    """At first two members, which have swapped already."""
-    with fleet_running(trainer.plan(), redis, started=MEMBERS - 1) as running:
+    """At first two members, which have swapped already, behind HAProxy as users are given it."""
+    config = ROOT / "deploy" / "haproxy.cfg"
+    with fleet_running(trainer.plan(), redis, started=MEMBERS - 1, proxy_config=config) as running:
         for at in (0, 1):
             assert running[at].reload(checkpoint=trainer.publish(at)).status_code == 200
         yield running
