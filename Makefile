@@ -35,7 +35,7 @@ serve: $(READY)  ## serve policies: make serve POLICIES="name=folder …"
 	$(BIN)/python -m app serve $(POLICIES)
 
 # Two at a time: half of the time is TensorFlow's, which uses one core to make a policy. A file stays together, for what
-# its tests share; long ones come first (tests/conftest.py).
+# its tests share, and so do those that share exports or a server; long ones come first (tests/conftest.py).
 test: $(READY)  ## all tests, every scenario with small counts
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support import fast
 from tests.support.fast import pytest_ignore_collect  # noqa: F401 — pytest calls it
@@ -42,6 +43,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     folders = ("zoo", "sweep", "integration", "bench", "examples", "packages", "client", "saver")
     order = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: order.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(order)))
+
+
+# What uses the same exports, or the server of the fixture `server`, is kept in one process.
+TOGETHER = {
+    "tests/zoo/": "zoo",
+    "tests/integration/inference/": "server",
+    "tests/integration/sessions/": "server",
+    "tests/integration/processes/test_start_and_stop.py": "server",
+    "tests/integration/processes/test_audit.py": "server",
+    "tests/examples/": "server",
+    "tests/packages/test_packages.py": "server",
+    "tests/client/": "server",
+}
+
+
+class Scheduling(LoadFileScheduling):
+    """Keeps each file in one of the processes, and `TOGETHER` what belongs together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        found = [name for place, name in TOGETHER.items() if nodeid.startswith(place)]
+        return found[0] if found else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """For `--dist loadfile`."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

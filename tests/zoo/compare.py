@@ -1,7 +1,9 @@
 """Whether two ways to ask one policy agree: number by number, or sample by sample.
 
-assert_agree(exported, ask(exported, exported.live), ask(exported, loaded.signatures["action"]))
+assert_agree(exported, asked_live(exported), ask(exported, loaded.signatures["action"]))
 """
+
+from functools import cache
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +32,19 @@ def ask(exported: Exported, act: Act, seed: int = 3) -> Flat:
     parts = [{name: value[start : start + rows] for name, value in inputs.items()} for start in range(0, ROWS, rows)]
     batches = [arrays(act(**_tensors(part))) for part in parts]
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+@cache
+def asked_live(exported: Exported) -> Flat:
+    """What the policy itself answers, with the weights of its export. Not for within `Exported.trained`."""
+    return ask(exported, exported.live)
+
+
+@cache
+def asked_trained(exported: Exported) -> Flat:
+    """What the policy itself answers, with the weights that it has within `Exported.trained`. Not for within it."""
+    with exported.trained():
+        return ask(exported, exported.live)
 
 
 def assert_agree(exported: Exported, expected: Flat, found: Flat) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ Flat = dict[str, np.ndarray]
 Act = Callable[..., Mapping[str, tf.Tensor]]  # tensors by their flat names in and out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exported:
     """A live policy and the folder that its saver has filled. Tests may not write into it.
 
@@ -70,6 +71,11 @@ class Exported:
     def initial_state(self, rows: int) -> Flat:
         """The policy's own initial state, under the names that its export has."""
         return arrays(_named(self.saver.policy_state_spec, self.policy.get_initial_state(rows)))
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The export, loaded once. Tests may not change its weights."""
+        return self.load()
 
     def load(self) -> Any:
         """The export, loaded anew. Who holds only its signatures loses its variables."""

@@ -16,7 +16,7 @@ from app.builder.row_comparison import Pair
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from tests.support.server import ROOT
-from tests.zoo.compare import ask, assert_equal, different_leaves
+from tests.zoo.compare import asked_live, assert_equal, different_leaves
 from tests.zoo.engines import NAMED, REFUSED, Served, compiled_share
 from tests.zoo.exported import Exports, Flat, arrays
 from tests.zoo.kinds import KINDS
@@ -67,7 +67,7 @@ def test_served_answers_are_the_policys(served: dict[str, Served], kind: str) ->
         # A server gives each row what the policy gives once for all.
         assert_equal({name: np.broadcast_to(value, found[name].shape) for name, value in expected.items()}, found)
         return
-    expected, inputs = ask(exported, exported.live), exported.inputs(4, 3)
+    expected, inputs = asked_live(exported), exported.inputs(4, 3)
     for rows, calls in shapes(here):
         answers = {row: here.drawn(inputs, row, rows, calls) for row in range(1 if rows == 1 else 2)}
         found = {f"{name} of row {row}": value for row, flat in answers.items() for name, value in flat.items()}

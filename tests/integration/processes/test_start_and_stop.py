@@ -43,10 +43,12 @@ def test_metrics_count_answers_by_route_and_status(server: RunningServer) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_finishes_what_was_accepted_and_exits_with_0(exports: Path, number: int) -> None:
+def test_stopping_finishes_what_was_accepted_and_exits_with_0(
+    exports: Path, warm: tuple[str, str], number: int
+) -> None:
     statuses: list[int] = []
     closed: list[int] = []
-    with serving({"cartpole": exports / "cartpole"}) as server:
+    with serving({"cartpole": exports / "cartpole"}, *warm) as server:
 
         def ask() -> None:
             with httpx.Client(base_url=server.url, trust_env=False, timeout=600) as http:
@@ -72,8 +74,8 @@ def test_stopping_finishes_what_was_accepted_and_exits_with_0(exports: Path, num
     assert "Traceback" not in "\n".join(server.lines)
 
 
-def test_a_client_that_never_ends_its_request_cannot_hold_the_server(exports: Path) -> None:
-    with serving({"cartpole": exports / "cartpole"}, "--deadline-ms", "500") as server:
+def test_a_client_that_never_ends_its_request_cannot_hold_the_server(exports: Path, warm: tuple[str, str]) -> None:
+    with serving({"cartpole": exports / "cartpole"}, *warm, "--deadline-ms", "500") as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), 5) as slow:
             slow.sendall(b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
