@@ -60,8 +60,9 @@ class FleetFiles:
         else:
             places = []
         for place in places:
-            if place.is_dir():
-                return place
+            with contextlib.suppress(OSError):  # too long for a name, say
+                if place.is_dir():
+                    return place
         raise UnknownVersion(f"nothing of the name {name[:80]!r} is here")
 
     async def obtain_version(self, digest: str) -> tuple[Graph, Bundle]:

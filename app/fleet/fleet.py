@@ -110,7 +110,7 @@ class Fleet:
         members = []
         for member in await self._store.members():
             policies = {
-                policy: {"version": known["version"], "state": _state_of(member.id, seen[policy])}
+                policy: {"version": known.get("version", ""), "state": _state_of(member.id, seen[policy])}
                 for policy, known in member.policies.items()
                 if policy in seen
             }

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from app.control import fleet_files
-from app.errors import SwapRefused
+from app.errors import SwapRefused, UnknownVersion
 from app.fleet import fleet, follower
 from app.fleet.peers import ask_peers, find_newest, post_to_all, reload_at
 from app.fleet.protocol import Committed
@@ -137,6 +137,25 @@ async def test_a_full_disk_refuses_what_another_member_gives_with_the_reason(
             await files.fetch("versions", "d", tmp_path / "d")
     assert refused.value.for_now
     assert refused.value.no_room
+
+
+async def test_a_name_that_no_folder_can_have_is_not_here(tmp_path: Path) -> None:
+    parts: Any = SimpleNamespace(secret="s", graphs=tmp_path)
+    with ThreadPoolExecutor(1) as executor:
+        files = fleet_files.FleetFiles(parts, parts, parts, [tmp_path], executor)
+        for kind in ("graphs", "checkpoints"):
+            with pytest.raises(UnknownVersion):
+                files.given(kind, "a" * 300, "s")
+
+
+async def test_a_member_that_does_not_say_what_it_serves_is_described_all_the_same(redis: str) -> None:
+    async with joined(redis, "says", fleet="says") as one:
+        store = FleetStore(redis, "says")
+        await store.renew(Member("m", "http://m", 0.0, {"says": {}}), begins=True)
+        described = {member["id"]: member["policies"] for member in (await one.fleet.describe())["members"]}
+        assert described["m"] == {"says": {"version": "", "state": "joining"}}
+        await store.end("m")
+        await store.close()
 
 
 async def test_a_member_that_stops_fetches_no_further(redis: str, tmp_path: Path) -> None:
