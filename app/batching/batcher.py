@@ -159,7 +159,9 @@ class Batcher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await released.wait()
-        self._running = self._released = None
+        self._running = None
+        if self._released is released:  # else the next hold has begun
+            self._released = None
         self._go_on()
 
     def refuse_paused(self) -> None:

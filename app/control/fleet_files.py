@@ -12,7 +12,7 @@ from app.artifacts.bundle import COMPILED_FILE, GRAPHS, VERSIONS, Bundle, Graph
 from app.artifacts.records import VersionRecord
 from app.control.manager import Manager
 from app.control.state_dir import StateDir
-from app.errors import SwapRefused, Unauthorized, UnknownVersion
+from app.errors import SwapRefused, Unauthorized, UnknownVersion, is_lack_of_room
 from app.fleet.fleet import Fleet
 from app.fleet.paths import CHECKPOINTS, files_path, upload_path
 from app.fleet.transfer import fetch
@@ -38,7 +38,12 @@ class FleetFiles:
     async def fetch(self, kind: str, digest: str, destination: Path) -> None:
         """Fetches a graph or a version: see `app.control.prepare.Fetch`."""
         is_wanted = _is_bundle if kind == VERSIONS else _is_graph
-        await self._fetch(kind, digest, destination, lambda folder: is_wanted(folder, digest))
+        try:
+            await self._fetch(kind, digest, destination, lambda folder: is_wanted(folder, digest))
+        except OSError as error:
+            refusal = SwapRefused(f"what another server gives cannot be stored: {error.strerror}", for_now=True)
+            refusal.no_room = is_lack_of_room(error)
+            raise refusal from None
 
     def given(self, kind: str, name: str, secret: str) -> Path:
         """Returns the folder that another server asks for: a graph or a version by its digest, a checkpoint by name.
@@ -55,8 +60,9 @@ class FleetFiles:
         else:
             places = []
         for place in places:
-            if place.is_dir():
-                return place
+            with contextlib.suppress(OSError):  # too long for a name, say
+                if place.is_dir():
+                    return place
         raise UnknownVersion(f"nothing of the name {name[:80]!r} is here")
 
     async def obtain_version(self, digest: str) -> tuple[Graph, Bundle]:
@@ -109,8 +115,7 @@ class FleetFiles:
 
     async def _fetch(self, kind: str, name: str, destination: Path, accepts: Callable[[Path], bool]) -> None:
         path = files_path(self._manager.name, kind, name)
-        urls = lambda: [peer.url for peer in self._fleet.peers]  # noqa: E731
-        await in_executor(self._executor, fetch, urls, path, self._fleet.secret, destination, accepts)
+        await in_executor(self._executor, fetch, self._fleet.givers, path, self._fleet.secret, destination, accepts)
 
     def check(self, secret: str) -> None:
         """Raises Unauthorized where that is not the fleet's secret."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -119,8 +118,11 @@ class Preparing:
             if found is None or not found.alike(graph):
                 raise SwapRefused(OTHER_EXPORT)
         if await in_executor(self._executor, Bundle.read, state_dir.place(record.digest)) is None:
-            with contextlib.suppress(SwapRefused):  # it may lie in the policy's folder, or be the export's own
+            try:
                 await self.fetch(VERSIONS, record.digest, state_dir.place(record.digest))
+            except SwapRefused as refusal:  # it may lie in the policy's folder, or be the export's own
+                if refusal.no_room:
+                    raise
 
     async def past(self, graph: Graph, record: VersionRecord, scan: Scan) -> Prepared:
         """Prepares a version that served before; its checkpoint may be gone.

@@ -118,7 +118,7 @@ class TargetSwapper:
                 await self._records.forget(spare)
 
     async def _to_past(self, past: Past) -> None:
-        await self.preparing.obtain(past.record, self._export.graph)
+        await self._with_room(lambda: self.preparing.obtain(past.record, self._export.graph))
         graph = await self._records.graph_of(past.record, self._export.graph)
         record = past.record
         if record.name == EXPORT and record.digest == graph.digest:

@@ -60,6 +60,7 @@ class Fleet:
         self._serves_on = False
         self._changed = Notice()
         self._running: list[asyncio.Task[Any]] = []
+        self._closed = False
 
     def start(self) -> None:
         """Starts to hold a lease, and to listen for changes."""
@@ -85,6 +86,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Leaves the fleet: no other member waits for this one any more."""
+        self._closed = True
         for member in self.members.values():
             member.close()
         running = set(self._running)
@@ -108,12 +110,22 @@ class Fleet:
         members = []
         for member in await self._store.members():
             policies = {
-                policy: {"version": known["version"], "state": _state_of(member.id, seen[policy])}
+                policy: {"version": known.get("version", ""), "state": _state_of(member.id, seen[policy])}
                 for policy, known in member.policies.items()
                 if policy in seen
             }
             members.append({"id": member.id, "url": member.url, "since": member.since, "policies": policies})
         return {"fleet": self.name, "members": members}
+
+    def givers(self) -> list[str]:
+        """Returns the URLs of the members that may give files; any thread.
+
+        Raises:
+          SwapRefused: this server stops, and whoever fetches need not go on.
+        """
+        if self._closed:
+            raise SwapRefused("the server is stopping", for_now=True)
+        return [peer.url for peer in self.peers]
 
     async def ask_all(self, path: str, body: dict[str, str]) -> None:
         """Has every other member do something; one that has gone meanwhile is left out.
@@ -135,7 +147,14 @@ class Fleet:
 
     async def ask_one(self, url: str, path: str, name: str | None) -> dict[str, Any] | None:
         """Has one member reload: see `peers.reload_at`."""
-        return await reload_at(url + path, name, self.secret)
+        asked = asyncio.create_task(reload_at(url + path, name, self.secret))
+        try:
+            # However long it takes, as long as the member is there: one whose machine is gone never answers.
+            while not asked.done() and any(peer.url == url for peer in self.peers):
+                await asyncio.wait({asked}, timeout=_RENEW_S)
+            return asked.result() if asked.done() else None
+        finally:
+            asked.cancel()
 
     def _described(self) -> Member:
         policies = {policy: {"version": active()} for policy, active in self._active.items() if policy in self.members}
@@ -145,14 +164,18 @@ class Fleet:
         while True:
             event = self._changed.next()
             try:
-                await self._renew_once()
-            except FleetLost as error:
-                await self._lost(error)
+                await self._renew_or_lose()
             except Exception:  # a bug of ours: the next round may succeed
                 log.exception("the lease cannot be renewed")
             with contextlib.suppress(Exception):
                 await self._publish(self.status(), len(self.peers) + (self._until > 0))
             await Notice.wait(event, _RENEW_S)
+
+    async def _renew_or_lose(self) -> None:
+        try:
+            await self._renew_once()
+        except FleetLost as error:
+            await self._lost(error)
 
     async def _renew_once(self) -> None:
         asked = now_s()

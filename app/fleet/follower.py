@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Protocol
 
 from app.artifacts.records import Pin, VersionRecord
@@ -17,6 +18,8 @@ log = logging.getLogger("policy_server.fleet")
 
 # What could not be served is tried again after so long.
 _AGAIN_S = 2.0
+# Where nobody takes part for so long, nobody has what was committed: the last one may have gone with its disk.
+_NOBODY_S = 3 * LEASE_S
 
 
 class PolicyHost(Protocol):
@@ -106,6 +109,7 @@ class Follower:
         self._following: Following | None = None
         self._swap: asyncio.Task[None] | None = None
         self._lost = ""
+        self._nobody_since = 0.0
 
     async def run(self) -> None:
         """Follows until it is cancelled."""
@@ -123,6 +127,7 @@ class Follower:
                 except SwapRefused as refusal:
                     member.reason, pause_s = str(refusal), _AGAIN_S
                     log.warning("%s: cannot serve what the fleet has committed: %s", member.policy, refusal)
+                    await self._found_anew()
                 except Exception:  # a bug of ours: the next round may succeed
                     log.exception("%s: cannot follow the fleet", member.policy)
                     pause_s = _AGAIN_S
@@ -130,6 +135,25 @@ class Follower:
                 await member.wait(event)
         finally:
             await self._give_up()
+
+    async def _found_anew(self) -> None:
+        """Has the fleet begin with what this server serves, where nobody has had what was committed for long."""
+        member = self._member
+        try:
+            seen = await member.read()
+            if seen.state is None or protocol.taking_part(seen.state, seen.live):
+                self._nobody_since = 0.0
+                return
+            self._nobody_since = self._nobody_since or time.monotonic()
+            if time.monotonic() - self._nobody_since < _NOBODY_S:
+                return
+            served, pin = self._host.serving()
+            await member.step(lambda state, seen: protocol.founded_anew(state, served, pin, seen.live))
+        except FleetLost as error:
+            self._log_lost(error)
+            return
+        self._nobody_since = 0.0
+        log.warning("%s: nobody has what the fleet has committed; it begins anew with %s", member.policy, served[-1])
 
     def _log_lost(self, error: Exception) -> None:
         if isinstance(error, FleetLost) and str(error) != self._lost:

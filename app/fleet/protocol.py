@@ -129,6 +129,17 @@ def recovered(state: PolicyState | None, known: Committed, settles_ms: int) -> P
     return PolicyState(known, last, revision=0 if state is None else state.revision + 1, settles_ms=settles_ms)
 
 
+def founded_anew(
+    state: PolicyState, served: tuple[VersionRecord, ...], pin: Pin | None, live: Collection[str]
+) -> PolicyState:
+    """Returns the state of a policy whose committed version nobody has any more; the same where anybody takes part."""
+    if taking_part(state, live):
+        return state
+    epoch = state.last_epoch + 1
+    committed = Committed(epoch, served, pin, state.committed.paused)
+    return _step(state, committed=committed, last_epoch=epoch, members=frozenset(), change=None)
+
+
 def joined(state: PolicyState, member: str, serves: int, live: Collection[str], now_ms: int = 0) -> PolicyState:
     """Returns the state in which a member takes part that serves what was committed in the epoch `serves`.
 

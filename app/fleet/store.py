@@ -102,6 +102,12 @@ class Member(msgspec.Struct, frozen=True):
     policies: dict[str, dict[str, str]] = {}
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """All that is read of an agreement before it is known to be of a form that this server knows."""
+
+    format: int = FORMAT
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read."""
 
@@ -160,13 +166,14 @@ class FleetStore:
     async def read(self, policy: str) -> Snapshot:
         """Returns what is agreed on about a policy."""
         raw, reports, live, now_ms = await self._run("read", [*self._keys(policy), self._leases], [])
+        form = _decoded(raw, _Format)
+        if form is not None and form.format != FORMAT:
+            raise FleetLost(f"the fleet's agreement has format {form.format}, and this server knows {FORMAT}")
         state = _decoded(raw, PolicyState)
-        if state is not None and state.format != FORMAT:
-            raise FleetLost(f"the fleet's agreement has format {state.format}, and this server knows {FORMAT}")
         pairs = zip(reports[::2], reports[1::2], strict=True)
-        found = {bytes(member).decode(): _decoded(text, Report) for member, text in pairs}
+        found = {_text(member): _decoded(text, Report) for member, text in pairs}
         known = {member: report for member, report in found.items() if report is not None}
-        return Snapshot(bytes(raw), state, known, frozenset(bytes(member).decode() for member in live), int(now_ms))
+        return Snapshot(bytes(raw), state, known, frozenset(map(_text, live)), int(now_ms))
 
     async def step(self, policy: str, step: Callable[[Snapshot], PolicyState | None]) -> Snapshot:
         """Makes a step from what is agreed on; None, or the same state, changes nothing.
@@ -211,6 +218,11 @@ class FleetStore:
             return await self._scripts[script](keys=keys, args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
             raise _lost(error) from None
+
+
+def _text(member: bytes) -> str:
+    """The id of a member, whatever somebody has written there."""
+    return bytes(member).decode("utf-8", "replace")
 
 
 def _lost(error: Exception) -> FleetLost:

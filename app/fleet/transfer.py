@@ -31,7 +31,8 @@ def fetch(
     """Fetches a folder and publishes it at `destination`.
 
     Args:
-      urls: returns those of the members that may have it, asked again for each round.
+      urls: returns those of the members that may have it, asked again for each round, and for each piece whether it
+        goes on: what it raises ends the fetch.
       path: see `app.fleet.paths.files_path`.
       secret: the fleet's.
       destination: where it belongs; nothing is there but what is whole.
@@ -47,7 +48,8 @@ def fetch(
             random.shuffle(asked)
             reasons, busy = [], False
             for url in asked:
-                reason = _fetch_from(client, url + path, destination, accepts)
+                urls()
+                reason = _fetch_from(client, url + path, destination, lambda pieces: _while(urls, pieces), accepts)
                 if not reason:
                     return
                 reasons.append(f"{url}: {reason}")
@@ -61,7 +63,22 @@ def fetch(
 _BUSY = "it gives to others now"
 
 
-def _fetch_from(client: httpx.Client, url: str, destination: Path, accepts: Callable[[Path], bool]) -> str:
+Pieces = Iterator[bytes]
+
+
+def _while(urls: Callable[[], object], pieces: Pieces) -> Pieces:
+    for piece in pieces:
+        urls()
+        yield piece
+
+
+def _fetch_from(
+    client: httpx.Client,
+    url: str,
+    destination: Path,
+    watched: Callable[[Pieces], Pieces],
+    accepts: Callable[[Path], bool],
+) -> str:
     """Returns why the member has not given it, "" where it has."""
     try:
         with client.stream("GET", url) as response:
@@ -70,11 +87,11 @@ def _fetch_from(client: httpx.Client, url: str, destination: Path, accepts: Call
             if response.status_code != httpx.codes.OK:
                 return f"status {response.status_code}"
             with staged_folder(destination) as staged:
-                _unpack(response.iter_raw(PIECE_BYTES), staged)
+                _unpack(watched(response.iter_raw(PIECE_BYTES)), staged)
                 if not accepts(staged):
                     return "what it gave is not what was asked for"
                 publish(staged, destination)
-    except (httpx.HTTPError, httpx.InvalidURL, tarfile.TarError, EOFError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         return str(error) or type(error).__name__
     return ""
 

@@ -105,6 +105,9 @@ async def _given(folder: Path, giving: asyncio.Semaphore) -> AsyncIterator[bytes
     async with giving:
         loop = asyncio.get_running_loop()
         pieces: Iterator[bytes] = tar_of(folder)
-        with ThreadPoolExecutor(1, "give") as executor:
+        executor = ThreadPoolExecutor(1, "give")
+        try:
             while piece := await loop.run_in_executor(executor, next, pieces, b""):
                 yield piece
+        finally:
+            executor.shutdown(wait=False)  # where it is left early, the loop is not to wait for the disk

@@ -195,3 +195,13 @@ async def test_close_while_paused_refuses_what_is_held():
         with pytest.raises(NotReady, match="stopping"):
             await held
         assert not harness.engine.calls
+
+
+async def test_a_hold_that_takes_the_place_of_another_ends_with_its_own_release() -> None:
+    async with open_harness() as harness:
+        await harness.batcher.hold(60)
+        await harness.batcher.hold(60)
+        waiting = harness.submit(1)
+        harness.batcher.release()
+        async with asyncio.timeout(20):
+            assert answers(await waiting) == [1]
