@@ -15,6 +15,7 @@ from app.control.state_dir import StateDir
 from app.errors import SwapRefused, Unauthorized, UnknownVersion, is_lack_of_room
 from app.fleet.fleet import Fleet
 from app.fleet.paths import CHECKPOINTS, files_path, upload_path
+from app.fleet.store import FleetLost
 from app.fleet.transfer import fetch
 from app.offload import in_executor
 from saver.artifact import IncompleteError, check_files, digest_of, is_name, read_checkpoint_manifest
@@ -45,14 +46,14 @@ class FleetFiles:
             refusal.no_room = is_lack_of_room(error)
             raise refusal from None
 
-    def given(self, kind: str, name: str, secret: str) -> Path:
+    async def given(self, kind: str, name: str, secret: str) -> Path:
         """Returns the folder that another server asks for: a graph or a version by its digest, a checkpoint by name.
 
         Raises:
           Unauthorized: the secret is not the fleet's.
           UnknownVersion: the folder is not here.
         """
-        self.check(secret)
+        await self.check(secret)
         if kind == CHECKPOINTS and is_name(name):
             places = [folder / name for folder in self._uploads]
         elif kind in (GRAPHS, VERSIONS) and name.isalnum():
@@ -101,7 +102,7 @@ class FleetFiles:
           Unauthorized: the secret is not the fleet's.
           SwapRefused: it cannot be fetched, or stored.
         """
-        self.check(secret)
+        await self.check(secret)
         if not is_name(name) or any(_digest_in(folder / name) == digest for folder in self._uploads):
             return
         reasons = []
@@ -117,10 +118,17 @@ class FleetFiles:
         path = files_path(self._manager.name, kind, name)
         await in_executor(self._executor, fetch, self._fleet.givers, path, self._fleet.secret, destination, accepts)
 
-    def check(self, secret: str) -> None:
-        """Raises Unauthorized where that is not the fleet's secret."""
-        if not self._fleet.secret or not hmac.compare_digest(secret.encode(), self._fleet.secret.encode()):
+    async def check(self, secret: str) -> None:
+        """Raises Unauthorized where that is not the fleet's secret, as Redis has it now."""
+        if not self._is_known(secret):
+            with contextlib.suppress(FleetLost):
+                await self._fleet.read_secret()
+        if not self._is_known(secret):
             raise Unauthorized("this is for the servers of the fleet")
+
+    def _is_known(self, secret: str) -> bool:
+        known = self._fleet.secret
+        return bool(known) and hmac.compare_digest(secret.encode(), known.encode())
 
 
 def _is_bundle(folder: Path, digest: str) -> bool:

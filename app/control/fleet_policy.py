@@ -84,12 +84,12 @@ class FleetPolicy:
 
     async def find_for(self, name: str | None, secret: str) -> int | None:
         """Does what `find` does, for another server; raises Unauthorized where the secret is not the fleet's."""
-        self.files.check(secret)
+        await self.files.check(secret)
         return await self.find(name)
 
     async def reload_for(self, name: str | None, secret: str) -> Swapped:
         """Reloads what lies in this server's folder, for another server; raises as `find_for` and `reload` do."""
-        self.files.check(secret)
+        await self.files.check(secret)
         return await self._manager.reload(name)
 
     async def pause(self, mode: str | None) -> str | None:

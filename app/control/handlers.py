@@ -99,7 +99,7 @@ def _fleet_calls(fleet: Mapping[str, InFleet]) -> Handlers:
         return await _in_fleet(fleet, policy).find_for(*args)
 
     async def given(policy: str, *args: Any) -> Path:
-        return _in_fleet(fleet, policy).files.given(*args)
+        return await _in_fleet(fleet, policy).files.given(*args)
 
     async def obtain_version(policy: str, digest: str) -> tuple[Graph, Bundle]:
         return await _in_fleet(fleet, policy).files.obtain_version(digest)

@@ -127,6 +127,10 @@ class Fleet:
             raise SwapRefused("the server is stopping", for_now=True)
         return [peer.url for peer in self.peers]
 
+    async def read_secret(self) -> None:
+        """Reads what members show each other; a Redis that forgets has another one afterwards. Raises FleetLost."""
+        self.secret = await self._store.secret()
+
     async def ask_all(self, path: str, body: dict[str, str]) -> None:
         """Has every other member do something; one that has gone meanwhile is left out.
 
@@ -184,8 +188,7 @@ class Fleet:
             self._lapse()
             asked = now_s()
             await self._store.renew(described, begins=True)
-        if not self._reaches or not self.secret:
-            self.secret = await self._store.secret()
+        await self.read_secret()
         self._until = asked + LEASE_S - _MARGIN_S
         if not self._reaches:
             log.info("member %s of fleet %s holds a lease", self.id, self.name)
