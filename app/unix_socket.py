@@ -18,8 +18,8 @@ from app.settings import Settings, SettingsError
 def unix_socket(settings: Settings) -> Iterator[socket.socket]:
     """Yields the socket at `settings.uds`, to which nobody can connect before it listens; deletes it at the end.
 
-    The file beside it, with `.lock` at its end, says that a server is using it: what a server that was killed has left
-    is replaced.
+    The file beside it, with `.lock` at its end, is locked while a server uses it, and stays; what a server that was
+    killed has left is replaced.
 
     Raises:
       SettingsError: it cannot be made, or another server is using it.
@@ -49,7 +49,6 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise SettingsError(f"cannot listen on {path.with_suffix('')}: another server does") from None
         yield
-        path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
@@ -66,8 +65,10 @@ def _delete_stale(path: Path) -> None:
         client.settimeout(1.0)
         try:
             client.connect(str(path))
-        except OSError:
+        except ConnectionRefusedError:
             path.unlink(missing_ok=True)
+        except BlockingIOError:  # its backlog is full
+            raise SettingsError(f"cannot listen on {path}: another program does") from None
         else:
             raise SettingsError(f"cannot listen on {path}: another program does")
 

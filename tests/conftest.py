@@ -34,12 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--fast"):
         fast.keep_out()
+    config.addinivalue_line("markers", "only_full: one more of a kind, that takes long: with --full alone")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes end at about the same time."""
     if config.getoption("--fast"):
         items[:] = fast.chosen(items)
+    if not config.getoption("--full"):
+        items[:] = [item for item in items if item.get_closest_marker("only_full") is None]
     folders = ("zoo", "sweep", "integration", "bench", "examples", "packages", "client", "saver")
     order = {folder: number for number, folder in enumerate(folders)}
     items.sort(key=lambda item: order.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(order)))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from app.control import fleet_files
-from app.errors import SwapRefused, UnknownVersion
+from app.errors import SwapRefused, Unauthorized, UnknownVersion
 from app.fleet import fleet, follower
 from app.fleet.peers import ask_peers, find_newest, post_to_all, reload_at
 from app.fleet.protocol import Committed
@@ -145,7 +145,18 @@ async def test_a_name_that_no_folder_can_have_is_not_here(tmp_path: Path) -> Non
         files = fleet_files.FleetFiles(parts, parts, parts, [tmp_path], executor)
         for kind in ("graphs", "checkpoints"):
             with pytest.raises(UnknownVersion):
-                files.given(kind, "a" * 300, "s")
+                await files.given(kind, "a" * 300, "s")
+
+
+async def test_a_secret_that_redis_has_anew_is_known_at_once(redis: str) -> None:
+    async with joined(redis, "secret", fleet="secret") as one:
+        files = fleet_files.FleetFiles(one.fleet, SimpleNamespace(), SimpleNamespace(), [], SimpleNamespace())  # type: ignore[arg-type]
+        store = FleetStore(redis, "secret")
+        await store._redis.set("policy-server:fleet:{secret}:secret", "another")
+        await files.check("another")
+        with pytest.raises(Unauthorized):
+            await files.check("a third")
+        await store.close()
 
 
 async def test_a_member_that_does_not_say_what_it_serves_is_described_all_the_same(redis: str) -> None:

@@ -132,6 +132,7 @@ def test_killed_at_every_stage_of_a_swap(fleet: Fleet, trainer: Trainer, full: b
 
 
 @pytest.mark.timeout(7200)
+@pytest.mark.only_full
 def test_killed_at_any_time_of_a_swap(fleet: Fleet, trainer: Trainer, full: bool) -> None:
     seed = random.randrange(2**32)
     draw = random.Random(seed)
@@ -180,6 +181,7 @@ def check_way_back(member: Member, trainer: Trainer) -> None:
     until(is_back, "it is ready again", PATIENCE_S)
 
 
+@pytest.mark.only_full
 def test_suspended_for_longer_than_its_lease(fleet: Fleet, trainer: Trainer) -> None:
     member = fleet[2]
     with load_of(fleet, trainer) as load:
@@ -211,7 +213,7 @@ def check_left_behind(member: Member, trainer: Trainer) -> None:
     assert (answer.status_code, "retry-after" in answer.headers) == (503, True), answer.text
 
 
-@pytest.mark.parametrize("silently", [False, True])
+@pytest.mark.parametrize("silently", [True, pytest.param(False, marks=pytest.mark.only_full)])
 def test_cut_off_from_redis(fleet: Fleet, trainer: Trainer, silently: bool) -> None:
     member = fleet[2]
     with load_of(fleet, trainer) as load:
@@ -253,7 +255,9 @@ def filled(fleet: Fleet) -> Iterator[None]:
         fleet.redis.drain()
 
 
-@pytest.mark.parametrize("failing", [stopped, suspended, filled])
+@pytest.mark.parametrize(
+    "failing", [stopped, *(pytest.param(way, marks=pytest.mark.only_full) for way in (suspended, filled))]
+)
 def test_without_redis_everything_serves_on(fleet: Fleet, trainer: Trainer, failing: Callable[[Fleet], object]) -> None:
     """For longer than a lease: each stays ready, and nothing can be swapped."""
     with load_of(fleet, trainer) as load:
@@ -272,7 +276,7 @@ def test_without_redis_everything_serves_on(fleet: Fleet, trainer: Trainer, fail
         fleet.check_ready_ones(trainer.last)
 
 
-@pytest.mark.parametrize("way", ["emptied", "restarted"])
+@pytest.mark.parametrize("way", ["emptied", pytest.param("restarted", marks=pytest.mark.only_full)])
 def test_redis_that_forgets_is_taught_again(fleet: Fleet, trainer: Trainer, way: str) -> None:
     with load_of(fleet, trainer) as load:
         step = fleet[0].serves()

@@ -37,7 +37,7 @@ def go_back(fleet: Fleet, trainer: Trainer, load: FleetLoad, at: int) -> None:
 
 @pytest.mark.timeout(7200)
 def test_fleet_swaps_under_load_through_a_proxy(tmp_path: Path, full: bool) -> None:
-    swaps = 1000 if full else 20
+    swaps = 1000 if full else 10
     trainer = Trainer(tmp_path)
     took_s = []
     with fleet_running(trainer.plan()) as fleet:

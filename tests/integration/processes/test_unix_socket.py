@@ -123,6 +123,18 @@ def test_a_path_that_cannot_be_listened_on_is_one_line(server: RunningServer, fo
     assert not (folder / "x").exists()
 
 
+def test_the_socket_of_a_program_that_is_busy_stays(folder: Path) -> None:
+    path = folder / "busy"
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
+        other.bind(str(path))
+        other.listen(0)
+        waiting.connect(str(path))
+        arguments = command(f"p={folder / 'p'}", "--port", "0", "--uds", str(path))
+        ended = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
+    assert (ended.returncode, "another program does" in ended.stderr) == (2, True), ended.stderr
+    assert path.exists()
+
+
 def test_a_stop_answers_what_was_sent_on_it_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     """Keep this last: another server, of two workers."""
     path, answered, lost = tmp_path / "s", [], []
@@ -154,4 +166,4 @@ def test_a_stop_answers_what_was_sent_on_it_and_leaves_nothing(folder: Path, tmp
             client.join()
     assert all(answered)
     assert lost == []
-    assert list(tmp_path.iterdir()) == []
+    assert [left.name for left in tmp_path.iterdir()] == ["s.lock"]
