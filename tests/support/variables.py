@@ -2,12 +2,9 @@
 
 from app.settings import all_settings, file_variable, variable
 
-# Those of a fleet, which app/settings.py does not declare yet.
-_FLEET = {f"POLICY_SERVER_{name}" for name in ("FLEET", "ADVERTISE", "FLEET_URL", "FLEET_URL_FILE")}
-
 
 def known_variables() -> set[str]:
     """Of every setting, of every file with a secret in it, and of the policies."""
     settings = all_settings()
     secrets = {file_variable(setting) for setting in settings if setting.metadata["secret"]}
-    return {variable(setting.name) for setting in settings} | secrets | {variable("policies")} | _FLEET
+    return {variable(setting.name) for setting in settings} | secrets | {variable("policies")}
