@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from app.errors import SwapRefused, UnknownVersion
+from app.errors import NotReady, Refusal, SwapRefused, UnknownVersion
 from app.fleet.store import Member
 
 _PATIENCE_S = 1.0
@@ -33,6 +33,10 @@ class _Ready(msgspec.Struct, frozen=True):
 
 class _Found(msgspec.Struct, frozen=True):
     train_step: int | None
+
+
+# What another member has answered, as this one does; anything else is a refusal.
+_REFUSALS: dict[int, type[Refusal]] = {404: UnknownVersion, 503: NotReady}
 
 
 async def ask_peers(peers: Sequence[Member]) -> list[Answer]:
@@ -87,6 +91,7 @@ async def reload_at(url: str, name: str | None, secret: str) -> dict[str, Any] |
     Raises:
       SwapRefused: the checkpoint may not serve.
       UnknownVersion: it is gone.
+      NotReady: nothing can be changed now.
     """
     headers = {"Authorization": f"Bearer {secret}"}
     async with httpx.AsyncClient(timeout=None, trust_env=False, headers=headers) as client:  # noqa: S113
@@ -98,7 +103,7 @@ async def reload_at(url: str, name: str | None, secret: str) -> dict[str, Any] |
     if response.is_success:
         return answer
     detail = str(answer.get("detail", f"status {response.status_code}"))
-    raise UnknownVersion(detail) if response.status_code == httpx.codes.NOT_FOUND else SwapRefused(detail)
+    raise _REFUSALS.get(response.status_code, SwapRefused)(detail)
 
 
 async def _find(client: httpx.AsyncClient, url: str, name: str | None) -> int | None:

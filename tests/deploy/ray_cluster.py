@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine with a policy server on each; an actor is killed, then a node.
+"""A Ray cluster of three nodes on this machine, a server of one fleet on each; an actor is killed, then a node.
 
     .ray/bin/python tests/deploy/ray_cluster.py SERVER_COMMAND NAME=FOLDER
 
@@ -35,11 +35,13 @@ def main(server: str, policy: str) -> None:
         wanted = launch.plan([*server.split(), "serve", policy], 0, os.environ)
         launch.scale(3, wanted, cpus=1)
         seen["started"] = first = described(3)
+        seen["members_started"] = members(3)
 
         killed = first["policy-server-1"]
         os.kill(killed["pid"], signal.SIGKILL)
         seen["actor_killed"] = second = again("policy-server-1", killed)
         seen["its_server_ended"] = ended(killed["url"])
+        seen["members_again"] = members(3)
 
         (child,) = children(second["policy-server-0"]["pid"])
         (control,) = children(child)
@@ -56,6 +58,8 @@ def main(server: str, policy: str) -> None:
         nodes[0] = cluster.add_node(**ROOM)
         seen["node_replaced"] = again(name, before)
         seen["new_node"] = nodes[0].node_id
+        seen["members_on_new_node"] = members(3)
+        seen["reloaded"] = admin(next(iter(described(3).values()))["url"], "/admin/policies/cartpole/reload", b"{}")
 
         last = described(3)
         launch.scale(2, wanted, cpus=1)
@@ -81,6 +85,28 @@ def again(name: str, before: dict[str, Any]) -> dict[str, Any]:
     """All servers, once the one of that name is live in another process."""
     until(lambda: launch.describe(PATIENCE_S)[name].get("pid", before["pid"]) != before["pid"])
     return described(3)
+
+
+def members(count: int) -> list[str]:
+    """The URLs of the fleet's servers, once so many serve: those that were killed hold a lease for some seconds."""
+
+    def serving() -> list[str] | None:
+        urls = sorted(one["url"] for one in launch.describe(PATIENCE_S).values() if one.get("live"))
+        for url in urls[:1]:
+            found = admin(url, "/admin/fleet")["members"]
+            active = sorted(one["url"] for one in found if one["policies"]["cartpole"]["state"] == "active")
+            if len(active) == len(found) == count and active == urls:
+                return active
+        return None
+
+    return until(serving)
+
+
+def admin(url: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    token = os.environ["POLICY_SERVER_ADMIN_TOKEN"]
+    request = urllib.request.Request(url + path, body, {"Authorization": f"Bearer {token}"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        return json.loads(answer.read())
 
 
 def action(url: str) -> dict[str, Any]:

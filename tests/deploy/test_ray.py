@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import policies
+from tests.support.redis_server import redis_running
 from tests.support.server import ROOT, environment
 
 PYTHON = ROOT / ".ray" / "bin" / "python"
@@ -24,8 +25,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     export = tmp_path_factory.mktemp("ray") / "cartpole"
     policies.export("cartpole", export)
     command = [PYTHON, ROOT / "tests" / "deploy" / "ray_cluster.py", f"{sys.executable} -m app", f"cartpole={export}"]
-    variables = environment(PYTHONPATH=str(ROOT), PATH=os.environ["PATH"], RAY_USAGE_STATS_ENABLED="0")
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    with redis_running() as redis:
+        variables = environment(
+            PYTHONPATH=str(ROOT), PATH=os.environ["PATH"], RAY_USAGE_STATS_ENABLED="0", POLICY_SERVER_FLEET_URL=redis
+        )
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -60,6 +64,13 @@ def test_what_is_killed_is_started_again_and_nothing_else(
     assert changed == {name}
     assert nodes(seen[before]) == nodes(seen[after])
     assert seen["its_server_ended"] is True, "the server of an actor that was killed, whose port another one may need"
+
+
+def test_a_server_that_is_started_again_joins_the_fleet_and_takes_part_in_a_reload(seen: dict[str, Any]) -> None:
+    for when, members in (("started", "members_started"), ("actor_killed", "members_again")):
+        assert set(seen[members]) == urls(seen[when])
+    assert set(seen["members_on_new_node"]) == urls(seen["node_replaced"])
+    assert (seen["reloaded"]["version"], seen["reloaded"]["members"]) == ("export", 3)
 
 
 def test_the_server_of_a_lost_node_moves_to_another_one(seen: dict[str, Any]) -> None:
