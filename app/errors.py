@@ -5,6 +5,7 @@
     │   ├── NotJson               the body is no JSON object
     │   ├── NotMsgpack            the body is no msgpack map
     │   ├── NotHttp               what was sent is no HTTP request
+    │   ├── NotWebSocket          a request that does not become a WebSocket, where one is expected
     │   ├── NotDecodable          the body is not what its Content-Encoding says
     │   ├── Unauthorized          no token, or a wrong one
     │   ├── Forbidden             the routes are closed: no token is configured
@@ -66,6 +67,10 @@ class NotMsgpack(Refusal):
 
 class NotHttp(Refusal):
     """What was sent is no HTTP request."""
+
+
+class NotWebSocket(Refusal):
+    """A request that does not become a WebSocket, where one is expected."""
 
 
 class NotDecodable(Refusal):

@@ -64,6 +64,7 @@ class Settings:
     grpc_port: int = setting(
         0, "port for the Open Inference Protocol over gRPC (needs the extra grpc); 0: none", least=0, most=65535
     )
+    openpi: str = setting("", "name of the policy that OpenPI clients find at the path /; empty: none")
     workers: int = setting(1, "processes that answer requests; all change weights together", least=1, most=64)
     engine: str = setting(
         "auto",
@@ -183,7 +184,11 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
         if given is not None:
             values[f.name] = _parsed(f, given, source)
     listed = list(policies) or env.get(variable("policies"), "").split()
-    return Settings(_policies(listed), **values)
+    found = _policies(listed)
+    names = [policy.name for policy in found]
+    if values.get("openpi") and values["openpi"] not in names:
+        raise SettingsError(f"--openpi is {values['openpi']!r}, expected the name of a policy: {', '.join(names)}")
+    return Settings(found, **values)
 
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
