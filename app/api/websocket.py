@@ -125,7 +125,7 @@ class WebSocket(AnswerWriter):
         """Takes the connection over, with what the client has sent ahead."""
         self.transport = transport
         transport.set_protocol(self)
-        self._timeouts = Timeouts(self)
+        self._timeouts = Timeouts(self)  # type: ignore[arg-type] # no check of it asks what is under way
         self.write(self._accepted)
         self.send(self._talk.greeting())
         if ahead:
@@ -150,7 +150,7 @@ class WebSocket(AnswerWriter):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Gives up the message under way, and lets go of everything."""
         self.closing = True
-        self.server_state.connections.discard(self)  # type: ignore[arg-type]
+        self.server_state.connections.discard(self)
         self._drop()
         self._timeouts.cancel()
         self.resume_writing()

@@ -1,7 +1,7 @@
 """Runs in the environment of the clients (tests/support/clients.py): calls from standard input → what came, as JSON.
 
-`foreign_client.py CLIENT ADDRESS`, CLIENT one of triton-http, triton-grpc, kserve, openpi. A call is {"do": what, …}; arrays
-are {"dtype", "shape", "data": base64}, strings lists of them.
+`foreign_client.py CLIENT ADDRESS`, CLIENT one of triton-http, triton-grpc, kserve, openpi. A call is {"do": what, …};
+arrays are {"dtype", "shape", "data": base64}, strings lists of them.
 """
 
 import asyncio
