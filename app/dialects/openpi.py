@@ -42,6 +42,8 @@ _DTYPES = {dtype.str: dtype for dtype in DTYPES.values()}
 _DTYPES |= {dtype.newbyteorder(">").str: dtype.newbyteorder(">") for dtype in DTYPES.values()}
 _TEXT = re.compile(r"(?:[<>]U|\|S)[1-9]\d{0,5}")
 
+_LAST_CHARACTER, _SURROGATES = 0x10FFFF, 0xD800 >> 11
+
 _BY_TEXT = Decoder(dict[str, Raw])
 _BY_BYTES = Decoder(dict[bytes, Raw])
 _LIST = Decoder(list[Raw])
@@ -248,10 +250,12 @@ def _of_numpy(parts: dict[bytes, Raw], where: str) -> Any:
 
 
 def _texts(data: Any, dtype: np.dtype[Any], shape: Any, where: str) -> Any:
-    try:
-        return array_over(data, dtype, shape, where).tolist()
-    except (ValueError, UnicodeDecodeError):
-        raise _unfit(f"{where}.data", "a character that is none", "strings") from None
+    array = array_over(data, dtype, shape, where)
+    if dtype.kind == "U" and array.size:
+        codes = np.frombuffer(data, f"{dtype.str[0]}u4")
+        if ((codes > _LAST_CHARACTER) | ((codes >> 11) == _SURROGATES)).any():  # NumPy makes a bug of them
+            raise _unfit(f"{where}.data", "a character that is none", "strings")
+    return array.tolist()
 
 
 def _dtype(parts: Mapping[bytes, Raw], where: str) -> np.dtype[Any]:
