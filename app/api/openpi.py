@@ -28,19 +28,24 @@ from app.api.websocket import WebSocket
 from app.api.writer import AnswerWriter
 from app.batching.rule import Result
 from app.dialects.calls import ForeignRequest, Reply
-from app.dialects.openpi import MessageReader, actions_of, encode, metadata, reset_answer
-from app.errors import Forbidden, NotMsgpack, NotWebSocket, Unauthorized
+from app.dialects.openpi import Kind, MessageReader, actions_of, encode, metadata, reset_answer
+from app.errors import DoesNotFit, Forbidden, NotMsgpack, NotWebSocket, Problem, Unauthorized
 from app.inference.policy import Policy
 from app.inference.request import function_of
 from app.inference.response import ResponseTemplate
 from app.inference.service import Service
+from app.inputs.arrays import ArrayReader
 from app.inputs.defaults import FIRST, default_leaves
+from app.inputs.names import top_level
+from app.inputs.options import Options
+from app.inputs.validate import Inputs
 from app.metrics import Metrics
 from app.sessions.record import Answer
 from app.settings import Settings
 from app.wire.codecs import MSGPACK
 from app.wire.limits import SHORT_BODY_BYTES
-from saver.artifact import Leaf
+from app.wire.tensors import Arrays
+from saver.artifact import Leaf, leaves
 
 _BEFORE, _AFTER = "/v1/policies/", "/openpi"
 ROUTE = "openpi"
@@ -109,7 +114,10 @@ class Episode:
         self._service, self._policy = service, policy
         self._reader = MessageReader(policy)
         self._step_type = _step_type_of(policy)
-        self._state: Any = None
+        self._state_names = _state_names(policy)
+        self._state: Arrays | None = None
+        self._arrays = ArrayReader(policy.spec, policy.reader.rows_limit)
+        self._kind: Kind | None = None
         self._session_id: str | None = None
         self._seed: int | None = None
         self._step = 0
@@ -128,7 +136,7 @@ class Episode:
         if is_text:
             cycle.set_exception(NotMsgpack("a text message, expected a binary one: a msgpack map of the observation"))
         else:
-            cycle.ask(self._service, message, asyncio.get_running_loop().time())
+            cycle.ask(self._service, message, to.loop.time())
 
     def _at_once(self, body: bytes) -> Any:
         return self._read(body) if len(body) <= SHORT_BODY_BYTES else None
@@ -136,24 +144,35 @@ class Episode:
     def _read(self, body: bytes) -> ForeignRequest | Answer:
         """Reads a message. Nothing of the episode changes before it is answered."""
         started = perf_counter()
+        known = self._kind.read(body, self._arrays) if self._kind is not None else None
+        if known is not None:
+            return self._request(*known, self._step == 0, None, started)
         message, policy = self._reader.read(body), self._policy
         if message.resets:
             self._state, self._step, self._seed, self._session_id = None, 0, message.seed, message.session_id
             return Answer("", reset_answer(policy))
         begins = self._step == 0 or (message.session_id is not None and message.session_id != self._session_id)
-        fields, step = message.fields, 0
-        options = policy.reader.take_options(fields)
+        options = policy.reader.take_options(message.fields)
+        inputs = policy.reader.read(message.fields)
+        if message.session_id is None:
+            self._kind = Kind.of(body, inputs, options)
+        return self._request(inputs, options, begins, message.session_id, started)
+
+    def _request(
+        self, inputs: Inputs, options: Options, begins: bool, session_id: str | None, started: float
+    ) -> ForeignRequest:
+        """Returns the request of a step."""
+        policy, step = self._policy, 0
         if options.seed is None and self._seed is not None:
             options, step = replace(options, seed=self._seed), 0 if begins else self._step
         function = function_of(policy, options)
-        if not begins and self._state is not None:
-            fields.setdefault("policy_state", self._state)
-        inputs = policy.reader.read(fields)
         if begins and self._step_type is not None:
             name, leaf = self._step_type
             inputs.arrays.setdefault(name, np.full(inputs.rows, FIRST, leaf.storage))
+        elif inputs.needs_state and self._state is not None:
+            inputs = self._with_state(inputs, self._state)
         request = self._service.parser.request(policy, function, inputs, options, policy.templates, step)
-        write = partial(self._written, request.template, request.batched, begins, message.session_id, started)
+        write = partial(self._written, request.template, request.batched, begins, session_id, started)
         return ForeignRequest.of(request, write)
 
     def _written(
@@ -167,10 +186,19 @@ class Episode:
     ) -> Reply:
         """Writes an answer, and goes one step on."""
         answer = template.structure(result, batched)
-        self._state = _copied(answer.get("policy_state"))
+        if self._state_names:
+            # Copies: a view would keep the arrays of a whole batch.
+            self._state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
         self._step = 1 if begins else self._step + 1
         self._session_id = self._session_id if session_id is None else session_id
         return Reply(b"", encode(actions_of(answer, (perf_counter() - started) * 1000)))
+
+    def _with_state(self, inputs: Inputs, state: Arrays) -> Inputs:
+        rows = len(next(iter(state.values())))
+        if inputs.rows != rows:
+            expected = f"{rows}, as in the step before: the episode goes on until it is reset"
+            raise DoesNotFit([Problem("observation", f"rows: {inputs.rows}", expected)])
+        return inputs._replace(arrays=inputs.arrays | state, needs_state=False)
 
 
 class MessageCycle(RequestCycle):
@@ -185,13 +213,10 @@ class MessageCycle(RequestCycle):
         self._receiver.write_answer(b"", body.body if isinstance(body, Reply) else body)
 
 
-def _copied(nest: Any) -> Any:
-    """Returns a nest of arrays that keep no batch in memory."""
-    if isinstance(nest, dict):
-        return {key: _copied(child) for key, child in nest.items()}
-    if isinstance(nest, list | tuple):
-        return [_copied(child) for child in nest]
-    return None if nest is None else np.array(nest)
+def _state_names(policy: Policy) -> dict[str, str]:
+    """Returns the names of the policy state: as an output → as an input."""
+    inputs = {path: leaf.name for path, leaf in leaves(top_level(policy.spec).get("policy_state", ()))}
+    return {leaf.name: inputs[path] for path, leaf in leaves(policy.spec.state) if path in inputs}
 
 
 def _step_type_of(policy: Policy) -> tuple[str, Leaf] | None:

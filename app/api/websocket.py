@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fastapi import Response
 from uvicorn.server import ServerState
-from websockets.frames import Frame, Opcode
+from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]  # in C, where that is there
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -35,6 +35,7 @@ _LINGER_S = 2.0
 _STOPPING_S = 0.1
 # Codes of a close (RFC 6455, 7.4.1).
 GOING_AWAY, POLICY, BUG, AGAIN = 1001, 1008, 1011, 1013
+_WHOLE_BINARY, _MASKED = 0x82, 0x80
 _DATA = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
 
 
@@ -112,6 +113,7 @@ class WebSocket(AnswerWriter):
         super().__init__(server_state)
         self.loop, self.shared = loop, shared
         self.cycle: MessageCycle | None = None
+        self._most = frames.max_message_size or 0
         self._talk, self._frames, self._accepted = talk, frames, accepted
         self._ahead = b""
         self._messages: deque[tuple[bytes, bool]] = deque()
@@ -139,7 +141,13 @@ class WebSocket(AnswerWriter):
         """Reads frames; keeps what comes while much waits."""
         if self.closing:
             return
-        self._heard, self._pinged = self.loop.time(), False
+        self._heard, self._pinged = now, _ = self.loop.time(), False
+        if self.cycle is None and not (self._ahead or self._partial or self._messages or self.write_paused):
+            message = _whole(data, self._most)
+            if message is not None:
+                self._asked = now
+                self._talk.answer(message, False, self)
+                return
         self._ahead = self._ahead + data if self._ahead else data
         self.settle()
 
@@ -266,9 +274,10 @@ class WebSocket(AnswerWriter):
     def write_answer(self, media_type: bytes, body: bytes) -> None:  # noqa: ARG002
         """See `Receiver`: the message under way is answered."""
         self.cycle = None
-        self._reading_since = self.loop.time()
         self.send(body)
-        self.settle()
+        if self._ahead or self._partial or self._messages or self._stops or self.is_paused:
+            self._reading_since = self.loop.time()
+            self.settle()
 
     def write_response(self, response: Response) -> None:
         """See `Receiver`: the message under way is refused, by a text; a bug of ours ends the connection."""
@@ -335,3 +344,18 @@ class WebSocket(AnswerWriter):
         else:
             self._pinged = True
             self.send(b"", Opcode.PING)
+
+
+def _whole(data: bytes, most: int) -> bytes | None:
+    """Returns the message of a frame that came whole and alone, as nearly all do; None of any other bytes."""
+    got = len(data)
+    if got < 6 or data[0] != _WHOLE_BINARY or data[1] < _MASKED:
+        return None
+    size, start = data[1] - _MASKED, 2
+    if size == 126:
+        size, start = data[2] << 8 | data[3], 4
+        if size < 126:
+            return None
+    if got != start + 4 + size or size > min(most, 0xFFFF):
+        return None
+    return apply_mask(data[start + 4 :], data[start : start + 4])

@@ -6,6 +6,8 @@ has `__npgeneric__`.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,11 +19,14 @@ from msgspec.msgpack import Decoder, Encoder
 
 from app.errors import DoesNotFit, NotMsgpack, Problem
 from app.inference.policy import Policy
+from app.inputs.arrays import ArrayReader
 from app.inputs.names import OPTIONS, names_of, request_name, top_level
+from app.inputs.options import Options
+from app.inputs.validate import Inputs
 from app.wire.json_body import texts
 from app.wire.limits import SMALL_BYTES
 from app.wire.msgpack_body import DTYPES, array_over, inside, kind_of, plain_of, reason
-from app.wire.tensors import show
+from app.wire.tensors import Array, show
 from saver.artifact import leaves
 
 OBSERVATION = "observation"
@@ -135,6 +140,63 @@ def _message(control: Mapping[str, Any], fields: dict[str, Any]) -> Message:
     return Message(False, session, None, fields)
 
 
+class Place(NamedTuple):
+    """Where an array of a message lies. `name`: of its leaf; `shape`: [rows, …]."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    items: int
+
+
+class Kind(NamedTuple):
+    """A kind of messages that differ in the numbers of their arrays alone. `between`: what stands around those."""
+
+    size: int
+    between: list[tuple[int, int, bytes]]
+    places: list[Place]
+    rows: int
+    batched: bool
+    options: Options
+
+    @classmethod
+    def of(cls, body: bytes, inputs: Inputs, options: Options) -> Kind | None:
+        """Returns the kind of a message, and None where some of its inputs are no arrays of the spec's own dtypes."""
+        base = _address(np.frombuffer(body, np.uint8))
+        places = []
+        for name, array in inputs.arrays.items():
+            start = _address(array) - base
+            if not 0 <= start <= len(body) - array.nbytes or array.dtype.kind not in "iuf" or not array.nbytes:
+                return None
+            places.append(Place(name, array.dtype, array.shape, start, array.size))
+        places.sort(key=lambda place: place.start)
+        between, at = [], 0
+        for place in places:
+            between.append((at, place.start, body[at : place.start]))
+            at = place.start + place.items * place.dtype.itemsize
+        between.append((at, len(body), body[at:]))
+        return cls(len(body), between, places, inputs.rows, inputs.batched, options)
+
+    def read(self, body: bytes, reader: ArrayReader) -> tuple[Inputs, Options] | None:
+        """Reads a message of this kind; None of any other, and where some number has to be looked at more closely."""
+        if len(body) != self.size:
+            return None
+        for start, end, constant in self.between:
+            if body[start:end] != constant:
+                return None
+        arrays = {
+            name: np.frombuffer(body, dtype, items, start).reshape(shape)
+            for name, dtype, shape, start, items in self.places
+        }
+        inputs = reader.read(arrays, self.rows)
+        return None if inputs is None else (inputs._replace(batched=self.batched), self.options)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
 def metadata(policy: Policy, inputs: Mapping[str, Any]) -> bytes:
     """Returns the first message of a connection: what the policy is, and what its observations are."""
     version = policy.versions.active.version
@@ -153,13 +215,17 @@ def _array_map(leaf: Any) -> Any:
         return texts(array.tolist())
     if array.dtype.kind not in "biuf":  # bfloat16 has a kind of its own
         array = array.astype(np.float32)
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return {
-        _ARRAY: True,
-        b"data": little.reshape(-1).view(np.uint8).data,
-        b"dtype": little.dtype.str,
-        b"shape": array.shape,
-    }
+    head, tail = _around(array.dtype.newbyteorder("<"), array.shape)
+    return Raw(b"".join((head, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), tail)))
+
+
+@functools.lru_cache(maxsize=256)
+def _around(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """Returns what stands before and behind the bytes of an array."""
+    size = math.prod(shape) * dtype.itemsize
+    data = Encoder().encode(bytes(size))
+    head = b"\x84" + b"".join(map(Encoder().encode, (_ARRAY, True, b"data"))) + data[: len(data) - size]
+    return head, b"".join(map(Encoder().encode, (b"dtype", dtype.str, b"shape", shape)))
 
 
 _ENCODER = Encoder(enc_hook=_array_map)
@@ -284,7 +350,8 @@ def _unfit(where: str, problem: str, expected: str) -> DoesNotFit:
 
 def actions_of(answer: dict[str, Any], infer_ms: float) -> dict[str, Any]:
     """Returns the result of a message from the answer of our own route, whose policy state stays here."""
-    named: dict[str, Any] = {"action": answer["action"], "actions": answer["action"]}
+    action = Raw(_ENCODER.encode(answer["action"]))
+    named: dict[str, Any] = {"action": action, "actions": action}
     rest = {key: value for key, value in answer.items() if key not in ("action", "policy_state")}
     return {**named, "server_timing": {"infer_ms": infer_ms}, **rest}
 
