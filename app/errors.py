@@ -5,6 +5,7 @@
     │   ├── NotJson               the body is no JSON object
     │   ├── NotMsgpack            the body is no msgpack map
     │   ├── NotHttp               what was sent is no HTTP request
+    │   ├── NotWebSocket          a request that does not become a WebSocket, where one is expected
     │   ├── NotDecodable          the body is not what its Content-Encoding says
     │   ├── Malformed             no request of the protocol that its path belongs to
     │   ├── Unauthorized          no token, or a wrong one
@@ -67,6 +68,10 @@ class NotMsgpack(Refusal):
 
 class NotHttp(Refusal):
     """What was sent is no HTTP request."""
+
+
+class NotWebSocket(Refusal):
+    """A request that does not become a WebSocket, where one is expected."""
 
 
 class NotDecodable(Refusal):

@@ -68,6 +68,7 @@ class Settings:
     uds: str = setting("", "path of a unix socket to listen on beside the port; empty: none")
     uds_mode: str = setting("660", "who may connect to it, as chmod takes it, in octal digits")
     uds_owner: str = setting("", "USER:GROUP that it belongs to, either left out where it stays; empty: it stays")
+    openpi: str = setting("", "name of the policy that OpenPI clients find at the path /; empty: none")
     workers: int = setting(1, "processes that answer requests; all change weights together", least=1, most=64)
     engine: str = setting(
         "auto",
@@ -199,7 +200,11 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
     if not is_name(values.get("fleet", "default")):
         raise SettingsError(f"{values['fleet']!r} cannot name a fleet: expected letters, digits, '.', '_' and '-'")
     listed = list(policies) or env.get(variable("policies"), "").split()
-    return Settings(_policies(listed), **values)
+    found = _policies(listed)
+    names = [policy.name for policy in found]
+    if values.get("openpi") and values["openpi"] not in names:
+        raise SettingsError(f"--openpi is {values['openpi']!r}, expected the name of a policy: {', '.join(names)}")
+    return Settings(found, **values)
 
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:

@@ -24,6 +24,7 @@ from app import logs
 from app.api.application import build_app
 from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.fast_path import FastPath
+from app.api.openpi import OpenPi
 from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher, BatcherParts
@@ -98,6 +99,7 @@ class Worker:
             token=settings.data_token,
             crosses_origins=bool(settings.cors_origins),
         )
+        self._fast_path.websockets = OpenPi(self._service, metrics, settings)
         self._http = HttpServer(
             build_app(self._service, self._sessions, metrics, settings),
             self._fast_path,

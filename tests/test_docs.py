@@ -298,6 +298,24 @@ def test_a_client_of_tensorflow_serving_runs_as_the_docs_show_it(server: Running
     assert names["state"].keys() == {"1/0", "1/1"}
 
 
+# docs/how-to/openpi-clients.md
+
+
+def test_an_openpi_client_runs_as_the_docs_show_it(server: RunningServer) -> None:
+    try:
+        python = python_of_clients()
+    except NoClients as error:
+        pytest.skip(f"there is no environment with the clients: {error}")
+    text = (ROOT / "docs" / "how-to" / "openpi-clients.md").read_text()
+    program = "\n".join(blocks("python", text)).replace("localhost:8000", server.url.removeprefix("http://"))
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "{'observation': {'dtype': 'float32', 'shape': [4]}}"
+    assert "'reset': True" in lines[2]
+    assert lines[4:] == ["observation: shape [3]; expected float32 of shape [4], or a batch of shape [n, 4]"]
+
+
 # docs/tutorials/simulators.md
 
 SIMULATORS = (ROOT / "docs" / "tutorials" / "simulators.md").read_text()

@@ -48,6 +48,12 @@ def check_bearer(header: str, token: str) -> bool:
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
 
 
+def check_api_key(header: str, token: str) -> bool:
+    """Returns whether it contains this token as a bearer token, or as an API key, as OpenPI's clients send one."""
+    scheme, _, given = header.partition(" ")
+    return check_bearer(f"Bearer {given}" if scheme.lower() == "api-key" else header, token)
+
+
 def client_of(request: Request) -> str:
     """Returns a client's address: that of the connection, or the one that a trusted proxy names.
 

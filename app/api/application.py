@@ -19,6 +19,7 @@ from app.api.routes.data import data_router
 from app.api.routes.fleet import fleet_router
 from app.api.routes.health import health_router
 from app.api.routes.open_inference import health_of_protocol, open_inference_router, repository_router
+from app.api.routes.openpi import openpi_router
 from app.api.routes.policies import policies_router
 from app.api.routes.sessions import sessions_router
 from app.api.routes.tensorflow_serving import models_route
@@ -51,6 +52,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     app.include_router(health_of_protocol(service))
     app.include_router(open_inference_router(service, sessions, metrics, guard))
     app.include_router(repository_router(service, only_admins))
+    app.include_router(openpi_router(service, guard, settings.openpi))
     problems.install(app)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]

@@ -15,6 +15,7 @@ from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
 from app.api.routes.tensorflow_serving import PREDICT, predict_paths, predict_route
+from app.api.websocket import WebSockets
 from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
@@ -73,8 +74,10 @@ class FastPath:
     """Decides which requests need no framework.
 
     `token` guards the data routes; "" leaves them open. `crosses_origins`: browsers' requests get headers from
-    middleware, and so take the framework.
+    middleware, and so take the framework. `websockets`: the paths whose requests may become a WebSocket.
     """
+
+    websockets: WebSockets | None = None
 
     def __init__(
         self,

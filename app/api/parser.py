@@ -29,7 +29,11 @@ _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
 
 
 class RequestHead(NamedTuple):
-    """The head of a request; names of header fields in lower case. `length`: of the body; None where it is chunked."""
+    """The head of a request; names of header fields in lower case.
+
+    `length`: of the body; None where it is chunked. `upgrade`: all header fields, of a GET that asks for another
+    protocol; `headers` has them without that wish.
+    """
 
     method: bytes
     target: bytes
@@ -37,6 +41,7 @@ class RequestHead(NamedTuple):
     headers: Headers
     keep_alive: bool
     length: int | None
+    upgrade: Headers | None = None
 
 
 class HttpParser:
@@ -167,6 +172,8 @@ class HttpParser:
         self.fed, self._framing, self._tail = True, framing, tail
         self._new_parser()
         self._parser.feed_data(b"\r\n".join((*lines, b"", b"")))
+        if head.method == b"GET" and self.head is not None:
+            self.head = self.head._replace(upgrade=head.headers)
 
     def _new_parser(self) -> None:
         self._parser = httptools.HttpRequestParser(self)

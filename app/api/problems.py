@@ -28,6 +28,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.NotJson: (400, "Not JSON"),
     errors.NotMsgpack: (400, "Not msgpack"),
     errors.NotHttp: (400, "Not HTTP"),
+    errors.NotWebSocket: (400, "Not a WebSocket"),
     errors.NotDecodable: (400, "Not decodable"),
     errors.Malformed: (400, "Malformed request"),
     errors.SequenceNotStarted: (400, "Sequence not started"),

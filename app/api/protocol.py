@@ -26,6 +26,7 @@ from app.api.problems import problem_response
 from app.api.reader import SWALLOWED_BYTES, RequestReader
 from app.api.request_cycle import FastPathCycle, Route
 from app.api.timeouts import CHECK_AFTER_S, Timeouts
+from app.api.websocket import Upgrade
 from app.api.writer import CLOSED
 from app.errors import Overloaded, RequestTimeout, Unsupported
 from app.sockets import unread_bytes
@@ -146,6 +147,9 @@ class FastPathProtocol(RequestReader):
         if head.length is None and any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in head.headers):
             raise Unsupported("the only transfer coding that is read is chunked")
         self.stays = head.keep_alive and head.version == "1.1"
+        if head.upgrade is not None and (websockets := self.fast_path.websockets) and websockets.takes(head):
+            self.cycle = Upgrade(websockets.accept(head, self))
+            return
         if head.method == b"POST" and head.version == "1.1":
             route = self.fast_path.route(head.target, head.headers)
             if route is not None:
@@ -165,8 +169,21 @@ class FastPathProtocol(RequestReader):
             body = cycle.body()
             self.shared.unfinished.release(self)
             cycle.ask(self.fast_path.service, body, self.loop.time())
+        elif isinstance(cycle, Upgrade):
+            self.loop.call_soon(self._hand_over, cycle)
         elif cycle is not None:
             cycle.complete()
+
+    def _hand_over(self, upgrade: Upgrade) -> None:
+        """Gives the connection to the WebSocket that it becomes, with what was sent ahead."""
+        if self.closing or self.transport.is_closing():
+            return
+        transport, ahead, stops = self.transport, self._ahead, self._stops
+        if self.is_paused:
+            transport.resume_reading()
+        self.server_state.connections.add(upgrade.becomes)  # type: ignore[arg-type]
+        self.connection_lost(None)
+        upgrade.becomes.start(transport, ahead, stops)
 
     def end_seen(self) -> None:
         """Notes that the client has ended its side."""

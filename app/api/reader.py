@@ -14,6 +14,7 @@ from app.api.asgi_cycle import AsgiCycle
 from app.api.parser import HttpParser, RequestHead
 from app.api.request_cycle import FastPathCycle
 from app.api.timeouts import CHECK_AFTER_S, HalfCloseCheck
+from app.api.websocket import Upgrade
 from app.api.writer import AnswerWriter
 from app.errors import Refusal
 from app.wire.limits import SMALL_BYTES
@@ -36,7 +37,7 @@ class RequestReader(AnswerWriter):
     def __init__(self, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server_state)
         self.loop = loop
-        self.cycle: FastPathCycle | AsgiCycle | None = None
+        self.cycle: FastPathCycle | AsgiCycle | Upgrade | None = None
         self.has_ended = self.is_paused = False
         self._parser = HttpParser()
         self._ahead = b""

@@ -180,18 +180,27 @@ def _array(dtype: Any, shape: Any, data: Any, where: str) -> Array:
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _unfit(f"{where}.dtype", show(dtype), f"one of {', '.join(DTYPES)}")
+    return array_over(data, DTYPES[dtype], shape, where)
+
+
+def array_over(data: Any, dtype: np.dtype[Any], shape: Any, where: str) -> Array:
+    """Makes a view of `data`, which is to be so many bytes as the array has.
+
+    Raises:
+      DoesNotFit: the three do not make an array.
+    """
     if not _is_shape(shape):
         raise _unfit(f"{where}.shape", show(shape), f"a list of at most {_MOST_DIMENSIONS} integers, none below 0")
     if not isinstance(data, bytes | memoryview):
         raise _unfit(f"{where}.data", show(data), "raw bytes (msgpack's bin)")
-    size = math.prod(shape) * DTYPES[dtype].itemsize
+    size = math.prod(shape) * dtype.itemsize
     if len(data) != size:
-        raise _unfit(f"{where}.data", f"{len(data)} bytes", f"{size} bytes: {dtype} of shape {shape}")
+        raise _unfit(f"{where}.data", f"{len(data)} bytes", f"{size} bytes: {dtype.name} of shape {shape}")
     try:
-        array: Array = np.ndarray(shape, DTYPES[dtype], data)
+        array: Array = np.ndarray(shape, dtype, data)
     except ValueError:  # of no size, but with dimensions beyond all memory
         raise _unfit(f"{where}.shape", str(shape), "smaller dimensions") from None
-    if dtype == "bool":
+    if dtype.kind == "b":
         _check_booleans(array.view(np.uint8), where)
     return array
 

@@ -1,8 +1,9 @@
 /* Load on an HTTP/1.1 server on this machine: the bytes of requests in, one JSON line about the answers out.
  *
- *   load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]
+ *   load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]] [-w HANDSHAKE]
  *
- * Each FILE is a whole request; several take turns.
+ * Each FILE is a whole request; several take turns. With -w each is a frame of a WebSocket, which begins with the
+ * request in HANDSHAKE and a frame of the server's; an answer is one frame, a text counts as status 500.
  *
  * Without -r a closed loop: each of CONNECTIONS sends again as soon as it is answered, and latency counts from the
  * sending. With -r an open loop: request k is due k/RATE seconds after the start, whatever became of those before it,
@@ -40,7 +41,7 @@ typedef struct {
 typedef struct {
     uint64_t *of, count, room;
 } Latencies;
-typedef enum { CLOSED, CONNECTING, FREE, BUSY } State;
+typedef enum { CLOSED, CONNECTING, GREETING, FREE, BUSY } State;
 typedef struct {
     int fd, blocked;
     State state;
@@ -55,6 +56,7 @@ static struct {
     double seconds, rate;
 } args = {.connections = 32, .most = 512};
 static Request *kinds;
+static Request handshake;
 static int kind_count;
 static int poller, timer;
 static Connection *pool;
@@ -143,7 +145,19 @@ static void connected(Connection *c) {
         return close_connection(c);
     }
     watch(c, EPOLL_CTL_MOD, EPOLLIN);
-    put_free(c);
+    if (!handshake.length) return put_free(c);
+    if (send(c->fd, handshake.bytes, handshake.length, MSG_NOSIGNAL) != (ssize_t)handshake.length) die("handshake");
+    c->state = GREETING;
+    c->got = 0;
+}
+
+/* The length of the frame that these bytes begin with, 0 where they do not say it yet. */
+static size_t frame_length(const unsigned char *bytes, size_t got) {
+    size_t length = got < 2 ? 0 : bytes[1] & 127, head = length == 127 ? 10 : length == 126 ? 4 : 2;
+    if (got < head) return 0;
+    if (head > 2) length = 0;
+    for (size_t i = 2; i < head; i++) length = length << 8 | bytes[i];
+    return head + length;
 }
 
 /* --- one request and its answer --- */
@@ -210,8 +224,30 @@ static void finish(Connection *c, int status, const char *body) {
     else put_free(c);
 }
 
+/* Takes what has come as the answer, if it is whole: a frame. */
+static void look_at_frame(Connection *c) {
+    size_t whole = frame_length((unsigned char *)c->in, c->got);
+    int opcode = c->in[0] & 15;
+    if (whole > BUFFER || (whole && c->got > whole) || opcode > 2) {
+        broken++;
+        return lose(c);
+    }
+    if (whole && c->got == whole) finish(c, opcode == 2 ? 200 : 500, "");
+}
+
+/* Waits for the end of the handshake, and for the frame behind it. */
+static void look_at_greeting(Connection *c) {
+    c->in[c->got] = 0;
+    char *frame = strstr(c->in, "\r\n\r\n");
+    size_t got = frame ? c->got - (frame + 4 - c->in) : 0;
+    size_t whole = frame ? frame_length((unsigned char *)frame + 4, got) : 0;
+    if (whole && got == whole) put_free(c);
+}
+
 /* Takes what has come as the answer, if it is whole. */
 static void look_at_answer(Connection *c) {
+    if (c->state == GREETING) return look_at_greeting(c);
+    if (handshake.length) return look_at_frame(c);
     c->in[c->got] = 0;
     char *body = strstr(c->in, "\r\n\r\n"), *length = strcasestr(c->in, "\r\ncontent-length:");
     if (!body && c->got < BUFFER) return;
@@ -233,6 +269,10 @@ static void readable(Connection *c) {
     }
     ssize_t n = recv(c->fd, c->in + c->got, BUFFER - c->got, 0);
     if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0 && c->state == GREETING) {
+        refused++;
+        return close_connection(c);
+    }
     if (n <= 0) return lose(c);
     c->got += n;
     look_at_answer(c);
@@ -272,7 +312,7 @@ static void wait_until(uint64_t when) {
         if (!c) continue;
         if (c->state == CONNECTING) connected(c);
         else if (c->state == BUSY && events[i].events & EPOLLOUT) go_on_sending(c);
-        if (c->state >= FREE && events[i].events & ~EPOLLOUT) readable(c);
+        if (c->state >= GREETING && events[i].events & ~EPOLLOUT) readable(c);
     }
 }
 
@@ -340,7 +380,7 @@ static void tell(void) {
     printf("]}\n");
 }
 
-static void read_request(const char *name) {
+static Request read_request(const char *name) {
     FILE *file = fopen(name, "rb");
     if (!file || fseek(file, 0, SEEK_END)) die(name);
     Request request = {.length = ftell(file)};
@@ -348,21 +388,27 @@ static void read_request(const char *name) {
     request.bytes = grown(NULL, request.length + 1);
     if (fread(request.bytes, 1, request.length, file) != request.length) die(name);
     fclose(file);
+    return request;
+}
+
+static void add_kind(Request request) {
     kinds = grown(kinds, (kind_count + 1) * sizeof *kinds);
     kinds[kind_count++] = request;
 }
 
 int main(int count, char **words) {
-    for (int option; (option = getopt(count, words, "p:f:s:c:r:m:")) != -1;) {
+    for (int option; (option = getopt(count, words, "p:f:s:c:r:m:w:")) != -1;) {
         if (option == 'p') args.port = atoi(optarg);
-        else if (option == 'f') read_request(optarg);
+        else if (option == 'f') add_kind(read_request(optarg));
+        else if (option == 'w') handshake = read_request(optarg);
         else if (option == 's') args.seconds = atof(optarg);
         else if (option == 'c') args.connections = atoi(optarg);
         else if (option == 'r') args.rate = atof(optarg);
         else if (option == 'm') args.most = atoi(optarg);
     }
     if (!kind_count || args.port < 1 || args.seconds <= 0 || args.seconds > 600 || args.connections < 1 || args.rate < 0)
-        return fprintf(stderr, "load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST]]\n"), 2;
+        return fprintf(stderr, "load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST]] [-w HANDSHAKE]\n"),
+               2;
     if (args.rate == 0 || args.most < args.connections) args.most = args.connections;
     pool = calloc(args.most, sizeof *pool);
     ring = calloc(args.most, sizeof *ring);

@@ -50,6 +50,7 @@ class Generator:
 
     program: Path
     requests: tuple[Path, ...]
+    handshake: Path | None = None  # of a WebSocket, whose frames the requests are
 
     @contextlib.contextmanager
     def running(
@@ -67,6 +68,8 @@ class Generator:
         words = ["-p", port, "-s", seconds, "-c", connections, "-r", rate, "-m", most]
         for request in self.requests:
             words += ["-f", request]
+        if self.handshake is not None:
+            words += ["-w", self.handshake]
         with subprocess.Popen(
             [self.program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -100,6 +103,23 @@ def generator(folder: Path, path: str, body: bytes) -> Generator:
     request = folder / "request"
     request.write_bytes(request_bytes(path, body))
     return Generator(compiled(folder), (request,))
+
+
+def websocket_generator(folder: Path, path: str, message: bytes) -> Generator:
+    """Compiles load.c into `folder`, to send `message` on WebSockets at `path`."""
+    request, handshake = folder / "frame", folder / "handshake"
+    request.write_bytes(masked_frame(message))
+    fields = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    handshake.write_bytes(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n{key}\r\n\r\n".encode())
+    return Generator(compiled(folder), (request,), handshake)
+
+
+def masked_frame(message: bytes) -> bytes:
+    """A binary frame of a client."""
+    size, mask = len(message), b"\x37\xfa\x21\x3d"
+    head = bytes((0x82, 0x80 | size)) if size < 126 else b"\x82\xfe" + size.to_bytes(2, "big")
+    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(message))
 
 
 def compiled(folder: Path) -> Path:

@@ -19,6 +19,10 @@ def health_router(service: Service, metrics: Metrics) -> APIRouter:
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
+    @router.get("/healthz", summary="The same for OpenPI's clients")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Some weights of every policy serve")
     async def readyz() -> JSONResponse:

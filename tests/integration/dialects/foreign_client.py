@@ -1,7 +1,7 @@
 """Runs in the environment of the clients (tests/support/clients.py): calls from standard input → what came, as JSON.
 
-`foreign_client.py CLIENT ADDRESS`, CLIENT one of triton-http, triton-grpc, kserve. A call is {"do": what, …}; arrays
-are {"dtype", "shape", "data": base64}, strings lists of them.
+`foreign_client.py CLIENT ADDRESS`, CLIENT one of triton-http, triton-grpc, kserve, openpi. A call is {"do": what, …};
+arrays are {"dtype", "shape", "data": base64}, strings lists of them.
 """
 
 import asyncio
@@ -142,9 +142,60 @@ class KServe:
         return self.loop.run_until_complete(coroutine)
 
 
+class OpenPi:
+    """OpenPI's `WebsocketClientPolicy`. A call names its path; calls to the same one go over the same connection."""
+
+    def __init__(self, kind: str, address: str) -> None:
+        self.address = address
+        self.policies: dict[str, Any] = {}
+
+    def infer(self, call: dict[str, Any]) -> Any:
+        return _shown(self._policy(call).infer(_nest_of(call["observation"])))
+
+    def metadata(self, call: dict[str, Any]) -> Any:
+        return _shown(self._policy(call).get_server_metadata())
+
+    def drop(self, call: dict[str, Any]) -> Any:
+        """Leaves the connection, without a word."""
+        self.policies.pop(call["path"])._ws.socket.close()
+
+    def wrong(self, call: dict[str, Any]) -> Any:
+        """What the client raises."""
+        try:
+            self.infer(call)
+        except RuntimeError as error:
+            return str(error)
+
+    def _policy(self, call: dict[str, Any]) -> Any:
+        from openpi_client.websocket_client_policy import WebsocketClientPolicy
+
+        path, host, port = call["path"], *self.address.split(":")
+        if path not in self.policies:
+            where = (host, int(port)) if path == "/" else (f"ws://{self.address}{path}", None)
+            self.policies[path] = WebsocketClientPolicy(*where, api_key=call.get("key"))
+        return self.policies[path]
+
+
+def _nest_of(given: Any) -> Any:
+    if isinstance(given, dict) and given.keys() == {"dtype", "shape", "data"}:
+        return array_of(given)
+    if isinstance(given, dict):
+        return {key: _nest_of(item) for key, item in given.items()}
+    return [_nest_of(item) for item in given] if isinstance(given, list) else given
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return told(value) if isinstance(value, np.ndarray) else value
+
+
 def main() -> None:
     kind, address = sys.argv[1:]
-    client: Any = KServe("", address) if kind == "kserve" else Triton(kind.partition("-")[2], address)
+    kinds = {"kserve": KServe, "openpi": OpenPi}
+    client: Any = kinds.get(kind, Triton)(kind.partition("-")[2], address)
     answers = []
     for call in json.load(sys.stdin):
         try:

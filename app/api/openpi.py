@@ -1,0 +1,224 @@
+"""OpenPI's clients: a WebSocket on which each message is a step of one episode, answered as our own route does.
+
+The policy state stays with the connection; it is gone with it, after a reset, and where another session begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+from typing import Any, cast
+from urllib.parse import unquote
+
+import numpy as np
+from fastapi import Response
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from app.api.access import check_api_key
+from app.api.parser import RequestHead
+from app.api.problems import detail_of, status_of
+from app.api.request_cycle import Large, RequestCycle, Route
+from app.api.websocket import WebSocket
+from app.api.writer import AnswerWriter
+from app.batching.rule import Result
+from app.dialects.calls import ForeignRequest, Reply
+from app.dialects.openpi import Kind, MessageReader, actions_of, encode, metadata, reset_answer
+from app.errors import DoesNotFit, Forbidden, NotMsgpack, NotWebSocket, Problem, Unauthorized
+from app.inference.policy import Policy
+from app.inference.request import function_of
+from app.inference.response import ResponseTemplate
+from app.inference.service import Service
+from app.inputs.arrays import ArrayReader
+from app.inputs.defaults import FIRST, default_leaves
+from app.inputs.names import top_level
+from app.inputs.options import Options
+from app.inputs.validate import Inputs
+from app.metrics import Metrics
+from app.sessions.record import Answer
+from app.settings import Settings
+from app.wire.codecs import MSGPACK
+from app.wire.limits import SHORT_BODY_BYTES
+from app.wire.tensors import Arrays
+from saver.artifact import Leaf, leaves
+
+_BEFORE, _AFTER = "/v1/policies/", "/openpi"
+ROUTE = "openpi"
+_ACCEPTED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: %b\r\n\r\n"
+)
+
+
+class OpenPi:
+    """Which requests become OpenPI's WebSockets, and of which policy."""
+
+    def __init__(self, service: Service, metrics: Metrics, settings: Settings) -> None:
+        self._service, self._metrics = service, metrics
+        self._token, self._at_root = settings.data_token, settings.openpi
+        self._idle_s = settings.sessions_idle_s
+        self._origins = {origin.strip() for origin in settings.cors_origins.split(",")} - {""}
+
+    def takes(self, head: RequestHead) -> bool:
+        """See `WebSockets`."""
+        wishes = [value.strip().lower() for name, value in head.upgrade or () if name == b"upgrade"]
+        return wishes == [b"websocket"] and self._policy_of(head.target) is not None
+
+    def accept(self, head: RequestHead, connection: AnswerWriter) -> WebSocket:
+        """See `WebSockets`.
+
+        Raises:
+          Unauthorized: no token, or a wrong one.
+          UnknownPolicy, NotReady: as `Service.policy` does.
+          NotWebSocket: the handshake lacks something.
+          Forbidden: a page of another origin asks.
+        """
+        headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.upgrade or ()])
+        if self._token and not check_api_key(next(iter(headers.get_all("authorization")), ""), self._token):
+            raise Unauthorized(
+                "no token, or a wrong one: expected the header Authorization: Api-Key <token>, or Bearer"
+            )
+        policy = self._service.policy(self._policy_of(head.target))
+        frames = ServerProtocol(max_size=policy.body_limit("action", MSGPACK), state=State.OPEN)
+        try:
+            accept, _, _ = frames.process_request(Request("/", headers, "GET", f"HTTP/{head.version}"))
+        except InvalidHandshake as error:
+            raise NotWebSocket(f"this is no handshake of a WebSocket: {error}") from None
+        if head.length != 0:
+            raise NotWebSocket("a handshake has no body")
+        for origin in headers.get_all("origin"):
+            if not self._origins & {"*", origin}:
+                raise Forbidden(f"the origin {origin[:200]!r} is none that may call from a browser: see --cors-origins")
+        episode = Episode(self._service, policy, self._metrics, self._idle_s)
+        accepted = _ACCEPTED % accept.encode()
+        loop = asyncio.get_running_loop()
+        return WebSocket(connection.server_state, loop, connection.shared, episode, frames, accepted)
+
+    def _policy_of(self, target: bytes) -> str | None:
+        path = unquote(target.partition(b"?")[0].decode("latin-1"))
+        if path == "/":
+            return self._at_root or None
+        name = path[len(_BEFORE) : -len(_AFTER)]
+        return name if path.startswith(_BEFORE) and path.endswith(_AFTER) and name and "/" not in name else None
+
+
+class Episode:
+    """What one connection does with its policy. `idle_s`: as long as a session is kept."""
+
+    def __init__(self, service: Service, policy: Policy, metrics: Metrics, idle_s: float) -> None:
+        self.idle_s = idle_s
+        self._service, self._policy = service, policy
+        self._reader = MessageReader(policy)
+        self._step_type = _step_type_of(policy)
+        self._state_names = _state_names(policy)
+        self._state: Arrays | None = None
+        self._arrays = ArrayReader(policy.spec, policy.reader.rows_limit)
+        self._kind: Kind | None = None
+        self._session_id: str | None = None
+        self._seed: int | None = None
+        self._step = 0
+        limit = policy.body_limit("action", MSGPACK)
+        large = Large(service, limit, self._at_once, self._read, lambda pending: pending)
+        self._route = Route(cast(Any, self._read), MSGPACK, metrics.data(policy.name, ROUTE), large, cast(Any, None))
+
+    def greeting(self) -> bytes:
+        """See `Talk`."""
+        return metadata(self._policy, self._reader.inputs)
+
+    def answer(self, message: bytes, is_text: bool, to: WebSocket) -> None:
+        """See `Talk`."""
+        cycle = MessageCycle(self._route, to)
+        to.cycle = cycle
+        if is_text:
+            cycle.set_exception(NotMsgpack("a text message, expected a binary one: a msgpack map of the observation"))
+        else:
+            cycle.ask(self._service, message, to.loop.time())
+
+    def _at_once(self, body: bytes) -> Any:
+        return self._read(body) if len(body) <= SHORT_BODY_BYTES else None
+
+    def _read(self, body: bytes) -> ForeignRequest | Answer:
+        """Reads a message. Nothing of the episode changes before it is answered."""
+        started = perf_counter()
+        known = self._kind.read(body, self._arrays) if self._kind is not None else None
+        if known is not None:
+            return self._request(*known, self._step == 0, None, started)
+        message, policy = self._reader.read(body), self._policy
+        if message.resets:
+            self._state, self._step, self._seed, self._session_id = None, 0, message.seed, message.session_id
+            return Answer("", reset_answer(policy))
+        begins = self._step == 0 or (message.session_id is not None and message.session_id != self._session_id)
+        options = policy.reader.take_options(message.fields)
+        inputs = policy.reader.read(message.fields)
+        if message.session_id is None:
+            self._kind = Kind.of(body, inputs, options)
+        return self._request(inputs, options, begins, message.session_id, started)
+
+    def _request(
+        self, inputs: Inputs, options: Options, begins: bool, session_id: str | None, started: float
+    ) -> ForeignRequest:
+        """Returns the request of a step."""
+        policy, step = self._policy, 0
+        if options.seed is None and self._seed is not None:
+            options, step = replace(options, seed=self._seed), 0 if begins else self._step
+        function = function_of(policy, options)
+        if begins and self._step_type is not None:
+            name, leaf = self._step_type
+            inputs.arrays.setdefault(name, np.full(inputs.rows, FIRST, leaf.storage))
+        elif inputs.needs_state and self._state is not None:
+            inputs = self._with_state(inputs, self._state)
+        request = self._service.parser.request(policy, function, inputs, options, policy.templates, step)
+        write = partial(self._written, request.template, request.batched, begins, session_id, started)
+        return ForeignRequest.of(request, write)
+
+    def _written(
+        self,
+        template: ResponseTemplate,
+        batched: bool,
+        begins: bool,
+        session_id: str | None,
+        started: float,
+        result: Result,
+    ) -> Reply:
+        """Writes an answer, and goes one step on."""
+        answer = template.structure(result, batched)
+        if self._state_names:
+            # Copies: a view would keep the arrays of a whole batch.
+            self._state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
+        self._step = 1 if begins else self._step + 1
+        self._session_id = self._session_id if session_id is None else session_id
+        return Reply(b"", encode(actions_of(answer, (perf_counter() - started) * 1000)))
+
+    def _with_state(self, inputs: Inputs, state: Arrays) -> Inputs:
+        rows = len(next(iter(state.values())))
+        if inputs.rows != rows:
+            expected = f"{rows}, as in the step before: the episode goes on until it is reset"
+            raise DoesNotFit([Problem("observation", f"rows: {inputs.rows}", expected)])
+        return inputs._replace(arrays=inputs.arrays | state, needs_state=False)
+
+
+class MessageCycle(RequestCycle):
+    """One message, answered by a message: a text where it is refused."""
+
+    def set_exception(self, error: Exception) -> None:
+        """See `Waiter`."""
+        self._respond(Response(detail_of(error), status_of(error)))
+
+    def _answer(self, body: Any) -> None:
+        self._end(200)
+        self._receiver.write_answer(b"", body.body if isinstance(body, Reply) else body)
+
+
+def _state_names(policy: Policy) -> dict[str, str]:
+    """Returns the names of the policy state: as an output → as an input."""
+    inputs = {path: leaf.name for path, leaf in leaves(top_level(policy.spec).get("policy_state", ()))}
+    return {leaf.name: inputs[path] for path, leaf in leaves(policy.spec.state) if path in inputs}
+
+
+def _step_type_of(policy: Policy) -> tuple[str, Leaf] | None:
+    found = [(name, leaf) for name, (top, leaf) in default_leaves(policy.spec).items() if top == "step_type"]
+    return found[0] if found else None

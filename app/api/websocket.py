@@ -1,0 +1,361 @@
+"""A connection that has become a WebSocket: its bytes → messages, one answered after the other, and back.
+
+The frames are read by `websockets`, without its I/O. Bounds are those of other connections: a message has as many bytes
+as a body may, one that stops coming is given up, nothing more is read while much waits, and a client that does not read
+its answers is dropped. One that is silent is asked whether it is there (ping).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import Protocol
+
+from fastapi import Response
+from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]  # in C, where that is there
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from app.api.connection_limits import SharedLimits
+from app.api.parser import RequestHead
+from app.api.timeouts import Timeouts
+from app.api.writer import CLOSED, AnswerWriter
+from app.sockets import unread_bytes
+from app.wire.limits import SMALL_BYTES
+
+# So much is parsed at once, and so many messages wait parsed: their count is bounded by both.
+_SLICE_BYTES, _MOST_MESSAGES = 16 * 1024, 16
+# So much of a message has to come within the time that a client has.
+_STEP_BYTES = 16 * 1024
+# A client has so long to read why it was closed.
+_LINGER_S = 2.0
+# After so long without another byte a connection of a server that stops is closed.
+_STOPPING_S = 0.1
+# Codes of a close (RFC 6455, 7.4.1).
+GOING_AWAY, POLICY, BUG, AGAIN = 1001, 1008, 1011, 1013
+_WHOLE_BINARY, _MASKED = 0x82, 0x80
+_DATA = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
+
+
+class MessageCycle(Protocol):
+    """One message and its answer."""
+
+    def give_up(self) -> None:
+        """Abandons the message: the connection is closed."""
+
+
+class Talk(Protocol):
+    """What is said on a WebSocket. `idle_s`: how long it may be silent."""
+
+    idle_s: float
+
+    def greeting(self) -> bytes:
+        """Returns the first message of the server."""
+
+    def answer(self, message: bytes, is_text: bool, to: WebSocket) -> None:
+        """Answers a message, now or later, by one of the methods of `to`, whose `cycle` it sets."""
+
+
+class WebSockets(Protocol):
+    """Which requests become WebSockets."""
+
+    def takes(self, head: RequestHead) -> bool:
+        """Returns whether the wish of a request is granted, or refused by an error, rather than ignored."""
+
+    def accept(self, head: RequestHead, connection: AnswerWriter) -> WebSocket:
+        """Returns what the connection becomes; raises a `Refusal`."""
+
+
+class Upgrade:
+    """A request that its connection answers by becoming a WebSocket. There is nothing to give up."""
+
+    over = True
+    expects = False
+    takes_interim = False
+    buffered_bytes = unread_body_bytes = 0
+
+    def __init__(self, becomes: WebSocket) -> None:
+        self.becomes = becomes
+
+    def receive(self, piece: bytes) -> None:
+        """Drops a piece of a body: the head has announced none."""
+
+    def refuse(self, error: Exception) -> None:
+        """Does nothing: the connection closes."""
+
+    def give_up(self) -> None:
+        """Does nothing."""
+
+    def complete(self) -> None:
+        """Does nothing."""
+
+
+class WebSocket(AnswerWriter):
+    """One connection after the handshake.
+
+    `cycle`: the message under way. `has_ended`, `is_paused`: see `Checked`.
+    """
+
+    has_ended = False
+    is_paused = False
+
+    def __init__(
+        self,
+        server_state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        shared: SharedLimits,
+        talk: Talk,
+        frames: ServerProtocol,
+        accepted: bytes,
+    ) -> None:
+        super().__init__(server_state)
+        self.loop, self.shared = loop, shared
+        self.cycle: MessageCycle | None = None
+        self._most = frames.max_message_size or 0
+        self._talk, self._frames, self._accepted = talk, frames, accepted
+        self._ahead = b""
+        self._messages: deque[tuple[bytes, bool]] = deque()
+        self._fragments: list[bytes] = []
+        self._is_text = False
+        self._queued = self._partial = self._step = self._fragment_bytes = 0
+        self._stops = self._pinged = self._busy = False
+        self._reading_since = self._heard = self._asked = loop.time()
+
+    def start(self, transport: asyncio.Transport, ahead: bytes, stops: bool) -> None:
+        """Takes the connection over, with what the client has sent ahead."""
+        self.transport = transport
+        transport.set_protocol(self)
+        self._timeouts = Timeouts(self)  # type: ignore[arg-type] # no check of it asks what is under way
+        self.write(self._accepted)
+        self.send(self._talk.greeting())
+        if ahead:
+            self.data_received(ahead)
+        if stops:
+            self.shutdown()
+
+    # What the event loop and the server call.
+
+    def data_received(self, data: bytes) -> None:
+        """Reads frames; keeps what comes while much waits."""
+        if self.closing:
+            return
+        self._heard, self._pinged = now, _ = self.loop.time(), False
+        if self.cycle is None and not (self._ahead or self._partial or self._messages or self.write_paused):
+            message = _whole(data, self._most)
+            if message is not None:
+                self._asked = now
+                self._talk.answer(message, False, self)
+                return
+        self._ahead = self._ahead + data if self._ahead else data
+        self.settle()
+
+    def eof_received(self) -> bool:
+        """Closes: a client that ends its side without a closing frame is gone."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Gives up the message under way, and lets go of everything."""
+        self.closing = True
+        self.server_state.connections.discard(self)
+        self._drop()
+        self._timeouts.cancel()
+        self.resume_writing()
+        del self._talk
+        self.transport = CLOSED
+
+    def shutdown(self) -> None:
+        """Answers what was sent by now, and closes the connection: the server stops."""
+        self._stops = True
+        self.loop.call_later(_STOPPING_S, self.settle)
+
+    # Messages.
+
+    def settle(self) -> None:
+        """Reads on, answers the next message, or closes: whatever is next."""
+        if self._busy or self.closing:
+            return
+        self._busy = True
+        try:
+            for _ in range(_MOST_MESSAGES):
+                self._read()
+                if self.cycle is not None or self.write_paused or not self._messages or self.closing:
+                    break
+                message, is_text = self._messages.popleft()
+                self._queued -= len(message)
+                self._asked = self.loop.time()
+                self._talk.answer(message, is_text, self)
+        finally:
+            self._busy = False
+        self._regulate()
+        if self.cycle is None and not self.write_paused and not self.transport.is_closing():
+            if self._messages:
+                self.loop.call_soon(self.settle)
+            elif self._stops and not self.closing:
+                self._close_if_read()
+
+    def _close_if_read(self) -> None:
+        if unread_bytes(self.transport) and not self._partial:
+            self.loop.call_later(_STOPPING_S, self.settle)
+        else:
+            self.close(GOING_AWAY, "the server stops")
+
+    def _read(self) -> None:
+        """Parses what has come, as long as little waits."""
+        while self._ahead and len(self._messages) < _MOST_MESSAGES and self._queued <= SMALL_BYTES:
+            if self.write_paused or self.closing:
+                return
+            piece, self._ahead = self._ahead[:_SLICE_BYTES], self._ahead[_SLICE_BYTES:]
+            if self._partial > SMALL_BYTES:  # of a large message
+                piece, self._ahead = piece + self._ahead, b""
+            self._feed(piece)
+
+    def _feed(self, piece: bytes) -> None:
+        frames = self._frames
+        now = self.loop.time()
+        self._step += len(piece)
+        if self._step >= _STEP_BYTES or not self._partial:
+            self._reading_since, self._step = now, 0
+        frames.receive_data(piece)
+        for frame in frames.events_received():
+            if isinstance(frame, Frame) and frame.opcode in _DATA:
+                self._take(frame.opcode, bytes(frame.data), frame.fin)
+        self._partial = len(frames.reader.buffer) + self._fragment_bytes
+        for data in frames.data_to_send():
+            if data:
+                self.write(data)
+        if frames.state is not State.OPEN:
+            self._end()
+
+    def _take(self, opcode: Opcode, data: bytes, is_last: bool) -> None:
+        if opcode is not Opcode.CONT:
+            self._is_text = opcode is Opcode.TEXT
+        if not is_last or self._fragments:
+            self._fragments.append(data)
+            self._fragment_bytes += len(data) + 1
+            if len(self._fragments) > 1024:  # joined now and then: one may have no byte
+                self._fragments = [b"".join(self._fragments)]
+        if is_last:
+            message = b"".join(self._fragments) if self._fragments else data
+            self._fragments, self._fragment_bytes = [], 0
+            self._reading_since, self._step = self.loop.time(), 0
+            self._messages.append((message, self._is_text))
+            self._queued += len(message)
+
+    def _regulate(self) -> None:
+        if self.closing:
+            return
+        waiting = len(self._ahead) + self._partial + self._queued
+        if waiting > SMALL_BYTES:
+            self.shared.unfinished.count(self, waiting)
+        else:
+            self.shared.unfinished.release(self)
+        pause = len(self._ahead) > SMALL_BYTES
+        if pause is not self.is_paused:
+            self.is_paused = pause
+            (self.transport.pause_reading if pause else self.transport.resume_reading)()
+
+    # Answers.
+
+    def send(self, body: bytes, opcode: Opcode = Opcode.BINARY) -> None:
+        """Sends a message."""
+        if self.closing:
+            return
+        size = len(body)
+        if size < 126:
+            head = bytes((0x80 | opcode, size))
+        elif size < 1 << 16:
+            head = bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
+        else:
+            head = bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
+        self.write(head + body)
+
+    def write_answer(self, media_type: bytes, body: bytes) -> None:  # noqa: ARG002
+        """See `Receiver`: the message under way is answered."""
+        self.cycle = None
+        self.send(body)
+        if self._ahead or self._partial or self._messages or self._stops or self.is_paused:
+            self._reading_since = self.loop.time()
+            self.settle()
+
+    def write_response(self, response: Response) -> None:
+        """See `Receiver`: the message under way is refused, by a text; a bug of ours ends the connection."""
+        self.cycle = None
+        self.send(bytes(response.body), Opcode.TEXT)
+        if response.status_code == 500:
+            self.close(BUG, "a bug of the server")
+        else:
+            self.settle()
+
+    # Closing.
+
+    def close(self, code: int, why: str) -> None:
+        """Closes behind what was written."""
+        if self.closing or self.transport.is_closing():
+            return
+        if self._frames.state is State.OPEN:
+            self._frames.send_close(code, why)
+            for data in self._frames.data_to_send():
+                self.write(data)
+        self._end()
+
+    def _end(self) -> None:
+        """Ends our side behind the closing frame: a client that still sends would lose that by a reset."""
+        self.closing = True
+        self._drop()
+        if self.is_paused:
+            self.is_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timeouts.check_after(_LINGER_S)
+
+    def _drop(self) -> None:
+        cycle, self.cycle = self.cycle, None
+        if cycle is not None:
+            cycle.give_up()
+        self._ahead, self._fragments = b"", []
+        self._messages.clear()
+        self.shared.unfinished.release(self)
+
+    def evict(self) -> None:
+        """See `Holder`."""
+        self.close(AGAIN, "the unfinished messages of all clients take too much memory together")
+
+    def due(self) -> float:
+        """See `Watched`."""
+        if self.cycle is not None or self.is_paused or self.write_paused:
+            return math.inf
+        silent = self._heard + self.shared.keep_alive_s * (1 if self._pinged else 0.5)
+        if self._partial:
+            return min(silent, self._reading_since + self.shared.client_timeout_s)
+        return min(silent, self._asked + self._talk.idle_s)
+
+    def time_out(self) -> None:
+        """See `Watched`."""
+        now = self.loop.time()
+        if self._partial and now >= self._reading_since + self.shared.client_timeout_s:
+            self.close(POLICY, f"the message has stopped coming for {self.shared.client_timeout_s:g} s")
+        elif now >= self._asked + self._talk.idle_s:
+            self.close(GOING_AWAY, f"no message for {self._talk.idle_s:g} s")
+        elif self._pinged:
+            self.abort()
+        else:
+            self._pinged = True
+            self.send(b"", Opcode.PING)
+
+
+def _whole(data: bytes, most: int) -> bytes | None:
+    """Returns the message of a frame that came whole and alone, as nearly all do; None of any other bytes."""
+    got = len(data)
+    if got < 6 or data[0] != _WHOLE_BINARY or data[1] < _MASKED:
+        return None
+    size, start = data[1] - _MASKED, 2
+    if size == 126:
+        size, start = data[2] << 8 | data[3], 4
+        if size < 126:
+            return None
+    if got != start + 4 + size or size > min(most, 0xFFFF):
+        return None
+    return apply_mask(data[start + 4 :], data[start : start + 4])
