@@ -83,7 +83,7 @@ ON_OBJECTS = {
     "_all_assets": "test_attributes_of_tf_agents",
 }
 # Underscores that promise no less than other names do.
-PUBLIC = {"_exit", "_fields"}
+PUBLIC = {"_exit", "_fields", "_replace"}
 PRIVATE_MODULES = (
     "ai_edge_litert.schema_py_generated",
     "prometheus_client.mmap_dict",

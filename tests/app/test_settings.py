@@ -73,6 +73,7 @@ GIVEN = {
     "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.0/8", "::1"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
     "non_finite": ("accept", "refuse", "accept", "refuse"),
+    "openpi": ("p", "p", "p", "p"),
     "uds": ("/a.sock", "/b.sock", "/a.sock", "/b.sock"),
     "uds_mode": ("600", "666", "600", "666"),
     "uds_owner": ("a:b", "c:d", "a:b", "c:d"),

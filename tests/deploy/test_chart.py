@@ -26,7 +26,7 @@ VALUES: dict[str, Any] = {"default": {}} | {
 # What the chart decides, and its users do not.
 OWN = {"host", "port", "state_dir", "fleet", "advertise"}
 # What reaches no other machine, or a port that the chart does not publish.
-NOT_OFFERED = {"uds", "uds_mode", "uds_owner", "grpc_port"}
+NOT_OFFERED = {"uds", "uds_mode", "uds_owner", "grpc_port", "openpi"}
 LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "managed-by")}
 
 

@@ -189,7 +189,7 @@ def _shown(value: Any) -> Any:
         return {key: _shown(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_shown(item) for item in value]
-    return told(value) if isinstance(value, np.ndarray) else value
+    return as_json(value) if isinstance(value, np.ndarray) else value
 
 
 def main() -> None:
