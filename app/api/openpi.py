@@ -28,7 +28,8 @@ from app.api.websocket import WebSocket
 from app.api.writer import AnswerWriter
 from app.batching.rule import Result
 from app.dialects.calls import ForeignRequest, Reply
-from app.dialects.openpi import Kind, MessageReader, actions_of, encode, metadata, reset_answer
+from app.dialects.openpi import MessageReader, actions_of, encode, metadata, reset_answer
+from app.dialects.openpi_kinds import Kind
 from app.errors import DoesNotFit, Forbidden, NotMsgpack, NotWebSocket, Problem, Unauthorized
 from app.inference.policy import Policy
 from app.inference.request import function_of

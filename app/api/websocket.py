@@ -14,13 +14,14 @@ from typing import Protocol
 
 from fastapi import Response
 from uvicorn.server import ServerState
-from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]  # in C, where that is there
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from app.api.connection_limits import SharedLimits
 from app.api.parser import RequestHead
 from app.api.timeouts import Timeouts
+from app.api.websocket_frames import frame_of, whole
 from app.api.writer import CLOSED, AnswerWriter
 from app.sockets import unread_bytes
 from app.wire.limits import SMALL_BYTES
@@ -35,7 +36,6 @@ _LINGER_S = 2.0
 _STOPPING_S = 0.1
 # Codes of a close (RFC 6455, 7.4.1).
 GOING_AWAY, POLICY, BUG, AGAIN = 1001, 1008, 1011, 1013
-_WHOLE_BINARY, _MASKED = 0x82, 0x80
 _DATA = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
 
 
@@ -143,7 +143,7 @@ class WebSocket(AnswerWriter):
             return
         self._heard, self._pinged = now, _ = self.loop.time(), False
         if self.cycle is None and not (self._ahead or self._partial or self._messages or self.write_paused):
-            message = _whole(data, self._most)
+            message = whole(data, self._most)
             if message is not None:
                 self._asked = now
                 self._talk.answer(message, False, self)
@@ -262,14 +262,7 @@ class WebSocket(AnswerWriter):
         """Sends a message."""
         if self.closing:
             return
-        size = len(body)
-        if size < 126:
-            head = bytes((0x80 | opcode, size))
-        elif size < 1 << 16:
-            head = bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
-        else:
-            head = bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
-        self.write(head + body)
+        self.write(frame_of(body, opcode))
 
     def write_answer(self, media_type: bytes, body: bytes) -> None:  # noqa: ARG002
         """See `Receiver`: the message under way is answered."""
@@ -344,18 +337,3 @@ class WebSocket(AnswerWriter):
         else:
             self._pinged = True
             self.send(b"", Opcode.PING)
-
-
-def _whole(data: bytes, most: int) -> bytes | None:
-    """Returns the message of a frame that came whole and alone, as nearly all do; None of any other bytes."""
-    got = len(data)
-    if got < 6 or data[0] != _WHOLE_BINARY or data[1] < _MASKED:
-        return None
-    size, start = data[1] - _MASKED, 2
-    if size == 126:
-        size, start = data[2] << 8 | data[3], 4
-        if size < 126:
-            return None
-    if got != start + 4 + size or size > min(most, 0xFFFF):
-        return None
-    return apply_mask(data[start + 4 :], data[start : start + 4])
