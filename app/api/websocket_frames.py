@@ -1,4 +1,4 @@
-"""Messages ⇄ the bytes of their frames, where one frame holds a whole message; other frames are left to `websockets`."""
+"""Messages ⇄ bytes, where one frame holds a whole message; other frames are left to `websockets`."""
 
 from __future__ import annotations
 
