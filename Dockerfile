@@ -20,12 +20,14 @@ RUN awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock > uv.txt \
     && /opt/uv/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement uv.txt
 
 # The lock also holds what the demo and the developers need: this picks what serving needs, at the lock's versions.
-# A stage of its own, so that a change of pyproject.toml that leaves the names alone installs nothing anew. libclang is
-# a compiler's library: TensorFlow lists it, and imports it nowhere.
+# A stage of its own, so that a change of pyproject.toml that leaves the names alone installs nothing anew. Three are
+# left out that TensorFlow lists: libclang is a compiler's library, which it imports nowhere; Keras 3, with optree and
+# namex that only Keras 3 needs, is never imported where tf-keras is installed and TF_USE_LEGACY_KERAS is set.
 FROM uv AS names
 ARG UV_DEFAULT_INDEX
 COPY pyproject.toml ./
-RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate --no-emit-package libclang \
+RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate \
+        --no-emit-package libclang --no-emit-package keras --no-emit-package optree --no-emit-package namex \
         --python python3 --constraint requirements.lock --output-file serving.txt pyproject.toml
 
 FROM uv AS packages
@@ -38,10 +40,27 @@ RUN /opt/uv/bin/uv venv --quiet --python python3 /opt/venv \
     && PYC_INVALIDATION_MODE=CHECKED_HASH /opt/uv/bin/uv pip install --python /opt/venv --compile-bytecode \
         --no-deps --require-hashes --constraint requirements.lock --build-constraint requirements.lock \
         --requirement serving.txt
-# TensorFlow is three quarters of all bytes and changes least: it gets a layer of its own. Its C++ headers are for
-# compiling custom operations. The lock file is uv's own, and anyone may write to it.
+# What no process of the server opens, whichever the engine (docs/how-to/deploy.md: The size of the image). C++ headers are for
+# compiling custom operations; tensorflow_probability's substrates are for JAX and NumPy; LiteRT's tools and vendors
+# are for phones, its accelerator for a GPU; nothing refers to the three libraries of TensorFlow. The lock file
+# is uv's own, and anyone may write to it.
+RUN cd /opt/venv/lib/python3.11/site-packages \
+    && rm -r /opt/venv/.lock \
+        tensorflow/include \
+        tensorflow/compiler/mlir/stablehlo/stablehlo_extension.so \
+        tensorflow/compiler/tf2xla/ops/_xla_ops.so \
+        tensorflow/python/framework/lib_native_proto_caster.so \
+        tensorflow_probability/substrates \
+        ai_edge_litert/tools ai_edge_litert/vendors ai_edge_litert/libLiteRtWebGpuAccelerator.so \
+    && find . -type d -name tests -prune -exec rm -r {} + \
+    && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' \) -delete
+# The names of functions that only a debugger reads. Not in the libraries of numpy and h5py: their wheels were made
+# with patchelf, after which strip may break them.
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils > /dev/null \
+    && cd /opt/venv/lib/python3.11/site-packages \
+    && find . -type f -name '*.so*' -not -path './numpy*' -not -path './h5py*' -exec strip --strip-unneeded {} +
+# TensorFlow is three quarters of all bytes and changes least: it gets a layer of its own.
 RUN site=/opt/venv/lib/python3.11/site-packages \
-    && rm -rf "$site/tensorflow/include" /opt/venv/.lock \
     && mkdir -p "/opt/tensorflow$site" \
     && mv "$site/tensorflow" "/opt/tensorflow$site/"
 

@@ -10,6 +10,7 @@
 #
 # Environment: BASE       image to build on; without one, Debian bookworm with its own Python 3.11 is made
 #              CA_BUNDLE  certificates to trust during the build, where a proxy has its own
+#              PYTHON     Python with TF-Agents, which the image has not; it exports the policy. Without one, .venv/bin/python
 #              KEEP       folder to work in and leave behind; without one, a temporary folder is used and removed
 #              PIP_INDEX_URL, UV_DEFAULT_INDEX, STORAGE_DRIVER  as pip, uv and buildah know them
 set -euo pipefail
@@ -23,6 +24,7 @@ server=
 
 main() {
     [ "$(id -u)" = 0 ] || fail "this needs root, to mount and to change root"
+    [ -x "$(cd "$project" && command -v "${PYTHON:-.venv/bin/python}")" ] || fail "no Python to export with: set PYTHON"
     for tool in buildah debootstrap unshare setpriv; do
         command -v "$tool" > /dev/null || fail "$tool is missing"
     done
@@ -198,9 +200,8 @@ health() {
 }
 
 export_policy() {
-    mkdir -p "$work/policies"
-    build_tool run --isolation chroot --user 0:0 --volume "$work/policies:/policies" --env TF_USE_LEGACY_KERAS=1 \
-        "$container" -- python -c '
+    (cd "$project" && TF_USE_LEGACY_KERAS=1 "${PYTHON:-.venv/bin/python}" -c '
+import sys
 import tensorflow as tf
 from tf_agents.networks import q_network
 from tf_agents.policies import q_policy
@@ -214,11 +215,12 @@ network = q_network.QNetwork(observation, action, fc_layer_params=(16,))
 policy = q_policy.QPolicy(time_step.time_step_spec(observation), action, network)
 step = tf.Variable(0, dtype=tf.int64)
 saver = PolicySaver(policy, train_step=step)
-saver.save("/policies/cartpole")
-for folder, number in (("/policies/cartpole/checkpoints/0000000700", 700), ("/policies/next", 800)):
+policies = sys.argv[1]
+saver.save(f"{policies}/cartpole")
+for folder, number in ((f"{policies}/cartpole/checkpoints/0000000700", 700), (f"{policies}/next", 800)):
     step.assign(number)
     saver.save_checkpoint(folder)
-' > "$work/export.log" 2>&1 || fail "export: $(tail -n 5 "$work/export.log")"
+' "$work/policies") > "$work/export.log" 2>&1 || fail "export: $(tail -n 5 "$work/export.log")"
 }
 
 ask() {
