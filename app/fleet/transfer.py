@@ -90,7 +90,7 @@ def _fetch_from(
                 _unpack(watched(response.iter_raw(PIECE_BYTES)), staged)
                 if not accepts(staged):
                     return "what it gave is not what was asked for"
-                publish(staged, destination)
+                publish(staged, destination, sync=False)  # as the builder does: it is compared when it is read
     except (httpx.HTTPError, httpx.InvalidURL, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         return str(error) or type(error).__name__
     return ""

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.only_full
 def test_quick_run_reports_everything(tmp_path: Path) -> None:
     scratch, figures = tmp_path / "scratch", tmp_path / "figures.json"
     scratch.mkdir()

@@ -93,6 +93,7 @@ def test_member_that_was_away_comes_back_with_what_was_committed_meanwhile(fleet
     fleet.wait_until_whole(PATIENCE_S)
 
 
+@pytest.mark.only_full
 def test_rolling_update_fails_nothing(fleet: Fleet, trainer: Trainer, tmp_path: Path) -> None:
     """One member after the other is stopped, and started in a newer version of the server; swaps go on meanwhile."""
     newer = tmp_path / "newer"
