@@ -28,6 +28,7 @@
     │   ├── Overloaded            the queue is full, or there is no room for a session
     │   ├── Unsupported           this policy cannot do that
     │   ├── NotReady              no weights yet, paused, shutting down, or what servers share cannot be used
+    │   ├── FleetLost             nothing can be changed in the fleet now
     │   ├── ClientGone            the client has closed its connection
     │   └── DeadlinePassed
     └── Fault                     our cause
@@ -214,6 +215,10 @@ class NotReady(Refusal):
     def __init__(self, message: str = "", retry_after_s: int = 0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class FleetLost(Refusal):
+    """Nothing can be agreed on in the fleet now: Redis cannot be used, or this server does not take part."""
 
 
 class ClientGone(Refusal):

@@ -52,6 +52,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.ClientGone: (499, "Client gone"),  # for the metrics, by nginx's custom: no caller can see it
     errors.Unsupported: (501, "Unsupported"),
     errors.NotReady: (503, "Not ready"),
+    errors.FleetLost: (503, "Fleet lost"),
     errors.DeadlinePassed: (504, "Deadline passed"),
     errors.EngineFailed: (500, "Engine failed"),
     errors.LinkLost: (500, "Process lost"),

@@ -20,7 +20,7 @@ class CommitProtocol(Protocol):
 
         Raises:
           Busy: another server does; see `free`.
-          NotReady: the others cannot be reached.
+          FleetLost: the others cannot be reached.
         """
 
     async def prepared(self, record: VersionRecord) -> None:

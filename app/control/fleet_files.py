@@ -12,10 +12,9 @@ from app.artifacts.bundle import COMPILED_FILE, GRAPHS, VERSIONS, Bundle, Graph
 from app.artifacts.records import VersionRecord
 from app.control.manager import Manager
 from app.control.state_dir import StateDir
-from app.errors import SwapRefused, Unauthorized, UnknownVersion, is_lack_of_room
+from app.errors import FleetLost, SwapRefused, Unauthorized, UnknownVersion, is_lack_of_room
 from app.fleet.fleet import Fleet
 from app.fleet.paths import CHECKPOINTS, files_path, upload_path
-from app.fleet.store import FleetLost
 from app.fleet.transfer import fetch
 from app.offload import in_executor
 from saver.artifact import IncompleteError, check_files, digest_of, is_name, read_checkpoint_manifest

@@ -29,7 +29,7 @@ from app.control.source import Scan
 from app.control.states import Version
 from app.control.targets import Past, Target, TargetSwapper
 from app.control.waiters import Waiters
-from app.errors import NotReady, SwapRefused, TooOld, UnknownVersion
+from app.errors import FleetLost, SwapRefused, TooOld, UnknownVersion
 from app.rpc.messages import Swapped
 
 log = logging.getLogger("policy_server.swap")
@@ -213,7 +213,7 @@ class Manager:
         """
         try:
             return await self.changes.run(self._catch_up)
-        except NotReady as error:
+        except FleetLost as error:
             log.info("%s: nothing is swapped now: %s", self.name, error)
             return LATER_S
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from app.artifacts.records import Pin, VersionRecord
-from app.errors import SwapRefused
+from app.errors import FleetLost, SwapRefused
 from app.fleet import protocol
 from app.fleet.member import PolicyMember, same, served_after
 from app.fleet.notice import Notice
 from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Refused, Reports
-from app.fleet.store import FleetLost, Snapshot
+from app.fleet.store import Snapshot
 
 # A change that an operator wants waits so long for Redis.
 _PATIENCE_S = 5.0

@@ -10,14 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from app.errors import SwapRefused
+from app.errors import FleetLost, SwapRefused
 from app.fleet.coordinator import Coordinator
 from app.fleet.follower import Follower, PolicyHost
 from app.fleet.member import PolicyMember
 from app.fleet.notice import Notice
 from app.fleet.peers import ask_peers, find_newest, post_to_all, redis_is_gone, reload_at
 from app.fleet.protocol import Phase, Report
-from app.fleet.store import LEASE_S, FleetLost, FleetStore, Member, Snapshot
+from app.fleet.store import LEASE_S, FleetStore, Member, Snapshot
 from app.rpc.messages import FleetStatus, now_s
 
 log = logging.getLogger("policy_server.fleet")

@@ -8,11 +8,11 @@ import time
 from typing import Protocol
 
 from app.artifacts.records import Pin, VersionRecord
-from app.errors import SwapRefused
+from app.errors import FleetLost, SwapRefused
 from app.fleet import protocol
 from app.fleet.member import PolicyMember
 from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Task
-from app.fleet.store import LEASE_S, FleetLost, Snapshot
+from app.fleet.store import LEASE_S, Snapshot
 
 log = logging.getLogger("policy_server.fleet")
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from app.artifacts.records import Pin, VersionRecord
+from app.errors import FleetLost
 from app.fleet.notice import Notice
 from app.fleet.protocol import Committed, Local, PolicyState, Report
-from app.fleet.store import FleetLost, FleetStore, Snapshot
+from app.fleet.store import FleetStore, Snapshot
 
 # Redis notifies of every change; a notice that is lost costs so long.
 TICK_S = 0.5

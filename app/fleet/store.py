@@ -20,7 +20,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app.errors import NotReady
+from app.errors import FleetLost
 from app.fleet.protocol import FORMAT, PolicyState, Report
 
 # How long a member takes part after it was last heard of.
@@ -87,10 +87,6 @@ for i, member in ipairs(live) do found[i] = redis.call('HGET', KEYS[2], member) 
 return {live, found}
 """
 )
-
-
-class FleetLost(NotReady):
-    """Redis cannot be reached, or cannot be written to: nothing can be agreed on."""
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.artifacts.records import Pin
-from app.errors import NotReady, SwapRefused
+from app.errors import FleetLost, SwapRefused
 from app.fleet import coordinator, fleet
 from app.fleet.protocol import Busy
 from app.fleet.store import FleetStore
@@ -116,7 +116,7 @@ async def test_without_redis_a_change_is_refused_and_everything_serves_on(monkey
     monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.5)
     async with joined("redis://127.0.0.1:9/0", "none") as one:
         assert not one.member.local.joined
-        with pytest.raises(NotReady, match="nothing can be changed in this fleet now"):
+        with pytest.raises(FleetLost, match="nothing can be changed in this fleet now"):
             await one.change("v1")
         assert one.serves == "v0"
         assert not one.fleet.status().ready

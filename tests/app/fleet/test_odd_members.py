@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import pytest
 
 from app.control import fleet_files
-from app.errors import SwapRefused, Unauthorized, UnknownVersion
+from app.errors import FleetLost, SwapRefused, Unauthorized, UnknownVersion
 from app.fleet import fleet, follower
 from app.fleet.peers import ask_peers, find_newest, post_to_all, reload_at
 from app.fleet.protocol import Committed
-from app.fleet.store import FleetLost, FleetStore, Member
+from app.fleet.store import FleetStore, Member
 from app.fleet.transfer import fetch
 from tests.app.fleet.conftest import Policy, joined, record, until
 
