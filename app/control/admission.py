@@ -20,6 +20,11 @@ class Admission:
         self._protected: Counter[str] = Counter()
         self._paused: str | None = None
 
+    @property
+    def paused(self) -> str | None:
+        """The mode of the pause that is in force; None for none."""
+        return self._paused
+
     @contextlib.contextmanager
     def offered(self) -> Iterator[tuple[Version, Graph, Bundle]]:
         """Yields what a worker has to load before it can be admitted; within, its files stay where they are."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
-from app.control.commit import CommitProtocol, OneServer
 from app.control.fleet_files import FleetFiles
 from app.control.manager import Manager
 from app.control.state_dir import MOST_RECORDS
 from app.control.targets import Past
+from app.fleet.commit import CommitProtocol
 from app.fleet.fleet import Fleet
 from app.fleet.follower import Following
 from app.fleet.paths import reload_path
@@ -28,7 +28,6 @@ class FleetPolicy:
         self._manager = manager
         self._targets = manager.targets
         self._records = manager.records
-        self._paused: str | None = None
         manager.targets.preparing.fetch = files.fetch
         self._member, self._coordinator = fleet.member(manager.name, lambda: manager.active.name, MOST_RECORDS)
 
@@ -48,7 +47,7 @@ class FleetPolicy:
 
     async def serve(self, committed: Committed) -> None:
         """See `PolicyHost`."""
-        await self._swap(committed.active, OneServer(), lambda: committed)
+        await self._swap(committed.active, CommitProtocol(), lambda: committed)
 
     async def follow(self, record: VersionRecord, following: Following) -> None:
         """See `PolicyHost`."""
@@ -117,10 +116,9 @@ class FleetPolicy:
             await self._set_pause(committed.paused)
 
     async def _set_pause(self, mode: str | None) -> str | None:
-        if mode != self._paused:
-            admission = self._manager.admission
+        admission = self._manager.admission
+        if mode != admission.paused:
             await (admission.resume() if mode is None else admission.pause(mode))
-            self._paused = mode
         return mode
 
     async def describe(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from saver.artifact import GRAPH_FILE, IncompleteError, check_files
 
 OTHER_SPECS = "the new graph has other specs: a server started anew can serve it"
 OTHER_EXPORT = "the export here has other specs than the one that the fleet serves"
-# A kind of `app.fleet.transfer.KINDS`, a digest, and where it belongs; SwapRefused where nobody gives it.
+# A kind of folder (app/artifacts/bundle.py), a digest, and where it belongs; SwapRefused where nobody gives it.
 Fetch = Callable[[str, str, Path], Awaitable[None]]
 
 
@@ -111,13 +111,13 @@ class Preparing:
             return
         state_dir, wanted = self._state_dir, record.graph or graph.digest
         if wanted != graph.digest:
-            place = state_dir.graphs / wanted
-            if await in_executor(self._executor, state_dir.graph, wanted) is None:
-                await self.fetch(GRAPHS, wanted, place)
             found = await in_executor(self._executor, state_dir.graph, wanted)
+            if found is None:
+                await self.fetch(GRAPHS, wanted, state_dir.graphs / wanted)
+                found = await in_executor(self._executor, state_dir.graph, wanted)
             if found is None or not found.alike(graph):
                 raise SwapRefused(OTHER_EXPORT)
-        if await in_executor(self._executor, Bundle.read, state_dir.place(record.digest)) is None:
+        if await in_executor(self._executor, state_dir.version, record.digest) is None:
             try:
                 await self.fetch(VERSIONS, record.digest, state_dir.place(record.digest))
             except SwapRefused as refusal:  # it may lie in the policy's folder, or be the export's own

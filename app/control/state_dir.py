@@ -142,7 +142,7 @@ class StateDir:
 
     def graph_of(self, digest: str) -> Graph | None:
         """Reads the graph that a version was prepared under; None where it was not, or the graph is gone."""
-        known = Bundle.read(self.place(digest))
+        known = self.version(digest)
         return None if known is None else self.graph(known.graph)
 
     def place(self, digest: str) -> Path:
@@ -151,20 +151,28 @@ class StateDir:
 
     def train_step(self, digest: str) -> int | None:
         """Reads the train step of a version that was prepared under whatever graph; None where it was not."""
-        known = Bundle.read(self.place(digest))
+        known = self.version(digest)
         return None if known is None else known.train_step
 
     def bundle(self, digest: str, graph: str) -> Bundle | None:
-        """Reads the bundle of a version under a graph; None where there is none, or one for another engine.
+        """Reads the bundle of a version under a graph; None where there is none, or one for another engine."""
+        found = self.version(digest)
+        if found is None or (found.graph, found.asked_for) != (graph, self._engine):
+            return None
+        return found
+
+    def version(self, digest: str) -> Bundle | None:
+        """Returns the bundle of a version, whatever its graph and engine; None where there is none.
 
         Its files are compared the first time.
         """
         stamp = _stamp(self.place(digest) / BUNDLE_MANIFEST)
         known = self._known.get(digest)
-        found = known[1] if known is not None and known[0] == stamp else Bundle.read(self.place(digest))
-        if found is None or (found.graph, found.asked_for) != (graph, self._engine):
-            return None
-        self._known[digest] = stamp, found
+        if known is not None and known[0] == stamp:
+            return known[1]
+        found = Bundle.read(self.place(digest))
+        if found is not None:
+            self._known[digest] = stamp, found
         return found
 
 

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.records import VersionRecord
-from app.control.commit import CommitProtocol, OneServer
 from app.control.history import History
 from app.control.states import State, Version
 from app.control.workers import Workers
 from app.errors import SwapRefused, is_passing
+from app.fleet.commit import CommitProtocol
 from app.metrics import PolicyMetrics
 
 log = logging.getLogger("policy_server.swap")
@@ -29,7 +29,7 @@ class Swapper:
 
     def __init__(self, policy: str, history: History, metrics: PolicyMetrics) -> None:
         self.workers = Workers()
-        self.protocol: CommitProtocol = OneServer()
+        self.protocol = CommitProtocol()
         self._policy = policy
         self._history = history
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""A change that this server makes for its whole fleet: see `app.control.commit.CommitProtocol`.
+"""A change that this server makes for its whole fleet: see `app.fleet.commit.CommitProtocol`.
 
 Once it is committed it counts, whatever becomes of this server: every member finds it in Redis. Until then nothing has
 changed, and the others give up a change whose coordinator is gone.
@@ -16,6 +16,7 @@ import msgspec
 from app.artifacts.records import Pin, VersionRecord
 from app.errors import FleetLost, SwapRefused
 from app.fleet import protocol
+from app.fleet.commit import CommitProtocol
 from app.fleet.member import PolicyMember, same, served_after
 from app.fleet.notice import Notice
 from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Refused, Reports
@@ -31,7 +32,7 @@ _AGAIN_S = 0.2
 Missing = Callable[[PolicyState, str, Reports, Collection[str]], set[str]]
 
 
-class Coordinator:
+class Coordinator(CommitProtocol):
     """The changes of one policy that this server coordinates. Event loop only; one at a time, the caller sees to that.
 
     `most_records`: how many versions that served are kept to roll back to.

@@ -42,9 +42,7 @@ class Fleet:
       publish: sends the workers what they have to know.
     """
 
-    def __init__(
-        self, store: FleetStore, name: str, url: str, publish: Callable[[FleetStatus, int], Awaitable[None]]
-    ) -> None:
+    def __init__(self, store: FleetStore, name: str, url: str, publish: Publish) -> None:
         self.id = secrets.token_hex(8)
         self.name = name
         self.secret = ""

@@ -10,6 +10,7 @@ from typing import Protocol
 from app.artifacts.records import Pin, VersionRecord
 from app.errors import FleetLost, SwapRefused
 from app.fleet import protocol
+from app.fleet.commit import CommitProtocol
 from app.fleet.member import PolicyMember
 from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Task
 from app.fleet.store import LEASE_S, Snapshot
@@ -35,8 +36,8 @@ class PolicyHost(Protocol):
         """Makes a swap that another member coordinates, and adopts what it commits; SwapRefused where it cannot be."""
 
 
-class Following:
-    """The part of one swap that waits for its coordinator: see `app.control.commit.CommitProtocol`."""
+class Following(CommitProtocol):
+    """The part of one swap that waits for its coordinator, who sees to everything else."""
 
     alone = False
 
@@ -65,9 +66,6 @@ class Following:
             if not waiting.done():
                 waiting.cancel()
 
-    async def begin(self) -> None:
-        """See `CommitProtocol`."""
-
     async def prepared(self, record: VersionRecord) -> None:  # noqa: ARG002
         """See `CommitProtocol`."""
         self.is_prepared = True
@@ -80,18 +78,6 @@ class Following:
         self._member.note(held=self.epoch)
         await self._member.report(held=self.epoch)
         self.committed = await self._awaited(self._commit)
-
-    async def switched(self) -> None:
-        """See `CommitProtocol`."""
-
-    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None) -> None:
-        """See `CommitProtocol`."""
-
-    async def end(self) -> None:
-        """See `CommitProtocol`."""
-
-    async def free(self) -> None:
-        """See `CommitProtocol`."""
 
     async def _awaited(self, waiting: asyncio.Future[protocol.Committed] | asyncio.Future[None]) -> Committed:
         await asyncio.wait({waiting})

@@ -1,4 +1,4 @@
-"""What the other members say while Redis cannot be reached: whether it is gone for all, or for this one alone."""
+"""What members ask each other over HTTP: whether Redis is gone for all, and to find, take or reload a checkpoint."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ def redis_is_gone(peers: int, answers: Sequence[Answer], applied: Mapping[str, i
 
 async def post_to_all(urls: Iterable[str], path: str, body: dict[str, str], secret: str) -> dict[str, str]:
     """Posts to members; returns the reasons of those that have refused, or have not answered, by their URLs."""
-    headers = {"Authorization": f"Bearer {secret}"}
-    async with httpx.AsyncClient(timeout=_UPLOAD_S, trust_env=False, headers=headers) as client:
+    async with _client(_UPLOAD_S, secret) as client:
         asked = list(urls)
         found = await asyncio.gather(*(_post(client, url + path, body) for url in asked))
     return {url: reason for url, reason in zip(asked, found, strict=True) if reason}
@@ -76,8 +75,7 @@ async def post_to_all(urls: Iterable[str], path: str, body: dict[str, str], secr
 
 async def find_newest(urls: Iterable[str], path: str, name: str | None, secret: str) -> tuple[str, int | None]:
     """Asks members for the train step of a checkpoint in their folders; returns the highest, and whose it is."""
-    headers = {"Authorization": f"Bearer {secret}"}
-    async with httpx.AsyncClient(timeout=_FIND_S, trust_env=False, headers=headers) as client:
+    async with _client(_FIND_S, secret) as client:
         asked = list(urls)
         found = await asyncio.gather(*(_find(client, url + path, name) for url in asked))
     steps = [(step, url) for url, step in zip(asked, found, strict=True) if step is not None]
@@ -93,8 +91,7 @@ async def reload_at(url: str, name: str | None, secret: str) -> dict[str, Any] |
       UnknownVersion: it is gone.
       NotReady: nothing can be changed now.
     """
-    headers = {"Authorization": f"Bearer {secret}"}
-    async with httpx.AsyncClient(timeout=None, trust_env=False, headers=headers) as client:  # noqa: S113
+    async with _client(None, secret) as client:
         try:
             response = await client.post(url, json={"checkpoint": name})
             answer: dict[str, Any] = response.json()
@@ -104,6 +101,11 @@ async def reload_at(url: str, name: str | None, secret: str) -> dict[str, Any] |
         return answer
     detail = str(answer.get("detail", f"status {response.status_code}"))
     raise _REFUSALS.get(response.status_code, SwapRefused)(detail)
+
+
+def _client(timeout_s: float | None, secret: str) -> httpx.AsyncClient:
+    """Returns a client that the other members know by the fleet's secret."""
+    return httpx.AsyncClient(timeout=timeout_s, trust_env=False, headers={"Authorization": f"Bearer {secret}"})
 
 
 async def _find(client: httpx.AsyncClient, url: str, name: str | None) -> int | None:

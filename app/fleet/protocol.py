@@ -46,10 +46,6 @@ class Committed(msgspec.Struct, frozen=True):
         """The version that serves."""
         return self.served[-1]
 
-    def same_as(self, other: Committed) -> bool:
-        """Returns whether the two differ in nothing but the epoch."""
-        return (self.served, self.pin, self.paused) == (other.served, other.pin, other.paused)
-
 
 class Change(msgspec.Struct, frozen=True):
     """The change under way: who coordinates it, and the version that is to serve from `epoch` on, once it is known."""
@@ -154,12 +150,6 @@ def joined(state: PolicyState, member: str, serves: int, live: Collection[str], 
     if state.change is not None and state.change.phase is Phase.HOLDING and state.change.coordinator in live:
         raise Busy("a change is being committed")
     return _step(state, members=state.members | {member})
-
-
-def left(state: PolicyState, member: str) -> PolicyState:
-    """Returns the state without a member; what it coordinated is given up."""
-    change = None if state.change is not None and state.change.coordinator == member else state.change
-    return _step(state, members=state.members - {member}, change=change)
 
 
 def claimed(state: PolicyState, member: str, live: Collection[str]) -> PolicyState:

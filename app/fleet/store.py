@@ -151,8 +151,10 @@ class FleetStore:
         """Returns what the members of the fleet show each other."""
         key = self._prefix + "secret"
         try:
-            await self._redis.set(key, secrets.token_hex(32), nx=True)
             found = await self._redis.get(key)
+            if not found:
+                await self._redis.set(key, secrets.token_hex(32), nx=True)
+                found = await self._redis.get(key)
         except (RedisError, OSError, TimeoutError) as error:
             raise _lost(error) from None
         if not found:

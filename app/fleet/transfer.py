@@ -23,6 +23,7 @@ _PATIENCE_S = 5.0
 # Everybody may be busy giving to others, or be gone.
 _LONGEST_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_BUSY = "it gives to others now"
 
 
 def fetch(
@@ -49,7 +50,7 @@ def fetch(
             reasons, busy = [], False
             for url in asked:
                 urls()
-                reason = _fetch_from(client, url + path, destination, lambda pieces: _while(urls, pieces), accepts)
+                reason = _fetch_from(client, url + path, destination, urls, accepts)
                 if not reason:
                     return
                 reasons.append(f"{url}: {reason}")
@@ -60,13 +61,8 @@ def fetch(
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-_BUSY = "it gives to others now"
-
-
-Pieces = Iterator[bytes]
-
-
-def _while(urls: Callable[[], object], pieces: Pieces) -> Pieces:
+def _while(urls: Callable[[], object], pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the pieces, as long as `urls` raises nothing."""
     for piece in pieces:
         urls()
         yield piece
@@ -76,7 +72,7 @@ def _fetch_from(
     client: httpx.Client,
     url: str,
     destination: Path,
-    watched: Callable[[Pieces], Pieces],
+    urls: Callable[[], object],
     accepts: Callable[[Path], bool],
 ) -> str:
     """Returns why the member has not given it, "" where it has."""
@@ -87,7 +83,7 @@ def _fetch_from(
             if response.status_code != httpx.codes.OK:
                 return f"status {response.status_code}"
             with staged_folder(destination) as staged:
-                _unpack(watched(response.iter_raw(PIECE_BYTES)), staged)
+                _unpack(_while(urls, response.iter_raw(PIECE_BYTES)), staged)
                 if not accepts(staged):
                     return "what it gave is not what was asked for"
                 publish(staged, destination, sync=False)  # as the builder does: it is compared when it is read

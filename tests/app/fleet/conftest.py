@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app.artifacts.records import Pin, VersionRecord
-from app.control.commit import CommitProtocol
 from app.errors import SwapRefused
+from app.fleet.commit import CommitProtocol
 from app.fleet.fleet import Fleet
 from app.fleet.follower import Following
 from app.fleet.protocol import Committed

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from app.artifacts.records import Pin, VersionRecord
 
 
-class CommitProtocol(Protocol):
+class CommitProtocol:
     """The part of a swap that concerns other servers, in the order of its methods. One change at a time.
+
+    By itself it is that of one server, which has nobody to wait for.
 
     `alone`: there are no others, and nothing has to be held.
     """
 
-    alone: bool
+    alone = True
 
     async def begin(self) -> None:
         """Returns when this server may change what serves.
@@ -40,30 +40,3 @@ class CommitProtocol(Protocol):
 
     async def free(self) -> None:
         """Returns when no other server changes anything."""
-
-
-class OneServer:
-    """The protocol of a server that has nobody to agree with."""
-
-    alone = True
-
-    async def begin(self) -> None:
-        """See `CommitProtocol`."""
-
-    async def prepared(self, record: VersionRecord) -> None:
-        """See `CommitProtocol`."""
-
-    async def held(self) -> None:
-        """See `CommitProtocol`."""
-
-    async def switched(self) -> None:
-        """See `CommitProtocol`."""
-
-    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None) -> None:
-        """See `CommitProtocol`."""
-
-    async def end(self) -> None:
-        """See `CommitProtocol`."""
-
-    async def free(self) -> None:
-        """See `CommitProtocol`."""
