@@ -18,9 +18,8 @@ from msgspec import Raw
 from msgspec.msgpack import Decoder, Encoder
 
 from app.errors import DoesNotFit, NotMsgpack, Problem
-from app.wire.json_body import texts
 from app.wire.limits import SMALL_BYTES
-from app.wire.msgpack_body import DTYPES, array_over, inside, kind_of, plain_of, reason
+from app.wire.msgpack_body import DTYPES, array_over, inside, kind_of, numbers_or_texts, plain_of, reason
 from app.wire.tensors import show
 
 # Maps and lists inside each other: deeper than any policy's nest.
@@ -50,11 +49,9 @@ def encode(structure: Any) -> bytes:
 
 
 def _array_map(leaf: Any) -> Any:
-    array = np.asarray(leaf)
-    if array.dtype.kind in "OSU":
-        return texts(array.tolist())
-    if array.dtype.kind not in "biuf":  # bfloat16 has a kind of its own
-        array = array.astype(np.float32)
+    array = numbers_or_texts(leaf)
+    if not isinstance(array, np.ndarray):
+        return array
     head, tail = _around(array.dtype.newbyteorder("<"), array.shape)
     return Raw(b"".join((head, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), tail)))
 

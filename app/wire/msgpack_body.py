@@ -257,13 +257,21 @@ def kind_of(tag: int) -> str:
     return "raw bytes" if tag <= 0xC6 else "an extension"
 
 
-def _plain(leaf: Any) -> Any:
-    """Returns what msgspec writes for an array, or a number of NumPy's."""
+def numbers_or_texts(leaf: Any) -> Array | Any:
+    """Returns a leaf of an answer as an array of booleans or numbers that every NumPy has, or as lists of strings."""
     array = np.asarray(leaf)
     if array.dtype.kind in "OSU":
         return texts(array.tolist())
     if array.dtype.kind not in "biuf":  # bfloat16 has a kind of its own
-        array = array.astype(np.float32)
+        return array.astype(np.float32)
+    return array
+
+
+def _plain(leaf: Any) -> Any:
+    """Returns what msgspec writes for an array, or a number of NumPy's."""
+    array = numbers_or_texts(leaf)
+    if not isinstance(array, np.ndarray):
+        return array
     if array.ndim == 0:
         return array.item()
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))

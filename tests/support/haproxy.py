@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -114,15 +114,10 @@ def haproxy_running(members: Sequence[int], config: Path | None = None) -> Itera
         words = [found, "-db", *(["-f", config] if config else []), "-f", written]
         environment = os.environ | {"LISTEN": f"127.0.0.1:{port}"}
         environment |= {f"MEMBER_{number}": f"127.0.0.1:{member}" for number, member in enumerate(members, 1)}
-        with log.open("wb") as out:
-            process = subprocess.Popen(words, env=environment, stdout=out, stderr=subprocess.STDOUT)
-        try:
+        with _started(words, environment, log) as process:
             until(lambda: commands.exists() or process.poll() is not None, "HAProxy")
             assert process.poll() is None, log.read_text()
             yield HaProxy(port, commands)
-        finally:
-            process.kill()
-            process.wait()
 
 
 @contextlib.contextmanager
@@ -131,11 +126,20 @@ def proxied(members: Sequence[str], log: Path) -> Iterator[str]:
     found = _found()
     address = f"127.0.0.1:{free_port()}"
     environment = {f"MEMBER_{number}": member for number, member in enumerate(members, 1)} | {"LISTEN": address}
-    with log.open("wb") as out:
-        process = subprocess.Popen([found, "-f", CONFIGURATION], env=environment, stdout=out, stderr=out)
-    try:
+    with _started([found, "-f", CONFIGURATION], environment, log) as process:
         _wait_for(f"http://{address}", process, log)
         yield f"http://{address}"
+
+
+@contextlib.contextmanager
+def _started(
+    words: Sequence[str | Path], environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, which is killed at the end; what it prints goes to `log`."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(words, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process
     finally:
         process.kill()
         process.wait()

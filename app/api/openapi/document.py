@@ -11,8 +11,8 @@ from app.api.openapi.sessions import session_paths
 from app.inference.policy import Policy
 from app.inputs.options import OPTION_FIELDS
 
-# Those of app/api/routes/health.py.
-_OPEN_PATHS = ("/livez", "/readyz", "/metrics")
+# The tag of the routes of app/api/routes/health.py, which are open to all.
+_OPEN_TAG = "health"
 _ADMIN_PROBLEMS = {
     "403": "No admin token is configured: these routes are closed",
     "404": "No such policy, or no such checkpoint",
@@ -61,9 +61,10 @@ def document(
     if admin_token or data_token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, operations in paths.items():
-        if admin_token if path.startswith("/admin") else data_token and path not in _OPEN_PATHS:
+        if admin_token if path.startswith("/admin") else data_token:
             for verb in operations.keys() - {"parameters"}:
-                operations[verb]["security"] = [{"token": []}]
+                if _OPEN_TAG not in operations[verb].get("tags", ()):
+                    operations[verb]["security"] = [{"token": []}]
     return {**base, "paths": paths}
 
 

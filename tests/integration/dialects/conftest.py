@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -14,6 +15,8 @@ from app.testing import free_port
 from tests.support.clients import NoClients, python_of_clients
 from tests.support.server import RunningServer, serving
 
+# Of servers that guard their data routes.
+TOKEN = "data-token"
 PROGRAM = Path(__file__).with_name("foreign_client.py")
 _PATIENCE_S = 300
 
@@ -41,6 +44,14 @@ def grpc_port(server: RunningServer) -> int:
     """The port of a server's `--grpc-port`."""
     words = [str(word) for word in server.process.args]  # type: ignore[union-attr]
     return int(words[words.index("--grpc-port") + 1])
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """Of the module's own server, with its token."""
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=server.url, timeout=600, trust_env=False, headers=bearer) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

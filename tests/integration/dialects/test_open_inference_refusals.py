@@ -16,11 +16,10 @@ import pytest
 from app.api.grpc_calls import CODES
 from app.dialects.open_inference_messages import INFERENCE, Messages
 from app.testing import free_port
-from tests.integration.dialects.conftest import grpc_port
+from tests.integration.dialects.conftest import TOKEN, grpc_port
 from tests.support.policies import CountingPolicy, NumberTrainer
 from tests.support.server import RunningServer, serving
 
-TOKEN = "data-token"
 MESSAGES = Messages()
 ROW = np.array([[7.0, 0.0, 0.0, 0.0]], np.float32)
 CODE = grpc.StatusCode
@@ -36,13 +35,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     more = ("--grpc-port", str(free_port()), "--sessions-limit", "1")
     with serving({"policy": trainer.folder}, *options, *more, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    bearer = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=server.url, timeout=600, trust_env=False, headers=bearer) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.dialects.conftest import TOKEN
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 
-TOKEN = "data-token"
 ROW = [7.0, 0.0, 0.0, 0.0]
 Options = dict[str, Any]
 
@@ -63,13 +63,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     options = ("--queue-limit-requests", "1", "--body-limit-bytes", "4000", "--client-timeout-s", "1", "--no-watch")
     with serving({"policy": trainer.folder}, *options, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    bearer = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=server.url, timeout=600, trust_env=False, headers=bearer) as client:
-        yield client
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -218,3 +211,11 @@ def test_a_client_that_goes_away_is_counted_as_gone(
         while counted(client, protocol, 499) == before:  # one that is gone before it was read counts for nothing
             with socket.create_connection((url.host, url.port), timeout=60) as connection:
                 connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def test_what_the_document_says_of_tokens_is_so(client: httpx.Client, server: RunningServer) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for path, operations in paths.items():
+        if "get" in operations and "{" not in path:
+            answer = httpx.get(server.url + path, trust_env=False)
+            assert (answer.status_code == 401) == ("security" in operations["get"]), path

@@ -9,8 +9,7 @@ from app.api.openapi.document import document
 from tests.support.openapi import ROWS, SPECS, policy, whole
 
 DATA_ROUTES = ("action", "distribution", "get_initial_state")
-
-
+OPEN_PATHS = {"/livez", "/healthz", "/readyz", "/metrics"}
 SESSION_ROUTES = ("sessions", "sessions/{id}", "sessions/{id}/action")
 
 
@@ -88,14 +87,17 @@ def test_every_reference_leads_somewhere():
 @pytest.mark.parametrize("admin", [True, False])
 @pytest.mark.parametrize("data", [True, False])
 def test_only_routes_that_ask_for_a_token_have_a_lock(admin: bool, data: bool) -> None:
-    fixed = ("/admin/policies/{policy}/reload", "/v1/policies", "/livez", "/readyz", "/metrics")
-    base = {"openapi": "3.1.0", "paths": {path: {"get": {}} for path in fixed}}
+    base = {"openapi": "3.1.0", "paths": {}}
+    for path in ("/admin/policies/{policy}/reload", "/v1/policies"):
+        base["paths"][path] = {"get": {}}
+    for path in OPEN_PATHS:
+        base["paths"][path] = {"get": {"tags": ["health"]}}
     found = document(base, [policy(SPECS["image"])], admin_token=admin, data_token=data)
     locked = {
         path for path, operations in found["paths"].items() if any("security" in part for part in operations.values())
     }
     admins = {path for path in found["paths"] if path.startswith("/admin")}
-    datas = set(found["paths"]) - admins - {"/livez", "/readyz", "/metrics"}
+    datas = set(found["paths"]) - admins - OPEN_PATHS
     assert {"/action", "/v1/policies/p/action", "/v1/policies/p/sessions"} <= datas
     assert locked == (admins if admin else set()) | (datas if data else set())
     assert ("securitySchemes" in found["components"]) == (admin or data)
