@@ -11,7 +11,6 @@ from typing import TypeVar
 from app.artifacts.bundle import Graph, Prepared
 from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
-from app.control.admission import Admission
 from app.control.history import History
 from app.control.plan import Candidate, OwnWeights
 from app.control.prepare import Preparing
@@ -19,6 +18,7 @@ from app.control.records import Records
 from app.control.reexport import ExportFolder
 from app.control.source import Scan
 from app.control.swap import Swapper
+from app.control.worker_admission import Admission
 from app.errors import SwapRefused
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.control.admission import Admission
+from app.control.worker_admission import Admission
 from app.errors import LinkLost, SwapRefused
 from tests.support.swapping import NotingWorker, Swaps
 
