@@ -21,7 +21,8 @@ class PolicyMember:
     """One policy of one member. Event loop only.
 
     `local`: what it knows of itself; `known`: what it serves was committed as; `changed`: something may be new.
-    `reason`: why it does not take part, "" where that is not known or it does.
+    `reason`: why it does not take part, "" where that is not known or it does. `prepares_for`: the member whose change
+    it has prepared last.
     """
 
     def __init__(self, policy: str, member: str, store: FleetStore, joined: Callable[[], None]) -> None:
@@ -32,6 +33,7 @@ class PolicyMember:
         self.known: Committed | None = None
         self.changed = Notice()
         self.reason = "it has not joined yet"
+        self.prepares_for = ""
         self._joined = joined
         self._report = Report()
         self._closed = False
