@@ -80,9 +80,11 @@ class Coordinator(CommitProtocol):
         member = self._member
         try:
             while True:
-                await self._until_none(protocol.unprepared)
+                seen = await self._until_none(protocol.unprepared)
                 with contextlib.suppress(Busy):  # somebody has joined meanwhile
-                    await member.step(lambda state, seen: protocol.holding(state, member.id, seen.reports, seen.live))
+                    await member.step(
+                        lambda state, seen: protocol.holding(state, member.id, seen.reports, seen.live), seen
+                    )
                     return
         except Refused as refusal:
             raise SwapRefused(f"member {refusal}", refusal.for_now) from None
@@ -91,11 +93,11 @@ class Coordinator(CommitProtocol):
 
     async def held(self) -> None:
         """See `CommitProtocol`."""
-        member = self._member
+        member, seen = self._member, None
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HELD_WITHIN_S):
-                    await self._until_none(protocol.unheld)
+                    seen = await self._until_none(protocol.unheld)
 
             def commit(state: PolicyState, seen: Snapshot) -> PolicyState:
                 target = state.change.target if state.change is not None else None
@@ -105,7 +107,7 @@ class Coordinator(CommitProtocol):
                 new = msgspec.structs.replace(state.committed, served=served)
                 return protocol.committed(state, member.id, new, seen.live)
 
-            seen = await member.step(commit)
+            seen = await member.step(commit, seen)
         except (Fenced, FleetLost) as error:
             # Perhaps it was committed all the same: then this server serves it as soon as it can read that.
             raise SwapRefused(f"the fleet could not commit it: {error}", for_now=True) from None
@@ -172,8 +174,8 @@ class Coordinator(CommitProtocol):
                 raise FleetLost(f"nothing has happened in the fleet for {_NO_STEP_S:g} s: {what or 'it cannot follow'}")
             await Notice.wait(event, _AGAIN_S)
 
-    async def _until_none(self, missing: Missing) -> None:
-        """Returns when no member is missing.
+    async def _until_none(self, missing: Missing) -> Snapshot:
+        """Returns what is agreed on when no member is missing.
 
         Raises:
           Fenced: the fleet went on without this server.
@@ -195,7 +197,7 @@ class Coordinator(CommitProtocol):
             if seen.state is None:
                 raise Fenced("what the fleet agreed on is gone from Redis, and is written anew")
             if not missing(seen.state, member.id, seen.reports, seen.live):
-                return
+                return seen
             await member.wait(event)
 
 

@@ -44,7 +44,9 @@ class PolicyMember:
             raise FleetLost("the server is stopping")
         return await self.store.read(self.policy)
 
-    async def step(self, step: Callable[[PolicyState, Snapshot], PolicyState | None]) -> Snapshot:
+    async def step(
+        self, step: Callable[[PolicyState, Snapshot], PolicyState | None], seen: Snapshot | None = None
+    ) -> Snapshot:
         """Makes a step from the state that is agreed on: see `FleetStore.step`.
 
         Raises:
@@ -56,7 +58,7 @@ class PolicyMember:
                 raise FleetLost("what the fleet agreed on is gone from Redis, and is written anew")
             return step(seen.state, seen)
 
-        return await self.store.step(self.policy, from_state)
+        return await self.store.step(self.policy, from_state, seen)
 
     async def report(self, **changes: object) -> None:
         """Reports to the others what this member has done: fields of `Report`."""

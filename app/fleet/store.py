@@ -175,8 +175,12 @@ class FleetStore:
         known = {member: report for member, report in found.items() if report is not None}
         return Snapshot(bytes(raw), state, known, frozenset(map(_text, live)), int(now_ms))
 
-    async def step(self, policy: str, step: Callable[[Snapshot], PolicyState | None]) -> Snapshot:
+    async def step(
+        self, policy: str, step: Callable[[Snapshot], PolicyState | None], seen: Snapshot | None = None
+    ) -> Snapshot:
         """Makes a step from what is agreed on; None, or the same state, changes nothing.
+
+        `seen`: what was read just now, which is not read again where it is still agreed on.
 
         Returns:
           What is agreed on then.
@@ -185,13 +189,15 @@ class FleetStore:
           Exception: what `step` raises.
         """
         while True:
-            seen = await self.read(policy)
+            if seen is None:
+                seen = await self.read(policy)
             new = step(seen)
             if new is None or new is seen.state:
                 return seen
             raw = msgspec.json.encode(new)
             if await self._run("swap", self._keys(policy)[:1], [seen.raw, raw, self._channel, policy]):
                 return msgspec.structs.replace(seen, raw=raw, state=new)
+            seen = None
 
     async def report(self, policy: str, member: str, report: Report) -> None:
         """Writes what a member has done."""
