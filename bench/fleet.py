@@ -49,7 +49,7 @@ FIRST_ANSWER_RATIO, P99_RATIO = 1.5, 1.2  # that are to be reached
 QUICK = {"sizes": ["small"], "swaps": 2, "rounds": 1, "phase_s": 1.0, "every_s": 0.5, "maximum_s": 0.5}
 _AT_MOST_S = 60
 _START_S = 120.0
-# Few requests, or the probers of all servers would be what is measured.
+# Few requests, or the probers would be what is measured.
 _PROBE_S = 0.005
 _PAUSE_S = (0.4, 0.8)
 
@@ -191,23 +191,20 @@ def _server(policy: Path, log: Path, extra: dict[str, str]) -> Server:
 def _by_turns(size: str, sides: Sequence[Side], swaps: int) -> None:
     """Notes the milliseconds of each swap, of the last server of a side; the first does not count."""
     pauses = random.Random(0)
-    with contextlib.ExitStack() as stack:
-        probers = {
-            side.name: [stack.enter_context(Prober(server.port, ACTION, BODY, _PROBE_S)) for server in side.servers]
-            for side in sides
-        }
-        for side in sides:
-            side.checkpoints.prepare(swaps + 1)
-        for number in range(swaps + 1):
-            progress(f"{size}: swap {number} of {swaps}")
-            for side in sides if number % 2 else reversed(sides):
+    for side in sides:
+        side.checkpoints.prepare(swaps + 1)
+    for number in range(swaps + 1):
+        progress(f"{size}: swap {number} of {swaps}")
+        for side in sides if number % 2 else reversed(sides):
+            with contextlib.ExitStack() as stack:  # of these servers alone: the others are to have nothing to do
+                probers = [stack.enter_context(Prober(one.port, ACTION, BODY, _PROBE_S)) for one in side.servers]
                 time.sleep(pauses.uniform(*_PAUSE_S))
                 name, published = side.checkpoints.publish()
-                last = max(prober.first_answer(name, _AT_MOST_S) for prober in probers[side.name])
+                last = max(prober.first_answer(name, _AT_MOST_S) for prober in probers)
                 if number:
                     side.first_ms.append(1000 * (last - published))
-        for side in sides:
-            side.checkpoints.prune()
+    for side in sides:
+        side.checkpoints.prune()
 
 
 @contextlib.contextmanager
