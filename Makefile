@@ -98,7 +98,7 @@ bench-swap: $(READY)  ## how soon new weights answer, and latency while they are
 bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
 	$(BIN)/python -m bench.sessions $(OPTIONS)
 
-bench-fleet: $(READY)  ## a fleet of three servers beside one: new weights, and latency through HAProxy; some ten minutes
+bench-fleet: $(READY)  ## a fleet of three servers beside one, and three apart: new weights, and latency through HAProxy; some twenty minutes
 	$(BIN)/python -m bench.fleet $(OPTIONS)
 
 attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes

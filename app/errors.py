@@ -33,7 +33,7 @@
     │   └── DeadlinePassed
     └── Fault                     our cause
         ├── EngineFailed          the compiled policy raised
-        ├── LinkLost              another process of this server is gone
+        ├── LinkLost              another process of this server is gone, for now
         └── UnusablePolicy        a folder given at start is no policy that can be served
 
 `app/api/problems.py` has the one table from here to HTTP statuses.

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.redis_urls import wrong_option
 from saver.artifact import is_name
 
 PREFIX = "POLICY_SERVER_"
+_REDIS = ("redis://", "rediss://", "unix://")
 
 
 class SettingsError(Exception):
@@ -144,11 +146,11 @@ class Settings:
     admin_token: str = secret("bearer token of the admin routes; without one they are closed")
     session_url: str = secret(
         "redis://… for the sessions of all workers and replicas; empty: in memory",
-        schemes=("redis://", "rediss://", "unix://"),
+        schemes=_REDIS,
     )
     fleet_url: str = secret(
         "redis://… through which the servers of a fleet agree; empty: this server is alone",
-        schemes=("redis://", "rediss://", "unix://"),
+        schemes=_REDIS,
     )
     data_token: str = secret("bearer token of the data routes; without one they are open")
 
@@ -266,6 +268,8 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
     if limits["schemes"] and given and not _is_url(given, limits["schemes"]):
         # The value is left out of the message: it may contain a password.
         raise SettingsError(f"{source} is no URL that starts with {', '.join(limits['schemes'])}")
+    if given and limits["schemes"] == _REDIS and (wrong := wrong_option(given)):
+        raise SettingsError(f"{source} {wrong}")
     return given
 
 

@@ -1,10 +1,11 @@
 # ruff: noqa: S603
-"""What a fleet of three servers costs beside one server.
+"""What a fleet of three servers costs beside one server, and beside three that know nothing of each other.
 
-For policies of two sizes: from the publication of a checkpoint to the first answer with it, of the last member of a
-fleet and of one server, by turns. Then latency through HAProxy at half of the largest load, with a swap every two
-seconds and without, by turns. redis-server and haproxy have to be there, and the machine should have nothing else to
-do. Exits with 1 where a request failed or a swap was missed.
+For policies of two sizes: from the publication of a checkpoint to the first answer with it, of the last server of each
+side, by turns. Then latency through HAProxy at half of the largest load, with a swap every two seconds and without, by
+turns, of three servers apart and of the fleet. What three servers need without a fleet is what this machine can do:
+they share its cores. redis-server and haproxy have to be there, and the machine should have nothing else to do. Exits
+with 1 where a request failed or a swap was missed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,25 @@ FIRST_ANSWER_RATIO, P99_RATIO = 1.5, 1.2  # that are to be reached
 QUICK = {"sizes": ["small"], "swaps": 2, "rounds": 1, "phase_s": 1.0, "every_s": 0.5, "maximum_s": 0.5}
 _AT_MOST_S = 60
 _START_S = 120.0
-# Few requests, or the probers of all servers would be what is measured.
+# Few requests, or the probers would be what is measured.
 _PROBE_S = 0.005
 _PAUSE_S = (0.4, 0.8)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Servers to which the same is published at once; `load`: their latency behind HAProxy."""
+
+    name: str
+    servers: Sequence[Server]
+    checkpoints: Checkpoints
+    first_ms: list[float] = field(default_factory=list)
+    load: list[UnderLoad] = field(default_factory=list)
+
+    @property
+    def median_ms(self) -> float:
+        """Milliseconds from a publication to the first answer of the last server."""
+        return statistics.median(self.first_ms)
 
 
 @dataclass(frozen=True)
@@ -58,19 +76,29 @@ class Found:
 
     size: str
     megabytes: float
-    one_ms: list[float]
-    fleet_ms: list[float]
-    load: UnderLoad | None
+    one: Side
+    apart: Side
+    fleet: Side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All three."""
+        return self.one, self.apart, self.fleet
 
     @property
     def ratio(self) -> float:
         """Of the medians: the last member of the fleet by the one server."""
-        return statistics.median(self.fleet_ms) / statistics.median(self.one_ms)
+        return self.fleet.median_ms / self.one.median_ms
+
+    @property
+    def loads(self) -> list[UnderLoad]:
+        """Those that were measured."""
+        return [load for side in self.sides for load in side.load]
 
     @property
     def missed(self) -> int:
         """Swaps under load that no answer showed."""
-        return sum(one.published - one.swaps for one in self.load.rounds) if self.load else 0
+        return sum(one.published - one.swaps for load in self.loads for one in load.rounds)
 
 
 def main() -> int:
@@ -94,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         figures = {"machine": on, "options": options_as_json(options), "found": [_as_json(one) for one in found]}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    failures = sum(one.load.failures for one in found if one.load)
+    failures = sum(load.failures for one in found for load in one.loads)
     return 1 if failures or any(one.missed for one in found) else 0
 
 
@@ -105,38 +133,53 @@ def _measured(size: str, place: Path, load: Generator, options: argparse.Namespa
 
         trainer = Trainer(q_policy_of(UNITS[size]))
         trainer.export(place / "one")
-    shutil.copytree(place / "one", place / "fleet")
-    of_one, of_fleet = (Checkpoints(trainer, place / name, place / f"{name}-ready") for name in ("one", "fleet"))
-    progress(f"{size}: a server, and a fleet of {MEMBERS}")
+    copies = [place / f"apart-{number}" for number in range(MEMBERS)]
+    for copy in (place / "fleet", *copies):
+        shutil.copytree(place / "one", copy)
     with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(_redis())
-        one, members = _started(stack, place, redis)
-        one_ms, fleet_ms = _by_turns(size, (one, of_one), (members, of_fleet), options.swaps)
-        one.stop()
-        found = None
-        if options.rounds:
-            server = stack.enter_context(_haproxy(members, place / "haproxy.log"))
-            plan = Plan(options.rounds, options.phase_s, options.every_s, options.maximum_s, options.connections)
-            found = measure(server, of_fleet, load, plan, lambda what: progress(f"{size}: {what}"))
-    return Found(size, trainer.megabytes, one_ms, fleet_ms, found)
+        redis = {"POLICY_SERVER_FLEET_URL": stack.enter_context(_redis())}
+        folders = {
+            "one server": ([place / "one"], {}),
+            f"{MEMBERS} without a fleet": (copies, {}),
+            f"a fleet of {MEMBERS}": ([place / "fleet"] * MEMBERS, redis),
+        }
+        sides = []
+        for name, (served, environment) in folders.items():
+            progress(f"{size}: {name}")
+            servers = _started(stack, served, environment)
+            ready = [folder.with_name(f"{folder.name}-ready") for folder in served]
+            more = dict(zip(served, ready, strict=True))
+            del more[served[0]]
+            sides.append(Side(name, servers, Checkpoints(trainer, served[0], ready[0], more)))
+        found = Found(size, trainer.megabytes, *sides)
+        _by_turns(size, sides, options.swaps)
+        found.one.servers[0].stop()
+        for side in (found.apart, found.fleet) if options.rounds else ():
+            with _haproxy(side.servers, place / "haproxy.log") as server:
+                plan = Plan(options.rounds, options.phase_s, options.every_s, options.maximum_s, options.connections)
+                note = partial(_progress_of, f"{size}, {side.name}")
+                side.load.append(measure(server, side.checkpoints, load, plan, note))
+    return found
 
 
-def _started(stack: contextlib.ExitStack, place: Path, redis: str) -> tuple[Server, list[Server]]:
-    """Starts one server, and the members of a fleet at once; the stack stops them."""
-    one = _server(place / "one", place / "one.log", {})
-    stack.callback(one.stop)
-    environment = {"POLICY_SERVER_FLEET_URL": redis}
+def _progress_of(about: str, what: str) -> None:
+    progress(f"{about}: {what}")
+
+
+def _started(stack: contextlib.ExitStack, folders: Sequence[Path], environment: dict[str, str]) -> list[Server]:
+    """Starts a server over each folder, all at once; the stack stops them."""
     with ThreadPoolExecutor(MEMBERS) as executor:
         starting = [
-            executor.submit(_server, place / "fleet", place / f"{number}.log", environment) for number in range(MEMBERS)
+            executor.submit(_server, folder, folder.with_name(f"{folder.name}-{number}.log"), environment)
+            for number, folder in enumerate(folders)
         ]
-    members = []
+    servers = []
     for started in starting:
-        members.append(started.result())
-        stack.callback(members[-1].stop)
-    for server in (one, *members):
+        servers.append(started.result())
+        stack.callback(servers[-1].stop)
+    for server in servers:
         server.call("GET", "/readyz")
-    return one, members
+    return servers
 
 
 def _server(policy: Path, log: Path, extra: dict[str, str]) -> Server:
@@ -145,30 +188,23 @@ def _server(policy: Path, log: Path, extra: dict[str, str]) -> Server:
     return Server(found.url, found.admin_token, log, found.process, POLICY)
 
 
-def _by_turns(
-    size: str, one: tuple[Server, Checkpoints], fleet: tuple[Sequence[Server], Checkpoints], swaps: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of each swap, of the one server and of the last member; the first does not count."""
-    turns = {"one": ([one[0]], one[1]), "fleet": fleet}
-    found: dict[str, list[float]] = {"one": [], "fleet": []}
+def _by_turns(size: str, sides: Sequence[Side], swaps: int) -> None:
+    """Notes the milliseconds of each swap, of the last server of a side; the first does not count."""
     pauses = random.Random(0)
-    with contextlib.ExitStack() as stack:
-        probers = {
-            name: [stack.enter_context(Prober(server.port, ACTION, BODY, _PROBE_S)) for server in servers]
-            for name, (servers, _) in turns.items()
-        }
-        for _, checkpoints in turns.values():
-            checkpoints.prepare(swaps + 1)
-        for number in range(swaps + 1):
-            progress(f"{size}: swap {number} of {swaps}")
-            for turn in ("one", "fleet") if number % 2 else ("fleet", "one"):
+    for side in sides:
+        side.checkpoints.prepare(swaps + 1)
+    for number in range(swaps + 1):
+        progress(f"{size}: swap {number} of {swaps}")
+        for side in sides if number % 2 else reversed(sides):
+            with contextlib.ExitStack() as stack:  # of these servers alone: the others are to have nothing to do
+                probers = [stack.enter_context(Prober(one.port, ACTION, BODY, _PROBE_S)) for one in side.servers]
                 time.sleep(pauses.uniform(*_PAUSE_S))
-                name, published = turns[turn][1].publish()
-                last = max(prober.first_answer(name, _AT_MOST_S) for prober in probers[turn])
-                found[turn].append(1000 * (last - published))
-        for _, checkpoints in turns.values():
-            checkpoints.prune()
-    return found["one"][1:], found["fleet"][1:]
+                name, published = side.checkpoints.publish()
+                last = max(prober.first_answer(name, _AT_MOST_S) for prober in probers)
+                if number:
+                    side.first_ms.append(1000 * (last - published))
+    for side in sides:
+        side.checkpoints.prune()
 
 
 @contextlib.contextmanager
@@ -222,26 +258,18 @@ def _program(name: str) -> str:
 
 
 def _show(found: Sequence[Found], on: dict[str, Any]) -> None:
-    table = Table(title=f"A fleet of {MEMBERS} beside one server, in ms, on {on['processor']}", title_justify="left")
-    for name in ("policy", "MB", "swaps", "one server", "last member", f"ratio (≤ {FIRST_ANSWER_RATIO})"):
+    table = Table(title=f"A fleet of {MEMBERS}, in ms, on {on['processor']}", title_justify="left")
+    table.add_column("policy")
+    for name in ("servers", "swaps", "first answer of the last", f"by one's (≤ {FIRST_ANSWER_RATIO})"):
         table.add_column(name, justify="right")
     for name in ("rate/s", "p99", "p99 with swaps", f"ratio (≤ {P99_RATIO})", "failures"):
         table.add_column(name, justify="right")
     for one in found:
-        load = one.load
-        medians = [f"{statistics.median(times):.1f}" for times in (one.one_ms, one.fleet_ms)]
-        figures = (
-            []
-            if load is None
-            else [
-                f"{load.rate:.0f}{'' if load.reached else ' !'}",
-                f"{load.median(False, 'p99_ms'):.2f}",
-                f"{load.median(True, 'p99_ms'):.2f}",
-                f"{load.p99_ratio:.2f}",
-                str(load.failures),
-            ]
-        )
-        table.add_row(one.size, f"{one.megabytes:.2f}", str(len(one.one_ms)), *medians, f"{one.ratio:.2f}", *figures)
+        for side in one.sides:
+            policy = f"{one.size}, {one.megabytes:.2f} MB" if side is one.one else ""
+            by_one = f"{side.median_ms / one.one.median_ms:.2f}"
+            figures = [cell for load in side.load for cell in _cells(load)]
+            table.add_row(policy, side.name, str(len(side.first_ms)), f"{side.median_ms:.1f}", by_one, *figures)
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     console.print(table)
@@ -251,8 +279,25 @@ def _show(found: Sequence[Found], on: dict[str, Any]) -> None:
         console.print(line, markup=False, highlight=False)
 
 
+def _cells(load: UnderLoad) -> list[str]:
+    return [
+        f"{load.rate:.0f}{'' if load.reached else ' !'}",
+        f"{load.median(False, 'p99_ms'):.2f}",
+        f"{load.median(True, 'p99_ms'):.2f}",
+        f"{load.p99_ratio:.2f}",
+        str(load.failures),
+    ]
+
+
 def _as_json(one: Found) -> dict[str, Any]:
-    return asdict(one) | {"ratio": one.ratio, "p99_ratio": one.load.p99_ratio if one.load else None}
+    sides = {
+        name: {
+            "first_ms": side.first_ms,
+            "load": asdict(side.load[0]) | {"p99_ratio": side.load[0].p99_ratio} if side.load else None,
+        }
+        for name, side in (("one", one.one), ("apart", one.apart), ("fleet", one.fleet))
+    }
+    return {"size": one.size, "megabytes": one.megabytes, "ratio": one.ratio, **sides}
 
 
 def _options() -> argparse.Namespace:

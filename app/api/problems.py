@@ -53,9 +53,9 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.Unsupported: (501, "Unsupported"),
     errors.NotReady: (503, "Not ready"),
     errors.FleetLost: (503, "Fleet lost"),
+    errors.LinkLost: (503, "Process lost"),
     errors.DeadlinePassed: (504, "Deadline passed"),
     errors.EngineFailed: (500, "Engine failed"),
-    errors.LinkLost: (500, "Process lost"),
     errors.UnusablePolicy: (500, "Unusable policy"),
 }
 
@@ -104,6 +104,8 @@ def _headers(error: Exception) -> dict[str, str]:
         return {"Accept-Encoding": error.accepted}
     if isinstance(error, errors.Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, errors.LinkLost):
+        return {"Retry-After": "1"}  # the process is started again
     return {}
 
 

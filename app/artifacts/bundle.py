@@ -81,9 +81,12 @@ class Graph:
         write_json(self.folder / GRAPH_MANIFEST, data)
 
     @classmethod
-    def read(cls, folder: Path) -> Graph | None:
-        """The graph in `folder`, its files compared with its manifest; None where there is none."""
-        data = _read(folder, GRAPH_MANIFEST, GRAPH_FORMAT)
+    def read(cls, folder: Path, found: Mapping[str, str] | None = None) -> Graph | None:
+        """The graph in `folder`, its files compared with its manifest; None where there is none.
+
+        `found`: the sha256 (hex) of each file, where they are known.
+        """
+        data = _read(folder, GRAPH_MANIFEST, GRAPH_FORMAT, found)
         if data is None:
             return None
         try:
@@ -134,9 +137,9 @@ class Bundle:
         write_json(self.folder / BUNDLE_MANIFEST, data)
 
     @classmethod
-    def read(cls, folder: Path) -> Bundle | None:
-        """The bundle in `folder`, its files compared with its manifest; None where there is none."""
-        data = _read(folder, BUNDLE_MANIFEST, BUNDLE_FORMAT)
+    def read(cls, folder: Path, found: Mapping[str, str] | None = None) -> Bundle | None:
+        """The bundle in `folder`: see `Graph.read`."""
+        data = _read(folder, BUNDLE_MANIFEST, BUNDLE_FORMAT, found)
         if data is None:
             return None
         try:
@@ -154,11 +157,15 @@ class Prepared:
     loaded_at: float = field(default_factory=time.time)
 
 
-def _read(folder: Path, name: str, version: int) -> dict[str, Any] | None:
+def _read(folder: Path, name: str, version: int, found: Mapping[str, str] | None) -> dict[str, Any] | None:
     try:
         data = read_manifest(folder / name, version)
-        if data is not None:
+        if data is None:
+            return None
+        if found is None:
             check_files(folder, data["files"])
+        elif data["files"] != {path: sha256 for path, sha256 in found.items() if path != name}:
+            return None
         return data
     except (IncompleteError, AttributeError, KeyError):
         return None  # damaged, or of another format: it is made anew

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 from app.artifacts.bundle import COMPILED_FILE, GRAPHS, VERSIONS, Bundle, Graph
@@ -15,9 +18,11 @@ from app.control.state_dir import StateDir
 from app.errors import FleetLost, SwapRefused, Unauthorized, UnknownVersion, is_lack_of_room
 from app.fleet.fleet import Fleet
 from app.fleet.paths import CHECKPOINTS, files_path, upload_path
-from app.fleet.transfer import fetch
+from app.fleet.transfer import Accepts, Wanted, fetch
 from app.offload import in_executor
-from saver.artifact import IncompleteError, check_files, digest_of, is_name, read_checkpoint_manifest
+from saver.artifact import IncompleteError, digest_of, is_name, read_checkpoint_manifest
+
+_NICENESS = 10
 
 
 class FleetFiles:
@@ -39,11 +44,18 @@ class FleetFiles:
         """Fetches a graph or a version: see `app.control.prepare.Fetch`."""
         is_wanted = _is_bundle if kind == VERSIONS else _is_graph
         try:
-            await self._fetch(kind, digest, destination, lambda folder: is_wanted(folder, digest))
+            hashes = await self._fetch(kind, digest, destination, partial(is_wanted, digest))
+            if kind == VERSIONS:
+                await in_executor(self._executor, self._know, destination, hashes)
         except OSError as error:
             refusal = SwapRefused(f"what another server gives cannot be stored: {error.strerror}", for_now=True)
             refusal.no_room = is_lack_of_room(error)
             raise refusal from None
+
+    def _know(self, place: Path, hashes: Mapping[str, str]) -> None:
+        bundle = Bundle.read(place, hashes)
+        if bundle is not None:
+            self._state_dir.know(bundle)
 
     async def given(self, kind: str, name: str, secret: str) -> Path:
         """Returns the folder that another server asks for: a graph or a version by its digest, a checkpoint by name.
@@ -107,15 +119,17 @@ class FleetFiles:
         reasons = []
         for folder in self._uploads:
             try:
-                await self._fetch(CHECKPOINTS, name, folder / name, lambda found: _is_whole(found, digest))
+                await self._fetch(CHECKPOINTS, name, folder / name, partial(_is_whole, digest))
                 return
             except OSError as error:
                 reasons.append(f"{folder}: {error.strerror}")
         raise SwapRefused(f"no folder for checkpoints can be written ({'; '.join(reasons)})")
 
-    async def _fetch(self, kind: str, name: str, destination: Path, accepts: Callable[[Path], bool]) -> None:
+    async def _fetch(self, kind: str, name: str, destination: Path, accepts: Accepts) -> Mapping[str, str]:
         path = files_path(self._manager.name, kind, name)
-        await in_executor(self._executor, fetch, self._fleet.givers, path, self._fleet.secret, destination, accepts)
+        # A trainer may write over the files of a checkpoint; nobody writes to those of a version.
+        wanted = Wanted(path, self._fleet.secret, destination, accepts, linked=kind != CHECKPOINTS)
+        return await in_executor(self._executor, fetch, partial(self._fleet.givers, self._manager.name), wanted)
 
     async def check(self, secret: str) -> None:
         """Raises Unauthorized where that is not the fleet's secret, as Redis has it now."""
@@ -130,27 +144,32 @@ class FleetFiles:
         return bool(known) and hmac.compare_digest(secret.encode(), known.encode())
 
 
-def _is_bundle(folder: Path, digest: str) -> bool:
+def give_way() -> None:
+    """Has this thread give way to what answers requests, as the builder does: it reads and compares many bytes."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, where each thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def _is_bundle(digest: str, folder: Path, hashes: Mapping[str, str]) -> bool:
     """Whether what has arrived is the version with this digest; one of another format has its weights all the same."""
-    found = Bundle.read(folder)
+    found = Bundle.read(folder, hashes)
     if found is None:
         return (folder / "variables").is_dir()
     weights = {name: sha256 for name, sha256 in found.files.items() if name != COMPILED_FILE}
     return found.digest == digest and (not weights or found.graph == digest or digest_of(weights) == digest)
 
 
-def _is_graph(folder: Path, digest: str) -> bool:
-    found = Graph.read(folder)
+def _is_graph(digest: str, folder: Path, hashes: Mapping[str, str]) -> bool:
+    found = Graph.read(folder, hashes)
     return found is not None and found.digest == digest
 
 
-def _is_whole(folder: Path, digest: str) -> bool:
+def _is_whole(digest: str, folder: Path, hashes: Mapping[str, str]) -> bool:
     """Whether what has arrived is the checkpoint with this digest, and all of it."""
     with contextlib.suppress(IncompleteError):
         manifest = read_checkpoint_manifest(folder)
         if manifest is not None and manifest.digest == digest:
-            check_files(folder, manifest.files)
-            return True
+            return manifest.files.items() <= hashes.items()
     return False
 
 

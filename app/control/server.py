@@ -226,10 +226,10 @@ class Server:
         await manager.start()
         own.push_async_callback(manager.close)
         if self._fleet is not None:
-            from app.control.fleet_files import FleetFiles
+            from app.control.fleet_files import FleetFiles, give_way
             from app.control.fleet_policy import FleetPolicy
 
-            executor = own.enter_context(ThreadPoolExecutor(2, f"fleet-{named.name}"))
+            executor = own.enter_context(ThreadPoolExecutor(2, f"fleet-{named.name}", give_way))
             places = upload_places(named, settings.state_dir)
             files = FleetFiles(self._fleet, manager, state_dir, places, executor)
             self._in_fleet[named.name] = policy = FleetPolicy(self._fleet, manager, files)

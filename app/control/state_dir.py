@@ -175,6 +175,10 @@ class StateDir:
             self._known[digest] = stamp, found
         return found
 
+    def know(self, bundle: Bundle) -> None:
+        """Notes the bundle of a version, at its place, whose files have been compared."""
+        self._known[bundle.digest] = _stamp(bundle.folder / BUNDLE_MANIFEST), bundle
+
 
 def _record(data: Mapping[str, Any]) -> VersionRecord:
     return VersionRecord(str(data["name"]), str(data["digest"]), int(data["train_step"]), str(data.get("graph", "")))

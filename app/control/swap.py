@@ -90,9 +90,11 @@ class Swapper:
             version.move(State.VERIFIED)
             self._log_dependent_rows(bundle)
             self._log_probes(version, bundle)
+            record = VersionRecord(version.name, version.digest, bundle.train_step, graph.digest)
+            await self.protocol.announce(record)  # the others load it while the workers here do
             ready = await self.workers.prepare(graph, bundle)
             if not self.protocol.alone:
-                await self._commit(VersionRecord(version.name, version.digest, bundle.train_step, graph.digest))
+                await self._commit(record)
                 await self.workers.prepare(graph, bundle, ready)
         except SwapRefused as refusal:
             # What is refused for now is tried again, whatever its files look like.

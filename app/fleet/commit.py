@@ -23,6 +23,9 @@ class CommitProtocol:
           FleetLost: the others cannot be reached.
         """
 
+    async def announce(self, record: VersionRecord) -> None:
+        """Has the others prepare a version, which lies here; SwapRefused where that cannot be."""
+
     async def prepared(self, record: VersionRecord) -> None:
         """Returns when the others have prepared the version, as this server has; SwapRefused where one cannot."""
 
@@ -39,4 +42,4 @@ class CommitProtocol:
         """Ends the change: another server may begin one."""
 
     async def free(self) -> None:
-        """Returns when no other server changes anything."""
+        """Returns when no other server changes anything; FleetLost where one does for minutes without a step."""

@@ -28,6 +28,9 @@ _PATIENCE_S = 5.0
 # client that it then answers may see the older version after the newer one.
 _HELD_WITHIN_S = 1.0
 _AGAIN_S = 0.2
+# Another server's change that has come no further for so long is not waited for any more; each step of one is far
+# shorter, but for the building of a huge version.
+_NO_STEP_S = 300.0
 # A state, this member, reports, and the members that hold a lease → those that are waited for.
 Missing = Callable[[PolicyState, str, Reports, Collection[str]], set[str]]
 
@@ -64,15 +67,24 @@ class Coordinator(CommitProtocol):
             await self.end()
             raise Busy("another version was committed, and is served first")
 
-    async def prepared(self, record: VersionRecord) -> None:
+    async def announce(self, record: VersionRecord) -> None:
         """See `CommitProtocol`."""
         member = self._member
         try:
             await member.step(lambda state, _: protocol.preparing(state, member.id, record))
+        except (Fenced, FleetLost) as error:
+            raise SwapRefused(f"the fleet cannot change now: {error}", for_now=True) from None
+
+    async def prepared(self, record: VersionRecord) -> None:  # noqa: ARG002
+        """See `CommitProtocol`."""
+        member = self._member
+        try:
             while True:
-                await self._until_none(protocol.unprepared)
+                seen = await self._until_none(protocol.unprepared)
                 with contextlib.suppress(Busy):  # somebody has joined meanwhile
-                    await member.step(lambda state, seen: protocol.holding(state, member.id, seen.reports, seen.live))
+                    await member.step(
+                        lambda state, seen: protocol.holding(state, member.id, seen.reports, seen.live), seen
+                    )
                     return
         except Refused as refusal:
             raise SwapRefused(f"member {refusal}", refusal.for_now) from None
@@ -81,11 +93,11 @@ class Coordinator(CommitProtocol):
 
     async def held(self) -> None:
         """See `CommitProtocol`."""
-        member = self._member
+        member, seen = self._member, None
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HELD_WITHIN_S):
-                    await self._until_none(protocol.unheld)
+                    seen = await self._until_none(protocol.unheld)
 
             def commit(state: PolicyState, seen: Snapshot) -> PolicyState:
                 target = state.change.target if state.change is not None else None
@@ -95,7 +107,7 @@ class Coordinator(CommitProtocol):
                 new = msgspec.structs.replace(state.committed, served=served)
                 return protocol.committed(state, member.id, new, seen.live)
 
-            seen = await member.step(commit)
+            seen = await member.step(commit, seen)
         except (Fenced, FleetLost) as error:
             # Perhaps it was committed all the same: then this server serves it as soon as it can read that.
             raise SwapRefused(f"the fleet could not commit it: {error}", for_now=True) from None
@@ -142,21 +154,28 @@ class Coordinator(CommitProtocol):
 
     async def free(self) -> None:
         """See `CommitProtocol`."""
-        member = self._member
+        member, revision, since = self._member, -1, 0.0
         while True:
             event = member.changed.next()
             try:
                 seen = await member.read()
             except FleetLost:
                 return  # `begin` says it
-            change = seen.state.change if seen.state is not None else None
-            busy = change is not None and change.coordinator in seen.live and change.coordinator != member.id
-            if not busy and (seen.state is None or seen.state.epoch <= member.local.applied):
+            if seen.state is None:
                 return
+            change = seen.state.change
+            busy = change is not None and change.coordinator in seen.live and change.coordinator != member.id
+            if not busy and seen.state.epoch <= member.local.applied:
+                return
+            if seen.state.revision != revision:
+                revision, since = seen.state.revision, time.monotonic()
+            elif time.monotonic() - since > _NO_STEP_S:
+                what = f"member {change.coordinator} changes it" if busy and change else member.reason
+                raise FleetLost(f"nothing has happened in the fleet for {_NO_STEP_S:g} s: {what or 'it cannot follow'}")
             await Notice.wait(event, _AGAIN_S)
 
-    async def _until_none(self, missing: Missing) -> None:
-        """Returns when no member is missing.
+    async def _until_none(self, missing: Missing) -> Snapshot:
+        """Returns what is agreed on when no member is missing.
 
         Raises:
           Fenced: the fleet went on without this server.
@@ -178,7 +197,7 @@ class Coordinator(CommitProtocol):
             if seen.state is None:
                 raise Fenced("what the fleet agreed on is gone from Redis, and is written anew")
             if not missing(seen.state, member.id, seen.reports, seen.live):
-                return
+                return seen
             await member.wait(event)
 
 

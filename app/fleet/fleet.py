@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -115,15 +116,19 @@ class Fleet:
             members.append({"id": member.id, "url": member.url, "since": member.since, "policies": policies})
         return {"fleet": self.name, "members": members}
 
-    def givers(self) -> list[str]:
-        """Returns the URLs of the members that may give files; any thread.
+    def givers(self, policy: str) -> list[str]:
+        """Returns the URLs of the members that may give files, one that has what is prepared now first; any thread.
 
         Raises:
           SwapRefused: this server stops, and whoever fetches need not go on.
         """
         if self._closed:
             raise SwapRefused("the server is stopping", for_now=True)
-        return [peer.url for peer in self.peers]
+        member = self.members.get(policy)
+        peers = list(self.peers)
+        random.shuffle(peers)
+        peers.sort(key=lambda peer: member is None or peer.id != member.prepares_for)
+        return [peer.url for peer in peers]
 
     async def read_secret(self) -> None:
         """Reads what members show each other; a Redis that forgets has another one afterwards. Raises FleetLost."""
@@ -212,9 +217,9 @@ class Fleet:
     async def _listen(self) -> None:
         while True:
             try:
-                async for policy in self._store.changes():
+                async for policy, is_report in self._store.changes():
                     for name, member in self.members.items():
-                        if policy in ("", name):
+                        if policy in ("", name) and (member.local.coordinates or not is_report):
                             member.changed.give()
             except FleetLost:
                 pass

@@ -185,6 +185,7 @@ class Follower:
             following.hold()
         elif task is Task.PREPARE and (following is None or following.epoch != state.change.epoch):
             await self._give_up()
+            self._member.prepares_for = state.change.coordinator
             self._following = Following(self._member, state.change.epoch)
             self._swap = asyncio.create_task(self._follow(state.change.target, self._following))
         return False

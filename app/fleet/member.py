@@ -21,7 +21,8 @@ class PolicyMember:
     """One policy of one member. Event loop only.
 
     `local`: what it knows of itself; `known`: what it serves was committed as; `changed`: something may be new.
-    `reason`: why it does not take part, "" where that is not known or it does.
+    `reason`: why it does not take part, "" where that is not known or it does. `prepares_for`: the member whose change
+    it has prepared last.
     """
 
     def __init__(self, policy: str, member: str, store: FleetStore, joined: Callable[[], None]) -> None:
@@ -32,6 +33,7 @@ class PolicyMember:
         self.known: Committed | None = None
         self.changed = Notice()
         self.reason = "it has not joined yet"
+        self.prepares_for = ""
         self._joined = joined
         self._report = Report()
         self._closed = False
@@ -42,7 +44,9 @@ class PolicyMember:
             raise FleetLost("the server is stopping")
         return await self.store.read(self.policy)
 
-    async def step(self, step: Callable[[PolicyState, Snapshot], PolicyState | None]) -> Snapshot:
+    async def step(
+        self, step: Callable[[PolicyState, Snapshot], PolicyState | None], seen: Snapshot | None = None
+    ) -> Snapshot:
         """Makes a step from the state that is agreed on: see `FleetStore.step`.
 
         Raises:
@@ -54,7 +58,7 @@ class PolicyMember:
                 raise FleetLost("what the fleet agreed on is gone from Redis, and is written anew")
             return step(seen.state, seen)
 
-        return await self.store.step(self.policy, from_state)
+        return await self.store.step(self.policy, from_state, seen)
 
     async def report(self, **changes: object) -> None:
         """Reports to the others what this member has done: fields of `Report`."""

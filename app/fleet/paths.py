@@ -1,12 +1,11 @@
-"""How a member gives files to another: where, and in which form."""
+"""Where a member gives files to another, and is asked for more."""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
-PIECE_BYTES = 2**20
+# With it a member says on which machine it runs: one on the same machine may name its folder in the place of the files.
+MACHINE_HEADER = "Machine"
 # Beside the two kinds of app/artifacts/bundle.py, which go by their digests.
 CHECKPOINTS = "checkpoints"
 FILES_PATH = "/fleet/policies/{policy}/{kind}/{name}"
@@ -29,26 +28,9 @@ def upload_path(policy: str, name: str) -> str:
     return UPLOADS_PATH.format(policy=policy, name=name)
 
 
-def tar_of(folder: Path) -> Iterator[bytes]:
-    """Yields the files of a folder as a tar, in pieces; blocks.
-
-    Raises:
-      OSError: a file is gone: what was given so far is no whole tar.
-    """
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
-        info = tarfile.TarInfo(path.relative_to(folder).as_posix())
-        with path.open("rb") as file:
-            info.size = path.stat().st_size
-            yield info.tobuf(tarfile.PAX_FORMAT)
-            left = info.size
-            while left:
-                piece = file.read(min(PIECE_BYTES, left))
-                if not piece:
-                    raise OSError(f"{path} has become shorter")
-                left -= len(piece)
-                yield piece
-        if info.size % tarfile.BLOCKSIZE:
-            yield bytes(tarfile.BLOCKSIZE - info.size % tarfile.BLOCKSIZE)
-    yield bytes(2 * tarfile.BLOCKSIZE)
+def machine() -> str:
+    """Returns what names this machine until it is started again, "" where nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        return ""

@@ -5,7 +5,8 @@
     policy-server:fleet:{NAME}:policy:POLICY     the state: app/fleet/protocol.py as JSON
     policy-server:fleet:{NAME}:reports:POLICY    hash: member → its report
     policy-server:fleet:{NAME}:secret            what members show each other when they ask for files
-    policy-server:fleet:{NAME}:changes           channel: the name of a policy whose state or reports have changed
+    policy-server:fleet:{NAME}:changes           channel: the name of a policy whose state has changed, "" for all
+    policy-server:fleet:{NAME}:reported          channel: the name of a policy about which a member has reported
 
 Times are of Redis's clock alone. Each method is one script, which Redis runs as one step.
 """
@@ -123,7 +124,8 @@ class FleetStore:
         )
         prefix = f"policy-server:fleet:{{{fleet}}}:"
         self._prefix = prefix
-        self._leases, self._members, self._channel = prefix + "leases", prefix + "members", prefix + "changes"
+        self._leases, self._members = prefix + "leases", prefix + "members"
+        self._channel, self._reported = prefix + "changes", prefix + "reported"
         scripts = {"renew": _RENEW, "end": _END, "read": _READ, "swap": _SWAP, "report": _REPORT, "members": _MEMBERS}
         self._scripts = {name: self._redis.register_script(text) for name, text in scripts.items()}
 
@@ -173,8 +175,12 @@ class FleetStore:
         known = {member: report for member, report in found.items() if report is not None}
         return Snapshot(bytes(raw), state, known, frozenset(map(_text, live)), int(now_ms))
 
-    async def step(self, policy: str, step: Callable[[Snapshot], PolicyState | None]) -> Snapshot:
+    async def step(
+        self, policy: str, step: Callable[[Snapshot], PolicyState | None], seen: Snapshot | None = None
+    ) -> Snapshot:
         """Makes a step from what is agreed on; None, or the same state, changes nothing.
+
+        `seen`: what was read just now, which is not read again where it is still agreed on.
 
         Returns:
           What is agreed on then.
@@ -183,28 +189,33 @@ class FleetStore:
           Exception: what `step` raises.
         """
         while True:
-            seen = await self.read(policy)
+            if seen is None:
+                seen = await self.read(policy)
             new = step(seen)
             if new is None or new is seen.state:
                 return seen
             raw = msgspec.json.encode(new)
             if await self._run("swap", self._keys(policy)[:1], [seen.raw, raw, self._channel, policy]):
                 return msgspec.structs.replace(seen, raw=raw, state=new)
+            seen = None
 
     async def report(self, policy: str, member: str, report: Report) -> None:
         """Writes what a member has done."""
-        await self._run("report", self._keys(policy)[1:], [member, msgspec.json.encode(report), self._channel, policy])
+        await self._run("report", self._keys(policy)[1:], [member, msgspec.json.encode(report), self._reported, policy])
 
-    async def changes(self) -> AsyncIterator[str]:
-        """Yields the names of policies about which something has changed, "" for all, which comes first."""
+    async def changes(self) -> AsyncIterator[tuple[str, bool]]:
+        """Yields the names of policies about which something has changed, "" for all, which comes first.
+
+        With each: whether it is no more than a report, which only the member that coordinates waits for.
+        """
         try:
             async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
-                await channel.subscribe(self._channel)
-                yield ""
+                await channel.subscribe(self._channel, self._reported)
+                yield "", False
                 while True:
                     message = await channel.get_message(timeout=LEASE_S)
                     if message is not None:
-                        yield bytes(message["data"]).decode("utf-8", "replace")
+                        yield _text(message["data"]), _text(message["channel"]) == self._reported
         except (RedisError, OSError, TimeoutError) as error:
             raise _lost(error) from None
 
@@ -219,7 +230,7 @@ class FleetStore:
 
 
 def _text(member: bytes) -> str:
-    """The id of a member, whatever somebody has written there."""
+    """The id of a member, or the name of a policy, whatever somebody has written there."""
     return bytes(member).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Files from another member: a graph or a version, by its digest, over HTTP as a tar. Blocks; called in a thread.
+"""Files from another member: a graph or a version, by its digest, over HTTP: see `stream`. Blocks; called in a thread.
 
 Whoever has received something gives it too, so that what is new spreads as a tree: a member gives to a few at a time,
 and sends the others away.
@@ -6,114 +6,163 @@ and sends the others away.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import http.client
+import json
+import os
 import random
-import tarfile
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
 from app.errors import SwapRefused
-from app.fleet.paths import PIECE_BYTES
+from app.fleet.paths import MACHINE_HEADER, machine
+from app.fleet.stream import JSON, MOST_LISTED_BYTES, NotWhole, link_files, write_stream
 from saver.artifact.publishing import publish, staged_folder
 
+T = TypeVar("T")
 _PATIENCE_S = 5.0
 # Everybody may be busy giving to others, or be gone.
 _LONGEST_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _BUSY = "it gives to others now"
+# Where it has arrived, and the sha256 of each file → whether it is what was wanted.
+Accepts = Callable[[Path, Mapping[str, str]], bool]
 
 
-def fetch(
-    urls: Callable[[], Iterable[str]], path: str, secret: str, destination: Path, accepts: Callable[[Path], bool]
-) -> None:
-    """Fetches a folder and publishes it at `destination`.
+@dataclass(frozen=True)
+class Wanted:
+    """A folder that members may have.
 
     Args:
-      urls: returns those of the members that may have it, asked again for each round, and for each piece whether it
-        goes on: what it raises ends the fetch.
       path: see `app.fleet.paths.files_path`.
       secret: the fleet's.
       destination: where it belongs; nothing is there but what is whole.
       accepts: whether what has arrived is what was wanted.
+      linked: whether its files may be the same as another member's on this machine: nobody ever writes to them.
+    """
+
+    path: str
+    secret: str = field(repr=False)
+    destination: Path
+    accepts: Accepts
+    linked: bool = False
+
+
+def fetch(urls: Callable[[], Iterable[str]], wanted: Wanted) -> Mapping[str, str]:
+    """Fetches a folder and publishes it; returns the sha256 (hex) of each file.
+
+    Args:
+      urls: returns those of the members that may have it, in the order in which they are asked; again for each round,
+        and for each piece whether it goes on: what it raises ends the fetch.
+      wanted: what, and where it belongs.
 
     Raises:
       SwapRefused: no member has given it.
+      OSError: it cannot be stored.
     """
     until, pause_s = time.monotonic() + _LONGEST_S, _FIRST_PAUSE_S
-    with httpx.Client(timeout=_PATIENCE_S, trust_env=False, headers={"Authorization": f"Bearer {secret}"}) as client:
-        while True:
-            asked = list(urls())
-            random.shuffle(asked)
-            reasons, busy = [], False
-            for url in asked:
-                urls()
-                reason = _fetch_from(client, url + path, destination, urls, accepts)
-                if not reason:
-                    return
-                reasons.append(f"{url}: {reason}")
-                busy = busy or reason == _BUSY
-            if not busy or time.monotonic() > until:
-                raise SwapRefused(f"no member gives it: {'; '.join(reasons) or 'there is none'}", for_now=True)
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    while True:
+        reasons, busy = [], False
+        for url in list(urls()):
+            urls()
+            try:
+                return _fetch_from(url, wanted, urls)
+            except NotWhole as refusal:
+                reasons.append(f"{url}: {refusal}")
+                busy = busy or str(refusal) == _BUSY
+        if not busy or time.monotonic() > until:
+            raise SwapRefused(f"no member gives it: {'; '.join(reasons) or 'there is none'}", for_now=True)
+        time.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _while(urls: Callable[[], object], pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the pieces, as long as `urls` raises nothing."""
-    for piece in pieces:
-        urls()
-        yield piece
-
-
-def _fetch_from(
-    client: httpx.Client,
-    url: str,
-    destination: Path,
-    urls: Callable[[], object],
-    accepts: Callable[[Path], bool],
-) -> str:
-    """Returns why the member has not given it, "" where it has."""
+def _fetch_from(url: str, wanted: Wanted, urls: Callable[[], object]) -> Mapping[str, str]:
     try:
-        with client.stream("GET", url) as response:
-            if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                return _BUSY
-            if response.status_code != httpx.codes.OK:
-                return f"status {response.status_code}"
-            with staged_folder(destination) as staged:
-                _unpack(_while(urls, response.iter_raw(PIECE_BYTES)), staged)
-                if not accepts(staged):
-                    return "what it gave is not what was asked for"
-                publish(staged, destination, sync=False)  # as the builder does: it is compared when it is read
-    except (httpx.HTTPError, httpx.InvalidURL, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        return str(error) or type(error).__name__
-    return ""
+        if wanted.linked and (here := machine()):
+            with _response(url, wanted, {MACHINE_HEADER: here}) as response:
+                if response.headers.get_content_type() != JSON:
+                    return _received(response, wanted, urls)
+                with contextlib.suppress(OSError, NotWhole):
+                    return _linked(response, wanted)
+        with _response(url, wanted, {}) as response:
+            return _received(response, wanted, urls)
+    except (http.client.HTTPException, ValueError) as error:
+        raise NotWhole(str(error) or type(error).__name__) from None
 
 
-def _unpack(pieces: Iterator[bytes], folder: Path) -> None:
-    with tarfile.open(fileobj=cast("IO[bytes]", _Reader(pieces)), mode="r|") as tar:
-        tar.extractall(folder, filter="data")
+def _connection_to(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """Returns a connection that is not made yet, and what comes before all paths there."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise NotWhole("it is at no URL")
+    if parts.scheme == "https":
+        context = httpx.create_ssl_context(trust_env=False)
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_PATIENCE_S, context=context), parts.path
+    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=_PATIENCE_S), parts.path
 
 
-class _Reader:
-    """A file over pieces of bytes, as `tarfile` reads a stream."""
+@contextlib.contextmanager
+def _response(url: str, wanted: Wanted, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
+    """Gives what a member answers that does not refuse."""
+    connection, path = _connection_to(url)
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._left = b""
+    def ask() -> http.client.HTTPResponse:
+        connection.request("GET", path + wanted.path, headers={"Authorization": f"Bearer {wanted.secret}", **headers})
+        return connection.getresponse()
 
-    def read(self, size: int) -> bytes:
-        """Returns so many bytes, fewer at the end."""
-        found = [self._left]
-        length = len(self._left)
-        while length < size:
-            piece = next(self._pieces, b"")
-            if not piece:
-                break
-            found.append(piece)
-            length += len(piece)
-        joined = b"".join(found)
-        self._left = joined[size:]
-        return joined[:size]
+    with contextlib.closing(connection):
+        response = _of_network(ask)
+        if response.status == http.client.SERVICE_UNAVAILABLE:
+            raise NotWhole(_BUSY)
+        if response.status != http.client.OK:
+            raise NotWhole(f"status {response.status}")
+        yield response
+
+
+def _linked(response: http.client.HTTPResponse, wanted: Wanted) -> Mapping[str, str]:
+    """Takes the files of a member on this machine as they are; raises OSError where they cannot be had."""
+    given = json.loads(_of_network(lambda: response.read(MOST_LISTED_BYTES)))
+    with staged_folder(wanted.destination) as staged:
+        hashes = link_files(given, staged)
+        _publish(staged, wanted, hashes)
+    return hashes
+
+
+def _of_network(ask: Callable[[], T]) -> T:
+    """Returns what `ask` returns: its OSError is the other member's, and not the disk's."""
+    try:
+        return ask()
+    except OSError as error:
+        raise NotWhole(str(error) or type(error).__name__) from None
+
+
+def _received(response: http.client.HTTPResponse, wanted: Wanted, urls: Callable[[], object]) -> Mapping[str, str]:
+    """Puts what a member gives in its place; returns the sha256 (hex) of each file."""
+    length = response.length
+    if length is None:
+        raise NotWhole("it does not say how much it gives")
+
+    def read(room: memoryview) -> int:
+        urls()
+        return _of_network(lambda: response.readinto(room))
+
+    with staged_folder(wanted.destination) as staged:
+        if length > shutil.disk_usage(staged).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        hashes = write_stream(read, length, staged)
+        _publish(staged, wanted, hashes)
+    return hashes
+
+
+def _publish(staged: Path, wanted: Wanted, hashes: Mapping[str, str]) -> None:
+    if not wanted.accepts(staged, hashes):
+        raise NotWhole("what it gave is not what was asked for")
+    publish(staged, wanted.destination, sync=False)  # as the builder does: it is compared when it is read

@@ -53,7 +53,7 @@ class Link:
         self._waiting[number] = answer
         try:
             if self._reading.done():
-                raise LinkLost(f"the process that should {name} is gone")
+                raise LinkLost(f"the process that should {name} is gone, and is started again")
             self._send(_CALL, number, (name, args))
             return await answer
         except asyncio.CancelledError:
@@ -81,7 +81,7 @@ class Link:
         finally:
             for answer in self._waiting.values():
                 if not answer.done():
-                    answer.set_exception(LinkLost("the process that should answer has ended"))
+                    answer.set_exception(LinkLost("the process that should answer has ended, and is started again"))
             for task in self._answering.values():
                 task.cancel()
             self._writer.close()

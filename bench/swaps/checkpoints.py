@@ -7,8 +7,11 @@ import os
 import shutil
 import tarfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
+
+from saver.artifact.publishing import sync_tree
 
 _KEPT = 5  # as a trainer with `save_checkpoint(…, keep_last=5)`
 
@@ -21,19 +24,30 @@ class Writer(Protocol):
 
 
 class Checkpoints:
-    """Those that are ready, in a folder that no server looks into, and those that are published to `policy`."""
+    """Those that are ready, in a folder that no server looks into, and those that are published to `policy`.
 
-    def __init__(self, writer: Writer, policy: Path, ready: Path) -> None:
+    `copies`: exports of the same policy, with a folder for what is ready each; the same is published there, too.
+    """
+
+    def __init__(self, writer: Writer, policy: Path, ready: Path, copies: Mapping[Path, Path] | None = None) -> None:
         self._writer = writer
         self._published = policy / "checkpoints"
         self._ready = ready
+        self._copies = {copy / "checkpoints": place for copy, place in (copies or {}).items()}
         self._names: list[str] = []
-        self._published.mkdir(exist_ok=True)
-        self._ready.mkdir()
+        for folder in (self._published, *self._copies):
+            folder.mkdir(exist_ok=True)
+        for folder in (self._ready, *self._copies.values()):
+            folder.mkdir()
 
     def prepare(self, count: int) -> None:
         """Writes `count` more. The saver syncs them to the disk: nothing of them is written while is measured."""
-        self._names += [self._writer.checkpoint(self._ready) for _ in range(count)]
+        for _ in range(count):
+            name = self._writer.checkpoint(self._ready)
+            for place in self._copies.values():
+                shutil.copytree(self._ready / name, place / name)
+                sync_tree(place / name)
+            self._names.append(name)
 
     @property
     def upcoming(self) -> str:
@@ -43,7 +57,8 @@ class Checkpoints:
     def publish(self) -> tuple[str, float]:
         """Renames the next one into place; its name, and when that was done (`time.perf_counter`)."""
         name = self._names.pop(0)
-        os.rename(self._ready / name, self._published / name)
+        for published, ready in {self._published: self._ready, **self._copies}.items():
+            os.rename(ready / name, published / name)
         return name, time.perf_counter()
 
     def as_tar(self) -> tuple[str, bytes]:
@@ -57,6 +72,7 @@ class Checkpoints:
 
     def prune(self, kept: int = _KEPT) -> None:
         """Deletes all published ones but the newest `kept`. Not while is measured."""
-        names = sorted(path.name for path in self._published.iterdir() if path.name.isdigit())
-        for name in names[: len(names) - kept]:
-            shutil.rmtree(self._published / name)
+        for folder in (self._published, *self._copies):
+            names = sorted(path.name for path in folder.iterdir() if path.name.isdigit())
+            for name in names[: len(names) - kept]:
+                shutil.rmtree(folder / name)

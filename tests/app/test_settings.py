@@ -259,3 +259,51 @@ def test_a_url_in_a_file_that_is_none_is_not_shown(tmp_path):
     with pytest.raises(SettingsError, match="POLICY_SERVER_SESSION_URL_FILE is no URL") as caught:
         settings_from(["p=/p"], parsed(), {"POLICY_SERVER_SESSION_URL_FILE": str(tmp_path / "url")})
     assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["session_url", "fleet_url"])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h/0?foo=secret", "has the option 'foo', expected one of client_name, db, "),
+        ("redis://h/0?decode_responses=1", "has the option 'decode_responses'"),
+        ("redis://h/0?retry=3", "has the option 'retry'"),
+        ("redis://h/0?ssl_cert_reqs=none", "has the option 'ssl_cert_reqs'"),
+        ("unix:///s?socket_keepalive=1", "has the option 'socket_keepalive'"),
+        ("redis://h/0?socket_timeout=secret", "has an option socket_timeout that is not a number of seconds above 0"),
+        ("redis://h/0?socket_timeout=nan", "that is not a number of seconds above 0"),
+        ("redis://h/0?socket_connect_timeout=-1", "that is not a number of seconds above 0"),
+        ("redis://h/0?db=x", "has an option db that is not a number from 0"),
+        ("redis://h/0?health_check_interval=2.5", "that is not a whole number of seconds from 0"),
+        ("redis://h/0?max_connections=0", "that is not a number from 1"),
+        ("redis://h/0?protocol=9", "that is not 2 or 3"),
+        ("redis://h/0?socket_keepalive=perhaps", "that is not true or false"),
+        ("rediss://h/0?ssl_cert_reqs=some", "that is not none, optional or required"),
+    ],
+)
+def test_an_option_that_no_redis_url_has_is_named_and_no_value_is_shown(name, url, says):
+    with pytest.raises(SettingsError) as caught:
+        settings_from(["p=/p"], parsed(), {variable(name): url})
+    assert str(caught.value).startswith(f"{variable(name)} {says}" if says.startswith("has") else variable(name))
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://:p%3F@h:1/3",
+        "redis://h?db=2&socket_timeout=0.5&client_name=a%20b&retry_on_timeout=yes&health_check_interval=30&protocol=3",
+        "redis://h?socket_connect_timeout=1&socket_keepalive=1&max_connections=20&username=u&password=p",
+        "rediss://h?ssl_cert_reqs=required&ssl_ca_certs=/ca&ssl_ca_path=/cas&ssl_check_hostname=no&ssl_ciphers=x"
+        "&ssl_certfile=/c&ssl_keyfile=/k&ssl_password=p",
+        "unix:///run/redis?db=1&socket_timeout=2&password=p",
+    ],
+)
+def test_every_option_that_is_allowed_is_one_that_redis_takes(url):
+    from redis.asyncio import Redis
+
+    assert settings_from(["p=/p"], parsed(), {"POLICY_SERVER_FLEET_URL": url}).fleet_url == url
+    pool = Redis.from_url(url).connection_pool
+    pool.connection_class(**pool.connection_kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from app.fleet.paths import MACHINE_HEADER
 from tests.support.haproxy import HaProxy, haproxy_running
 from tests.support.ports import port_below_outgoing
 from tests.support.redis_server import RedisServer, running_redis
@@ -52,6 +53,7 @@ class Member:
         self.port = port_below_outgoing()
         self.redis = redis
         self.given = relays.before(self.port)
+        self.given.hides = MACHINE_HEADER.encode()  # as where each member has a machine of its own
         self.folders = dict(plan.folders[number])
         self._plan = plan
         self._stack: contextlib.ExitStack | None = None

@@ -41,10 +41,14 @@ class Moment:
 
 
 class Relay:
-    """A proxy before one port of this machine. Its methods may be called in any thread."""
+    """A proxy before one port of this machine. Its methods may be called in any thread.
+
+    `hides`: what the server is not to read of its clients.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, target: int, port: int) -> None:
         self.port = port
+        self.hides = b""
         self._loop = loop
         self._target = target
         self._passes = asyncio.Event()
@@ -125,6 +129,8 @@ class Relay:
                 for moment in now:
                     if not moment.after:
                         moment.act()
+                if self.hides and not from_server:
+                    piece = piece.replace(self.hides, b"X-" + self.hides)
                 if any(moment.lost for moment in now):
                     await asyncio.Event().wait()
                 writer.write(piece)

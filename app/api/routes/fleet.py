@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from app.api.access import Guard
-from app.errors import NotReady
-from app.fleet.paths import FILES_PATH, UPLOADS_PATH, reload_path, tar_of
+from app.api.problems import problem_response
+from app.errors import NotReady, UnknownVersion
+from app.fleet.paths import FILES_PATH, MACHINE_HEADER, UPLOADS_PATH, machine, reload_path
+from app.fleet.stream import STREAM, files_in, head_of, stream_of
 from app.inference.service import Service
 
 # A member that is new to many others gives to these first, which give it on.
@@ -59,7 +62,8 @@ class Wanted(BaseModel):
 def fleet_router(service: Service, guard: Guard) -> APIRouter:
     """Makes the routes; the first needs the admin token, the second the fleet's secret."""
     router = APIRouter()
-    giving = asyncio.Semaphore(_MOST_AT_ONCE)
+    giving: set[Given] = set()
+    here = machine()
 
     @router.get(
         "/admin/fleet",
@@ -87,11 +91,15 @@ def fleet_router(service: Service, guard: Guard) -> APIRouter:
         return vars(await manager.reload_for(wanted.checkpoint, _secret(request)))
 
     @router.get(FILES_PATH, include_in_schema=False)
-    async def files(policy: str, kind: str, name: str, request: Request) -> StreamingResponse:
+    async def given(policy: str, kind: str, name: str, request: Request) -> Response:
         folder = await service.policy(policy).manager.given(kind, name, _secret(request))
-        if giving.locked():
-            raise NotReady("it gives to others now", 1)
-        return StreamingResponse(_given(folder, giving), media_type="application/x-tar")
+        try:
+            files = await asyncio.to_thread(files_in, folder)
+        except OSError:
+            raise UnknownVersion(f"{name} has just gone") from None
+        if request.headers.get(MACHINE_HEADER, "-") == here:
+            return JSONResponse({"folder": str(folder), "files": files})
+        return Given(folder, files, giving)
 
     return router
 
@@ -100,14 +108,36 @@ def _secret(request: Request) -> str:
     return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
-async def _given(folder: Path, giving: asyncio.Semaphore) -> AsyncIterator[bytes]:
-    """Yields the files of a folder; read in a thread of its own, for a disk may be slow."""
-    async with giving:
-        loop = asyncio.get_running_loop()
-        pieces: Iterator[bytes] = tar_of(folder)
-        executor = ThreadPoolExecutor(1, "give")
+class Given(StreamingResponse):
+    """The files of a folder; 503 where so many are `giving` already.
+
+    Nothing is waited for between the look and the entry: of three that ask at the same instant, one is sent away.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, int], giving: set[Given]) -> None:
+        length = len(head_of(files)) + sum(files.values())
+        headers = {"Content-Length": str(length)}
+        super().__init__(_in_thread(stream_of(folder, files)), headers=headers, media_type=STREAM)
+        self._giving = giving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers."""
+        if len(self._giving) >= _MOST_AT_ONCE:
+            await problem_response(NotReady("it gives to others now", 1))(scope, receive, send)
+            return
+        self._giving.add(self)
         try:
-            while piece := await loop.run_in_executor(executor, next, pieces, b""):
-                yield piece
+            await super().__call__(scope, receive, send)
         finally:
-            executor.shutdown(wait=False)  # where it is left early, the loop is not to wait for the disk
+            self._giving.remove(self)
+
+
+async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yields pieces; they are read in a thread of its own, for a disk may be slow."""
+    loop = asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(1, "give")
+    try:
+        while piece := await loop.run_in_executor(executor, next, pieces, b""):
+            yield piece
+    finally:
+        executor.shutdown(wait=False)  # where it is left early, the loop is not to wait for the disk

@@ -44,8 +44,15 @@ def test_every_error_becomes_a_problem(kind):
 
 @pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
 def test_callers_cause_is_4xx_or_unavailable_and_ours_is_500(kind):
+    """But for a process that is started again at once: it is there when the caller asks again."""
     status = STATUS[kind][0]
-    assert (status == 500) is issubclass(kind, errors.Fault)
+    assert (status == 500) is (issubclass(kind, errors.Fault) and kind is not errors.LinkLost)
+
+
+def test_a_process_that_is_gone_is_not_there_for_now_and_the_answer_says_when_to_ask_again():
+    response = problem_response(errors.LinkLost("the process that should check is gone, and is started again"))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert json.loads(response.body)["detail"] == "the process that should check is gone, and is started again"
 
 
 def test_every_status_of_the_contract_is_in_the_table():

@@ -65,6 +65,7 @@ class Policy:
             await self.coordinator.end()
 
     async def _swap(self, record: VersionRecord, protocol: CommitProtocol) -> None:
+        await protocol.announce(record)
         await protocol.prepared(record)
         self.did.append(f"holds for {record.name}")
         await protocol.held()

@@ -61,6 +61,7 @@ class Fleet:
     deaths: int = 0
     lapses: int = 0
     losses: int = 0
+    anew: int = 0
     settling: frozenset[int] = frozenset()
 
     def live(self) -> set[str]:
@@ -86,6 +87,8 @@ class Bounds:
     refusals: bool = False
     # Members hold for as long as it takes, and all are waited for: then no client sees an older version after a newer.
     all_hold: bool = False
+    # A member may be unable to serve what is committed; where nobody takes part, it has the fleet begin anew.
+    anew: int = 0
 
 
 @dataclass
@@ -232,6 +235,8 @@ def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[St
     elif task is Task.CATCH_UP:
         assert state is not None
         yield from _catch_up(fleet, i, member, state)
+        if fleet.anew < bounds.anew and state.epoch > member.local.applied:
+            yield from _begin_anew(fleet, i, member, state)
     elif task is Task.PREPARE:
         epoch = _change(state).epoch
         prepared = replace(member, report=msgspec.structs.replace(member.report, prepared=epoch))
@@ -287,6 +292,15 @@ def _catch_up(fleet: Fleet, i: int, member: Member, state: PolicyState) -> Itera
     except (Busy, Fenced):
         return
     yield Step(f"{i} joins", fleet.put(i, replace(member, local=_noted(member, joined=True)), state=new))
+
+
+def _begin_anew(fleet: Fleet, i: int, member: Member, state: PolicyState) -> Iterator[Step]:
+    """What was acknowledged counts no more where nobody was left that could have it, as the server's table says."""
+    new = protocol.founded_anew(state, (record(member.serves),), None, fleet.live())
+    if new is not state:
+        forgotten = not state.members & fleet.live()
+        acknowledged = member.serves if forgotten else fleet.acknowledged
+        yield Step(f"{i} begins anew", replace(fleet, state=new, acknowledged=acknowledged, anew=fleet.anew + 1))
 
 
 def check(fleet: Fleet, bounds: Bounds) -> None:

@@ -55,6 +55,23 @@ async def test_two_members_that_change_at_once_take_turns(redis: str) -> None:
         await two.change("v1")
 
 
+async def test_a_change_that_comes_no_further_is_not_waited_for_for_ever(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "_NO_STEP_S", 0.5)
+    async with joined(redis, "stuck") as one, joined(redis, "stuck") as two:
+        await one.coordinator.begin()
+        with pytest.raises(FleetLost, match=f"for 0.5 s: member {one.fleet.id} changes it"):
+            await two.coordinator.free()
+        waiting = asyncio.create_task(two.coordinator.free())
+        for _ in range(4):  # each step is waited for anew
+            await asyncio.sleep(0.2)
+            await one.coordinator.announce(record("v1"))
+        assert not waiting.done()
+        await one.coordinator.end()
+        await waiting
+
+
 async def test_pins_pauses_and_what_served_before_are_agreed_on_without_a_swap(redis: str) -> None:
     async with joined(redis, "pins") as one, joined(redis, "pins") as two:
         await one.coordinator.agree(one.served, Pin("v0"), "reject")

@@ -12,6 +12,8 @@ from app.fleet.protocol import Local
 from tests.app.fleet import model
 from tests.app.fleet.model import Bounds, Broken, Fleet, Member
 
+_founded_anew = protocol.founded_anew
+
 
 def started(count: int) -> Fleet:
     """A fleet of which every member takes part."""
@@ -66,6 +68,7 @@ def _key(fleet: Fleet) -> object:
         fleet.deaths,
         fleet.lapses,
         fleet.losses,
+        fleet.anew,
     )
 
 
@@ -73,6 +76,7 @@ SMALL = {
     "two members": (2, Bounds(changes=2, deaths=1, lapses=1)),
     "Redis forgets": (2, Bounds(changes=1, deaths=0, lapses=1, losses=1)),
     "refusals": (2, Bounds(changes=2, deaths=0, lapses=0, refusals=True)),
+    "nobody has it": (2, Bounds(changes=1, deaths=1, lapses=2, anew=1)),
     "three members": (3, Bounds(changes=1, deaths=1, lapses=0)),
     "one version at a time": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, all_hold=True)),
 }
@@ -102,6 +106,10 @@ def _waits_for_nobody(*_):
     return set()
 
 
+def _begins_anew_among_others(state, served, pin, _):
+    return _founded_anew(state, served, pin, frozenset())
+
+
 @pytest.mark.parametrize(
     ("name", "mutant", "bounds"),
     [
@@ -109,8 +117,9 @@ def _waits_for_nobody(*_):
         ("unapplied", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0)),
         ("unheld", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0, all_hold=True)),
         ("abandoned", lambda state, live: state, Bounds(changes=1, deaths=1, lapses=0)),
+        ("founded_anew", _begins_anew_among_others, Bounds(changes=1, deaths=0, lapses=1, anew=1)),
     ],
-    ids=["joins unseen", "acknowledges early", "commits before all hold", "never gives up"],
+    ids=["joins unseen", "acknowledges early", "commits before all hold", "never gives up", "begins anew among others"],
 )
 def test_a_protocol_with_a_fault_is_caught(name, mutant, bounds, monkeypatch):
     fleet = started(2)

@@ -17,7 +17,7 @@ from app.fleet import fleet, follower
 from app.fleet.peers import ask_peers, find_newest, post_to_all, reload_at
 from app.fleet.protocol import Committed
 from app.fleet.store import FleetStore, Member
-from app.fleet.transfer import fetch
+from app.fleet.transfer import Wanted, fetch
 from tests.app.fleet.conftest import Policy, joined, record, until
 
 pytestmark = pytest.mark.anyio
@@ -130,7 +130,7 @@ async def test_a_full_disk_refuses_what_another_member_gives_with_the_reason(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(fleet_files, "fetch", full)
-    parts: Any = SimpleNamespace(name="p", givers=list, secret="s")
+    parts: Any = SimpleNamespace(name="p", givers=lambda _: [], secret="s")
     with ThreadPoolExecutor(1) as executor:
         files = fleet_files.FleetFiles(parts, parts, parts, [], executor)
         with pytest.raises(SwapRefused, match="cannot be stored: No space left on device") as refused:
@@ -183,8 +183,10 @@ async def test_a_member_that_stops_fetches_no_further(redis: str, tmp_path: Path
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with joined(redis, "stops", fleet="stops") as one:
         one.fleet.peers = [Member("m", url, 0.0)]
-        urls = lambda: one.fleet.givers() or [url]  # noqa: E731
-        fetching = asyncio.create_task(asyncio.to_thread(fetch, urls, "/f", "s", tmp_path / "f", bool))
+        urls = lambda: one.fleet.givers("stops") or [url]  # noqa: E731
+        fetching = asyncio.create_task(
+            asyncio.to_thread(fetch, urls, Wanted("/f", "s", tmp_path / "f", lambda *_: True))
+        )
         await asked.wait()
     with pytest.raises(SwapRefused, match="the server is stopping"):
         async with asyncio.timeout(20):

@@ -176,3 +176,19 @@ def test_member_with_another_export_is_not_ready_and_hinders_nobody(
         assert not odd[0].is_ready()
         assert any("cannot serve what the fleet has committed" in line for line in odd[0].server.lines)
     assert fleet.tracebacks() == []
+
+
+def test_members_on_one_machine_have_the_files_of_a_version_once(fleet: Fleet, trainer: Trainer) -> None:
+    hidden = fleet[0].given.hides
+    for member in fleet.members:
+        member.given.hides = b""
+    step = reload_next(fleet, trainer)
+    for member in fleet.members:
+        member.given.hides = hidden
+    assert fleet.serve() == [step] * MEMBERS
+    found = [
+        max((member.state / "p" / "versions").glob("*/bundle.json"), key=lambda path: path.stat().st_mtime_ns)
+        for member in fleet.members
+    ]
+    assert len({path.stat().st_ino for path in found}) == 1
+    assert fleet.reload(1, checkpoint=trainer.publish(1)) == trainer.last  # and one by one again
