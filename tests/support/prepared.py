@@ -17,7 +17,7 @@ from app.artifacts.export import identify_export
 def prepare(state: Path, policies: Mapping[str, Path]) -> None:
     """Puts into a state folder what the export of each policy runs from, where it has nothing of that policy yet.
 
-    Left out are exports of TF-Agents' own saver: what is read of them differs where TF-Agents is imported, as it is here.
+    Left out are exports of TF-Agents' own saver: where TF-Agents is imported, as here, more is read of them.
     """
     for name, folder in policies.items():
         export = identify_export(folder)
