@@ -52,9 +52,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 TOGETHER = {
     "tests/zoo/": "zoo",
     "tests/integration/inference/": "server",
+    "tests/integration/dialects/test_open": "server",
     "tests/integration/sessions/": "server",
     "tests/integration/processes/test_start_and_stop.py": "server",
     "tests/integration/processes/test_audit.py": "server",
+    "tests/integration/swaps/bad_checkpoints/": "bad checkpoints",
     "tests/examples/": "server",
     "tests/packages/test_packages.py": "server",
     "tests/client/": "server",
@@ -97,13 +99,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> "Saved":
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one export of every policy in tests/zoo, by name."""
+    """A folder with an export of every policy of tests/support/policies.py by name, each made when it is asked for."""
     from tests.support import policies
 
-    folder = tmp_path_factory.mktemp("exports")
-    for name in policies.MAKERS:
-        policies.export(name, folder / name)
-    return folder
+    return policies.Exports(tmp_path_factory.mktemp("exports"))
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import sys
+import threading
 
 from app import logs
 from saver.stderr import hushed
@@ -27,9 +29,21 @@ def main() -> None:
     os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
+    imported = threading.Event()
+    threading.Thread(target=_end_with, args=(int(link), imported), daemon=True).start()
     with hushed():
         from app.builder import process
+    imported.set()
     asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))
+
+
+def _end_with(link: int, imported: threading.Event) -> None:
+    """Ends the process with its link while TensorFlow is being imported; after that asyncio does."""
+    hang_up = select.poll()
+    hang_up.register(link, 0)
+    hang_up.poll()
+    if not imported.is_set():
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def swapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running
     """A server with one policy whose weights tests may change, with room for two sessions."""
     folder: Path = tmp_path_factory.mktemp("swapping")
     trainer = NumberTrainer(folder / "number")
-    with serving({"number": trainer.folder}, "--no-watch", "--sessions-limit", "2") as running:
+    with serving({"number": trainer.folder}, "--no-watch", "--sessions-limit", "2", prepared=True) as running:
         yield running, trainer
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,22 +21,29 @@ ACTION = "/v1/policies/p/action"
 _PATIENCE_S = 60.0
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 100
+
+
 @dataclass
 class Member:
     """Answers with its name.
 
-    `asked` has the method and path of each request but checks; of these, the next `silent` ones get no answer.
+    `asked` has the method and path of each request but checks; of these, the next `silent` ones get no answer. Checks
+    are answered after `busy_s` seconds; `checked` counts them by their path.
     """
 
     name: str
     alive: bool = True
     ready: bool = True
     silent: int = 0
+    busy_s: float = 0.0
     asked: list[str] = field(default_factory=list)
+    checked: Counter[str] = field(default_factory=Counter)
     server: http.server.ThreadingHTTPServer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server = _Server(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
@@ -56,6 +64,8 @@ def _handler(member: Member) -> type[http.server.BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status = 200
             if self.path in ("/readyz", "/livez"):
+                time.sleep(member.busy_s)
+                member.checked[self.path] += 1
                 status = 200 if (member.ready if self.path == "/readyz" else member.alive) else 503
             else:
                 member.asked.append(f"{self.command} {self.path}")
@@ -165,6 +175,25 @@ def test_a_request_to_a_member_that_has_gone_is_answered_by_another(url: str, me
     members[1].stop_listening()
     for path in (ACTION, "/admin/policies/p/rollback", "/v1/policies/p/sessions"):
         assert {one(url, path).json()["member"] for _ in range(3)} == {"member-3"}
+
+
+def test_two_that_go_at_once_cost_no_request_of_many(url: str, members: list[Member]) -> None:
+    """Each of which may meet both of them in turn before their checks have noticed, which takes two of them."""
+    until(lambda: all(member.checked["/readyz"] for member in members))
+    members[0].stop_listening()
+    members[1].stop_listening()
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda _: one(url), range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_members_too_busy_for_their_checks_still_serve(url: str, members: list[Member], tmp_path: Path) -> None:
+    for member in members:
+        member.busy_s = 1.1
+    until(lambda: "backend ready has no server available" in (tmp_path / "haproxy.log").read_text())
+    before = [member.checked["/livez"] for member in members]
+    until(lambda: all(member.checked["/livez"] > count for member, count in zip(members, before, strict=True)))
+    assert answering(url).keys() == {"member-1", "member-2", "member-3"}
 
 
 @pytest.mark.parametrize("path", [ACTION, "/action", "/distribution", "/v1/policies/p/get_initial_state"])

@@ -20,9 +20,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningSe
     export = tmp_path_factory.mktemp("proxied") / "cartpole"
     policies.export("cartpole", export)
     with (
-        serving({"cartpole": export}) as one,
-        serving({"cartpole": export}) as two,
-        serving({"cartpole": export}) as three,
+        serving({"cartpole": export}, prepared=True) as one,
+        serving({"cartpole": export}, prepared=True) as two,
+        serving({"cartpole": export}, prepared=True) as three,
     ):
         yield [one, two, three]
 

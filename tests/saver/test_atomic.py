@@ -169,7 +169,14 @@ PLACES = [
 ]
 
 
-def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
+@pytest.fixture(scope="module")
+def all_forks() -> Iterator[list[ForkServer]]:
+    """As many as a test needs, with TensorFlow in them."""
+    with fork_servers(len(PLACES), *TENSORFLOW) as all_forks:
+        yield all_forks
+
+
+def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full, all_forks):
     """All places at once, as most of the time goes into making policies and exports."""
     errors, report = [], []
 
@@ -178,8 +185,10 @@ def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
             with Reader(place.scan) as reader:
                 phases = Counter(place.kill(forks, 2 * number) for number in range(1, kills + 1))
                 assert place.manifest == "policy.json" or "replacing" not in phases
-                forks.start(place.job, place.target, 2 * kills + 2)
+                pid = forks.start(place.job, place.target, 2 * kills + 2)
                 forks.talk.recv()
+                os.kill(pid, signal.SIGKILL)  # it waits for what to do next
+                assert forks.status() == -signal.SIGKILL
             assert hidden(place.parent) == []
             if reader.error is not None:
                 raise reader.error
@@ -190,14 +199,13 @@ def test_killed_writers_never_show_half_an_export_or_checkpoint(tmp_path, full):
         except BaseException as error:
             errors.append(error)
 
-    with fork_servers(len(PLACES), *TENSORFLOW) as all_forks:
-        threads = []
-        for (kind, job, name, manifest, counts), forks in zip(PLACES, all_forks, strict=True):
-            place = Place(kind, job, tmp_path / kind / name, manifest)
-            threads.append(threading.Thread(target=run, args=(place, counts[full], forks)))
-            threads[-1].start()
-        for thread in threads:
-            thread.join()
+    threads = []
+    for (kind, job, name, manifest, counts), forks in zip(PLACES, all_forks, strict=True):
+        place = Place(kind, job, tmp_path / kind / name, manifest)
+        threads.append(threading.Thread(target=run, args=(place, counts[full], forks)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
     print("\n".join(report))
     if errors:
         raise ExceptionGroup("places", errors)
@@ -218,26 +226,25 @@ def files_below(folder: Path) -> dict[str, bytes]:
         ("save", "policy.json", [0, 3000, 20_000]),
     ],
 )
-def test_full_disk_leaves_the_old_folder_as_it_was(tmp_path, method, manifest, limits):
-    with fork_servers(len(limits), *TENSORFLOW) as all_forks:
-        for limit, forks in zip(limits, all_forks, strict=True):
-            folder = tmp_path / str(limit) / "saved"
-            forks.start(killed_writers.save_on_a_full_disk, method, folder, limit)
-            assert forks.talk.recv() is None
-            before = files_below(folder.parent)
-            assert read(folder, manifest) == 1
-            forks.talk.send("go on")
-            kinds, message = forks.talk.recv()
-            print(f"{method}, {limit} bytes: {kinds[0]}: {message}")
-            assert {"OSError", "OpError"} & set(kinds)
-            assert "File too large" in message
-            assert files_below(folder.parent) == before
-            assert [path.name for path in folder.parent.iterdir()] == ["saved"]
-            forks.talk.send("go on")
-            assert forks.talk.recv() is None
-            assert read(folder, manifest) == 2
-            forks.talk.send("go on")
-            assert forks.status() == 0
+def test_full_disk_leaves_the_old_folder_as_it_was(tmp_path, method, manifest, limits, all_forks):
+    for limit, forks in zip(limits, all_forks, strict=True):
+        folder = tmp_path / str(limit) / "saved"
+        forks.start(killed_writers.save_on_a_full_disk, method, folder, limit)
+        assert forks.talk.recv() is None
+        before = files_below(folder.parent)
+        assert read(folder, manifest) == 1
+        forks.talk.send("go on")
+        kinds, message = forks.talk.recv()
+        print(f"{method}, {limit} bytes: {kinds[0]}: {message}")
+        assert {"OSError", "OpError"} & set(kinds)
+        assert "File too large" in message
+        assert files_below(folder.parent) == before
+        assert [path.name for path in folder.parent.iterdir()] == ["saved"]
+        forks.talk.send("go on")
+        assert forks.talk.recv() is None
+        assert read(folder, manifest) == 2
+        forks.talk.send("go on")
+        assert forks.status() == 0
 
 
 # Arguments of save_checkpoint

@@ -43,7 +43,7 @@ class Gaussian(tf_policy.TFPolicy):
 def served(policy, folder, **options):
     """The manifest of its serving/ folder, and its functions by flattened names."""
     saver = PolicySaver(policy, **options)
-    saver.save(folder)
+    saver.save(folder, verify=False)  # for time: the zoo and test_verify.py look at that
     manifest = read_policy_manifest(folder)
     return manifest.serving, tf.saved_model.load(str(folder / SERVING_FOLDER)).signatures
 
@@ -362,7 +362,7 @@ def test_weights_of_both_models_are_the_same_bytes_while_another_thread_trains(t
     stop = threading.Event()
 
     def train():
-        while not stop.is_set():
+        while not stop.wait(1e-4):  # so long as to leave the saver a processor
             policy._scale.assign_add(1e-3)
 
     trainer = threading.Thread(target=train)

@@ -86,7 +86,9 @@ class Member:
         if plan.sessions:
             environment["POLICY_SERVER_SESSION_URL"] = url
         self._stack = contextlib.ExitStack()
-        self._server = self._stack.enter_context(serving(self.folders, *options, tree=tree, **environment))
+        self._server = self._stack.enter_context(
+            serving(self.folders, *options, tree=tree, prepared=True, **environment)
+        )
 
     def kill(self) -> None:
         """Ends all its processes at once, as where a machine loses power. Any thread; does not wait."""

@@ -1,10 +1,13 @@
 """Small policies of every kind that the journeys need, made anew with fixed seeds, and their exports."""
 
+import atexit
 import copy
+import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -157,21 +160,44 @@ def export(name: str, folder: Path) -> None:
         metadata={"episodes": tf.Variable(5, dtype=tf.int64), "frames": tf.Variable(6, dtype=tf.int64)},
         **MAKERS[name][1],
     )
-    saver.save(str(folder))
+    saver.save(str(folder), verify=False)  # for time: tests/saver looks at that
+
+
+class Exports(PosixPath):
+    """A folder with exports of the policies of `MAKERS`: each is made when it is first asked for."""
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> Path:
+        place = Path(self, name)
+        if name in MAKERS and not place.exists():
+            export(str(name), place)
+        return place
+
+
+@functools.cache
+def _exported(
+    plain: bool, filler: int, kind_of_policy: type[NumberPolicy]
+) -> tuple[NumberPolicy, tf.Variable, Any, Path]:
+    """A policy whose number is 0, its train step, its saver, and the folder of its export, which stays as it is."""
+    policy, train_step = kind_of_policy(filler=filler), tf.Variable(0, dtype=tf.int64)
+    saver = (policy_saver.PolicySaver if plain else PolicySaver)(policy, train_step=train_step)
+    parent = Path(tempfile.mkdtemp(prefix="test-exports-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    saver.save(str(parent / "export"), **({} if plain else {"verify": False}))
+    return policy, train_step, saver, parent / "export"
 
 
 class NumberTrainer:
-    """Publishes versions of a NumberPolicy, or one like it: the number in the answers is the train step."""
+    """Publishes versions of a NumberPolicy, or one like it: the number in the answers is the train step.
+
+    Those of one kind have one export, which is made once, and share their policy: see `copied`.
+    """
 
     def __init__(
         self, folder: Path, plain: bool = False, filler: int = 1, kind_of_policy: type[NumberPolicy] = NumberPolicy
     ) -> None:
         self.folder = folder
-        self.policy = kind_of_policy(filler=filler)
-        self._train_step = tf.Variable(0, dtype=tf.int64)
-        kind = policy_saver.PolicySaver if plain else PolicySaver
-        self.saver = kind(self.policy, train_step=self._train_step)
-        self.saver.save(str(folder))
+        self.policy, self._train_step, self.saver, export = _exported(plain, filler, kind_of_policy)
+        shutil.copytree(export, folder)
 
     def copied(self, folder: Path) -> "NumberTrainer":
         """Another one, of a copy of the export. Both change the same policy."""

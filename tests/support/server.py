@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from app import testing
+from tests.support.prepared import prepare
 
 ROOT = Path(__file__).parents[2]
 ADMIN_TOKEN = "test-admin-token"
@@ -65,16 +66,27 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(policies: Mapping[str, Path], *options: str, tree: Path = ROOT, **env: str) -> Iterator[RunningServer]:
+def serving(
+    policies: Mapping[str, Path], *options: str, tree: Path = ROOT, prepared: bool = False, **env: str
+) -> Iterator[RunningServer]:
     """Runs a server until the block ends, which may have ended it before, or stopped some of its processes.
 
-    `tree`: the source folder that it runs from.
+    Args:
+      policies: folders of exports, by name.
+      *options: of `serve`.
+      tree: the source folder that it runs from.
+      prepared: whether a new state folder has what its exports run from: it compiles nothing before it answers.
+      **env: variables of its environment.
     """
     variables = {"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN} | env
     limits = httpx.Limits(max_connections=64)
     bearer = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     with tempfile.TemporaryDirectory(prefix="test-server-") as folder:
         log = Path(folder, "log")
+        if prepared:
+            if "--state-dir" not in options:
+                options += ("--state-dir", str(Path(folder, "state")))
+            prepare(Path(options[options.index("--state-dir") + 1]), policies)
         found = testing.start(policies, *options, log=log, environment=variables, tree=tree, timeout_s=_PATIENCE_S)
         with (
             httpx.Client(base_url=found.url, timeout=600, trust_env=False, limits=limits) as http,

@@ -35,7 +35,7 @@ class Served:
     def of(cls, operation: Operation, folder: Path) -> "Served":
         """Exports the policy and has a builder choose its engine."""
         policy = OperationPolicy(operation)
-        PolicySaver(policy).save(str(folder / "export"))
+        PolicySaver(policy).save(str(folder / "export"), verify=False)  # for time: tests/saver looks at that
         graph = open_export(folder / "export", folder / "graphs")
         bundle = Builder(graph).prepare(None, graph.digest, folder / "version").bundle
         engine = BundleLoader().load(graph, bundle)

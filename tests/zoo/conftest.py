@@ -7,9 +7,9 @@ from tests.zoo.kinds import FEW, KINDS
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+def zoo(tmp_path_factory: pytest.TempPathFactory, full: bool) -> Exports:
     """Every kind by name, exported once."""
-    return Exports(tmp_path_factory.mktemp("zoo"))
+    return Exports(tmp_path_factory.mktemp("zoo"), KINDS if full else FEW[::3])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A kind of the zoo beside its export, both with one way to be asked: flat inputs in, flat outputs out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,10 +107,14 @@ def arrays(tensors: Mapping[str, tf.Tensor]) -> Flat:
 
 
 class Exports:
-    """Kinds of the zoo, each made and exported when it is first asked for."""
+    """Kinds of the zoo, each made and exported when it is first asked for.
 
-    def __init__(self, parent: Path) -> None:
+    `verified`: those whose saver compares what it wrote; all if not given. The tests compare it anyway.
+    """
+
+    def __init__(self, parent: Path, verified: Collection[str] = tuple(KINDS)) -> None:
         self._parent = parent
+        self._verified = verified
         self._made: dict[str, Exported] = {}
 
     def __getitem__(self, name: str) -> Exported:
@@ -118,6 +122,6 @@ class Exports:
             kind = KINDS[name]
             policy, options = make(kind, seed=7), kind.options()
             saver = PolicySaver(policy, **options)
-            saver.save(self._parent / name)
+            saver.save(self._parent / name, verify=name in self._verified)
             self._made[name] = Exported(kind, policy, options, saver, self._parent / name)
         return self._made[name]

@@ -1,3 +1,4 @@
+import copy
 import errno
 import os
 import shutil
@@ -32,7 +33,18 @@ class Trainer:
         self.policy = policies.q(units=units)
         self.train_step = tf.Variable(0, dtype=tf.int64)
         self.saver = PolicySaver(self.policy, train_step=self.train_step)
-        self.saver.save(folder)
+        self.saver.save(folder, verify=False)
+        self._exported = [variable.numpy() for variable in self.policy.variables()]
+
+    def copied(self, folder: Path) -> "Trainer":
+        """Another one with the same policy, which has the weights of its export again."""
+        shutil.copytree(self.folder, folder)
+        self.train_step.assign(0)
+        for variable, value in zip(self.policy.variables(), self._exported, strict=True):
+            variable.assign(value)
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def publish(self, train_step: int, value: float) -> Path:
         self.train_step.assign(train_step)
@@ -43,9 +55,14 @@ class Trainer:
         return checkpoint
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return Trainer(tmp_path_factory.mktemp("original") / "policy")
+
+
 @pytest.fixture
-def trainer(tmp_path: Path) -> Trainer:
-    return Trainer(tmp_path / "policy")
+def trainer(original: Trainer, tmp_path: Path) -> Trainer:
+    return original.copied(tmp_path / "policy")
 
 
 @pytest.fixture
@@ -233,9 +250,9 @@ def test_weights_that_answer_what_the_spec_excludes_serve_in_an_export_and_not_i
 ):
     policy = Astray(clip=False)
     saver = PolicySaver(policy)
-    saver.save(tmp_path / "good")
+    saver.save(tmp_path / "good", verify=False)
     policy._weight.assign(weight)
-    saver.save(tmp_path / "bad")
+    saver.save(tmp_path / "bad", verify=False)
     saver.save_checkpoint(tmp_path / "checkpoint")
     probed = Bench(tmp_path / "bad").prepare(None).probed
     if says is None:
@@ -272,7 +289,7 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
     policy = Strict(clip=False)
     policy._weight.assign(1.0)
     saver = PolicySaver(policy)
-    saver.save(tmp_path / "p")
+    saver.save(tmp_path / "p", verify=False)
     bench = Bench(tmp_path / "p")
     row = {
         "0/step_type": np.zeros(1, np.int32),
@@ -337,7 +354,7 @@ def test_an_answer_that_fails_where_the_one_before_it_did_not_keeps_a_checkpoint
 
     policy = demanding.Demanding(demanding.NUMBER, answer, weight=0.5)
     saver = PolicySaver(policy)
-    saver.save(tmp_path / "p")
+    saver.save(tmp_path / "p", verify=False)
     bench = Bench(tmp_path / "p")
     served = bench.prepare(None)
     assert served.probed["answered"] == 3

@@ -35,7 +35,7 @@ class Trained:
             "metadata": {"map": tf.Variable("desert"), "frames": tf.Variable(6, dtype=tf.int64)},
         }
         saver = PolicySaver(self.policy, **options)
-        saver.save(folder / "policy")
+        saver.save(folder / "policy", verify=False)
         saver.save_checkpoint(folder / "ours")
         policy_saver.PolicySaver(self.policy, **options).save_checkpoint(str(folder / "plain"))
         settle(folder / "plain")

@@ -92,7 +92,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 @pytest.fixture(scope="module")
 def server(trainer: NumberTrainer) -> Iterator[RunningServer]:
-    with serving({"number": trainer.folder}, "--no-watch") as running:
+    with serving({"number": trainer.folder}, "--no-watch", prepared=True) as running:
         yield running
 
 

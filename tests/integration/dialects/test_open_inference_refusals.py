@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     trainer = NumberTrainer(tmp_path_factory.mktemp("refusals") / "policy", kind_of_policy=CountingPolicy)
     options = ("--queue-limit-requests", "1", "--body-limit-bytes", "70000", "--client-timeout-s", "1", "--no-watch")
     more = ("--grpc-port", str(free_port()), "--sessions-limit", "1")
-    with serving({"policy": trainer.folder}, *options, *more, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
+    with serving({"policy": trainer.folder}, *options, *more, prepared=True, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         yield running
 
 

@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """With little room, and a token for data."""
     trainer = NumberTrainer(tmp_path_factory.mktemp("refusals") / "policy")
     options = ("--queue-limit-requests", "1", "--body-limit-bytes", "4000", "--client-timeout-s", "1", "--no-watch")
-    with serving({"policy": trainer.folder}, *options, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
+    with serving({"policy": trainer.folder}, *options, prepared=True, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         yield running
 
 

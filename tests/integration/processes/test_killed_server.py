@@ -32,7 +32,7 @@ FILLER = 200_000
 
 @contextlib.contextmanager
 def started(trainer: NumberTrainer, state: Path, *options: str) -> Iterator[RunningServer]:
-    with serving({"p": trainer.folder}, "--state-dir", str(state), *options) as server:
+    with serving({"p": trainer.folder}, "--state-dir", str(state), *options, prepared=True) as server:
         yield server
 
 

@@ -72,7 +72,7 @@ def ask(client: httpx.Client, **options: object) -> int:
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     trainer = NumberTrainer(tmp_path_factory.mktemp("processes") / "p", filler=20_000)
-    with serving({"p": trainer.folder}, "--workers", "2", "--no-watch") as server:
+    with serving({"p": trainer.folder}, "--workers", "2", "--no-watch", prepared=True) as server:
         yield Scenario(trainer, server)
 
 
@@ -227,7 +227,7 @@ def test_with_a_warm_cache_it_answers_where_tensorflow_cannot_be_imported(tmp_pa
 
 def test_server_that_is_killed_takes_its_processes_with_it_and_its_port_is_free(tmp_path: Path) -> None:
     trainer = NumberTrainer(tmp_path / "p")
-    with serving({"p": trainer.folder}, "--workers", "2") as server:
+    with serving({"p": trainer.folder}, "--workers", "2", prepared=True) as server:
         children = server.processes()
         assert len(children) == 3
         server.process.kill()

@@ -38,14 +38,14 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 def lenient(trainer: NumberTrainer) -> Iterator[RunningServer]:
     """Waits for a stopped process, but does not let callers wait."""
     options = ("--no-watch", "--stalled-s", "3600", "--swap-deadline-ms", "400")
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def strict(trainer: NumberTrainer) -> Iterator[RunningServer]:
     options = ("--no-watch", "--workers", "2", "--stalled-s", "1")
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         yield server
 
 

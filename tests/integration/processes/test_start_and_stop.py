@@ -83,10 +83,12 @@ def test_a_client_that_never_ends_its_request_cannot_hold_the_server(exports: Pa
             assert server.stop() == 0
 
 
-def test_without_a_token_the_admin_routes_are_closed_and_say_how_to_open_them(exports: Path) -> None:
+def test_without_a_token_the_admin_routes_are_closed_and_say_how_to_open_them(
+    exports: Path, warm: tuple[str, str]
+) -> None:
     settings = {"POLICY_SERVER_ADMIN_TOKEN": "", "POLICY_SERVER_DATA_TOKEN": "secret"}
     options = ("--cors-origins", "https://game.example", "--root-path", "/robots", "--strict-bounds")
-    with serving({"nested": exports / "nested"}, *options, **settings) as server:
+    with serving({"nested": exports / "nested"}, *options, *warm, **settings) as server:
         response = server.admin.post("/admin/policies/nested/reload")
         assert response.status_code == 403
         assert "POLICY_SERVER_ADMIN_TOKEN" in response.json()["detail"]

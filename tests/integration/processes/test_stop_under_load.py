@@ -105,7 +105,7 @@ def test_what_was_sent_before_the_stop_is_answered(tmp_path: Path, full: bool, w
     after: Counter[str] = Counter()
     waited = 0
     for _ in range(stops):
-        with serving({"p": trainer.folder}, *options) as server:
+        with serving({"p": trainer.folder}, *options, prepared=True) as server:
             asked_at, sent = stop_under_load(server, draw.randrange(1, 200))
         for one in sent:
             kind = "kept alive" if one.kept_alive else "new"

@@ -42,7 +42,7 @@ def path(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path, path: Path) -> Iterator[RunningServer]:
     options = ("--uds", str(path), "--uds-mode", "0606", "--uds-owner", ":0", "--sessions-per-client", "2")
-    with serving({"p": folder / "p"}, *options) as running:
+    with serving({"p": folder / "p"}, *options, prepared=True) as running:
         yield running
 
 
@@ -156,7 +156,7 @@ def test_a_stop_answers_what_was_sent_on_it_and_leaves_nothing(folder: Path, tmp
             finally:
                 connection.close()
 
-    with serving({"p": folder / "p"}, "--uds", str(path), "--workers", "2") as server:
+    with serving({"p": folder / "p"}, "--uds", str(path), "--workers", "2", prepared=True) as server:
         clients = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
         for client in clients:
             client.start()

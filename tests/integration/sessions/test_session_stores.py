@@ -13,7 +13,6 @@ from app.testing import ServerFailed
 from tests.integration.sessions.test_sessions import OBSERVATION, Session, problem, server_of, steps_in
 from tests.support.policies import CountingPolicy, NumberTrainer
 from tests.support.redis_server import redis_running
-from tests.support.saver_policies import Saved
 from tests.support.server import serving
 from tests.support.steady import until
 
@@ -24,7 +23,9 @@ def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full:
     count = 500 if full else 20
     trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
     trainer.publish(1)
-    with server_of(store, {"counting": trainer.folder}, "--no-watch", "--retained-versions", "2") as server:
+    with server_of(
+        store, {"counting": trainer.folder}, "--no-watch", "--retained-versions", "2", prepared=True
+    ) as server:
         followers = [Session(server, weights="latest") for _ in range(count)]
         keepers = [Session(server, weights="episode") for _ in range(count)]
         for number, step in ((1, 1), (2, 2), (3, 3), (4, 4)):
@@ -134,14 +135,12 @@ def test_sessions_in_redis_outlive_the_server(tmp_path: Path, warm: tuple[str, s
             assert steps_in(session.step(step=2)) == 3
 
 
-def test_a_session_of_another_policy_by_that_name_is_unknown(
-    tmp_path: Path, exports: Path, warm: tuple[str, str]
-) -> None:
+def test_a_session_of_another_policy_by_that_name_is_unknown(tmp_path: Path, exports: Path) -> None:
     trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
     with redis_running() as url:
-        with serving({"same": exports / "recurrent"}, *warm, POLICY_SERVER_SESSION_URL=url) as server:
+        with serving({"same": exports / "recurrent"}, prepared=True, POLICY_SERVER_SESSION_URL=url) as server:
             session = Session(server, "same")
-        with serving({"same": trainer.folder}, *warm, POLICY_SERVER_SESSION_URL=url) as server:
+        with serving({"same": trainer.folder}, prepared=True, POLICY_SERVER_SESSION_URL=url) as server:
             session.server = server
             assert "another policy" in problem(session.step(), 404)["detail"]
             assert steps_in(session.begin()) == 1
@@ -153,11 +152,6 @@ def test_a_url_of_no_store_is_logged_at_the_start(exports: Path) -> None:
         serving({"cartpole": exports / "cartpole"}, POLICY_SERVER_SESSION_URL="http://127.0.0.1:1"),
     ):
         pass
-
-
-def test_policies_without_time_steps_have_no_sessions(saved: Saved) -> None:
-    with serving({"custom": saved.folder("input_fn")}) as server:
-        assert "input_fn_and_spec" in problem(Session(server, "custom").begun, 501)["detail"]
 
 
 def test_records_that_others_have_changed_are_the_trouble_of_their_sessions_only(

@@ -14,6 +14,7 @@ import pytest
 from app.wire import msgpack_body
 from tests.support.policies import CountingPolicy, NumberTrainer
 from tests.support.redis_server import redis_running
+from tests.support.saver_policies import Saved
 from tests.support.server import RunningServer, serving
 
 OBSERVATION = [0.1, -0.2, 0.3, -0.4]
@@ -27,21 +28,24 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 
 @contextlib.contextmanager
-def server_of(store: str, folders: dict[str, Path], *options: str) -> Iterator[RunningServer]:
+def server_of(store: str, folders: dict[str, Path], *options: str, prepared: bool = False) -> Iterator[RunningServer]:
     if store == "memory":
-        with serving(folders, *options) as running:
+        with serving(folders, *options, prepared=prepared) as running:
             yield running
         return
-    with redis_running() as url, serving(folders, "--workers", "2", *options, POLICY_SERVER_SESSION_URL=url) as running:
-        yield running
+    with redis_running() as url:
+        options = ("--workers", "2", *options)
+        with serving(folders, *options, prepared=prepared, POLICY_SERVER_SESSION_URL=url) as running:
+            yield running
 
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
 def sessions(
-    request: pytest.FixtureRequest, trainer: NumberTrainer, exports: Path, warm: tuple[str, str]
+    request: pytest.FixtureRequest, trainer: NumberTrainer, exports: Path, saved: Saved, warm: tuple[str, str]
 ) -> Iterator[RunningServer]:
     names = ("cartpole", "boltzmann", "recurrent", "fixed", "nested")
     folders = {"counting": trainer.folder} | {name: exports / name for name in names}
+    folders["custom"] = saved.folder("input_fn")
     with server_of(request.param, folders, "--no-watch", *warm) as running:
         yield running
 
@@ -338,3 +342,7 @@ def test_two_that_send_the_same_step_at_once_get_the_same_answer(sessions: Runni
             assert len(answers) == 4
             assert len(set(answers)) == 1
     assert session.describe()["step"] == 24
+
+
+def test_policies_without_time_steps_have_no_sessions(sessions: RunningServer) -> None:
+    assert "input_fn_and_spec" in problem(Session(sessions, "custom").begun, 501)["detail"]

@@ -43,7 +43,7 @@ class Trainer:
         self._saver = PolicySaver(self.policy, train_step=self._train_step, **policies.MAKERS[name][1])
         self._weights: dict[int, list[np.ndarray]] = {}
         self._train(0)
-        self._saver.save(str(folder))
+        self._saver.save(str(folder), verify=False)
 
     def _train(self, train_step: int) -> None:
         """Other weights, drawn from the train step: large ones, so that other weights mean other states."""

@@ -60,7 +60,7 @@ def test_many_swaps_under_load_leave_nothing_behind(tmp_path: Path, full: bool, 
     acknowledged: list[tuple[float, int]] = []
     took_ms: list[float] = []
     options = ("--no-watch", "--workers", str(workers), "--state-dir", str(tmp_path / "state"))
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         with Load(server.url, "p", clients, pause_s=0.1) as load:
             for step in range(1, swaps + 1):
                 name = f"{step:010d}"

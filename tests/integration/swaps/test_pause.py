@@ -27,7 +27,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 @pytest.fixture(scope="module")
 def running(trainer: NumberTrainer) -> Iterator[RunningServer]:
     options = ("--no-watch", "--queue-limit-requests", str(ROOM), "--deadline-ms", str(DEADLINE_S * 1000))
-    with serving({"policy": trainer.folder}, *options) as server:
+    with serving({"policy": trainer.folder}, *options, prepared=True) as server:
         yield server
 
 
@@ -229,7 +229,7 @@ def test_stopping_while_paused_refuses_what_is_held_and_the_next_server_is_not_p
         "--state-dir",
         str(tmp_path),
     )
-    with serving({"policy": trainer.folder}, *options) as server:
+    with serving({"policy": trainer.folder}, *options, prepared=True) as server:
         pause(server)
         held = [clients.submit(ask, server) for _ in range(2)]
         until(lambda: full(server))
@@ -239,5 +239,5 @@ def test_stopping_while_paused_refuses_what_is_held_and_the_next_server_is_not_p
         assert [job.result().status_code for job in held] == [503, 503]
         assert held[0].result().json()["detail"] == "the server is stopping"
         assert "Traceback" not in "\n".join(server.lines)
-    with serving({"policy": trainer.folder}, *options) as server:
+    with serving({"policy": trainer.folder}, *options, prepared=True) as server:
         assert act(server).status_code == 200

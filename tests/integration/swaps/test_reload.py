@@ -14,6 +14,7 @@ from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 
 CLIENTS = 8
+PAUSE_S = 0.005
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumberTraine
 @pytest.fixture(scope="module")
 def server(trainers: dict[str, NumberTrainer]) -> Iterator[RunningServer]:
     """A server that swaps only when it is asked to."""
-    with serving({name: trainer.folder for name, trainer in trainers.items()}, "--no-watch") as running:
+    with serving({name: trainer.folder for name, trainer in trainers.items()}, "--no-watch", prepared=True) as running:
         yield running
 
 
@@ -110,7 +111,7 @@ def test_reload_under_load_mixes_nothing_and_fails_nothing(
 ) -> None:
     base = int(number(server, policy)[0])
     acknowledged: list[tuple[float, int]] = []
-    with Load(server.url, policy) as load:
+    with Load(server.url, policy, pause_s=0.0 if full else PAUSE_S) as load:
         for step in range(base + 1, base + (100 if full else 10)):
             name = trainers[policy].publish(step)
             answer = server.reload(policy, checkpoint=name)
@@ -286,7 +287,7 @@ def test_a_new_graph_is_stale_until_it_is_asked_for(server: RunningServer, train
 def test_a_replaced_export_serves_only_once_it_is_asked_for(tmp_path: Path) -> None:
     trainer = NumberTrainer(tmp_path / "policy")
     trainer.publish(1)
-    with serving({"policy": trainer.folder}, "--no-watch") as server:
+    with serving({"policy": trainer.folder}, "--no-watch", prepared=True) as server:
         assert server.reload("policy", checkpoint="export").status_code == 200
         first = number(server, "policy")
         trainer.policy.set_number(50)
@@ -338,7 +339,7 @@ def test_a_pin_whose_checkpoint_is_gone_is_dropped(tmp_path: Path) -> None:
     trainer = NumberTrainer(tmp_path / "policy")
     for step in (1, 2):
         trainer.publish(step)
-    with serving({"policy": trainer.folder}) as server, Load(server.url, "policy", 1) as load:
+    with serving({"policy": trainer.folder}, prepared=True) as server, Load(server.url, "policy", 1, PAUSE_S) as load:
         server.reload("policy", checkpoint="0000000001")
         shutil.rmtree(trainer.folder / "checkpoints" / "0000000001")
         load.until(lambda: load.answers[-1][2]["train_step"] == 2)
@@ -348,9 +349,9 @@ def test_a_pin_whose_checkpoint_is_gone_is_dropped(tmp_path: Path) -> None:
 def test_watching_swaps_under_load_as_checkpoints_appear(tmp_path: Path, plain: bool) -> None:
     trainer = NumberTrainer(tmp_path / "policy", plain=plain)
     trainer.publish(1)
-    with serving({"policy": trainer.folder}) as server:
+    with serving({"policy": trainer.folder}, prepared=True) as server:
         assert number(server, "policy")[0] == 1
-        with Load(server.url, "policy", 4) as load:
+        with Load(server.url, "policy", 4, PAUSE_S) as load:
             for step in (2, 3, 4):
                 trainer.publish(step)
                 load.until(lambda step=step: load.answers[-1][2]["train_step"] == step)
@@ -365,6 +366,7 @@ def test_watching_swaps_under_load_as_checkpoints_appear(tmp_path: Path, plain: 
         assert {answer["train_step"] for _, _, answer, _ in load.answers} >= {1, 2, 3, 4}
 
 
+@pytest.mark.only_full  # test_episode_over_swap.py has more of it
 def test_an_episode_goes_on_over_a_swap(tmp_path: Path) -> None:
     from saver import PolicySaver
     from tests.support import policies

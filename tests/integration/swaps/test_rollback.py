@@ -30,7 +30,7 @@ def trainers(folder: Path) -> dict[str, NumberTrainer]:
 @pytest.fixture(scope="module")
 def running(folder: Path, trainers: dict[str, NumberTrainer]) -> Iterator[RunningServer]:
     folders = {name: trainer.folder for name, trainer in trainers.items()}
-    with serving(folders, "--state-dir", str(folder / "state")) as server:
+    with serving(folders, "--state-dir", str(folder / "state"), prepared=True) as server:
         yield server
 
 
@@ -70,18 +70,18 @@ def test_a_rollback_and_a_pin_survive_a_kill_and_the_trainers_clean_up(tmp_path:
     trainer = NumberTrainer(tmp_path / "p")
     options = ("--state-dir", str(tmp_path / "state"))
     trainer.publish(1)
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         server.reload("p", checkpoint=trainer.publish(2)).raise_for_status()
         rollback(server)
         server.stop(signal.SIGKILL)
     shutil.rmtree(trainer.folder / "checkpoints" / "0000000001")
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         assert number(server) == 1
         assert server.http.get("/v1/policies/p").json()["pinned"] == "0000000001"
         assert server.reload("p").json()["version"] == "0000000002"
         server.reload("p", checkpoint="export").raise_for_status()
         server.stop()
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         assert (number(server), server.http.get("/v1/policies/p").json()["pinned"]) == (0, "export")
 
 

@@ -263,7 +263,7 @@ def test_soak_fails_no_good_request_and_takes_no_more_memory(tmp_path: Path, ful
     """Counts where it is short, and minutes where it is long: from the fifth on memory stays within 5 %."""
     trainer = NumberTrainer(tmp_path / "p", filler=50_000)
     options = ("--no-watch", "--state-dir", str(tmp_path / "state"), "--log-level", "warning")
-    with serving({"p": trainer.folder}, *options) as server:
+    with serving({"p": trainer.folder}, *options, prepared=True) as server:
         soak, memory, swaps = Soak(server), Memory(server), itertools.count(1)
         with soak.running(*KINDS):
             began = time.monotonic()

@@ -40,7 +40,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NumberTraine
 def server(trainers: dict[str, NumberTrainer]) -> Iterator[RunningServer]:
     """A server that swaps only when it is asked to, and takes 4 MiB at once."""
     folders = {name: trainer.folder for name, trainer in trainers.items()}
-    with serving(folders, "--no-watch", POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(LIMIT)) as running:
+    with serving(folders, "--no-watch", prepared=True, POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(LIMIT)) as running:
         yield running
 
 
@@ -423,7 +423,7 @@ def test_uploads_are_watched_and_have_a_second_place_and_are_audited(tmp_path: P
     (closed.folder / "checkpoints").write_text("in the way of the folder, also for root")
     folders = {"ours": trainer.folder, "closed": closed.folder}
     elsewhere = tmp_path / "elsewhere"
-    with serving(folders, "--state-dir", str(tmp_path / "state")) as server:
+    with serving(folders, "--state-dir", str(tmp_path / "state"), prepared=True) as server:
         for step in (1, 2):
             for policy in folders:
                 name = trainer.publish(step, None, elsewhere)

@@ -14,7 +14,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     folder = tmp_path_factory.mktemp("bad")
     ours = NumberTrainer(folder / "p", filler=FILLER)
     plain = NumberTrainer(folder / "elsewhere", plain=True, filler=FILLER)
-    with serving({"p": ours.folder}, POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(UPLOAD_LIMIT)) as server:
+    with serving({"p": ours.folder}, prepared=True, POLICY_SERVER_UPLOAD_LIMIT_BYTES=str(UPLOAD_LIMIT)) as server:
         made = Scenario(folder, server, ours, plain)
         with made.load:
             made.serve_good()
