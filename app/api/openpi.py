@@ -28,8 +28,8 @@ from app.api.websocket import WebSocket
 from app.api.writer import AnswerWriter
 from app.batching.rule import Result
 from app.dialects.calls import ForeignRequest, Reply
-from app.dialects.openpi import Kind, MessageReader, actions_of, metadata, reset_answer
-from app.dialects.openpi_arrays import encode
+from app.dialects.openpi import Kind, MessageReader, metadata, reset_answer
+from app.dialects.openpi_answer import ResultWriter
 from app.errors import DoesNotFit, Forbidden, NotMsgpack, NotWebSocket, Problem, Unauthorized
 from app.inference.policy import Policy
 from app.inference.request import function_of
@@ -119,6 +119,7 @@ class Episode:
         self._state: Arrays | None = None
         self._arrays = ArrayReader(policy.spec, policy.reader.rows_limit)
         self._kind: Kind | None = None
+        self._writer = ResultWriter()
         self._session_id: str | None = None
         self._seed: int | None = None
         self._step = 0
@@ -186,13 +187,12 @@ class Episode:
         result: Result,
     ) -> Reply:
         """Writes an answer, and goes one step on."""
-        answer = template.structure(result, batched)
         if self._state_names:
             # Copies: a view would keep the arrays of a whole batch.
             self._state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
         self._step = 1 if begins else self._step + 1
         self._session_id = self._session_id if session_id is None else session_id
-        return Reply(b"", encode(actions_of(answer, (perf_counter() - started) * 1000)))
+        return Reply(b"", self._writer.write(template, result, batched, (perf_counter() - started) * 1000))
 
     def _with_state(self, inputs: Inputs, state: Arrays) -> Inputs:
         rows = len(next(iter(state.values())))
