@@ -139,7 +139,7 @@ HTTP2_PREFACE += (2**31 - 1 - 65535).to_bytes(4, "big")
 def grpc_frames(path: str, message: bytes) -> bytes:
     """The frames of HTTP/2 of a call to `path` (RFC 9113, 6.1 and 6.2); load.c sets their stream.
 
-    Nothing is remembered from call to call (HPACK's table): all of them have the same bytes.
+    No header goes into the table of HPACK, so that all calls have the same bytes.
     """
     head = b"\x83\x86" + b"\x04" + _short(path) + b"\x01" + _short("127.0.0.1")
     head += b"\0" + _short("content-type") + _short("application/grpc") + b"\0" + _short("te") + _short("trailers")

@@ -5,14 +5,16 @@ import json
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from app.artifacts.bundle import Bundle, Graph
 from tests.app.api.test_connections import Client, Clients, clients, post, until
-from tests.support.worker_in_process import Running
+from tests.support.worker_in_process import SPEC, Running
 
 PATH = "/v1/policies/echo/openpi"
 BINARY, TEXT, CONT, CLOSE, PING, PONG = 2, 1, 0, 8, 9, 10
@@ -258,6 +260,7 @@ HANDSHAKES: dict[str, tuple[dict[str, Any], int]] = {
     "another policy": ({"path": "/v1/policies/none/openpi"}, 404),
     "the root, which no setting names": ({"path": "/"}, 404),
     "a path below": ({"path": PATH + "/more"}, 404),
+    "weights that are none": ({"path": PATH + "?weights=newest"}, 400),
     "a page of another origin": ({"Origin": "http://elsewhere"}, 403),
 }
 
@@ -288,6 +291,53 @@ async def test_the_token_is_an_api_key_or_a_bearer_token() -> None:
 async def test_a_browser_may_ask_from_an_origin_that_is_named() -> None:
     async with sockets(cors_origins="http://here, http://there") as there:
         assert await (await opened(there, Origin="http://there")).act(2) == 2
+
+
+async def swap(there: Clients, train_step: int) -> None:
+    """Serves other weights, which differ in their name alone."""
+    worker = there.worker.worker
+    graph = Graph(Path("nowhere"), "graph", SPEC, worker._service.policy("echo").serving, plain=False)
+    bundle = Bundle(Path("nowhere"), "graph", f"digest {train_step}", train_step, "echo", "", {})
+    await worker.prepare("echo", graph, bundle)
+    await worker.activate("echo", str(train_step), bundle.digest)
+
+
+async def steps(one: Socket, *messages: bytes) -> list[int | bytes]:
+    """The train steps of the answers, or the texts of refusals."""
+    found: list[int | bytes] = []
+    for message in messages:
+        await one.send(frame(message))
+        opcode, answer = await one.receive()
+        found.append(msgspec.msgpack.decode(answer)["train_step"] if opcode == BINARY else answer)
+    return found
+
+
+async def test_an_episode_keeps_its_weights_where_it_asks_for_that() -> None:
+    step, reset = observed(1), packed({"endpoint": "reset"})
+    async with sockets(retained_versions=1) as there:
+        first = there.worker.worker._service.policy("echo").versions.active.version.train_step
+        keeps, follows = await opened(there, PATH + "?weights=episode"), await opened(there, PATH + "?weights=latest")
+        assert await steps(keeps, step) == await steps(follows, step) == [first]
+        await swap(there, 20)
+        for _ in range(3):  # what nobody keeps would be forgotten
+            await there.worker.worker._sessions.tidy()
+        assert await steps(keeps, step, step) == [first, first]
+        assert await steps(follows, step) == [20]
+        assert await steps(keeps, reset, step, step) == [20, 20, 20]
+        await there.worker.worker._sessions.tidy()
+        await there.worker.worker._sessions.tidy()
+        assert not there.worker.worker._service.policy("echo").versions.retained
+        await swap(there, 30)
+        late = await opened(there, PATH + "?weights=episode")
+        assert await steps(late, step) == [30]
+        await swap(there, 40)  # one version more than may be retained
+        assert await steps(keeps, step) == [
+            b"the weights that the episode started with are not kept here: reset it, or connect anew"
+        ]
+        assert await steps(late, step) == [30]
+        assert await steps(keeps, reset, step) == [40, 40]
+        late.client.abort()
+        await until(lambda: len(there.worker.connections) == 2)
 
 
 async def test_healthz_answers() -> None:
