@@ -1,7 +1,9 @@
 """OpenPI's WebSockets over raw sockets: what clients do to them costs nobody else anything, and ends in no bug."""
 
 import asyncio
+import contextlib
 import json
+import random
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -247,6 +249,69 @@ async def test_fragments_are_a_message_as_large_as_the_limit_and_no_larger() -> 
         await bad.send(*[frame(b"x" * 30_000, CONT if number else BINARY, last=False) for number in range(4)])
         assert await bad.closed() == 1009
         await there.works()
+
+
+PIECES = [
+    b"", b"\xc1", b"\xc0", b"\xc3", b"\x00", b"\xff", b"\x7f", b"\xcb" + b"\xff" * 8, b"\xd3\x80" + bytes(7),
+    b"\xdf\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\x7f\xff\xff\xff", b"\x91" * 40,
+    b"\x81\xa1a" * 40, b"\xc7\x01\x05x", b"\x80", b"\x90", b"\xa0", b"\xc4\x00", b"\xa3<f8", b"\xa3>f4", b"\xa3<U9",
+    b"\xa3|S0", b"\xa3<M8", b"\xa2|O", b"\x91\x04", b"\x92\x04\x01", b"\x91\xcf" + b"\xff" * 8, b"\x91\xff",
+    b"\xc4\x0d__npgeneric__", b"\xa8endpoint\xa5reset", b"\xa7options\x81\xa4seed\x01",
+]  # fmt: skip
+GOOD = [
+    observed(1),
+    packed(array([1, 0, 0, 0])),
+    packed({"observation": [1.0, 0, 0, 0], "options": {"timeout_ms": 60_000}}),
+    packed({"observation": array([1, 0, 0, 0]), "reward": array(0.5), "session_id": "a", "prompt": "x"}),
+    packed({"endpoint": "reset", "seed": 3}),
+]
+
+
+def mutated(message: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(message)
+    for _ in range(draw.choice([0, 1, 1, 2, 4])):
+        at = draw.randrange(len(changed) + 1)
+        changed[at : at + draw.choice([0, 1, 1, 4])] = draw.choice([*PIECES, draw.randbytes(draw.randint(1, 3))])
+    return bytes(changed)
+
+
+async def test_whatever_comes_in_a_message_is_answered_or_refused(full: bool) -> None:
+    draw, seen = random.Random(18), {BINARY: 0, TEXT: 0}
+    async with sockets(non_finite="reject") as there:
+        bad, neighbour = await opened(there), await opened(there)
+        for number in range(50_000 if full else 2000):
+            message = mutated(draw.choice(GOOD), draw)
+            await bad.send(frame(message))
+            opcode, answer = await asyncio.wait_for(bad.receive(), 30)
+            seen[opcode] += 1
+            assert opcode == BINARY or not any(word in answer for word in (b" bug", b"Traceback")), (message, answer)
+            if number % 100 == 0:
+                assert await neighbour.act(number) == number
+        assert min(seen.values()) > 100, seen
+
+
+async def test_whatever_comes_as_frames_is_answered_or_closes_that_connection(full: bool) -> None:
+    draw, codes = random.Random(19), set()
+    async with sockets() as there:
+        neighbour = await opened(there)
+        for number in range(5000 if full else 150):
+            bad = await opened(there)
+            whole = b"".join(frame(observed(each), draw.choice([BINARY] * 6 + [TEXT, PING])) for each in range(3))
+            sent = bytearray(whole)
+            for _ in range(draw.randint(1, 3)):
+                at = draw.randrange(len(sent))
+                sent[at : at + draw.randint(0, 3)] = draw.randbytes(draw.randint(0, 3))
+            await bad.send(bytes(sent), frame(struct.pack(">H", 1000), CLOSE))
+            with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+                while True:  # one that is cut short waits for the rest
+                    opcode, answer = await asyncio.wait_for(bad.receive(), 0.05)
+                    assert b" bug" not in answer, (bytes(sent), answer)
+                    if opcode == CLOSE:
+                        codes.add(int.from_bytes(answer[:2], "big"))
+            bad.client.abort()
+            assert await neighbour.act(number) == number
+        await until(lambda: len(there.worker.connections) == 1)
+        assert {1000, 1002} <= codes <= {1000, 1002, 1007, 1009}
 
 
 HANDSHAKES: dict[str, tuple[dict[str, Any], int]] = {
