@@ -24,6 +24,7 @@ from app import logs
 from app.api.application import build_app
 from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.fast_path import FastPath
+from app.api.models import Models
 from app.api.openpi import OpenPi
 from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
@@ -75,6 +76,7 @@ class Worker:
         self._settings: Settings
         self._metrics: Metrics
         self._fast_path: FastPath
+        self._limits: SharedLimits
         self._http: HttpServer
         self.link: Link
 
@@ -99,13 +101,16 @@ class Worker:
             token=settings.data_token,
             crosses_origins=bool(settings.cors_origins),
         )
-        self._fast_path.websockets = OpenPi(self._service, metrics, settings)
+        openpi = OpenPi(self._service, metrics, settings)
+        self._sessions.also_kept = openpi.keeps
+        self._fast_path.websockets = openpi
+        self._limits = SharedLimits(_limits(settings), memory)
         self._http = HttpServer(
             build_app(self._service, self._sessions, metrics, settings),
             self._fast_path,
             settings.root_path,
             _grace_s(settings),
-            SharedLimits(_limits(settings), memory),
+            self._limits,
             trusted_proxies=settings.trusted_proxies,
         )
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
@@ -146,8 +151,8 @@ class Worker:
         from app.api.grpc_server import GrpcServer  # of an extra, and some 20 MB
 
         assert self._sessions is not None, "open comes first"
-        grace_s = _grace_s(self._settings)
-        server = GrpcServer(self._service, self._sessions, self._metrics, self._settings, grace_s)
+        models, settings = Models(self._service, self._sessions), self._settings
+        server = GrpcServer(models, self._metrics, settings, _grace_s(settings), self._limits.unfinished)
         await server.start()
         self._stack.push_async_callback(server.stop)
 

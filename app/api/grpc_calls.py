@@ -13,7 +13,9 @@ import grpc
 from app import __version__
 from app.api.access import client_at, require_bearer
 from app.api.audit import audit
+from app.api.connection_limits import UnfinishedRequests
 from app.api.grpc_health import until
+from app.api.grpc_messages import counted, reader_of
 from app.api.models import Models, ServedModel
 from app.api.problems import detail_of, status_of
 from app.dialects.open_inference import EXTENSIONS, check_outputs
@@ -21,11 +23,18 @@ from app.dialects.open_inference_body import Call
 from app.dialects.open_inference_grpc import call_in, response_of
 from app.dialects.open_inference_messages import INFERENCE, Messages
 from app.dialects.open_inference_metadata import config_of, index_of, loaded_of, metadata_of, statistics_of
-from app.errors import BodyTooLarge, Forbidden, NotReady, Unauthorized, UnknownPolicy, UnknownVersion, Unsupported
-from app.inference.service import Service
+from app.errors import (
+    BodyTooLarge,
+    Forbidden,
+    NotReady,
+    Refusal,
+    Unauthorized,
+    UnknownPolicy,
+    UnknownVersion,
+    Unsupported,
+)
 from app.inputs.options import LONGEST_TIMEOUT_MS
 from app.metrics import Metrics
-from app.sessions.sessions import Sessions
 from app.settings import Settings, variable
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import MSGPACK
@@ -60,15 +69,16 @@ class InferenceCalls:
 
     def __init__(
         self,
-        service: Service,
-        sessions: Sessions,
+        models: Models,
+        unfinished: UnfinishedRequests,
         metrics: Metrics,
         settings: Settings,
         messages: Messages,
         stopping: asyncio.Event,
     ) -> None:
-        self._service = service
-        self._models = Models(service, sessions)
+        self._service = models.service
+        self._models = models
+        self._unfinished = unfinished
         self._metrics = metrics
         self._settings = settings
         self._messages = messages
@@ -91,7 +101,7 @@ class InferenceCalls:
         handlers = {name: self._unary(name, call) for name, call in unary.items()}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            self._messages.named("ModelInferRequest").FromString,
+            reader_of(self._messages.named("ModelInferRequest")),
             self._messages.named("ModelStreamInferResponse").SerializeToString,
         )
         return grpc.method_handlers_generic_handler(INFERENCE, handlers)
@@ -101,11 +111,11 @@ class InferenceCalls:
             try:
                 if name not in ("ServerLive", "ServerReady"):
                     self._check_token(context)
-                return await call(request, context)
+                return await call(_readable(request), context)
             except Exception as error:
                 await context.abort(CODES[status_of(error)], detail_of(error))
 
-        asks = self._messages.named(f"{name}Request").FromString
+        asks = reader_of(self._messages.named(f"{name}Request"))
         return grpc.unary_unary_rpc_method_handler(
             answered, asks, self._messages.named(f"{name}Response").SerializeToString
         )
@@ -189,7 +199,8 @@ class InferenceCalls:
         try:
             served, loaded = await self._asked(request.model_name, request.model_version)
             policy, function = served.model.policy.name, served.model.function
-            outputs, version, train_step = await self._answered(served, loaded, request, context)
+            with counted(self._unfinished, request.ByteSize()):
+                outputs, version, train_step = await self._answered(served, loaded, request, context)
             status = 200
             return response_of(self._messages, served.model, request.id, outputs, version, train_step)
         except Exception as error:
@@ -238,11 +249,18 @@ class InferenceCalls:
             await context.abort(CODES[status_of(error)], detail_of(error))
         async for request in until(self._stopping, requests):
             try:
-                answer = response(infer_response=await self._infer(request, context))
+                answer = response(infer_response=await self._infer(_readable(request), context))
             except Exception as error:
                 answer = response(error_message=detail_of(error))
-                answer.infer_response.id = request.id
+                answer.infer_response.id = "" if isinstance(request, Refusal) else request.id
             yield answer
+
+
+def _readable(request: Any) -> Any:
+    """Returns a message; raises what was found in its place."""
+    if isinstance(request, Refusal):
+        raise request
+    return request
 
 
 def _has_no_options(call: Call) -> bool:

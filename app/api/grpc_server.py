@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 
+from app.api.connection_limits import UnfinishedRequests
 from app.api.grpc_calls import InferenceCalls
 from app.api.grpc_health import health_handler, reflection_handlers
+from app.api.models import Models
 from app.dialects.open_inference_messages import Messages
-from app.inference.service import Service
 from app.metrics import Metrics
-from app.sessions.sessions import Sessions
 from app.settings import Settings
 from app.wire.limits import LARGEST_BYTES, SMALL_BYTES
 
@@ -22,13 +22,13 @@ class GrpcServer:
     """Answers between `start` and `stop`. `grace_s`: how long what was accepted has to be answered, once it stops."""
 
     def __init__(
-        self, service: Service, sessions: Sessions, metrics: Metrics, settings: Settings, grace_s: float
+        self, models: Models, metrics: Metrics, settings: Settings, grace_s: float, unfinished: UnfinishedRequests
     ) -> None:
         self._settings = settings
         self._grace_s = grace_s
         self._stopping = asyncio.Event()
         messages = Messages()
-        calls = InferenceCalls(service, sessions, metrics, settings, messages, self._stopping)
+        calls = InferenceCalls(models, unfinished, metrics, settings, messages, self._stopping)
         most = max(LARGEST_BYTES, settings.body_limit_bytes) + SMALL_BYTES
         self._server: Any = grpc.aio.server(
             options=[
@@ -37,7 +37,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
             ]
         )
-        health = health_handler(service, messages, self._stopping)
+        health = health_handler(models.service, messages, self._stopping)
         self._server.add_generic_rpc_handlers((calls.handler(), health, *reflection_handlers(messages, self._stopping)))
 
     async def start(self) -> None:

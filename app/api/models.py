@@ -188,10 +188,10 @@ class ServedModel:
 
 
 class Models:
-    """The models by name, made as they are asked for."""
+    """The models by name, made as they are asked for. `service`: what answers them."""
 
     def __init__(self, service: Service, sessions: Sessions) -> None:
-        self._service = service
+        self.service = service
         self._sessions = sessions
         self._models: dict[str, ServedModel] = {}
 
@@ -206,7 +206,7 @@ class Models:
         found = self._models.get(name)
         if found is None:
             policy, function = function_in(name)
-            found = ServedModel(Model.of(self._service.policy(policy), function), self._service, self._sessions)
+            found = ServedModel(Model.of(self.service.policy(policy), function), self.service, self._sessions)
             self._models[name] = found
         return found
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
+from weakref import WeakSet
 
 import numpy as np
 from fastapi import Response
@@ -28,11 +29,11 @@ from app.api.websocket import WebSocket
 from app.api.writer import AnswerWriter
 from app.batching.rule import Result
 from app.dialects.calls import ForeignRequest, Reply
-from app.dialects.openpi import Kind, MessageReader, actions_of, metadata, reset_answer
-from app.dialects.openpi_arrays import encode
-from app.errors import DoesNotFit, Forbidden, NotMsgpack, NotWebSocket, Problem, Unauthorized
+from app.dialects.openpi import Kind, MessageReader, metadata, reset_answer
+from app.dialects.openpi_answer import ResultWriter
+from app.errors import DoesNotFit, Forbidden, Malformed, NotMsgpack, NotWebSocket, Problem, Unauthorized, WeightsGone
 from app.inference.policy import Policy
-from app.inference.request import function_of
+from app.inference.request import InferenceRequest, function_of
 from app.inference.response import ResponseTemplate
 from app.inference.service import Service
 from app.inputs.arrays import ArrayReader
@@ -45,7 +46,7 @@ from app.sessions.record import Answer
 from app.settings import Settings
 from app.wire.codecs import MSGPACK
 from app.wire.limits import SHORT_BODY_BYTES
-from app.wire.tensors import Arrays
+from app.wire.tensors import Arrays, show
 from saver.artifact import Leaf, leaves
 
 _BEFORE, _AFTER = "/v1/policies/", "/openpi"
@@ -62,6 +63,7 @@ class OpenPi:
         self._service, self._metrics = service, metrics
         self._token, self._at_root = settings.data_token, settings.openpi
         self._idle_s = settings.sessions_idle_s
+        self._keeping: WeakSet[Episode] = WeakSet()
         self._origins = {origin.strip() for origin in settings.cors_origins.split(",")} - {""}
 
     def takes(self, head: RequestHead) -> bool:
@@ -77,6 +79,7 @@ class OpenPi:
           UnknownPolicy, NotReady: as `Service.policy` does.
           NotWebSocket: the handshake lacks something.
           Forbidden: a page of another origin asks.
+          Malformed: `weights` is none of those that there are.
         """
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.upgrade or ()])
         if self._token and not check_api_key(next(iter(headers.get_all("authorization")), ""), self._token):
@@ -94,10 +97,17 @@ class OpenPi:
         for origin in headers.get_all("origin"):
             if not self._origins & {"*", origin}:
                 raise Forbidden(f"the origin {origin[:200]!r} is none that may call from a browser: see --cors-origins")
-        episode = Episode(self._service, policy, self._metrics, self._idle_s)
+        keeps_weights = _keeps_weights(head.target)
+        episode = Episode(self._service, policy, self._metrics, self._idle_s, keeps_weights)
+        if keeps_weights:
+            self._keeping.add(episode)
         accepted = _ACCEPTED % accept.encode()
         loop = asyncio.get_running_loop()
         return WebSocket(connection.server_state, loop, connection.shared, episode, frames, accepted)
+
+    def keeps(self, policy: str, digest: str) -> bool:
+        """Returns whether an episode needs this version of a policy until its end."""
+        return any(episode.keeps(policy, digest) for episode in self._keeping)
 
     def _policy_of(self, target: bytes) -> str | None:
         path = unquote(target.partition(b"?")[0].decode("latin-1"))
@@ -108,9 +118,14 @@ class OpenPi:
 
 
 class Episode:
-    """What one connection does with its policy. `idle_s`: as long as a session is kept."""
+    """What one connection does with its policy.
 
-    def __init__(self, service: Service, policy: Policy, metrics: Metrics, idle_s: float) -> None:
+    `idle_s`: as long as a session is kept. `keeps_weights`: every step is answered by the weights of the first one.
+    """
+
+    def __init__(
+        self, service: Service, policy: Policy, metrics: Metrics, idle_s: float, keeps_weights: bool = False
+    ) -> None:
         self.idle_s = idle_s
         self._service, self._policy = service, policy
         self._reader = MessageReader(policy)
@@ -119,12 +134,20 @@ class Episode:
         self._state: Arrays | None = None
         self._arrays = ArrayReader(policy.spec, policy.reader.rows_limit)
         self._kind: Kind | None = None
+        self._writer = ResultWriter()
         self._session_id: str | None = None
         self._seed: int | None = None
         self._step = 0
+        self._keeps_weights = keeps_weights
+        # Of the version that the episode keeps; "" while it is not known which one that will be.
+        self._digest: str | None = None
         limit = policy.body_limit("action", MSGPACK)
         large = Large(service, limit, self._at_once, self._read, lambda pending: pending)
         self._route = Route(cast(Any, self._read), MSGPACK, metrics.data(policy.name, ROUTE), large, cast(Any, None))
+
+    def keeps(self, policy: str, digest: str) -> bool:
+        """Returns whether the episode needs this version, or may turn out to: its first step is under way."""
+        return self._policy.name == policy and self._digest in ("", digest)
 
     def greeting(self) -> bytes:
         """See `Talk`."""
@@ -151,6 +174,7 @@ class Episode:
         message, policy = self._reader.read(body), self._policy
         if message.resets:
             self._state, self._step, self._seed, self._session_id = None, 0, message.seed, message.session_id
+            self._digest = None
             return Answer("", reset_answer(policy))
         begins = self._step == 0 or (message.session_id is not None and message.session_id != self._session_id)
         options = policy.reader.take_options(message.fields)
@@ -173,8 +197,19 @@ class Episode:
         elif inputs.needs_state and self._state is not None:
             inputs = self._with_state(inputs, self._state)
         request = self._service.parser.request(policy, function, inputs, options, policy.templates, step)
+        if self._keeps_weights:
+            self._keep(request, begins)
         write = partial(self._written, request.template, request.batched, begins, session_id, started)
         return ForeignRequest.of(request, write)
+
+    def _keep(self, request: InferenceRequest, begins: bool) -> None:
+        """Has the weights of the first step answer a step that is another one."""
+        if begins or not self._digest:
+            self._digest = ""
+            return
+        request.job.loaded = self._policy.versions.find(self._digest)
+        if request.job.loaded is None:
+            raise WeightsGone("the weights that the episode started with are not kept here: reset it, or connect anew")
 
     def _written(
         self,
@@ -186,13 +221,14 @@ class Episode:
         result: Result,
     ) -> Reply:
         """Writes an answer, and goes one step on."""
-        answer = template.structure(result, batched)
         if self._state_names:
             # Copies: a view would keep the arrays of a whole batch.
             self._state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
+        if self._digest == "":
+            self._digest = result.digest
         self._step = 1 if begins else self._step + 1
         self._session_id = self._session_id if session_id is None else session_id
-        return Reply(b"", encode(actions_of(answer, (perf_counter() - started) * 1000)))
+        return Reply(b"", self._writer.write(template, result, batched, (perf_counter() - started) * 1000))
 
     def _with_state(self, inputs: Inputs, state: Arrays) -> Inputs:
         rows = len(next(iter(state.values())))
@@ -212,6 +248,14 @@ class MessageCycle(RequestCycle):
     def _answer(self, body: Any) -> None:
         self._end(200)
         self._receiver.write_answer(b"", body.body if isinstance(body, Reply) else body)
+
+
+def _keeps_weights(target: bytes) -> bool:
+    """Returns whether the query asks for the weights of an episode's first step in all of it, as a session can."""
+    asked = parse_qs(target.partition(b"?")[2].decode("latin-1")).get("weights", ["latest"])[-1]
+    if asked not in ("latest", "episode"):
+        raise Malformed(f"weights: {show(asked)}; expected latest or episode")
+    return asked == "episode"
 
 
 def _state_names(policy: Policy) -> dict[str, str]:

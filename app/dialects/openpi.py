@@ -6,7 +6,7 @@ has `__npgeneric__`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,9 +178,9 @@ def metadata(policy: Policy, inputs: Mapping[str, Any]) -> bytes:
     return encode(about)
 
 
-def actions_of(answer: dict[str, Any], infer_ms: float) -> dict[str, Any]:
+def actions_of(answer: dict[str, Any], infer_ms: Any, encoded: Callable[[Any], bytes]) -> dict[str, Any]:
     """Returns the result of a message from the answer of our own route, whose policy state stays here."""
-    action = Raw(encode(answer["action"]))
+    action = Raw(encoded(answer["action"]))
     named: dict[str, Any] = {"action": action, "actions": action}
     rest = {key: value for key, value in answer.items() if key not in ("action", "policy_state")}
     return {**named, "server_timing": {"infer_ms": infer_ms}, **rest}

@@ -52,12 +52,12 @@ def _array_map(leaf: Any) -> Any:
     array = numbers_or_texts(leaf)
     if not isinstance(array, np.ndarray):
         return array
-    head, tail = _around(array.dtype.newbyteorder("<"), array.shape)
+    head, tail = around(array.dtype.newbyteorder("<"), array.shape)
     return Raw(b"".join((head, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), tail)))
 
 
 @functools.lru_cache(maxsize=256)
-def _around(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+def around(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     """Returns what stands before and behind the bytes of an array."""
     size = math.prod(shape) * dtype.itemsize
     data = Encoder().encode(bytes(size))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -51,6 +51,8 @@ class Sessions:
         self._starting: Counter[str] = Counter()
         self._elsewhere = VersionsElsewhere(service)
         self._unneeded: dict[str, set[str]] = {}
+        # Whether episodes that are no sessions keep a version of a policy: its name and digest.
+        self.also_kept: Callable[[str, str], bool] = lambda _, __: False
 
     def add(self, policy: Policy) -> None:
         """Opens the sessions of a policy."""
@@ -192,6 +194,8 @@ class Sessions:
 
     def retains(self, policy: str, digest: str) -> bool:
         """Returns whether a session may keep this version: with a store that others share, any."""
+        if self.also_kept(policy, digest):
+            return True
         if self._store is None:
             return False
         if not isinstance(self._store, MemoryStore) or self._starting[policy]:
@@ -203,11 +207,11 @@ class Sessions:
 
         Returns how many sessions are open.
         """
-        if self._store is None:
-            return 0
         for policy in self._service.policies:
             retained = policy.versions.retained
-            needed = await self._store.retained(policy.name) if retained else set()
+            needed = {digest for digest in retained if self.also_kept(policy.name, digest)}
+            if retained and self._store is not None:
+                needed |= await self._store.retained(policy.name)
             for digest in needed:
                 policy.versions.find(digest)
             unneeded = retained - needed
@@ -216,7 +220,7 @@ class Sessions:
             for digest in unneeded & self._unneeded.get(policy.name, set()):
                 policy.versions.forget(digest)
             self._unneeded[policy.name] = unneeded
-        return await self._store.count()
+        return await self._store.count() if self._store is not None else 0
 
     async def close(self) -> None:
         """Closes the store."""

@@ -1,9 +1,12 @@
 /* Load on an HTTP/1.1 server on this machine: the bytes of requests in, one JSON line about the answers out.
  *
- *   load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]] [-w HANDSHAKE]
+ *   load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST_CONNECTIONS]]
+ *        [-w HANDSHAKE | -g PREFACE]
  *
  * Each FILE is a whole request; several take turns. With -w each is a frame of a WebSocket, which begins with the
- * request in HANDSHAKE and a frame of the server's; an answer is one frame, a text counts as status 500.
+ * request in HANDSHAKE and a frame of the server's; an answer is one frame, a text counts as status 500. With -g each is
+ * a gRPC call: its frames of HTTP/2, whose stream is set here, on a connection that begins with PREFACE. One that ends
+ * with a message counts as status 200, any other as 500.
  *
  * Without -r a closed loop: each of CONNECTIONS sends again as soon as it is answered, and latency counts from the
  * sending. With -r an open loop: request k is due k/RATE seconds after the start, whatever became of those before it,
@@ -48,6 +51,8 @@ typedef struct {
     uint64_t due, free_since;
     const Request *request;
     size_t sent, got;
+    uint32_t stream; /* of the gRPC call under way, or the next one */
+    int has_message; /* whether that call has an answer, which its end has to follow */
     char in[BUFFER + 1];
 } Connection;
 
@@ -57,7 +62,7 @@ static struct {
 } args = {.connections = 32, .most = 512};
 static Request *kinds;
 static Request handshake;
-static int kind_count;
+static int kind_count, is_grpc;
 static int poller, timer;
 static Connection *pool;
 static int *ring, ring_first, free_count, open_count, most_open; /* the ring: free connections, in their order */
@@ -105,6 +110,16 @@ static void put_free(Connection *c) {
     ring[(ring_first + free_count++) % args.most] = c - pool;
 }
 
+/* Uses a connection on which no request is under way no more: a free one is closed by `take_free`. */
+static void leave(Connection *c) {
+    if (c->state == FREE) {
+        c->free_since = 0;
+        return watch(c, EPOLL_CTL_DEL, 0);
+    }
+    refused++;
+    close_connection(c);
+}
+
 /* The connection that has been free longest; NULL where there is none. */
 static Connection *take_free(void) {
     while (free_count) {
@@ -149,6 +164,7 @@ static void connected(Connection *c) {
     if (send(c->fd, handshake.bytes, handshake.length, MSG_NOSIGNAL) != (ssize_t)handshake.length) die("handshake");
     c->state = GREETING;
     c->got = 0;
+    c->stream = 1;
 }
 
 /* The length of the frame that these bytes begin with, 0 where they do not say it yet. */
@@ -182,12 +198,32 @@ static void go_on_sending(Connection *c) {
     c->blocked = 0;
 }
 
+enum { FRAME_HEAD = 9, DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, GOAWAY = 7, END_OR_ACK = 1 };
+
+static size_t http2_length(const unsigned char *frame) { return frame[0] << 16 | frame[1] << 8 | frame[2]; }
+
+/* Sends a few bytes, for which a socket that waits for nothing has room. */
+static int sends_all(Connection *c, const char *bytes, size_t length) {
+    return send(c->fd, bytes, length, MSG_NOSIGNAL) == (ssize_t)length;
+}
+
+/* Sends the frames of a call, which all connections share. */
+static void call(Connection *c) {
+    char *bytes = c->request->bytes;
+    uint32_t stream = htonl(c->stream);
+    for (size_t at = 0; at < c->request->length; at += FRAME_HEAD + http2_length((unsigned char *)bytes + at))
+        memcpy(bytes + at + 5, &stream, sizeof stream);
+    c->has_message = 0;
+    if (!sends_all(c, bytes, c->request->length)) lose(c);
+}
+
 static void begin(Connection *c, uint64_t due) {
     c->state = BUSY;
     c->due = due;
-    c->sent = c->got = 0;
     c->request = &kinds[requests++ % kind_count];
     in_flight++;
+    if (is_grpc) return call(c);
+    c->sent = c->got = 0;
     go_on_sending(c);
 }
 
@@ -219,7 +255,7 @@ static void finish(Connection *c, int status, const char *body) {
         in_time += at <= end;
         note_version(body);
     }
-    if (strcasestr(c->in, "\r\nconnection: close\r\n")) close_connection(c);
+    if (!is_grpc && strcasestr(c->in, "\r\nconnection: close\r\n")) close_connection(c);
     else if (args.rate == 0 && at < end) begin(c, at);
     else put_free(c);
 }
@@ -244,8 +280,49 @@ static void look_at_greeting(Connection *c) {
     if (whole && got == whole) put_free(c);
 }
 
+/* Takes a frame of HTTP/2; returns the status of the call that it ends, 0 where it ends none, -1 if it breaks all. */
+static int take_frame(Connection *c, unsigned char *frame) {
+    static const char acknowledged[] = {0, 0, 0, SETTINGS, END_OR_ACK, 0, 0, 0, 0};
+    int type = frame[3], flags = frame[4];
+    uint32_t stream;
+    memcpy(&stream, frame + 5, sizeof stream);
+    int is_ours = ntohl(stream) == c->stream;
+    if (type == SETTINGS && !(flags & END_OR_ACK)) {
+        if (!sends_all(c, acknowledged, sizeof acknowledged)) return -1;
+        if (c->state == GREETING) put_free(c);
+    } else if (type == PING && !(flags & END_OR_ACK)) {
+        frame[4] = END_OR_ACK;
+        if (!sends_all(c, (char *)frame, FRAME_HEAD + http2_length(frame))) return -1;
+    } else if (type == GOAWAY) return -1;
+    else if (type == RST_STREAM && is_ours) return 500;
+    else if (type == DATA && is_ours) c->has_message = 1;
+    else if (type == HEADERS && is_ours && flags & END_OR_ACK) return c->has_message ? 200 : 500;
+    return 0;
+}
+
+/* Takes the whole frames of HTTP/2 that have come. A call is alone on its connection, so at most one ends. */
+static void look_at_frames(Connection *c) {
+    size_t at = 0;
+    int status = 0, found = 0;
+    while (found >= 0 && c->got - at >= FRAME_HEAD) {
+        unsigned char *frame = (unsigned char *)c->in + at;
+        if (c->got - at < FRAME_HEAD + http2_length(frame)) break;
+        at += FRAME_HEAD + http2_length(frame);
+        if ((found = take_frame(c, frame)) > 0) status = found;
+    }
+    if (found < 0 || c->got - at == BUFFER) {
+        broken++;
+        return c->state == BUSY ? lose(c) : leave(c);
+    }
+    memmove(c->in, c->in + at, c->got -= at);
+    if (!status) return;
+    c->stream += 2;
+    finish(c, status, "");
+}
+
 /* Takes what has come as the answer, if it is whole. */
 static void look_at_answer(Connection *c) {
+    if (is_grpc) return look_at_frames(c);
     if (c->state == GREETING) return look_at_greeting(c);
     if (handshake.length) return look_at_frame(c);
     c->in[c->got] = 0;
@@ -263,17 +340,10 @@ static void look_at_answer(Connection *c) {
 }
 
 static void readable(Connection *c) {
-    if (c->state == FREE) { /* the server has closed it: `take_free` will not use it */
-        c->free_since = 0;
-        return watch(c, EPOLL_CTL_DEL, 0);
-    }
+    if (c->state == FREE && !is_grpc) return leave(c); /* the server has closed it */
     ssize_t n = recv(c->fd, c->in + c->got, BUFFER - c->got, 0);
     if (n < 0 && errno == EAGAIN) return;
-    if (n <= 0 && c->state == GREETING) {
-        refused++;
-        return close_connection(c);
-    }
-    if (n <= 0) return lose(c);
+    if (n <= 0) return c->state == BUSY ? lose(c) : leave(c);
     c->got += n;
     look_at_answer(c);
 }
@@ -397,17 +467,20 @@ static void add_kind(Request request) {
 }
 
 int main(int count, char **words) {
-    for (int option; (option = getopt(count, words, "p:f:s:c:r:m:w:")) != -1;) {
+    for (int option; (option = getopt(count, words, "p:f:s:c:r:m:w:g:")) != -1;) {
         if (option == 'p') args.port = atoi(optarg);
         else if (option == 'f') add_kind(read_request(optarg));
-        else if (option == 'w') handshake = read_request(optarg);
+        else if (option == 'w' || option == 'g') {
+            handshake = read_request(optarg);
+            is_grpc = option == 'g';
+        }
         else if (option == 's') args.seconds = atof(optarg);
         else if (option == 'c') args.connections = atoi(optarg);
         else if (option == 'r') args.rate = atof(optarg);
         else if (option == 'm') args.most = atoi(optarg);
     }
     if (!kind_count || args.port < 1 || args.seconds <= 0 || args.seconds > 600 || args.connections < 1 || args.rate < 0)
-        return fprintf(stderr, "load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST]] [-w HANDSHAKE]\n"),
+        return fprintf(stderr, "load -p PORT -f FILE [-f FILE …] -s SECONDS [-c CONNECTIONS] [-r RATE [-m MOST]] [-w FILE | -g FILE]\n"),
                2;
     if (args.rate == 0 || args.most < args.connections) args.most = args.connections;
     pool = calloc(args.most, sizeof *pool);

@@ -51,6 +51,7 @@ class Generator:
     program: Path
     requests: tuple[Path, ...]
     handshake: Path | None = None  # of a WebSocket, whose frames the requests are
+    preface: Path | None = None  # of HTTP/2, whose frames the requests are: calls of gRPC
 
     @contextlib.contextmanager
     def running(
@@ -70,6 +71,8 @@ class Generator:
             words += ["-f", request]
         if self.handshake is not None:
             words += ["-w", self.handshake]
+        if self.preface is not None:
+            words += ["-g", self.preface]
         with subprocess.Popen(
             [self.program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -109,10 +112,15 @@ def websocket_generator(folder: Path, path: str, message: bytes) -> Generator:
     """Compiles load.c into `folder`, to send `message` on WebSockets at `path`."""
     request, handshake = folder / "frame", folder / "handshake"
     request.write_bytes(masked_frame(message))
+    handshake.write_bytes(websocket_handshake(path))
+    return Generator(compiled(folder), (request,), handshake)
+
+
+def websocket_handshake(path: str) -> bytes:
+    """The request that makes a connection a WebSocket."""
     fields = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"
     key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
-    handshake.write_bytes(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n{key}\r\n\r\n".encode())
-    return Generator(compiled(folder), (request,), handshake)
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n{key}\r\n\r\n".encode()
 
 
 def masked_frame(message: bytes) -> bytes:
@@ -120,6 +128,30 @@ def masked_frame(message: bytes) -> bytes:
     size, mask = len(message), b"\x37\xfa\x21\x3d"
     head = bytes((0x82, 0x80 | size)) if size < 126 else b"\x82\xfe" + size.to_bytes(2, "big")
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(message))
+
+
+# What a client of HTTP/2 begins with: its settings are the defaults, and its window is as large as may be, so that it
+# never has to be widened (RFC 9113, 3.4 and 6.9).
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04" + bytes(5) + b"\0\0\4\x08" + bytes(5)
+HTTP2_PREFACE += (2**31 - 1 - 65535).to_bytes(4, "big")
+
+
+def grpc_frames(path: str, message: bytes) -> bytes:
+    """The frames of HTTP/2 of a call to `path` (RFC 9113, 6.1 and 6.2); load.c sets their stream.
+
+    No header goes into the table of HPACK, so that all calls have the same bytes.
+    """
+    head = b"\x83\x86" + b"\x04" + _short(path) + b"\x01" + _short("127.0.0.1")
+    head += b"\0" + _short("content-type") + _short("application/grpc") + b"\0" + _short("te") + _short("trailers")
+    data = b"\0" + len(message).to_bytes(4, "big") + message
+    frames = ((1, 0x4, head), (0, 0x1, data))  # the end of the head; the end of the call
+    return b"".join(
+        len(body).to_bytes(3, "big") + bytes((kind, flags, 0, 0, 0, 0)) + body for kind, flags, body in frames
+    )
+
+
+def _short(text: str) -> bytes:
+    return bytes((len(text),)) + text.encode()
 
 
 def compiled(folder: Path) -> Path:

@@ -14,7 +14,7 @@ _Compare = Callable[[float, float], bool]
 AT_LEAST: tuple[str, _Compare] = ("at least", operator.ge)
 AT_MOST: tuple[str, _Compare] = ("at most", operator.le)
 # A protocol may cost its own encoding.
-_BY_OWN = {payloads.OIP_JSON: 0.6, payloads.OIP_BINARY: 0.7}
+_BY_OWN = {payloads.OIP_JSON: 0.6, payloads.OIP_BINARY: 0.7, payloads.OPENPI: 0.8}
 # No change may cost more than that anywhere.
 _BY_BEFORE = 0.95
 
@@ -70,10 +70,13 @@ def _one_row(results: Results, peers: Sequence[str]) -> list[Line]:
 def _protocols(results: Results) -> list[Line]:
     own = _ours(results, "protocols-32")
     rows = [(name, results.row("protocols-32", f"litert-1-{name}"), bound) for name, bound in _BY_OWN.items()]
-    return [
+    by_own = [
         Line("6", f"one row, 32 clients, {name}: answers/s by the own protocol's", _by(row, own), bound, AT_LEAST)
         for name, row, bound in rows
     ]
+    openpi, msgpack = (results.row("protocols-32", f"litert-1-{name}") for name in (payloads.OPENPI, payloads.MSGPACK))
+    bound = _BY_OWN[payloads.OPENPI]
+    return [*by_own, Line("6", "… by the own protocol's in msgpack", _by(openpi, msgpack), bound, AT_LEAST)]
 
 
 def _by(row: Row | None, own: Row | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from contextlib import closing
 
 from bench import BenchError
@@ -18,6 +19,19 @@ def is_listening(port: int) -> bool:
       BenchError: nobody does.
     """
     return _call(port, "GET", "/", b"", {})[0] > 0
+
+
+def accepts(port: int) -> bool:
+    """Whether a connection is taken there.
+
+    Raises:
+      BenchError: none is.
+    """
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=_CALL_S).close()
+    except OSError as error:
+        raise BenchError(f"port {port}: {error}") from None
+    return True
 
 
 def check_answer(port: int, path: str, asked: Payload) -> bytes:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import BenchError
-from bench.harness.load import Generator, request_bytes
+from bench.harness.load import HTTP2_PREFACE, Generator, grpc_frames, masked_frame, request_bytes, websocket_handshake
 from bench.serving.calls import check_answer
-from bench.serving.payloads import Payload, in_protocol, payload
+from bench.serving.payloads import GRPC, OPENPI, Payload, in_protocol, payload
 from bench.serving.peers.table import PEERS
 from bench.serving.scenarios import Competitor, Kind, Scenario
 from bench.serving.start_servers import Running, Starter
@@ -44,17 +44,18 @@ class Launcher:
         if competitor.protocol:
             path, asked = in_protocol(asked, competitor.protocol, scenario.policy)
             paths = (path,)
-        for path in paths:
-            check_answer(running.port, path, asked)
-        files = self._requests(f"{scenario.name}-{competitor.name}", paths, asked)
-        loaded = (Generator(self.program, files), running.port, running.pid, scenario.clients)
+        generator = self._generator(f"{scenario.name}-{competitor.name}", competitor.protocol, running, paths, asked)
+        loaded = (generator, running.port, running.pid, scenario.clients)
         if running.publish:
             return Swapped(*loaded, running.publish)
         return Overloaded(*loaded) if scenario.overload else Loaded(*loaded)
 
     def _running(self, competitor: Competitor, scenario: Scenario) -> Running:
         """An echo answers one kind of request. Who differs in nothing but the requests that go there is the same."""
-        server = replace(competitor, name="", spread=False, protocol="") if competitor.kind is Kind.OURS else competitor
+        server = competitor
+        if competitor.kind is Kind.OURS:  # one that takes gRPC has another port for it
+            protocol = competitor.protocol if competitor.protocol == GRPC else ""
+            server = replace(competitor, name="", spread=False, protocol=protocol)
         key = (server, scenario.payload if competitor.kind is Kind.ECHO else "")
         if key not in self._started:
             try:
@@ -66,9 +67,30 @@ class Launcher:
             raise found
         return found
 
-    def _requests(self, name: str, paths: tuple[str, ...], asked: Payload) -> tuple[Path, ...]:
+    def _generator(
+        self, name: str, protocol: str, running: Running, paths: tuple[str, ...], asked: Payload
+    ) -> Generator:
+        """Only HTTP is asked once before: the first turn says whether anything comes back on others."""
+        if protocol == OPENPI:
+            return Generator(
+                self.program,
+                self._files(name, [masked_frame(asked.body)]),
+                handshake=self._files(f"{name}-handshake", [websocket_handshake(paths[0])])[0],
+            )
+        if protocol == GRPC:
+            return Generator(
+                self.program,
+                self._files(name, [grpc_frames(paths[0], asked.body)]),
+                preface=self._files(f"{name}-preface", [HTTP2_PREFACE])[0],
+            )
+        for path in paths:
+            check_answer(running.port, path, asked)
+        requests = [request_bytes(path, asked.body, asked.media_type, asked.fields) for path in paths]
+        return Generator(self.program, self._files(name, requests))
+
+    def _files(self, name: str, contents: list[bytes]) -> tuple[Path, ...]:
         files = []
-        for number, path in enumerate(paths):
+        for number, content in enumerate(contents):
             files.append(self.starter.folder / f"{name}-{number}")
-            files[-1].write_bytes(request_bytes(path, asked.body, asked.media_type, asked.fields))
+            files[-1].write_bytes(content)
         return tuple(files)

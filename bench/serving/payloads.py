@@ -80,7 +80,10 @@ def payload(name: str) -> Payload:
 OIP_JSON, OIP_BINARY = "oip-json", "oip-binary"
 # TensorFlow Serving's: a row of the only input, and one with every input of the signature, as its clients send it.
 TFS_ROW, TFS_NAMED = "tfs-row", "tfs-named"
-PROTOCOLS = (OIP_JSON, OIP_BINARY, TFS_ROW, TFS_NAMED)
+# The own route with the bytes that OpenPI sends; WebSockets that stay open; calls over HTTP/2.
+MSGPACK, OPENPI, GRPC = "msgpack", "openpi", "grpc"
+PROTOCOLS = (MSGPACK, OIP_JSON, OIP_BINARY, TFS_ROW, TFS_NAMED, OPENPI, GRPC)
+GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def in_protocol(asked: Payload, protocol: str, policy: str) -> tuple[str, Payload]:
@@ -90,6 +93,8 @@ def in_protocol(asked: Payload, protocol: str, policy: str) -> tuple[str, Payloa
         named = {"0/step_type": 1, "0/reward": 0.0, "0/discount": 1.0, "0/observation": numbers}
         body = {"signature_name": "action", "instances": [numbers if protocol == TFS_ROW else named]}
         return f"/v1/models/{policy}:predict", replace(asked, body=orjson.dumps(body))
+    if protocol in (MSGPACK, OPENPI, GRPC):
+        return _binary(asked, protocol, policy, struct.pack(f"<{len(numbers)}f", *numbers), [len(numbers)])
     tensor = {"name": "0/observation", "shape": [1, len(numbers)], "datatype": "FP32"}
     path = f"/v2/models/{policy}/infer"
     if protocol == OIP_JSON:
@@ -99,6 +104,22 @@ def in_protocol(asked: Payload, protocol: str, policy: str) -> tuple[str, Payloa
     text = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     length = (("Inference-Header-Content-Length", str(len(text))),)
     return path, replace(asked, body=text + blob, media_type="application/octet-stream", fields=length)
+
+
+def _binary(asked: Payload, protocol: str, policy: str, data: bytes, shape: list[int]) -> tuple[str, Payload]:
+    if protocol == MSGPACK:
+        body = msgspec.msgpack.encode({"observation": {"dtype": "float32", "shape": shape, "data": data}})
+        return f"/v1/policies/{policy}/action", replace(asked, body=body, media_type=BINARY)
+    if protocol == OPENPI:
+        array = {b"__ndarray__": True, b"data": data, b"dtype": "<f4", b"shape": shape}
+        return f"/v1/policies/{policy}/openpi", replace(asked, body=msgspec.msgpack.encode({"observation": array}))
+    # A `ModelInferRequest` (app/dialects/open_inference_messages.py); each part is its tag, its length and its bytes.
+    tensor = _part(1, b"0/observation") + _part(2, b"FP32") + _part(3, bytes((1, *shape)))
+    return GRPC_METHOD, replace(asked, body=_part(1, policy.encode()) + _part(5, tensor) + _part(7, data))
+
+
+def _part(number: int, data: bytes) -> bytes:
+    return bytes((number << 3 | 2, len(data))) + data
 
 
 _random = random.Random(0)

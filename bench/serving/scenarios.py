@@ -72,6 +72,7 @@ SPREAD = replace(HUNDRED, name="litert-100-spread", spread=True)
 SWAPPED = replace(LITERT, name="litert-1-swapped", swapped=True)
 TENSORFLOW_SWAPPED = replace(TENSORFLOW, name="tensorflow-1-swapped", swapped=True)
 
+GRPC_ECHO = Competitor("grpc-echo", Kind.ECHO, protocol=payloads.GRPC)
 OTHER_PROTOCOLS = tuple(replace(LITERT, name=f"litert-1-{name}", protocol=name) for name in payloads.PROTOCOLS)
 
 _ONE = (ECHO, NAIVE, LITERT, LITERT_2, TENSORFLOW, TENSORFLOW_2)
@@ -86,7 +87,12 @@ SCENARIOS = (
     Scenario("one-row-8", "one row, 8 clients", exports.SMALL, payloads.ROW, 8, _PLAIN),
     Scenario("one-row-32", "one row, 32 clients", exports.SMALL, payloads.ROW, 32, _ONE),
     Scenario(
-        "protocols-32", "one row, 32 clients, by protocol", exports.SMALL, payloads.ROW, 32, (LITERT, *OTHER_PROTOCOLS)
+        "protocols-32",
+        "one row, 32 clients, by protocol",
+        exports.SMALL,
+        payloads.ROW,
+        32,
+        (LITERT, *OTHER_PROTOCOLS, GRPC_ECHO),
     ),
     Scenario("one-row-256", "one row, 256 clients", exports.SMALL, payloads.ROW, 256, _ONE),
     Scenario("one-row-512", "one row, 512 clients", exports.SMALL, payloads.ROW, 512, (ECHO, LITERT, TENSORFLOW)),

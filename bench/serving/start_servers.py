@@ -13,10 +13,10 @@ from app.testing import free_port
 from bench import BenchError
 from bench.harness.server import ROOT, serving, started, wait_until_ready
 from bench.serving import exports, peers, usage
-from bench.serving.calls import check_answer, is_listening
+from bench.serving.calls import accepts, check_answer, is_listening
 from bench.serving.exports import Exports
 from bench.serving.in_process import compiled_in
-from bench.serving.payloads import payload
+from bench.serving.payloads import GRPC, GRPC_METHOD, payload
 from bench.serving.peers.environments import python_of
 from bench.serving.peers.table import MODEL, PEERS, Peer
 from bench.serving.prewritten import Prewritten
@@ -53,7 +53,7 @@ class Starter:
           BenchError: it does not start.
         """
         if competitor.kind is Kind.ECHO:
-            return self._echo(scenario)
+            return self._grpc_echo() if competitor.protocol else self._echo(scenario)
         if competitor.kind is Kind.NAIVE:
             (folder,) = self.exports.policies(scenario.policy).values()
             return self._module("bench.serving.naive", str(folder))
@@ -67,6 +67,13 @@ class Starter:
         answer.write_bytes(asked.answer)
         return self._module("bench.serving.echo", str(answer), asked.media_type)
 
+    def _grpc_echo(self) -> Running:
+        port, log = free_port(), self._log("grpc-echo")
+        words = [sys.executable, "-m", "bench.serving.grpc_echo", str(port)]
+        process = self.stack.enter_context(started(words, log, {}))
+        wait_until_ready(process, log, lambda: accepts(port))
+        return Running(port, process.pid, (GRPC_METHOD,))
+
     def _ours(self, competitor: Competitor, scenario: Scenario) -> Running:
         policies, publish = self.exports.policies(scenario.policy, competitor.policies), None
         if competitor.swapped:
@@ -74,13 +81,17 @@ class Starter:
             policies, publish = {scenario.policy: copy}, self._checkpoints(scenario, copy).publish
         options = ["--engine", competitor.engine, "--workers", str(competitor.workers)]
         options += _OPTIONS.get(scenario.policy, ())
+        grpc_port = free_port() if competitor.protocol == GRPC else 0
+        if grpc_port:
+            options += ["--grpc-port", str(grpc_port)]
         tree = self._tree(competitor)
         if competitor.policies > 1:  # compiling so many takes a minute
             state = self.folder / f"{competitor.name}-state"
             shutil.copytree(self.exports.compiled(scenario.policy, exports.HOW_MANY, tree), state)
             options += ["--state-dir", str(state)]
         server = self.stack.enter_context(serving(policies, self._log(competitor.name), options, tree))
-        return Running(server.port, server.pid, tuple(f"/v1/policies/{name}/action" for name in policies), publish)
+        port = grpc_port or server.port
+        return Running(port, server.pid, tuple(f"/v1/policies/{name}/action" for name in policies), publish)
 
     def _tree(self, competitor: Competitor) -> Path:
         if not competitor.before:

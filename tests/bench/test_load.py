@@ -1,15 +1,19 @@
 """The load generator against small servers whose faults are known."""
 
 import asyncio
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from bench import BenchError
-from bench.harness.load import Generator, generator, request_bytes
+from bench.harness.load import HTTP2_PREFACE, Generator, generator, grpc_frames, request_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 Answer = Callable[[int], tuple[float, bytes]]
@@ -175,3 +179,31 @@ def test_a_missing_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="no C compiler"):
         generator(tmp_path, "/", b"")
+
+
+def test_calls_of_grpc_are_made_one_after_the_other_and_refused_ones_are_failures(
+    load: Generator, tmp_path: Path
+) -> None:
+    """More of them on one connection than its window of bytes has room for: 64 KiB."""
+    numbers, seen = itertools.count(), set()
+
+    def answer(message: bytes, context: Any) -> bytes:
+        seen.add(message)
+        if next(numbers) % 10 == 9:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
+        return b"y" * 1000
+
+    calls = {"Ask": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("toy.Toy", calls),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    request, preface = tmp_path / "request", tmp_path / "preface"
+    request.write_bytes(grpc_frames("/toy.Toy/Ask", b"x" * 1000))
+    preface.write_bytes(HTTP2_PREFACE)
+    found = Generator(load.program, (request,), preface=preface).run(port, 1, 2)
+    server.stop(None).wait()
+    assert seen == {b"x" * 1000}
+    assert found.requests > 200
+    assert found.statuses == {"200": found.requests - found.requests // 10, "500": found.requests // 10}
+    assert found.failures == found.requests // 10

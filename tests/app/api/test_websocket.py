@@ -1,18 +1,22 @@
 """OpenPI's WebSockets over raw sockets: what clients do to them costs nobody else anything, and ends in no bug."""
 
 import asyncio
+import contextlib
 import json
+import random
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from app.artifacts.bundle import Bundle, Graph
 from tests.app.api.test_connections import Client, Clients, clients, post, until
-from tests.support.worker_in_process import Running
+from tests.support.worker_in_process import SPEC, Running
 
 PATH = "/v1/policies/echo/openpi"
 BINARY, TEXT, CONT, CLOSE, PING, PONG = 2, 1, 0, 8, 9, 10
@@ -247,6 +251,69 @@ async def test_fragments_are_a_message_as_large_as_the_limit_and_no_larger() -> 
         await there.works()
 
 
+PIECES = [
+    b"", b"\xc1", b"\xc0", b"\xc3", b"\x00", b"\xff", b"\x7f", b"\xcb" + b"\xff" * 8, b"\xd3\x80" + bytes(7),
+    b"\xdf\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\x7f\xff\xff\xff", b"\x91" * 40,
+    b"\x81\xa1a" * 40, b"\xc7\x01\x05x", b"\x80", b"\x90", b"\xa0", b"\xc4\x00", b"\xa3<f8", b"\xa3>f4", b"\xa3<U9",
+    b"\xa3|S0", b"\xa3<M8", b"\xa2|O", b"\x91\x04", b"\x92\x04\x01", b"\x91\xcf" + b"\xff" * 8, b"\x91\xff",
+    b"\xc4\x0d__npgeneric__", b"\xa8endpoint\xa5reset", b"\xa7options\x81\xa4seed\x01",
+]  # fmt: skip
+GOOD = [
+    observed(1),
+    packed(array([1, 0, 0, 0])),
+    packed({"observation": [1.0, 0, 0, 0], "options": {"timeout_ms": 60_000}}),
+    packed({"observation": array([1, 0, 0, 0]), "reward": array(0.5), "session_id": "a", "prompt": "x"}),
+    packed({"endpoint": "reset", "seed": 3}),
+]
+
+
+def mutated(message: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(message)
+    for _ in range(draw.choice([0, 1, 1, 2, 4])):
+        at = draw.randrange(len(changed) + 1)
+        changed[at : at + draw.choice([0, 1, 1, 4])] = draw.choice([*PIECES, draw.randbytes(draw.randint(1, 3))])
+    return bytes(changed)
+
+
+async def test_whatever_comes_in_a_message_is_answered_or_refused(full: bool) -> None:
+    draw, seen = random.Random(18), {BINARY: 0, TEXT: 0}
+    async with sockets(non_finite="reject") as there:
+        bad, neighbour = await opened(there), await opened(there)
+        for number in range(50_000 if full else 2000):
+            message = mutated(draw.choice(GOOD), draw)
+            await bad.send(frame(message))
+            opcode, answer = await asyncio.wait_for(bad.receive(), 30)
+            seen[opcode] += 1
+            assert opcode == BINARY or not any(word in answer for word in (b" bug", b"Traceback")), (message, answer)
+            if number % 100 == 0:
+                assert await neighbour.act(number) == number
+        assert min(seen.values()) > 100, seen
+
+
+async def test_whatever_comes_as_frames_is_answered_or_closes_that_connection(full: bool) -> None:
+    draw, codes = random.Random(19), set()
+    async with sockets() as there:
+        neighbour = await opened(there)
+        for number in range(5000 if full else 150):
+            bad = await opened(there)
+            whole = b"".join(frame(observed(each), draw.choice([BINARY] * 6 + [TEXT, PING])) for each in range(3))
+            sent = bytearray(whole)
+            for _ in range(draw.randint(1, 3)):
+                at = draw.randrange(len(sent))
+                sent[at : at + draw.randint(0, 3)] = draw.randbytes(draw.randint(0, 3))
+            await bad.send(bytes(sent), frame(struct.pack(">H", 1000), CLOSE))
+            with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+                while True:  # one that is cut short waits for the rest
+                    opcode, answer = await asyncio.wait_for(bad.receive(), 0.05)
+                    assert b" bug" not in answer, (bytes(sent), answer)
+                    if opcode == CLOSE:
+                        codes.add(int.from_bytes(answer[:2], "big"))
+            bad.client.abort()
+            assert await neighbour.act(number) == number
+        await until(lambda: len(there.worker.connections) == 1)
+        assert {1000, 1002} <= codes <= {1000, 1002, 1007, 1009}
+
+
 HANDSHAKES: dict[str, tuple[dict[str, Any], int]] = {
     "no key": ({"Sec_WebSocket_Key": None}, 400),
     "a short key": ({"Sec_WebSocket_Key": "AAAA"}, 400),
@@ -258,6 +325,7 @@ HANDSHAKES: dict[str, tuple[dict[str, Any], int]] = {
     "another policy": ({"path": "/v1/policies/none/openpi"}, 404),
     "the root, which no setting names": ({"path": "/"}, 404),
     "a path below": ({"path": PATH + "/more"}, 404),
+    "weights that are none": ({"path": PATH + "?weights=newest"}, 400),
     "a page of another origin": ({"Origin": "http://elsewhere"}, 403),
 }
 
@@ -288,6 +356,53 @@ async def test_the_token_is_an_api_key_or_a_bearer_token() -> None:
 async def test_a_browser_may_ask_from_an_origin_that_is_named() -> None:
     async with sockets(cors_origins="http://here, http://there") as there:
         assert await (await opened(there, Origin="http://there")).act(2) == 2
+
+
+async def swap(there: Clients, train_step: int) -> None:
+    """Serves other weights, which differ in their name alone."""
+    worker = there.worker.worker
+    graph = Graph(Path("nowhere"), "graph", SPEC, worker._service.policy("echo").serving, plain=False)
+    bundle = Bundle(Path("nowhere"), "graph", f"digest {train_step}", train_step, "echo", "", {})
+    await worker.prepare("echo", graph, bundle)
+    await worker.activate("echo", str(train_step), bundle.digest)
+
+
+async def steps(one: Socket, *messages: bytes) -> list[int | bytes]:
+    """The train steps of the answers, or the texts of refusals."""
+    found: list[int | bytes] = []
+    for message in messages:
+        await one.send(frame(message))
+        opcode, answer = await one.receive()
+        found.append(msgspec.msgpack.decode(answer)["train_step"] if opcode == BINARY else answer)
+    return found
+
+
+async def test_an_episode_keeps_its_weights_where_it_asks_for_that() -> None:
+    step, reset = observed(1), packed({"endpoint": "reset"})
+    async with sockets(retained_versions=1) as there:
+        first = there.worker.worker._service.policy("echo").versions.active.version.train_step
+        keeps, follows = await opened(there, PATH + "?weights=episode"), await opened(there, PATH + "?weights=latest")
+        assert await steps(keeps, step) == await steps(follows, step) == [first]
+        await swap(there, 20)
+        for _ in range(3):  # what nobody keeps would be forgotten
+            await there.worker.worker._sessions.tidy()
+        assert await steps(keeps, step, step) == [first, first]
+        assert await steps(follows, step) == [20]
+        assert await steps(keeps, reset, step, step) == [20, 20, 20]
+        await there.worker.worker._sessions.tidy()
+        await there.worker.worker._sessions.tidy()
+        assert not there.worker.worker._service.policy("echo").versions.retained
+        await swap(there, 30)
+        late = await opened(there, PATH + "?weights=episode")
+        assert await steps(late, step) == [30]
+        await swap(there, 40)  # one version more than may be retained
+        assert await steps(keeps, step) == [
+            b"the weights that the episode started with are not kept here: reset it, or connect anew"
+        ]
+        assert await steps(late, step) == [30]
+        assert await steps(keeps, reset, step) == [40, 40]
+        late.client.abort()
+        await until(lambda: len(there.worker.connections) == 2)
 
 
 async def test_healthz_answers() -> None:
