@@ -7,6 +7,7 @@ import atexit
 import functools
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,16 +34,18 @@ def _store() -> Path:
 
 
 _known: dict[str, Path] = {}
+_one_at_a_time = threading.Lock()  # members of a fleet are started together
 
 
 def _made(digest: str, folder: Path) -> Path:
     """As the builder's process makes it."""
-    if digest not in _known:
-        from app.builder.builder import Builder  # here, so that no test needs TensorFlow that does not ask for this
-        from app.builder.open_export import open_export
+    with _one_at_a_time:
+        if digest not in _known:
+            from app.builder.builder import Builder  # here, so that no test needs TensorFlow that does not ask for this
+            from app.builder.open_export import open_export
 
-        place = _store() / digest
-        graph = open_export(folder, place / GRAPHS)
-        Builder(graph).prepare(None, digest, place / VERSIONS / digest)
-        _known[digest] = place
-    return _known[digest]
+            place = _store() / digest
+            graph = open_export(folder, place / GRAPHS)
+            Builder(graph).prepare(None, digest, place / VERSIONS / digest)
+            _known[digest] = place
+        return _known[digest]
