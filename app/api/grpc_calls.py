@@ -111,7 +111,7 @@ class InferenceCalls:
             try:
                 if name not in ("ServerLive", "ServerReady"):
                     self._check_token(context)
-                return await call(_readable(request), context)
+                return await call(request if name == "ModelInfer" else _readable(request), context)
             except Exception as error:
                 await context.abort(CODES[status_of(error)], detail_of(error))
 
@@ -197,6 +197,7 @@ class InferenceCalls:
         started, policy, function = perf_counter(), "", "action"
         status = 499  # the client goes away
         try:
+            request = _readable(request)
             served, loaded = await self._asked(request.model_name, request.model_version)
             policy, function = served.model.policy.name, served.model.function
             with counted(self._unfinished, request.ByteSize()):
@@ -249,7 +250,7 @@ class InferenceCalls:
             await context.abort(CODES[status_of(error)], detail_of(error))
         async for request in until(self._stopping, requests):
             try:
-                answer = response(infer_response=await self._infer(_readable(request), context))
+                answer = response(infer_response=await self._infer(request, context))
             except Exception as error:
                 answer = response(error_message=detail_of(error))
                 answer.infer_response.id = "" if isinstance(request, Refusal) else request.id

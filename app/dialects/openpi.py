@@ -19,7 +19,7 @@ from app.inputs.arrays import ArrayReader
 from app.inputs.names import OPTIONS, names_of, request_name, top_level
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
-from app.wire.tensors import Array, show
+from app.wire.tensors import Array, Arrays, show
 from saver.artifact import leaves
 
 OBSERVATION = "observation"
@@ -159,12 +159,13 @@ class Kind(NamedTuple):
         for start, end, constant in self.between:
             if body[start:end] != constant:
                 return None
-        arrays = {
-            name: np.frombuffer(body, dtype, items, start).reshape(shape)
-            for name, dtype, shape, start, items in self.places
-        }
+        arrays: Arrays = {name: np.ndarray(shape, dtype, body, start) for name, dtype, shape, start, _ in self.places}
         inputs = reader.read(arrays, self.rows)
-        return None if inputs is None else (inputs._replace(batched=self.batched), self.options)
+        if inputs is None:
+            return None
+        if not self.batched:  # `_replace` takes four times as long
+            inputs = Inputs(inputs.arrays, inputs.rows, False, inputs.needs_state, inputs.outside_bounds)
+        return inputs, self.options
 
 
 def _address(array: Array) -> int:
