@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from app import __version__
 from app.metric_files import join_ended, together_in
-from app.metric_table import ENGINE_CALL_S, ENGINES, LATENCY_S, METRICS, PREFIX, ROWS
+from app.metric_table import ENGINE_CALL_S, ENGINES, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A process that is killed loses what it counted in the last so many seconds.
@@ -95,6 +95,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._all = {metric.name: metric.register(self.registry) for metric in METRICS}
         self._all["build_info"].labels(__version__).set(1)
+        for process in RESTARTED:  # or the first restart would be no increase
+            self._all["restarts"].labels(process)
         self._measures: list[Callable[[], None]] = []
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}

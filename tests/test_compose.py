@@ -113,7 +113,7 @@ def test_what_the_example_shows_is_read() -> None:
 # Prometheus and Grafana.
 
 
-def test_what_watches_the_server_is_told_where_it_is_and_reads_files_that_are_there() -> None:
+def test_what_watches_the_server_knows_its_name_and_reads_files_that_are_there() -> None:
     services = composed()["services"]
     watching = {name for name, service in services.items() if "observe" in service.get("profiles", ())}
     assert watching == {"prometheus", "grafana"}

@@ -230,7 +230,7 @@ class Manager:
         if pin is not None:
             if self.records.pin_stays(scan.has(pin.name)):
                 return None
-            log.warning("%s: pinned %s is gone: the pin is dropped", self.name, pin.name, extra=about(self.name))
+            log.warning("%s: %s is gone, and the pin on it is dropped", self.name, pin.name, extra=about(self.name))
             await self.targets.persist(pins.after(pin, Event.DELETED))
         still_changing = await self.scanner.scan_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)

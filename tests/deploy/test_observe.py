@@ -29,7 +29,7 @@ from tests.support.server import RunningServer, serving
 
 DASHBOARD: dict[str, Any] = json.loads((OBSERVE / "grafana" / "dashboards" / "policy-server.json").read_text())
 # What Grafana puts in, and the values that it would have.
-VARIABLES = {"$__rate_interval": "1m", "$instance": ".*", "$policy": ".*"}
+VARIABLES = {"$__rate_interval": "5m", "$instance": ".*", "$policy": ".*"}
 OPTIONS = (
     "--log-format", "json", "--checkpoint-expected-s", "1", "--queue-limit-requests", "4", "--sessions-limit", "2",
     "--sessions-per-client", "2", "--no-watch",

@@ -102,7 +102,7 @@ def _rendered(folder: Path) -> Path:
     return folder / "prometheus.yml"
 
 
-def until(condition: Any, timeout_s: float = 120) -> bool:
+def until(condition: Any, timeout_s: float = 60) -> bool:
     """Returns whether it has come about in that time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
