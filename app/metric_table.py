@@ -22,6 +22,8 @@ _POLICY, _ROUTE = ("policy",), ("policy", "route")
 # Of a gauge that processes set: the value set last counts, or the values of those that run are added up.
 LAST, SUM = "mostrecent", "livesum"
 ENGINES = ("litert", "tensorflow")
+# The stages of a swap.
+STAGES = ("loaded", "verified", "active", "drained")
 # The processes that are started again when they end.
 RESTARTED = ("builder", "worker")
 

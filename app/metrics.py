@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from app import __version__
 from app.metric_files import join_ended, together_in
-from app.metric_table import ENGINE_CALL_S, ENGINES, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS
+from app.metric_table import ENGINE_CALL_S, ENGINES, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS, STAGES
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A process that is killed loses what it counted in the last so many seconds.
@@ -212,6 +212,8 @@ class PolicyMetrics:
         self._queue_limit: Gauge = metrics["queue_limit_requests"].labels(policy)
         self._rows, self._calls = LocalHistogram(ROWS), LocalHistogram(ENGINE_CALL_S)
         self._policy, self._metrics = policy, metrics
+        for stage in STAGES:  # or those of the first swap would be no increase
+            metrics["swap_stage_seconds"].labels(policy, stage)
 
     def active(self, train_step: int, engine: str) -> None:
         """Records that other weights serve from now on: their train step, and the engine that runs them."""
