@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import signal
 import socket
@@ -54,8 +55,9 @@ def _start(parsed: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(parsed).items() if key not in ("command", "policies")}
     try:
         settings = settings_from_process(parsed.policies, given)
+        logs.configure(settings.log_level, settings.log_format, process="control")
         for name in unknown_variables(os.environ):
-            print(f"policy server: {name} is no setting and is ignored", file=sys.stderr)
+            _complain(logging.WARNING, f"{name} is no setting and is ignored")
         if settings.grpc_port and importlib.util.find_spec("grpc") is None:
             raise SettingsError("--grpc-port needs the extra grpc: pip install 'policy-server[grpc]'")
         with contextlib.ExitStack() as stack:
@@ -64,9 +66,17 @@ def _start(parsed: argparse.Namespace) -> int:
                 listeners.append(stack.enter_context(unix_socket(settings)))
             return _serve(settings, listeners)
     except (SettingsError, UnusablePolicy) as error:
-        logs.flush()  # this is the last line
-        print(f"policy server: {error}", file=sys.stderr)
+        _complain(logging.ERROR, str(error))
         return 2 if isinstance(error, SettingsError) else 1
+
+
+def _complain(level: int, text: str) -> None:
+    """Says what is wrong with how the server was started, or why it ends, in the form of the log."""
+    if logs.json_formatter() is not None:
+        logging.getLogger("policy_server.start").log(level, "%s", text)
+    logs.flush()
+    if logs.json_formatter() is None:
+        print(f"policy server: {text}", file=sys.stderr)
 
 
 _DESCRIPTION = "Serves TF-Agents policies over HTTP and swaps their weights while it serves."
@@ -121,7 +131,6 @@ def _serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
         import uvloop
 
-        logs.configure(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve_until_signalled(settings, listeners))
 

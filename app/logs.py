@@ -1,17 +1,21 @@
-"""Log lines: one line each, time first, to standard error; and the lines that a start prints.
+"""Log lines: one line each, as text with the time first, or as a JSON object; and the lines that a start prints.
 
 A thread writes, since a pipe that is not read blocks its writer, and no answer may wait for that.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
+from datetime import UTC, datetime
+from typing import Any
 
 # Of lines that wait to be written.
 _MOST_BYTES = 2**20
@@ -25,8 +29,11 @@ class Drain:
     What comes while more than `most_bytes` wait is dropped and counted; a line says how many when there is room again.
     """
 
-    def __init__(self, descriptor: int, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(
+        self, descriptor: int, most_bytes: int = _MOST_BYTES, formatter: logging.Formatter | None = None
+    ) -> None:
         self._descriptor = descriptor
+        self._formatter = formatter or LineFormatter()
         self._most_bytes = most_bytes
         self._lines: deque[bytes] = deque()
         self._bytes = 0
@@ -62,12 +69,17 @@ class Drain:
                 self._bytes -= len(line)
                 self._dropped += not written
                 if written and self._dropped and self._bytes < self._most_bytes // 2:
-                    notice = _dropped(self._dropped)
+                    notice = self._notice(self._dropped)
                     self._lines.append(notice)
                     self._bytes += len(notice)
                     self._dropped = 0
                 self._writing = False
                 self._changed.notify_all()
+
+    def _notice(self, count: int) -> bytes:
+        """Makes the line that stands where lines are missing."""
+        text = f"{count} lines before this one were dropped: the log was not read for a while"
+        return self._formatter.format(_record(logging.WARNING, "policy_server.log", text)).encode() + b"\n"
 
     def _write(self, data: bytes) -> bool:
         while data:
@@ -103,13 +115,21 @@ class DrainHandler(logging.Handler):
 _HTTP = "policy_server.http"
 
 
-def configure(level: str) -> None:
-    """Sets the level of our loggers and of uvicorn's."""
+def configure(level: str, form: str = "text", **process: str | int) -> None:
+    """Sets the level of our loggers and of uvicorn's, and the form of the lines.
+
+    `form`: "text", or "json": then whatever Python prints of errors and warnings is a line of the log too. `process`:
+    fields of each JSON object that say which process wrote it.
+    """
     root = logging.getLogger()
     if not root.handlers:
-        handler = DrainHandler(Drain(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2))
-        handler.setFormatter(LineFormatter())
+        formatter = JsonFormatter(process) if form == "json" else LineFormatter()
+        descriptor = sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
+        handler = DrainHandler(Drain(descriptor, formatter=formatter))
+        handler.setFormatter(formatter)
         root.addHandler(handler)
+        if form == "json":
+            _log_what_python_prints()
         root.setLevel(logging.WARNING)
     for each in root.handlers:
         each.addFilter(_renamed)
@@ -133,12 +153,43 @@ def _renamed(record: logging.LogRecord) -> bool:
 
 
 def say(*lines: str) -> None:
-    """Prints lines to standard output, and does not wait for long where they are not read."""
+    """Prints lines to standard output, in the form of the log's, and does not wait for long where they are not read."""
     sys.stdout.flush()
-    drain = Drain(sys.stdout.fileno())
+    formatter = json_formatter()
+    drain = Drain(sys.stdout.fileno(), formatter=formatter)
     for line in lines:
+        if formatter is not None:
+            line = formatter.format(_record(logging.INFO, "policy_server.start", line.strip()))
         drain.put(line)
     drain.flush()
+
+
+def json_formatter() -> JsonFormatter | None:
+    """Returns what formats the log where its lines are JSON, else None."""
+    formatters = [handler.formatter for handler in logging.getLogger().handlers]
+    return next((formatter for formatter in formatters if isinstance(formatter, JsonFormatter)), None)
+
+
+def about(policy: str, version: str = "") -> dict[str, str]:
+    """Returns the fields of a record that is about a policy, and perhaps about a version of it: its `extra`."""
+    return {"policy": policy, "version": version} if version else {"policy": policy}
+
+
+def _log_what_python_prints() -> None:
+    """Has warnings, and errors that nobody has caught, logged: Python would print them over several lines."""
+    log = logging.getLogger("policy_server.log")
+    logging.captureWarnings(True)
+
+    def hook(kind: Any, error: Any, trace: Any) -> None:
+        log.critical("an error that nobody has caught ends this process", exc_info=(kind, error, trace))
+
+    def in_thread(found: Any) -> None:
+        log.critical("an error that nobody has caught ends a thread", exc_info=found[:3])
+
+    def unraisable(found: Any) -> None:
+        log.error("an error that cannot be raised: %s", found.err_msg or "", exc_info=found[:3])
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hook, in_thread, unraisable
 
 
 class LineFormatter(logging.Formatter):
@@ -158,15 +209,35 @@ _ESCAPES |= {code: ascii(chr(code))[1:-1] for code in (0x200E, 0x200F, *range(0x
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def _dropped(count: int) -> bytes:
-    """Makes the line that stands where lines are missing."""
-    record = logging.makeLogRecord(
-        {
-            "name": "policy_server.log",
-            "levelno": logging.WARNING,
-            "levelname": "WARNING",
-            "msg": f"{count} lines before this one were dropped: the log was not read for a while",
-            "created": time.time(),
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object on one line. `process`: fields that every object has.
+
+    `time` is in RFC 3339, UTC; `policy` and `version` are there where the record is about one, `error` where there is
+    one: its type, its message, and its stack as Python prints it.
+    """
+
+    def __init__(self, process: dict[str, str | int]) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": when.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._process,
         }
-    )
-    return LineFormatter().format(record).encode() + b"\n"
+        line |= {key: str(getattr(record, key)) for key in ("policy", "version") if hasattr(record, key)}
+        if record.exc_info and record.exc_info[0] is not None:
+            kind, error, trace = record.exc_info
+            stack = "".join(traceback.format_exception(kind, error, trace))
+            line["error"] = {"type": kind.__qualname__, "message": str(error), "stack": stack}
+        return json.dumps(line)  # ASCII: no character of it can end a line, or control a terminal
+
+
+def _record(level: int, logger: str, text: str) -> logging.LogRecord:
+    names = {"name": logger, "levelno": level, "levelname": logging.getLevelName(level)}
+    return logging.makeLogRecord({**names, "msg": text, "created": time.time()})

@@ -1,4 +1,4 @@
-"""The metrics of the server: one table of them, and the objects that count.
+"""The objects that count, one for each row of `METRICS`.
 
 Made per process and passed down: there is no global registry. The processes of one server count together:
 `PROMETHEUS_MULTIPROC_DIR`, which the client library reads when it is imported, names the folder in which each has its
@@ -9,98 +9,22 @@ process that is killed takes with it what it counted since.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from app import __version__
+from app.metric_files import join_ended, together_in
+from app.metric_table import ENGINE_CALL_S, ENGINES, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS, STAGES
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-PREFIX = "policy_server_"
 # A process that is killed loses what it counted in the last so many seconds.
 FLUSH_S = 1.0
-
-_LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-_POLICY, _ROUTE = ("policy",), ("policy", "route")
-
-
-class Metric(NamedTuple):
-    """One metric. `buckets`: upper bounds, of a histogram only."""
-
-    name: str
-    kind: type[Counter | Gauge | Histogram]
-    help: str
-    labels: tuple[str, ...] = _POLICY
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def full_name(self) -> str:
-        """The name that Prometheus sees; it adds `_total` to that of a counter."""
-        return PREFIX + self.name
-
-    def register(self, registry: CollectorRegistry) -> Any:
-        """Makes the object that counts, and has the registry collect it."""
-        options: dict[str, Any] = {}
-        if self.kind is Gauge:
-            options["multiprocess_mode"] = "mostrecent"
-        elif self.kind is Histogram:
-            options["buckets"] = self.buckets
-        return self.kind(self.full_name, self.help, self.labels, registry=registry, **options)
-
-
-METRICS = (
-    Metric("answers", Counter, "Data requests answered, by route and HTTP status.", (*_ROUTE, "status")),
-    Metric(
-        "answer_seconds", Histogram, "Time from a request's header read to its answer, in seconds.", _ROUTE, _LATENCY_S
-    ),
-    Metric("batch_rows", Histogram, "Rows per batch.", buckets=_ROWS),
-    Metric("train_step", Gauge, "Train step of the weights."),
-    Metric("ready", Gauge, "1 while some weights of the policy serve, 0 while it cannot be opened."),
-    Metric("paused", Gauge, "1 while the policy is paused, else 0."),
-    Metric("build_info", Gauge, "1, with the version of the server as its label.", ("version",)),
-    Metric("sessions", Gauge, "Sessions that are open.", ()),
-    Metric(
-        "restarts", Counter, "Processes that ended and were started again, by process: builder or worker.", ("process",)
-    ),
-    Metric("swaps", Counter, "Versions that became active, the export at the start not counted."),
-    Metric("refused_versions", Counter, "Checkpoints that may not serve."),
-    Metric(
-        "unusable_records",
-        Counter,
-        "Records of sessions in Redis that were not written by this server, or were changed, and that were dropped.",
-    ),
-    Metric("outside_bounds", Counter, "Floats of requests outside the bounds of the spec."),
-    Metric(
-        "swap_seconds",
-        Histogram,
-        "Time from the start of a swap to its end on every worker, in seconds.",
-        buckets=_LATENCY_S,
-    ),
-    Metric(
-        "swap_stage_seconds",
-        Histogram,
-        "Time of each step of a swap: loaded, verified, active, drained (the version before it), in seconds.",
-        (*_POLICY, "stage"),
-        _LATENCY_S,
-    ),
-    Metric("fleet_members", Gauge, "Servers of the fleet that hold a lease, as this one knows them.", ()),
-    Metric("fleet_leased", Gauge, "1 while this server holds a lease of its fleet, 0 while it does not.", ()),
-    Metric("fleet_epoch", Gauge, "Epoch of what this server serves: it grows with each change of the fleet."),
-    Metric(
-        "fleet_held_seconds",
-        Histogram,
-        "Time for which requests were held while the fleet committed a version, in seconds.",
-        buckets=_LATENCY_S,
-    ),
-)
 
 
 class LocalHistogram:
@@ -130,18 +54,31 @@ class LocalHistogram:
 
 
 class DataMetrics:
-    """The counts of one data route of one policy. `answers`: HTTP status → the counter of its answers."""
+    """The counts of one data route of one policy.
 
-    def __init__(self, answers: Callable[[int], Counter], latency: Histogram) -> None:
+    `answers`: HTTP status → the counter of its answers. `errors`: kind of error → the counter of it.
+    """
+
+    def __init__(self, answers: Callable[[int], Counter], errors: Callable[[str], Counter], latency: Histogram) -> None:
         self._answers = answers
+        self._errors = errors
         self._latency = latency
         self._statuses: dict[int, int] = {}
-        self._seconds = LocalHistogram(_LATENCY_S)
+        self._seconds = LocalHistogram(LATENCY_S)
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts one answer."""
         self._statuses[status] = self._statuses.get(status, 0) + 1
         self._seconds.observe(seconds)
+
+    def refused(self, kind: str, status: int, seconds: float) -> None:
+        """Counts a request that no cycle came to answer."""
+        self.failed(kind)
+        self.answered(status, seconds)
+
+    def failed(self, kind: str) -> None:
+        """Counts an error."""
+        self._errors(kind).inc()
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
@@ -158,8 +95,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._all = {metric.name: metric.register(self.registry) for metric in METRICS}
         self._all["build_info"].labels(__version__).set(1)
+        for process in RESTARTED:  # or the first restart would be no increase
+            self._all["restarts"].labels(process)
+        self._measures: list[Callable[[], None]] = []
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
+        self._leased = False
 
     def policy(self, name: str) -> PolicyMetrics:
         """Returns the metrics of one policy, with their labels looked up once."""
@@ -175,23 +116,49 @@ class Metrics:
         """Records how many servers hold a lease, and whether this one does."""
         self._all["fleet_members"].set(members)
         self._all["fleet_leased"].set(leased)
+        self._all["fleet_lapses"].inc(self._leased and not leased)
+        self._leased = leased
 
-    def sessions(self, count: int) -> None:
-        """Records how many sessions are open."""
+    def sessions(self, count: int, limit: int) -> None:
+        """Records how many sessions are open, and how many may be."""
         self._all["sessions"].set(count)
+        self._all["sessions_limit"].set(limit)
+
+    def buffered(self, requests: int, answers: int, limit: int) -> None:
+        """Records the bytes of unfinished requests and of unread answers, and the most of each."""
+        self._all["buffered_bytes"].labels("requests").set(requests)
+        self._all["buffered_bytes"].labels("answers").set(answers)
+        self._all["buffered_limit_bytes"].set(limit)
+
+    def memory(self, process: str, resident: int) -> None:
+        """Records the bytes of memory that the processes of a kind take."""
+        self._all["resident_memory_bytes"].labels(process).set(resident)
+
+    def limits(self, memory: int, checkpoint_expected_s: int) -> None:
+        """Records the bytes of memory that there are, and the time within which new checkpoints are expected."""
+        self._all["memory_limit_bytes"].set(memory)
+        self._all["checkpoint_expected_seconds"].set(checkpoint_expected_s)
+
+    def measure_with(self, measure: Callable[[], None]) -> None:
+        """Has `measure` called before each flush: it records what is only known by looking."""
+        self._measures.append(measure)
 
     def data(self, policy: str, route: str) -> DataMetrics:
         """Returns the metrics of a data route. `policy` is one that is served, or "" for any other name."""
         found = self._data.get((policy, route))
         if found is None:
-            answers, latency = self._all["answers"], self._all["answer_seconds"]
+            answers, errors, latency = (self._all[name] for name in ("answers", "errors", "answer_seconds"))
             found = self._data[policy, route] = DataMetrics(
-                lambda status: answers.labels(policy, route, str(status)), latency.labels(policy, route)
+                lambda status: answers.labels(policy, route, str(status)),
+                lambda kind: errors.labels(policy, kind),
+                latency.labels(policy, route),
             )
         return found
 
     def flush(self) -> None:
         """Lets all processes see what this one has counted: to be called every `FLUSH_S` seconds, and at the end."""
+        for measure in self._measures:
+            measure()
         for data in self._data.values():
             data.flush()
         for policy in self._policies.values():
@@ -222,9 +189,7 @@ class Metrics:
         if SHARED_FOLDER_VARIABLE not in os.environ:
             yield self.registry
             return
-        together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        with _lock(Path(os.environ[SHARED_FOLDER_VARIABLE]), fcntl.LOCK_SH):
+        with together_in(Path(os.environ[SHARED_FOLDER_VARIABLE])) as together:
             yield together
 
 
@@ -236,18 +201,26 @@ class PolicyMetrics:
         self._paused: Gauge = metrics["paused"].labels(policy)
         self._swaps: Counter = metrics["swaps"].labels(policy)
         self._refused: Counter = metrics["refused_versions"].labels(policy)
-        self._outside_bounds: Counter = metrics["outside_bounds"].labels(policy)
+        self._outside_bounds: Counter = metrics["floats_outside_bounds"].labels(policy)
         self._unusable_records: Counter = metrics["unusable_records"].labels(policy)
         self._epoch: Gauge = metrics["fleet_epoch"].labels(policy)
         self._held_seconds: Histogram = metrics["fleet_held_seconds"].labels(policy)
         self._swap_seconds: Histogram = metrics["swap_seconds"].labels(policy)
         self._batch_rows: Histogram = metrics["batch_rows"].labels(policy)
-        self._rows = LocalHistogram(_ROWS)
-        self._policy, self._stage_seconds = policy, metrics["swap_stage_seconds"]
+        self._engine_seconds: Histogram = metrics["engine_seconds"].labels(policy)
+        self._queue: Gauge = metrics["queue_requests"].labels(policy)
+        self._queue_limit: Gauge = metrics["queue_limit_requests"].labels(policy)
+        self._rows, self._calls = LocalHistogram(ROWS), LocalHistogram(ENGINE_CALL_S)
+        self._policy, self._metrics = policy, metrics
+        for stage in STAGES:  # or those of the first swap would be no increase
+            metrics["swap_stage_seconds"].labels(policy, stage)
 
-    def active(self, train_step: int) -> None:
-        """Records the train step of the weights that serve now."""
+    def active(self, train_step: int, engine: str) -> None:
+        """Records that other weights serve from now on: their train step, and the engine that runs them."""
         self._train_step.set(train_step)
+        self._metrics["activated_timestamp_seconds"].labels(self._policy).set(time.time())
+        for name in ENGINES:
+            self._metrics["engine"].labels(self._policy, name).set(name == engine)
 
     def swapped(self, seconds: float) -> None:
         """Counts a version that became active, so many seconds after its swap started."""
@@ -256,7 +229,7 @@ class PolicyMetrics:
 
     def stage(self, name: str, seconds: float) -> None:
         """Records how long a stage of a swap took."""
-        self._stage_seconds.labels(self._policy, name).observe(seconds)
+        self._metrics["swap_stage_seconds"].labels(self._policy, name).observe(seconds)
 
     def epoch(self, epoch: int) -> None:
         """Records in which epoch what serves was committed."""
@@ -282,67 +255,18 @@ class PolicyMetrics:
         """Records whether the policy is paused."""
         self._paused.set(paused)
 
-    def batch(self, rows: int) -> None:
-        """Counts a batch of so many rows."""
+    def batch(self, rows: int, seconds: float | None) -> None:
+        """Counts a batch of so many rows, and how long the engine took; None where that is not known."""
         self._rows.observe(rows)
+        if seconds is not None:
+            self._calls.observe(seconds)
+
+    def queue(self, requests: int, limit: int) -> None:
+        """Records how many requests wait in this process, and how many may."""
+        self._queue.set(requests)
+        self._queue_limit.set(limit)
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
         self._rows.flush_into(self._batch_rows)
-
-
-# Stands in the place of a process's id in the names of the files with the counts of ended processes.
-_ENDED = "ended"
-
-
-def join_ended(folder: Path) -> None:
-    """Adds the counts of processes that have ended to one file of each kind, and deletes theirs.
-
-    Or each process that was ever started again would have to be read for each scrape. While one runs, that is left for
-    the next time.
-    """
-    with _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
-        for path in sorted(folder.glob("*.db")) if locked else ():
-            kind, _, process = path.stem.rpartition("_")
-            if process.isdecimal() and _is_over(int(process)):
-                _join(path, folder / f"{kind}_{_ENDED}.db", adds=not kind.startswith("gauge"))
-                path.unlink()
-
-
-def _is_over(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _join(path: Path, into: Path, adds: bool) -> None:
-    """Adds counters and histograms up; of a gauge the last value counts."""
-    together = MmapedDict(str(into))  # type: ignore[no-untyped-call]
-    try:
-        for key, value, at, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
-            known, known_at = together.read_value(key)  # type: ignore[no-untyped-call]
-            if adds:
-                together.write_value(key, known + value, 0.0)  # type: ignore[no-untyped-call]
-            elif at >= known_at:
-                together.write_value(key, value, at)  # type: ignore[no-untyped-call]
-    finally:
-        together.close()  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, how: int) -> Iterator[bool]:
-    """Yields whether the files of the folder are locked inside the block."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        locked = True
-        try:
-            fcntl.flock(descriptor, how)
-        except OSError:  # in use; or a file system without locks
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)
+        self._calls.flush_into(self._engine_seconds)

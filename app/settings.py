@@ -138,10 +138,16 @@ class Settings:
         "URL at which the other servers of the fleet reach this one; empty: that of its host and port",
         schemes=("http://", "https://"),
     )
+    checkpoint_expected_s: int = setting(
+        0, "seconds within which a new checkpoint is expected, for the alert that none has come; 0: none is", least=0
+    )
     log_level: str = setting(
         "info",
         "lowest level that is logged: debug, info, warning or error",
         choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = setting(
+        "text", "form of the log's lines: text, or json for an object a line", choices=("text", "json")
     )
     admin_token: str = secret("bearer token of the admin routes; without one they are closed")
     session_url: str = secret(

@@ -36,8 +36,11 @@ STOP_TIMEOUT_S = 30.0
 _CALL_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _LOG_LINES = 5  # of the log's end, in messages
-# The first and the last line of what a server says once it accepts connections.
-_LISTENING = re.compile(r"^Listening on (http://\S+).*^Limits: [^\n]*\n", re.MULTILINE | re.DOTALL)
+# The first and the last line of what a server says once it accepts connections, as text or as JSON.
+_LISTENING = re.compile(
+    r'^(?:{[^\n]*"message": ")?Listening on (http://\S+).*^(?:{[^\n]*"message": ")?Limits: [^\n]*\n',
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class ServerFailed(Exception):

@@ -1,4 +1,6 @@
-"""The worker process: HTTP, batching, engines. `python -m app.worker LINK LISTENER…`, started by the control process.
+"""The worker process: HTTP, batching, engines. started by the control process.
+
+`python -m app.worker LINK LISTENER… LEVEL FORM NUMBER`: the log's level and form, and which worker it is.
 
 The composition root of this process; that of the control process is `app/control/server.py`.
 """
@@ -82,7 +84,6 @@ class Worker:
 
     async def open(self, settings: Settings) -> None:
         """Builds everything but the policies."""
-        logs.configure(settings.log_level)
         self._settings, self._metrics = settings, Metrics()
         metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
@@ -113,9 +114,10 @@ class Worker:
             self._limits,
             trusted_proxies=settings.trusted_proxies,
         )
+        metrics.measure_with(functools.partial(_measure, metrics, self._service, self._limits))
         self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
         self._stack.push_async_callback(_ended, asyncio.create_task(memory.give_back_now_and_then()))
-        self._stack.push_async_callback(_ended, asyncio.create_task(_tidy_now_and_then(self._sessions, metrics)))
+        self._stack.push_async_callback(_ended, asyncio.create_task(self._tidy_now_and_then(self._sessions)))
 
     async def open_policy(self, name: str, offer: Offer) -> None:
         """Loads a policy that is offered, and answers requests for it from now on.
@@ -221,6 +223,21 @@ class Worker:
     def _retains(self, policy: str, digest: str) -> bool:
         return self._sessions is not None and self._sessions.retains(policy, digest)
 
+    async def _tidy_now_and_then(self, sessions: Sessions) -> None:
+        reached = True
+        while True:
+            await asyncio.sleep(TIDY_S)
+            try:
+                self._metrics.sessions(await sessions.tidy(), self._settings.sessions_limit)
+            except NotReady as error:
+                if reached:
+                    log.warning("%s", error)
+                reached = False
+            except Exception:  # a bug of ours: the next round may succeed
+                log.exception("sessions cannot be tidied")
+            else:
+                reached = True
+
     async def _opened(self, named: PolicyFolder, offer: Offer) -> Policy:
         """Makes a policy of its parts; closed with the stack, in reverse order."""
         name, spec, settings = named.name, offer.graph.spec, self._settings
@@ -276,6 +293,12 @@ def _fields(spec: PolicySpec) -> str:
     return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
 
 
+def _measure(metrics: Metrics, service: Service, shared: SharedLimits) -> None:
+    metrics.buffered(shared.unfinished.total_bytes, shared.unread.total_bytes, shared.buffered_bytes)
+    for policy in service.policies:
+        policy.batcher.measure()
+
+
 async def _flush_now_and_then(metrics: Metrics) -> None:
     try:
         while True:
@@ -283,22 +306,6 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
             metrics.flush()
     finally:
         metrics.flush()
-
-
-async def _tidy_now_and_then(sessions: Sessions, metrics: Metrics) -> None:
-    reached = True
-    while True:
-        await asyncio.sleep(TIDY_S)
-        try:
-            metrics.sessions(await sessions.tidy())
-        except NotReady as error:
-            if reached:
-                log.warning("%s", error)
-            reached = False
-        except Exception:  # a bug of ours: the next round may succeed
-            log.exception("sessions cannot be tidied")
-        else:
-            reached = True
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -331,9 +338,11 @@ async def run(link: int, listeners: Sequence[int]) -> None:
 
 def main() -> None:
     """Runs until the control process stops it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the control process decides when to stop
-    link, *listeners = map(int, sys.argv[1:])
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # the control process decides when to stop
+    *ends, level, form, number = sys.argv[1:]
+    logs.configure(level, form, process="worker", worker=int(number))
+    link, *listeners = map(int, ends)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(link, listeners))
 

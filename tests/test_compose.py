@@ -110,6 +110,26 @@ def test_what_the_example_shows_is_read() -> None:
     assert {name for name in shown if name.startswith("POLICY_SERVER_")} <= known_variables()
 
 
+# Prometheus and Grafana.
+
+
+def test_what_watches_the_server_knows_its_name_and_reads_files_that_are_there() -> None:
+    services = composed()["services"]
+    watching = {name for name, service in services.items() if "observe" in service.get("profiles", ())}
+    assert watching == {"prometheus", "grafana"}
+    for name in watching:
+        for mounted in services[name]["volumes"]:
+            source = mounted.split(":")[0]
+            assert not source.startswith("./") or (ROOT / source).exists()
+        (port,) = services[name]["ports"]
+        assert port.startswith("127.0.0.1:")
+    config = yaml.safe_load((ROOT / "deploy" / "observe" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert (found["names"], found["port"]) == (["server", *MEMBERS], 8000)
+    assert services.keys() >= set(found["names"])
+
+
 # The fleet.
 
 MEMBERS = ("member-1", "member-2", "member-3")

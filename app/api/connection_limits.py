@@ -61,6 +61,11 @@ class UnfinishedRequests:
             self.release(largest)
             largest.evict()
 
+    @property
+    def total_bytes(self) -> int:
+        """The bytes of all of them."""
+        return self._total
+
     def release(self, owner: Owner) -> None:
         """Records that nothing is kept for `owner` any more."""
         size = self._sizes.pop(owner, 0)
@@ -91,6 +96,11 @@ class UnreadAnswers:
             self._check_all(now)
         if self._timer is None:
             self._timer = loop.call_later(_CHECK_S, self._check)
+
+    @property
+    def total_bytes(self) -> int:
+        """The bytes of the answers to all of them."""
+        return self._total
 
     def discard(self, owner: Owner) -> None:
         """Stops watching a connection."""
@@ -139,6 +149,7 @@ class SharedLimits:
     """`HttpLimits`, and what the connections of a worker share to keep to them."""
 
     def __init__(self, limits: HttpLimits, memory: FreedMemory) -> None:
+        self.buffered_bytes = limits.buffered_bytes
         self.keep_alive_s = limits.keep_alive_s
         self.client_timeout_s = limits.client_timeout_s
         self.unfinished = UnfinishedRequests(limits.buffered_bytes, memory)

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 
 from app.api.bodies import read_body
 from app.api.disconnect import giving_up_with_client
-from app.api.problems import problem_response
+from app.api.problems import kind_of, problem_response
 from app.api.request_cycle import Cycle, Receiver
 from app.errors import ClientGone
 from app.inference.policy import Policy
@@ -78,7 +78,7 @@ def endpoint(
             writes = writer_of(request.headers.get("accept", ""), reads)
         except Exception as error:
             response = problem_response(error)
-            metrics.data(known, route).answered(response.status_code, perf_counter() - started)
+            metrics.data(known, route).refused(kind_of(error), response.status_code, perf_counter() - started)
             return response
         answer = AwaitedAnswer()
         cycle = make(request, policy, reads, writes, metrics.data(known, route), answer)

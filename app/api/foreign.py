@@ -18,9 +18,8 @@ from app.inference.service import Service
 class ForeignCycle(FastPathCycle):
     """One request whose answer is a `Reply`, and whose errors are {"error": text}."""
 
-    def set_exception(self, error: Exception) -> None:
-        """See `Waiter`."""
-        self._respond(error_response(error))
+    def _problem(self, error: Exception) -> Response:
+        return error_response(error)
 
     def _answer(self, body: Any) -> None:
         reply: Reply = body

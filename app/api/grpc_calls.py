@@ -17,7 +17,7 @@ from app.api.connection_limits import UnfinishedRequests
 from app.api.grpc_health import until
 from app.api.grpc_messages import counted, reader_of
 from app.api.models import Models, ServedModel
-from app.api.problems import detail_of, status_of
+from app.api.problems import detail_of, kind_of, status_of
 from app.dialects.open_inference import EXTENSIONS, check_outputs
 from app.dialects.open_inference_body import Call
 from app.dialects.open_inference_grpc import call_in, response_of
@@ -195,19 +195,21 @@ class InferenceCalls:
 
     async def _infer(self, request: Any, context: Any) -> Any:
         started, policy, function = perf_counter(), "", "action"
-        status = 499  # the client goes away
+        status, kind = 499, "client-gone"
         try:
             request = _readable(request)
             served, loaded = await self._asked(request.model_name, request.model_version)
             policy, function = served.model.policy.name, served.model.function
             with counted(self._unfinished, request.ByteSize()):
                 outputs, version, train_step = await self._answered(served, loaded, request, context)
-            status = 200
+            status, kind = 200, ""
             return response_of(self._messages, served.model, request.id, outputs, version, train_step)
         except Exception as error:
-            status = status_of(error)
+            status, kind = status_of(error), kind_of(error)
             raise
         finally:
+            if kind:
+                self._metrics.data(policy, f"grpc/{function}").failed(kind)
             self._metrics.data(policy, f"grpc/{function}").answered(status, perf_counter() - started)
 
     async def _answered(

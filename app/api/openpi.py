@@ -241,9 +241,8 @@ class Episode:
 class MessageCycle(RequestCycle):
     """One message, answered by a message: a text where it is refused."""
 
-    def set_exception(self, error: Exception) -> None:
-        """See `Waiter`."""
-        self._respond(Response(detail_of(error), status_of(error)))
+    def _problem(self, error: Exception) -> Response:
+        return Response(detail_of(error), status_of(error))
 
     def _answer(self, body: Any) -> None:
         self._end(200)

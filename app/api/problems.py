@@ -65,6 +65,15 @@ def status_of(error: Exception) -> int:
     return _row(error)[0]
 
 
+def kind_of(error: Exception) -> str:
+    """Returns the last word of a problem's type: "does-not-fit-the-spec"."""
+    return _kind(_row(error)[1])
+
+
+def _kind(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
 def _row(error: Exception) -> tuple[int, str]:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, _BUG))
 
@@ -164,9 +173,8 @@ def _response(
     extra: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    kind = title.lower().replace(" ", "-")
     body = {
-        "type": f"urn:policy-server:problem:{kind}",
+        "type": f"urn:policy-server:problem:{_kind(title)}",
         "title": title,
         "status": status,
         "detail": detail,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from fastapi import Response
 
 from app.api.bodies import BodyBuffer
-from app.api.problems import problem_response, status_of
+from app.api.problems import kind_of, problem_response, status_of
 from app.batching.rule import Result
 from app.dialects.calls import LargeForeignRequest
 from app.errors import BodyTooLarge, ClientGone, NotJson
@@ -78,7 +78,9 @@ class Cycle:
         """Abandons the request: the client has closed the connection, perhaps before the end of its body."""
         if not self.done():
             asked = self._pending is not None or self.waiting is not None
-            self._count(status_of(ClientGone() if asked else NotJson()))
+            error = ClientGone() if asked else NotJson()
+            self._metrics.failed(kind_of(error))
+            self._count(status_of(error))
         self.gone = True
         self._pending = None
         if self.waiting is not None:
@@ -86,7 +88,11 @@ class Cycle:
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""
-        self._respond(problem_response(error))
+        self._metrics.failed(kind_of(error))
+        self._respond(self._problem(error))
+
+    def _problem(self, error: Exception) -> Response:
+        return problem_response(error)
 
     def _respond(self, response: Response) -> None:
         self._end(response.status_code)

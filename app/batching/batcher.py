@@ -79,6 +79,10 @@ class Batcher:
         """Returns a few inputs of requests that were answered: see `Recorder.rows`."""
         return self._recorder.rows()
 
+    def measure(self) -> None:
+        """Records how many requests wait."""
+        self._parts.metrics.queue(len(self._waiting), self._parts.queue_limit)
+
     def submit(self, job: Job) -> None:
         """Puts a job into the queue; its waiter gets the result, or the error.
 
@@ -224,9 +228,9 @@ class Batcher:
             apart = bool(loaded.version.dependent_rows)
             self._most_rows = 1 if apart else MOST_ROWS
             if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
-                self._deliver(
-                    loaded, jobs, rows, compute(loaded.engine, jobs, rows, self._parts.complete, call_times, apart)
-                )
+                outcomes = compute(loaded.engine, jobs, rows, self._parts.complete, call_times, apart)
+                self._parts.metrics.batch(rows, call_times.take_last())
+                self._deliver(loaded, jobs, outcomes)
             elif jobs:
                 self._in_thread = jobs
                 loaded.acquire()
@@ -242,7 +246,9 @@ class Batcher:
             work = self._loop.run_in_executor(
                 self._parts.executor, compute, loaded.engine, jobs, rows, self._parts.complete, call_times, apart
             )
-            self._deliver(loaded, jobs, rows, await work)
+            outcomes = await work
+            self._parts.metrics.batch(rows, call_times.take_last())
+            self._deliver(loaded, jobs, outcomes)
         except Exception as error:  # as in `_step`
             fail_all(jobs, error)
         finally:
@@ -251,9 +257,8 @@ class Batcher:
             self._go_on()
 
     def _deliver(
-        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, outcomes: Sequence[Arrays | Exception]
+        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]
     ) -> None:
-        self._parts.metrics.batch(rows)
         self._record(jobs[0], outcomes[0])
         version = loaded.version
         name, train_step, digest = version.name, version.train_step, version.digest

@@ -16,9 +16,16 @@ class CallTimes:
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[int, float]] = {}
+        self._last_s: float | None = None
+
+    def take_last(self) -> float | None:
+        """Returns the seconds that the call took that was noted last; None where it was taken already."""
+        last_s, self._last_s = self._last_s, None
+        return last_s
 
     def note(self, function: str, rows: int, seconds: float) -> None:
         """Records the seconds that a call took."""
+        self._last_s = seconds
         known = self._seconds.setdefault(function, {})
         size = rows.bit_length()
         before = known.get(size, seconds)

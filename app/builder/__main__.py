@@ -1,4 +1,4 @@
-"""The builder process: `python -m app.builder LINK ENGINE LEVEL FOLDER`, started by the control process.
+"""The builder process: `python -m app.builder LINK ENGINE LEVEL FORM FOLDER`, started by the control process.
 
 FOLDER is for its temporary files, which hold weights: they go with it, however it ends.
 """
@@ -24,8 +24,8 @@ def main() -> None:
     """Serves the link with the given number, until its other end is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the control process says when to stop
-    link, engine, level, os.environ["TMPDIR"] = sys.argv[1:]
-    logs.configure(level)
+    link, engine, level, form, os.environ["TMPDIR"] = sys.argv[1:]
+    logs.configure(level, form, process="builder")
     os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")

@@ -8,6 +8,7 @@ from collections.abc import Set
 from app.control.plan import newest_first
 from app.control.source import Scan
 from app.control.states import State, Version
+from app.logs import about
 from app.metrics import PolicyMetrics
 
 log = logging.getLogger("policy_server.swap")
@@ -36,7 +37,7 @@ class History:
         version.move(State.REFUSED, reason)
         version.refused_stamp = stamp
         self._metrics.refused()
-        log.warning("%s: refused %s: %s", self._policy, version.name, reason)
+        log.warning("%s: refused %s: %s", self._policy, version.name, reason, extra=about(self._policy, version.name))
 
     def mended(self, name: str) -> None:
         """Forgets what was unreadable under that name: it is so no more."""

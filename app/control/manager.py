@@ -30,6 +30,7 @@ from app.control.states import Version
 from app.control.targets import Past, Target, TargetSwapper
 from app.control.waiters import Waiters
 from app.errors import FleetLost, SwapRefused, TooOld, UnknownVersion
+from app.logs import about
 from app.rpc.messages import Swapped
 
 log = logging.getLogger("policy_server.swap")
@@ -99,7 +100,7 @@ class Manager:
             record = self.records.named(pin.name)
             await self.swap(Past(record, scan) if record is not None else self._named(pin.name, scan))
         except (SwapRefused, UnknownVersion) as error:
-            log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error)
+            log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error, extra=about(self.name))
             self.records.pin = pins.after(pin, Event.NOT_RESUMED)
         else:
             self.records.pin = pin
@@ -214,7 +215,7 @@ class Manager:
         try:
             return await self.changes.run(self._catch_up)
         except FleetLost as error:
-            log.info("%s: nothing is swapped now: %s", self.name, error)
+            log.info("%s: nothing is swapped now: %s", self.name, error, extra=about(self.name))
             return LATER_S
 
     async def _catch_up(self, everything: bool = False) -> float | None:
@@ -224,12 +225,12 @@ class Manager:
         try:
             scan = await self.scanner.scan(only=None if everything else {self.active.name})
         except SwapRefused as error:
-            log.warning("%s: %s", self.name, error)
+            log.warning("%s: %s", self.name, error, extra=about(self.name))
             return LATER_S
         if pin is not None:
             if self.records.pin_stays(scan.has(pin.name)):
                 return None
-            log.warning("%s: checkpoint %s is gone, and the pin on it is dropped", self.name, pin.name)
+            log.warning("%s: %s is gone, and the pin on it is dropped", self.name, pin.name, extra=about(self.name))
             await self.targets.persist(pins.after(pin, Event.DELETED))
         still_changing = await self.scanner.scan_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)

@@ -18,6 +18,7 @@ from app.artifacts.series import resolved, stamp_with_series
 from app.control.manager import Manager
 from app.control.progress import Progress
 from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
+from app.logs import about
 from app.metrics import Metrics
 from app.rpc.child import Child
 from app.rpc.messages import Offer
@@ -94,7 +95,7 @@ class Openings:
                     await self._open(named, open_one, stack)
                     await changed(named)
                 except Exception:  # a bug of ours: the others are to be tried all the same
-                    log.exception("%s: cannot be tried again", name)
+                    log.exception("%s: cannot be tried again", name, extra=about(name))
 
     async def _open(self, named: PolicyFolder, open_one: Open, stack: AsyncExitStack) -> None:
         began = time.perf_counter()
@@ -178,7 +179,7 @@ class RunningWorkers:
             except LinkLost:
                 self._workers.remove(worker)  # its successor learns of it when it starts
             except SwapRefused as error:
-                log.error("%s: a worker cannot load it: %s", name, error)
+                log.error("%s: a worker cannot load it: %s", name, error, extra=about(name))
                 await worker.call("fail", {**self._openings.failures, name: f"this worker cannot load it: {error}"})
 
     async def _open_in(self, worker: Child, name: str) -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from app.logs import about
+
 log = logging.getLogger("policy_server.start")
 
 
@@ -16,19 +18,19 @@ class Progress:
 
     def opens(self, policy: str, folder: str) -> None:
         """Says that a policy is being opened."""
-        log.info("%s: opens %s", policy, folder)
+        log.info("%s: opens %s", policy, folder, extra=about(policy))
 
     def step(self, policy: str, step: str, seconds: float) -> None:
         """Says that one step of opening it is done."""
-        log.info("%s: %s in %.1f s", policy, step, seconds)
+        log.info("%s: %s in %.1f s", policy, step, seconds, extra=about(policy))
 
     def opened(self, policy: str, what: str, seconds: float) -> None:
         """Says that it is open."""
-        log.info("%s: opened in %.1f s: %s", policy, seconds, what)
+        log.info("%s: opened in %.1f s: %s", policy, seconds, what, extra=about(policy))
 
     def failed(self, policy: str, reason: str) -> None:
         """Says that it cannot be opened."""
-        log.error("%s: cannot be opened: %s", policy, reason)
+        log.error("%s: cannot be opened: %s", policy, reason, extra=about(policy))
 
     def note(self, text: str) -> None:
         """Says what is done for all of them."""
@@ -68,13 +70,14 @@ class Bar(Progress):
 class Showing(Progress):
     """A bar on a terminal while the server starts, and lines in the log otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_text: bool) -> None:
+        self._as_text = as_text
         self._now = Progress()
 
     @contextlib.contextmanager
     def bar(self, policies: int) -> Iterator[None]:
         """Shows a bar over so many policies within the block, where standard error is a terminal."""
-        if not sys.stderr.isatty():
+        if not (self._as_text and sys.stderr.isatty()):
             yield
             return
         from rich import progress  # here: a server in the background does without it

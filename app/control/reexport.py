@@ -14,6 +14,7 @@ from app.control.plan import OwnWeights
 from app.control.prepare import OTHER_SPECS, Builder
 from app.control.state_dir import StateDir
 from app.errors import SwapRefused, UnusablePolicy
+from app.logs import about
 from app.offload import in_executor
 from saver.artifact import GRAPH_FILE, POLICY_FILE
 
@@ -60,7 +61,10 @@ class ExportFolder:
         if self.graph.python_code:
             code = "; ".join(self.graph.python_code)
             log.warning(
-                "%s: Python code stayed in the process that saved the policy, and is missing: %s", self._name, code
+                "%s: Python code stayed in the process that saved the policy, and is missing: %s",
+                self._name,
+                code,
+                extra=about(self._name),
             )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from app.artifacts.checkpoint import Identity, identify
 from app.artifacts.temporary import emptied, own_folder
 from app.control.handlers import manager_calls
 from app.control.history import History
+from app.control.identifier import identifier
 from app.control.manager import Manager
+from app.control.memory_use import memory_limit, record_memory
 from app.control.openings import Openings, RunningWorkers
 from app.control.prepare import Builder, Preparing
 from app.control.probe_file import ProbeFile
@@ -88,7 +89,7 @@ class Server:
         self._listeners = listeners
         self._probe_file = _probe_file(settings)
         self._metrics = Metrics()
-        self._progress = Showing()
+        self._progress = Showing(as_text=settings.log_format == "text")
         self.openings = Openings(settings.policies, self._metrics, self._progress)
         self._opened = asyncio.Event()
         self._running = RunningWorkers(self.openings)
@@ -110,6 +111,7 @@ class Server:
             self._progress.note("starts TensorFlow")
             own = _own_folder(self._folder)
             await self._start_builder(own / ".builder")
+            self._measure_memory()
             await self._serve(own)
         if self._settings.watch:
             self._watch()
@@ -138,7 +140,7 @@ class Server:
 
         async def start() -> Child:
             await asyncio.to_thread(emptied, folder)
-            arguments = (settings.engine, settings.log_level, str(folder))
+            arguments = (settings.engine, settings.log_level, settings.log_format, str(folder))
             return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
 
         async def prepare(child: Child) -> None:
@@ -153,6 +155,12 @@ class Server:
         )
         await self._builder.start()
 
+    def _measure_memory(self) -> None:
+        assert self._builder is not None, "it is started first"
+        self._metrics.limits(memory_limit(), self._settings.checkpoint_expected_s)
+        kept = {"builder": [self._builder], "worker": self._workers}
+        self._watch_in(asyncio.create_task(record_memory(self._metrics, kept)))
+
     async def _end_builder(self) -> None:
         self._calls.close()
         if self._builder is not None:
@@ -163,7 +171,8 @@ class Server:
 
         async def start() -> Child:
             handlers = manager_calls(self.openings.managers, self._in_fleet)
-            return await Child.start("app.worker", (), handlers, self._listeners, settings.stalled_s)
+            arguments = (settings.log_level, settings.log_format, str(number + 1))
+            return await Child.start("app.worker", arguments, handlers, self._listeners, settings.stalled_s)
 
         async def prepare(child: Child) -> None:
             await self._opened.wait()
@@ -217,9 +226,9 @@ class Server:
         """Opens one policy; what it leaves to be closed goes onto `own`."""
         settings = self._settings
         state_dir = own.enter_context(StateDir(self._state / named.name, settings.engine).opened())
-        identifier = _identifier(self._calls, state_dir, asyncio.get_running_loop())
+        identify = identifier(self._calls, state_dir, asyncio.get_running_loop())
         more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
-        source = Source(named.folder, identifier, more)
+        source = Source(named.folder, identify, more)
         given = self._probe_file
         builder = RemoteBuilder(named.name, self._calls, lambda spec: given.inputs(named.name, spec) if given else ())
         manager = build_manager(named, builder, source, state_dir, self._executor, self._metrics.policy(named.name))
@@ -259,7 +268,7 @@ class Server:
             await self._fleet.close()
 
     async def _end_executor(self) -> None:
-        # In a thread: what the executor still does may wait for this loop (see `_identifier`).
+        # In a thread: what the executor still does may wait for this loop (see `identifier`).
         await asyncio.to_thread(self._executor.shutdown)
 
     def _watch(self) -> None:
@@ -318,21 +327,6 @@ def _probe_file(settings: Settings) -> ProbeFile | None:
     if not settings.probe_inputs:
         return None
     return ProbeFile(Path(settings.probe_inputs), [named.name for named in settings.policies])
-
-
-def _identifier(
-    calls: BuilderCalls, state_dir: StateDir, loop: asyncio.AbstractEventLoop
-) -> Callable[[Path, float], Identity]:
-    """What identifies a checkpoint, in the control thread; the builder reads a train step that nothing else says."""
-
-    def train_step_in(folder: Path, digest: str) -> int:
-        known = state_dir.train_step(digest)
-        if known is not None:
-            return known
-        train_step: int = asyncio.run_coroutine_threadsafe(calls.call("train_step_in", folder), loop).result()
-        return train_step
-
-    return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
 
 
 def _own_folder(stack: ExitStack) -> Path:

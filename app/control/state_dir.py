@@ -21,6 +21,7 @@ from typing import Any
 from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, GRAPHS, VERSIONS, Bundle, Graph
 from app.artifacts.records import Pin, VersionRecord
 from app.errors import UnusablePolicy
+from app.logs import about
 from saver.artifact import IncompleteError
 from saver.artifact.files import read_manifest, write_json
 from saver.artifact.publishing import discard, sweep
@@ -105,7 +106,7 @@ class StateDir:
             served = tuple(map(_record, data["served"]))
             return SavedState(export, served, pin, data["export"] != export or bool(data.get("saved_again")))
         except (IncompleteError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s: what served last is unknown: %s", self._folder.name, error)
+            log.warning("%s: what served last is unknown: %s", self._folder.name, error, extra=about(self._folder.name))
             return SavedState(export)
 
     def _alike(self, export: str, graph: Graph | None) -> bool:
@@ -129,7 +130,12 @@ class StateDir:
             _keep_only(self._versions, {*besides, *(record.digest for record in saved_state.served)})
             _keep_only(self.graphs, {saved_state.export, *besides, *(record.graph for record in saved_state.served)})
         except OSError as error:
-            log.warning("%s: a restart will not know what served last: %s", self._folder.name, error)
+            log.warning(
+                "%s: a restart will not know what served last: %s",
+                self._folder.name,
+                error,
+                extra=about(self._folder.name),
+            )
 
     def forget(self, digest: str) -> None:
         """Deletes the bundle of a version."""

@@ -15,6 +15,7 @@ from app.control.states import State, Version
 from app.control.workers import Workers
 from app.errors import SwapRefused, is_passing
 from app.fleet.commit import CommitProtocol
+from app.logs import about
 from app.metrics import PolicyMetrics
 
 log = logging.getLogger("policy_server.swap")
@@ -129,12 +130,20 @@ class Swapper:
                 "%s: two requests do not share a call: %s",
                 self._policy,
                 bundle.dependent_rows,
+                extra=about(self._policy),
             )
 
     def _log_probes(self, version: Version, bundle: Bundle) -> None:
         if problems := bundle.probed.get("problems"):
             answered = f"answers {bundle.probed['answered']} of {bundle.probed['asked']} probe inputs"
-            log.warning("%s: %s %s; %s", self._policy, version.name, answered, "; ".join(problems))
+            log.warning(
+                "%s: %s %s; %s",
+                self._policy,
+                version.name,
+                answered,
+                "; ".join(problems),
+                extra=about(self._policy, version.name),
+            )
 
     async def drained(self) -> None:
         """Returns when no batch runs on older weights than the active ones."""
@@ -144,7 +153,7 @@ class Swapper:
     def _switched(self, version: Version, graph: Graph, bundle: Bundle) -> None:
         old, self._active = self._active, (version, graph, bundle)
         version.move(State.ACTIVE)
-        self._metrics.active(version.train_step)
+        self._metrics.active(version.train_step, bundle.engine)
         if old is None:
             return
         old[0].move(State.DRAINING)
@@ -168,4 +177,5 @@ class Swapper:
             ", ".join(f"{stage} in {seconds * 1000:.1f} ms" for stage, seconds in stages.items()),
             version.name,
             drained_s * 1000,
+            extra=about(self._policy, successor.name),
         )

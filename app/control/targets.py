@@ -20,6 +20,7 @@ from app.control.source import Scan
 from app.control.swap import Swapper
 from app.control.worker_admission import Admission
 from app.errors import SwapRefused
+from app.logs import about
 
 T = TypeVar("T")
 log = logging.getLogger("policy_server.swap")
@@ -113,7 +114,10 @@ class TargetSwapper:
                 if not refusal.no_room or spare is None or not self.swapper.serves:
                     raise
                 log.warning(
-                    "%s: no room: version %s, to which one could roll back, is deleted", self._policy, spare.name
+                    "%s: no room: version %s, to which one could roll back, is deleted",
+                    self._policy,
+                    spare.name,
+                    extra=about(self._policy, spare.name),
                 )
                 await self._records.forget(spare)
 

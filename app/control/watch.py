@@ -20,6 +20,7 @@ from pathlib import Path
 from watchfiles import awatch
 
 from app.control.manager import Manager
+from app.logs import about
 
 log = logging.getLogger("policy_server.swap")
 
@@ -153,7 +154,11 @@ async def follow(manager: Manager, changed: asyncio.Event) -> None:
             reported = ""
         except Exception as error:
             if reported != repr(error):
-                log.exception("%s: the scan for something newer failed; it is tried again and again", manager.name)
+                log.exception(
+                    "%s: the scan for something newer failed; it is tried again and again",
+                    manager.name,
+                    extra=about(manager.name),
+                )
             reported = repr(error)
 
 

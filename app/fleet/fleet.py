@@ -19,6 +19,7 @@ from app.fleet.notice import Notice
 from app.fleet.peers import ask_peers, find_newest, post_to_all, redis_is_gone, reload_at
 from app.fleet.protocol import Phase, Report
 from app.fleet.store import LEASE_S, FleetStore, Member, Snapshot
+from app.logs import about
 from app.rpc.messages import FleetStatus, now_s
 
 log = logging.getLogger("policy_server.fleet")
@@ -81,7 +82,12 @@ class Fleet:
             if not member.local.joined:
                 await Notice.wait(event, _AGAIN_S)
         if not member.local.joined:
-            log.warning("%s: this server is not ready, because it does not take part: %s", member.policy, member.reason)
+            log.warning(
+                "%s: this server is not ready, because it does not take part: %s",
+                member.policy,
+                member.reason,
+                extra=about(member.policy),
+            )
 
     async def close(self) -> None:
         """Leaves the fleet: no other member waits for this one any more."""

@@ -14,6 +14,7 @@ from app.fleet.commit import CommitProtocol
 from app.fleet.member import PolicyMember
 from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Task
 from app.fleet.store import LEASE_S, Snapshot
+from app.logs import about
 
 log = logging.getLogger("policy_server.fleet")
 
@@ -112,10 +113,15 @@ class Follower:
                     self._log_lost(error)
                 except SwapRefused as refusal:
                     member.reason, pause_s = str(refusal), _AGAIN_S
-                    log.warning("%s: cannot serve what the fleet has committed: %s", member.policy, refusal)
+                    log.warning(
+                        "%s: cannot serve what the fleet has committed: %s",
+                        member.policy,
+                        refusal,
+                        extra=about(member.policy),
+                    )
                     await self._found_anew()
                 except Exception:  # a bug of ours: the next round may succeed
-                    log.exception("%s: cannot follow the fleet", member.policy)
+                    log.exception("%s: cannot follow the fleet", member.policy, extra=about(member.policy))
                     pause_s = _AGAIN_S
                 await asyncio.sleep(pause_s)
                 await member.wait(event)
@@ -139,12 +145,22 @@ class Follower:
             self._log_lost(error)
             return
         self._nobody_since = 0.0
-        log.warning("%s: nobody has what the fleet has committed; it begins anew with %s", member.policy, served[-1])
+        log.warning(
+            "%s: nobody has what the fleet has committed; it begins anew with %s",
+            member.policy,
+            served[-1],
+            extra=about(member.policy),
+        )
 
     def _log_lost(self, error: Exception) -> None:
         if isinstance(error, FleetLost) and str(error) != self._lost:
             self._lost = str(error)
-            log.warning("%s: everything serves on, and nothing is swapped: %s", self._member.policy, error)
+            log.warning(
+                "%s: everything serves on, and nothing is swapped: %s",
+                self._member.policy,
+                error,
+                extra=about(self._member.policy),
+            )
 
     async def _advance(self, seen: Snapshot) -> bool:
         """Does what is next; returns whether there may be more to do."""
@@ -202,7 +218,7 @@ class Follower:
         except FleetLost:
             pass  # its coordinator gives it up, or it is found committed later
         except Exception:  # a bug of ours: to the others it is a refusal
-            log.exception("%s: a swap of the fleet cannot be followed", member.policy)
+            log.exception("%s: a swap of the fleet cannot be followed", member.policy, extra=about(member.policy))
             member.note(refused=following.epoch)
             await member.report(refused=following.epoch, reason="it has failed, and its log says why", for_now=True)
         else:
@@ -220,7 +236,11 @@ class Follower:
         member = self._member
         if member.known is not None:
             known = member.known
-            log.warning("%s: Redis has lost what the fleet agreed on; it is written anew", member.policy)
+            log.warning(
+                "%s: Redis has lost what the fleet agreed on; it is written anew",
+                member.policy,
+                extra=about(member.policy),
+            )
             settles_s = LEASE_S
             await member.store.step(
                 member.policy,

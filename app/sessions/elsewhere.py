@@ -8,6 +8,7 @@ import logging
 from app.errors import SwapRefused
 from app.inference.policy import Policy
 from app.inference.service import Service
+from app.logs import about
 from app.sessions.record import Record
 
 log = logging.getLogger("policy_server.sessions")
@@ -36,4 +37,10 @@ class VersionsElsewhere:
         try:
             await policy.versions.retain(name, *await policy.manager.obtain_version(digest))
         except SwapRefused as refusal:
-            log.warning("%s: version %s, which a session keeps, cannot be had: %s", policy.name, name, refusal)
+            log.warning(
+                "%s: version %s, which a session keeps, cannot be had: %s",
+                policy.name,
+                name,
+                refusal,
+                extra=about(policy.name, name),
+            )

@@ -17,6 +17,7 @@ from app.inference.policy import Policy
 from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
+from app.logs import about
 from app.sessions.elsewhere import VersionsElsewhere
 from app.sessions.episode import Episodes, SessionStep
 from app.sessions.fields import StepRequest
@@ -189,7 +190,13 @@ class Sessions:
         if reason:
             self._service.policy(key.policy).metrics.unusable_record()
             shown = repr(reason)[1:-1]
-            log.warning("%s: the record of session %r cannot be used and is dropped: %s", key.policy, key.id, shown)
+            log.warning(
+                "%s: the record of session %r cannot be used and is dropped: %s",
+                key.policy,
+                key.id,
+                shown,
+                extra=about(key.policy),
+            )
         return reason
 
     def retains(self, policy: str, digest: str) -> bool:

@@ -1,6 +1,7 @@
 """A log that nobody reads, or can write to, holds nobody up."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.logs import Drain, LineFormatter
+from app.logs import Drain, JsonFormatter, LineFormatter, about
 from tests.support.server import ROOT
 
 
@@ -118,3 +119,80 @@ def test_lines_are_those_of_the_server_and_not_of_a_logger_called_error(logger: 
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.rstrip().endswith(f" WARNING {shown}: x")
+
+
+# Lines as JSON.
+
+
+def as_json(**fields: object) -> dict:
+    record = logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": "from %s", "args": ("a",), **fields})
+    line = JsonFormatter({"process": "worker", "worker": 2}).format(record)
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+    return json.loads(line)
+
+
+def test_a_record_is_one_object_whatever_it_is_made_of() -> None:
+    name = 'a\n2026 INFO x\r\x1b[31m\u2028b\x85\u202e"e" é \ud800'
+    assert as_json(args=(name,), created=0.25) == {
+        "time": "1970-01-01T00:00:00.250Z",
+        "level": "info",
+        "logger": "n",
+        "message": f"from {name}",
+        "process": "worker",
+        "worker": 2,
+    }
+
+
+def test_a_record_about_a_policy_has_its_name_and_perhaps_that_of_a_version() -> None:
+    assert as_json(**about("p"))["policy"] == "p"
+    assert "version" not in as_json(**about("p"))
+    assert as_json(**about("p", "700"))["version"] == "700"
+
+
+def test_an_error_has_its_type_its_message_and_its_stack() -> None:
+    try:
+        raise ValueError("two\nlines") from KeyError("before")
+    except ValueError:
+        error = as_json(exc_info=sys.exc_info())["error"]
+    assert (error["type"], error["message"]) == ("ValueError", "two\nlines")
+    assert "KeyError: 'before'" in error["stack"]
+    assert f'File "{__file__}"' in error["stack"]
+    assert "error" not in as_json(exc_info=(None, None, None))
+
+
+def test_what_python_prints_of_warnings_and_errors_is_lines_too() -> None:
+    code = """
+import threading, warnings
+from app import logs
+logs.configure("info", "json", process="control")
+warnings.warn("old\\nway")
+class Bad:
+    def __del__(self): raise OSError("at the end")
+del (bad := Bad())
+def fail(): raise KeyError("thread")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+logs.say("Listening", "  p: 1")
+raise ValueError("nobody")
+""".replace("del (bad := Bad())", "bad = Bad(); del bad")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line.get("error", {}).get("type")) for line in lines] == [
+        ("warning", None), ("error", "OSError"), ("critical", "KeyError"), ("critical", "ValueError"),
+    ]  # fmt: skip
+    assert "old\nway" in lines[0]["message"]
+    assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["Listening", "p: 1"]
+
+
+def test_the_line_that_stands_for_missing_ones_has_the_form_of_the_others(pipe: tuple[int, int]) -> None:
+    drain = Drain(pipe[1], most_bytes=200_000, formatter=JsonFormatter({"process": "worker"}))
+    for number in range(5000):
+        drain.put(json.dumps({"message": f"{number} {'x' * 90}"}))
+    reading = threading.Thread(target=lambda: found.append(read_until(pipe[0], b"the end")))
+    found: list[bytes] = []
+    reading.start()
+    assert drain.flush(10)
+    drain.put('{"message": "the end"}')
+    reading.join(10)
+    messages = [json.loads(line)["message"] for line in found[0].decode().splitlines()[:-1]]
+    assert any("lines before this one were dropped" in message for message in messages)

@@ -79,6 +79,8 @@ GIVEN = {
     "uds_owner": ("a:b", "c:d", "a:b", "c:d"),
     "fleet": ("a", "b", "a", "b"),
     "advertise": ("http://a:1", "https://b", "http://a:1", "https://b"),
+    "checkpoint_expected_s": ("60", "90", 60, 90),
+    "log_format": ("json", "text", "json", "text"),
     "log_level": ("debug", "error", "debug", "error"),
 }
 SWITCHES = ("watch", "strict_bounds")

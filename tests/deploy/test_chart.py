@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from app import __version__
-from app.metrics import METRICS, PREFIX
+from app.metric_table import METRICS, PREFIX
 from app.settings import all_settings, settings_from, variable
 from tests.support.server import ROOT
 from tests.support.variables import known_variables

@@ -29,6 +29,15 @@ def test_alone_there_is_one_server() -> None:
     assert read(COMPOSE_PROFILES="sessions").keys() == {"server", "sessions"}
 
 
+def test_the_profile_that_watches_adds_prometheus_and_grafana_to_the_server_or_to_the_fleet() -> None:
+    assert read("--profile", "observe", "").keys() == {"server", "prometheus", "grafana"}
+    both = read("--profile", "fleet", "--profile", "observe", "").keys()
+    assert both - {"server"} == {*read("--profile", "fleet", "fleet"), "prometheus", "grafana"}
+    # Not by COMPOSE_PROFILES, which would have the server keep its sessions in a Redis that is not there.
+    assert "POLICY_SERVER_SESSION_URL" in read("--profile", "observe", "")["server"]["environment"]
+    assert not read("--profile", "observe", "")["server"]["environment"]["POLICY_SERVER_SESSION_URL"]
+
+
 def test_the_profile_of_the_fleet_starts_three_servers_two_redis_and_haproxy() -> None:
     fleet = {"fleet", "member-1", "member-2", "member-3", "agreement", "sessions"}
     assert read("--profile", "fleet", "fleet").keys() == fleet

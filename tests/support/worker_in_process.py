@@ -77,7 +77,6 @@ async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIter
     engine, control = EchoEngine(), Control()
     loader = SimpleNamespace(load=lambda *_: engine, stand_by=lambda *_: None, give_back=lambda *_: None)
     monkeypatch.setattr(worker_module, "BundleLoader", lambda: loader)
-    monkeypatch.setattr(worker_module.logs, "configure", lambda _: None)
     listener = socket.create_server(("127.0.0.1", 0))
     worker = Worker([listener])
     worker.link = control  # type: ignore[assignment]

@@ -15,7 +15,7 @@ from app.api.access import Guard
 from app.api.bodies import read_body
 from app.api.foreign import answer_by
 from app.api.models import JSON_LENGTH, AwaitedInference, Models, ServedModel
-from app.api.problems import status_of
+from app.api.problems import kind_of, status_of
 from app.dialects.open_inference import EXTENSIONS
 from app.dialects.open_inference_metadata import (
     config_of,
@@ -105,7 +105,7 @@ class _Endpoints:
             served, loaded = await self._asked(request)
             route = served.route(self._metrics, _json_length(request), loaded)
         except Exception as error:
-            self._metrics.data("", "v2/action").answered(status_of(error), perf_counter() - started)
+            self._metrics.data("", "v2/action").refused(kind_of(error), status_of(error), perf_counter() - started)
             raise
         host = request.client.host if request.client is not None else ""
         return await answer_by(request, self._service, route, AwaitedInference(host))

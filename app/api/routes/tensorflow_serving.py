@@ -14,7 +14,7 @@ from starlette.routing import Route as StarletteRoute
 
 from app.api.access import Guard
 from app.api.foreign import AwaitedReply, ForeignCycle, answer_by
-from app.api.problems import error_response
+from app.api.problems import error_response, kind_of
 from app.api.request_cycle import Large, Route
 from app.dialects.tensorflow_serving.models import (
     LATEST,
@@ -99,9 +99,8 @@ def models_route(service: Service, metrics: Metrics, guard: Guard) -> StarletteR
 class PredictCycle(ForeignCycle):
     """A predict request; its errors have the statuses of TensorFlow Serving."""
 
-    def set_exception(self, error: Exception) -> None:
-        """See `Waiter`."""
-        self._respond(refusal(error))
+    def _problem(self, error: Exception) -> Response:
+        return refusal(error)
 
 
 def refusal(error: Exception) -> Response:
@@ -129,7 +128,7 @@ async def _predict(
             )
     except Exception as error:
         response = refusal(error)
-        metrics.data(known, PREDICT).answered(response.status_code, perf_counter() - started)
+        metrics.data(known, PREDICT).refused(kind_of(error), response.status_code, perf_counter() - started)
         return response
 
     return await answer_by(request, service, route, AwaitedReply())

@@ -83,7 +83,7 @@ class Submitted:
 
     def route(self, path: bytes, _: Any) -> Any:
         self.heads += 1
-        metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status))
+        metrics = SimpleNamespace(answered=lambda status, _: self.counted.append(status), failed=lambda _: None)
         writes = SimpleNamespace(header=b"x")
         large = SimpleNamespace(limit=self.body_limit, at_once=lambda body: self.service.read(body))
         return Route(lambda body: self.service.read(body), writes, metrics, large)  # type: ignore[arg-type]

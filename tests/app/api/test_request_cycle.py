@@ -35,6 +35,8 @@ class Taken:
     def write_response(self, response: Response) -> None:
         self._take(response.status_code, bytes(response.body))
 
+    def failed(self, kind: str) -> None: ...
+
     def answered(self, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.counted.append(status)
