@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from time import perf_counter
 
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, compute
@@ -19,6 +20,7 @@ from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
+from app.batching.timing import Timing, timed
 from app.engine.base import Engine, InputRefused
 from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
@@ -69,6 +71,7 @@ class Batcher:
         self._released: asyncio.Event | None = None
         self._stopping = False
         self._closed = False
+        self._times = False  # whether any job was ever timed
 
     @property
     def paused(self) -> Pause | None:
@@ -97,6 +100,13 @@ class Batcher:
             self._deadlines.watch(job.deadline)
         elif self._next_step is None:
             self._next_step = self._loop.call_soon(self._step)
+
+    def time(self, job: Job, timing: Timing) -> None:
+        """Has the times of a job that is about to be submitted noted."""
+        self._times = True
+        timing.policy, timing.function, timing.rows = self._parts.name, job.function, job.rows
+        timing.queued_at = perf_counter()
+        job.timing = timing
 
     def check_open(self) -> None:
         """Raises where no jobs are taken at all.
@@ -223,24 +233,25 @@ class Batcher:
             rows = _rows(jobs)
             apart = bool(loaded.version.dependent_rows)
             self._most_rows = 1 if apart else MOST_ROWS
+            engine = loaded.engine
+            if self._times:
+                engine = timed(loaded, [job.timing for job in jobs if job.timing is not None], len(jobs), rows)
             if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
-                self._deliver(
-                    loaded, jobs, rows, compute(loaded.engine, jobs, rows, self._parts.complete, call_times, apart)
-                )
+                self._deliver(loaded, jobs, rows, compute(engine, jobs, rows, self._parts.complete, call_times, apart))
             elif jobs:
                 self._in_thread = jobs
                 loaded.acquire()
-                self._running = self._loop.create_task(self._run_in_thread(loaded, jobs, rows, call_times))
+                self._running = self._loop.create_task(self._run_in_thread(loaded, engine, jobs, rows, call_times))
                 self._deadlines.watch_all()
 
     async def _run_in_thread(
-        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, call_times: CallTimes
+        self, loaded: LoadedVersion[Engine], engine: Engine, jobs: Sequence[Job], rows: int, call_times: CallTimes
     ) -> None:
-        """Takes over one lease of the version."""
+        """Takes over one lease of the version. `engine`: that of the version, or one that notes its calls."""
         try:
             apart = bool(loaded.version.dependent_rows)
             work = self._loop.run_in_executor(
-                self._parts.executor, compute, loaded.engine, jobs, rows, self._parts.complete, call_times, apart
+                self._parts.executor, compute, engine, jobs, rows, self._parts.complete, call_times, apart
             )
             self._deliver(loaded, jobs, rows, await work)
         except Exception as error:  # as in `_step`

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from app.batching.rule import Pause, Result, Waiter
+from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, PendingRequest, RequestParser
@@ -142,8 +143,16 @@ class Service:
             pending.policy.batcher.check_open()
             await _catch_up(pending, asked_at + self._timeout_s(pending))
         answer: asyncio.Future[Result] = loop.create_future()
+        timing = timing_of_task.get()
+        if timing is None:
+            self.submit(pending, answer, asked_at)
+            return await answer
+        pending.policy.batcher.time(pending.job, timing)
         self.submit(pending, answer, asked_at)
-        return await answer
+        try:
+            return await answer
+        finally:
+            timing.ended()
 
     def timeout_s(self, timeout_ms: int | None) -> float:
         """Returns the seconds that a request may take; None leaves it to the server."""

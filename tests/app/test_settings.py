@@ -81,7 +81,7 @@ GIVEN = {
     "advertise": ("http://a:1", "https://b", "http://a:1", "https://b"),
     "log_level": ("debug", "error", "debug", "error"),
 }
-SWITCHES = ("watch", "strict_bounds")
+SWITCHES = ("watch", "strict_bounds", "traces")
 SECRETS = {
     "admin_token": "s3",
     "data_token": "s4",
