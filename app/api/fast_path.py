@@ -160,7 +160,7 @@ class FastPath:
 
     def _timed_route(self, path: bytes, headers: Headers) -> Route | None:
         """Returns the route of a request with the header Server-Timing, as `route` does."""
-        route = self.route(path, [(name, value) for name, value in headers if name != SERVER_TIMING])
+        route = FastPath.route(self, path, [(name, value) for name, value in headers if name != SERVER_TIMING])
         return timed(route) if route is not None and is_asked(headers) else route
 
     def _infer_route(self, path: bytes, headers: Headers) -> Route | None:

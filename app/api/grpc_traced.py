@@ -10,6 +10,7 @@ import grpc
 from app.api.traced import TracedRequests
 from app.batching.timing import Timing, timing_of_task
 from app.tracing.context import parent_in
+from app.tracing.tracer import Asked
 
 # By the conventions for servers, others say that the caller is to blame.
 _FAILED = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -42,23 +43,19 @@ class TracedCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it comes
                 return response
             finally:
                 timing_of_task.reset(token)
-                code = _code(context.code(), ended)
-                self._end(trace, method, code)
+                self._requests.tracer.end(trace, _asked, method, _code(context.code(), ended))
 
         return grpc.unary_unary_rpc_method_handler(answered, handler.request_deserializer, handler.response_serializer)
 
-    def _end(self, trace: Any, method: str, code: grpc.StatusCode) -> None:
-        service, _, name = method.rpartition("/")
-        attributes: dict[str, Any] = {
-            "rpc.system": "grpc",
-            "rpc.service": service,
-            "rpc.method": name,
-            "rpc.grpc.status_code": code.value[0],
-        }
-        failed = code.name in _FAILED
-        if failed:
-            attributes["error.type"] = code.name
-        self._requests.tracer.end(trace, method, attributes, failed)
+
+def _asked(method: str, code: grpc.StatusCode) -> Asked:
+    service, _, name = method.rpartition("/")
+    number = code.value[0]
+    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "rpc.grpc.status_code": number}
+    failed = code.name in _FAILED
+    if failed:
+        attributes["error.type"] = code.name
+    return Asked(method, attributes, failed)
 
 
 def _code(given: Any, ended: bool) -> grpc.StatusCode:

@@ -1,7 +1,8 @@
-"""Spans → OTLP over HTTP (protobuf), in a thread of the library's. What cannot be sent is dropped, and logged once.
+"""Requests that were traced → OTLP over HTTP (protobuf), in a thread of the library's.
 
-The library's own encoder takes 80 µs for the spans of one request, more than the request itself, and Python's threads
-share a core. The one here takes a tenth; it knows the spans of `Tracer` alone, which have one resource and scope.
+What cannot be sent is dropped, and logged once. The library's own encoder takes 80 µs for the spans of one request,
+more than the request itself, and Python's threads share a core. The one here takes an eighth; it knows the spans of
+`SpanMaker` alone, which have one resource and scope.
 """
 
 from __future__ import annotations
@@ -19,35 +20,37 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from app import __version__
 from app.tracing.sampling import sampler_from
+from app.tracing.spans import SpanMaker
 from app.tracing.tracer import Tracer
 
 log = logging.getLogger("policy_server.tracing")
 
-# OpenTelemetry's own bounds, 2,048 and 512 spans, are those of some 500 requests: one in a hundred of a second's. Each
-# sending costs as much as some hundred spans. A span takes 1 KB until it is sent.
-_QUEUE_SPANS, _BATCH_SPANS = 8192, 2048
 # How long a stop waits for what is left to be sent.
 _FAREWELL_S = 2.0
 _SERVICE = "policy-server"
 # In the place of the library's own lines, of which there is one for each span that is dropped.
 _LOUD = ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal")
-_LONGEST_KEPT = 200
 
 
 class OtlpExporter(SpanExporter):
-    """Sends spans to where OpenTelemetry's variables say."""
+    """Sends the spans of requests to where OpenTelemetry's variables say."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str], maker: SpanMaker) -> None:
+        self._where = variables.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or variables.get(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318"
+        )
+        self._maker = maker
         self._library: Any = OTLPSpanExporter()
         self._client: Any = getattr(self._library, "_client", None)
         self._fails = False
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """See `SpanExporter`."""
+    def export(self, traces: Sequence[Any]) -> SpanExportResult:
+        """See `SpanExporter`; takes requests in the place of spans, which are made here."""
+        spans = [span for trace in traces for span in self._maker.spans(trace)]
         if self._client is None:  # another version of the library
             result: SpanExportResult = self._library.export(spans)
         else:
@@ -58,7 +61,7 @@ class OtlpExporter(SpanExporter):
 
     def _note(self, fails: bool) -> None:
         if fails and not self._fails:
-            log.warning("traces cannot be sent to %s: they are dropped until it takes them", self._library._endpoint)
+            log.warning("traces cannot be sent to %s: they are dropped until it takes them", self._where)
         elif self._fails and not fails:
             log.info("traces are sent again")
         self._fails = fails
@@ -69,16 +72,15 @@ class OtlpExporter(SpanExporter):
 
 
 class Sending:
-    """A tracer, and the thread that sends its spans."""
+    """A tracer, and the thread that sends the spans of its requests."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
-        own = not any(name.startswith("OTEL_BSP_MAX_") for name in variables)
-        sizes: Any = {"max_queue_size": _QUEUE_SPANS, "max_export_batch_size": _BATCH_SPANS} if own else {}
-        self._exporter = OtlpExporter()
-        self._processor = BatchSpanProcessor(self._exporter, **sizes)
+        sampler = sampler_from(variables)
+        self._exporter = OtlpExporter(variables, SpanMaker(sampler, resource()))
+        self._processor = BatchSpanProcessor(self._exporter)
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.tracer = Tracer(sampler_from(variables), self._processor, resource())
+        self.tracer = Tracer(sampler, self._processor.on_end)
 
     def close(self) -> None:
         """Sends what is left, within a bound; blocks."""
@@ -121,16 +123,22 @@ def _span(span: ReadableSpan) -> bytes:
     assert context is not None
     parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
     if context.trace_state:
-        parts.append(_text(0x1A, ",".join(f"{key}={value}" for key, value in context.trace_state.items())))
+        parts.append(_text(0x1A, ",".join([f"{key}={value}" for key, value in context.trace_state.items()])))
     if parent is not None:
         parts += (b"\x22\x08", parent.span_id.to_bytes(8, "big"))
-    parts += (_text(0x2A, span.name), b"0%c" % (span.kind.value + 1))
     parts.append(_TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0))
-    parts += [_attribute(key, value) for key, value in (span.attributes or {}).items()]
-    parts += [_link(link.context) for link in span.links]
-    code = span.status.status_code.value
-    parts += (b"\x7a\x02\x18%c" % code if code else b"\x7a\x00", _FLAGS.pack(0x0185, flags))
+    parts.append(_same(span.name, span.kind, span.status.status_code, tuple((span.attributes or {}).items())))
+    if span.links:
+        parts += [_link(link.context) for link in span.links]
+    parts.append(_FLAGS.pack(0x0185, flags))
     return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _same(name: str, kind: SpanKind, status: StatusCode, attributes: tuple[tuple[str, Any], ...]) -> bytes:
+    """Returns what many spans have the same."""
+    code = b"\x7a\x02\x18%c" % status.value if status.value else b"\x7a\x00"
+    return b"".join((_text(0x2A, name), b"0%c" % (kind.value + 1), code, *[_attribute(*one) for one in attributes]))
 
 
 def _link(context: SpanContext) -> bytes:
@@ -139,17 +147,10 @@ def _link(context: SpanContext) -> bytes:
     return _field(0x6A, b"".join((b"\x0a\x10", *ids, _LINK_FLAGS.pack(0x35, flags))))
 
 
-def _attribute(key: str, value: Any) -> bytes:
-    """Returns an attribute: a text or an integer that is not negative."""
-    return _made(key, value) if isinstance(value, str) and len(value) > _LONGEST_KEPT else _kept(key, value)
-
-
-def _made(key: str, value: str | int) -> bytes:
+@functools.lru_cache(maxsize=1024)
+def _attribute(key: str, value: str | int) -> bytes:
     worth = _field(0x0A, value.encode(errors="replace")) if isinstance(value, str) else b"\x18" + _varint(value % 2**64)
     return _field(0x4A, _text(0x0A, key) + _field(0x12, worth))
-
-
-_kept = functools.lru_cache(maxsize=4096)(_made)
 
 
 @functools.lru_cache(maxsize=256)

@@ -42,10 +42,6 @@ class Sampler(NamedTuple):
         """Returns whether a request with this caller is traced."""
         return parent.sampled if self.follows else parent.trace_id % _BITS < self.bound
 
-    def trace_id(self) -> int:
-        """Returns the id of a trace that starts here, one that is sampled."""
-        return random.getrandbits(64) * _BITS + random.randrange(1, max(self.bound, 2))
-
     def passed_over(self) -> int:
         """Returns how many requests without a caller are not traced before the next one that is; by chance."""
         if self.rate >= 1:
@@ -73,3 +69,8 @@ def _rate(variables: Mapping[str, str]) -> float:
         return rate
     log.warning("%s is %r, expected a number from 0 to 1: 1 is used", _ARGUMENT, given)
     return 1.0
+
+
+def trace_id_below(bound: int) -> int:
+    """Returns the id of a trace that starts here, and is sampled by this bound."""
+    return random.getrandbits(64) << 64 | random.getrandbits(64) % bound or 1

@@ -9,7 +9,6 @@ import grpc
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -17,6 +16,7 @@ from app.api import traced as traced_module
 from app.api.fast_path import FastPath
 from app.dialects.open_inference_messages import INFERENCE, Messages
 from app.tracing.sampling import Sampler
+from app.tracing.spans import SpanMaker
 from app.tracing.tracer import Tracer
 from tests.support.ports import port_below_outgoing
 from tests.support.worker_in_process import Running, running
@@ -36,8 +36,12 @@ class Traced:
     def __init__(self, there: Running, exporter: InMemorySpanExporter) -> None:
         self.there, self._exporter = there, exporter
 
-    async def ask(self, target: str, *headers: str, body: bytes = BODY, method: str = "POST") -> int:
+    async def ask(self, target: str, *headers: str, **more: Any) -> int:
         """Sends a request on a connection of its own; returns the status."""
+        return int((await self.answer(target, *headers, **more)).split()[1])
+
+    async def answer(self, target: str, *headers: str, body: bytes = BODY, method: str = "POST") -> bytes:
+        """Sends a request on a connection of its own; returns the bytes of its answer."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.there.port)
         lines = [
             f"{method} {target} HTTP/1.1",
@@ -49,7 +53,7 @@ class Traced:
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         answer = await reader.read()
         writer.close()
-        return int(answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").split()[1])
+        return answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def spans(self) -> list[ReadableSpan]:
         """Those since the last time."""
@@ -67,11 +71,12 @@ class Traced:
 async def traced(
     monkeypatch: pytest.MonkeyPatch, follows: bool = True, rate: float = 1.0, **settings: Any
 ) -> AsyncIterator[Traced]:
-    exporter = InMemorySpanExporter()
+    exporter, sampler = InMemorySpanExporter(), Sampler(follows, rate)
+    maker = SpanMaker(sampler, Resource({}))
 
     class Kept:
         def __init__(self, _: object) -> None:
-            self.tracer = Tracer(Sampler(follows, rate), SimpleSpanProcessor(exporter), Resource({}))
+            self.tracer = Tracer(sampler, lambda trace: exporter.export(tuple(maker.spans(trace))))
 
         def close(self) -> None: ...
 
@@ -291,6 +296,16 @@ async def test_all_routes_are_traced(
         spans = await worker.spans_of(target, method=method)
     attributes: Any = spans["server"].attributes
     assert (spans["server"].name, attributes["http.response.status_code"]) == (name, status)
+
+
+@pytest.mark.parametrize("way", [(), (SLOWLY,)])
+async def test_a_traced_request_may_ask_for_its_times(monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
+    async with traced(monkeypatch, rate=0.0) as worker:
+        answer = await worker.answer("/action", f"traceparent: {SAMPLED}", "Server-Timing: ?1", *way)
+        assert len(worker.spans()) == 4
+        assert answer.count(b"\r\nserver-timing: queue;dur=") == 1
+        assert b"\r\nserver-timing: " in await worker.answer("/action", "Server-Timing: ?1", *way)
+        assert worker.spans() == []
 
 
 async def test_a_call_over_grpc_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:

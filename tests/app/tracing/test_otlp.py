@@ -8,35 +8,44 @@ from typing import Any
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 
 from app.batching.timing import Timing, timed
 from app.engine.fake import FakeEngine
+from app.settings import telemetry_variables
 from app.tracing import otlp
 from app.tracing.context import Parent
 from app.tracing.otlp import OtlpExporter, Sending, encoded, resource
 from app.tracing.sampling import Sampler
-from app.tracing.tracer import Tracer
+from app.tracing.spans import SpanMaker
+from app.tracing.tracer import Asked, RequestTrace, Tracer
 from app.versions.lease import LoadedVersion, VersionInfo
 
 PARENT = Parent(2**127 + 5, 2**63 + 9, sampled=True, state="a=1,b=2")
 
 
-def spans_of(*requests: tuple[Parent | None, str, dict[str, Any], bool]) -> Any:
+SAMPLER = Sampler(follows=True, rate=1.0)
+Request = tuple[Parent | None, str, dict[str, Any], bool]
+
+
+def traces_of(*requests: Request) -> list[RequestTrace]:
     """Those of requests that shared one batch."""
-    exporter = InMemorySpanExporter()
-    tracer = Tracer(Sampler(follows=True, rate=1.0), SimpleSpanProcessor(exporter), resource())
-    traces = [(tracer.begin(parent, Timing()), *rest) for parent, *rest in requests]
-    engine = FakeEngine()
-    loaded: Any = LoadedVersion(engine, VersionInfo("v", "d", 2**40, "litert"))
-    for trace, *_ in traces:
+    traces: list[RequestTrace] = []
+    tracer = Tracer(SAMPLER, traces.append)
+    begun = [tracer.begin(parent, Timing()) for parent, *_ in requests]
+    loaded: Any = LoadedVersion(FakeEngine(), VersionInfo("v", "d", 2**40, "litert"))
+    for trace in begun:
         trace.timing.policy, trace.timing.function, trace.timing.queued_at = "p", "action", trace.started
-    timed(loaded, [trace.timing for trace, *_ in traces], 300, 4096).initial_state(1)
-    for trace, name, attributes, failed in traces:
+    timed(loaded, [trace.timing for trace in begun], 300, 4096).initial_state(1)
+    for trace, (_, *asked) in zip(begun, requests, strict=True):
         trace.timing.ended()
-        tracer.end(trace, name, attributes, failed)
-    return exporter.get_finished_spans()
+        tracer.end(trace, Asked, *asked)
+    return traces
+
+
+def spans_of(*requests: Request) -> list[ReadableSpan]:
+    maker = SpanMaker(SAMPLER, resource())
+    return [span for trace in traces_of(*requests) for span in maker.spans(trace)]
 
 
 def test_the_bytes_are_those_of_the_librarys_own_encoder() -> None:
@@ -58,7 +67,7 @@ def test_one_span_is_a_request_too() -> None:
 
 
 def test_the_librarys_client_is_there_and_else_its_encoder() -> None:
-    exporter = OtlpExporter()
+    exporter = OtlpExporter({}, SpanMaker(SAMPLER, resource()))
     assert callable(exporter._client.export)
     exporter._client = None
     exporter._library.export = lambda spans: ("sent", spans)
@@ -73,15 +82,15 @@ def test_a_collector_that_cannot_be_reached_is_logged_once(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.01")
     with caplog.at_level("INFO"):
-        sending = Sending({})
-        spans = spans_of((None, "GET", {}, False))
+        sending = Sending(telemetry_variables())
+        traces = traces_of((None, "GET", {}, False))
         for _ in range(3):
-            sending._exporter.export(spans)
+            sending._exporter.export(traces)
         sending._exporter._client = type("Answers", (), {"export": lambda *_: type("Sent", (), {"success": True})})
-        sending._exporter.export(spans)
+        sending._exporter.export(traces)
         sending.close()
     assert [record.getMessage() for record in caplog.records] == [
-        f"traces cannot be sent to http://127.0.0.1:{port}/v1/traces: they are dropped until it takes them",
+        f"traces cannot be sent to http://127.0.0.1:{port}: they are dropped until it takes them",
         "traces are sent again",
     ]
 
@@ -93,14 +102,13 @@ def test_more_than_the_queue_holds_is_dropped_and_a_stop_does_not_wait_for_long(
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and answers nothing
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         sending = Sending({})
-        spans = spans_of((None, "GET", {}, False))
+        (trace,) = traces_of((None, "GET", {}, False))
         for _ in range(10_000):
-            for span in spans:
-                sending._processor.on_end(span)
+            sending.tracer.end(trace, Asked, "GET", {}, False)
         started = perf_counter()
         sending.close()
         assert perf_counter() - started < 8  # the library's own bound for an answer is 10 s, and for a stop 30 s
-    assert len(sending._processor._batch_processor._queue) <= otlp._QUEUE_SPANS
+    assert len(sending._processor._batch_processor._queue) <= 2048
     # Not a line for each: one, where sending has failed by now.
     assert [record.name for record in caplog.records] in ([], ["policy_server.tracing"])
 
@@ -119,4 +127,4 @@ def test_opentelemetrys_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ids_are_random() -> None:
     random.seed(1)
     spans = spans_of(*[(None, "GET", {}, False)] * 50)
-    assert len({span.context.span_id for span in spans}) == len(spans)
+    assert len({span.context.span_id for span in spans if span.context}) == len(spans)
