@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.observed import Observed, mixed
+from app.api.observed import observed
 from app.api.request_cycle import Receiver, Route
 from app.batching.timing import Timing, timing_of_task
 
@@ -57,18 +57,24 @@ class _TimedReceiver:
         self._receiver.write_response(response)
 
 
-class Timed(Observed):
-    """One request on the fast path whose answer has the header."""
+class TimedCycles:
+    """Makes cycles whose answers have the header. `kind`: what makes them without."""
 
-    def __init__(self, route: Route, receiver: Receiver) -> None:
-        super().__init__(route, receiver)
-        self._receiver = _TimedReceiver(receiver, self.timing, self._started)
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __call__(self, route: Route, receiver: Receiver, timing: Timing | None = None) -> Any:
+        """Makes the cycle of a request on the fast path; `timing`: where its times are noted, if they are already."""
+        started = perf_counter()
+        if timing is None:
+            timing = Timing()
+            route = observed(route, timing)
+        return self._kind(route, _TimedReceiver(receiver, timing, started))
 
 
 def timed(route: Route) -> Route:
     """Returns the route with answers that have the header."""
-    kind: Any = route.cycle
-    return route._replace(cycle=mixed(Timed, kind))
+    return route._replace(cycle=TimedCycles(route.cycle))
 
 
 class ServerTiming:

@@ -16,10 +16,12 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
-from app.api.observed import Observed, mixed
-from app.api.request_cycle import FastPathCycle, Receiver, Route
+from app.api.observed import observed
+from app.api.request_cycle import Receiver, Route
 from app.api.routes.data import ROUTES
+from app.api.server_timing import TimedCycles
 from app.batching.timing import Timing, timing_of_task
+from app.metrics import DataMetrics
 from app.tracing.context import Parent, parent_in
 from app.tracing.otlp import Sending
 from app.tracing.tracer import Asked, RequestTrace, Tracer
@@ -95,7 +97,7 @@ def open_traces(app: FastAPI, variables: Mapping[str, str], stack: AsyncExitStac
     return requests
 
 
-def asked_by_http(method: str, path: str, route: str | None, status: int, error: str) -> Asked:
+def asked_by_http(method: str, path: str, route: str | None, status: int) -> Asked:
     """Returns what HTTP says of a request.
 
     Args:
@@ -103,7 +105,6 @@ def asked_by_http(method: str, path: str, route: str | None, status: int, error:
       path: of its target.
       route: "" where it has none; None where the path says it.
       status: that of the answer; 0 where there was none.
-      error: the kind of what went wrong, where that is known.
     """
     known = method in _METHODS
     attributes: dict[str, Any] = {"http.request.method": method if known else "_OTHER"}
@@ -116,22 +117,20 @@ def asked_by_http(method: str, path: str, route: str | None, status: int, error:
     if status not in _NO_ANSWER:
         attributes["http.response.status_code"] = status
     if status in _NO_ANSWER or status >= _OURS:
-        attributes["error.type"] = error or (_GONE if status in _NO_ANSWER else str(status))
-    elif error:
-        attributes["policy_server.refused"] = error
+        attributes["error.type"] = _GONE if status in _NO_ANSWER else str(status)
     return Asked(f"{method if known else 'HTTP'} {route}".rstrip(), attributes, status >= _OURS)
 
 
-class Traced(Observed):
-    """One request on the fast path that is traced. The route's `cycle` sets what is not set here."""
+class _TracedMetrics:
+    """Counts the answer of one request as its route does, which ends its trace."""
 
-    requests: TracedRequests
-    trace: RequestTrace
-    path: str
+    def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, path: str) -> None:
+        self._metrics, self._tracer, self._trace, self._path = metrics, tracer, trace, path
 
-    def _count(self, status: int) -> None:
-        super()._count(status)
-        self.requests.tracer.end(self.trace, asked_by_http, "POST", self.path, None, status, self.timing.error)
+    def answered(self, status: int, seconds: float) -> None:
+        """See `DataMetrics`."""
+        self._metrics.answered(status, seconds)
+        self._tracer.end(self._trace, asked_by_http, "POST", self._path, None, status)
 
 
 class TracedFastPath(FastPath):
@@ -154,18 +153,19 @@ class TracedFastPath(FastPath):
     def _cycle(self, kind: Any, path: bytes, parent: Parent | None) -> Any:
         """Returns what makes the cycle of a request with this path: mostly the one without a trace, where it may."""
         requests = self.requests
-        traced: type[Traced] = mixed(Traced, kind)
-        text = path.decode("latin-1")
+        tracer, text = requests.tracer, path.decode("latin-1")
+        shows = isinstance(kind, TimedCycles)
 
-        def follow(route: Route, receiver: Receiver) -> FastPathCycle:
-            cycle = traced(route, receiver)
-            cycle.requests, cycle.path, cycle.trace = requests, text, requests.begin(parent, cycle.timing)
-            return cycle  # type: ignore[return-value]
+        def follow(route: Route, receiver: Receiver) -> Any:
+            timing = Timing()
+            metrics = _TracedMetrics(route.metrics, tracer, tracer.begin(parent, timing), text)
+            route = observed(route, timing, metrics)
+            return kind(route, receiver, timing) if shows else kind(route, receiver)
 
-        def start(route: Route, receiver: Receiver) -> FastPathCycle:
+        def start(route: Route, receiver: Receiver) -> Any:
             if requests.left:  # as `starts_now`, in less time
                 requests.left -= 1
-                return kind(route, receiver)  # type: ignore[no-any-return]
+                return kind(route, receiver)
             return follow(route, receiver) if requests.starts_now() else kind(route, receiver)
 
         return follow if parent is not None or requests.starts_all else start
@@ -202,12 +202,12 @@ class TracedApp:
 
         try:
             await self._app(scope, receive, noting)
-        except Exception as raised:
-            status, timing.error = status or _OURS, type(raised).__name__
+        except Exception:
+            status = status or _OURS
             raise
         finally:
             timing_of_task.reset(token)
-            asked = scope["method"], scope["path"], _route_in(scope), status, timing.error
+            asked = scope["method"], scope["path"], _route_in(scope), status
             self._requests.tracer.end(trace, asked_by_http, *asked)
 
 

@@ -20,7 +20,7 @@ from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
-from app.batching.timing import Timing, timed
+from app.batching.timing import TimedEngine, Timing, timed
 from app.engine.base import Engine, InputRefused
 from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
@@ -71,7 +71,7 @@ class Batcher:
         self._released: asyncio.Event | None = None
         self._stopping = False
         self._closed = False
-        self._times = False  # whether any job was ever timed
+        self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
     def paused(self) -> Pause | None:
@@ -103,7 +103,7 @@ class Batcher:
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
-        self._times = True
+        self._timed += 1
         timing.policy, timing.function, timing.rows = self._parts.name, job.function, job.rows
         timing.queued_at = perf_counter()
         job.timing = timing
@@ -233,11 +233,14 @@ class Batcher:
             rows = _rows(jobs)
             apart = bool(loaded.version.dependent_rows)
             self._most_rows = 1 if apart else MOST_ROWS
-            engine = loaded.engine
-            if self._times:
-                engine = timed(loaded, [job.timing for job in jobs if job.timing is not None], len(jobs), rows)
+            engine: Engine = loaded.engine
+            if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
+                self._timed -= len(timings)
+                engine = timed(loaded, timings, len(jobs), rows)
             if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
-                self._deliver(loaded, jobs, rows, compute(engine, jobs, rows, self._parts.complete, call_times, apart))
+                self._deliver(
+                    loaded, engine, jobs, rows, compute(engine, jobs, rows, self._parts.complete, call_times, apart)
+                )
             elif jobs:
                 self._in_thread = jobs
                 loaded.acquire()
@@ -253,7 +256,7 @@ class Batcher:
             work = self._loop.run_in_executor(
                 self._parts.executor, compute, engine, jobs, rows, self._parts.complete, call_times, apart
             )
-            self._deliver(loaded, jobs, rows, await work)
+            self._deliver(loaded, engine, jobs, rows, await work)
         except Exception as error:  # as in `_step`
             fail_all(jobs, error)
         finally:
@@ -262,8 +265,15 @@ class Batcher:
             self._go_on()
 
     def _deliver(
-        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, outcomes: Sequence[Arrays | Exception]
+        self,
+        loaded: LoadedVersion[Engine],
+        engine: Engine,
+        jobs: Sequence[Job],
+        rows: int,
+        outcomes: Sequence[Arrays | Exception],
     ) -> None:
+        if isinstance(engine, TimedEngine):
+            engine.batch_ended()
         self._parts.metrics.batch(rows)
         self._record(jobs[0], outcomes[0])
         version = loaded.version

@@ -17,23 +17,17 @@ from app.wire.tensors import Arrays
 class Timing:
     """The times of one request; in seconds of `perf_counter`, 0 where it has not come so far.
 
-    `batch`: the one that it was part of. `error`: the kind of what went wrong, if anything. `trace`: what the other
-    requests of its batch refer to it by, if anything.
+    `batch`: the one that it was part of. `trace`: what the other requests of its batch refer to it by, if anything.
     """
 
-    __slots__ = ("batch", "error", "function", "policy", "queued_at", "rows", "trace")
+    __slots__ = ("batch", "function", "policy", "queued_at", "rows", "trace")
 
     def __init__(self) -> None:
-        self.policy = self.function = self.error = ""
+        self.policy = self.function = ""
         self.rows = 0
         self.queued_at = 0.0
         self.batch: BatchTiming | None = None
         self.trace: Any = None
-
-    def ended(self) -> None:
-        """Notes that the batch has ended, where nobody has done so yet."""
-        if self.batch is not None and not self.batch.ended_at:
-            self.batch.ended_at = perf_counter()
 
 
 class BatchTiming:
@@ -77,6 +71,10 @@ class TimedEngine:
         finally:
             self._note(started)
 
+    def batch_ended(self) -> None:
+        """Notes that each request of the batch has its outcome."""
+        self._batch.ended_at = perf_counter()
+
     def _note(self, started: float) -> None:
         batch, ended = self._batch, perf_counter()
         batch.engine_started_at = batch.engine_started_at or started
@@ -85,10 +83,8 @@ class TimedEngine:
         batch.calls += 1
 
 
-def timed(loaded: LoadedVersion[Engine], timings: list[Timing], requests: int, rows: int) -> Engine:
-    """Returns the engine for a batch; one that is noted where requests of it are timed."""
-    if not timings:
-        return loaded.engine
+def timed(loaded: LoadedVersion[Engine], timings: list[Timing], requests: int, rows: int) -> TimedEngine:
+    """Returns the engine for a batch of which requests are timed."""
     batch = BatchTiming(loaded.version, timings, requests, rows)
     for timing in timings:
         timing.batch = batch

@@ -144,15 +144,10 @@ class Service:
             await _catch_up(pending, asked_at + self._timeout_s(pending))
         answer: asyncio.Future[Result] = loop.create_future()
         timing = timing_of_task.get()
-        if timing is None:
-            self.submit(pending, answer, asked_at)
-            return await answer
-        pending.policy.batcher.time(pending.job, timing)
+        if timing is not None:
+            pending.policy.batcher.time(pending.job, timing)
         self.submit(pending, answer, asked_at)
-        try:
-            return await answer
-        finally:
-            timing.ended()
+        return await answer
 
     def timeout_s(self, timeout_ms: int | None) -> float:
         """Returns the seconds that a request may take; None leaves it to the server."""

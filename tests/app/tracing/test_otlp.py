@@ -36,9 +36,10 @@ def traces_of(*requests: Request) -> list[RequestTrace]:
     loaded: Any = LoadedVersion(FakeEngine(), VersionInfo("v", "d", 2**40, "litert"))
     for trace in begun:
         trace.timing.policy, trace.timing.function, trace.timing.queued_at = "p", "action", trace.started
-    timed(loaded, [trace.timing for trace in begun], 300, 4096).initial_state(1)
+    engine = timed(loaded, [trace.timing for trace in begun], 300, 4096)
+    engine.initial_state(1)
+    engine.batch_ended()
     for trace, (_, *asked) in zip(begun, requests, strict=True):
-        trace.timing.ended()
         tracer.end(trace, Asked, *asked)
     return traces
 
