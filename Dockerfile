@@ -26,7 +26,7 @@ RUN awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock > uv.txt \
 FROM uv AS names
 ARG UV_DEFAULT_INDEX
 COPY pyproject.toml ./
-RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate \
+RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate --extra opentelemetry \
         --no-emit-package libclang --no-emit-package keras --no-emit-package optree --no-emit-package namex \
         --python python3 --constraint requirements.lock --output-file serving.txt pyproject.toml
 

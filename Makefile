@@ -126,7 +126,7 @@ fmt: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 lock: $(READY)  ## make the locks (requirements*.lock) anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --group demo --group dev --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group demo --group dev --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
 	for group in site deploy ray; do $(BIN)/uv pip compile --group $$group --python-version 3.11 --universal --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements-$$group.lock || exit 1; done

@@ -23,7 +23,15 @@ from app import __version__, logs
 from app.artifacts.bundle import TENSORFLOW
 from app.artifacts.temporary import own_folder
 from app.errors import UnusablePolicy
-from app.settings import Settings, SettingsError, add_options, settings_from_process, unknown_variables
+from app.settings import (
+    Settings,
+    SettingsError,
+    add_options,
+    settings_from_process,
+    telemetry_variables,
+    traces_are_sent,
+    unknown_variables,
+)
 from app.unix_socket import unix_socket
 
 if TYPE_CHECKING:
@@ -60,6 +68,8 @@ def _start(parsed: argparse.Namespace) -> int:
             _complain(logging.WARNING, f"{name} is no setting and is ignored")
         if settings.grpc_port and importlib.util.find_spec("grpc") is None:
             raise SettingsError("--grpc-port needs the extra grpc: pip install 'policy-server[grpc]'")
+        if traces_are_sent(settings, telemetry_variables()) and not _has_opentelemetry():
+            raise SettingsError("--traces needs the extra opentelemetry: pip install 'policy-server[opentelemetry]'")
         with contextlib.ExitStack() as stack:
             listeners = [stack.enter_context(_bound_socket(settings))]
             if settings.uds:
@@ -77,6 +87,14 @@ def _complain(level: int, text: str) -> None:
     logs.flush()
     if logs.json_formatter() is None:
         print(f"policy server: {text}", file=sys.stderr)
+
+
+def _has_opentelemetry() -> bool:
+    """Returns whether the extra is there: of its packages, the one that needs all others."""
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # the package above it
+        return False
 
 
 _DESCRIPTION = "Serves TF-Agents policies over HTTP and swaps their weights while it serves."

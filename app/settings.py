@@ -149,6 +149,9 @@ class Settings:
     log_format: str = setting(
         "text", "form of the log's lines: text, or json for an object a line", choices=("text", "json")
     )
+    traces: bool = setting(
+        False, "send traces (needs the extra opentelemetry); OpenTelemetry's own variables say where to and how many"
+    )
     admin_token: str = secret("bearer token of the admin routes; without one they are closed")
     session_url: str = secret(
         "redis://… for the sessions of all workers and replicas; empty: in memory",
@@ -221,6 +224,30 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
         file_variable(f) for f in all_settings() if f.metadata["secret"]
     }
     return sorted({n for n in env if n.startswith(PREFIX)} - known)
+
+
+def telemetry_variables() -> dict[str, str]:
+    """Returns OpenTelemetry's variables of this process; an empty one counts as unset, as it says."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_") and value.strip()}
+
+
+def traces_are_sent(settings: Settings, variables: Mapping[str, str]) -> bool:
+    """Returns whether traces are switched on, and OpenTelemetry's variables do not switch them off.
+
+    Raises:
+      SettingsError: they ask for a way to send them that there is not.
+    """
+    if not settings.traces or variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = variables.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
+    if exporter not in ("otlp", "none"):
+        raise SettingsError(f"OTEL_TRACES_EXPORTER is {exporter!r}, expected otlp or none")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if (protocol := variables.get(name)) is not None:
+            if protocol.strip().lower() != "http/protobuf":
+                raise SettingsError(f"{name} is {protocol!r}, expected http/protobuf")
+            break
+    return exporter == "otlp"
 
 
 def file_variable(f: Field[Any]) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -48,12 +49,15 @@ from app.rpc.link import Link
 from app.rpc.messages import FleetStatus, Offer
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.stores import store_for
-from app.settings import PolicyFolder, Settings
+from app.settings import PolicyFolder, Settings, telemetry_variables, traces_are_sent
 from app.uploads.upload import Uploads, upload_places
 from app.versions.active import LoadedVersions
 from app.versions.loader import BundleLoader
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec
+
+if TYPE_CHECKING:
+    from app.api.traced import TracedRequests
 
 # CPython's default generation-0 threshold is 700 allocations. A batch of observations as JSON has hundreds of lists,
 # which are gone with their request; cycles, which the collector is for, are rare.
@@ -73,6 +77,7 @@ class Worker:
         self._stack = AsyncExitStack()
         self._policies = AsyncExitStack()
         self._stopped = False
+        self._traced: TracedRequests | None = None
         self._service: Service
         self._sessions: Sessions | None = None
         self._settings: Settings
@@ -95,7 +100,12 @@ class Worker:
         self._service.fleet = FleetStatus() if settings.fleet_url else None
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
-        self._fast_path = FastPath(
+        app = build_app(self._service, self._sessions, metrics, settings)
+        if traces_are_sent(settings, telemetry_variables()):
+            from app.api.traced import open_traces  # of an extra
+
+            self._traced = open_traces(app, telemetry_variables(), self._stack)
+        self._fast_path = (self._traced.fast_path if self._traced else FastPath)(
             self._service,
             self._sessions,
             metrics,
@@ -107,7 +117,7 @@ class Worker:
         self._fast_path.websockets = openpi
         self._limits = SharedLimits(_limits(settings), memory)
         self._http = HttpServer(
-            build_app(self._service, self._sessions, metrics, settings),
+            app,
             self._fast_path,
             settings.root_path,
             _grace_s(settings),
@@ -154,7 +164,8 @@ class Worker:
 
         assert self._sessions is not None, "open comes first"
         models, settings = Models(self._service, self._sessions), self._settings
-        server = GrpcServer(models, self._metrics, settings, _grace_s(settings), self._limits.unfinished)
+        unfinished = self._limits.unfinished
+        server = GrpcServer(models, self._metrics, settings, _grace_s(settings), unfinished, self._traced)
         await server.start()
         self._stack.push_async_callback(server.stop)
 

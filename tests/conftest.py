@@ -57,6 +57,7 @@ TOGETHER = {
     "tests/integration/processes/test_start_and_stop.py": "server",
     "tests/integration/processes/test_audit.py": "server",
     "tests/integration/swaps/bad_checkpoints/": "bad checkpoints",
+    "tests/integration/processes/test_traces.py": "server",
     "tests/examples/": "server",
     "tests/packages/test_packages.py": "server",
     "tests/client/": "server",

@@ -24,6 +24,7 @@ from app.api.routes.policies import policies_router
 from app.api.routes.sessions import sessions_router
 from app.api.routes.tensorflow_serving import models_route
 from app.api.routes.uploads import uploads_router
+from app.api.server_timing import ServerTiming
 from app.inference.service import Service
 from app.metrics import Metrics
 from app.sessions.sessions import Sessions
@@ -58,6 +59,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Audited)
+    app.add_middleware(ServerTiming)
     fixed_routes = functools.cache(app.openapi)
 
     described: list[str] = []

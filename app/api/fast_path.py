@@ -6,7 +6,7 @@ Whatever takes more than that is left to FastAPI, whose endpoints have the same 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from app.api.access import check_bearer
@@ -15,6 +15,8 @@ from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
 from app.api.routes.tensorflow_serving import PREDICT, predict_paths, predict_route
+from app.api.server_timing import NAME as SERVER_TIMING
+from app.api.server_timing import is_asked, timed
 from app.api.websocket import WebSockets
 from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import PolicyServerError, UnknownMediaType
@@ -26,7 +28,7 @@ from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
 from app.wire.codecs import JSON, MSGPACK, Codec, reader_of, writer_of
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 # What the bytes of a header mean is kept for so many kinds of clients.
 _MOST_MEDIA = 64
 
@@ -93,7 +95,7 @@ class FastPath:
         self._metrics = metrics
         self._token = token
         self.body_limit = 0
-        self._for_framework = {b"expect", b"transfer-encoding", b"content-encoding"} | (
+        self._for_framework = {b"expect", b"transfer-encoding", b"content-encoding", SERVER_TIMING} | (
             {b"origin"} if crosses_origins else set()
         )
         self._endpoints: dict[bytes, _Endpoint] = {}
@@ -146,7 +148,7 @@ class FastPath:
             elif name == b"authorization":
                 bearer = bearer or value
             elif name in self._for_framework:
-                return None
+                return self._timed_route(path, headers) if name == SERVER_TIMING else None
         if not 0 <= length <= self.body_limit:
             return None
         route = endpoint.routes.get((media, accept)) or endpoint.route(media, accept)
@@ -155,6 +157,11 @@ class FastPath:
         if self._token and not check_bearer(bearer.decode("latin-1"), self._token):
             return None  # the framework says what is wrong
         return route
+
+    def _timed_route(self, path: bytes, headers: Headers) -> Route | None:
+        """Returns the route of a request with the header Server-Timing, as `route` does."""
+        route = FastPath.route(self, path, [(name, value) for name, value in headers if name != SERVER_TIMING])
+        return timed(route) if route is not None and is_asked(headers) else route
 
     def _infer_route(self, path: bytes, headers: Headers) -> Route | None:
         """Returns the route of a request of the Open Inference Protocol, as `route` does."""
@@ -172,7 +179,7 @@ class FastPath:
                     return None
                 json_length = value
             elif name in self._for_framework or name == b"x-forwarded-for":
-                return None
+                return self._timed_route(path, headers) if name == SERVER_TIMING else None
         route = endpoint.route(json_length)
         if not 0 <= length <= route.large.limit:
             return None

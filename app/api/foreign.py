@@ -9,6 +9,7 @@ from fastapi import Request, Response
 
 from app.api.bodies import read_body
 from app.api.endpoint import AwaitedAnswer, answered
+from app.api.observed import observed_for_task
 from app.api.problems import error_response
 from app.api.request_cycle import FastPathCycle, Route
 from app.dialects.calls import Reply
@@ -39,7 +40,7 @@ class AwaitedReply(AwaitedAnswer):
 
 async def answer_by(request: Request, service: Service, route: Route, answer: AwaitedReply) -> Response:
     """Answers a request by a route whose `cycle` is a `ForeignCycle`."""
-    cycle = route.cycle(route, answer)
+    cycle = route.cycle(observed_for_task(route), answer)
     try:
         body = await read_body(request, route.large.limit)
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -17,12 +17,24 @@ from app.metrics import Metrics
 from app.settings import Settings
 from app.wire.limits import LARGEST_BYTES, SMALL_BYTES
 
+if TYPE_CHECKING:
+    from app.api.traced import TracedRequests
+
 
 class GrpcServer:
-    """Answers between `start` and `stop`. `grace_s`: how long what was accepted has to be answered, once it stops."""
+    """Answers between `start` and `stop`.
+
+    `grace_s`: how long what was accepted has to be answered, once it stops. `traced`: None without traces.
+    """
 
     def __init__(
-        self, models: Models, metrics: Metrics, settings: Settings, grace_s: float, unfinished: UnfinishedRequests
+        self,
+        models: Models,
+        metrics: Metrics,
+        settings: Settings,
+        grace_s: float,
+        unfinished: UnfinishedRequests,
+        traced: TracedRequests | None = None,
     ) -> None:
         self._settings = settings
         self._grace_s = grace_s
@@ -30,12 +42,18 @@ class GrpcServer:
         messages = Messages()
         calls = InferenceCalls(models, unfinished, metrics, settings, messages, self._stopping)
         most = max(LARGEST_BYTES, settings.body_limit_bytes) + SMALL_BYTES
+        interceptors = []
+        if traced is not None:
+            from app.api.grpc_traced import TracedCalls  # of another extra
+
+            interceptors.append(TracedCalls(traced))
         self._server: Any = grpc.aio.server(
+            interceptors=interceptors,
             options=[
                 ("grpc.so_reuseport", int(settings.workers > 1)),
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", -1),
-            ]
+            ],
         )
         health = health_handler(models.service, messages, self._stopping)
         self._server.add_generic_rpc_handlers((calls.handler(), health, *reflection_handlers(messages, self._stopping)))

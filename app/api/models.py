@@ -14,6 +14,7 @@ from app.api.access import client_at
 from app.api.foreign import AwaitedReply, ForeignCycle
 from app.api.request_cycle import Large, Route
 from app.batching.rule import INITIAL_STATE, Result
+from app.batching.timing import Timing, timing_of_task
 from app.dialects.calls import ForeignRequest, Reply, codec_of, outputs_of_step, request_of
 from app.dialects.open_inference import Model, check_outputs, function_in
 from app.dialects.open_inference_answer import Form
@@ -46,10 +47,15 @@ def model_of_path(path: bytes) -> str:
 
 
 class SequenceCall(NamedTuple):
-    """A request of a sequence, to be answered by a session."""
+    """A request of a sequence, to be answered by a session, in a task. `timing`: where its times are noted, if so."""
 
     model: ServedModel
     call: Call
+    timing: Timing | None = None
+
+    def timed(self, timing: Timing) -> SequenceCall:
+        """Has its times noted."""
+        return self._replace(timing=timing)
 
     async def answer(self, client: str) -> Reply:
         """Does as `outputs` does, and writes the answer."""
@@ -63,6 +69,8 @@ class SequenceCall(NamedTuple):
           DoesNotFit, SessionConflict, Overloaded, …: as `Sessions` does.
         """
         call, sessions, policy = self.call, self.model.sessions, self.model.model.policy
+        if self.timing is not None:
+            timing_of_task.set(self.timing)
         step = call.sequence
         assert step is not None
         if step.start:

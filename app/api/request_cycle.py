@@ -231,14 +231,14 @@ class FastPathCycle(RequestCycle):
 class Route(NamedTuple):
     """How requests with one path and the same headers are answered.
 
-    `read`: a body → the pending request, or its answer at once. `cycle`: of a request on its connection.
+    `read`: a body → the pending request, or its answer at once. `cycle`: makes that of a request on its connection.
     """
 
     read: Callable[[bytes], PendingRequest | Answer]
     writes: Codec
     metrics: DataMetrics
     large: Large
-    cycle: type[FastPathCycle] = FastPathCycle
+    cycle: Callable[[Route, Receiver], FastPathCycle] = FastPathCycle
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

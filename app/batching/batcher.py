@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from time import perf_counter
 
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, compute
@@ -19,6 +20,7 @@ from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
+from app.batching.timing import TimedEngine, Timing, timed
 from app.engine.base import Engine, InputRefused
 from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
@@ -69,6 +71,7 @@ class Batcher:
         self._released: asyncio.Event | None = None
         self._stopping = False
         self._closed = False
+        self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
     def paused(self) -> Pause | None:
@@ -101,6 +104,13 @@ class Batcher:
             self._deadlines.watch(job.deadline)
         elif self._next_step is None:
             self._next_step = self._loop.call_soon(self._step)
+
+    def time(self, job: Job, timing: Timing) -> None:
+        """Has the times of a job that is about to be submitted noted."""
+        self._timed += 1
+        timing.policy, timing.function, timing.rows = self._parts.name, job.function, job.rows
+        timing.queued_at = perf_counter()
+        job.timing = timing
 
     def check_open(self) -> None:
         """Raises where no jobs are taken at all.
@@ -227,27 +237,31 @@ class Batcher:
             rows = _rows(jobs)
             apart = bool(loaded.version.dependent_rows)
             self._most_rows = 1 if apart else MOST_ROWS
+            engine: Engine = loaded.engine
+            if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
+                self._timed -= len(timings)
+                engine = timed(loaded, timings, len(jobs), rows)
             if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
-                outcomes = compute(loaded.engine, jobs, rows, self._parts.complete, call_times, apart)
-                self._parts.metrics.batch(rows, call_times.take_last())
+                outcomes = compute(engine, jobs, rows, self._parts.complete, call_times, apart)
+                self._note(engine, rows, call_times)
                 self._deliver(loaded, jobs, outcomes)
             elif jobs:
                 self._in_thread = jobs
                 loaded.acquire()
-                self._running = self._loop.create_task(self._run_in_thread(loaded, jobs, rows, call_times))
+                self._running = self._loop.create_task(self._run_in_thread(loaded, engine, jobs, rows, call_times))
                 self._deadlines.watch_all()
 
     async def _run_in_thread(
-        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], rows: int, call_times: CallTimes
+        self, loaded: LoadedVersion[Engine], engine: Engine, jobs: Sequence[Job], rows: int, call_times: CallTimes
     ) -> None:
-        """Takes over one lease of the version."""
+        """Takes over one lease of the version. `engine`: that of the version, or one that notes its calls."""
         try:
             apart = bool(loaded.version.dependent_rows)
             work = self._loop.run_in_executor(
-                self._parts.executor, compute, loaded.engine, jobs, rows, self._parts.complete, call_times, apart
+                self._parts.executor, compute, engine, jobs, rows, self._parts.complete, call_times, apart
             )
             outcomes = await work
-            self._parts.metrics.batch(rows, call_times.take_last())
+            self._note(engine, rows, call_times)
             self._deliver(loaded, jobs, outcomes)
         except Exception as error:  # as in `_step`
             fail_all(jobs, error)
@@ -255,6 +269,11 @@ class Batcher:
             loaded.release()
             self._running, self._in_thread = None, ()
             self._go_on()
+
+    def _note(self, engine: Engine, rows: int, call_times: CallTimes) -> None:
+        if isinstance(engine, TimedEngine):
+            engine.batch_ended()
+        self._parts.metrics.batch(rows, call_times.take_last())
 
     def _deliver(
         self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from app.batching.timing import Timing
 from app.engine.base import Engine
 from app.versions.lease import LoadedVersion
 from app.wire.tensors import Array, Arrays
@@ -70,6 +71,7 @@ class Job(msgspec.Struct, eq=False):
     policy state. `min_train_step`: it may not run on older weights. `isolated`: its rows run in calls of their own,
     of a fixed size, so that no neighbour changes their rounding. `reset_mask`: [rows] booleans, where only these rows
     start from the initial policy state. `loaded`: the version that it has to run on; None takes the one that serves.
+    `timing`: where its times are noted, if anywhere; see `Batcher.time`.
     The rest is known when it is submitted: `deadline` is on the event loop's clock, in seconds; `waiter` gets a
     `Result`, or the error.
     """
@@ -84,6 +86,7 @@ class Job(msgspec.Struct, eq=False):
     loaded: LoadedVersion[Engine] | None = None
     deadline: float = math.inf
     waiter: Waiter = _NOBODY
+    timing: Timing | None = None
 
 
 def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:

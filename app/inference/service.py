@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from app.batching.rule import Pause, Result, Waiter
+from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, PendingRequest, RequestParser
@@ -142,6 +143,9 @@ class Service:
             pending.policy.batcher.check_open()
             await _catch_up(pending, asked_at + self._timeout_s(pending))
         answer: asyncio.Future[Result] = loop.create_future()
+        timing = timing_of_task.get()
+        if timing is not None:
+            pending.policy.batcher.time(pending.job, timing)
         self.submit(pending, answer, asked_at)
         return await answer
 

@@ -1,5 +1,6 @@
 """The command line, up to the point where a server would start."""
 
+import importlib.util
 import socket
 from pathlib import Path
 
@@ -73,3 +74,21 @@ def test_a_folder_that_is_no_export_is_one_line(capsys: pytest.CaptureFixture[st
     assert status == 1
     assert text.startswith("policy server: ")
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("absent", ["opentelemetry", "opentelemetry.exporter.otlp.proto.http"])
+def test_traces_need_their_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
+    find = importlib.util.find_spec
+
+    def found(name: str) -> object:
+        if name == absent:
+            return None
+        if name.startswith(f"{absent}."):
+            raise ModuleNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    says = "--traces needs the extra opentelemetry: pip install 'policy-server[opentelemetry]'"
+    assert run(capsys, "serve", "p=/p", "--traces") == (2, f"policy server: {says}\n")

@@ -11,6 +11,7 @@ from app.settings import (
     add_options,
     all_settings,
     settings_from,
+    traces_are_sent,
     unknown_variables,
     variable,
 )
@@ -83,7 +84,7 @@ GIVEN = {
     "log_format": ("json", "text", "json", "text"),
     "log_level": ("debug", "error", "debug", "error"),
 }
-SWITCHES = ("watch", "strict_bounds")
+SWITCHES = ("watch", "strict_bounds", "traces")
 SECRETS = {
     "admin_token": "s3",
     "data_token": "s4",
@@ -309,3 +310,31 @@ def test_every_option_that_is_allowed_is_one_that_redis_takes(url):
     assert settings_from(["p=/p"], parsed(), {"POLICY_SERVER_FLEET_URL": url}).fleet_url == url
     pool = Redis.from_url(url).connection_pool
     pool.connection_class(**pool.connection_kwargs)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sent"),
+    [
+        ({}, True),
+        ({"OTEL_SDK_DISABLED": "false", "OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_SDK_DISABLED": "TRUE"}, False),
+        ({"OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, True),
+    ],
+)
+def test_opentelemetrys_variables_can_switch_traces_off(variables, sent):
+    assert traces_are_sent(settings_from(["p=/p"], {"traces": True}, {}), variables) is sent
+    assert not traces_are_sent(settings_from(["p=/p"], {}, {}), variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin', expected otlp or none"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc', expected http/protobuf"),
+    ],
+)
+def test_a_way_to_send_traces_that_there_is_not_is_refused(variables, says):
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        traces_are_sent(settings_from(["p=/p"], {"traces": True}, {}), variables)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request
 
 from app.api.access import Guard
 from app.api.endpoint import MakeCycle, endpoint
+from app.api.observed import observed_for_task
 from app.api.request_cycle import Receiver, RequestCycle, data_route
 from app.inference.policy import Policy
 from app.inference.service import Service
@@ -34,7 +35,8 @@ def data_router(service: Service, metrics: Metrics, guard: Guard) -> APIRouter:
         def make(
             _: Request, policy: Policy, reads: Codec, writes: Codec, counts: DataMetrics, receiver: Receiver
         ) -> RequestCycle:
-            return RequestCycle(data_route(service, policy, route, counts, reads, writes), receiver)
+            made = data_route(service, policy, route, counts, reads, writes)
+            return RequestCycle(observed_for_task(made), receiver)
 
         return make
 

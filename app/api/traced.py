@@ -1,0 +1,219 @@
+"""HTTP requests that are traced: on the fast path by another kind of cycle, behind it by a layer around the framework.
+
+Which requests are is decided before anything is made for them. All others are answered as without traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.fast_path import FastPath, Headers
+from app.api.observed import observed
+from app.api.request_cycle import Receiver, Route
+from app.api.routes.data import ROUTES
+from app.api.server_timing import TimedCycles
+from app.batching.timing import Timing, timing_of_task
+from app.metrics import DataMetrics
+from app.tracing.context import Parent, parent_in
+from app.tracing.otlp import Sending
+from app.tracing.tracer import Asked, RequestTrace, Tracer
+
+# What the framework calls the paths that it does not see, or has a pattern for that says little.
+_ROUTES = tuple(
+    (re.compile("[^/]+".join(map(re.escape, re.split(r"{\w+}", route)))), route)
+    for route in (
+        *(f"{root}/{function}" for root in ("", "/v1/policies/{policy}") for function in ROUTES),
+        *(f"{root}/sessions/{{id}}/action" for root in ("", "/v1/policies/{policy}")),
+        "/v2/models/{model}/infer",
+        *(f"/v1/models/{{model}}{of}:predict" for of in ("", "/versions/{version}", "/labels/{label}")),
+        *(f"/v1/models/{{model}}{of}{end}" for of in ("", "/versions/{version}") for end in ("", "/metadata")),
+    )
+)
+_METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
+# No answer was sent: the client has gone.
+_NO_ANSWER = (0, 499)
+_GONE = "ClientGone"
+_LONGEST_PATH = 256  # a target may have 64 KiB
+# From here on a status says that the server is to blame.
+_OURS = 500
+
+
+class TracedRequests:
+    """Decides which requests are traced, and ends their traces."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self._sampler = sampler = tracer.sampler
+        # Whether a trace may start with a request, and whether each request without a caller starts one.
+        self.starts, self.starts_all = sampler.bound > 0, sampler.rate >= 1
+        # How many requests without a caller are passed over until one starts a trace.
+        self.left = sampler.passed_over() if self.starts else 0
+
+    def starts_now(self) -> bool:
+        """Returns whether this request, which has no caller, starts a trace; to be asked once for each."""
+        if self.left:
+            self.left -= 1
+            return False
+        self.left = self._sampler.passed_over()
+        return True
+
+    def takes(self, parent: Parent | None) -> bool:
+        """Returns whether a request is traced; to be asked once for each."""
+        if parent is None:
+            return self.starts and self.starts_now()
+        return self._sampler.takes(parent)
+
+    def follows(self, parent: Parent) -> bool:
+        """Returns whether requests with this caller are traced."""
+        return self._sampler.takes(parent)
+
+    def begin(self, parent: Parent | None, timing: Timing) -> RequestTrace:
+        """See `Tracer`."""
+        return self.tracer.begin(parent, timing)
+
+    @property
+    def fast_path(self) -> type[FastPath]:
+        """A fast path that asks here."""
+        return type("TracedFastPath", (TracedFastPath,), {"requests": self})
+
+
+def open_traces(app: FastAPI, variables: Mapping[str, str], stack: AsyncExitStack) -> TracedRequests:
+    """Opens what sends traces, and traces requests of the framework's application; closed with the stack.
+
+    `variables`: OpenTelemetry's.
+    """
+    sending = Sending(variables)
+    stack.push_async_callback(asyncio.to_thread, sending.close)
+    requests = TracedRequests(sending.tracer)
+    app.add_middleware(TracedApp, requests=requests)
+    return requests
+
+
+def asked_by_http(method: str, path: str, route: str | None, status: int) -> Asked:
+    """Returns what HTTP says of a request.
+
+    Args:
+      method: that of the request.
+      path: of its target.
+      route: "" where it has none; None where the path says it.
+      status: that of the answer; 0 where there was none.
+    """
+    known = method in _METHODS
+    attributes: dict[str, Any] = {"http.request.method": method if known else "_OTHER"}
+    if not known:
+        attributes["http.request.method_original"] = method
+    attributes |= {"url.path": path[:_LONGEST_PATH], "url.scheme": "http"}
+    route = route_of(path) if route is None else route
+    if route:
+        attributes["http.route"] = route
+    if status not in _NO_ANSWER:
+        attributes["http.response.status_code"] = status
+    if status in _NO_ANSWER or status >= _OURS:
+        attributes["error.type"] = _GONE if status in _NO_ANSWER else str(status)
+    return Asked(f"{method if known else 'HTTP'} {route}".rstrip(), attributes, status >= _OURS)
+
+
+class _TracedMetrics:
+    """Counts the answer of one request as its route does, which ends its trace."""
+
+    def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, path: str) -> None:
+        self._metrics, self._tracer, self._trace, self._path = metrics, tracer, trace, path
+
+    def answered(self, status: int, seconds: float) -> None:
+        """See `DataMetrics`."""
+        self._metrics.answered(status, seconds)
+        self._tracer.end(self._trace, asked_by_http, "POST", self._path, None, status)
+
+
+class TracedFastPath(FastPath):
+    """A fast path of which some requests are traced."""
+
+    requests: TracedRequests
+
+    def route(self, path: bytes, headers: Headers) -> Route | None:
+        """See `FastPath`."""
+        route = super().route(path, headers)
+        if route is None:
+            return None
+        parent = parent_in(headers)
+        if parent is not None and not self.requests.follows(parent):
+            return route
+        if parent is None and not self.requests.starts:
+            return route
+        return route._replace(cycle=self._cycle(route.cycle, path, parent))
+
+    def _cycle(self, kind: Any, path: bytes, parent: Parent | None) -> Any:
+        """Returns what makes the cycle of a request with this path: mostly the one without a trace, where it may."""
+        requests = self.requests
+        tracer, text = requests.tracer, path.decode("latin-1")
+        shows = isinstance(kind, TimedCycles)
+
+        def follow(route: Route, receiver: Receiver) -> Any:
+            timing = Timing()
+            metrics = _TracedMetrics(route.metrics, tracer, tracer.begin(parent, timing), text)
+            route = observed(route, timing, metrics)
+            return kind(route, receiver, timing) if shows else kind(route, receiver)
+
+        def start(route: Route, receiver: Receiver) -> Any:
+            if requests.left:  # as `starts_now`, in less time
+                requests.left -= 1
+                return kind(route, receiver)
+            return follow(route, receiver) if requests.starts_now() else kind(route, receiver)
+
+        return follow if parent is not None or requests.starts_all else start
+
+
+@functools.lru_cache(maxsize=1024)
+def route_of(path: str) -> str:
+    """Returns the route of a path; "" where it is none of these."""
+    return next((route for pattern, route in _ROUTES if pattern.fullmatch(path)), "")
+
+
+class TracedApp:
+    """Wraps an application, and traces some of its requests."""
+
+    def __init__(self, app: ASGIApp, requests: TracedRequests) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        parent = parent_in(scope["headers"]) if scope["type"] == "http" else None
+        if scope["type"] != "http" or not self._requests.takes(parent):
+            await self._app(scope, receive, send)
+            return
+        timing, status = Timing(), 0
+        trace = self._requests.begin(parent, timing)
+        token = timing_of_task.set(timing)
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            status = status or _OURS
+            raise
+        finally:
+            timing_of_task.reset(token)
+            asked = scope["method"], scope["path"], _route_in(scope), status
+            self._requests.tracer.end(trace, asked_by_http, *asked)
+
+
+def _route_in(scope: Scope) -> str:
+    """Returns the route that the framework has found; "" where it has found none."""
+    found = getattr(scope.get("route"), "path", "")
+    if found or "endpoint" not in scope:
+        return str(found)
+    return route_of(scope["path"].removeprefix(scope.get("root_path", "")))

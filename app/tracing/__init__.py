@@ -1,0 +1,1 @@
+"""Traces by OpenTelemetry: which requests, what is said of them, where it is sent. Imported where it is switched on."""

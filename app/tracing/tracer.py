@@ -1,0 +1,59 @@
+"""Requests that are traced: what is noted of each while it is under way, and where it goes when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter, time_ns
+from typing import Any, NamedTuple
+
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from app.batching.timing import Timing
+from app.tracing.context import Parent
+from app.tracing.sampling import Sampler
+
+
+class Asked(NamedTuple):
+    """What a protocol says of a request: the name of the server's span, its attributes, whether the server failed."""
+
+    name: str
+    attributes: dict[str, Any]
+    failed: bool
+
+
+class RequestTrace:
+    """One request that is traced; its spans are made of it in the thread that sends them.
+
+    `started`, `ended`: by `perf_counter`; `ended_ns`: the latter by the clock of the spans. `asked`: gives what the
+    protocol says, with its arguments. `own`: the server's span, once there is one.
+    """
+
+    __slots__ = ("asked", "ended", "ended_ns", "own", "parent", "started", "timing")
+
+    # The library's processors look whether it is sampled.
+    context = SpanContext(1, 1, False, TraceFlags(TraceFlags.SAMPLED))
+
+    def __init__(self, parent: Parent | None, timing: Timing) -> None:
+        self.parent, self.timing = parent, timing
+        self.started, self.ended, self.ended_ns = perf_counter(), 0.0, 0
+        self.asked: tuple[Callable[..., Asked], tuple[Any, ...]]
+        self.own: SpanContext | None = None
+        timing.trace = self
+
+
+class Tracer:
+    """Starts and ends traces. `sampler` is for those who ask whether to; `pass_on` takes each that is over."""
+
+    def __init__(self, sampler: Sampler, pass_on: Callable[[Any], None]) -> None:
+        self.sampler = sampler
+        self._pass_on = pass_on
+
+    def begin(self, parent: Parent | None, timing: Timing) -> RequestTrace:
+        """Starts the trace of a request, or its part of the caller's; its times are noted in `timing`."""
+        return RequestTrace(parent, timing)
+
+    def end(self, trace: RequestTrace, asked: Callable[..., Asked], *arguments: Any) -> None:
+        """Ends a trace; `asked` is called with the arguments when its spans are made."""
+        trace.ended, trace.ended_ns = perf_counter(), time_ns()
+        trace.asked = asked, arguments
+        self._pass_on(trace)

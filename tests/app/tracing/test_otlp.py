@@ -1,0 +1,131 @@
+"""The encoding of spans beside the library's own, and what becomes of those that cannot be sent."""
+
+import random
+import socket
+from time import perf_counter
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from app.batching.timing import Timing, timed
+from app.engine.fake import FakeEngine
+from app.settings import telemetry_variables
+from app.tracing import otlp
+from app.tracing.context import Parent
+from app.tracing.otlp import OtlpExporter, Sending, encoded, resource
+from app.tracing.sampling import Sampler
+from app.tracing.spans import SpanMaker
+from app.tracing.tracer import Asked, RequestTrace, Tracer
+from app.versions.lease import LoadedVersion, VersionInfo
+
+PARENT = Parent(2**127 + 5, 2**63 + 9, sampled=True, state="a=1,b=2")
+
+
+SAMPLER = Sampler(follows=True, rate=1.0)
+Request = tuple[Parent | None, str, dict[str, Any], bool]
+
+
+def traces_of(*requests: Request) -> list[RequestTrace]:
+    """Those of requests that shared one batch."""
+    traces: list[RequestTrace] = []
+    tracer = Tracer(SAMPLER, traces.append)
+    begun = [tracer.begin(parent, Timing()) for parent, *_ in requests]
+    loaded: Any = LoadedVersion(FakeEngine(), VersionInfo("v", "d", 2**40, "litert"))
+    for trace in begun:
+        trace.timing.policy, trace.timing.function, trace.timing.queued_at = "p", "action", trace.started
+    engine = timed(loaded, [trace.timing for trace in begun], 300, 4096)
+    engine.initial_state(1)
+    engine.batch_ended()
+    for trace, (_, *asked) in zip(begun, requests, strict=True):
+        tracer.end(trace, Asked, *asked)
+    return traces
+
+
+def spans_of(*requests: Request) -> list[ReadableSpan]:
+    maker = SpanMaker(SAMPLER, resource())
+    return [span for trace in traces_of(*requests) for span in maker.spans(trace)]
+
+
+def test_the_bytes_are_those_of_the_librarys_own_encoder() -> None:
+    spans = spans_of(
+        (None, "POST /action", {"url.path": "/action", "http.response.status_code": 200}, False),
+        (PARENT, "POST /ä/" + "long" * 100, {"url.path": "/" + "p" * 5000, "error.type": "", "rows": 0}, True),
+        (PARENT._replace(state=""), "GET", {"large": 2**62, "lone": "\u2028"}, False),
+    )
+    assert len(spans) == 12
+    assert sum(len(span.links) for span in spans) == 6
+    ours = ExportTraceServiceRequest.FromString(encoded(spans))
+    assert ours == encode_spans(spans)
+
+
+def test_one_span_is_a_request_too() -> None:
+    spans = spans_of((None, "GET", {}, False))
+    for span in spans:
+        assert ExportTraceServiceRequest.FromString(encoded([span])) == encode_spans([span])
+
+
+def test_the_librarys_client_is_there_and_else_its_encoder() -> None:
+    exporter = OtlpExporter({}, SpanMaker(SAMPLER, resource()))
+    assert callable(exporter._client.export)
+    exporter._client = None
+    exporter._library.export = lambda spans: ("sent", spans)
+    assert exporter.export([]) == ("sent", [])
+
+
+def test_a_collector_that_cannot_be_reached_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.01")
+    with caplog.at_level("INFO"):
+        sending = Sending(telemetry_variables())
+        traces = traces_of((None, "GET", {}, False))
+        for _ in range(3):
+            sending._exporter.export(traces)
+        sending._exporter._client = type("Answers", (), {"export": lambda *_: type("Sent", (), {"success": True})})
+        sending._exporter.export(traces)
+        sending.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"traces cannot be sent to http://127.0.0.1:{port}: they are dropped until it takes them",
+        "traces are sent again",
+    ]
+
+
+def test_more_than_the_queue_holds_is_dropped_and_a_stop_does_not_wait_for_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(otlp, "_FAREWELL_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and answers nothing
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        sending = Sending({})
+        (trace,) = traces_of((None, "GET", {}, False))
+        for _ in range(10_000):
+            sending.tracer.end(trace, Asked, "GET", {}, False)
+        started = perf_counter()
+        sending.close()
+        assert perf_counter() - started < 8  # the library's own bound for an answer is 10 s, and for a stop 30 s
+    assert len(sending._processor._batch_processor._queue) <= 2048
+    # Not a line for each: one, where sending has failed by now.
+    assert [record.name for record in caplog.records] in ([], ["policy_server.tracing"])
+
+
+def test_opentelemetrys_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resource().attributes["service.name"] == "policy-server"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=9")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "simulators")
+    found = resource().attributes
+    assert found["service.name"] == "simulators"
+    assert found["service.version"] == "9"
+    assert found["deployment.environment.name"] == "test"
+    assert found["telemetry.sdk.language"] == "python"
+
+
+def test_ids_are_random() -> None:
+    random.seed(1)
+    spans = spans_of(*[(None, "GET", {}, False)] * 50)
+    assert len({span.context.span_id for span in spans if span.context}) == len(spans)
