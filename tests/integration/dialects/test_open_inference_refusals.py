@@ -5,7 +5,6 @@ import json
 import random
 import struct
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """With little room, and a token for data."""
     trainer = NumberTrainer(tmp_path_factory.mktemp("refusals") / "policy", kind_of_policy=CountingPolicy)
     options = ("--queue-limit-requests", "1", "--body-limit-bytes", "70000", "--client-timeout-s", "1", "--no-watch")
-    more = ("--grpc-port", str(free_port()), "--sessions-limit", "1", "--buffered-limit-bytes", str(2**20))
+    more = ("--grpc-port", str(free_port()), "--sessions-limit", "1")
     with serving({"policy": trainer.folder}, *options, *more, prepared=True, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         yield running
 
@@ -148,18 +147,6 @@ def test_a_full_queue_is_429(server: RunningServer, client: httpx.Client, channe
 
     with paused(server, "wait"):
         assert asyncio.run(ask()) == [429, 429, 504]
-
-
-def test_unfinished_messages_have_a_bound_together(server: RunningServer, channel: Any) -> None:
-    """Two of them do not fit beside each other: the larger one is given up, and the other has no neighbour."""
-    rows = [np.zeros((count, 4), np.float32) for count in (4300, 4200)]
-    with ThreadPoolExecutor(2) as pool, paused(server, "wait"):
-        asked = [pool.submit(by_grpc, channel, each, timeout=2_000_000) for each in rows]
-        larger, smaller = [future.result() for future in asked]
-    assert larger[0] is CODE.RESOURCE_EXHAUSTED
-    assert "take too much memory together" in larger[1]
-    assert "memory" not in smaller[1]
-    assert by_grpc(channel, rows[0]) == (CODE.OK, "")
 
 
 def test_sessions_of_sequences_have_the_same_limit(client: httpx.Client, channel: Any) -> None:
