@@ -1,36 +1,45 @@
-// A chart of the last minutes: lines over time, with the swaps as marks on the axis. Drawn as SVG.
+// A chart of the last minutes: lines over time, with the swaps as marks on the axis. The lines are SVG, stretched to the
+// space that there is; words and marks are HTML, which keeps its size.
 
-import { SPAN_S } from "../state/history.js";
 import { h } from "./dom.js";
 
-const WIDTH = 600;
-const HEIGHT = 150;
-const LEFT = 46;
-const RIGHT = 8;
-const TOP = 10;
-const BOTTOM = 24;
-const GAP_S = 5; // without samples for so long a line is broken
+const SPANS_S = [60, 120, 300];
+const GAP_S = 8; // without samples for so long a line is broken
+const [WIDTH, HEIGHT] = [600, 100];
 
 /**
  * lines: [{field, name, className, fill}] of samples {at, field…}; swaps: [{at, label, refused}].
- * `format` writes the values of the axis.
+ * `format` writes values; `axis` those of the axis.
  */
-export function chart({ label, samples, lines, swaps, now, format }) {
-  const x = (at) => LEFT + ((at - now + SPAN_S) / SPAN_S) * (WIDTH - LEFT - RIGHT);
-  const top = niceTop(Math.max(0, ...samples.flatMap((one) => lines.map((line) => one[line.field] ?? 0))));
-  const y = (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - TOP - BOTTOM);
+export function chart({ label, samples, lines, swaps, now, format, axis = format }) {
+  const span = SPANS_S.find((one) => !samples.length || now - samples[0].at <= one) ?? SPANS_S.at(-1);
+  const seen = samples.filter((one) => one.at >= now - span);
+  const shown = swaps.filter((swap) => swap.at >= now - span);
+  const share = (at) => (at - now + span) / span;
+  const top = niceTop(Math.max(0, ...seen.flatMap((one) => lines.map((line) => one[line.field] ?? 0))));
+  const x = (at) => WIDTH * share(at);
+  const y = (value) => HEIGHT * (1 - value / top);
   return h(
     "figure",
     { class: "chart" },
-    h("figcaption", {}, h("span", { class: "chart-title" }, label), legend(lines, samples, format)),
+    h("figcaption", {}, h("span", { class: "chart-title" }, label), legend(lines, seen, format)),
     h(
-      "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": spoken(label, lines, samples, swaps, format) },
-      [0, top / 2, top].map((value) => level(value, y, format)),
-      [4, 3, 2, 1, 0].map((minutes) => minuteMark(minutes, x(now - 60 * minutes))),
-      lines.filter((line) => line.fill).map((line) => area(samples, line, x, y)),
-      lines.map((line) => h("path", { class: `line ${line.className}`, d: path(samples, line.field, x, y) })),
-      swaps.filter((swap) => swap.at > now - SPAN_S).map((swap) => swapMark(swap, x(swap.at))),
+      "div",
+      { class: "plot", role: "img", "aria-label": spoken(label, lines, seen, shown, format) },
+      h("div", { class: "levels" }, [top, top / 2, 0].map((value) => h("span", {}, axis(value)))),
+      h(
+        "div",
+        { class: "lines" },
+        h(
+          "svg",
+          { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" },
+          [0, HEIGHT / 2, HEIGHT].map((height) => h("line", { class: "level", x1: 0, x2: WIDTH, y1: height, y2: height })),
+          lines.filter((line) => line.fill).map((line) => area(seen, line, x, y)),
+          lines.map((line) => h("path", { class: `line ${line.className}`, d: path(seen, line.field, x, y) })),
+        ),
+        shown.map((swap) => h("span", { class: swap.refused ? "swap-mark refused" : "swap-mark", title: swap.label, style: { left: `${100 * share(swap.at)}%` } })),
+      ),
+      h("div", { class: "times" }, [1, 0.75, 0.5, 0.25, 0].map((part) => h("span", {}, ago(part * span)))),
     ),
   );
 }
@@ -38,10 +47,10 @@ export function chart({ label, samples, lines, swaps, now, format }) {
 /** A line without axes, for a row of a table. */
 export function sparkline(samples, field, now) {
   const [width, height] = [88, 22];
-  const top = Math.max(1e-9, ...samples.map((one) => one[field] ?? 0));
+  const recent = samples.filter((one) => one.at > now - 120);
+  const top = Math.max(1e-9, ...recent.map((one) => one[field] ?? 0));
   const x = (at) => width + ((at - now) / 120) * width;
   const y = (value) => height - 2 - (value / top) * (height - 4);
-  const recent = samples.filter((one) => one.at > now - 120);
   return h(
     "svg",
     { class: "spark", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
@@ -55,34 +64,14 @@ function legend(lines, samples, format) {
     "span",
     { class: "legend" },
     lines.map((line) =>
-      h("span", { class: `legend-entry ${line.className}` }, h("span", { class: "legend-name" }, line.name), " ", h("strong", {}, format(last[line.field]))),
+      h("span", { class: `legend-entry ${line.className}` }, h("span", {}, line.name), " ", h("strong", {}, format(last[line.field]))),
     ),
   );
 }
 
-function level(value, y, format) {
-  return h(
-    "g",
-    { class: "level" },
-    h("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
-    h("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)),
-  );
-}
-
-function minuteMark(minutes, x) {
-  const anchor = minutes ? "middle" : "end";
-  return h("text", { class: "minute", x, y: HEIGHT - 6, "text-anchor": anchor }, minutes ? `−${minutes} min` : "now");
-}
-
-function swapMark(swap, x) {
-  const bottom = HEIGHT - BOTTOM;
-  return h(
-    "g",
-    { class: swap.refused ? "swap-mark refused" : "swap-mark" },
-    h("title", {}, swap.label),
-    h("line", { x1: x, x2: x, y1: TOP, y2: bottom }),
-    h("path", { d: `M${x - 4} ${TOP - 6}h8l-4 7z` }),
-  );
+function ago(seconds) {
+  if (!seconds) return "now";
+  return seconds >= 60 ? `−${Number((seconds / 60).toFixed(2))} min` : `−${seconds} s`;
 }
 
 function path(samples, field, x, y) {
@@ -115,5 +104,5 @@ function niceTop(value) {
 function spoken(label, lines, samples, swaps, format) {
   const last = samples.at(-1) ?? {};
   const now = lines.map((line) => `${line.name} ${format(last[line.field])}`).join(", ");
-  return `${label}, last five minutes; now ${now}; ${swaps.length} swaps`;
+  return `${label} over the last minutes; now ${now}; swaps: ${swaps.length}`;
 }

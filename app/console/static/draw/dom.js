@@ -3,6 +3,9 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "polyline", "polygon"]);
+// Whose value is what somebody has typed or chosen; of others it is an attribute.
+const HAS_TEXT = new Set(["input", "select", "textarea"]);
+const CHOICES = new Set(["radio", "checkbox"]);
 const described = new WeakMap();
 
 /** An element. Props are attributes, `on…` handlers, `key`, and `own`: a function that makes a node that is left alone. */
@@ -77,7 +80,7 @@ function update(node, child) {
   const before = described.get(node)?.props ?? {};
   for (const name of Object.keys(before)) if (!(name in child.props)) set(node, name, null);
   for (const [name, value] of Object.entries(child.props)) {
-    if (before[name] !== value || name === "value" || name === "checked") set(node, name, value);
+    if (before[name] !== value || name === "value") set(node, name, value);
   }
   described.set(node, child);
   fill(node, child.children);
@@ -86,7 +89,7 @@ function update(node, child) {
 function set(node, name, value) {
   if (name === "key") return;
   if (name.startsWith("on")) node[name] = value;
-  else if (name === "value" || name === "checked") {
+  else if ((name === "value" && HAS_TEXT.has(node.localName) && !CHOICES.has(node.type)) || name === "checked") {
     if (value !== null && value !== undefined && node[name] !== value) node[name] = value;
   } else if (name === "style") for (const [property, text] of Object.entries(value ?? {})) node.style.setProperty(property, text);
   else if (value === null || value === undefined || value === false) node.removeAttribute(name);

@@ -24,6 +24,11 @@ export function ms(number) {
   return `${number.toFixed(number >= 10 ? 1 : 2)} ms`;
 }
 
+/** Milliseconds on an axis: round numbers. */
+export function roundMs(number) {
+  return number >= 1000 ? `${number / 1000} s` : `${number} ms`;
+}
+
 /** Seconds that something took. */
 export function took(seconds) {
   return seconds === undefined ? NONE : ms(1000 * seconds);

@@ -42,7 +42,7 @@ export function describe(leaf) {
 
 function numbersControl(leaf, path) {
   const count = sizeOf(leaf.shape);
-  const entries = Array.from({ length: count }, (_, index) => entryFor(leaf, index, leaf.shape.length ? `${path}[${index}]` : path));
+  const entries = Array.from({ length: count }, (_, index) => entryFor(leaf, index, path, leaf.shape.length ? `[${index}]` : ""));
   const node = build(
     h(
       leaf.shape.length ? "fieldset" : "div",
@@ -58,29 +58,31 @@ function numbersControl(leaf, path) {
   };
 }
 
-function entryFor(leaf, index, label) {
+/** `place`: which number of the leaf it is, where it has many; shown alone, for the frame around has the leaf's name. */
+function entryFor(leaf, index, path, place) {
   const [low, high] = boundsOf(leaf, index);
-  if (leaf.dtype === "bool") return checkbox(label);
-  if (isInteger(leaf) && high - low < MOST_CHOICES) return choices(leaf, label, low, high);
-  return number(leaf, label, low, high, zeroOf(leaf, index));
+  const names = { full: path + place, shown: place || path };
+  if (leaf.dtype === "bool") return checkbox(names);
+  if (isInteger(leaf) && high - low < MOST_CHOICES) return choices(names, low, high);
+  return number(leaf, names, low, high, zeroOf(leaf, index));
 }
 
-function checkbox(label) {
+function checkbox({ full, shown }) {
   const id = `field-${++made}`;
-  const input = build(h("input", { type: "checkbox", id }));
-  const node = build(h("div", { class: "entry" }, h("label", { for: id }, label)));
+  const input = build(h("input", { type: "checkbox", id, "aria-label": full }));
+  const node = build(h("div", { class: "entry" }, h("label", { for: id }, shown)));
   node.append(input);
   return { node, read: () => input.checked, set: (value) => (input.checked = value) };
 }
 
-function choices(leaf, label, low, high) {
+function choices({ full, shown }, low, high) {
   const name = `field-${++made}`;
   const values = Array.from({ length: high - low + 1 }, (_, step) => low + step);
   const node = build(
     h(
       "div",
-      { class: "entry", role: "radiogroup", "aria-label": label },
-      h("span", { class: "entry-label", "aria-hidden": "true" }, label),
+      { class: "entry", role: "radiogroup", "aria-label": full },
+      h("span", { class: "entry-label", "aria-hidden": "true" }, shown),
       h("span", { class: "segments" }, values.map((value) => h("label", {}, h("input", { type: "radio", name, value, checked: value === zeroClamped(low, high) }), h("span", {}, value)))),
     ),
   );
@@ -96,15 +98,15 @@ function zeroClamped(low, high) {
 }
 
 /** A number, with a slider where it has bounds. */
-function number(leaf, label, low, high, start) {
+function number(leaf, { full, shown }, low, high, start) {
   const id = `field-${++made}`;
   const whole = isInteger(leaf);
-  const input = build(h("input", { type: "number", id, step: whole ? 1 : "any", value: String(start), required: true }));
-  const node = build(h("div", { class: "entry" }, h("label", { for: id, title: describe(leaf) }, label)));
+  const input = build(h("input", { type: "number", id, step: whole ? 1 : "any", value: String(start), required: true, "aria-label": full }));
+  const node = build(h("div", { class: "entry" }, h("label", { for: id, title: describe(leaf) }, shown)));
   let slider = null;
   if (Number.isFinite(low) && Number.isFinite(high) && low < high) {
     const step = whole ? 1 : (high - low) / 200;
-    slider = build(h("input", { type: "range", min: low, max: high, step, "aria-label": `${label}, slider` }));
+    slider = build(h("input", { type: "range", min: low, max: high, step, "aria-label": `${full}, slider` }));
     slider.value = String(start);
     slider.oninput = () => (input.value = whole ? slider.value : written(Number(slider.value)));
     input.oninput = () => (slider.value = input.value);
@@ -115,7 +117,7 @@ function number(leaf, label, low, high, start) {
   node.append(input);
   return {
     node,
-    read: () => numberIn(input, label, whole),
+    read: () => numberIn(input, full, whole),
     set: (value) => {
       input.value = String(value);
       if (slider) slider.value = String(value);

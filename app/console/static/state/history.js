@@ -1,7 +1,6 @@
 // What the page has seen of rates: one sample a second and policy, for the last minutes.
 
-export const SPAN_S = 300;
-const MOST = SPAN_S + 10;
+const MOST = 310;
 
 export class History {
   #samples = new Map();

@@ -21,7 +21,7 @@ export function header(model) {
       ),
       h("span", {}, "Policy server"),
     ),
-    h("span", { class: "host" }, location.host),
+    h("span", { class: "fact host" }, location.host),
     server && h("span", { class: "fact" }, `version ${server.version}`),
     server && h("span", { class: "fact" }, `up ${lasting(model.now() - server.started_at)}`),
     h("span", { class: "spring" }),

@@ -33,8 +33,8 @@ export function overview(model) {
     h(
       "div",
       { class: "columns" },
-      h("div", { class: "main-column" }, policyTable(model, rows), h("section", { class: "card" }, h("h2", {}, "All policies, live"), total(model, rows))),
-      h("div", { class: "side-column" }, swapLog(model, model.swaps().slice(0, 12), { named: true }), fleet(model), audit(model)),
+      h("div", { class: "main-column" }, h("section", { class: "card" }, total(model, rows)), policyTable(model, rows)),
+      h("div", { class: "side-column" }, swapLog(model, model.swaps().slice(0, 8), { named: true }), fleet(model), audit(model)),
     ),
   ];
 }
@@ -155,7 +155,7 @@ function total(model, rows) {
     for (const one of model.history.of(name)) all.set(one.at, (all.get(one.at) ?? 0) + one.answers_per_s);
   }
   return chart({
-    label: "Answers a second",
+    label: "Answers a second, all policies",
     samples: [...all].map(([at, answers]) => ({ at, answers })),
     lines: [{ field: "answers", name: "answers/s", className: "answers", fill: true }],
     swaps: marks(model.swaps()),

@@ -78,6 +78,7 @@ function live(model, name, swaps) {
       ...common,
       label: "Latency",
       format: format.ms,
+      axis: format.roundMs,
       lines: [
         { field: "p99_ms", name: "p99", className: "p99" },
         { field: "p50_ms", name: "p50", className: "p50" },
