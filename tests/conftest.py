@@ -53,6 +53,7 @@ TOGETHER = {
     "tests/zoo/": "zoo",
     "tests/integration/inference/": "server",
     "tests/integration/sessions/": "server",
+    "tests/integration/console/": "console",
     "tests/integration/processes/test_start_and_stop.py": "server",
     "tests/integration/processes/test_audit.py": "server",
     "tests/examples/": "server",

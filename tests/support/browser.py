@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of the console, driven by Playwright: Debian's `chromium`, or another that is installed."""
+"""Headless Chromium for tests of the console, driven by Playwright: Debian's `chromium`, or another one here."""
 
 import contextlib
 import os

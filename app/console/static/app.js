@@ -22,12 +22,15 @@ function named() {
 }
 
 function draw() {
+  const focused = document.activeElement;
   const name = named();
   document.title = name ? `${name} – Policy server` : "Policy server";
   document.body.classList.toggle("lost", !model.connection.live);
   fill(parts.header, header(model));
   fill(parts.banner, banner(model));
   if (model.state) fill(parts.main, name ? policyPage(model, name) : overview(model));
+  // A row that has moved to another place of the table has lost it.
+  if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
 }
 
 function sample() {

@@ -49,7 +49,7 @@ OpenPage = Callable[..., "Watched"]
 
 @pytest.fixture
 def open_page(browser: "Browser", console_server: RunningServer) -> Iterator[OpenPage]:
-    """Opens the console at a view; what the page writes to its console, and asks of others, fails the test at its end."""
+    """Opens the console at a view; errors on its console, and requests to others, fail the test at its end."""
     from tests.support.browser import watched_page
 
     with contextlib.ExitStack() as stack:

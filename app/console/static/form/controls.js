@@ -14,7 +14,7 @@ export function controlFor(leaf, path) {
   const known = !leaf.shape.includes(null);
   if (leaf.dtype === "string") return known && !leaf.shape.length ? textControl(leaf, path) : jsonControl(leaf, path);
   if (known && looksLikeImage(leaf)) return imageControl(leaf, path);
-  if (known && leaf.shape.length < 2 && sizeOf(leaf.shape) <= MOST_ENTRIES) return numbersControl(leaf, path);
+  if (known && sizeOf(leaf.shape) <= MOST_ENTRIES) return numbersControl(leaf, path);
   return jsonControl(leaf, path);
 }
 
@@ -42,7 +42,7 @@ export function describe(leaf) {
 
 function numbersControl(leaf, path) {
   const count = sizeOf(leaf.shape);
-  const entries = Array.from({ length: count }, (_, index) => entryFor(leaf, index, path, leaf.shape.length ? `[${index}]` : ""));
+  const entries = Array.from({ length: count }, (_, index) => entryFor(leaf, index, path, placeOf(leaf.shape, index)));
   const node = build(
     h(
       leaf.shape.length ? "fieldset" : "div",
@@ -56,6 +56,13 @@ function numbersControl(leaf, path) {
     read: () => shaped(entries.map((entry) => entry.read()), leaf.shape),
     set: (kind) => entries.forEach((entry, index) => entry.set(kind === "zeros" ? zeroOf(leaf, index) : randomOf(leaf, index))),
   };
+}
+
+/** "[1][2]" of an entry of a flat list; "" of a single number. */
+function placeOf(shape, index) {
+  if (!shape.length) return "";
+  const part = sizeOf(shape.slice(1));
+  return `[${Math.floor(index / part)}]${placeOf(shape.slice(1), index % part)}`;
 }
 
 /** `place`: which number of the leaf it is, where it has many; shown alone, for the frame around has the leaf's name. */

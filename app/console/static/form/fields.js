@@ -4,7 +4,8 @@ import { build, h } from "../draw/dom.js";
 import { controlFor, numberIn } from "./controls.js";
 import { childrenOf, isLeaf, pack } from "./nest.js";
 
-const TIME_STEP = new Set(["step_type", "reward", "discount"]);
+// What a time step has beside the observation; the state is asking.js's.
+const BESIDE = new Set(["step_type", "reward", "discount", "policy_state"]);
 const STEP_TYPES = ["FIRST", "MID", "LAST"];
 
 /** {node, read(), set(kind)} for a nest, in frames like the nest's own. */
@@ -29,11 +30,19 @@ function nodeOf(nest, label, path, controls) {
   return node;
 }
 
+/** The fields of a request by their names there, as app/inputs/names.py has them. */
+function topLevel(inputs) {
+  const named = isLeaf(inputs) ? [[inputs.name, inputs]] : childrenOf(inputs);
+  return named.map(([name, nest]) => [name === "options" ? "0/options" : name, nest]);
+}
+
 /** What is asked about: {node, read(), set(kind)}; `read` gives the members of a request's body. */
 export function inputFields(inputs) {
-  const members = Object.entries(inputs.dict ?? { observation: inputs }).filter(([name]) => name !== "policy_state");
-  const main = members.filter(([name]) => !TIME_STEP.has(name)).map(([name, nest]) => [name, nestControl(nest, name)]);
-  const folded = members.filter(([name]) => TIME_STEP.has(name)).map(([name, nest]) => [name, optional(name, nest)]);
+  const members = topLevel(inputs);
+  // An export with an input_fn has fields of its own, which may be called anything.
+  const beside = members.some(([name]) => name === "step_type") ? BESIDE : new Set();
+  const main = members.filter(([name]) => !beside.has(name)).map(([name, nest]) => [name, nestControl(nest, name)]);
+  const folded = members.filter(([name]) => beside.has(name) && name !== "policy_state").map(([name, nest]) => [name, optional(name, nest)]);
   const node = build(h("div", { class: "fields" }));
   node.append(...main.map(([, control]) => control.node));
   if (folded.length) {

@@ -42,7 +42,7 @@ export function boundsOf(leaf, index) {
   const at = (bound, without) => {
     if (bound === undefined || bound === null) return without;
     const found = Array.isArray(bound) ? Number(flattened(bound)[index]) : Number(bound);
-    return Math.abs(found) > 1e6 ? without : found;
+    return Math.abs(found) <= 1e6 ? found : without; // which NaN is not either
   };
   return [at(leaf.minimum, -Infinity), at(leaf.maximum, Infinity)];
 }

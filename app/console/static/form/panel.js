@@ -40,6 +40,8 @@ function formOf(name, describes) {
   let before = {};
 
   const ask = async () => {
+    if (answer.ariaBusy === "true") return;
+    answer.ariaBusy = "true";
     try {
       const chosen = options.read();
       const asked = await asking.ask(fields.read(), chosen);
@@ -50,6 +52,7 @@ function formOf(name, describes) {
     } catch (error) {
       fill(answer, problemView(error instanceof Problem ? error : { status: 0, detail: error.message }));
     }
+    answer.ariaBusy = "false";
     drawWays();
     drawButtons();
   };

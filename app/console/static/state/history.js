@@ -15,6 +15,14 @@ export class History {
     }
   }
 
+  /** Takes what the server has kept, where this page has nothing: rows of [at, answers/s, p50, p99] by policy. */
+  load(history) {
+    for (const [name, rows] of Object.entries(history)) {
+      if (this.#samples.has(name)) continue;
+      this.#samples.set(name, rows.map(([at, answers, p50, p99]) => ({ at, answers_per_s: answers, p50_ms: p50 ?? undefined, p99_ms: p99 ?? undefined })));
+    }
+  }
+
   of(name) {
     return this.#samples.get(name) ?? [];
   }

@@ -24,8 +24,11 @@ export const model = {
   /** Takes an event of the stream. */
   take(event, data) {
     if (event === "state") this.offset = data.server.now - Date.now() / 1000;
-    if (event === "state") this.state = data;
-    else if (event === "patch" && this.state) this.state = merge(this.state, data);
+    if (event === "state") {
+      this.state = data;
+      this.history.load(data.history ?? {});
+    }
+    if (event === "patch" && this.state) this.state = merge(this.state, data);
     if (event === "stop") return this.lose({ status: 0, detail: data.detail });
     this.connection = { live: true, problem: null, since: Date.now() / 1000 };
     return changed();
