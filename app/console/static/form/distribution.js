@@ -55,7 +55,7 @@ function bars(probs, first, chosen) {
 }
 
 /** [{low, high, of(x), mode}] of the independent parts, or null where the family has no such drawing. */
-function densitiesOf(said, leaf) {
+export function densitiesOf(said, leaf) {
   const { family, parameters } = said;
   const list = (name) => flattened(parameters[name] ?? []).map(Number);
   const modes = flattened(said.mode ?? []);
@@ -65,7 +65,8 @@ function densitiesOf(said, leaf) {
   }
   const scales = scalesOf(parameters, list);
   const locs = list("loc");
-  if (!scales || !locs.length || !scales.every((scale) => scale > 0)) return null;
+  if (!scales?.length || !locs.length || !locs.every(Number.isFinite)) return null;
+  if (!scales.every((scale) => scale > 0 && Number.isFinite(scale))) return null;
   if (family === "squashed_normal") return locs.map((loc, index) => squashed(loc, scales[index], list("low"), list("high"), index, modes[index]));
   if (family !== "normal" && !family.startsWith("multivariate_normal")) return null;
   return locs.map((loc, index) => {
