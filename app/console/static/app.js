@@ -3,6 +3,7 @@
 import { fill } from "./draw/dom.js";
 import { changed, model, onChange } from "./state/model.js";
 import { follow } from "./state/stream.js";
+import { tokens } from "./state/tokens.js";
 import { announce } from "./views/announce.js";
 import { askForToken } from "./views/dialogs.js";
 import { banner, header } from "./views/frame.js";
@@ -42,7 +43,6 @@ onChange(draw);
 onChange(() => announce(model, parts.announcer));
 
 addEventListener("hashchange", () => {
-  if (!location.hash.startsWith("#/") && location.hash !== "") return; // the skip link
   draw();
   scrollTo(0, 0);
   parts.main.querySelector("h1")?.focus();
@@ -56,12 +56,17 @@ addEventListener("keydown", (event) => {
   search.focus();
 });
 
+document.querySelector(".skip").onclick = (event) => {
+  event.preventDefault(); // the address names the view
+  parts.main.focus();
+};
+
 setInterval(sample, 1000);
 draw();
 follow(
   (event, data) => model.take(event, data),
   (problem) => {
     model.lose(problem);
-    if (problem.status === 401) askForToken("data", problem.detail);
+    if (problem.status === 401) askForToken("data", tokens.get("data") && problem.detail);
   },
 );

@@ -148,7 +148,9 @@ function table(parameters) {
   return h("dl", { class: "parameters" }, Object.entries(parameters).map(([name, values]) => h("div", {}, h("dt", {}, name), h("dd", { class: "code" }, short(values)))));
 }
 
+/** A nest of numbers in few digits; a long one is cut. */
 export function short(values) {
-  const text = JSON.stringify(values, (_, value) => (typeof value === "number" ? Number(value.toPrecision(5)) : value));
-  return text.length > 200 ? `${text.slice(0, 200)} …` : text;
+  const text = JSON.stringify(values, (_, value) => (typeof value === "number" ? Number(value.toPrecision(4)) : value), 1);
+  const line = text.replaceAll(/\n\s*/g, " ").replaceAll("[ ", "[").replaceAll(" ]", "]").replaceAll("{ ", "{").replaceAll(" }", "}");
+  return line.length > 200 ? `${line.slice(0, 200)} …` : line;
 }

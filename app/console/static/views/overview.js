@@ -33,7 +33,7 @@ export function overview(model) {
     h(
       "div",
       { class: "columns" },
-      h("div", { class: "main-column" }, h("section", { class: "card" }, total(model, rows)), policyTable(model, rows)),
+      h("div", { class: "main-column" }, !nothing && h("section", { class: "card" }, total(model, rows)), policyTable(model, rows)),
       h("div", { class: "side-column" }, swapLog(model, model.swaps().slice(0, 8), { named: true }), fleet(model), audit(model)),
     ),
   ];
@@ -90,7 +90,8 @@ function searchField(model, shown, all) {
     h("input", {
       id: "search",
       type: "search",
-      placeholder: "name, version, engine, state  ( / )",
+      placeholder: "Search: name, version, state …",
+      title: "The key / goes here",
       "aria-label": "Search policies",
       value: model.search,
       oninput: (event) => {
