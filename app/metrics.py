@@ -11,8 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app import __version__
+from app.local_histogram import AnswerCounts, LocalHistogram
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "policy_server_"
@@ -28,6 +28,10 @@ PREFIX = "policy_server_"
 FLUSH_S = 1.0
 
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Between those, for the console: a median in one of so few could be twice as large as it is shown.
+_FINER_S = tuple(50e-6 * 1.2**power for power in range(66))
+# Bounds of `AnswerCounts.seconds`.
+FINE_LATENCY_S = LocalHistogram(_LATENCY_S, _FINER_S).bounds
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 _POLICY, _ROUTE = ("policy",), ("policy", "route")
 
@@ -67,6 +71,7 @@ METRICS = (
     Metric("paused", Gauge, "1 while the policy is paused, else 0."),
     Metric("build_info", Gauge, "1, with the version of the server as its label.", ("version",)),
     Metric("sessions", Gauge, "Sessions that are open.", ()),
+    Metric("console_pages", Gauge, "Pages that follow the console's stream, in all workers.", ()),
     Metric(
         "restarts", Counter, "Processes that ended and were started again, by process: builder or worker.", ("process",)
     ),
@@ -103,40 +108,18 @@ METRICS = (
 )
 
 
-class LocalHistogram:
-    """A histogram in plain numbers. `bounds` are those of the histogram that it is flushed into."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._empty = [0] * (len(bounds) + 1)
-        self._counts = self._empty.copy()
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Counts one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def flush_into(self, histogram: Histogram) -> None:
-        """Adds what was counted to a histogram, and starts again from zero."""
-        counts, total = self._counts, self._sum
-        self._counts, self._sum = self._empty.copy(), 0.0
-        # The library has no call for counts that were made elsewhere.
-        for bucket, count in zip(histogram._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        if total:
-            histogram._sum.inc(total)
-
-
 class DataMetrics:
-    """The counts of one data route of one policy. `answers`: HTTP status → the counter of its answers."""
+    """The counts of one data route of one policy. `answers`: HTTP status → the counter of its answers.
+
+    `recent`: what was flushed since `Metrics.take_recent`.
+    """
 
     def __init__(self, answers: Callable[[int], Counter], latency: Histogram) -> None:
         self._answers = answers
         self._latency = latency
         self._statuses: dict[int, int] = {}
-        self._seconds = LocalHistogram(_LATENCY_S)
+        self._seconds = LocalHistogram(_LATENCY_S, _FINER_S)
+        self.recent = AnswerCounts()
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts one answer."""
@@ -145,10 +128,12 @@ class DataMetrics:
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
+        if not self._statuses:
+            return
         statuses, self._statuses = self._statuses, {}
         for status, count in statuses.items():
             self._answers(status).inc(count)
-        self._seconds.flush_into(self._latency)
+        self.recent.count(statuses, self._seconds.flush_into(self._latency))
 
 
 class Metrics:
@@ -160,6 +145,7 @@ class Metrics:
         self._all["build_info"].labels(__version__).set(1)
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
+        self.open_sessions = self.restarts = 0
 
     def policy(self, name: str) -> PolicyMetrics:
         """Returns the metrics of one policy, with their labels looked up once."""
@@ -178,7 +164,12 @@ class Metrics:
 
     def sessions(self, count: int) -> None:
         """Records how many sessions are open."""
+        self.open_sessions = count
         self._all["sessions"].set(count)
+
+    def console_pages(self, count: int) -> None:
+        """Records how many pages follow the console's stream."""
+        self._all["console_pages"].set(count)
 
     def data(self, policy: str, route: str) -> DataMetrics:
         """Returns the metrics of a data route. `policy` is one that is served, or "" for any other name."""
@@ -197,8 +188,19 @@ class Metrics:
         for policy in self._policies.values():
             policy.flush()
 
+    def take_recent(self) -> dict[str, AnswerCounts]:
+        """Returns what this process has answered since the last call, by policy."""
+        self.flush()
+        taken: dict[str, AnswerCounts] = {}
+        for (policy, _), data in self._data.items():
+            if data.recent.answers:
+                taken.setdefault(policy, AnswerCounts()).add(data.recent)
+                data.recent = AnswerCounts()
+        return taken
+
     def restarted(self, process: str) -> None:
         """Counts the restart of a process; the counts of the one that ended are kept, but not its files."""
+        self.restarts += 1
         self._all["restarts"].labels(process).inc()
         if SHARED_FOLDER_VARIABLE in os.environ:
             join_ended(Path(os.environ[SHARED_FOLDER_VARIABLE]))

@@ -23,6 +23,7 @@ import uvloop
 from app import logs
 from app.api.application import build_app
 from app.api.connection_limits import HttpLimits, SharedLimits
+from app.api.console import Pages
 from app.api.fast_path import FastPath
 from app.api.openpi import OpenPi
 from app.api.server import HttpServer
@@ -42,7 +43,7 @@ from app.metrics import FLUSH_S, Metrics
 from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
-from app.rpc.messages import FleetStatus, Offer
+from app.rpc.messages import FleetStatus, Offer, WorkerFigures
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings
@@ -76,6 +77,7 @@ class Worker:
         self._metrics: Metrics
         self._fast_path: FastPath
         self._http: HttpServer
+        self._pages: Pages
         self.link: Link
 
     async def open(self, settings: Settings) -> None:
@@ -99,9 +101,10 @@ class Worker:
             token=settings.data_token,
             crosses_origins=bool(settings.cors_origins),
         )
+        self._pages = Pages(lambda number: self.link.call("console", number))
         self._fast_path.websockets = OpenPi(self._service, metrics, settings)
         self._http = HttpServer(
-            build_app(self._service, self._sessions, metrics, settings),
+            build_app(self._service, self._sessions, metrics, settings, self._pages),
             self._fast_path,
             settings.root_path,
             _grace_s(settings),
@@ -155,6 +158,7 @@ class Worker:
         """Answers what was accepted, and closes everything."""
         if self._sessions is not None:
             self._service.refuse_paused()
+            self._pages.close()
         await self._stack.aclose()
         self._stopped = True
 
@@ -209,6 +213,12 @@ class Worker:
     async def fleet(self, status: FleetStatus) -> None:
         """Takes what the server's fleet knows of it."""
         self._service.fleet = status
+
+    async def figures(self) -> WorkerFigures:
+        """Returns what has happened here since the last call."""
+        assert self._sessions is not None, "open comes first"
+        sessions = self._metrics.open_sessions if self._sessions.are_kept else None
+        return WorkerFigures(self._metrics.take_recent(), sessions, self._pages.count, self._pages.take_calls())
 
     async def alive(self) -> None:
         """Answers, which a process that hangs does not."""
@@ -318,7 +328,7 @@ async def run(link: int, listeners: Sequence[int]) -> None:
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
         worker.drained, worker.pause, worker.resume, worker.hold, worker.release, worker.recorded,
-        worker.retained, worker.fleet, worker.alive,
+        worker.retained, worker.fleet, worker.figures, worker.alive,
     )  # fmt: skip
     worker.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await worker.over()

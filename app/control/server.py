@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from app.artifacts.checkpoint import Identity, identify
 from app.artifacts.temporary import emptied, own_folder
+from app.control.console import Console
+from app.control.console_view import Parts
 from app.control.handlers import manager_calls
 from app.control.history import History
+from app.control.identifier import identifier
 from app.control.manager import Manager
 from app.control.openings import Openings, RunningWorkers
 from app.control.prepare import Builder, Preparing
@@ -32,10 +35,11 @@ from app.control.scanner import Scanner
 from app.control.source import Source, checkpoint_folders
 from app.control.state_dir import StateDir
 from app.control.swap import Swapper
+from app.control.swap_log import SwapLog
 from app.control.targets import TargetSwapper
 from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
-from app.metrics import Metrics, PolicyMetrics
+from app.metrics import Metrics
 from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
 from app.rpc.messages import FleetStatus
@@ -95,8 +99,12 @@ class Server:
         self._calls = BuilderCalls()
         self._builder: Keeper | None = None
         self._fleet: Fleet | None = None
+        self._swaps = SwapLog()
         self._in_fleet: dict[str, FleetPolicy] = {}
         self._workers = [self._worker(number) for number in range(settings.workers)]
+        fleet = lambda: self._fleet  # noqa: E731
+        parts = Parts(settings, self.openings, self._running, self._swaps, self._metrics, fleet, self._pids)
+        self._console = Console(parts)
         self._executor = ThreadPoolExecutor(1, "control")
         self._folder = ExitStack()
         self._state = Path()
@@ -118,6 +126,7 @@ class Server:
         """Ends everything, in this order; each step is taken, whatever becomes of those before it."""
         order = (
             self._watching.aclose,
+            self._console.close,
             self._end_workers,  # before the managers, which they call
             self._leave_fleet,  # behind the workers: until then a change waits for them
             self._end_builder,  # before the managers: what they wait for will not come any more
@@ -135,6 +144,7 @@ class Server:
 
         async def step(policy: str, name: str, seconds: float) -> None:
             self._progress.step(policy, name, seconds)
+            self._swaps.step(policy, name, seconds)
 
         async def start() -> Child:
             await asyncio.to_thread(emptied, folder)
@@ -162,7 +172,7 @@ class Server:
         settings = self._settings
 
         async def start() -> Child:
-            handlers = manager_calls(self.openings.managers, self._in_fleet)
+            handlers = {**manager_calls(self.openings.managers, self._in_fleet), "console": self._console.after}
             return await Child.start("app.worker", (), handlers, self._listeners, settings.stalled_s)
 
         async def prepare(child: Child) -> None:
@@ -177,6 +187,10 @@ class Server:
             await child.end()
 
         return Keeper(f"worker {number + 1}", start, prepare, end, lambda: self._metrics.restarted("worker"))
+
+    def _pids(self) -> list[int]:
+        keepers = [*self._workers, *([self._builder] if self._builder is not None else [])]
+        return [os.getpid(), *(keeper.pid for keeper in keepers if keeper.pid is not None)]
 
     async def _end_workers(self) -> None:
         for listener in self._listeners:
@@ -217,12 +231,13 @@ class Server:
         """Opens one policy; what it leaves to be closed goes onto `own`."""
         settings = self._settings
         state_dir = own.enter_context(StateDir(self._state / named.name, settings.engine).opened())
-        identifier = _identifier(self._calls, state_dir, asyncio.get_running_loop())
+        identify = identifier(self._calls, state_dir, asyncio.get_running_loop())
         more = [*upload_folders(named, settings.state_dir), *([named.series] if named.series else [])]
-        source = Source(named.folder, identifier, more)
+        source = Source(named.folder, identify, more)
         given = self._probe_file
         builder = RemoteBuilder(named.name, self._calls, lambda spec: given.inputs(named.name, spec) if given else ())
-        manager = build_manager(named, builder, source, state_dir, self._executor, self._metrics.policy(named.name))
+        history = History(named.name, self._metrics.policy(named.name), self._swaps.observe)
+        manager = build_manager(named, builder, source, state_dir, self._executor, history)
         await manager.start()
         own.push_async_callback(manager.close)
         if self._fleet is not None:
@@ -259,7 +274,7 @@ class Server:
             await self._fleet.close()
 
     async def _end_executor(self) -> None:
-        # In a thread: what the executor still does may wait for this loop (see `_identifier`).
+        # In a thread: what the executor still does may wait for this loop (see `identifier`).
         await asyncio.to_thread(self._executor.shutdown)
 
     def _watch(self) -> None:
@@ -301,14 +316,13 @@ def build_manager(
     source: Source,
     state_dir: StateDir,
     executor: Executor,
-    metrics: PolicyMetrics,
+    history: History,
 ) -> Manager:
     """Puts the manager of one policy together; it is not started."""
-    history = History(named.name, metrics)
     records = Records(state_dir, executor)
     export = ExportFolder(named.name, named.folder, builder, state_dir, executor)
     scanner = Scanner(source, export, history, executor)
-    swapper = Swapper(named.name, history, metrics)
+    swapper = Swapper(named.name, history, history.metrics)
     preparing = Preparing(builder, state_dir, swapper, executor)
     targets = TargetSwapper(named.name, history, export, preparing, swapper, records)
     return Manager(named.name, history, export, scanner, records, targets)
@@ -318,21 +332,6 @@ def _probe_file(settings: Settings) -> ProbeFile | None:
     if not settings.probe_inputs:
         return None
     return ProbeFile(Path(settings.probe_inputs), [named.name for named in settings.policies])
-
-
-def _identifier(
-    calls: BuilderCalls, state_dir: StateDir, loop: asyncio.AbstractEventLoop
-) -> Callable[[Path, float], Identity]:
-    """What identifies a checkpoint, in the control thread; the builder reads a train step that nothing else says."""
-
-    def train_step_in(folder: Path, digest: str) -> int:
-        known = state_dir.train_step(digest)
-        if known is not None:
-            return known
-        train_step: int = asyncio.run_coroutine_threadsafe(calls.call("train_step_in", folder), loop).result()
-        return train_step
-
-    return lambda folder, rest_s: identify(folder, rest_s, train_step_in)
 
 
 def _own_folder(stack: ExitStack) -> Path:

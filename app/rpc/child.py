@@ -154,6 +154,11 @@ class Keeper:
         self._child: Child | None = None
         self._keeping: asyncio.Task[None] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The id of the child's process; None where there is none."""
+        return self._child.process.pid if self._child is not None else None
+
     async def start(self) -> None:
         """Starts the first child, and from then on keeps one alive.
 

@@ -148,6 +148,11 @@ class Sessions:
         return kind(store, key, request, step)
 
     @property
+    def are_kept(self) -> bool:
+        """True where there is a place for sessions."""
+        return self._store is not None
+
+    @property
     def can_step_at_once(self) -> bool:
         """True where sessions are in memory, so that `step_at_once` may be called."""
         return isinstance(self._store, MemoryStore)
