@@ -20,7 +20,7 @@ export function policyPage(model, name) {
     title(name, policy),
     facts(model, name, policy),
     !policy.ready && h("p", { class: "notice bad" }, icon("failed"), policy.reason || "It cannot be opened."),
-    policy.stale && h("p", { class: "notice" }, icon("failed"), policy.stale),
+    policy.stale !== undefined && h("p", { class: "notice" }, icon("failed"), policy.stale || "The export was saved again, and does not serve yet."),
     policy.ready && actions(model, name, policy),
     h(
       "div",
