@@ -18,6 +18,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotReady, Overloaded
+from app.rate_history import RateHistory
 from app.rpc.messages import AdminCall, ConsoleUpdate
 from app.wire.merge_patch import apply
 
@@ -89,6 +90,7 @@ class Pages:
         self._stops = False
         self._number = -1
         self._state: dict[str, Any] = {}
+        self._history = RateHistory()
         self._event = b""
 
     @property
@@ -159,10 +161,12 @@ class Pages:
         self._number, self._event = update.number, b""
         if update.state:
             self._state = orjson.loads(update.state)
+            self._history = RateHistory(self._state.get("history"))
             for page in self._pages:
                 page.restart()
         else:
             apply(self._state, orjson.loads(update.patch))
+            self._history.add(update.samples)
             self._send(_event(update.number, b"patch", update.patch))
 
     def _send(self, event: bytes) -> None:
@@ -172,7 +176,8 @@ class Pages:
     def _whole(self) -> bytes:
         if self._state and not self._event:
             server = {**self._state["server"], "now": time.time()}
-            self._event = _event(self._number, b"state", orjson.dumps({**self._state, "server": server}))
+            state = {**self._state, "server": server, "history": self._history.samples}
+            self._event = _event(self._number, b"state", orjson.dumps(state))
         return self._event
 
 

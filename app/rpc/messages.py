@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.artifacts.bundle import Bundle, Graph
 from app.local_histogram import AnswerCounts
+from app.rate_history import Sample
 
 # A folder of checkpoints may hold thousands; so many versions are listed where nobody asks for more.
 SHOWN = 100
@@ -88,11 +89,15 @@ class WorkerFigures:
 
 @dataclass(frozen=True)
 class ConsoleUpdate:
-    """The state of the server as JSON (`state`), or what has changed in it since the update before (`patch`)."""
+    """The state of the server as JSON (`state`), or what has changed in it since the update before (`patch`).
+
+    `samples`: what is new in the state's "history", which no patch changes.
+    """
 
     number: int
     state: bytes = b""
     patch: bytes = b""
+    samples: Mapping[str, Sample] = field(default_factory=dict)
 
 
 def now_s() -> float:

@@ -168,7 +168,7 @@ def test_the_wheel_holds_the_server_and_nothing_else(built: tuple[Path, Path]) -
         path.relative_to(ROOT).as_posix()
         for package in ("app", "saver")
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".typed") and "build" not in path.parts
+        if path.suffix in (".py", ".typed") and "build" not in path.parts or path.is_file() and "static" in path.parts
     }
     with zipfile.ZipFile(built[1]) as packed:
         names = {name for name in packed.namelist() if ".dist-info/" not in name}
