@@ -75,16 +75,30 @@ class AdminCall:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The open sessions: how many each policy has, and points of their steps and of the seconds since the last one.
+
+    Points are "p50", "p90" and "max"; none where nothing is open.
+    """
+
+    policies: Mapping[str, int]
+    steps: Mapping[str, float]
+    idle_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class WorkerFigures:
     """What a worker has seen since it was asked the last time.
 
     `answers`: by policy. `sessions`: how many are open now, None where it has none. `pages`: how many are open here.
+    `spread`: where that was asked, and sessions are in this process.
     """
 
     answers: Mapping[str, AnswerCounts]
     sessions: int | None
     pages: int
     calls: Sequence[AdminCall]
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from app.control.states import State
 from app.control.swap_log import SwapLog
 from app.local_histogram import AnswerCounts
 from app.metrics import Metrics
-from app.rpc.messages import AdminCall, ConsoleUpdate, WorkerFigures
+from app.rpc.messages import AdminCall, ConsoleUpdate, Spread, WorkerFigures
 from app.settings import PolicyFolder, Settings
 from app.wire.merge_patch import apply
 
@@ -50,13 +50,15 @@ class Server:
         admission = SimpleNamespace(paused=None)
         return SimpleNamespace(active=version, history=history, export=export, admission=admission, pinned=None)
 
-    async def _ask(self, name: str) -> list[WorkerFigures]:
+    async def _ask(self, name: str, spread: bool) -> list[WorkerFigures]:
         assert name == "figures"
         self.asked += 1
         if self.error is not None:
             raise self.error
         figures, self.figures = self.figures, []
-        return figures or [WorkerFigures({}, 5, 1, []), WorkerFigures({}, None, 2, [])]
+        points = {"p50": 1.0, "p90": 7.25, "max": 9.0}
+        spreads = Spread({"p0": 5}, points, points) if spread else None
+        return figures or [WorkerFigures({}, 5, 1, [], spreads), WorkerFigures({}, None, 2, [])]
 
     def swap(self, name: str) -> None:
         manager = self.managers[name]
@@ -104,6 +106,8 @@ async def test_the_first_update_is_everything_and_the_next_is_what_has_changed()
     assert one.state == other.state
     assert one.state["server"]["policies"] == ["p0", "p1", "p2"]
     assert (one.state["server"]["pages"], one.state["server"]["sessions"]) == (3, 5)
+    assert one.state["server"]["sessions_spread"]["idle_s"] == {"p50": 1.0, "p90": 7.2, "max": 9.0}
+    assert (one.state["policies"]["p0"]["sessions"], "sessions" in one.state["policies"]["p1"]) == (5, False)
     assert one.state["server"]["admin"] is False
     assert one.state["policies"]["p2"] == {"ready": False, "reason": "/nowhere is no export"}
     assert one.state["policies"]["p0"]["versions"][0]["state"] == "active"
