@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import Histogram
@@ -65,16 +64,29 @@ class AnswerCounts:
 
     def __init__(self) -> None:
         self.answers = self.errors = 0
-        self.seconds: Counter[int] = Counter()
+        self.seconds: dict[int, int] = {}
 
     def add(self, other: AnswerCounts) -> None:
         """Adds others."""
         self.answers += other.answers
         self.errors += other.errors
-        self.seconds.update(other.seconds)
+        self._add_seconds(other.seconds)
+
+    def subtract(self, other: AnswerCounts) -> None:
+        """Takes away what was added before."""
+        self.answers -= other.answers
+        self.errors -= other.errors
+        seconds = self.seconds
+        for bucket, count in other.seconds.items():
+            seconds[bucket] -= count
 
     def count(self, statuses: Mapping[int, int], seconds: Mapping[int, int]) -> None:
         """Adds answers by their HTTP status, and by the bucket of their time."""
         self.answers += sum(statuses.values())
         self.errors += sum(count for status, count in statuses.items() if status >= 400)
-        self.seconds.update(seconds)
+        self._add_seconds(seconds)
+
+    def _add_seconds(self, more: Mapping[int, int]) -> None:
+        seconds = self.seconds
+        for bucket, count in more.items():
+            seconds[bucket] = seconds.get(bucket, 0) + count

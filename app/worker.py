@@ -214,11 +214,13 @@ class Worker:
         """Takes what the server's fleet knows of it."""
         self._service.fleet = status
 
-    async def figures(self) -> WorkerFigures:
+    async def figures(self, spread: bool = False) -> WorkerFigures:
         """Returns what has happened here since the last call."""
         assert self._sessions is not None, "open comes first"
-        sessions = self._metrics.open_sessions if self._sessions.are_kept else None
-        return WorkerFigures(self._metrics.take_recent(), sessions, self._pages.count, self._pages.take_calls())
+        are_kept = self._sessions.can_step_at_once or self._settings.session_url
+        count = self._metrics.open_sessions if are_kept else None
+        spreads = self._sessions.spread() if spread else None
+        return WorkerFigures(self._metrics.take_recent(), count, self._pages.count, self._pages.take_calls(), spreads)
 
     async def alive(self) -> None:
         """Answers, which a process that hangs does not."""

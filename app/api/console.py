@@ -17,8 +17,11 @@ import orjson
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.asgi_cycle import TRANSPORT
 from app.errors import NotReady, Overloaded
+from app.rate_history import RateHistory
 from app.rpc.messages import AdminCall, ConsoleUpdate
+from app.sockets import give_up_unanswered
 from app.wire.merge_patch import apply
 
 log = logging.getLogger("policy_server.console")
@@ -27,14 +30,21 @@ log = logging.getLogger("policy_server.console")
 MOST_PAGES = 64
 # So many updates wait for a page that does not read, some seconds of them.
 _MOST_WAITING = 8
-# Proxies close what is silent for long, and a page has to notice a server that is gone.
-_HEARTBEAT_S = 4.0
+# Proxies close what is silent for long; a page has to notice that its server is gone, and a server that its page is.
+_HEARTBEAT_S = 2.0
 _AGAIN_S = 1.0
+# The place of a page whose machine has vanished is free after this long.
+_UNANSWERED_S = 20.0
 _MOST_CALLS = 20
 _RETRY_S = 5
 _START, _HEARTBEAT = b"retry: 1000\n\n", b": still here\n\n"
 _STOP = b'event: stop\ndata: {"detail":"the server stops"}\n\n'
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {
+    "Connection": "close",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Page:
@@ -89,6 +99,7 @@ class Pages:
         self._stops = False
         self._number = -1
         self._state: dict[str, Any] = {}
+        self._history = RateHistory()
         self._event = b""
 
     @property
@@ -159,10 +170,12 @@ class Pages:
         self._number, self._event = update.number, b""
         if update.state:
             self._state = orjson.loads(update.state)
+            self._history = RateHistory(self._state.get("history"))
             for page in self._pages:
                 page.restart()
         else:
             apply(self._state, orjson.loads(update.patch))
+            self._history.add(update.samples)
             self._send(_event(update.number, b"patch", update.patch))
 
     def _send(self, event: bytes) -> None:
@@ -172,7 +185,8 @@ class Pages:
     def _whole(self) -> bytes:
         if self._state and not self._event:
             server = {**self._state["server"], "now": time.time()}
-            self._event = _event(self._number, b"state", orjson.dumps({**self._state, "server": server}))
+            state = {**self._state, "server": server, "history": self._history.samples}
+            self._event = _event(self._number, b"state", orjson.dumps(state))
         return self._event
 
 
@@ -187,8 +201,10 @@ class EventStream(Response):
         self.background = None
         self.init_headers(_HEADERS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
+        if (transport := scope.get("extensions", {}).get(TRANSPORT)) is not None:
+            give_up_unanswered(transport, _UNANSWERED_S)
         page = self._pages.open()
         watching = asyncio.create_task(_close_with(receive, page))
         try:

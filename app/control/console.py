@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from app.control.console_view import Parts, View
+from app.rate_history import EVERY_S, RateHistory, Sample, sampled
 from app.rpc.messages import ConsoleUpdate
 from app.wire.merge_patch import difference
 
@@ -36,6 +37,9 @@ class Console:
         self._number = 0
         self._state: dict[str, Any] = {}
         self._patch = self._json = b""
+        self._history = RateHistory()
+        self._samples: dict[str, Sample] = {}
+        self._sampled_at = -math.inf
         self._asking, self._asked_at = 0, 0.0
         self._read_at = -math.inf
         self._news = asyncio.Event()
@@ -56,8 +60,8 @@ class Console:
             self._asking -= 1
             self._asked_at = time.monotonic()
         if number == self._number - 1:
-            return ConsoleUpdate(self._number, patch=self._patch)
-        self._json = self._json or orjson.dumps(self._state)
+            return ConsoleUpdate(self._number, patch=self._patch, samples=self._samples)
+        self._json = self._json or orjson.dumps({**self._state, "history": self._history.samples})
         return ConsoleUpdate(self._number, state=self._json)
 
     async def close(self) -> None:
@@ -97,6 +101,10 @@ class Console:
             return
         # After a pause nobody can go on from what was known then.
         self._number += 1 if self._state else 2
-        self._state, self._patch, self._json = state, orjson.dumps(patch), b""
+        self._state, self._patch, self._json, self._samples = state, orjson.dumps(patch), b"", {}
+        if time.monotonic() - self._sampled_at >= EVERY_S:
+            self._sampled_at = time.monotonic()
+            self._samples = sampled(round(time.time(), 3), state["rates"])
+            self._history.add(self._samples)
         self._news.set()
         self._news = asyncio.Event()

@@ -19,13 +19,13 @@ from app.control.states import Version
 from app.control.swap_log import SwapLog
 from app.memory import resident_bytes
 from app.metrics import FINE_LATENCY_S, Metrics
-from app.rpc.messages import AdminCall, WorkerFigures
+from app.rpc.messages import AdminCall, Spread, WorkerFigures
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.fleet.fleet import Fleet
 
-_MEMORY_EVERY_S = 2.0
+_MEMORY_EVERY_S, _SPREAD_EVERY_S = 2.0, 5.0
 # A page has room for so many of each; `GET …/versions` and the audit log have them all.
 _MOST_VERSIONS, _MOST_CALLS = 12, 20
 _DIGEST_LETTERS, _REASON_LETTERS = 12, 500
@@ -57,7 +57,8 @@ class View:
         self._shown_calls: list[dict[str, Any]] = []
         self._versions: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._memory = 0
-        self._memory_at = 0.0
+        self._memory_at = self._spread_at = 0.0
+        self._spread: Spread | None = None
 
     async def begin(self) -> None:
         """Starts to count: what was answered before is of no interest any more."""
@@ -73,7 +74,12 @@ class View:
             self._memory = sum(map(resident_bytes, self._parts.pids())) // _MIB * _MIB
 
     async def _ask(self) -> None:
-        self._figures = await self._parts.running.ask("figures")
+        now = time.monotonic()
+        wants_spread = now - self._spread_at >= _SPREAD_EVERY_S
+        self._figures = await self._parts.running.ask("figures", wants_spread)
+        if wants_spread:
+            self._spread_at = now
+            self._spread = next((figures.spread for figures in self._figures if figures.spread is not None), None)
         self._parts.metrics.console_pages(sum(figures.pages for figures in self._figures))
         calls = [call for figures in self._figures for call in figures.calls]
         if calls:
@@ -106,7 +112,12 @@ class View:
             "admin": bool(settings.admin_token),
         }
         sessions = [figures.sessions for figures in self._figures if figures.sessions is not None]
-        return {**server, "sessions": max(sessions)} if sessions else server
+        if sessions:
+            server["sessions"] = max(sessions)
+        if self._spread is not None and self._spread.steps:
+            idle_s = {name: round(seconds, 1) for name, seconds in self._spread.idle_s.items()}
+            server["sessions_spread"] = {"steps": dict(self._spread.steps), "idle_s": idle_s}
+        return server
 
     def _policy(self, name: str) -> dict[str, Any]:
         manager = self._parts.openings.managers.get(name)
@@ -122,6 +133,8 @@ class View:
             "versions": self._versions_of(name, manager),
             "versions_total": manager.history.total,
         }
+        if self._spread is not None and (sessions := self._spread.policies.get(name)):
+            row["sessions"] = sessions
         if manager.admission.paused is not None:
             row["paused"] = manager.admission.paused
         if manager.pinned is not None:

@@ -18,11 +18,13 @@ class Rates:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counted: deque[tuple[float, dict[str, AnswerCounts]]] = deque()
+        self._total: dict[str, AnswerCounts] = {}
         self._began = -math.inf
 
     def begin(self, now: float) -> None:
         """Forgets what was counted: what is added from now on was answered after `now`."""
         self._counted.clear()
+        self._total.clear()
         self._began = now
 
     def add(self, now: float, counts: Iterable[Mapping[str, AnswerCounts]]) -> None:
@@ -31,20 +33,21 @@ class Rates:
         for one in counts:
             for policy, counted in one.items():
                 together.setdefault(policy, AnswerCounts()).add(counted)
+                self._total.setdefault(policy, AnswerCounts()).add(counted)
         self._counted.append((now, together))
         while now - self._counted[0][0] >= WINDOW_S:
-            self._began, _ = self._counted.popleft()
+            self._began, oldest = self._counted.popleft()
+            for policy, counted in oldest.items():
+                self._total[policy].subtract(counted)
+                if not self._total[policy].answers:
+                    del self._total[policy]
 
     def by_policy(self) -> dict[str, dict[str, float]]:
         """Returns the rates of the policies that have answered within the window, to three digits."""
-        together: dict[str, AnswerCounts] = {}
-        for _, counts in self._counted:
-            for policy, counted in counts.items():
-                together.setdefault(policy, AnswerCounts()).add(counted)
-        if not together:
+        if not self._total:
             return {}
         seconds = self._counted[-1][0] - self._began
-        return {policy: self._rates(counted, seconds) for policy, counted in together.items()}
+        return {policy: self._rates(counted, seconds) for policy, counted in self._total.items()}
 
     def _rates(self, counted: AnswerCounts, seconds: float) -> dict[str, float]:
         rates = {"answers_per_s": counted.answers / seconds}

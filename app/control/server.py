@@ -102,8 +102,8 @@ class Server:
         self._swaps = SwapLog()
         self._in_fleet: dict[str, FleetPolicy] = {}
         self._workers = [self._worker(number) for number in range(settings.workers)]
-        fleet = lambda: self._fleet  # noqa: E731
-        parts = Parts(settings, self.openings, self._running, self._swaps, self._metrics, fleet, self._pids)
+        shown = (settings, self.openings, self._running, self._swaps, self._metrics)
+        parts = Parts(*shown, fleet=lambda: self._fleet, pids=self._pids)
         self._console = Console(parts)
         self._executor = ThreadPoolExecutor(1, "control")
         self._folder = ExitStack()
@@ -126,8 +126,8 @@ class Server:
         """Ends everything, in this order; each step is taken, whatever becomes of those before it."""
         order = (
             self._watching.aclose,
-            self._console.close,
             self._end_workers,  # before the managers, which they call
+            self._console.close,  # behind the workers, whose pages follow it
             self._leave_fleet,  # behind the workers: until then a change waits for them
             self._end_builder,  # before the managers: what they wait for will not come any more
             self._managers.aclose,

@@ -17,6 +17,7 @@ from app.inference.policy import Policy
 from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
+from app.rpc.messages import Spread
 from app.sessions.elsewhere import VersionsElsewhere
 from app.sessions.episode import Episodes, SessionStep
 from app.sessions.fields import StepRequest
@@ -147,10 +148,9 @@ class Sessions:
         kind = LargeMemoryStep if isinstance(step.pending, LargeRequest) else MemoryStep
         return kind(store, key, request, step)
 
-    @property
-    def are_kept(self) -> bool:
-        """True where there is a place for sessions."""
-        return self._store is not None
+    def spread(self) -> Spread | None:
+        """Returns how sessions are spread, where that costs little: in memory."""
+        return self._store.spread() if isinstance(self._store, MemoryStore) else None
 
     @property
     def can_step_at_once(self) -> bool:

@@ -336,6 +336,15 @@ async def test_one_page_too_many_is_refused_in_words_and_room_comes_back(worker:
     await settled(lambda: worker.worker._pages.count == 0)
 
 
+async def test_the_system_gives_up_a_page_whose_machine_has_vanished(worker: Running) -> None:
+    connection = stream(worker)
+    await settled(lambda: worker.worker._pages.count == 1)
+    (one,) = worker.connections
+    end = one.transport.get_extra_info("socket")
+    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+    connection.close()
+
+
 async def test_a_page_that_reads_nothing_holds_nobody_up_and_is_given_up(
     worker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """Rates of the last seconds, of plain counts."""
 
+import random
+
 import pytest
 
 from app.control.rates import WINDOW_S, Rates
@@ -45,3 +47,17 @@ def test_a_worker_that_answers_late_stretches_no_rate() -> None:
     rates.add(0.5, [{"p": counts(50)}])
     rates.add(10.0, [{"p": counts(950)}])  # nothing could be asked in between
     assert rates.by_policy()["p"]["answers_per_s"] == pytest.approx(100)
+
+
+def test_what_leaves_the_window_leaves_nothing_behind() -> None:
+    generator = random.Random(7)
+    rates = Rates(BOUNDS)
+    rates.begin(0.0)
+    for step in range(1, 200):
+        some = [{generator.choice("pq"): counts(generator.randint(1, 9), bucket=generator.randint(0, 3))} for _ in "ab"]
+        rates.add(step * 0.25, some)
+        kept = Rates(BOUNDS)
+        kept.begin(rates._began)
+        for at, counted in rates._counted:
+            kept.add(at, [counted])
+        assert rates.by_policy() == kept.by_policy()
