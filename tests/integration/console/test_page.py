@@ -258,11 +258,15 @@ def test_200_policies_and_10000_sessions_are_found_and_sorted(open_page: OpenPag
     policies["agent-050"]["paused"] = "wait"
     rates = {"agent-007": {"answers_per_s": 9000.0, "p50_ms": 0.2, "p99_ms": 1.0}}
     page = open_page("/../livez").page
-    feed(page, {**state(policies, sessions=10_000), "rates": rates})
+    steps = {"p50": 12, "p90": 180, "max": 500}
+    spread = {"steps": steps, "idle_s": {"p50": 0.4, "p90": 31.0, "max": 580.0}}
+    feed(page, {**state(policies, sessions=10_000, sessions_spread=spread), "rates": rates})
     page.goto("/console")
     rows = page.locator("table.policies tbody tr")
     expect(rows).to_have_count(200)
     expect(page.locator(".tile", has_text="Sessions")).to_contain_text("10,000")
+    expect(page.locator(".spread .fact").first).to_have_text("half up to 12, nine in ten up to 180, at most 500")
+    expect(page.locator(".spread .fact").last).to_have_text("half up to 0 s, nine in ten up to 31 s, at most 9 min")
     expect(page.locator(".tile.bad", has_text="Policies ready")).to_contain_text("199 of 200")
     assert violations(page, axe_script) == []
     page.get_by_role("button", name="Answers/s").click()

@@ -7,6 +7,7 @@ import { icon } from "../draw/icons.js";
 import { badge, stateChip, stateOf } from "../draw/states.js";
 import { changed } from "../state/model.js";
 import { noPolicies, nothingReady } from "./empty.js";
+import { sessions } from "./sessions.js";
 import { audit, fleet } from "./side.js";
 import { marks, swapLog } from "./swaps.js";
 
@@ -34,7 +35,7 @@ export function overview(model) {
       "div",
       { class: "columns" },
       h("div", { class: "main-column" }, !nothing && h("section", { class: "card" }, total(model, rows)), policyTable(model, rows)),
-      h("div", { class: "side-column" }, swapLog(model, model.swaps().slice(0, 8), { named: true }), fleet(model), audit(model)),
+      h("div", { class: "side-column" }, swapLog(model, model.swaps().slice(0, 8), { named: true }), sessions(model), fleet(model), audit(model)),
     ),
   ];
 }
