@@ -10,7 +10,7 @@ DEPLOY := .deploy
 RAY := .ray
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-fleet attack clients
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-fleet attack clients axe pictures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ setup: $(READY)  ## create .venv from the lock
 # It says what it is at, package by package, but for the long list of hashes.
 # --no-deps: the lock is complete, and pip's resolver cannot follow its overrides (docs/decisions/0002).
 $(VENV)/.installed: requirements.lock
-	@echo "Making $(VENV) from requirements.lock: $$(grep -c '^[a-z]' requirements.lock) packages, 2.7 GB of disk, about a minute on a quiet machine."
+	@echo "Making $(VENV) from requirements.lock: $$(grep -c '^[a-z]' requirements.lock) packages, 2.8 GB of disk, about a minute on a quiet machine."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
@@ -61,6 +61,13 @@ test-trainers: $(READY)  ## the saver with TensorFlow 2.15 in Python 3.9 to 3.11
 # Tests that need it make it too, where there is an index of packages: 350 MB, some ten seconds.
 clients: $(READY)  ## the clients of other protocols that tests run, in an environment of their own under .clients
 	$(BIN)/python -m tests.support.clients
+
+# Tests that need it get it too, where there is npm: 0.7 MB.
+axe: $(READY)  ## axe-core, with which tests look at the console's page, from npm, under .axe
+	$(BIN)/python -m tests.support.axe
+
+pictures: $(READY)  ## make docs/pictures/ anew: the console of a real server in Chromium; some two minutes
+	$(BIN)/python -m tests.support.pictures docs/pictures
 
 test-packages: $(READY)  ## the packages as users install them: every Python that is here, pip, uv and pipx; some ten minutes
 	$(BIN)/python -m pytest tests/packages --packages --full

@@ -50,20 +50,21 @@ class FreedMemory:
             return
         self._freed_bytes = 0
         await asyncio.wrap_future(self._executor.submit(self._libc.malloc_trim, 0))
-        self._after = _resident_bytes()
+        self._after = resident_bytes()
 
     def close(self) -> None:
         """Stops: nothing is returned any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _is_worth_it(self) -> bool:
-        resident = _resident_bytes()
+        resident = resident_bytes()
         self._after = self._after or resident
         return self._freed_bytes >= _FREED_BYTES or resident > self._after + _GROWN_BYTES
 
 
-def _resident_bytes() -> int:
+def resident_bytes(process: int | str = "self") -> int:
+    """Returns the memory that a process takes; 0 where it has ended, or the system does not report it."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE_BYTES
     except OSError:
         return 0

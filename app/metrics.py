@@ -11,50 +11,26 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app import __version__
+from app.local_histogram import AnswerCounts, LocalHistogram
 from app.metric_files import join_ended, together_in
-from app.metric_table import ENGINE_CALL_S, ENGINES, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS, STAGES
+from app.metric_table import ENGINE_CALL_S, ENGINES, FINER_S, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS, STAGES
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A process that is killed loses what it counted in the last so many seconds.
 FLUSH_S = 1.0
-
-
-class LocalHistogram:
-    """A histogram in plain numbers. `bounds` are those of the histogram that it is flushed into."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._empty = [0] * (len(bounds) + 1)
-        self._counts = self._empty.copy()
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Counts one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def flush_into(self, histogram: Histogram) -> None:
-        """Adds what was counted to a histogram, and starts again from zero."""
-        counts, total = self._counts, self._sum
-        self._counts, self._sum = self._empty.copy(), 0.0
-        # The library has no call for counts that were made elsewhere.
-        for bucket, count in zip(histogram._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        if total:
-            histogram._sum.inc(total)
+# Bounds of `AnswerCounts.seconds`.
+FINE_LATENCY_S = LocalHistogram(LATENCY_S, FINER_S).bounds
 
 
 class DataMetrics:
-    """The counts of one data route of one policy.
+    """The counts of one data route of one policy. `recent`: what was flushed since `Metrics.take_recent`.
 
     `answers`: HTTP status → the counter of its answers. `errors`: kind of error → the counter of it.
     """
@@ -64,7 +40,8 @@ class DataMetrics:
         self._errors = errors
         self._latency = latency
         self._statuses: dict[int, int] = {}
-        self._seconds = LocalHistogram(LATENCY_S)
+        self._seconds = LocalHistogram(LATENCY_S, FINER_S)
+        self.recent = AnswerCounts()
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts one answer."""
@@ -82,10 +59,12 @@ class DataMetrics:
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
+        if not self._statuses:
+            return
         statuses, self._statuses = self._statuses, {}
         for status, count in statuses.items():
             self._answers(status).inc(count)
-        self._seconds.flush_into(self._latency)
+        self.recent.count(statuses, self._seconds.flush_into(self._latency))
 
 
 class Metrics:
@@ -101,6 +80,7 @@ class Metrics:
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
         self._leased = False
+        self.open_sessions = self.restarts = 0
 
     def policy(self, name: str) -> PolicyMetrics:
         """Returns the metrics of one policy, with their labels looked up once."""
@@ -121,6 +101,7 @@ class Metrics:
 
     def sessions(self, count: int, limit: int) -> None:
         """Records how many sessions are open, and how many may be."""
+        self.open_sessions = count
         self._all["sessions"].set(count)
         self._all["sessions_limit"].set(limit)
 
@@ -143,6 +124,10 @@ class Metrics:
         """Has `measure` called before each flush: it records what is only known by looking."""
         self._measures.append(measure)
 
+    def console_pages(self, count: int) -> None:
+        """Records how many pages follow the console's stream."""
+        self._all["console_pages"].set(count)
+
     def data(self, policy: str, route: str) -> DataMetrics:
         """Returns the metrics of a data route. `policy` is one that is served, or "" for any other name."""
         found = self._data.get((policy, route))
@@ -164,8 +149,19 @@ class Metrics:
         for policy in self._policies.values():
             policy.flush()
 
+    def take_recent(self) -> dict[str, AnswerCounts]:
+        """Returns what this process has answered since the last call, by policy."""
+        self.flush()
+        taken: dict[str, AnswerCounts] = {}
+        for (policy, _), data in self._data.items():
+            if data.recent.answers:
+                taken.setdefault(policy, AnswerCounts()).add(data.recent)
+                data.recent = AnswerCounts()
+        return taken
+
     def restarted(self, process: str) -> None:
         """Counts the restart of a process; the counts of the one that ended are kept, but not its files."""
+        self.restarts += 1
         self._all["restarts"].labels(process).inc()
         if SHARED_FOLDER_VARIABLE in os.environ:
             join_ended(Path(os.environ[SHARED_FOLDER_VARIABLE]))

@@ -73,3 +73,14 @@ def unread_bytes(transport: asyncio.BaseTransport) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(end.fileno(), termios.FIONREAD, count)
     return count[0]
+
+
+def give_up_unanswered(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """Has the system close a connection whose other side has not confirmed what was sent for so long.
+
+    A machine that has vanished says nothing; by itself the system tries for a quarter of an hour.
+    """
+    end = transport.get_extra_info("socket")
+    if end is not None and end.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

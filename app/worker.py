@@ -26,6 +26,7 @@ import uvloop
 from app import logs
 from app.api.application import build_app
 from app.api.connection_limits import HttpLimits, SharedLimits
+from app.api.console import Pages
 from app.api.fast_path import FastPath
 from app.api.models import Models
 from app.api.openpi import OpenPi
@@ -46,7 +47,7 @@ from app.metrics import FLUSH_S, Metrics
 from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
-from app.rpc.messages import FleetStatus, Offer
+from app.rpc.messages import FleetStatus, Offer, WorkerFigures
 from app.sessions.sessions import TIDY_S, Sessions
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings, telemetry_variables, traces_are_sent
@@ -85,6 +86,7 @@ class Worker:
         self._fast_path: FastPath
         self._limits: SharedLimits
         self._http: HttpServer
+        self._pages: Pages
         self.link: Link
 
     async def open(self, settings: Settings) -> None:
@@ -100,7 +102,8 @@ class Worker:
         self._service.fleet = FleetStatus() if settings.fleet_url else None
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
-        app = build_app(self._service, self._sessions, metrics, settings)
+        self._pages = Pages(lambda number: self.link.call("console", number))
+        app = build_app(self._service, self._sessions, metrics, settings, self._pages)
         if traces_are_sent(settings, telemetry_variables()):
             from app.api.traced import open_traces  # of an extra
 
@@ -173,6 +176,7 @@ class Worker:
         """Answers what was accepted, and closes everything."""
         if self._sessions is not None:
             self._service.refuse_paused()
+            self._pages.close()
         await self._stack.aclose()
         self._stopped = True
 
@@ -227,6 +231,14 @@ class Worker:
     async def fleet(self, status: FleetStatus) -> None:
         """Takes what the server's fleet knows of it."""
         self._service.fleet = status
+
+    async def figures(self, spread: bool = False) -> WorkerFigures:
+        """Returns what has happened here since the last call."""
+        assert self._sessions is not None, "open comes first"
+        are_kept = self._sessions.can_step_at_once or self._settings.session_url
+        count = self._metrics.open_sessions if are_kept else None
+        spreads = self._sessions.spread() if spread else None
+        return WorkerFigures(self._metrics.take_recent(), count, self._pages.count, self._pages.take_calls(), spreads)
 
     async def alive(self) -> None:
         """Answers, which a process that hangs does not."""
@@ -341,7 +353,7 @@ async def run(link: int, listeners: Sequence[int]) -> None:
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
         worker.drained, worker.pause, worker.resume, worker.hold, worker.release, worker.recorded,
-        worker.retained, worker.fleet, worker.alive,
+        worker.retained, worker.fleet, worker.figures, worker.alive,
     )  # fmt: skip
     worker.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await worker.over()

@@ -66,7 +66,7 @@ def _execute(
     screen.stage("starting the server: python -m app serve")
     log = options.runs_dir / "server.log"
     with serving({POLICY: policy}, "--port", str(options.port), log=log) as server:
-        screen.stage(f"{plan.simulators} simulators play through {server.url}")
+        screen.stage(f"{plan.simulators} simulators play; watch the server at {server.url}/console")
         with Simulators(plan, server.url, options.seed, statistics, server.check) as simulators:
             names = _play_and_learn(plan, trainer, publisher, simulators, statistics, screen)
         statistics.end()

@@ -54,6 +54,7 @@ TOGETHER = {
     "tests/integration/inference/": "server",
     "tests/integration/dialects/test_open": "server",
     "tests/integration/sessions/": "server",
+    "tests/integration/console/": "console",
     "tests/integration/processes/test_start_and_stop.py": "server",
     "tests/integration/processes/test_audit.py": "server",
     "tests/integration/swaps/bad_checkpoints/": "bad checkpoints",

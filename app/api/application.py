@@ -13,8 +13,10 @@ from app import __version__
 from app.api import problems
 from app.api.access import admin_guard, data_guard
 from app.api.audit import Audited
+from app.api.console import Pages
 from app.api.openapi.document import document
 from app.api.routes.admin import admin_router
+from app.api.routes.console import console_router
 from app.api.routes.data import data_router
 from app.api.routes.fleet import fleet_router
 from app.api.routes.health import health_router
@@ -31,8 +33,8 @@ from app.sessions.sessions import Sessions
 from app.settings import Settings
 
 
-def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings) -> FastAPI:
-    """Builds the HTTP application over a service."""
+def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings, pages: Pages) -> FastAPI:
+    """Builds the HTTP application over a service. `pages`: those of the console that are open."""
     app: FastAPI = FastAPIOffline(
         title="Policy server",
         version=__version__,
@@ -54,11 +56,12 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     app.include_router(open_inference_router(service, sessions, metrics, guard))
     app.include_router(repository_router(service, only_admins))
     app.include_router(openpi_router(service, guard, settings.openpi))
+    app.include_router(console_router(pages, guard, at_root=not settings.openpi))
     problems.install(app)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Audited)
+    app.add_middleware(Audited, note=pages.note_call)
     app.add_middleware(ServerTiming)
     fixed_routes = functools.cache(app.openapi)
 

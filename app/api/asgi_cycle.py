@@ -17,6 +17,8 @@ from app.api.request_cycle import Receiver
 log = logging.getLogger("policy_server.http")
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# The extension of a scope with the request's transport, for what has to be asked of the system.
+TRANSPORT = "policy_server.transport"
 _DISCONNECT = {"type": "http.disconnect"}
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.access import UNIX_SOCKET
+from app.rpc.messages import AdminCall
 
 audit = logging.getLogger("policy_server.audit")
 # Those of the own protocol, and of the Open Inference Protocol.
 _ROOTS = ("/admin", "/v2/repository/models")
 
+# Of a method or a path, as it is shown.
+_LONGEST = 200
+
 
 class Audited:
-    """Wraps an application, and logs each call of an admin route when it has ended."""
+    """Wraps an application, and logs each call of an admin route when it has ended. `note` is called with it too."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, note: Callable[[AdminCall], None]) -> None:
         self._app = app
+        self._note = note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -38,14 +44,18 @@ class Audited:
             await self._app(scope, receive, noting)
         finally:
             client = scope.get("client")
+            method, path = _plain(scope["method"]), _plain(scope["path"])
+            took_ms = (time.perf_counter() - started) * 1000
             audit.info(
                 "%s %s from %s: %s after %.0f ms",
-                _plain(scope["method"]),
-                _plain(scope["path"]),
+                method,
+                path,
                 _plain(client[0]) if client else UNIX_SOCKET,
                 status or "no answer",
-                (time.perf_counter() - started) * 1000,
+                took_ms,
             )
+            call = f"{method[:_LONGEST]} {path[:_LONGEST]}"
+            self._note(AdminCall(round(time.time(), 3), call, status, round(took_ms, 3)))
 
 
 def _plain(text: str) -> str:

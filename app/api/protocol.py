@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.asgi_cycle import AsgiCycle, scope_of
+from app.api.asgi_cycle import TRANSPORT, AsgiCycle, scope_of
 from app.api.connection_limits import SharedLimits
 from app.api.fast_path import FastPath
 from app.api.known_head import Head
@@ -157,6 +157,7 @@ class FastPathProtocol(RequestReader):
                 self.cycle = route.cycle(route, self)
                 return
         scope = scope_of(head, self._root_path, get_remote_addr(self.transport), get_local_addr(self.transport))
+        scope["extensions"] = {TRANSPORT: self.transport}
         cycle = self.cycle = AsgiCycle(self, head, scope)
         task = self.loop.create_task(cycle.run(self._app))
         task.add_done_callback(self.server_state.tasks.discard)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from app.control.plan import newest_first
 from app.control.source import Scan
@@ -18,17 +19,32 @@ KEPT_VERSIONS = 100
 
 
 class History:
-    """The versions of the policy `policy`, by name and digest."""
+    """The versions of the policy `policy`, by name and digest. `revision` grows with each change of them.
 
-    def __init__(self, policy: str, metrics: PolicyMetrics) -> None:
+    `observer`: is called with the policy, a version, and the name of what has begun for it: see `Version.times`.
+    """
+
+    def __init__(
+        self, policy: str, metrics: PolicyMetrics, observer: Callable[[str, Version, str], None] = lambda *_: None
+    ) -> None:
+        self.metrics = metrics
+        self.revision = 0
         self._policy = policy
-        self._metrics = metrics
+        self._observer = observer
         self._versions: dict[tuple[str, str], Version] = {}
         self._observed: tuple[Scan, Set[tuple[str, str]], int] | None = None
 
     def version(self, name: str, digest: str, train_step: int) -> Version:
         """Returns the version with this identity; a new one, found just now, where it was never seen."""
-        return self._versions.setdefault((name, digest), Version(name, digest, train_step))
+        found = self._versions.get((name, digest))
+        if found is None:
+            found = self._versions[name, digest] = Version(name, digest, train_step, observer=self._changed)
+            self.revision += 1
+        return found
+
+    def _changed(self, version: Version, name: str) -> None:
+        self.revision += 1
+        self._observer(self._policy, version, name)
 
     def refuse(self, version: Version, reason: str, stamp: object = None) -> None:
         """Notes that the version may not serve, as its files were when they had this stamp."""
@@ -36,12 +52,13 @@ class History:
             version.move(State.FOUND)
         version.move(State.REFUSED, reason)
         version.refused_stamp = stamp
-        self._metrics.refused()
+        self.metrics.refused()
         log.warning("%s: refused %s: %s", self._policy, version.name, reason, extra=about(self._policy, version.name))
 
     def mended(self, name: str) -> None:
         """Forgets what was unreadable under that name: it is so no more."""
-        self._versions.pop((name, ""), None)
+        if self._versions.pop((name, ""), None) is not None:
+            self.revision += 1
 
     def observe(self, scan: Scan, besides: Set[tuple[str, str]] = frozenset()) -> None:
         """Notes what a scan has found, and forgets what is gone or long done.
@@ -71,6 +88,7 @@ class History:
         ]
         for key in (*gone, *done[:-KEPT_VERSIONS]):
             del self._versions[key]
+            self.revision += 1
         self._observed = scan, besides, self._ended()
 
     def _ended(self) -> int:
@@ -79,6 +97,15 @@ class History:
     def refused(self) -> set[tuple[str, object]]:
         """Returns digest and stamp of what may not serve."""
         return {(v.digest, v.refused_stamp) for v in self._versions.values() if v.state is State.REFUSED}
+
+    @property
+    def total(self) -> int:
+        """How many versions there are."""
+        return len(self._versions)
+
+    def latest(self, count: int) -> list[Version]:
+        """Returns the first so many of `all`, without sorting the others: there may be thousands."""
+        return heapq.nlargest(count, reversed(self._versions.values()), key=lambda version: version.seen_at)
 
     def all(self) -> list[Version]:
         """Returns every version, the latest seen first."""

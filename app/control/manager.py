@@ -54,7 +54,7 @@ class Manager:
         targets: TargetSwapper,
     ) -> None:
         self.name = name
-        self._history = history
+        self.history = history
         self.export = export
         self.scanner = scanner
         self.records = records
@@ -126,7 +126,7 @@ class Manager:
 
     def versions(self) -> list[Version]:
         """Returns every version seen, the latest seen first."""
-        return self._history.all()
+        return self.history.all()
 
     async def reload(self, name: str | None) -> Swapped:
         """Swaps to the checkpoint `name` (and stays there), or to the newest one (and goes on watching).
@@ -236,7 +236,7 @@ class Manager:
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
         own, fresh = self.export.own(), self.export.fresh_own()
         if self._nothing_in != (decided_on := (scan, active, own, fresh)):
-            newer = plan.newer(scan.complete, active, own, fresh, self._history.refused())
+            newer = plan.newer(scan.complete, active, own, fresh, self.history.refused())
             if await self._swap_to_first(newer):
                 await self.targets.persist(self.records.pin)
             self._nothing_in = None if newer else decided_on

@@ -169,6 +169,21 @@ class RunningWorkers:
         calls = [asyncio.wait_for(worker.call(name, *args), _SOON_S) for worker in self._workers]
         await asyncio.gather(*calls, return_exceptions=True)
 
+    async def ask(self, name: str, *args: Any) -> list[Any]:
+        """Returns what the workers answer at once; one that has ended is asked no more."""
+        asked = list(self._workers)
+        calls = [asyncio.wait_for(worker.link.call(name, *args), _SOON_S) for worker in asked]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for worker, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, LinkLost) and worker in self._workers:
+                self._workers.remove(worker)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    @property
+    def count(self) -> int:
+        """How many workers answer, as far as is known."""
+        return len(self._workers)
+
     async def notify(self, name: str) -> None:
         """Reports to all workers that a policy is open now, or why it still is not."""
         for worker in list(self._workers):

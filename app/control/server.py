@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from app.artifacts.temporary import emptied, own_folder
+from app.control.console import Console
+from app.control.console_view import Parts
 from app.control.handlers import manager_calls
 from app.control.history import History
 from app.control.identifier import identifier
@@ -33,10 +36,11 @@ from app.control.scanner import Scanner
 from app.control.source import Source, checkpoint_folders
 from app.control.state_dir import StateDir
 from app.control.swap import Swapper
+from app.control.swap_log import SwapLog
 from app.control.targets import TargetSwapper
 from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
-from app.metrics import Metrics, PolicyMetrics
+from app.metrics import Metrics
 from app.rpc.builder import BuilderCalls, RemoteBuilder
 from app.rpc.child import Child, Keeper
 from app.rpc.messages import FleetStatus
@@ -96,8 +100,12 @@ class Server:
         self._calls = BuilderCalls()
         self._builder: Keeper | None = None
         self._fleet: Fleet | None = None
+        self._swaps = SwapLog()
         self._in_fleet: dict[str, FleetPolicy] = {}
         self._workers = [self._worker(number) for number in range(settings.workers)]
+        shown = (settings, self.openings, self._running, self._swaps, self._metrics)
+        parts = Parts(*shown, fleet=lambda: self._fleet, pids=self._pids)
+        self._console = Console(parts)
         self._executor = ThreadPoolExecutor(1, "control")
         self._folder = ExitStack()
         self._state = Path()
@@ -121,6 +129,7 @@ class Server:
         order = (
             self._watching.aclose,
             self._end_workers,  # before the managers, which they call
+            self._console.close,  # behind the workers, whose pages follow it
             self._leave_fleet,  # behind the workers: until then a change waits for them
             self._end_builder,  # before the managers: what they wait for will not come any more
             self._managers.aclose,
@@ -137,6 +146,7 @@ class Server:
 
         async def step(policy: str, name: str, seconds: float) -> None:
             self._progress.step(policy, name, seconds)
+            self._swaps.step(policy, name, seconds)
 
         async def start() -> Child:
             await asyncio.to_thread(emptied, folder)
@@ -170,7 +180,7 @@ class Server:
         settings = self._settings
 
         async def start() -> Child:
-            handlers = manager_calls(self.openings.managers, self._in_fleet)
+            handlers = {**manager_calls(self.openings.managers, self._in_fleet), "console": self._console.after}
             arguments = (settings.log_level, settings.log_format, str(number + 1))
             return await Child.start("app.worker", arguments, handlers, self._listeners, settings.stalled_s)
 
@@ -186,6 +196,10 @@ class Server:
             await child.end()
 
         return Keeper(f"worker {number + 1}", start, prepare, end, lambda: self._metrics.restarted("worker"))
+
+    def _pids(self) -> list[int]:
+        keepers = [*self._workers, *([self._builder] if self._builder is not None else [])]
+        return [os.getpid(), *(keeper.pid for keeper in keepers if keeper.pid is not None)]
 
     async def _end_workers(self) -> None:
         for listener in self._listeners:
@@ -231,7 +245,8 @@ class Server:
         source = Source(named.folder, identify, more)
         given = self._probe_file
         builder = RemoteBuilder(named.name, self._calls, lambda spec: given.inputs(named.name, spec) if given else ())
-        manager = build_manager(named, builder, source, state_dir, self._executor, self._metrics.policy(named.name))
+        history = History(named.name, self._metrics.policy(named.name), self._swaps.observe)
+        manager = build_manager(named, builder, source, state_dir, self._executor, history)
         await manager.start()
         own.push_async_callback(manager.close)
         if self._fleet is not None:
@@ -310,14 +325,13 @@ def build_manager(
     source: Source,
     state_dir: StateDir,
     executor: Executor,
-    metrics: PolicyMetrics,
+    history: History,
 ) -> Manager:
     """Puts the manager of one policy together; it is not started."""
-    history = History(named.name, metrics)
     records = Records(state_dir, executor)
     export = ExportFolder(named.name, named.folder, builder, state_dir, executor)
     scanner = Scanner(source, export, history, executor)
-    swapper = Swapper(named.name, history, metrics)
+    swapper = Swapper(named.name, history, history.metrics)
     preparing = Preparing(builder, state_dir, swapper, executor)
     targets = TargetSwapper(named.name, history, export, preparing, swapper, records)
     return Manager(named.name, history, export, scanner, records, targets)

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+# Beside the states in `Version.times`: the start of a swap.
+WANTED = "wanted"
 
 
 class State(enum.Enum):
@@ -46,7 +50,7 @@ class Version:
 
     `refused_stamp` is the state of the files that was refused: files that have changed since are worth another try.
     `seen_at` is Unix time in seconds; `times` has the Unix time at which each state
-    began, and at which the last swap to it did ("wanted").
+    began, and at which the last swap to it did ("wanted"). `observer` is called after each of these, with its name.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Version:
     refused_stamp: object = None
     seen_at: float = field(default_factory=time.time)
     times: dict[str, float] = field(default_factory=dict)
+    observer: Callable[[Version, str], None] = field(default=lambda *_: None, repr=False, compare=False)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -69,19 +74,23 @@ class Version:
         if state not in _LEGAL[self.state]:
             raise AssertionError(f"version {self.name}: {self.state.value} → {state.value} is not a legal step")
         self.state, self.reason = state, reason
-        self.times[state.value] = time.time() if at is None else at
+        self._note(state.value, at)
 
     def want(self) -> None:
         """Records the start of a swap to this version."""
         if self.state is not State.FOUND:
             self.move(State.FOUND)
-        self.times["wanted"] = time.time()
+        self._note(WANTED)
 
     def stages(self) -> dict[str, float]:
         """Seconds that each step to serving took: loaded (since it was wanted), verified, active."""
-        steps = ("wanted", "loaded", "verified", "active")
-        times = [self.times[step] for step in steps]
+        steps = (WANTED, "loaded", "verified", "active")
+        times = [self.times[step] for step in steps if step in self.times]
         return {step: after - before for step, before, after in zip(steps[1:], times, times[1:], strict=False)}
+
+    def _note(self, name: str, at: float | None = None) -> None:
+        self.times[name] = time.time() if at is None else at
+        self.observer(self, name)
 
     def public(self) -> dict[str, Any]:
         """Returns what `GET …/versions` shows."""

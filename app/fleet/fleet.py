@@ -109,6 +109,15 @@ class Fleet:
         applied = {name: member.local.applied for name, member in self.members.items()}
         return FleetStatus(self.id, self._until if joined else 0.0, self._serves_on, self._reaches, applied)
 
+    def seen(self) -> dict[str, Any]:
+        """Returns what this server knows of the fleet without asking anyone, for the console."""
+        status, members = self.status(), []
+        for member in sorted([self._described(), *self.peers], key=lambda member: member.since):
+            policies = {policy: str(known.get("version", "")) for policy, known in member.policies.items()}
+            members.append({"id": member.id, "url": member.url, "since": member.since, "policies": policies})
+        known = {"name": self.name, "member": self.id, "leased": status.leased, "reaches": status.reaches}
+        return {**known, "members": members}
+
     async def describe(self) -> dict[str, Any]:
         """Returns what `GET /admin/fleet` answers; raises FleetLost."""
         seen = {policy: await self._store.read(policy) for policy in self.members}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.artifacts.bundle import Bundle, Graph
+from app.local_histogram import AnswerCounts
+from app.rate_history import Sample
 
 # A folder of checkpoints may hold thousands; so many versions are listed where nobody asks for more.
 SHOWN = 100
@@ -60,6 +62,56 @@ class FleetStatus:
     def ready(self) -> bool:
         """True while requests should be sent here."""
         return self.leased or self.serves_on
+
+
+@dataclass(frozen=True)
+class AdminCall:
+    """A call of an admin route that has ended, as the console shows it: `at` is Unix time, `status` 0 for no answer."""
+
+    at: float
+    call: str
+    status: int
+    took_ms: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The open sessions: how many each policy has, and points of their steps and of the seconds since the last one.
+
+    Points are "p50", "p90" and "max"; none where nothing is open.
+    """
+
+    policies: Mapping[str, int]
+    steps: Mapping[str, float]
+    idle_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class WorkerFigures:
+    """What a worker has seen since it was asked the last time.
+
+    `answers`: by policy. `sessions`: how many are open now, None where it has none. `pages`: how many are open here.
+    `spread`: where that was asked, and sessions are in this process.
+    """
+
+    answers: Mapping[str, AnswerCounts]
+    sessions: int | None
+    pages: int
+    calls: Sequence[AdminCall]
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True)
+class ConsoleUpdate:
+    """The state of the server as JSON (`state`), or what has changed in it since the update before (`patch`).
+
+    `samples`: what is new in the state's "history", which no patch changes.
+    """
+
+    number: int
+    state: bytes = b""
+    patch: bytes = b""
+    samples: Mapping[str, Sample] = field(default_factory=dict)
 
 
 def now_s() -> float:

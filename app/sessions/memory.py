@@ -6,11 +6,16 @@ The methods that do not wait are for the fast path; the others do the same for `
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 from app.errors import Overloaded
+from app.rpc.messages import Spread
 from app.sessions.record import Record
 from app.sessions.store import Key, Limits, Unusable, no_room, too_many_of, too_many_retained
+
+# A walk over more of them would be felt by who asks just then.
+_MOST_LOOKED_AT = 10_000
 
 
 class _Kept:
@@ -123,6 +128,16 @@ class MemoryStore:
         self.sweep()
         return len(self._kept)
 
+    def spread(self) -> Spread:
+        """Returns how the sessions are spread, for a person."""
+        every = -(-len(self._kept) // _MOST_LOOKED_AT) or 1
+        now, some = self._clock(), list(islice(self._kept.values(), 0, None, every))
+        return Spread(
+            dict(Counter(key.policy for key in self._kept)),
+            _points(sorted(kept.record.step for kept in some)),
+            _points(sorted(now - kept.used_at for kept in some)),
+        )
+
     async def close(self) -> None:
         """See `SessionStore`."""
 
@@ -158,3 +173,10 @@ class MemoryStore:
             counts[retained] -= 1
             if not counts[retained]:
                 del counts[retained]
+
+
+def _points(ascending: Sequence[float]) -> dict[str, float]:
+    if not ascending:
+        return {}
+    last = len(ascending) - 1
+    return {"p50": ascending[last // 2], "p90": ascending[last * 9 // 10], "max": ascending[last]}

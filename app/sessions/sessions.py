@@ -18,6 +18,7 @@ from app.inference.request import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
 from app.logs import about
+from app.rpc.messages import Spread
 from app.sessions.elsewhere import VersionsElsewhere
 from app.sessions.episode import Episodes, SessionStep
 from app.sessions.fields import StepRequest
@@ -149,6 +150,10 @@ class Sessions:
             return _in(writes, step)
         kind = LargeMemoryStep if isinstance(step.pending, LargeRequest) else MemoryStep
         return kind(store, key, request, step)
+
+    def spread(self) -> Spread | None:
+        """Returns how sessions are spread, where that costs little: in memory."""
+        return self._store.spread() if isinstance(self._store, MemoryStore) else None
 
     @property
     def can_step_at_once(self) -> bool:

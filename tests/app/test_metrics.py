@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Histogram
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from app.metric_files import join_ended
 from app.metric_table import METRICS, PREFIX
-from app.metrics import LocalHistogram, Metrics
+from app.metrics import Metrics
 
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -30,18 +30,6 @@ def test_buckets_are_given_for_histograms_alone_and_rise() -> None:
     for metric in METRICS:
         assert bool(metric.buckets) is (metric.kind is Histogram)
         assert list(metric.buckets) == sorted(set(metric.buckets))
-
-
-def test_plain_numbers_are_flushed_once_and_land_in_the_bucket_of_their_bound() -> None:
-    histogram = Histogram("h", "help", registry=CollectorRegistry(), buckets=(1, 10))
-    local = LocalHistogram((1, 10))
-    for value in (0.5, 1, 1.5, 10, 11):
-        local.observe(value)
-    for _ in range(2):  # the second time there is nothing new
-        local.flush_into(histogram)
-        samples = {(sample.name, sample.labels.get("le")): sample.value for sample in histogram.collect()[0].samples}
-        assert [samples["h_bucket", bound] for bound in ("1.0", "10.0", "+Inf")] == [2, 4, 5]
-        assert (samples["h_count", None], samples["h_sum", None]) == (5, 24)
 
 
 def test_counts_reach_the_text_with_their_labels() -> None:

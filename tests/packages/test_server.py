@@ -164,11 +164,11 @@ def serving(script: Path, policies: dict[str, Path], cwd: Path) -> Iterator[tupl
 
 
 def test_the_wheel_holds_the_server_and_nothing_else(built: tuple[Path, Path]) -> None:
+    files = [path for package in ("app", "saver") for path in (ROOT / package).rglob("*") if path.is_file()]
     own = {
         path.relative_to(ROOT).as_posix()
-        for package in ("app", "saver")
-        for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".typed") and "build" not in path.parts
+        for path in files
+        if "build" not in path.parts and (path.suffix in (".py", ".typed") or "static" in path.parts)
     }
     with zipfile.ZipFile(built[1]) as packed:
         names = {name for name in packed.namelist() if ".dist-info/" not in name}

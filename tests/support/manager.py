@@ -11,6 +11,7 @@ from typing import Any
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.export import identify_export
+from app.control.history import History
 from app.control.server import build_manager
 from app.control.source import Source
 from app.control.state_dir import StateDir
@@ -154,7 +155,9 @@ class Harness:
         source = Source(policy, lambda folder, rest_s: self._identify(folder, rest_s))
         self._identify: Callable[[Path, float], Any] = identify
         named = PolicyFolder("p", policy)
-        self.manager = build_manager(named, builder, source, state_dir, executor, self.metrics.policy("p"))
+        self.manager = build_manager(
+            named, builder, source, state_dir, executor, History("p", self.metrics.policy("p"))
+        )
         self.worker = LocalWorker(executor)
 
     def put(self, name: str, train_step: int, **more: str) -> Path:

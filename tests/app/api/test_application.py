@@ -7,6 +7,7 @@ import pytest
 
 from app import __version__
 from app.api.application import build_app
+from app.api.console import Pages
 from app.inference.service import Service
 from app.metrics import Metrics
 from app.settings import Settings
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.anyio
 
 def application(service: Any, **settings: Any) -> Any:
     sessions: Any = None  # nothing here asks for one
-    return build_app(service, sessions, Metrics(), Settings((), **settings))
+    pages: Any = Pages(lambda _: None)  # type: ignore[arg-type, return-value]
+    return build_app(service, sessions, Metrics(), Settings((), **settings), pages)
 
 
 def client(app: Any) -> httpx.AsyncClient:

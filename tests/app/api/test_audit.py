@@ -21,7 +21,7 @@ async def lines(caplog: pytest.LogCaptureFixture, status: int | None = 200, **sc
     whole = {"type": "http", "method": "POST", "path": "/admin/x", "client": ("10.0.0.7", 5), **scope}
     caplog.set_level(logging.INFO, "policy_server.audit")
     try:
-        await Audited(app)(whole, send, send)  # type: ignore[arg-type]
+        await Audited(app, lambda _: None)(whole, send, send)  # type: ignore[arg-type]
     except ZeroDivisionError:
         assert status is None
     return [record.getMessage() for record in caplog.records]

@@ -101,6 +101,23 @@ async def test_fleets_of_other_names_have_nothing_to_do_with_each_other(redis: s
         assert described["members"][0]["policies"] == {"p": {"version": "v2", "state": "active"}}
 
 
+async def test_each_member_knows_the_others_without_asking(redis: str) -> None:
+    async with joined(redis, "seen", "v1", fleet="seen") as one, joined(redis, "seen", "v1", fleet="seen") as two:
+        await one.change("v5")
+        ids = {one.fleet.id, two.fleet.id}
+        for member in (one, two):
+            await until(lambda member=member: {other["id"] for other in member.fleet.seen()["members"]} == ids)
+            seen = member.fleet.seen()
+            assert (seen["name"], seen["member"], seen["leased"], seen["reaches"]) == (
+                "seen",
+                member.fleet.id,
+                True,
+                True,
+            )
+            assert {other["policies"]["seen"] for other in seen["members"]} <= {"v1", "v5"}
+            assert all(other["url"] == "http://127.0.0.1:9" for other in seen["members"])
+
+
 async def test_what_redis_has_lost_is_written_anew_by_who_knows_it(redis: str) -> None:
     async with joined(redis, "lost", fleet="lost") as one, joined(redis, "lost", fleet="lost") as two:
         await one.change("v1")

@@ -3,8 +3,10 @@
 import pytest
 
 from app.errors import Overloaded
+from app.rpc.messages import Spread
+from app.sessions import memory
 from app.sessions.memory import MemoryStore
-from app.sessions.store import Key
+from app.sessions.store import Key, Limits
 from tests.support.session_records import LIMITS, record
 
 pytestmark = pytest.mark.anyio
@@ -139,3 +141,20 @@ async def test_clients_that_are_not_known_are_not_counted() -> None:
     with pytest.raises(Overloaded, match="from one"):
         await store.begin(key("more"), None, record(), "one")
     assert await store.begin(key("more"), None, record())
+
+
+async def test_sessions_are_spread_by_policy_step_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    limits = Limits(sessions=200, size_bytes=10**6, idle_s=60, retained_versions=2, per_client=200)
+    store = MemoryStore(limits, clock)
+    assert store.spread() == Spread({}, {}, {})
+    for number in range(101):
+        assert await store.begin(Key("pq"[number % 2], str(number)), None, record(step=number))
+        clock.now += 0.5
+    spread = store.spread()
+    assert spread.policies == {"p": 51, "q": 50}
+    assert spread.steps == {"p50": 50, "p90": 90, "max": 100}
+    assert spread.idle_s == {"p50": 25.5, "p90": 45.5, "max": 50.5}
+    monkeypatch.setattr(memory, "_MOST_LOOKED_AT", 3)
+    assert store.spread().policies == spread.policies
+    assert store.spread().idle_s["max"] == 50.5

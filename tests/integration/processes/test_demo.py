@@ -1,6 +1,7 @@
 """The demo in its short form, as `make demo` runs the long one: a real server, real simulators."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def test_quick_demo_swaps_weights_while_simulators_play_and_no_request_fails(
     assert "engine litert" in (runs_dir / "server.log").read_text()  # though it begins with tf.random.set_seed
     last = demo.stdout.splitlines()[-1]
     assert last.startswith("serve what it made: ")
+    assert re.search(r"watch the server at http://127\.0\.0\.1:\d+/console$", demo.stdout, re.MULTILINE)
     assert last.endswith(f" -m app serve cartpole={runs_dir / 'cartpole'}")
     assert (runs_dir / "cartpole" / "saved_model.pb").exists()
     assert len(result["evaluations"]) == 3
