@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from policy_client.wire import decode, encode
+from policy_client.wire import arrays, decode, encode
 from tests.support.server import RunningServer, serving
 
 OBSERVATION = {"observation": [0.1, 0.0, 0.0, 0.0]}
@@ -103,7 +103,7 @@ def test_a_request_that_asks_for_its_times_gets_them(server: RunningServer) -> N
             assert of == size
             assert float(engine) <= float(batch)
             assert float(queue) + float(batch) <= float(total)
-    assert decode(answers["1 request, 3 rows"][0].content)["action"].shape == (3,)
+    assert arrays(decode(answers["1 request, 3 rows"][0].content)["action"]).shape == (3,)
 
 
 def test_others_get_none(server: RunningServer) -> None:
