@@ -35,8 +35,11 @@ function formOf(name, describes) {
   const answer = build(h("div", { class: "answer", "aria-live": "polite" }, h("p", { class: "nothing" }, "The answer appears here.")));
   const form = build(h("form", { class: "ask", novalidate: true }));
   const waysNode = build(h("div", {}));
-  const drawWays = () => fill(waysNode, asking.recurrent ? ways(asking, drawWays) : []);
   const buttonsNode = build(h("div", { class: "buttons" }));
+  const redraw = () => {
+    fill(waysNode, asking.recurrent ? ways(asking, redraw) : []);
+    fill(buttonsNode, buttons(asking, fields, options, ask));
+  };
   let before = {};
 
   const ask = async () => {
@@ -53,17 +56,14 @@ function formOf(name, describes) {
       fill(answer, problemView(error instanceof Problem ? error : { status: 0, detail: error.message }));
     }
     answer.ariaBusy = "false";
-    drawWays();
-    drawButtons();
+    redraw();
   };
-  const drawButtons = () => fill(buttonsNode, buttons(asking, fields, options, ask));
 
   form.onsubmit = (event) => {
     event.preventDefault();
     ask();
   };
-  drawWays();
-  drawButtons();
+  redraw();
   form.append(fields.node, waysNode, options.node, buttonsNode);
   const both = build(h("div", { class: "try-columns" }));
   both.append(form, answer);
