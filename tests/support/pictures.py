@@ -80,8 +80,8 @@ def train(trainers: dict[str, Trainer]) -> None:
 
 def ask(page: Page) -> None:
     """Asks by the form, with a seed."""
-    page.get_by_label("Seed").fill("7")
-    page.get_by_label("Mode").select_option("sample")
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.get_by_label("Mode", exact=True).select_option("sample")
     page.get_by_role("button", name="Ask for").click()
     page.locator("output.action").wait_for()
 

@@ -40,6 +40,11 @@ def give_token(page: Page, token: str) -> None:
     page.get_by_role("button", name="Use it").click()
 
 
+def visit(page: Page, policy: str) -> None:
+    page.evaluate(f"location.hash = '#/policies/{policy}'")
+    expect(page.get_by_role("heading", level=1)).to_have_text(policy)
+
+
 def is_wider_than_the_window(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
@@ -227,7 +232,7 @@ def test_phone_needs_no_scrolling_sideways(open_page: OpenPage) -> None:
     expect(page.locator("table.policies")).to_be_visible()
     assert not is_wider_than_the_window(page)
     for name in ("arm", "rover", "pilot"):
-        page.evaluate(f"location.hash = '#/policies/{name}'")
+        visit(page, name)
         page.get_by_role("button", name="Ask for an action").click()
         expect(page.locator("output.action")).to_be_visible()
         assert not is_wider_than_the_window(page), name
@@ -244,7 +249,7 @@ def test_anybody_can_use_each_view(open_page: OpenPage, axe_script: str, scheme:
     assert (page.evaluate(brightness) < 200) is (scheme == "dark")
     assert violations(page, axe_script) == []
     for name in ("cartpole", "arm", "rover", "pilot"):
-        page.evaluate(f"location.hash = '#/policies/{name}'")
+        visit(page, name)
         page.get_by_role("button", name="Ask for an action").click()
         expect(page.locator("output.action")).to_be_visible()
         assert violations(page, axe_script) == [], name
@@ -331,7 +336,7 @@ def test_all_states_of_a_version_have_a_word_an_icon_and_a_colour(open_page: Ope
         feed(page, state({"arm": policy, "leg": {"ready": False, "reason": "no saved_model.pb"}}))
         page.goto("/console#/policies/leg")
         failed = look(page.locator(".title .chip"))
-        page.evaluate("location.hash = '#/policies/arm'")
+        visit(page, "arm")
         chips = page.locator(".version .chip")
         expect(chips).to_have_text(list(words))
         looks = {failed, *(look(chip) for chip in chips.all())}

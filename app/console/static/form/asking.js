@@ -19,12 +19,9 @@ export class Asking {
     return !isEmpty(this.describes.specs.state);
   }
 
-  get session() {
-    return this.#session;
-  }
-
-  get carried() {
-    return this.#state;
+  /** Whether an episode has been started, which the next request goes on with. */
+  get underWay() {
+    return this.#session !== null || this.#state !== undefined;
   }
 
   /** Asks for an action and, where there is one and it can be asked alike, its distribution. */

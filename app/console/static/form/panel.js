@@ -35,8 +35,11 @@ function formOf(name, describes) {
   const answer = build(h("div", { class: "answer", "aria-live": "polite" }, h("p", { class: "nothing" }, "The answer appears here.")));
   const form = build(h("form", { class: "ask", novalidate: true }));
   const waysNode = build(h("div", {}));
-  const drawWays = () => fill(waysNode, asking.recurrent ? ways(asking, drawWays) : []);
   const buttonsNode = build(h("div", { class: "buttons" }));
+  const redraw = () => {
+    fill(waysNode, asking.recurrent ? ways(asking, redraw) : []);
+    fill(buttonsNode, buttons(asking, fields, options, ask));
+  };
   let before = {};
 
   const ask = async () => {
@@ -53,17 +56,14 @@ function formOf(name, describes) {
       fill(answer, problemView(error instanceof Problem ? error : { status: 0, detail: error.message }));
     }
     answer.ariaBusy = "false";
-    drawWays();
-    drawButtons();
+    redraw();
   };
-  const drawButtons = () => fill(buttonsNode, buttons(asking, fields, options, ask));
 
   form.onsubmit = (event) => {
     event.preventDefault();
     ask();
   };
-  drawWays();
-  drawButtons();
+  redraw();
   form.append(fields.node, waysNode, options.node, buttonsNode);
   const both = build(h("div", { class: "try-columns" }));
   both.append(form, answer);
@@ -76,7 +76,7 @@ function buttons(asking, fields, options, ask) {
     return ask();
   };
   return [
-    h("button", { type: "submit", class: "primary" }, icon("send"), asking.recurrent && asking.step ? "Ask for the next step" : "Ask for an action"),
+    h("button", { type: "submit", class: "primary" }, icon("send"), asking.underWay ? "Ask for the next step" : "Ask for an action"),
     h("button", { type: "button", onclick: () => fields.set("random") }, icon("dice"), "Random"),
     h("button", { type: "button", onclick: () => fields.set("zeros") }, "Zeros"),
     options.seeded && asking.last && h("button", { type: "button", onclick: again, title: "The same request and seed give the same action" }, icon("reload"), "Again with seed"),
@@ -112,7 +112,7 @@ function ways(asking, draw) {
       { class: "ways" },
       h("legend", {}, "The policy keeps a state from step to step"),
       h("span", { class: "segments" }, choice("session", "in a session"), choice("state", "sent along"), choice("once", "first step only")),
-      h("button", { type: "button", class: "small", disabled: !asking.session && asking.carried === undefined, onclick: over }, "Start over"),
+      h("button", { type: "button", class: "small", disabled: !asking.underWay, onclick: over }, "Start over"),
     ),
   ];
 }
