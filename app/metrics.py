@@ -8,6 +8,7 @@ process that is killed takes with it what it counted since.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
@@ -148,6 +149,15 @@ class Metrics:
             data.flush()
         for policy in self._policies.values():
             policy.flush()
+
+    async def flush_now_and_then(self) -> None:
+        """Calls `flush` every `FLUSH_S` seconds, and once more at the end."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_S)
+                self.flush()
+        finally:
+            self.flush()
 
     def take_recent(self) -> dict[str, AnswerCounts]:
         """Returns what this process has answered since the last call, by policy."""

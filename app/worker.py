@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import logging
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from app import logs
+from app import logs, tasks
 from app.api.application import build_app
 from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.console import Pages
@@ -34,7 +33,6 @@ from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher, BatcherParts
 from app.batching.rule import Pause
-from app.errors import NotReady
 from app.inference.policy import Policy
 from app.inference.response import response_templates
 from app.inference.service import Service
@@ -43,12 +41,12 @@ from app.inputs.names import request_name, top_level
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
 from app.memory import FreedMemory
-from app.metrics import FLUSH_S, Metrics
+from app.metrics import Metrics
 from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
 from app.rpc.messages import FleetStatus, Offer, WorkerFigures
-from app.sessions.sessions import TIDY_S, Sessions
+from app.sessions.sessions import Sessions
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings, telemetry_variables, traces_are_sent
 from app.uploads.upload import Uploads, upload_places
@@ -63,8 +61,6 @@ if TYPE_CHECKING:
 # CPython's default generation-0 threshold is 700 allocations. A batch of observations as JSON has hundreds of lists,
 # which are gone with their request; cycles, which the collector is for, are rare.
 _COLLECT_AFTER = 20_000
-
-log = logging.getLogger("policy_server.worker")
 
 
 class Worker:
@@ -128,9 +124,9 @@ class Worker:
             trusted_proxies=settings.trusted_proxies,
         )
         metrics.measure_with(functools.partial(_measure, metrics, self._service, self._limits))
-        self._stack.push_async_callback(_ended, asyncio.create_task(_flush_now_and_then(metrics)))
-        self._stack.push_async_callback(_ended, asyncio.create_task(memory.give_back_now_and_then()))
-        self._stack.push_async_callback(_ended, asyncio.create_task(self._tidy_now_and_then(self._sessions)))
+        tidied = self._sessions.tidy_now_and_then(lambda count: metrics.sessions(count, settings.sessions_limit))
+        for beside in (metrics.flush_now_and_then(), memory.give_back_now_and_then(), tidied):
+            self._stack.push_async_callback(tasks.end, asyncio.create_task(beside))
 
     async def open_policy(self, name: str, offer: Offer) -> None:
         """Loads a policy that is offered, and answers requests for it from now on.
@@ -246,21 +242,6 @@ class Worker:
     def _retains(self, policy: str, digest: str) -> bool:
         return self._sessions is not None and self._sessions.retains(policy, digest)
 
-    async def _tidy_now_and_then(self, sessions: Sessions) -> None:
-        reached = True
-        while True:
-            await asyncio.sleep(TIDY_S)
-            try:
-                self._metrics.sessions(await sessions.tidy(), self._settings.sessions_limit)
-            except NotReady as error:
-                if reached:
-                    log.warning("%s", error)
-                reached = False
-            except Exception:  # a bug of ours: the next round may succeed
-                log.exception("sessions cannot be tidied")
-            else:
-                reached = True
-
     async def _opened(self, named: PolicyFolder, offer: Offer) -> Policy:
         """Makes a policy of its parts; closed with the stack, in reverse order."""
         name, spec, settings = named.name, offer.graph.spec, self._settings
@@ -320,20 +301,6 @@ def _measure(metrics: Metrics, service: Service, shared: SharedLimits) -> None:
     metrics.buffered(shared.unfinished.total_bytes, shared.unread.total_bytes, shared.buffered_bytes)
     for policy in service.policies:
         policy.batcher.measure()
-
-
-async def _flush_now_and_then(metrics: Metrics) -> None:
-    try:
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            metrics.flush()
-    finally:
-        metrics.flush()
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
 
 
 def _grace_s(settings: Settings) -> int:

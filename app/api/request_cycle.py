@@ -19,8 +19,8 @@ from app.inference.policy import Policy
 from app.inference.request import LargeRequest, PendingRequest
 from app.inference.service import Service
 from app.metrics import DataMetrics
+from app.sessions.memory_step import LargeMemoryStep
 from app.sessions.record import Answer
-from app.sessions.sessions import LargeMemoryStep
 from app.wire.codecs import Codec
 from app.wire.limits import SMALL_BYTES
 

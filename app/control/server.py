@@ -11,14 +11,16 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
+from app import tasks
 from app.artifacts.temporary import emptied, own_folder
+from app.control.assembly import build_manager
 from app.control.console import Console
 from app.control.console_view import Parts
 from app.control.handlers import manager_calls
@@ -27,17 +29,11 @@ from app.control.identifier import identifier
 from app.control.manager import Manager
 from app.control.memory_use import memory_limit, record_memory
 from app.control.openings import Openings, RunningWorkers
-from app.control.prepare import Builder, Preparing
 from app.control.probe_file import ProbeFile
 from app.control.progress import Showing
-from app.control.records import Records
-from app.control.reexport import ExportFolder
-from app.control.scanner import Scanner
 from app.control.source import Source, checkpoint_folders
 from app.control.state_dir import StateDir
-from app.control.swap import Swapper
 from app.control.swap_log import SwapLog
-from app.control.targets import TargetSwapper
 from app.control.watch import FolderWatcher, follow
 from app.errors import LinkLost, SwapRefused, UnusablePolicy
 from app.metrics import Metrics
@@ -316,25 +312,7 @@ class Server:
         self._watch_in(asyncio.create_task(follow(manager, changed)))
 
     def _watch_in(self, task: asyncio.Task[None]) -> None:
-        self._watching.push_async_callback(_cancelled, task)
-
-
-def build_manager(
-    named: PolicyFolder,
-    builder: Builder,
-    source: Source,
-    state_dir: StateDir,
-    executor: Executor,
-    history: History,
-) -> Manager:
-    """Puts the manager of one policy together; it is not started."""
-    records = Records(state_dir, executor)
-    export = ExportFolder(named.name, named.folder, builder, state_dir, executor)
-    scanner = Scanner(source, export, history, executor)
-    swapper = Swapper(named.name, history, history.metrics)
-    preparing = Preparing(builder, state_dir, swapper, executor)
-    targets = TargetSwapper(named.name, history, export, preparing, swapper, records)
-    return Manager(named.name, history, export, scanner, records, targets)
+        self._watching.push_async_callback(tasks.end, task)
 
 
 def _probe_file(settings: Settings) -> ProbeFile | None:
@@ -349,8 +327,3 @@ def _own_folder(stack: ExitStack) -> Path:
         return stack.enter_context(own_folder("policy-server-state."))
     except OSError as error:
         raise UnusablePolicy(f"no folder for temporary files ({error}); TMPDIR names another") from None
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
-from app.batching.rule import Job, Result
-from app.errors import DeadlinePassed, SessionConflict, UnknownSession, Unsupported
+from app.batching.rule import Result
+from app.errors import DeadlinePassed, NotReady, SessionConflict, Unsupported
 from app.inference.policy import Policy
 from app.inference.request import LargeRequest
 from app.inference.service import Service
@@ -22,12 +22,13 @@ from app.rpc.messages import Spread
 from app.sessions.elsewhere import VersionsElsewhere
 from app.sessions.episode import Episodes, SessionStep
 from app.sessions.fields import StepRequest
+from app.sessions.kept_answer import again, in_form_of, known, winner
 from app.sessions.memory import MemoryStore
-from app.sessions.reading import is_id
+from app.sessions.memory_step import LargeMemoryStep, MemoryStep
 from app.sessions.record import Answer, Record
 from app.sessions.store import Key, SessionStore
 from app.settings import variable
-from app.wire.codecs import Codec, reader_of
+from app.wire.codecs import Codec
 
 log = logging.getLogger("policy_server.sessions")
 # How often idle sessions, and versions that nobody keeps any more, are searched for.
@@ -78,7 +79,7 @@ class Sessions:
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
             if before is not None and before.run.run_id == request.run_id:
-                return key.id, _again(before, writes)
+                return key.id, again(before, writes)
             keeps = request.weights == "episode"
             await store.check_room(key, policy.versions.active.version.digest if keeps else None, client)
             step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
@@ -89,7 +90,7 @@ class Sessions:
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
             raise SessionConflict("another run has started it at the same time", newest.step)
-        return key.id, _again(newest, writes)
+        return key.id, again(newest, writes)
 
     async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
         """Answers the next observation of a session.
@@ -108,15 +109,15 @@ class Sessions:
             return await self._in_memory(self.step_of(policy, id_, writes, request), writes)
         key = Key(policy.name, id_)
         async with self._in_time(request.options):
-            before = _known(await store.get(key), key)
+            before = known(await store.get(key), key)
             await self._elsewhere.load_retained(policy, before)
             step = episodes.step(before, request)
             if isinstance(step, Answer):
-                return _in(writes, step)
+                return in_form_of(writes, step)
             after = await self._after(step, await self._service.answered(step.pending), writes)
             if await store.follow(key, before, after):
                 return after.answer
-            return _in(writes, _winner(await store.get(key), key, before, request))
+            return in_form_of(writes, winner(await store.get(key), key, before, request))
 
     async def _in_memory(self, step: MemoryStep | Answer, writes: Codec) -> Answer:
         """Does with a step what the fast path does, where the caller can wait."""
@@ -145,9 +146,9 @@ class Sessions:
         store, episodes = self._open(policy)
         assert isinstance(store, MemoryStore)
         key = Key(policy.name, id_)
-        step = episodes.step(_known(store.find(key), key), request)
+        step = episodes.step(known(store.find(key), key), request)
         if isinstance(step, Answer):
-            return _in(writes, step)
+            return in_form_of(writes, step)
         kind = LargeMemoryStep if isinstance(step.pending, LargeRequest) else MemoryStep
         return kind(store, key, request, step)
 
@@ -164,7 +165,7 @@ class Sessions:
         """Returns what is stored of a session, for a person; raises UnknownSession."""
         store, _ = self._open(policy)
         key = Key(policy.name, id_)
-        record = _known(await store.get(key), key)
+        record = known(await store.get(key), key)
         return {
             "id": id_,
             "run_id": record.run.run_id,
@@ -184,7 +185,7 @@ class Sessions:
         """
         store, _ = self._open(policy)
         key = Key(policy.name, id_)
-        record = _known(await store.end(key, run_id), key)
+        record = known(await store.end(key, run_id), key)
         if run_id is not None and record.run.run_id != run_id:
             raise SessionConflict(f"another run has taken the session over: {record.run.run_id!r}", record.step)
 
@@ -234,6 +235,22 @@ class Sessions:
             self._unneeded[policy.name] = unneeded
         return await self._store.count() if self._store is not None else 0
 
+    async def tidy_now_and_then(self, record: Callable[[int], None]) -> None:
+        """Calls `tidy` every `TIDY_S` seconds, and `record` with what it returns."""
+        reached = True
+        while True:
+            await asyncio.sleep(TIDY_S)
+            try:
+                record(await self.tidy())
+            except NotReady as error:
+                if reached:
+                    log.warning("%s", error)
+                reached = False
+            except Exception:  # a bug of ours: the next round may succeed
+                log.exception("sessions cannot be tidied")
+            else:
+                reached = True
+
     async def close(self) -> None:
         """Closes the store."""
         if self._store is not None:
@@ -272,45 +289,6 @@ class Sessions:
             self._starting[policy] -= keeps
 
 
-class MemoryStep:
-    """A step of a session in memory, as a pending request: see `InferenceRequest`."""
-
-    def __init__(self, store: MemoryStore, key: Key, request: StepRequest, step: SessionStep) -> None:
-        self._store = store
-        self._key = key
-        self._request = request
-        self._step = step
-        assert step.before is not None
-        self._before = step.before
-        self.policy: Policy = step.pending.policy
-        self.job: Job = step.pending.job
-        self.timeout_s = step.pending.timeout_s
-
-    @property
-    def numbers(self) -> int:
-        """See `InferenceRequest`."""
-        return self._step.pending.numbers
-
-    def written(self, result: Result, codec: Codec) -> tuple[Record, Codec]:
-        """Returns the record that follows, with the answer."""
-        return self._step.after(result, codec), codec
-
-    def kept(self, written: tuple[Record, Codec]) -> bytes:
-        """Stores the record, and returns the body of the answer."""
-        (after, codec), before = written, self._before
-        if self._store.put(self._key, before, after):
-            return after.answer.body
-        return _in(codec, _winner(self._store.find(self._key), self._key, before, self._request)).body
-
-    def answer(self, result: Result, codec: Codec) -> bytes:
-        """Writes and stores, and returns the body of the answer."""
-        return self.kept(self.written(result, codec))
-
-
-class LargeMemoryStep(MemoryStep):
-    """A step whose answer takes long to write."""
-
-
 async def _stored_first(store: SessionStore, key: Key, before: Record | None, record: Record, client: str) -> Record:
     """Puts the first record of a session in the place of `before`, or of what that has become; returns the newest."""
     for _ in range(_MOST_TRIES):
@@ -321,37 +299,3 @@ async def _stored_first(store: SessionStore, key: Key, before: Record | None, re
             return newest
         before = newest  # the run that is to be fenced has stepped, or ended
     raise SessionConflict("another run steps it all the time", -1 if before is None else before.step)
-
-
-def _known(record: Record | None, key: Key) -> Record:
-    if record is None:
-        named = repr(key.id) if is_id(key.id) else "of this id"
-        raise UnknownSession(
-            f"policy {key.policy} has no session {named}: it has ended, was idle for too long, or could not be read"
-        )
-    return record
-
-
-def _again(record: Record, writes: Codec) -> Answer:
-    """The answer to a request to start that is sent once more."""
-    if record.step == 0:
-        return _in(writes, record.answer)
-    raise SessionConflict(f"this run has started the session already, and its last step is {record.step}", record.step)
-
-
-def _winner(now: Record | None, key: Key, before: Record, request: StepRequest) -> Answer:
-    """What is there instead of the record that should have followed: perhaps the same step, asked for twice."""
-    now = _known(now, key)
-    if now.run.incarnation == before.run.incarnation and request.step is not None and now.step == request.step:
-        return now.answer
-    raise SessionConflict(f"another request has moved the session meanwhile; its last step is {now.step}", now.step)
-
-
-def _in(codec: Codec, answer: Answer) -> Answer:
-    """The answer in the form that this request asks for; as a rule it has that already."""
-    if answer.media_type == codec.media_type:
-        return answer
-    try:
-        return Answer(codec.media_type, codec.encode(reader_of(answer.media_type).decode(answer.body)))
-    except Exception as error:  # of a store that somebody else has written to
-        raise UnknownSession(f"the last answer that is kept of the session cannot be read: {error}") from error

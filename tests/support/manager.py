@@ -11,8 +11,8 @@ from typing import Any
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.export import identify_export
+from app.control.assembly import build_manager
 from app.control.history import History
-from app.control.server import build_manager
 from app.control.source import Source
 from app.control.state_dir import StateDir
 from app.control.states import State

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from app.errors import SessionConflict, UnknownSession, Unsupported
+from app.sessions.memory_step import LargeMemoryStep, MemoryStep
 from app.sessions.record import Answer
-from app.sessions.sessions import LargeMemoryStep, MemoryStep, Sessions
+from app.sessions.sessions import Sessions
 from app.wire.codecs import JSON, MSGPACK, Codec
 from tests.support.session_policy import ServedPolicy
 

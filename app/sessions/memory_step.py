@@ -1,0 +1,52 @@
+"""A step of a session in memory, which the fast path answers without a task: the record is stored with the answer."""
+
+from __future__ import annotations
+
+from app.batching.rule import Job, Result
+from app.inference.policy import Policy
+from app.sessions.episode import SessionStep
+from app.sessions.fields import StepRequest
+from app.sessions.kept_answer import in_form_of, winner
+from app.sessions.memory import MemoryStore
+from app.sessions.record import Record
+from app.sessions.store import Key
+from app.wire.codecs import Codec
+
+
+class MemoryStep:
+    """A step of a session in memory, as a pending request: see `InferenceRequest`."""
+
+    def __init__(self, store: MemoryStore, key: Key, request: StepRequest, step: SessionStep) -> None:
+        self._store = store
+        self._key = key
+        self._request = request
+        self._step = step
+        assert step.before is not None
+        self._before = step.before
+        self.policy: Policy = step.pending.policy
+        self.job: Job = step.pending.job
+        self.timeout_s = step.pending.timeout_s
+
+    @property
+    def numbers(self) -> int:
+        """See `InferenceRequest`."""
+        return self._step.pending.numbers
+
+    def written(self, result: Result, codec: Codec) -> tuple[Record, Codec]:
+        """Returns the record that follows, with the answer."""
+        return self._step.after(result, codec), codec
+
+    def kept(self, written: tuple[Record, Codec]) -> bytes:
+        """Stores the record, and returns the body of the answer."""
+        (after, codec), before = written, self._before
+        if self._store.put(self._key, before, after):
+            return after.answer.body
+        return in_form_of(codec, winner(self._store.find(self._key), self._key, before, self._request)).body
+
+    def answer(self, result: Result, codec: Codec) -> bytes:
+        """Writes and stores, and returns the body of the answer."""
+        return self.kept(self.written(result, codec))
+
+
+class LargeMemoryStep(MemoryStep):
+    """A step whose answer takes long to write."""

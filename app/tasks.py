@@ -1,0 +1,11 @@
+"""Tasks that run beside the requests, and end with what started them."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task, and returns when it has ended; asyncio logs an exception of it."""
+    task.cancel()
+    await asyncio.wait({task})
