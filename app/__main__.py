@@ -155,7 +155,7 @@ async def _serve_until_signalled(settings: Settings, listeners: Sequence[socket.
 
 def _announce(settings: Settings, listener: socket.socket, openings: Openings) -> None:
     host, port = listener.getsockname()[:2]
-    lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (API at /docs)"]
+    lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port} (console at /console, API at /docs)"]
     if settings.uds:
         lines.append(f"  and on the unix socket {settings.uds}")
     if settings.grpc_port:
