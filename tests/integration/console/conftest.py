@@ -49,13 +49,19 @@ OpenPage = Callable[..., "Watched"]
 
 @pytest.fixture
 def open_page(browser: "Browser", console_server: RunningServer) -> Iterator[OpenPage]:
-    """Opens the console at a view; errors on its console, and requests to others, fail the test at its end."""
+    """Opens the console at a view; errors on its console, and requests to others, fail the test at its end.
+
+    `fed`: a state that it is to show in the place of the server's.
+    """
     from tests.support.browser import watched_page
+    from tests.support.console_stream import feed
 
     with contextlib.ExitStack() as stack:
 
-        def opened(view: str = "", url: str = console_server.url, **options: Any) -> "Watched":
+        def opened(view: str = "", url: str = console_server.url, fed: Any = None, **options: Any) -> "Watched":
             watched = stack.enter_context(watched_page(browser, url, **options))
+            if fed is not None:
+                feed(watched.page, fed)
             watched.page.goto(f"{url}/console{view}")
             return watched
 

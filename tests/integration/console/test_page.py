@@ -63,7 +63,7 @@ def test_list_shows_what_serves(open_page: OpenPage, console_server: RunningServ
 
 def test_link_leads_to_a_policy_and_back(open_page: OpenPage) -> None:
     page = open_page().page
-    page.get_by_role("link", name="rover").click()
+    page.get_by_role("rowheader").get_by_role("link", name="rover").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("rover")
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     page.get_by_role("link", name="All policies").click()
@@ -199,7 +199,7 @@ def test_keyboard_alone_asks_and_gives_up_a_dialog(open_page: OpenPage) -> None:
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     press("Enter")
     expect(page.locator("main")).to_be_focused()
-    tab_to(page, page.get_by_role("link", name="cartpole"))
+    tab_to(page, page.get_by_role("rowheader").get_by_role("link", name="cartpole"))
     press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("cartpole")
     tab_to(page, page.get_by_role("button", name="Reload newest"))
@@ -248,7 +248,7 @@ def test_anybody_can_use_each_view(open_page: OpenPage, axe_script: str, scheme:
     )
     assert (page.evaluate(brightness) < 200) is (scheme == "dark")
     assert violations(page, axe_script) == []
-    for name in ("cartpole", "arm", "rover", "pilot"):
+    for name in ("arm", "rover", "pilot"):
         visit(page, name)
         page.get_by_role("button", name="Ask for an action").click()
         expect(page.locator("output.action")).to_be_visible()
@@ -262,11 +262,9 @@ def test_200_policies_and_10000_sessions_are_found_and_sorted(open_page: OpenPag
     policies["agent-044"] = {"ready": False, "reason": "/policies/agent-044: no saved_model.pb"}
     policies["agent-050"]["paused"] = "wait"
     rates = {"agent-007": {"answers_per_s": 9000.0, "p50_ms": 0.2, "p99_ms": 1.0}}
-    page = open_page("/../livez").page
     steps = {"p50": 12, "p90": 180, "max": 500}
     spread = {"steps": steps, "idle_s": {"p50": 0.4, "p90": 31.0, "max": 580.0}}
-    feed(page, {**state(policies, sessions=10_000, sessions_spread=spread), "rates": rates})
-    page.goto("/console")
+    page = open_page(fed={**state(policies, sessions=10_000, sessions_spread=spread), "rates": rates}).page
     rows = page.locator("table.policies tbody tr")
     expect(rows).to_have_count(200)
     expect(page.locator(".tile", has_text="Sessions")).to_contain_text("10,000")
@@ -283,14 +281,12 @@ def test_200_policies_and_10000_sessions_are_found_and_sorted(open_page: OpenPag
     page.get_by_label("Search policies").fill("agent-05 paused")
     expect(rows).to_have_count(1)
     page.get_by_label("Search policies").fill("no such policy")
-    expect(page.locator(".nothing")).to_contain_text("No policy matches")
+    expect(page.get_by_text("No policy matches")).to_be_visible()
 
 
 def test_200_policies_are_drawn_without_a_pause(open_page: OpenPage) -> None:
     policies = {f"agent-{number:03d}": ready(number) for number in range(200)}
-    page = open_page("/../livez").page
-    feed(page, state(policies))
-    page.goto("/console")
+    page = open_page(fed=state(policies)).page
     expect(page.locator("table.policies tbody tr")).to_have_count(200)
     took_ms = page.evaluate(
         """async () => {
@@ -313,9 +309,7 @@ def test_200_policies_are_drawn_without_a_pause(open_page: OpenPage) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_first_visit_says_what_to_do(open_page: OpenPage, axe_script: str, scheme: str) -> None:
-    page = open_page("/../livez", color_scheme=scheme).page
-    feed(page, state({}))
-    page.goto("/console")
+    page = open_page(fed=state({}), color_scheme=scheme).page
     expect(page.get_by_role("heading", name="No policy yet")).to_be_visible()
     expect(page.locator("main")).to_contain_text("policy-server serve")
     assert violations(page, axe_script) == []
@@ -332,9 +326,8 @@ def test_all_states_of_a_version_have_a_word_an_icon_and_a_colour(open_page: Ope
     one = policy["versions"][0]
     policy["versions"] = [{**one, "version": f"v-{word}", "state": word} for word in words]
     for scheme in ("light", "dark"):
-        page = open_page("/../livez", color_scheme=scheme).page
-        feed(page, state({"arm": policy, "leg": {"ready": False, "reason": "no saved_model.pb"}}))
-        page.goto("/console#/policies/leg")
+        fed = state({"arm": policy, "leg": {"ready": False, "reason": "no saved_model.pb"}})
+        page = open_page("#/policies/leg", fed=fed, color_scheme=scheme).page
         failed = look(page.locator(".title .chip"))
         visit(page, "arm")
         chips = page.locator(".version .chip")
@@ -354,7 +347,5 @@ def look(chip: Locator) -> str:
 
 
 def test_uptime_goes_on_by_the_servers_clock(open_page: OpenPage) -> None:
-    page = open_page("/../livez").page
-    feed(page, state({"arm": ready(1)}, now=5_000_000.0, started_at=5_000_000.0 - 7 * 3600))
-    page.goto("/console")
+    page = open_page(fed=state({"arm": ready(1)}, now=5_000_000.0, started_at=5_000_000.0 - 7 * 3600)).page
     expect(page.locator("#header")).to_contain_text("up 7 h 0 min")

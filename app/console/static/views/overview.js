@@ -137,7 +137,7 @@ function tableRow(model, row) {
     h(
       "th",
       { scope: "row", class: "wide" },
-      h("a", { href: `#/policies/${encodeURIComponent(row.name)}` }, row.name),
+      h("span", { class: "name" }, h("a", { href: `#/policies/${encodeURIComponent(row.name)}` }, row.name)),
       model.state.server.policies[0] === row.name && h("span", { class: "default", title: "The policy that /action asks" }, "default"),
       h("span", { class: "below" }, row.policy.ready ? `${row.version} · step ${format.step(row.train_step)}` : row.policy.reason),
     ),

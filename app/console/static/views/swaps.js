@@ -25,7 +25,9 @@ export function marks(swaps) {
 }
 
 export function swapLog(model, swaps, { named }) {
-  const longest = Math.max(0.001, ...swaps.map((swap) => lengthOf(swap)));
+  // That of the start, which compiles, takes so long that the others would be dots beside it.
+  const compared = swaps.filter((swap) => swap.previous !== undefined);
+  const longest = Math.max(0.001, ...(compared.length ? compared : swaps).map((swap) => lengthOf(swap)));
   return h(
     "section",
     { class: "card swaps" },
