@@ -390,7 +390,7 @@ async def test_streams_end_first_when_the_worker_stops(worker: Running, version:
     reading, began = asyncio.create_task(read()), loop.time()
     worker.worker._pages.close()
     await worker.worker._http.stop()
-    assert loop.time() - began < 1.5  # who closes when the stream ends is waited for no longer
+    assert loop.time() - began < 8  # and not for the deadline of requests, which is 10 s
     await reading
     assert b"event: stop\n" in received
     assert received.endswith(b"0\r\n\r\n" if version == b"1.1" else b"\n\n")
