@@ -81,7 +81,9 @@ class Metrics:
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
         self._leased = False
+        # For the console, beside what Prometheus sees.
         self.open_sessions = self.restarts = 0
+        self.resident_bytes: dict[str, int] = {}
 
     def policy(self, name: str) -> PolicyMetrics:
         """Returns the metrics of one policy, with their labels looked up once."""
@@ -114,6 +116,7 @@ class Metrics:
 
     def memory(self, process: str, resident: int) -> None:
         """Records the bytes of memory that the processes of a kind take."""
+        self.resident_bytes[process] = resident
         self._all["resident_memory_bytes"].labels(process).set(resident)
 
     def limits(self, memory: int, checkpoint_expected_s: int) -> None:

@@ -126,6 +126,7 @@ class _TracedMetrics:
 
     def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, path: str) -> None:
         self._metrics, self._tracer, self._trace, self._path = metrics, tracer, trace, path
+        self.failed = metrics.failed
 
     def answered(self, status: int, seconds: float) -> None:
         """See `DataMetrics`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from app.control.openings import Openings, RunningWorkers
 from app.control.rates import Rates
 from app.control.states import Version
 from app.control.swap_log import SwapLog
-from app.memory import resident_bytes
 from app.metrics import FINE_LATENCY_S, Metrics
 from app.rpc.messages import AdminCall, Spread, WorkerFigures
 from app.settings import Settings
@@ -25,7 +24,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.fleet.fleet import Fleet
 
-_MEMORY_EVERY_S, _SPREAD_EVERY_S = 2.0, 5.0
+_SPREAD_EVERY_S = 5.0
 # A page has room for so many of each; `GET …/versions` and the audit log have them all.
 _MOST_VERSIONS, _MOST_CALLS = 12, 20
 _DIGEST_LETTERS, _REASON_LETTERS = 12, 500
@@ -34,7 +33,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Parts:
-    """What is shown. `fleet`: returns the fleet, where there is one; `pids`: returns the server's processes."""
+    """What is shown. `fleet`: returns the fleet, where there is one."""
 
     settings: Settings
     openings: Openings
@@ -42,7 +41,6 @@ class Parts:
     swaps: SwapLog
     metrics: Metrics
     fleet: Callable[[], Fleet | None]
-    pids: Callable[[], Iterable[int]]
 
 
 class View:
@@ -56,8 +54,7 @@ class View:
         self._calls: deque[AdminCall] = deque(maxlen=_MOST_CALLS)
         self._shown_calls: list[dict[str, Any]] = []
         self._versions: dict[str, tuple[int, list[dict[str, Any]]]] = {}
-        self._memory = 0
-        self._memory_at = self._spread_at = 0.0
+        self._spread_at = 0.0
         self._spread: Spread | None = None
 
     async def begin(self) -> None:
@@ -69,9 +66,6 @@ class View:
         """Asks the workers what they have answered."""
         await self._ask()
         self._rates.add(time.monotonic(), [figures.answers for figures in self._figures])
-        if time.monotonic() - self._memory_at >= _MEMORY_EVERY_S:
-            self._memory_at = time.monotonic()
-            self._memory = sum(map(resident_bytes, self._parts.pids())) // _MIB * _MIB
 
     async def _ask(self) -> None:
         now = time.monotonic()
@@ -106,7 +100,7 @@ class View:
             "workers": self._parts.running.count,
             "workers_wanted": settings.workers,
             "restarts": self._parts.metrics.restarts,
-            "memory_bytes": self._memory,
+            "memory_bytes": sum(self._parts.metrics.resident_bytes.values()) // _MIB * _MIB,
             "pages": sum(figures.pages for figures in self._figures),
             "policies": [named.name for named in settings.policies],
             "admin": bool(settings.admin_token),

@@ -1,4 +1,4 @@
-"""The memory of the server's processes, and how much there is: read from /proc and from the container's limits."""
+"""The memory of the server's processes, and how much there is by the container's limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from app.memory import resident_bytes
 from app.metrics import FLUSH_S, Metrics
 from app.rpc.child import Keeper
 
@@ -17,18 +18,10 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 async def record_memory(metrics: Metrics, keepers: Mapping[str, Sequence[Keeper]]) -> None:
     """Records every second how much memory the processes of each kind take; runs until it is cancelled."""
     while True:
-        metrics.memory("control", resident_bytes(os.getpid()))
+        metrics.memory("control", resident_bytes())
         for kind, kept in keepers.items():
-            metrics.memory(kind, sum(resident_bytes(keeper.pid) for keeper in kept))
+            metrics.memory(kind, sum(resident_bytes(keeper.pid) for keeper in kept if keeper.pid))
         await asyncio.sleep(FLUSH_S)
-
-
-def resident_bytes(pid: int | None) -> int:
-    """Returns the memory of a process; 0 where there is none, or the system does not report it."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def memory_limit(files: Iterable[str] = _LIMITS) -> int:

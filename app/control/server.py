@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,8 +99,7 @@ class Server:
         self._in_fleet: dict[str, FleetPolicy] = {}
         self._workers = [self._worker(number) for number in range(settings.workers)]
         shown = (settings, self.openings, self._running, self._swaps, self._metrics)
-        parts = Parts(*shown, fleet=lambda: self._fleet, pids=self._pids)
-        self._console = Console(parts)
+        self._console = Console(Parts(*shown, fleet=lambda: self._fleet))
         self._executor = ThreadPoolExecutor(1, "control")
         self._folder = ExitStack()
         self._state = Path()
@@ -192,10 +190,6 @@ class Server:
             await child.end()
 
         return Keeper(f"worker {number + 1}", start, prepare, end, lambda: self._metrics.restarted("worker"))
-
-    def _pids(self) -> list[int]:
-        keepers = [*self._workers, *([self._builder] if self._builder is not None else [])]
-        return [os.getpid(), *(keeper.pid for keeper in keepers if keeper.pid is not None)]
 
     async def _end_workers(self) -> None:
         for listener in self._listeners:

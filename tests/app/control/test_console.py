@@ -36,7 +36,7 @@ class Server:
         openings: Any = SimpleNamespace(managers=self.managers, failures={names[-1]: "/nowhere is no export"})
         running: Any = SimpleNamespace(ask=self._ask, count=2)
         settings = Settings(tuple(PolicyFolder(name, None) for name in names), workers=2)  # type: ignore[arg-type]
-        parts = Parts(settings, openings, running, self.swaps, self.metrics, lambda: fleet, lambda: [1])
+        parts = Parts(settings, openings, running, self.swaps, self.metrics, lambda: fleet)
         self.console = Console(parts)
 
     def _manager(self, name: str, versions: int) -> Any:
