@@ -16,10 +16,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
-from app.api.observed import observed
 from app.api.request_cycle import Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
+from app.api.timed import timed
 from app.batching.timing import Timing, timing_of_task
 from app.metrics import DataMetrics
 from app.tracing.context import Parent, parent_in
@@ -150,7 +150,7 @@ class TracedFastPath(FastPath):
         def follow(route: Route, receiver: Receiver) -> Any:
             timing = Timing()
             metrics = _TracedMetrics(route.metrics, tracer, RequestTrace(parent, timing), text)
-            route = observed(route, timing, metrics)
+            route = timed(route, timing, metrics)
             return kind(route, receiver, timing) if shows else kind(route, receiver)
 
         def start(route: Route, receiver: Receiver) -> Any:
