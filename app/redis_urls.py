@@ -1,4 +1,4 @@
-"""What a Redis URL may say behind its `?`. Redis' client itself finds out when it connects, or not at all."""
+"""Options behind the `?` of a Redis URL. Redis' client itself finds out when it connects, or not at all."""
 
 from __future__ import annotations
 

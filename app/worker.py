@@ -1,4 +1,4 @@
-"""The worker process: HTTP, batching, engines. started by the control process.
+"""The worker process: HTTP, batching, engines; started by the control process.
 
 `python -m app.worker LINK LISTENER… LEVEL FORM NUMBER`: the log's level and form, and which worker it is.
 

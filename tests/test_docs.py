@@ -313,7 +313,11 @@ def test_an_openpi_client_runs_as_the_docs_show_it(server: RunningServer) -> Non
     lines = done.stdout.splitlines()
     assert lines[0] == "{'observation': {'dtype': 'float32', 'shape': [4]}}"
     assert "'reset': True" in lines[2]
-    assert lines[4:] == ["observation: shape [3]; expected float32 of shape [4], or a batch of shape [n, 4]"]
+    assert lines[3] == "export"
+    assert lines[4:] == [
+        "Error in inference server:",
+        "observation: shape [3]; expected float32 of shape [4], or a batch of shape [n, 4]",
+    ]
 
 
 # docs/tutorials/simulators.md

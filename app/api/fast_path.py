@@ -16,7 +16,7 @@ from app.api.routes.data import ROUTES, data_paths
 from app.api.routes.sessions import BEGIN, STEP
 from app.api.routes.tensorflow_serving import PREDICT, predict_paths, predict_route
 from app.api.server_timing import NAME as SERVER_TIMING
-from app.api.server_timing import is_asked, timed
+from app.api.server_timing import is_asked, with_header
 from app.api.websocket import WebSockets
 from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import PolicyServerError, UnknownMediaType
@@ -161,7 +161,7 @@ class FastPath:
     def _timed_route(self, path: bytes, headers: Headers) -> Route | None:
         """Returns the route of a request with the header Server-Timing, as `route` does."""
         route = FastPath.route(self, path, [(name, value) for name, value in headers if name != SERVER_TIMING])
-        return timed(route) if route is not None and is_asked(headers) else route
+        return with_header(route) if route is not None and is_asked(headers) else route
 
     def _infer_route(self, path: bytes, headers: Headers) -> Route | None:
         """Returns the route of a request of the Open Inference Protocol, as `route` does."""

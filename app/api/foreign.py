@@ -9,9 +9,9 @@ from fastapi import Request, Response
 
 from app.api.bodies import read_body
 from app.api.endpoint import AwaitedAnswer, answered
-from app.api.observed import observed_for_task
 from app.api.problems import error_response
 from app.api.request_cycle import FastPathCycle, Route
+from app.api.timed import timed_for_task
 from app.dialects.calls import Reply
 from app.inference.service import Service
 
@@ -40,7 +40,7 @@ class AwaitedReply(AwaitedAnswer):
 
 async def answer_by(request: Request, service: Service, route: Route, answer: AwaitedReply) -> Response:
     """Answers a request by a route whose `cycle` is a `ForeignCycle`."""
-    cycle = route.cycle(observed_for_task(route), answer)
+    cycle = route.cycle(timed_for_task(route), answer)
     try:
         body = await read_body(request, route.large.limit)
     except Exception as error:

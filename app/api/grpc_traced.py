@@ -10,7 +10,7 @@ import grpc
 from app.api.traced import TracedRequests
 from app.batching.timing import Timing, timing_of_task
 from app.tracing.context import parent_in
-from app.tracing.tracer import Asked
+from app.tracing.tracer import Asked, RequestTrace
 
 # By the conventions for servers, others say that the caller is to blame.
 _FAILED = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -35,7 +35,7 @@ class TracedCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it comes
 
         async def answered(request: Any, context: Any) -> Any:
             timing, ended = Timing(), False
-            trace = self._requests.begin(parent, timing)
+            trace = RequestTrace(parent, timing)
             token = timing_of_task.set(timing)
             try:
                 response = await handler.unary_unary(request, context)

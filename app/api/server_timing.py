@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.observed import observed
 from app.api.request_cycle import Receiver, Route
+from app.api.timed import timed
 from app.batching.timing import Timing, timing_of_task
 
 NAME = b"server-timing"
@@ -68,11 +68,11 @@ class TimedCycles:
         started = perf_counter()
         if timing is None:
             timing = Timing()
-            route = observed(route, timing)
+            route = timed(route, timing)
         return self._kind(route, _TimedReceiver(receiver, timing, started))
 
 
-def timed(route: Route) -> Route:
+def with_header(route: Route) -> Route:
     """Returns the route with answers that have the header."""
     return route._replace(cycle=TimedCycles(route.cycle))
 

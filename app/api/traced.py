@@ -16,10 +16,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
-from app.api.observed import observed
 from app.api.request_cycle import Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
+from app.api.timed import timed
 from app.batching.timing import Timing, timing_of_task
 from app.metrics import DataMetrics
 from app.tracing.context import Parent, parent_in
@@ -47,7 +47,7 @@ _OURS = 500
 
 
 class TracedRequests:
-    """Decides which requests are traced, and ends their traces."""
+    """Decides which requests are traced."""
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
@@ -66,18 +66,10 @@ class TracedRequests:
         return True
 
     def takes(self, parent: Parent | None) -> bool:
-        """Returns whether a request is traced; to be asked once for each."""
+        """Returns whether a request is traced; to be asked once for each that has no caller."""
         if parent is None:
             return self.starts and self.starts_now()
         return self._sampler.takes(parent)
-
-    def follows(self, parent: Parent) -> bool:
-        """Returns whether requests with this caller are traced."""
-        return self._sampler.takes(parent)
-
-    def begin(self, parent: Parent | None, timing: Timing) -> RequestTrace:
-        """See `Tracer`."""
-        return self.tracer.begin(parent, timing)
 
     @property
     def fast_path(self) -> type[FastPath]:
@@ -145,9 +137,7 @@ class TracedFastPath(FastPath):
         if route is None:
             return None
         parent = parent_in(headers)
-        if parent is not None and not self.requests.follows(parent):
-            return route
-        if parent is None and not self.requests.starts:
+        if not (self.requests.starts if parent is None else self.requests.takes(parent)):
             return route
         return route._replace(cycle=self._cycle(route.cycle, path, parent))
 
@@ -159,8 +149,8 @@ class TracedFastPath(FastPath):
 
         def follow(route: Route, receiver: Receiver) -> Any:
             timing = Timing()
-            metrics = _TracedMetrics(route.metrics, tracer, tracer.begin(parent, timing), text)
-            route = observed(route, timing, metrics)
+            metrics = _TracedMetrics(route.metrics, tracer, RequestTrace(parent, timing), text)
+            route = timed(route, timing, metrics)
             return kind(route, receiver, timing) if shows else kind(route, receiver)
 
         def start(route: Route, receiver: Receiver) -> Any:
@@ -192,7 +182,7 @@ class TracedApp:
             await self._app(scope, receive, send)
             return
         timing, status = Timing(), 0
-        trace = self._requests.begin(parent, timing)
+        trace = RequestTrace(parent, timing)
         token = timing_of_task.set(timing)
 
         async def noting(message: Message) -> None:

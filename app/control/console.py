@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from app import tasks
 from app.control.console_view import Parts, View
 from app.rate_history import EVERY_S, RateHistory, Sample, sampled
 from app.rpc.messages import ConsoleUpdate
@@ -67,8 +68,7 @@ class Console:
     async def close(self) -> None:
         """Reads no more."""
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+            await tasks.end(self._reading)
 
     async def _read(self) -> None:
         try:

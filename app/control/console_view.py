@@ -1,4 +1,4 @@
-"""What the console shows of a server, read from its parts: plain structures of JSON, without null. Event loop only.
+"""The state of a server for the console, read from its parts: plain structures of JSON, without null. Event loop only.
 
 What has not changed is the same object as before, where that is cheap, so that it needs no comparison.
 """
@@ -33,7 +33,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Parts:
-    """What is shown. `fleet`: returns the fleet, where there is one."""
+    """The parts that are shown. `fleet`: returns the fleet, where there is one."""
 
     settings: Settings
     openings: Openings

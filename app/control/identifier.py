@@ -1,4 +1,4 @@
-"""What identifies a checkpoint: the digest of its files, and its train step, which is read only once."""
+"""The identity of a checkpoint: the digest of its files, and its train step, which is read only once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers have answered in the last seconds → answers a second, and the times that most of them took."""
+"""The answers of all workers in the last seconds → answers a second, and the times that most of them took."""
 
 from __future__ import annotations
 

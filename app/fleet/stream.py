@@ -127,7 +127,7 @@ def _checked(files: object) -> dict[str, int]:
 
 
 def _is_file(name: str, size: object) -> bool:
-    """Whether this is a path inside the folder in its only form, and a size."""
+    """Returns whether this is a path inside the folder in its only form, and a size."""
     path = PurePosixPath(name)
     inside = path.name and str(path) == name and not path.is_absolute() and ".." not in path.parts
     return bool(inside) and "\0" not in name and type(size) is int and size >= 0

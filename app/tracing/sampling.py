@@ -1,4 +1,4 @@
-"""Which requests are traced: by OpenTelemetry's own variables, decided before anything is made. Pure but for chance."""
+"""The choice of requests to trace, by OpenTelemetry's variables, before anything is made. Pure but for chance."""
 
 from __future__ import annotations
 

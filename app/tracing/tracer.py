@@ -22,7 +22,7 @@ class Asked(NamedTuple):
 
 
 class RequestTrace:
-    """One request that is traced; its spans are made of it in the thread that sends them.
+    """One request that is traced from now on, with its times in `timing`; the thread that sends its spans makes them.
 
     `started`, `ended`: by `perf_counter`; `ended_ns`: the latter by the clock of the spans. `asked`: gives what the
     protocol says, with its arguments. `own`: the server's span, once there is one.
@@ -42,15 +42,11 @@ class RequestTrace:
 
 
 class Tracer:
-    """Starts and ends traces. `sampler` is for those who ask whether to; `pass_on` takes each that is over."""
+    """Ends traces. `sampler` is for those who ask whether to start one; `pass_on` takes each that is over."""
 
     def __init__(self, sampler: Sampler, pass_on: Callable[[Any], None]) -> None:
         self.sampler = sampler
         self._pass_on = pass_on
-
-    def begin(self, parent: Parent | None, timing: Timing) -> RequestTrace:
-        """Starts the trace of a request, or its part of the caller's; its times are noted in `timing`."""
-        return RequestTrace(parent, timing)
 
     def end(self, trace: RequestTrace, asked: Callable[..., Asked], *arguments: Any) -> None:
         """Ends a trace; `asked` is called with the arguments when its spans are made."""

@@ -108,14 +108,6 @@ def generator(folder: Path, path: str, body: bytes) -> Generator:
     return Generator(compiled(folder), (request,))
 
 
-def websocket_generator(folder: Path, path: str, message: bytes) -> Generator:
-    """Compiles load.c into `folder`, to send `message` on WebSockets at `path`."""
-    request, handshake = folder / "frame", folder / "handshake"
-    request.write_bytes(masked_frame(message))
-    handshake.write_bytes(websocket_handshake(path))
-    return Generator(compiled(folder), (request,), handshake)
-
-
 def websocket_handshake(path: str) -> bytes:
     """The request that makes a connection a WebSocket."""
     fields = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"

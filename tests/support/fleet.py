@@ -168,9 +168,6 @@ class Fleet:
             until(member.is_ready, f"member {member.number} is ready", timeout_s)
         self.proxy.wait_until_up(*range(len(self.members)))
 
-    def wait_until_all_serve(self, step: int, policy: str = "p", timeout_s: float = 600) -> None:
-        until(lambda: set(self.serve(policy)) == {step}, f"{step} serves everywhere", timeout_s)
-
     def check_ready_ones(self, step: int, policy: str = "p") -> None:
         """A member that is ready, before and after it is asked, answers from this train step."""
         for member in self.members:

@@ -18,15 +18,10 @@ _FOLDER = Path(app.console.__file__).parent / "static"
 _INDEX = "index.html"
 # Nothing but these is sent, whatever else an editor leaves in the folder.
 _TYPES = {
-    **{f".{kind}": f"text/{kind}; charset=utf-8" for kind in ("css", "html")},
-    **dict.fromkeys((".js", ".mjs"), "text/javascript; charset=utf-8"),
-    ".txt": "text/plain; charset=utf-8",
-    ".json": "application/json",
-    ".webmanifest": "application/manifest+json",
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
-    ".woff2": "font/woff2",
 }
 _POLICY = "; ".join(
     (

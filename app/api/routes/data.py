@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Request
 
 from app.api.access import Guard
 from app.api.endpoint import MakeCycle, endpoint
-from app.api.observed import observed_for_task
 from app.api.request_cycle import Receiver, RequestCycle, data_route
+from app.api.timed import timed_for_task
 from app.inference.policy import Policy
 from app.inference.service import Service
 from app.metrics import DataMetrics, Metrics
@@ -36,7 +36,7 @@ def data_router(service: Service, metrics: Metrics, guard: Guard) -> APIRouter:
             _: Request, policy: Policy, reads: Codec, writes: Codec, counts: DataMetrics, receiver: Receiver
         ) -> RequestCycle:
             made = data_route(service, policy, route, counts, reads, writes)
-            return RequestCycle(observed_for_task(made), receiver)
+            return RequestCycle(timed_for_task(made), receiver)
 
         return make
 

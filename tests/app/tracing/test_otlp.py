@@ -32,7 +32,7 @@ def traces_of(*requests: Request) -> list[RequestTrace]:
     """Those of requests that shared one batch."""
     traces: list[RequestTrace] = []
     tracer = Tracer(SAMPLER, traces.append)
-    begun = [tracer.begin(parent, Timing()) for parent, *_ in requests]
+    begun = [RequestTrace(parent, Timing()) for parent, *_ in requests]
     loaded: Any = LoadedVersion(FakeEngine(), VersionInfo("v", "d", 2**40, "litert"))
     for trace in begun:
         trace.timing.policy, trace.timing.function, trace.timing.queued_at = "p", "action", trace.started

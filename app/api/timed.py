@@ -12,25 +12,25 @@ from app.api.request_cycle import Route
 from app.batching.timing import Timing, timing_of_task
 
 
-def observed(route: Route, timing: Timing, metrics: Any = None) -> Route:
+def timed(route: Route, timing: Timing, metrics: Any = None) -> Route:
     """Returns the route for one request, whose times are noted in `timing`. `metrics`: in the place of its own."""
     large = route.large
     return Route(
-        partial(_timed, timing, route.read),
+        partial(_noted, timing, route.read),
         route.writes,
         metrics or route.metrics,
-        large._replace(at_once=partial(_timed, timing, large.at_once), asks=partial(_timed, timing, large.asks)),
+        large._replace(at_once=partial(_noted, timing, large.at_once), asks=partial(_noted, timing, large.asks)),
         route.cycle,
     )
 
 
-def observed_for_task(route: Route) -> Route:
+def timed_for_task(route: Route) -> Route:
     """Returns the route for the running task: one that is timed where the task's request is."""
     timing = timing_of_task.get()
-    return route if timing is None else observed(route, timing)
+    return route if timing is None else timed(route, timing)
 
 
-def _timed(timing: Timing, read: Any, body: Any) -> Any:
+def _noted(timing: Timing, read: Any, body: Any) -> Any:
     """Reads, and has the times of what is asked noted."""
     pending = read(body)
     job = getattr(pending, "job", None)
