@@ -6,6 +6,7 @@ The policy state stays with the connection; it is gone with it, after a reset, a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -24,7 +25,7 @@ from websockets.server import ServerProtocol
 from app.api.access import check_api_key
 from app.api.parser import RequestHead
 from app.api.problems import detail_of, status_of
-from app.api.request_cycle import Large, RequestCycle, Route
+from app.api.request_cycle import Large, Receiver, RequestCycle, Route
 from app.api.websocket import WebSocket
 from app.api.writer import AnswerWriter
 from app.batching.rule import Result
@@ -139,15 +140,24 @@ class Episode:
         self._seed: int | None = None
         self._step = 0
         self._keeps_weights = keeps_weights
-        # Of the version that the episode keeps; "" while it is not known which one that will be.
+        # Of the version that the episode keeps, and whether it is not known yet which one that will be.
         self._digest: str | None = None
+        self._is_beginning = False
         limit = policy.body_limit("action", MSGPACK)
         large = Large(service, limit, self._at_once, self._read, lambda pending: pending)
         self._route = Route(cast(Any, self._read), MSGPACK, metrics.data(policy.name, ROUTE), large, cast(Any, None))
 
     def keeps(self, policy: str, digest: str) -> bool:
         """Returns whether the episode needs this version, or may turn out to: its first step is under way."""
-        return self._policy.name == policy and self._digest in ("", digest)
+        return self._policy.name == policy and (self._is_beginning or self._digest == digest)
+
+    def close(self) -> None:
+        """See `Talk`: needs no weights any more, however long it stays in memory."""
+        self._digest, self._is_beginning = None, False
+
+    def refused(self) -> None:
+        """Goes on from the step before: the one under way is not answered."""
+        self._is_beginning = False
 
     def greeting(self) -> bytes:
         """See `Talk`."""
@@ -155,7 +165,7 @@ class Episode:
 
     def answer(self, message: bytes, is_text: bool, to: WebSocket) -> None:
         """See `Talk`."""
-        cycle = MessageCycle(self._route, to)
+        cycle = MessageCycle(self._route, to, self.refused)
         to.cycle = cycle
         if is_text:
             cycle.set_exception(NotMsgpack("a text message, expected a binary one: a msgpack map of the observation"))
@@ -204,8 +214,8 @@ class Episode:
 
     def _keep(self, request: InferenceRequest, begins: bool) -> None:
         """Has the weights of the first step answer a step that is another one."""
-        if begins or not self._digest:
-            self._digest = ""
+        if begins or self._digest is None:
+            self._is_beginning = True
             return
         request.job.loaded = self._policy.versions.find(self._digest)
         if request.job.loaded is None:
@@ -224,8 +234,8 @@ class Episode:
         if self._state_names:
             # Copies: a view would keep the arrays of a whole batch.
             self._state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
-        if self._digest == "":
-            self._digest = result.digest
+        if self._is_beginning:
+            self._digest, self._is_beginning = result.digest, False
         self._step = 1 if begins else self._step + 1
         self._session_id = self._session_id if session_id is None else session_id
         return Reply(b"", self._writer.write(template, result, batched, (perf_counter() - started) * 1000))
@@ -239,9 +249,14 @@ class Episode:
 
 
 class MessageCycle(RequestCycle):
-    """One message, answered by a message: a text where it is refused."""
+    """One message, answered by a message: a text where it is refused, which `refused` is told."""
+
+    def __init__(self, route: Route, receiver: Receiver, refused: Callable[[], None]) -> None:
+        super().__init__(route, receiver)
+        self._refused = refused
 
     def _problem(self, error: Exception) -> Response:
+        self._refused()
         return Response(detail_of(error), status_of(error))
 
     def _answer(self, body: Any) -> None:

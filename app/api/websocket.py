@@ -57,6 +57,9 @@ class Talk(Protocol):
     def answer(self, message: bytes, is_text: bool, to: WebSocket) -> None:
         """Answers a message, now or later, by one of the methods of `to`, whose `cycle` it sets."""
 
+    def close(self) -> None:
+        """Lets go of what it holds: the connection is gone."""
+
 
 class WebSockets(Protocol):
     """Which requests become WebSockets."""
@@ -162,6 +165,7 @@ class WebSocket(AnswerWriter):
         self._drop()
         self._timeouts.cancel()
         self.resume_writing()
+        self._talk.close()
         del self._talk
         self.transport = CLOSED
 

@@ -21,6 +21,8 @@ PIECE_BYTES = 2**20
 JSON, STREAM = "application/json", "application/octet-stream"
 # A version has some files; an export's assets may be many.
 MOST_LISTED_BYTES = 2**20
+# Any disk has room for such a path, in a folder of ours.
+_LONGEST_PATH, _LONGEST_NAME_BYTES, _DEEPEST = 1024, 255, 32
 # Takes room for bytes, returns how many have come: none at the end.
 ReadInto = Callable[[memoryview], int]
 
@@ -127,10 +129,17 @@ def _checked(files: object) -> dict[str, int]:
 
 
 def _is_file(name: str, size: object) -> bool:
-    """Returns whether this is a path inside the folder in its only form, and a size."""
+    """Returns whether this is a path inside the folder in its only form that a disk can have, and a size."""
+    if len(name) > _LONGEST_PATH or "\0" in name:
+        return False
+    try:
+        parts = os.fsencode(name).split(b"/")
+    except UnicodeEncodeError:
+        return False
     path = PurePosixPath(name)
     inside = path.name and str(path) == name and not path.is_absolute() and ".." not in path.parts
-    return bool(inside) and "\0" not in name and type(size) is int and size >= 0
+    fits = len(parts) <= _DEEPEST and all(len(part) <= _LONGEST_NAME_BYTES for part in parts)
+    return bool(inside) and fits and type(size) is int and size >= 0
 
 
 def _piece(read: ReadInto, room: memoryview) -> memoryview:

@@ -67,8 +67,8 @@ def array(data: Any, /, **other: Any) -> dict[bytes, Any]:
     return parts | {name.encode(): value for name, value in other.items()}
 
 
-def observed(number: float) -> bytes:
-    return packed({"observation": array([number, 0, 0, 0])})
+def observed(number: float, **other: Any) -> bytes:
+    return packed({"observation": array([number, 0, 0, 0]), **other})
 
 
 def action_of(message: bytes) -> float:
@@ -403,6 +403,32 @@ async def test_an_episode_keeps_its_weights_where_it_asks_for_that() -> None:
         assert await steps(keeps, reset, step) == [40, 40]
         late.client.abort()
         await until(lambda: len(there.worker.connections) == 2)
+
+
+async def test_a_first_step_that_is_refused_changes_nothing_of_what_an_episode_keeps() -> None:
+    late = {"options": {"min_train_step": 999, "timeout_ms": 1}}  # weights that do not come in time
+    step = observed(1)
+    async with sockets(retained_versions=1) as there:
+        versions, sessions = there.worker.worker._service.policy("echo").versions, there.worker.worker._sessions
+        first = versions.active.version.train_step
+        keeps = await opened(there, PATH + "?weights=episode")
+        assert await steps(keeps, step) == [first]
+        for begins in ({"session_id": "another"}, {"session_id": "a third"}):
+            (refusal,) = await steps(keeps, observed(1, **begins, **late))
+            assert isinstance(refusal, bytes)
+        await swap(there, 20)
+        assert await steps(keeps, step) == [first]
+        never = await opened(there, PATH + "?weights=episode")
+        assert isinstance((await steps(never, observed(1, **late)))[0], bytes)
+        keeps.client.abort()
+        await until(lambda: len(there.worker.connections) == 1)
+        for _ in range(3):
+            await sessions.tidy()
+        await swap(there, 30)
+        for _ in range(3):
+            await sessions.tidy()
+        assert not versions.retained  # one that has no first step needs none
+        assert await steps(never, step) == [30]
 
 
 async def test_healthz_answers() -> None:

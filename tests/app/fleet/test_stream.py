@@ -77,6 +77,13 @@ def test_files_arrive_as_they_were_with_their_hashes(tmp_path: Path, piece: int)
         (line({"a//b": 1}) + b"a", None, "no list"),
         (line({"a\0": 1}) + b"a", None, "no list"),
         (line({"a": 1, "a/b": 1}) + b"ab", None, "a file as a folder"),
+        (line({"a" * 256: 0}), None, "no list"),
+        (line({"é" * 128: 0}), None, "no list"),
+        (line({"a/" * 1500 + "b": 0}), None, "no list"),
+        (line({"a/" * 40 + "b": 0}), None, "no list"),
+        (line({"a/" * 500_000 + "b": 0}), None, "no list"),
+        (line({("a" * 200 + "/") * 20 + "b": 0}), None, "no list"),
+        (line({"\ud800": 0}), None, "no list"),
     ],
 )  # fmt: skip
 def test_what_is_not_as_listed_is_not_taken(tmp_path: Path, data: bytes, length: int | None, says: str) -> None:
