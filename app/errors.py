@@ -50,6 +50,10 @@ from dataclasses import dataclass
 class PolicyServerError(Exception):
     """The root of the tree. The message is for the person who caused it."""
 
+    def __str__(self) -> str:
+        """Returns the message, as JSON can have it."""
+        return readable(super().__str__())
+
 
 class Refusal(PolicyServerError):
     """The caller's cause; nothing has changed."""
@@ -253,6 +257,11 @@ _PASSING = frozenset(
 # TensorFlow raises the system's errors as classes of its own, some named only in the text.
 _PASSING_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError"})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def readable(text: str) -> str:
+    """Returns a text as JSON can have it: names of files may have bytes that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def is_passing(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Set
 from app.control.plan import newest_first
 from app.control.source import Scan
 from app.control.states import State, Version
+from app.errors import readable
 from app.logs import about
 from app.metrics import PolicyMetrics
 
@@ -75,7 +76,7 @@ class History:
         unreadable = scan.others | scan.unreadable
         for name, reason in unreadable.items():
             version = self.version(name, "", -1)
-            if version.state is not State.REFUSED or version.reason != reason:
+            if version.state is not State.REFUSED or version.reason != readable(reason):
                 self._versions.pop(version.key)
                 self.refuse(self.version(name, "", -1), reason)
         there = {*besides, *((candidate.name, candidate.digest) for candidate in scan.complete)}

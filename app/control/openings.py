@@ -17,7 +17,7 @@ from app.artifacts.export import check_folder
 from app.artifacts.series import resolved, stamp_with_series
 from app.control.manager import Manager
 from app.control.progress import Progress
-from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy
+from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy, readable
 from app.logs import about
 from app.metrics import Metrics
 from app.rpc.child import Child
@@ -122,7 +122,7 @@ class Openings:
                 self._progress.opened(named.name, what, time.perf_counter() - began)
 
     def _fail(self, name: str, reason: str) -> None:
-        self.failures[name] = reason
+        self.failures[name] = reason = readable(reason)
         self._metrics.ready(name, False)
         if len(self._policies) > 1:  # a server of this one alone ends with the reason
             self._progress.failed(name, reason)

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.errors import readable
+
 # Beside the states in `Version.times`: the start of a swap.
 WANTED = "wanted"
 
@@ -73,7 +75,7 @@ class Version:
         """Changes the state, alone in doing so; an illegal step is a bug. `at`: Unix time, now if it is not given."""
         if state not in _LEGAL[self.state]:
             raise AssertionError(f"version {self.name}: {self.state.value} → {state.value} is not a legal step")
-        self.state, self.reason = state, reason
+        self.state, self.reason = state, readable(reason)
         self._note(state.value, at)
 
     def want(self) -> None:
@@ -95,7 +97,7 @@ class Version:
     def public(self) -> dict[str, Any]:
         """Returns what `GET …/versions` shows."""
         return {
-            "version": self.name,
+            "version": readable(self.name),
             "digest": self.digest,
             "state": self.state.value,
             "reason": self.reason,

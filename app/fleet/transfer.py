@@ -13,11 +13,13 @@ import json
 import os
 import random
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +31,8 @@ from saver.artifact.publishing import publish, staged_folder
 
 T = TypeVar("T")
 _PATIENCE_S = 5.0
+# A member that gives less than a piece (or the head) in so long gives nothing: a byte now and then is no progress.
+_PIECE_S = 15.0
 # Everybody may be busy giving to others, or be gone.
 _LONGEST_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
@@ -56,6 +60,13 @@ class Wanted:
     linked: bool = False
 
 
+class _Answer(NamedTuple):
+    """What a member gives, and what is called for each piece of it."""
+
+    response: http.client.HTTPResponse
+    came: Callable[[], None]
+
+
 def fetch(urls: Callable[[], Iterable[str]], wanted: Wanted) -> Mapping[str, str]:
     """Fetches a folder and publishes it; returns the sha256 (hex) of each file.
 
@@ -70,7 +81,7 @@ def fetch(urls: Callable[[], Iterable[str]], wanted: Wanted) -> Mapping[str, str
     """
     until, pause_s = time.monotonic() + _LONGEST_S, _FIRST_PAUSE_S
     while True:
-        reasons, busy = [], False
+        reasons, busy, unstored = [], False, None
         for url in list(urls()):
             urls()
             try:
@@ -78,6 +89,10 @@ def fetch(urls: Callable[[], Iterable[str]], wanted: Wanted) -> Mapping[str, str
             except NotWhole as refusal:
                 reasons.append(f"{url}: {refusal}")
                 busy = busy or str(refusal) == _BUSY
+            except OSError as error:  # or it claims to give more than anybody has room for
+                unstored = error
+        if unstored is not None:
+            raise unstored
         if not busy or time.monotonic() > until:
             raise SwapRefused(f"no member gives it: {'; '.join(reasons) or 'there is none'}", for_now=True)
         time.sleep(pause_s * random.uniform(0.5, 1.0))
@@ -87,13 +102,13 @@ def fetch(urls: Callable[[], Iterable[str]], wanted: Wanted) -> Mapping[str, str
 def _fetch_from(url: str, wanted: Wanted, urls: Callable[[], object]) -> Mapping[str, str]:
     try:
         if wanted.linked and (here := machine()):
-            with _response(url, wanted, {MACHINE_HEADER: here}) as response:
-                if response.headers.get_content_type() != JSON:
-                    return _received(response, wanted, urls)
+            with _response(url, wanted, {MACHINE_HEADER: here}) as answer:
+                if answer.response.headers.get_content_type() != JSON:
+                    return _received(answer, wanted, urls)
                 with contextlib.suppress(OSError, NotWhole):
-                    return _linked(response, wanted)
-        with _response(url, wanted, {}) as response:
-            return _received(response, wanted, urls)
+                    return _linked(answer, wanted)
+        with _response(url, wanted, {}) as answer:
+            return _received(answer, wanted, urls)
     except (http.client.HTTPException, ValueError) as error:
         raise NotWhole(str(error) or type(error).__name__) from None
 
@@ -110,7 +125,7 @@ def _connection_to(url: str) -> tuple[http.client.HTTPConnection, str]:
 
 
 @contextlib.contextmanager
-def _response(url: str, wanted: Wanted, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
+def _response(url: str, wanted: Wanted, headers: Mapping[str, str]) -> Iterator[_Answer]:
     """Gives what a member answers that does not refuse."""
     connection, path = _connection_to(url)
 
@@ -119,17 +134,44 @@ def _response(url: str, wanted: Wanted, headers: Mapping[str, str]) -> Iterator[
         return connection.getresponse()
 
     with contextlib.closing(connection):
-        response = _of_network(ask)
-        if response.status == http.client.SERVICE_UNAVAILABLE:
-            raise NotWhole(_BUSY)
-        if response.status != http.client.OK:
-            raise NotWhole(f"status {response.status}")
-        yield response
+        _of_network(connection.connect)
+        with _watched(connection.sock) as came:
+            response = _of_network(ask)
+            came()
+            if response.status == http.client.SERVICE_UNAVAILABLE:
+                raise NotWhole(_BUSY)
+            if response.status != http.client.OK:
+                raise NotWhole(f"status {response.status}")
+            yield _Answer(response, came)
 
 
-def _linked(response: http.client.HTTPResponse, wanted: Wanted) -> Mapping[str, str]:
+@contextlib.contextmanager
+def _watched(connection: socket.socket) -> Iterator[Callable[[], None]]:
+    """Gives what is called for each piece that has come, and ends the connection where that is not in time."""
+    until, over = time.monotonic() + _PIECE_S, threading.Event()
+
+    def came() -> None:
+        nonlocal until
+        until = time.monotonic() + _PIECE_S
+
+    def watch() -> None:
+        while not over.wait(max(0.0, until - time.monotonic())):
+            if time.monotonic() >= until:
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    connection.shutdown(socket.SHUT_RDWR)
+                return
+
+    threading.Thread(target=watch, name="fleet transfer", daemon=True).start()
+    try:
+        yield came
+    finally:
+        over.set()
+
+
+def _linked(answer: _Answer, wanted: Wanted) -> Mapping[str, str]:
     """Takes the files of a member on this machine as they are; raises OSError where they cannot be had."""
-    given = json.loads(_of_network(lambda: response.read(MOST_LISTED_BYTES)))
+    given = json.loads(_of_network(lambda: answer.response.read(MOST_LISTED_BYTES)))
+    answer.came()
     with staged_folder(wanted.destination) as staged:
         hashes = link_files(given, staged)
         _publish(staged, wanted, hashes)
@@ -144,14 +186,16 @@ def _of_network(ask: Callable[[], T]) -> T:
         raise NotWhole(str(error) or type(error).__name__) from None
 
 
-def _received(response: http.client.HTTPResponse, wanted: Wanted, urls: Callable[[], object]) -> Mapping[str, str]:
+def _received(answer: _Answer, wanted: Wanted, urls: Callable[[], object]) -> Mapping[str, str]:
     """Puts what a member gives in its place; returns the sha256 (hex) of each file."""
+    response, came = answer
     length = response.length
     if length is None:
         raise NotWhole("it does not say how much it gives")
 
     def read(room: memoryview) -> int:
         urls()
+        came()  # it may have taken long to write the piece before
         return _of_network(lambda: response.readinto(room))
 
     with staged_folder(wanted.destination) as staged:

@@ -32,8 +32,9 @@ log = logging.getLogger("policy_server.tracing")
 # How long a stop waits for what is left to be sent.
 _FAREWELL_S = 2.0
 _SERVICE = "policy-server"
-# In the place of the library's own lines, of which there is one for each span that is dropped.
-_LOUD = ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal")
+# Libraries that have a line for each span that is dropped, each odd answer of a collector, and each `tracestate` of a
+# client that is none, with all of it.
+_LOUD = ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal", "opentelemetry.trace.span", "urllib3")
 
 
 class OtlpExporter(SpanExporter):

@@ -61,6 +61,13 @@ def test_every_status_of_the_contract_is_in_the_table():
     }  # fmt: skip
 
 
+def test_a_message_that_names_a_file_by_odd_bytes_is_a_problem_too():
+    assert (
+        json.loads(problem_response(errors.NotReady("/a\udcff is no folder")).body)["detail"]
+        == "/a\\udcff is no folder"
+    )
+
+
 def test_titles_are_one_per_error():
     titles = [title for _, title in STATUS.values()]
     assert len(set(titles)) == len(titles)

@@ -78,6 +78,8 @@ async def test_each_policy_is_open_until_the_stack_closes(tmp_path):
         (UnusablePolicy("{folder} is no export"), "{folder} is no export"),
         (SettingsError("--engine is unknown"), "--engine is unknown"),
         (KeyError("specs"), "{folder} cannot be opened: KeyError: 'specs'"),
+        (UnusablePolicy("a\udcff is no file"), "{folder}: a\\udcff is no file"),
+        (OSError("b\udcfe"), "{folder} cannot be opened: OSError: b\\udcfe"),
     ],
 )
 async def test_one_that_fails_has_its_reason_and_the_others_serve(tmp_path, error, reason):

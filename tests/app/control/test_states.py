@@ -1,6 +1,8 @@
 import itertools
+import json
 import re
 
+import orjson
 import pytest
 
 from app.control import states
@@ -56,3 +58,10 @@ def test_public_form_is_that_of_the_contract():
     public = version(State.ACTIVE).public()
     assert set(public) == {"version", "digest", "state", "reason", "train_step", "engine", "seen_at"}
     assert (public["version"], public["state"], public["train_step"]) == ("a", "active", 7)
+
+
+def test_a_reason_that_names_a_file_by_odd_bytes_can_be_sent_as_json():
+    refused = Version("b\udcfe", "", -1)
+    refused.move(State.REFUSED, "a\udcff is a folder")
+    shown = json.loads(orjson.dumps(refused.public()))
+    assert (shown["version"], shown["reason"]) == ("b\\udcfe", "a\\udcff is a folder")

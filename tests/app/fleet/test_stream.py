@@ -1,5 +1,6 @@
 """What a member gives, and what another takes of it: no byte more than was listed, and none outside its folder."""
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -164,11 +165,57 @@ def test_one_that_speaks_something_else_gives_nothing(given: Giver, tmp_path: Pa
     assert "no HTTP at all" in taken(given, tmp_path)
 
 
+class Dripping(Giver):
+    """Gives its answer at once, and then a byte now and then until it is over."""
+
+    over: threading.Event
+
+    def run(self) -> None:
+        connection, _ = self.listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(self.answer)
+            while not self.over.wait(0.05):
+                connection.sendall(self.then)
+
+
+LINKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n{"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HT", b"HTTP/1.1 200 OK\r\nA: ", head(100_000), head(len(line({"a": 4000})) + 4000) + line({"a": 4000}), LINKED],
+    ids=["no status", "a head without end", "a list without end", "a file without end", "names without end"],
+)
+def test_one_that_drips_is_left(answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_PIECE_S", 0.3)
+    giver = Dripping(answer, b"x")
+    giver.over = threading.Event()
+    giver.thread.start()
+    wanted = Wanted("/f", "s", tmp_path / "wanted", lambda *_: True)
+    with pytest.raises(SwapRefused, match="no member gives it"):
+        fetch(lambda: [giver.url], wanted)
+    assert list(tmp_path.iterdir()) == []
+    giver.over.set()
+    giver.thread.join(20)
+    giver.listener.close()
+
+
 @pytest.mark.parametrize("given", [(head(2**60), b"x" * 65536)], indirect=True)
 def test_more_than_there_is_room_for_is_not_begun(given: Giver, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         fetch(lambda: [given.url], Wanted("/f", "s", tmp_path / "wanted", lambda *_: True))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [(head(2**60), b"x" * 65536)], indirect=True)
+def test_one_that_claims_more_than_there_is_room_for_keeps_nobody_from_giving(given: Giver, tmp_path: Path) -> None:
+    other = Giver(head(len(ONE) + 4) + ONE + b"sent")
+    other.thread.start()
+    fetch(lambda: [given.url, other.url], Wanted("/f", "s", tmp_path / "wanted", lambda *_: True))
+    assert (tmp_path / "wanted" / "a").read_bytes() == b"sent"
+    other.thread.join(20)
+    other.listener.close()
 
 
 @pytest.mark.parametrize("url", ["none", "http://", "http://127.0.0.1:99999", "http://[::1", "http://xn--/", "ftp:"])

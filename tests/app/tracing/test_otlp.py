@@ -96,6 +96,25 @@ def test_a_collector_that_cannot_be_reached_is_logged_once(
     ]
 
 
+ODD_STATES = [
+    "x" * 30_000,
+    "a=\xff\xfe",
+    ",".join(f"k{number}=v" for number in range(3000)),
+    "a=1,a=2",
+    "a= \t b",
+    "A=1",
+]
+
+
+@pytest.mark.parametrize("state", ODD_STATES, ids=range(len(ODD_STATES)))
+def test_a_callers_state_that_is_none_is_left_out_and_not_logged(state: str, caplog: pytest.LogCaptureFixture) -> None:
+    Sending({}).close()
+    spans = spans_of((PARENT._replace(state=state), "GET", {}, False))
+    assert caplog.records == []
+    assert ExportTraceServiceRequest.FromString(encoded(spans)) == encode_spans(spans)
+    assert len(encoded(spans)) < 4096
+
+
 def test_more_than_the_queue_holds_is_dropped_and_a_stop_does_not_wait_for_long(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
