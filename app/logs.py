@@ -17,6 +17,8 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
+from app.errors import readable
+
 # Of lines that wait to be written.
 _MOST_BYTES = 2**20
 # How long the end of a process may wait for lines that are not read.
@@ -227,14 +229,14 @@ class JsonFormatter(logging.Formatter):
             "time": when.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": readable(record.getMessage()),
             **self._process,
         }
-        line |= {key: str(getattr(record, key)) for key in ("policy", "version") if hasattr(record, key)}
+        line |= {key: readable(str(getattr(record, key))) for key in ("policy", "version") if hasattr(record, key)}
         if record.exc_info and record.exc_info[0] is not None:
             kind, error, trace = record.exc_info
             stack = "".join(traceback.format_exception(kind, error, trace))
-            line["error"] = {"type": kind.__qualname__, "message": str(error), "stack": stack}
+            line["error"] = {"type": kind.__qualname__, "message": readable(str(error)), "stack": readable(stack)}
         return json.dumps(line)  # ASCII: no character of it can end a line, or control a terminal
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
 from app.logs import Drain, JsonFormatter, LineFormatter, about
@@ -138,10 +139,22 @@ def test_a_record_is_one_object_whatever_it_is_made_of() -> None:
         "time": "1970-01-01T00:00:00.250Z",
         "level": "info",
         "logger": "n",
-        "message": f"from {name}",
+        "message": f"from {name[:-1]}\\ud800",  # which strict readers refuse as it is
         "process": "worker",
         "worker": 2,
     }
+
+
+def test_names_of_files_that_are_no_utf8_are_text_that_any_reader_of_json_takes() -> None:
+    try:
+        raise OSError("b\udcfe")
+    except OSError:
+        found = sys.exc_info()
+    record = logging.LogRecord("n", logging.ERROR, "", 1, "a\udcff", (), found)
+    record.policy, record.version = "p", "v\udcfd"
+    line = JsonFormatter({}).format(record)
+    said = orjson.loads(line)
+    assert (said["message"], said["version"], said["error"]["message"]) == ("a\\udcff", "v\\udcfd", "b\\udcfe")
 
 
 def test_a_record_about_a_policy_has_its_name_and_perhaps_that_of_a_version() -> None:

@@ -25,6 +25,7 @@ PATCHES = [
     ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
     ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
     ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ({}, {"constructor": {"name": "p"}, "toString": {"a": 1}}, {"constructor": {"name": "p"}, "toString": {"a": 1}}),
 ]
 
 FLOATS = {"name": "action", "dtype": "float32", "shape": [2], "minimum": -2.0, "maximum": 2.0}

@@ -12,9 +12,15 @@ export async function readEvents(body, take, alive) {
     rest = blocks.pop();
     for (const block of blocks) {
       const { event, data } = fieldsOf(block);
-      if (data) take(event, JSON.parse(data));
+      if (data) take(event, JSON.parse(data, onlyOwn));
     }
   }
+}
+
+/** Objects have no names but their own: a policy may be called "constructor". */
+function onlyOwn(_, value) {
+  const isObject = value !== null && typeof value === "object" && !Array.isArray(value);
+  return isObject ? Object.setPrototypeOf(value, null) : value;
 }
 
 function fieldsOf(block) {

@@ -2,7 +2,8 @@
 
 export function merge(target, patch) {
   if (patch === null || typeof patch !== "object" || Array.isArray(patch)) return patch;
-  const merged = target !== null && typeof target === "object" && !Array.isArray(target) ? { ...target } : {};
+  const kept = target !== null && typeof target === "object" && !Array.isArray(target) ? target : {};
+  const merged = Object.assign(Object.create(null), kept); // a policy may be called "constructor"
   for (const [name, value] of Object.entries(patch)) {
     if (value === null) delete merged[name];
     else merged[name] = merge(merged[name], value);

@@ -14,7 +14,7 @@ export const model = {
   search: "",
   sort: { by: "", descending: false },
   /** What came of the last admin call, by policy: {kind: "good" | "bad" | "busy", text}. */
-  notices: {},
+  notices: Object.create(null),
 
   /** The server's time, in Unix seconds. */
   now() {
