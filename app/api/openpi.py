@@ -249,7 +249,7 @@ class Episode:
 
 
 class MessageCycle(RequestCycle):
-    """One message, answered by a message: a text where it is refused, which `refused` is told."""
+    """One message, answered by a message: a text where it is refused, and `refused` is called then."""
 
     def __init__(self, route: Route, receiver: Receiver, refused: Callable[[], None]) -> None:
         super().__init__(route, receiver)
