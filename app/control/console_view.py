@@ -56,6 +56,7 @@ class View:
         self._versions: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._spread_at = 0.0
         self._spread: Spread | None = None
+        parts.metrics.console_pages(0)  # or it would be unknown until the first one
 
     async def begin(self) -> None:
         """Starts to count: what was answered before is of no interest any more."""

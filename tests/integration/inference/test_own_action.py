@@ -76,7 +76,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         kind = PolicySaver if name in ("counter", "plain") else policy_saver.PolicySaver
         step = tf.Variable(0, dtype=tf.int64)
         saver = kind(policy, batch_size=3 if name == "fixed" else None, train_step=step)
-        saver.save(str(folder / name), verify=False)
+        saver.save(str(folder / name))
         if name == "table":
             made["table saver"], made["table step"] = saver, step
     with serving({name: folder / name for name in POLICIES}) as server:
