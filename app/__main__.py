@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import __version__, logs
+from app import __version__, logs, tasks
 from app.artifacts.bundle import TENSORFLOW
 from app.artifacts.temporary import own_folder
 from app.errors import UnusablePolicy
@@ -84,8 +84,9 @@ def _complain(level: int, text: str) -> None:
     """Says what is wrong with how the server was started, or why it ends, in the form of the log."""
     if logs.json_formatter() is not None:
         logging.getLogger("policy_server.start").log(level, "%s", text)
-    logs.flush()
-    if logs.json_formatter() is None:
+        logs.flush()
+    else:
+        logs.flush()  # or what was logged before would come after it
         print(f"policy server: {text}", file=sys.stderr)
 
 
@@ -171,8 +172,7 @@ async def _serve_until_signalled(settings: Settings, listeners: Sequence[socket.
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
-        opening.cancel()
-        await asyncio.wait({opening})
+        await tasks.end(opening)
         return 0
     async with stack:
         _announce(settings, listeners[0], await opening)

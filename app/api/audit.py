@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.access import UNIX_SOCKET
+from app.api.noted_status import NotedStatus
 from app.rpc.messages import AdminCall
 
 audit = logging.getLogger("policy_server.audit")
@@ -32,16 +33,9 @@ class Audited:
         if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(_ROOTS):
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        started, noted = time.perf_counter(), NotedStatus(send)
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, noted)
         finally:
             client = scope.get("client")
             method, path = _plain(scope["method"]), _plain(scope["path"])
@@ -51,11 +45,11 @@ class Audited:
                 method,
                 path,
                 _plain(client[0]) if client else UNIX_SOCKET,
-                status or "no answer",
+                noted.status or "no answer",
                 took_ms,
             )
             call = f"{method[:_LONGEST]} {path[:_LONGEST]}"
-            self._note(AdminCall(round(time.time(), 3), call, status, round(took_ms, 3)))
+            self._note(AdminCall(round(time.time(), 3), call, noted.status, round(took_ms, 3)))
 
 
 def _plain(text: str) -> str:

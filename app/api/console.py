@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.asgi_cycle import TRANSPORT
 from app.errors import NotReady, Overloaded
 from app.rate_history import RateHistory
-from app.rpc.messages import AdminCall, ConsoleUpdate
+from app.rpc.messages import MOST_CALLS, AdminCall, ConsoleUpdate
 from app.sockets import give_up_unanswered
 from app.wire.merge_patch import apply
 
@@ -35,7 +35,6 @@ _HEARTBEAT_S = 2.0
 _AGAIN_S = 1.0
 # The place of a page whose machine has vanished is free after this long.
 _UNANSWERED_S = 20.0
-_MOST_CALLS = 20
 _RETRY_S = 5
 _START, _HEARTBEAT = b"retry: 1000\n\n", b": still here\n\n"
 _STOP = b'event: stop\ndata: {"detail":"the server stops"}\n\n'
@@ -94,7 +93,7 @@ class Pages:
     def __init__(self, after: Callable[[int], Awaitable[ConsoleUpdate]]) -> None:
         self._after = after
         self._pages: set[Page] = set()
-        self._calls: deque[AdminCall] = deque(maxlen=_MOST_CALLS)
+        self._calls: deque[AdminCall] = deque(maxlen=MOST_CALLS)
         self._following: asyncio.Task[None] | None = None
         self._stops = False
         self._number = -1

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
+from app.api.noted_status import NotedStatus
 from app.api.request_cycle import Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
@@ -181,24 +182,17 @@ class TracedApp:
         if scope["type"] != "http" or not self._requests.takes(parent):
             await self._app(scope, receive, send)
             return
-        timing, status = Timing(), 0
+        timing, noted = Timing(), NotedStatus(send)
         trace = RequestTrace(parent, timing)
         token = timing_of_task.set(timing)
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, noted)
         except Exception:
-            status = status or _OURS
+            noted.status = noted.status or _OURS
             raise
         finally:
             timing_of_task.reset(token)
-            asked = scope["method"], scope["path"], _route_in(scope), status
+            asked = scope["method"], scope["path"], _route_in(scope), noted.status
             self._requests.tracer.end(trace, asked_by_http, *asked)
 
 

@@ -34,7 +34,7 @@ class BatchTiming:
     """The times of one batch. `timings`: of its requests that are timed; `requests` and `rows` are those of all."""
 
     __slots__ = (
-        "calls", "ended_at", "engine", "engine_ended_at", "engine_s", "engine_started_at", "requests", "rows",
+        "calls", "ended_at", "engine_ended_at", "engine_s", "engine_started_at", "requests", "rows",
         "taken_at", "timings", "version",
     )  # fmt: skip
 
@@ -42,7 +42,6 @@ class BatchTiming:
         self.version, self.timings, self.requests, self.rows = version, timings, requests, rows
         self.taken_at = perf_counter()
         self.ended_at = 0.0
-        self.engine = version.engine
         self.engine_started_at = self.engine_ended_at = self.engine_s = 0.0
         self.calls = 0
 

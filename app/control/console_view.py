@@ -18,15 +18,15 @@ from app.control.rates import Rates
 from app.control.states import Version
 from app.control.swap_log import SwapLog
 from app.metrics import FINE_LATENCY_S, Metrics
-from app.rpc.messages import AdminCall, Spread, WorkerFigures
+from app.rpc.messages import MOST_CALLS, AdminCall, Spread, WorkerFigures
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.fleet.fleet import Fleet
 
 _SPREAD_EVERY_S = 5.0
-# A page has room for so many of each; `GET …/versions` and the audit log have them all.
-_MOST_VERSIONS, _MOST_CALLS = 12, 20
+# A page has room for so many; `GET …/versions` has them all.
+_MOST_VERSIONS = 12
 _DIGEST_LETTERS, _REASON_LETTERS = 12, 500
 _MIB = 2**20
 
@@ -51,7 +51,7 @@ class View:
         self._started_at = time.time()
         self._rates = Rates(FINE_LATENCY_S)
         self._figures: list[WorkerFigures] = []
-        self._calls: deque[AdminCall] = deque(maxlen=_MOST_CALLS)
+        self._calls: deque[AdminCall] = deque(maxlen=MOST_CALLS)
         self._shown_calls: list[dict[str, Any]] = []
         self._versions: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._spread_at = 0.0

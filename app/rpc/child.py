@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from app import tasks
 from app.errors import LinkLost
 from app.rpc.link import Handlers, Link
 
@@ -172,8 +173,7 @@ class Keeper:
     async def close(self) -> None:
         """Ends the child, whatever it is at. What is closed stays closed."""
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
+            await tasks.end(self._keeping)
         child, self._child = self._child, None
         if child is not None:
             await self._end(child)

@@ -64,6 +64,10 @@ class FleetStatus:
         return self.leased or self.serves_on
 
 
+# So many of the last calls of admin routes are kept for the console; the audit log has them all.
+MOST_CALLS = 20
+
+
 @dataclass(frozen=True)
 class AdminCall:
     """A call of an admin route that has ended, as the console shows it: `at` is Unix time, `status` 0 for no answer."""

@@ -60,7 +60,10 @@ class SpanMaker:
         kind, links, times = SpanKind.INTERNAL, self._links(batch, context), _times(zero, batch.taken_at, ended)
         yield ReadableSpan("batch", own, context, resource, shared, (), links, kind, None, _UNSET, *times, SCOPE)
         if batch.calls:
-            calls: dict[str, Any] = {"policy_server.engine": batch.engine, "policy_server.engine.calls": batch.calls}
+            calls: dict[str, Any] = {
+                "policy_server.engine": batch.version.engine,
+                "policy_server.engine.calls": batch.calls,
+            }
             times = _times(zero, batch.engine_started_at, batch.engine_ended_at)
             yield ReadableSpan("engine", _child(context), own, resource, calls, *_INNER, *times, SCOPE)
 

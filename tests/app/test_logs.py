@@ -35,6 +35,17 @@ def read_until(descriptor: int, end: bytes) -> bytes:
     return found
 
 
+def read_to_the_end(drain: Drain, descriptor: int, last: str) -> list[str]:
+    """Reads what waits in a drain, and a last line that is put behind it."""
+    found: list[bytes] = []
+    reading = threading.Thread(target=lambda: found.append(read_until(descriptor, f"{last}\n".encode())))
+    reading.start()
+    assert drain.flush(10)
+    drain.put(last)
+    reading.join(10)
+    return found[0].decode().splitlines()
+
+
 def test_lines_come_out_whole_and_in_order(pipe: tuple[int, int]) -> None:
     drain = Drain(pipe[1])
     for number in range(1000):
@@ -53,13 +64,7 @@ def test_lines_that_are_not_read_are_dropped_and_counted_at_their_place(pipe: tu
         drain.put(f"line {number:4} {'x' * 90}")
     assert time.monotonic() - began < 5
     assert not drain.flush(0.01)
-    reading = threading.Thread(target=lambda: found.append(read_until(pipe[0], b"the end\n")))
-    found: list[bytes] = []
-    reading.start()
-    assert drain.flush(10)
-    drain.put("the end")
-    reading.join(10)
-    *lines, end = found[0].decode().splitlines()
+    *lines, end = read_to_the_end(drain, pipe[0], "the end")
     assert end == "the end"
     numbers, dropped = [], 0
     for line in lines:
@@ -201,11 +206,6 @@ def test_the_line_that_stands_for_missing_ones_has_the_form_of_the_others(pipe: 
     drain = Drain(pipe[1], most_bytes=200_000, formatter=JsonFormatter({"process": "worker"}))
     for number in range(5000):
         drain.put(json.dumps({"message": f"{number} {'x' * 90}"}))
-    reading = threading.Thread(target=lambda: found.append(read_until(pipe[0], b"the end")))
-    found: list[bytes] = []
-    reading.start()
-    assert drain.flush(10)
-    drain.put('{"message": "the end"}')
-    reading.join(10)
-    messages = [json.loads(line)["message"] for line in found[0].decode().splitlines()[:-1]]
+    *lines, _ = read_to_the_end(drain, pipe[0], '{"message": "the end"}')
+    messages = [json.loads(line)["message"] for line in lines]
     assert any("lines before this one were dropped" in message for message in messages)

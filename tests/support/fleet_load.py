@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.support.steady import until
+from tests.support.steady import threads_running, until
 
 _TIMEOUT_S = 60.0
 _PAUSE_S = 0.02
@@ -156,12 +156,6 @@ def fleet_load(port: int, clients: int = 4, pause_s: float = _PAUSE_S, **names: 
     """Clients that ask 127.0.0.1:`port` while the block runs, of which each has had some answers when it begins."""
     load = FleetLoad(names=names)
     threads = [_Client(port, load, mark, pause_s) for mark in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with threads_running(threads, load.over):
         load.more(10 * clients)
         yield load
-    finally:
-        load.over.set()
-        for thread in threads:
-            thread.join()

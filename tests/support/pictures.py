@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page
 from tests.support.browser import running_browser, watched_page
 from tests.support.console_policies import MAKERS, Trainer
 from tests.support.server import RunningServer, serving
+from tests.support.steady import threads_running
 
 FILLED_S = 62  # the chart shows a minute, then two
 OBSERVATIONS: dict[str, Any] = {
@@ -91,14 +92,8 @@ def load(server: RunningServer) -> Iterator[None]:
     """A few clients, that ask more and less often as time goes by."""
     over = threading.Event()
     threads = [threading.Thread(target=_ask, args=(server.url, name, over)) for name in OBSERVATIONS]
-    for thread in threads:
-        thread.start()
-    try:
+    with threads_running(threads, over):
         yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 def _ask(url: str, name: str, over: threading.Event) -> None:

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import httpx
 
@@ -15,6 +16,19 @@ def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 
     while not condition():
         assert time.monotonic() < deadline, f"{what} has not come about within {timeout_s:g} s"
         time.sleep(0.005)
+
+
+@contextmanager
+def threads_running(threads: Sequence[threading.Thread], over: threading.Event) -> Iterator[None]:
+    """Starts the threads; `over`, by which they end, is set after the block."""
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 class SteadyLoad:

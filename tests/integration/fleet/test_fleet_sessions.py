@@ -16,7 +16,7 @@ import pytest
 from tests.integration.fleet.scenario import MEMBERS, Trainer, reload_next
 from tests.support.fleet import Fleet, fleet_running
 from tests.support.policies import CountingPolicy
-from tests.support.steady import until
+from tests.support.steady import threads_running, until
 
 STEPS, OF_ONE_CLIENT, CLIENTS = 8, 10, 6
 PAUSE_S = 0.02
@@ -117,14 +117,8 @@ def simulators(fleet: Fleet, story: Story, episodes: int) -> Iterator[None]:
             Client(fleet.proxy.port, story, range(begin, begin + OF_ONE_CLIENT)).run()
 
     threads = [threading.Thread(target=simulate) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
+    with threads_running(threads, over):
         yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 @pytest.mark.timeout(7200)

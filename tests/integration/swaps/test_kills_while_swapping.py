@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import until
+from tests.support.steady import threads_running, until
 
 WORKER, BUILDER = "app.worker", "app.builder"
 WORKERS = 2
@@ -67,14 +67,8 @@ class Asking(threading.Thread):
 def load(url: str, clients: int = 4) -> Iterator[Story]:
     story, over = Story(), threading.Event()
     threads = [Asking(url, story, mark, over) for mark in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with threads_running(threads, over):
         yield story
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 def reload(server: RunningServer, name: str, tries: Counter[str]) -> int:

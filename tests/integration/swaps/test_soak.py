@@ -21,7 +21,7 @@ import pytest
 from tests.integration.swaps.test_many_swaps import open_things, resident_kib
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
-from tests.support.steady import until
+from tests.support.steady import threads_running, until
 
 PAUSE_S = 0.01
 FULL_S, WARM_S, WINDOW_S, SWAP_EVERY_S = 3600.0, 300.0, 60.0, 3.0
@@ -62,14 +62,8 @@ class Soak:
     @contextlib.contextmanager
     def running(self, *kinds: Callable[["Soak", random.Random], Iterator[None]]) -> Iterator[None]:
         threads = [threading.Thread(target=self._run, args=(kind, number)) for number, kind in enumerate(kinds)]
-        for thread in threads:
-            thread.start()
-        try:
+        with threads_running(threads, self.over):
             yield
-        finally:
-            self.over.set()
-            for thread in threads:
-                thread.join()
 
     def _run(self, kind: Callable[["Soak", random.Random], Iterator[None]], number: int) -> None:
         try:
