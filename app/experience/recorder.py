@@ -213,9 +213,9 @@ class Recorder:
 
 async def serve(link: int, folder: Path) -> None:
     """Serves the link with the given number, until its other end is gone."""
-    from app.experience.followers import follower_of
+    from app.experience.following import Follower
 
-    recorder = Recorder(follower_of)
+    recorder = Recorder(Follower)
     with bound_in(folder) as listener:
         over = await Link.over(socket.socket(fileno=link), recorder.of_control())
         await recorder.run(over, listener)
