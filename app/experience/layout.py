@@ -74,7 +74,7 @@ class Layout:
         if self.is_fixed:
             inputs = job.inputs
             if not self._is_exact(job.function, result):
-                outputs = self._cast(outputs)
+                outputs = self._cast(outputs, rows)
             parts = [
                 array.tobytes() if (array := inputs.get(name)) is not None else self._fill(name, rows)
                 for name in self._input_names
@@ -133,19 +133,28 @@ class Layout:
         return found
 
     def _is_exact(self, function: str, result: Result) -> bool:
-        """Returns whether the outputs have the dtypes of the spec: seen once for each function of a version."""
+        """Returns whether the outputs have the dtypes and ranks of the spec: seen once for each function of a version."""
         known = self._exact.get((function, result.digest))
         if known is None:
-            found = [(value.leaf.storage, result.outputs.get(value.leaf.name)) for value in self._outputs]
-            known = all(array is None or array.dtype == dtype for dtype, array in found)
+            found = [(value.leaf, result.outputs.get(value.leaf.name)) for value in self._outputs]
+            known = all(
+                array is None or (array.dtype == leaf.storage and array.ndim == len(leaf.shape) + 1)
+                for leaf, array in found
+            )
             if len(self._exact) >= _MOST_SEEN:
                 self._exact.clear()
             self._exact[function, result.digest] = known
         return known
 
-    def _cast(self, outputs: Arrays) -> Arrays:
-        kinds = {value.leaf.name: value.leaf.storage for value in self._outputs}
-        return {name: np.asarray(array, kinds.get(name, array.dtype)) for name, array in outputs.items()}
+    def _cast(self, outputs: Arrays, rows: int) -> Arrays:
+        """Returns the outputs in the dtypes of the spec; what a policy gives for a whole batch is that of each row."""
+        cast = {}
+        for leaf in (value.leaf for value in self._outputs):
+            if (array := outputs.get(leaf.name)) is not None:
+                found = np.asarray(array, leaf.storage)
+                shape = (rows, *(size or 0 for size in leaf.shape))
+                cast[leaf.name] = found if found.ndim == len(shape) else np.broadcast_to(found, shape)
+        return cast
 
     def _varying(self, rows: int, inputs: Arrays, outputs: Arrays) -> bytes:
         plain: list[Any] = []
