@@ -121,6 +121,8 @@ class Recorder:
         recording = self._recordings.get(policy)
         if recording is None:
             raise NotReady(f"the experience of policy {policy} cannot be read yet", 1)
+        while not recording.was_tried:
+            await self.alive()
         ends = self._loop.time() + query.wait_ms / 1000
         place, lost = None, 0
         while True:

@@ -57,12 +57,16 @@ class Figures(NamedTuple):
 
 
 class Recording:
-    """One policy's. `advance` and `close_next` belong to a thread each, and so do `read` and `encode`."""
+    """One policy's. `advance` and `close_next` belong to a thread each, and so do `read` and `encode`.
+
+    `was_tried`: whether its row log is open by now, or cannot be opened.
+    """
 
     def __init__(
         self, policy: str, folder: Path, spec: PolicySpec, limits: RowLogLimits, make_follower: MakeFollower
     ) -> None:
         self.policy = policy
+        self.was_tried = False
         self._folder = folder
         self._spec = spec
         self._limits = limits
@@ -90,6 +94,7 @@ class Recording:
             self._log.close_if_due(time.time())
 
         self._tried("recorded", take)
+        self.was_tried = True
         return count
 
     def close_next(self) -> bool:
