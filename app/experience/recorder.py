@@ -24,6 +24,7 @@ from pathlib import Path
 
 from app import logs, tasks
 from app.errors import NotReady, Overloaded
+from app.experience.following import Follower
 from app.experience.limits import RowLogLimits
 from app.experience.query import Query
 from app.experience.recording import Figures, MakeFollower, Recording
@@ -215,9 +216,7 @@ class Recorder:
 
 async def serve(link: int, folder: Path) -> None:
     """Serves the link with the given number, until its other end is gone."""
-    from app.experience.followers import follower_of
-
-    recorder = Recorder(follower_of)
+    recorder = Recorder(Follower)
     with bound_in(folder) as listener:
         over = await Link.over(socket.socket(fileno=link), recorder.of_control())
         await recorder.run(over, listener)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from app.errors import NotReady
 from app.experience.cursor import END, Cursor, new_reader, read_cursor, unfit
 from app.experience.limits import RowLogLimits
 from app.experience.pages import Page, encode, read_page
@@ -23,10 +24,8 @@ from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
 
-# Of a place in a log that cannot be opened yet.
-_NO_LOG = b""
 # After an error, until it is tried again.
-_AGAIN_S = 1.0
+_AGAIN_S, _RETRY_S = 1.0, 1
 
 
 class Follower(Protocol):
@@ -113,14 +112,14 @@ class Recording:
 
         Raises:
           DoesNotFit: the cursor is another log's.
+          NotReady: there is no log, because its folder cannot be used.
         """
         if self._log is None:
-            return Page([], 0, 0, True), Cursor(_NO_LOG, 0, new_reader())
-        if place is None:
-            place = self._place(query.cursor, self._log)
-        elif place.log == _NO_LOG:  # there was none when this reader began to wait
-            place = Cursor(self._log.id, self._begun_at, place.reader)
-            place = place if query.cursor == END else self._place(query.cursor, self._log)
+            raise NotReady(
+                f"the experience of policy {self.policy} cannot be kept now: {self._failed.partition(': ')[2]}",
+                _RETRY_S,
+            )
+        place = place or self._place(query.cursor, self._log)
         page = read_page(self._log, query, place.row)
         place = place._replace(row=page.next)
         self._readers.saw(place.reader, place.row, time.monotonic())
@@ -128,7 +127,7 @@ class Recording:
 
     def encode(self, query: Query, page: Page, place: Cursor) -> bytes:
         """Returns the bytes of the answer."""
-        return encode(page, query.cursor if place.log == _NO_LOG else place.text(), as_msgpack=query.as_msgpack)
+        return encode(page, place.text(), as_msgpack=query.as_msgpack)
 
     def close(self) -> None:
         """Leaves the row log to others."""
@@ -161,7 +160,7 @@ class Recording:
             call()
         except OSError as error:
             self._again_at[what] = time.monotonic() + _AGAIN_S
-            if self._failed != (failed := f"{what}: {error.errno}"):
+            if self._failed != (failed := f"{what}: {error}"):
                 self._failed = failed
                 log.error(
                     "%s: experience is not %s: %s; answers go on", self.policy, what, error, extra=about(self.policy)

@@ -228,19 +228,20 @@ class RowLog:
             found.append(ClosedSegment(path, first, end, path.stat().st_mtime))
         found += [segment for segment, _ in growing]
         self._segments = sorted(found, key=lambda segment: segment.first)
+        for full, _ in growing[:-1]:
+            full.close()
         if growing:
             self._restore(*growing[-1])
         self._go_on()
 
-    def _restore(self, segment: OpenSegment, batches: list[tuple[pa.RecordBatch, dict[bytes, bytes]]]) -> None:
+    def _restore(self, segment: OpenSegment, noted: dict[bytes, bytes]) -> None:
         saved = segment.schema.metadata
         self.id = saved[_LOG]
-        self.consumed, self.pairing = json.loads(saved[_CONSUMED]), saved[_PAIRING]
+        self.consumed = json.loads(noted.get(_CONSUMED, saved[_CONSUMED]))
+        self.pairing = noted.get(_PAIRING, saved[_PAIRING])
         self._episodes.restore(saved[_EPISODES])
         columns = (*(column for column in self.columns if column.shape == ()), *OF_EPISODE)
-        for batch, noted in batches:
-            self.consumed = json.loads(noted[_CONSUMED])
-            self.pairing = noted.get(_PAIRING, self.pairing)
+        for _, batch in segment.read(segment.first):
             self._episodes.recover(values_of(columns, pa.Table.from_batches([batch])))
 
     def _go_on(self) -> None:
@@ -285,7 +286,7 @@ def _locked(folder: Path) -> int:
     return used
 
 
-def _recovered(path: Path) -> tuple[OpenSegment, list[tuple[pa.RecordBatch, dict[bytes, bytes]]]] | None:
+def _recovered(path: Path) -> tuple[OpenSegment, dict[bytes, bytes]] | None:
     """Opens a segment that rows were appended to; None, and it is put aside, where nothing in it can be read."""
     try:
         return OpenSegment.recover(path)

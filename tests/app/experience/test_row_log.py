@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +21,22 @@ from tests.support.experience import COLUMNS, Reading, Simulator, append_steps, 
 KEPT = 10**9
 
 
+OPEN: dict[Path, RowLog] = {}
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while OPEN:
+        OPEN.popitem()[1].close()
+
+
 def opened(folder, segment_bytes=KEPT, columns=COLUMNS, bytes_limit=4 * KEPT, segment_s=1e9):
-    return RowLog(folder, columns, RowLogLimits(bytes_limit, segment_bytes, segment_s), {"a": 1})
+    """The log of a folder; the one that was there is left as it is, as if its process had been killed."""
+    if (before := OPEN.pop(folder, None)) is not None:
+        before.close()
+    OPEN[folder] = log = RowLog(folder, columns, RowLogLimits(bytes_limit, segment_bytes, segment_s), {"a": 1})
+    return log
 
 
 def closed(log):
@@ -152,6 +167,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_appended(
         assert log.end >= reported
         assert log.consumed == {"j": log.end}
         assert steps_in(log) == list(range(1, log.end + 1))
+        OPEN.pop(tmp_path).close()
 
 
 def test_the_limit_removes_the_oldest_segment_of_all_policies_first(tmp_path):
