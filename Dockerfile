@@ -40,10 +40,10 @@ RUN /opt/uv/bin/uv venv --quiet --python python3 /opt/venv \
     && PYC_INVALIDATION_MODE=CHECKED_HASH /opt/uv/bin/uv pip install --python /opt/venv --compile-bytecode \
         --no-deps --require-hashes --constraint requirements.lock --build-constraint requirements.lock \
         --requirement serving.txt
-# What no process of the server opens, whichever the engine (docs/how-to/deploy.md: The size of the image). C++ headers are for
-# compiling custom operations; tensorflow_probability's substrates are for JAX and NumPy; LiteRT's tools and vendors
-# are for phones, its accelerator for a GPU; Arrow's Flight and Substrait are for other servers; nothing refers to the three libraries of TensorFlow. The lock file
-# is uv's own, and anyone may write to it.
+# What no process of the server opens, whichever the engine (docs/how-to/deploy.md: The size of the image). C++
+# headers are for compiling custom operations; tensorflow_probability's substrates are for JAX and NumPy; LiteRT's
+# tools and vendors are for phones, its accelerator for a GPU; Arrow's Flight is for other servers; nothing refers to
+# the three libraries of TensorFlow. The lock file is uv's own, and anyone may write to it.
 RUN cd /opt/venv/lib/python3.11/site-packages \
     && rm -r /opt/venv/.lock \
         tensorflow/include \
@@ -51,7 +51,7 @@ RUN cd /opt/venv/lib/python3.11/site-packages \
         tensorflow/compiler/tf2xla/ops/_xla_ops.so \
         tensorflow/python/framework/lib_native_proto_caster.so \
         tensorflow_probability/substrates \
-        pyarrow/include pyarrow/libarrow_flight.so.2500 pyarrow/libarrow_substrait.so.2500 \
+        pyarrow/include pyarrow/libarrow_flight.so.2500 \
         ai_edge_litert/tools ai_edge_litert/vendors ai_edge_litert/libLiteRtWebGpuAccelerator.so \
     && find . -type d -name tests -prune -exec rm -r {} + \
     && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' \) -delete

@@ -91,7 +91,10 @@ class _Reading:
     def _batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields rows behind the start until the turn is over; at their end `_next` is behind the last one."""
         end = self._log.end
+        is_all = self._query.least_train_step is None
         for number, batch in self._log.scan(self._start, self._query.least_train_step):
+            if is_all:
+                self._lost += max(0, number - self._next)  # removed meanwhile, or not readable
             skipped = max(0, self._start - number)
             yield number + skipped, batch.slice(skipped)
             self._next = number + batch.num_rows

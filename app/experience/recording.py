@@ -26,6 +26,8 @@ log = logging.getLogger("policy_server.experience")
 
 # After an error, until it is tried again.
 _AGAIN_S, _RETRY_S = 1.0, 1
+# What may fail, as the log says it.
+_RECORDED, _CLOSED = "recorded", "closed"
 
 
 class Follower(Protocol):
@@ -73,9 +75,9 @@ class Recording:
         self._log: RowLog | None = None
         self._follower: Follower | None = None
         self._readers = Readers()
-        self._failed = ""
+        self._failed: dict[str, str] = {}
         self._begun_at = 0
-        self._again_at = {"": 0.0}
+        self._again_at: dict[str, float] = {}
 
     def advance(self) -> int:
         """Takes what is new into the row log; returns how many rows that were."""
@@ -92,7 +94,7 @@ class Recording:
             count = self._follower.advance()
             self._log.close_if_due(time.time())
 
-        self._tried("recorded", take)
+        self._tried(_RECORDED, take)
         self.was_tried = True
         return count
 
@@ -104,7 +106,7 @@ class Recording:
             nonlocal found
             found = self._log is not None and self._log.close_next()
 
-        self._tried("closed", close)
+        self._tried(_CLOSED, close)
         return found
 
     def read(self, query: Query, place: Cursor | None) -> tuple[Page, Cursor]:
@@ -115,10 +117,8 @@ class Recording:
           NotReady: there is no log, because its folder cannot be used.
         """
         if self._log is None:
-            raise NotReady(
-                f"the experience of policy {self.policy} cannot be kept now: {self._failed.partition(': ')[2]}",
-                _RETRY_S,
-            )
+            failed = self._failed.get(_RECORDED)
+            raise NotReady(f"the experience of policy {self.policy} cannot be kept now: {failed}", _RETRY_S)
         place = place or self._place(query.cursor, self._log)
         page = read_page(self._log, query, place.row)
         place = place._replace(row=page.next)
@@ -160,12 +160,11 @@ class Recording:
             call()
         except OSError as error:
             self._again_at[what] = time.monotonic() + _AGAIN_S
-            if self._failed != (failed := f"{what}: {error}"):
-                self._failed = failed
+            if self._failed.get(what) != str(error):
+                self._failed[what] = str(error)
                 log.error(
                     "%s: experience is not %s: %s; answers go on", self.policy, what, error, extra=about(self.policy)
                 )
         else:
-            if self._failed.startswith(what):
-                self._failed = ""
+            if self._failed.pop(what, ""):
                 log.warning("%s: experience is %s again", self.policy, what, extra=about(self.policy))

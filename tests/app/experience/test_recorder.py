@@ -139,6 +139,7 @@ async def test_a_disk_that_is_full_is_logged_once_and_recording_goes_on(tmp_path
             WAITING[name].put(OSError(errno.ENOSPC, "No space left on device"))
         append(name)
         assert (await read(recorder, name, wait_ms=50_000))["rows"] == 1
+        await recorder.alive()
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
         f"{name}: experience is not recorded: [Errno 28] No space left on device; answers go on",

@@ -261,5 +261,7 @@ def test_a_file_that_cannot_be_read_is_left_out(tmp_path, caplog):
         append_steps(log, [Simulator(name)], 40)
     closed(log)
     (tmp_path / "0000000000000040.parquet").write_bytes(b"PAR1 it is not")
-    assert [row["session"] for row in Reading(opened(tmp_path)).rest()] == ["a"] * 40 + ["c"] * 40
+    reader = Reading(opened(tmp_path))
+    assert [row["session"] for row in reader.rest()] == ["a"] * 40 + ["c"] * 40
+    assert reader.lost == 40
     assert "0000000000000040.parquet cannot be read" in caplog.text
