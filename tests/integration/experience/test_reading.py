@@ -131,14 +131,6 @@ def test_experience_needs_the_data_token(server: RunningServer) -> None:
     assert httpx.post(server.url + "/experience", headers=BEARER).status_code == 405
 
 
-def test_without_the_setting_nothing_is_recorded(request: pytest.FixtureRequest, folders: dict[str, Path]) -> None:
-    with serving({"cartpole": folders["cartpole"]}, "--no-watch", prepared=True) as other:
-        answer = other.http.get("/experience")
-        assert answer.status_code == 501
-        assert "POLICY_SERVER_EXPERIENCE_DIR is not set" in answer.json()["detail"]
-        assert other.processes(RECORDER) == []
-
-
 def test_a_reader_waits_as_long_as_it_says_and_holds_up_nobody(server: RunningServer) -> None:
     cursor = read(server, cursor="end")["cursor"]
     began = time.monotonic()
