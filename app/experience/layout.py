@@ -24,7 +24,7 @@ from app.inputs.options import Options
 from app.wire.tensors import Array, Arrays
 from saver.artifact import LOG_PROB, Leaf, Nest, PolicySpec, leaves
 
-FIRST, LAST = 0, 2
+FIRST, MID, LAST = 0, 1, 2
 # The event was written by another machine too, which has the row that it ends.
 COPY = 1
 MODES = ("", "greedy", "sample")
@@ -148,7 +148,7 @@ class Layout:
         assert isinstance(spec.inputs, dict), "policies without time steps have no sessions"
         nests = spec.inputs
         self._inputs = [
-            *_values("step_type", nests["step_type"], FIRST),
+            *_values("step_type", nests["step_type"], MID),
             *_values("observation", nests["observation"]),
             *_values("reward", nests["reward"]),
             *_values("discount", nests["discount"], 1),

@@ -61,9 +61,11 @@ def test_kill_between_the_append_and_the_removal_of_a_journal_repeats_nothing(
     for step in range(3):
         journal.write(event(step))
     journal.close()
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    follower = Follower(tmp_path, SPEC, rows)
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        Follower(tmp_path, SPEC, rows).advance()
+        with pytest.raises(KeyboardInterrupt):
+            follower.advance()
     assert len(rows.rows) == 2
     assert len(journals(tmp_path)) == 1
     follower = Follower(tmp_path, SPEC, rows)
