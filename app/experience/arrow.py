@@ -131,7 +131,8 @@ def _read(column: Column, table: pa.Table) -> Values:
             parts = np.split(flat, np.cumsum(shapes.prod(axis=1))[:-1])
             return [_listed(part.reshape(each)) for part, each in zip(parts, shapes, strict=True)]
         shape = tuple(shapes[0].tolist())
-    return _listed(flat.reshape(count, *shape))
+    values: Values = _listed(flat.reshape(count, *shape))
+    return values
 
 
 def _listed(array: Array) -> Any:
