@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.server import RunningServer, serving
@@ -32,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, exports: Path, warm: tuple[str, str]) -> Iterator[RunningServer]:
-    options = ("--workers", "2", "--experience-dir", str(folder), "--experience-segment-bytes", "200000")
+    options = ("--experience-dir", str(folder), "--experience-segment-bytes", "200000")
     with serving(
         {"cartpole": exports / "cartpole"}, *options, "--sessions-limit", "4096", "--no-watch", *warm
     ) as running:
@@ -43,7 +42,7 @@ class Simulator:
     """A session of `ROWS` environments whose observations say which step they are of; notes what was answered."""
 
     def __init__(self, server: RunningServer, name: str) -> None:
-        self.http = httpx.Client(base_url=server.url, timeout=60, trust_env=False)
+        self.http = server.http
         self.path = f"/v1/policies/cartpole/sessions/{name}/action"
         self.name = name
         self.step = 0
@@ -134,7 +133,7 @@ def until(condition: Any, seconds: float = 60) -> None:
 def test_a_folder_that_cannot_be_used_costs_experience_alone_and_is_used_once_it_can_be(
     server: RunningServer, folder: Path
 ) -> None:
-    simulator = Simulator(server, "in vain")
+    simulator = Simulator(server, "in-vain")
     for _ in range(20):
         simulator.next()
     answer = server.http.get("/experience")

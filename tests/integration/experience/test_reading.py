@@ -198,7 +198,7 @@ def test_a_recorder_that_hangs_is_replaced(server: RunningServer) -> None:
 def test_readers_beyond_the_bound_are_refused_and_those_that_leave_make_room(server: RunningServer) -> None:
     cursor = patiently(server, set(), cursor="end")["cursor"]
     command = f"curl -s -H '{': '.join(*BEARER.items())}' '{server.url}/experience?cursor={cursor}&wait_ms=45000'"
-    readers = [subprocess.Popen(["sh", "-c", f"exec {command}"]) for _ in range(64)]
+    readers = [subprocess.Popen(["sh", "-c", f"exec {command}"]) for _ in range(70)]
     try:
         while (answer := server.http.get("/experience", params={"cursor": cursor, "wait_ms": 50})).status_code == 200:
             pass
