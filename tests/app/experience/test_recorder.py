@@ -54,6 +54,8 @@ async def recording(folder) -> AsyncIterator[tuple[Recorder, str]]:
     try:
         await recorder.open(RecorderSettings(folder, 2**30, 2**20, 60, 1))
         await recorder.open_policy(name, SPEC)
+        while not recorder._recordings[name].was_tried:
+            await recorder.alive()
         yield recorder, name
     finally:
         await asyncio.to_thread(recorder.stop)
