@@ -207,7 +207,8 @@ def test_readers_beyond_the_bound_are_refused_and_those_that_leave_make_room(ser
     finally:
         for reader in readers:
             reader.kill()
-            reader.communicate()
+            reader.wait()
+            reader.stdout.close()
     query = {"cursor": cursor, "wait_ms": 500}
     with ThreadPoolExecutor(50) as pool:  # together they need the places of those that have left
         while {
