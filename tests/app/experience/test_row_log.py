@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +21,22 @@ from tests.support.experience import COLUMNS, Reading, Simulator, append_steps, 
 KEPT = 10**9
 
 
+OPEN: dict[Path, RowLog] = {}
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while OPEN:
+        OPEN.popitem()[1].close()
+
+
 def opened(folder, segment_bytes=KEPT, columns=COLUMNS, bytes_limit=4 * KEPT, segment_s=1e9):
-    return RowLog(folder, columns, RowLogLimits(bytes_limit, segment_bytes, segment_s), {"a": 1})
+    """The log of a folder; the one that was there is left as it is, as if its process had been killed."""
+    if (before := OPEN.pop(folder, None)) is not None:
+        before.close()
+    OPEN[folder] = log = RowLog(folder, columns, RowLogLimits(bytes_limit, segment_bytes, segment_s), {"a": 1})
+    return log
 
 
 def closed(log):
@@ -73,18 +88,19 @@ def test_an_open_segment_is_closed_by_age_once_it_has_rows(tmp_path):
 
 def test_wherever_the_last_write_was_cut_the_rows_before_it_and_what_they_consumed_are_there(tmp_path):
     log, simulator = opened(tmp_path), Simulator()
-    for part in range(3):
-        log.append(rows_of(COLUMNS, [simulator.next() for _ in range(4)]), {"j": part}, b"pairing %d" % part)
+    for part, count in enumerate((4, 4, 40)):  # what is left of the last one is more than what comes next
+        log.append(rows_of(COLUMNS, [simulator.next() for _ in range(count)]), {"j": part}, b"pairing %d" % part)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     last = log._open.batches[-1]
     for size in (last.offset - 1, *range(last.offset, last.offset + last.size, 41), len(whole)):
         path.write_bytes(whole[:size])
         again = opened(tmp_path)
-        parts = 3 if size == len(whole) else 1 if size < last.offset else 2
-        assert (again.end, again.consumed, again.pairing) == (4 * parts, {"j": parts - 1}, b"pairing %d" % (parts - 1))
+        parts, rows = (3, 48) if size == len(whole) else (1, 4) if size < last.offset else (2, 8)
+        assert (again.end, again.consumed, again.pairing) == (rows, {"j": parts - 1}, b"pairing %d" % (parts - 1))
         append_steps(again, [Simulator()])
-        assert len(steps_in(opened(tmp_path))) == 4 * parts + 1
+        assert path.stat().st_size == again.size
+        assert len(steps_in(opened(tmp_path))) == rows + 1
 
 
 def test_numbers_consumed_pairing_and_recent_steps_survive_closing_and_a_restart(tmp_path):
@@ -152,6 +168,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_appended(
         assert log.end >= reported
         assert log.consumed == {"j": log.end}
         assert steps_in(log) == list(range(1, log.end + 1))
+        OPEN.pop(tmp_path).close()
 
 
 def test_the_limit_removes_the_oldest_segment_of_all_policies_first(tmp_path):
@@ -200,6 +217,7 @@ def test_a_disk_that_is_full_changes_nothing_and_the_log_goes_on_later(tmp_path,
             with pytest.raises(OSError, match="No space"):
                 log.append(rows, {"journal": 2})
     assert (log.end, log.consumed) == (4, {"journal": 1})
+    assert log.size == sum(path.stat().st_size for path in tmp_path.iterdir())
     log.append(rows, {"journal": 2})
     assert steps_in(log) == list(range(1, 8))
     assert (opened(tmp_path).end, opened(tmp_path).consumed) == (7, {"journal": 2})
@@ -245,5 +263,7 @@ def test_a_file_that_cannot_be_read_is_left_out(tmp_path, caplog):
         append_steps(log, [Simulator(name)], 40)
     closed(log)
     (tmp_path / "0000000000000040.parquet").write_bytes(b"PAR1 it is not")
-    assert [row["session"] for row in Reading(opened(tmp_path)).rest()] == ["a"] * 40 + ["c"] * 40
+    reader = Reading(opened(tmp_path))
+    assert [row["session"] for row in reader.rest()] == ["a"] * 40 + ["c"] * 40
+    assert reader.lost == 40
     assert "0000000000000040.parquet cannot be read" in caplog.text
