@@ -49,6 +49,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: order.get(item.path.relative_to(item.config.rootpath / "tests").parts[0], len(order)))
 
 
+def pytest_collectstart() -> None:
+    gc.disable()  # until all is imported: see below
+
+
 def pytest_collection_finish() -> None:
     """Has the garbage collector leave alone what is imported by now: it took a tenth of the time of tests that trace.
 
@@ -56,6 +60,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 20)
 
 
