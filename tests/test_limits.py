@@ -63,9 +63,9 @@ def test_nothing_is_over_a_limit_but_what_is_listed(folder: str) -> None:
 
 def test_policy_saver_has_the_parameters_of_tf_agents_own() -> None:
     """The reason of its exception: they are seven there too, in this order."""
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder  # looks past what the fast set keeps out
 
-    spec = find_spec("tf_agents")
+    spec = PathFinder.find_spec("tf_agents")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     theirs = Path(spec.submodule_search_locations[0]) / "policies" / "policy_saver.py"
