@@ -26,7 +26,7 @@ def as_json(found: Sequence[Found], on: dict[str, Any], options: dict[str, Any])
                 "rows": one.case.rows,
                 "simulators": one.simulators,
                 "environments": one.environments,
-                "environments_per_core": one.environments / on["cores"],
+                "environments_per_core": one.environments_per_core,
                 "probes": [dataclasses.asdict(probe) for probe in one.probes],
             }
             for one in found
@@ -56,7 +56,7 @@ def show(found: Sequence[Found], on: dict[str, Any]) -> None:
     for name in ("max ms", "swaps", "server's cores", "simulators' cores"):
         table.add_column(name, justify="right")
     for one in found:
-        numbers = (one.simulators, one.environments, round(one.environments / on["cores"]))
+        numbers = (one.simulators, one.environments, round(one.environments_per_core))
         table.add_row(f"{one.case.hz:g}", str(one.case.rows), *(f"{number:,}" for number in numbers), *_cells(one))
     console.print(table)
     for line in _remarks(found, on):
@@ -82,7 +82,7 @@ def _cells(found: Found) -> list[str]:
 def _remarks(found: Sequence[Found], on: dict[str, Any]) -> list[str]:
     lines = [
         "Simulators have a session each and send a frame when it is due, answered or not; latency counts from then. "
-        "`a core`: environments by the machine's cores, on which the simulators run, too."
+        "`a core`: environments by the cores that the server used, one at least."
     ]
     lines += [_missed(one, probe) for one in found for probe in one.probes[-1:] if probe.swaps < probe.published]
     return [*lines, *filter(None, [warning_after(on)])]

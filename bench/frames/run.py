@@ -70,6 +70,11 @@ class Found:
         """Rows of all simulators together."""
         return self.simulators * self.case.rows
 
+    @property
+    def environments_per_core(self) -> float:
+        """By the cores that the server used, one at least: a worker that could do more is not taken to do it."""
+        return self.environments / max(1.0, self.probes[-1].cores) if self.simulators else 0.0
+
 
 @dataclass
 class Search:
