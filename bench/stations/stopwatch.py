@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -25,7 +25,7 @@ class Stopwatch:
     wrapped function runs any more.
     """
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     entered: Counter[str] = field(default_factory=Counter)
     called: Counter[str] = field(default_factory=Counter)
     station: str = ""
@@ -44,8 +44,9 @@ class Stopwatch:
 
     def clear(self) -> None:
         """Forgets what was charged so far."""
-        for counter in (self.seconds, self.entered, self.called):
-            counter.clear()
+        self.seconds.clear()
+        self.entered.clear()
+        self.called.clear()
 
     def wrapped(self, station: str, function: Callable[..., Any]) -> Any:
         """Returns the function as one of the station."""
