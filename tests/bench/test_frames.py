@@ -42,7 +42,7 @@ def test_largest_is_found_with_few_tries(true: int, first: int) -> None:
 
 
 class Toy(asyncio.Protocol):
-    """A server of sessions that remembers what it was asked. `stall_s`: before answer number n nothing happens."""
+    """A server of sessions that notes what it was asked. `stall_s`: before answer number n nothing happens."""
 
     def __init__(self, stall_s: Stall, seen: Asked) -> None:
         self.stall_s, self.seen, self.data = stall_s, seen, b""
@@ -137,9 +137,9 @@ def test_a_session_that_is_refused_is_reported(simulators: Simulators) -> None:
 
 
 @needs_a_compiler
-def test_quick_run_reports_everything(tmp_path: Path) -> None:
+def test_quick_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "bench.frames", "--quick", "--json", figures]
+    command = [sys.executable, "-m", "bench.frames", "--quick", "--exports", bench_exports, "--json", figures]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads(figures.read_text())

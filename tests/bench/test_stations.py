@@ -77,9 +77,9 @@ def _function(name: str) -> object:
     return found
 
 
-def test_quick_run_reports_everything(tmp_path: Path) -> None:
+def test_quick_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "bench.stations", "--quick", "--json", figures]
+    command = [sys.executable, "-m", "bench.stations", "--quick", "--exports", bench_exports, "--json", figures]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads(figures.read_text())
