@@ -29,6 +29,8 @@ BESIDE = (
     Column("step", "int64"),
     Column("time_ns", "int64"),
     Column("log_prob", "float32"),  # NaN where it was not asked for
+    Column("mode", STRING),  # "greedy" or "sample", as it was answered; "" where the policy acted as it was saved
+    Column("seed", "int64"),  # of the noise, together with `step` and `row`; -1 where none was given
 )
 
 
