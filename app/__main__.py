@@ -85,6 +85,8 @@ def _start(parsed: argparse.Namespace) -> int:
             raise SettingsError("--grpc-port needs the extra grpc: pip install 'policy-server[grpc]'")
         if traces_are_sent(settings, telemetry_variables()) and not _has_opentelemetry():
             raise SettingsError("--traces needs the extra opentelemetry: pip install 'policy-server[opentelemetry]'")
+        if settings.experience_dir and importlib.util.find_spec("pyarrow") is None:
+            raise SettingsError("--experience-dir needs the extra experience: pip install 'policy-server[experience]'")
         with contextlib.ExitStack() as stack:
             listeners = [stack.enter_context(_bound_socket(settings))]
             if settings.uds:

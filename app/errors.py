@@ -197,6 +197,10 @@ class DoesNotFit(Refusal):
         more = f"; {others} more error{'s' if others > 1 else ''}" if others else ""
         super().__init__(f"{first.where}: {first.problem}; expected {first.expected}{more}")
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Returns how it is made again, in another process."""
+        return type(self), (self.problems,)
+
 
 class Overloaded(Refusal):
     """The queue is full, or there is no room for a session; `retry_after_s` says when to come again."""

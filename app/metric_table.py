@@ -27,7 +27,9 @@ ENGINES = ("litert", "tensorflow")
 # The stages of a swap.
 STAGES = ("loaded", "verified", "active", "drained")
 # The processes that are started again when they end.
-RESTARTED = ("builder", "worker")
+RESTARTED = ("builder", "worker", "recorder")
+# Why rows of experience are gone: the limit of the disk, and a disk that could not take them.
+LOST = ("limit", "disk")
 
 
 class Metric(NamedTuple):
@@ -112,14 +114,27 @@ METRICS = (
         Counter,
         "Records of sessions in Redis that were not written by this server, or were changed, and that were dropped.",
     ),
+    Metric("experience_rows", Counter, "Rows of experience that were recorded."),
+    Metric("experience_bytes", Gauge, "Bytes of experience on the disk."),
+    Metric(
+        "experience_lost_rows",
+        Counter,
+        "Rows of experience that are gone: removed at the limit of the disk, or never taken by a disk that was full.",
+        (*_POLICY, "reason"),
+    ),
+    Metric("experience_readers", Gauge, "Readers of experience that were here in the last two minutes."),
+    Metric("experience_behind_rows", Gauge, "Rows that the reader who is furthest behind has yet to read."),
     Metric("floats_outside_bounds", Counter, "Floats of requests outside the bounds of the spec."),
     Metric(
-        "restarts", Counter, "Processes that ended and were started again, by process: builder or worker.", ("process",)
+        "restarts",
+        Counter,
+        "Processes that ended and were started again, by process: builder, worker or recorder.",
+        ("process",),
     ),
     Metric(
         "resident_memory_bytes",
         Gauge,
-        "Memory of the server's processes, by process: control, builder or worker (all of them together).",
+        "Memory of the server's processes, by process: control, builder, recorder or worker (all of them together).",
         ("process",),
     ),
     Metric("memory_limit_bytes", Gauge, "Memory that the container may use, or that the machine has.", ()),

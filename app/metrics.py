@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from app import __version__
 from app.local_histogram import AnswerCounts, LocalHistogram
 from app.metric_files import join_ended, together_in
-from app.metric_table import ENGINE_CALL_S, ENGINES, FINER_S, LATENCY_S, METRICS, PREFIX, RESTARTED, ROWS, STAGES
+from app.metric_table import ENGINE_CALL_S, ENGINES, FINER_S, LATENCY_S, LOST, METRICS, PREFIX, RESTARTED, ROWS, STAGES
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A process that is killed loses what it counted in the last so many seconds.
@@ -80,6 +80,7 @@ class Metrics:
         self._measures: list[Callable[[], None]] = []
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
+        self._experience: dict[str, ExperienceMetrics] = {}
         self._leased = False
         # For the console, beside what Prometheus sees.
         self.open_sessions = self.restarts = 0
@@ -90,6 +91,12 @@ class Metrics:
         if name not in self._policies:
             self._policies[name] = PolicyMetrics(self._all, name)
         return self._policies[name]
+
+    def experience(self, policy: str) -> ExperienceMetrics:
+        """Returns the metrics of one policy's experience."""
+        if policy not in self._experience:
+            self._experience[policy] = ExperienceMetrics(self._all, policy)
+        return self._experience[policy]
 
     def ready(self, policy: str, ready: bool) -> None:
         """Records whether the policy serves, or cannot be opened."""
@@ -200,6 +207,28 @@ class Metrics:
             return
         with together_in(Path(os.environ[SHARED_FOLDER_VARIABLE])) as together:
             yield together
+
+
+class ExperienceMetrics:
+    """The metrics of the experience of one policy, as the recorder counts it."""
+
+    def __init__(self, metrics: Mapping[str, Any], policy: str) -> None:
+        self._rows = metrics["experience_rows"].labels(policy)
+        self._lost = [metrics["experience_lost_rows"].labels(policy, reason) for reason in LOST]
+        self._gauges = [
+            metrics[name].labels(policy)
+            for name in ("experience_bytes", "experience_readers", "experience_behind_rows")
+        ]
+        self._counted = [0, 0, 0]
+
+    def record(self, rows: int, lost: tuple[int, int], size: int, behind: Sequence[int]) -> None:
+        """Records rows and lost ones since the process started, bytes, and how far readers are behind."""
+        counts = [rows, *lost]
+        for counter, count, before in zip((self._rows, *self._lost), counts, self._counted, strict=True):
+            counter.inc(max(0, count - before))
+        self._counted = counts
+        for gauge, value in zip(self._gauges, (size, len(behind), max(behind, default=0)), strict=True):
+            gauge.set(value)
 
 
 class PolicyMetrics:

@@ -127,6 +127,19 @@ class Settings:
     sessions_idle_s: int = setting(600, "seconds after its last request for which a session is kept", least=1)
     # Each is a copy of the weights.
     retained_versions: int = setting(4, "most versions of a policy that sessions may retain at once", least=1)
+    experience_dir: str = setting(
+        "", "folder in which the experience of sessions is kept (needs the extra experience); empty: none is"
+    )
+    experience_share: float = setting(
+        1.0, "share of the sessions that is recorded, chosen by their ids", least=0.0, most=1.0
+    )
+    experience_bytes_limit: int = setting(
+        10 * 2**30, "most bytes of experience, of all policies together; the oldest goes first", least=2**20
+    )
+    experience_segment_bytes: int = setting(
+        64 * 2**20, "bytes at which a file of experience is closed, and becomes Parquet", least=2**16
+    )
+    experience_segment_s: int = setting(60, "seconds after which a file of experience is closed", least=1)
     root_path: str = setting("", "path prefix that a proxy in front strips")
     trusted_proxies: str = setting(
         "", "addresses or networks, comma-separated, whose X-Forwarded-For names the client; * for all"
@@ -287,12 +300,13 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
         if given.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
             return given.lower() in ("1", "true", "yes", "on")
         raise SettingsError(f"{source} is {given!r}, expected true or false")
-    if isinstance(f.default, int):
+    if isinstance(f.default, int | float):
         try:
-            number = int(given)
+            number = type(f.default)(given)
         except ValueError:
-            raise SettingsError(f"{source} is {given!r}, expected an integer") from None
-        if number < limits["least"] or (limits["most"] is not None and number > limits["most"]):
+            kind = "an integer" if isinstance(f.default, int) else "a number"
+            raise SettingsError(f"{source} is {given!r}, expected {kind}") from None
+        if not number >= limits["least"] or (limits["most"] is not None and number > limits["most"]):
             most = f" to {limits['most']}" if limits["most"] is not None else " or more"
             raise SettingsError(f"{source} is {number}, expected {limits['least']}{most}")
         return number

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -46,6 +47,7 @@ from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
 from app.rpc.messages import FleetStatus, Offer, WorkerFigures
+from app.rpc.recorder import RemoteRecorder
 from app.sessions.sessions import Sessions
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings, telemetry_variables, traces_are_sent
@@ -83,10 +85,11 @@ class Worker:
         self._limits: SharedLimits
         self._http: HttpServer
         self._pages: Pages
+        self._recorder: RemoteRecorder | None = None
         self.link: Link
 
-    async def open(self, settings: Settings) -> None:
-        """Builds everything but the policies."""
+    async def open(self, settings: Settings, recorder: Path | None = None) -> None:
+        """Builds everything but the policies. `recorder`: where the recorder's socket lies, where there is one."""
         self._settings, self._metrics = settings, Metrics()
         metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
@@ -99,7 +102,8 @@ class Worker:
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
         self._stack.push_async_callback(self._sessions.close)
         self._pages = Pages(lambda number: self.link.call("console", number))
-        app = build_app(self._service, self._sessions, metrics, settings, self._pages)
+        self._recorder = RemoteRecorder(recorder) if recorder is not None else None
+        app = build_app(self._service, self._sessions, metrics, settings, self._pages, self._recorder)
         if traces_are_sent(settings, telemetry_variables()):
             from app.api.traced import open_traces  # of an extra
 
@@ -173,6 +177,8 @@ class Worker:
         if self._sessions is not None:
             self._service.refuse_paused()
             self._pages.close()
+            if self._recorder is not None:
+                await self._recorder.close()
         await self._stack.aclose()
         self._stopped = True
 

@@ -18,6 +18,7 @@ from app.api.openapi.document import document
 from app.api.routes.admin import admin_router
 from app.api.routes.console import console_router
 from app.api.routes.data import data_router
+from app.api.routes.experience import experience_router
 from app.api.routes.fleet import fleet_router
 from app.api.routes.health import health_router
 from app.api.routes.open_inference import health_of_protocol, open_inference_router, repository_router
@@ -29,11 +30,19 @@ from app.api.routes.uploads import uploads_router
 from app.api.server_timing import ServerTiming
 from app.inference.service import Service
 from app.metrics import Metrics
+from app.rpc.recorder import RemoteRecorder
 from app.sessions.sessions import Sessions
 from app.settings import Settings
 
 
-def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: Settings, pages: Pages) -> FastAPI:
+def build_app(
+    service: Service,
+    sessions: Sessions,
+    metrics: Metrics,
+    settings: Settings,
+    pages: Pages,
+    recorder: RemoteRecorder | None = None,
+) -> FastAPI:
     """Builds the HTTP application over a service. `pages`: those of the console that are open."""
     app: FastAPI = FastAPIOffline(
         title="Policy server",
@@ -45,6 +54,7 @@ def build_app(service: Service, sessions: Sessions, metrics: Metrics, settings: 
     guard = data_guard(settings.data_token)
     app.include_router(data_router(service, metrics, guard))
     app.include_router(sessions_router(service, sessions, metrics, guard))
+    app.include_router(experience_router(service, recorder, guard))
     app.include_router(policies_router(service, guard))
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))

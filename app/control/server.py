@@ -30,6 +30,7 @@ from app.control.memory_use import memory_limit, record_memory
 from app.control.openings import Openings, RunningWorkers
 from app.control.probe_file import ProbeFile
 from app.control.progress import Showing
+from app.control.recording import RecorderProcess
 from app.control.source import Source, checkpoint_folders
 from app.control.state_dir import StateDir
 from app.control.swap_log import SwapLog
@@ -94,6 +95,7 @@ class Server:
         self._running = RunningWorkers(self.openings)
         self._calls = BuilderCalls()
         self._builder: Keeper | None = None
+        self._recorder: RecorderProcess | None = None
         self._fleet: Fleet | None = None
         self._swaps = SwapLog()
         self._in_fleet: dict[str, FleetPolicy] = {}
@@ -125,6 +127,7 @@ class Server:
             self._end_workers,  # before the managers, which they call
             self._console.close,  # behind the workers, whose pages follow it
             self._leave_fleet,  # behind the workers: until then a change waits for them
+            self._end_recorder,  # behind the workers: what they have answered is recorded
             self._end_builder,  # before the managers: what they wait for will not come any more
             self._managers.aclose,
             self._end_executor,
@@ -170,6 +173,15 @@ class Server:
         if self._builder is not None:
             await self._builder.close()
 
+    async def _start_recorder(self, folder: Path) -> None:
+        if self._settings.experience_dir:
+            self._recorder = RecorderProcess(self._settings, folder, self.openings.managers, self._metrics)
+            await self._recorder.start()
+
+    async def _end_recorder(self) -> None:
+        if self._recorder is not None:
+            await self._recorder.keeper.close()
+
     def _worker(self, number: int) -> Keeper:
         settings = self._settings
 
@@ -180,7 +192,7 @@ class Server:
 
         async def prepare(child: Child) -> None:
             await self._opened.wait()
-            await self._running.start(child, settings)
+            await self._running.start(child, settings, self._recorder.folder if self._recorder else None)
             child.watch("alive")
 
         async def end(child: Child) -> None:
@@ -211,6 +223,7 @@ class Server:
             self._join_fleet()
             self._state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
             await self.openings.open_all(self._open_policy, self._managers)
+            await self._start_recorder(own / ".recorder")
             for listener in self._listeners:
                 listener.listen()
             self._progress.note(
@@ -289,6 +302,8 @@ class Server:
 
         async def changed(named: PolicyFolder) -> None:
             await self._running.notify(named.name)
+            if self._recorder is not None and named.name in self.openings.managers:
+                await self._recorder.add(named.name)
             follow_folders(named)
 
         for named in self._settings.policies:

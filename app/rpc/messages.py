@@ -118,6 +118,17 @@ class ConsoleUpdate:
     samples: Mapping[str, Sample] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class RecorderSettings:
+    """The settings that the recorder needs: see `Settings`. `policies`: how many there are."""
+
+    folder: Path
+    bytes_limit: int
+    segment_bytes: int
+    segment_s: int
+    policies: int
+
+
 def now_s() -> float:
     """Returns seconds of a clock that all processes of a machine share, and that goes on while it sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

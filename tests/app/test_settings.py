@@ -28,7 +28,7 @@ def parsed(*arguments: str) -> dict:
 @pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)
 def test_every_setting_has_help_and_a_default_of_its_kind(setting):
     assert setting.metadata["help"]
-    assert isinstance(setting.default, bool | int | str)
+    assert isinstance(setting.default, bool | int | float | str)
     if isinstance(setting.default, int) and not isinstance(setting.default, bool):
         assert setting.metadata["least"] <= setting.default
 
@@ -70,6 +70,11 @@ GIVEN = {
     "retained_versions": ("11", "12", 11, 12),
     "probe_inputs": ("/p.json", "/q.json", "/p.json", "/q.json"),
     "state_dir": ("/s", "/t", "/s", "/t"),
+    "experience_dir": ("/e", "/f", "/e", "/f"),
+    "experience_share": ("0.25", "0.5", 0.25, 0.5),
+    "experience_bytes_limit": ("2000000", "3000000", 2_000_000, 3_000_000),
+    "experience_segment_bytes": ("70000", "80000", 70_000, 80_000),
+    "experience_segment_s": ("17", "18", 17, 18),
     "root_path": ("/a", "/b", "/a", "/b"),
     "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.0/8", "::1"),
     "cors_origins": ("*", "http://x", "*", "http://x"),
@@ -136,6 +141,9 @@ def test_words_of_switches_in_the_environment(text, value):
         ({"port": "65536"}, {}, "--port is 65536, expected 0 to 65535"),
         ({}, {"POLICY_SERVER_PORT": ""}, "POLICY_SERVER_PORT is '', expected an integer"),
         ({}, {"POLICY_SERVER_PORT": "8000.0"}, "POLICY_SERVER_PORT is '8000.0', expected an integer"),
+        ({"experience_share": "much"}, {}, "--experience-share is 'much', expected a number"),
+        ({"experience_share": "1.5"}, {}, "--experience-share is 1.5, expected 0.0 to 1.0"),
+        ({"experience_share": "nan"}, {}, "--experience-share is nan, expected 0.0 to 1.0"),
         ({"workers": "65"}, {}, "--workers is 65, expected 1 to 64"),
         ({"deadline_ms": "0"}, {}, "--deadline-ms is 0, expected 1 or more"),
         ({}, {"POLICY_SERVER_ROWS_LIMIT": "0"}, "POLICY_SERVER_ROWS_LIMIT is 0, expected 1 or more"),

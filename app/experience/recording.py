@@ -1,0 +1,157 @@
+"""The rows of one policy as the recorder keeps them: the follower of its journals, its row log, and its readers.
+
+A folder that cannot be used, or a disk that is full, costs rows and nothing else: it is tried again, and logged once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from app.experience.cursor import END, Cursor, new_reader, read_cursor, unfit
+from app.experience.limits import RowLogLimits
+from app.experience.pages import Page, encode, read_page
+from app.experience.query import Query
+from app.experience.readers import Readers
+from app.experience.row_log import RowLog
+from app.experience.schema import columns_of
+from app.logs import about
+from saver.artifact import PolicySpec
+
+log = logging.getLogger("policy_server.experience")
+
+# After an error, until it is tried again.
+_AGAIN_S = 1.0
+
+
+class Follower(Protocol):
+    """Follows the journals of a policy."""
+
+    @property
+    def lost_events(self) -> int:
+        """How many steps were dropped because they could not be kept until they were rows."""
+
+    def advance(self) -> int:
+        """Appends to the row log what is new, and returns how many rows that were; raises OSError."""
+
+
+MakeFollower = Callable[[Path, PolicySpec, RowLog], Follower]
+
+
+class Figures(NamedTuple):
+    """What a policy's recording has come to since the process started.
+
+    `size`: bytes on the disk; `behind`: rows that each reader has yet to read.
+    """
+
+    rows: int
+    size: int
+    removed_rows: int
+    lost_events: int
+    behind: list[int]
+
+
+class Recording:
+    """One policy's. `advance` and `close_next` belong to a thread each, and so do `read` and `encode`."""
+
+    def __init__(
+        self, policy: str, folder: Path, spec: PolicySpec, limits: RowLogLimits, make_follower: MakeFollower
+    ) -> None:
+        self.policy = policy
+        self._folder = folder
+        self._spec = spec
+        self._limits = limits
+        self._make_follower = make_follower
+        self._log: RowLog | None = None
+        self._follower: Follower | None = None
+        self._readers = Readers()
+        self._failed = ""
+        self._begun_at = 0
+        self._again_at = {"": 0.0}
+
+    def advance(self) -> int:
+        """Takes what is new into the row log; returns how many rows that were."""
+        count = 0
+
+        def take() -> None:
+            nonlocal count
+            if self._log is None or self._follower is None:
+                self._log = self._log or RowLog(
+                    self._folder, columns_of(self._spec), self._limits, self._spec.to_json()
+                )
+                self._begun_at = self._log.end
+                self._follower = self._make_follower(self._folder, self._spec, self._log)
+            count = self._follower.advance()
+            self._log.close_if_due(time.time())
+
+        self._tried("recorded", take)
+        return count
+
+    def close_next(self) -> bool:
+        """See `RowLog.close_next`."""
+        found = False
+
+        def close() -> None:
+            nonlocal found
+            found = self._log is not None and self._log.close_next()
+
+        self._tried("closed", close)
+        return found
+
+    def read(self, query: Query, place: Cursor | None) -> tuple[Page, Cursor]:
+        """Returns rows behind a place, and the place to go on from. `place`: None for the one that the query names.
+
+        Raises:
+          DoesNotFit: the cursor is another log's.
+        """
+        if self._log is None:
+            empty = place or Cursor(bytes(8), 0, new_reader())
+            return Page([], empty.row, 0, True), empty
+        place = place or self._place(query.cursor, self._log)
+        page = read_page(self._log, query, place.row)
+        place = place._replace(row=page.next)
+        self._readers.saw(place.reader, place.row, time.monotonic())
+        return page, place
+
+    def encode(self, query: Query, page: Page, place: Cursor) -> bytes:
+        """Returns the bytes of the answer."""
+        return encode(page, place.text(), as_msgpack=query.as_msgpack)
+
+    def figures(self) -> Figures:
+        """Returns what it has come to."""
+        if self._log is None:
+            return Figures(0, 0, 0, 0, [])
+        lost = self._follower.lost_events if self._follower is not None else 0
+        behind = self._readers.behind(self._log.end, time.monotonic())
+        return Figures(self._log.end - self._begun_at, self._log.size, self._log.removed_rows, lost, behind)
+
+    def _place(self, text: str, rows: RowLog) -> Cursor:
+        if text in ("", END):
+            return Cursor(rows.id, rows.end if text else rows.first, new_reader())
+        place = read_cursor(text)
+        if place.log != rows.id:
+            raise unfit(text, " is of another policy, or of experience that is gone")
+        if place.row > rows.end:
+            raise unfit(text, " is behind the end of what there is")
+        return place
+
+    def _tried(self, what: str, call: Callable[[], Any]) -> None:
+        """Calls, but not soon after it has failed; the same failure again is not logged."""
+        if time.monotonic() < self._again_at.get(what, 0.0):
+            return
+        try:
+            call()
+        except OSError as error:
+            self._again_at[what] = time.monotonic() + _AGAIN_S
+            if self._failed != (failed := f"{what}: {error.errno}"):
+                self._failed = failed
+                log.error(
+                    "%s: experience is not %s: %s; answers go on", self.policy, what, error, extra=about(self.policy)
+                )
+        else:
+            if self._failed.startswith(what):
+                self._failed = ""
+                log.warning("%s: experience is %s again", self.policy, what, extra=about(self.policy))
