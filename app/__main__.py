@@ -65,6 +65,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     from app.inspection import wide_console
     from app.replay.replay import Replay, run
 
+    logs.calm_absl()
     given = {name: value for name, value in vars(parsed).items() if name != "command"}
     report = run(Replay(**given | {"folder": parsed.folder.absolute()}))
     report.print(wide_console())

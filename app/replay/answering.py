@@ -29,9 +29,9 @@ class Findings:
     """What became of a recording's rows.
 
     `by_version`: of those that were answered again, by the name and train step of the version that answered then, and
-    whether it has answered now too. `gone`: rows of versions that are not there. `unknown_state`: rows of which the
-    policy state before is not known. `refused`: rows that the policy refused. `from_info`: the distributions then were
-    recorded, in the policy's info.
+    whether it has answered now too, with nothing of another version. `gone`: rows of versions that are not there.
+    `unknown_state`: rows of which the policy state before is not known. `refused`: rows that the policy refused.
+    `from_info`: the distributions then were recorded, in the policy's info.
     """
 
     along: Along
@@ -121,7 +121,8 @@ class Answering:
     def _kind(self, name: str, train_step: int, mode: str, seeded: bool) -> _Kind | None:
         """None where the version that should answer is gone."""
         fixed = self._fixed
-        same = fixed is None or (fixed.name, fixed.train_step) == (name, train_step)
+        # With a state, an episode over a swap was answered with another one than it has now.
+        same = fixed is None or (not self._names.state and (fixed.name, fixed.train_step) == (name, train_step))
         then = fixed
         if fixed is None or not (same or self.distributions.reason or self.distributions.recorded):
             then = self._versions.find(name, train_step)

@@ -14,6 +14,7 @@ from app.replay.answering import Findings
 from app.replay.comparison import ROUNDING, Numbers, Totals
 
 _MOST_GONE = 5
+_COMPARED = ("bit-equal", "equal but for rounding", "agreement", "largest difference")
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,22 @@ class Report:
             yield f"left out: {findings.refused:,} that the policy refuses"
 
     def _by_version(self) -> Table:
-        table = _table(
-            "Rows, by the version that answered then",
-            *(
-                "version",
-                "train step",
-                "rows",
-                "bit-equal",
-                "equal but for rounding",
-                "agreement",
-                "largest difference",
-            ),
-            *("divergence: mean", "largest"),
-        )
+        """A line for each; columns that would be empty are left out."""
+        total = self.total
+        diverged = total.divergence.count or total.divergence.infinite
+        columns = [
+            *("version", "train step", "rows"),
+            *(_COMPARED if total.compared else ()),
+            *(("mean divergence", "largest divergence") if diverged else ()),
+        ]
+        table = _table("Rows, by the version that answered then", *columns)
         for (name, train_step, same), totals in self.findings.by_version.items():
-            _add(table, name + (" (the same)" if same and self.answers else ""), str(train_step), *_cells(totals))
+            if totals.rows:
+                called = name + (" (the same)" if same and self.answers else "")
+                _add(table, called, str(train_step), *_cells(totals, bool(total.compared), bool(diverged)))
         if len(self.findings.by_version) > 1:
             table.add_section()
-            _add(table, "all", "", *_cells(self.total))
+            _add(table, "all", "", *_cells(total, bool(total.compared), bool(diverged)))
         return table
 
     def _actions(self) -> Table:
@@ -124,14 +123,14 @@ class Report:
             yield f"no divergence: of the distributions, {self.no_divergence}"
 
 
-def _cells(totals: Totals) -> list[str]:
-    share = _shares(totals) if totals.compared else ["", "", "", ""]
+def _cells(totals: Totals, compared: bool, diverged: bool) -> list[str]:
+    shares = _shares(totals) if totals.compared else [""] * len(_COMPARED)
     divergence = totals.divergence
     apart = ["", ""]
     if divergence.count or divergence.infinite:
         infinite = f" and {divergence.infinite:,} infinite" if divergence.infinite else ""
         apart = [f"{divergence.mean:.4g}{infinite}", f"{divergence.largest:.4g}"]
-    return [f"{totals.rows:,}", *share, *apart]
+    return [f"{totals.rows:,}", *(shares if compared else ()), *(apart if diverged else ())]
 
 
 def _shares(totals: Totals) -> list[str]:
