@@ -291,6 +291,7 @@ class Worker:
             self._metrics.policy(name),
             self._settings.queue_limit_requests,
             fields=_fields(spec),
+            spread=bool(self._settings.experience_dir),
         )
         batcher = Batcher(parts)
         self._policies.push_async_callback(batcher.close)

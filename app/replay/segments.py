@@ -27,10 +27,6 @@ _PIECE_ROWS = 1 << 16
 _PIECE_BYTES = 64 << 20
 
 
-class UnusableRecording(UnusablePolicy):
-    """What was recorded cannot be read, or is of another policy; the message says what and where."""
-
-
 @dataclass(frozen=True)
 class Piece:
     """Rows one below the other: `arrays` [rows, …] by column.
@@ -57,7 +53,7 @@ class Recording:
       spec: of the policy that the rows have to be of.
 
     Raises:
-      UnusableRecording: no rows lie there.
+      UnusablePolicy: no rows lie there.
     """
 
     def __init__(self, folder: Path, spec: PolicySpec) -> None:
@@ -67,7 +63,7 @@ class Recording:
         self._environments: dict[tuple[int, int], int] = {}
         self.rows = sum(self._count(path) for path in self._segments())
         if not self.rows:
-            raise UnusableRecording(f"{folder} holds no recorded rows yet")
+            raise UnusablePolicy(f"{folder} holds no recorded rows yet")
 
     @property
     def environments(self) -> int:
@@ -78,7 +74,7 @@ class Recording:
         """Yields all rows in the order in which they were recorded.
 
         Raises:
-          UnusableRecording: a segment is damaged, or of another policy.
+          UnusablePolicy: a segment is damaged, or of another policy.
         """
         left, done = self.rows, set[str]()
         while fresh := [path for path in self._segments() if path.stem not in done]:
@@ -99,7 +95,7 @@ class Recording:
         try:
             found = [path for path in self._folder.iterdir() if path.suffix in (_CLOSED, _OPEN)]
         except OSError as error:
-            raise UnusableRecording(f"{self._folder} cannot be read: {error.strerror}") from None
+            raise UnusablePolicy(f"{self._folder} cannot be read: {error.strerror}") from None
         chosen: dict[str, Path] = {}
         for path in sorted(found):
             if path.stem.isdigit() and path.exists() and (path.suffix == _CLOSED or path.stem not in chosen):
@@ -141,15 +137,15 @@ class Recording:
             recorded = PolicySpec.from_json(json.loads((schema.metadata or {})[SPEC]))
             columns = set(columns_of(recorded))
         except (AssertionError, KeyError, TypeError, ValueError):
-            raise UnusableRecording(f"{path} says nothing of a policy's spec: it is no segment of experience") from None
+            raise UnusablePolicy(f"{path} says nothing of a policy's spec: it is no segment of experience") from None
         for column in self._columns:
             if column not in columns:
                 there = next((_described(other) for other in columns if other.name == column.name), "not in it")
-                raise UnusableRecording(
+                raise UnusablePolicy(
                     f"{path} was recorded of another policy: {column.name} is {there}, expected {_described(column)}"
                 )
             if column.name not in schema.names:
-                raise UnusableRecording(f"{path} has no column {column.name}: an earlier server has written it")
+                raise UnusablePolicy(f"{path} has no column {column.name}: an earlier server has written it")
 
     def _of_one_shape(self, path: Path, table: pa.Table) -> Iterator[pa.Table]:
         """Cuts a table where the shape of a tensor changes of which not all dimensions are known."""
@@ -239,6 +235,6 @@ def _described(column: Column) -> str:
     return f"{column.dtype} {list(column.shape)}"
 
 
-def _damaged(path: Path, error: Exception) -> UnusableRecording:
+def _damaged(path: Path, error: Exception) -> UnusablePolicy:
     lines = str(error).strip().splitlines()
-    return UnusableRecording(f"{path} is damaged: {lines[0][:200] if lines else type(error).__name__}")
+    return UnusablePolicy(f"{path} is damaged: {lines[0][:200] if lines else type(error).__name__}")

@@ -15,7 +15,6 @@ from app.artifacts.series import resolved
 from app.builder.builder import Builder
 from app.builder.checkpoint_validation import train_step_in
 from app.builder.open_export import open_export
-from app.builder.unsupported import draws
 from app.control.source import Source
 from app.engine.base import Engine
 from app.engine.savedmodel.load import load_copy, restore
@@ -72,7 +71,7 @@ class Versions:
         self._builders = {self.graph.digest: Builder(self.graph, engine)}
         self._loaded: OrderedDict[str, Version] = OrderedDict()
         self._missing: dict[str, SwapRefused | UnknownVersion] = {}
-        self.action_draws = draws(load_copy(self.graph).functions["action"].concrete)
+        self.action_draws = self._builders[self.graph.digest].action_draws
 
     def named(self, name: str) -> Version:
         """Returns the version of that name.

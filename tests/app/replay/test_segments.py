@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.errors import UnusablePolicy
 from app.experience.schema import columns_of
-from app.replay.segments import Recording, UnusableRecording
+from app.replay.segments import Recording
 from saver.artifact import Leaf, PolicySpec
 from tests.support.segments import write
 
@@ -82,26 +83,26 @@ def test_a_damaged_segment_is_named(tmp_path):
     data = bytearray(path.read_bytes())
     data[8:200] = b"\xff" * 192
     path.write_bytes(data)
-    with pytest.raises(UnusableRecording, match=rf"{path} is damaged: "):
+    with pytest.raises(UnusablePolicy, match=rf"{path} is damaged: "):
         list(Recording(tmp_path, spec()).pieces())
     path.write_bytes(data[:100])
-    with pytest.raises(UnusableRecording, match=r"0\.parquet is damaged: "):
+    with pytest.raises(UnusablePolicy, match=r"0\.parquet is damaged: "):
         Recording(tmp_path, spec())
 
 
 def test_rows_of_another_policy_are_refused(tmp_path):
     write(tmp_path, spec((3,)), rows(2, **{"observation/sight": np.ones((2, 3), np.float32)}))
     expected = r"was recorded of another policy: observation/sight is float32 \[3\], expected float32 \[2\]"
-    with pytest.raises(UnusableRecording, match=expected):
+    with pytest.raises(UnusablePolicy, match=expected):
         list(Recording(tmp_path, spec()).pieces())
 
 
 def test_what_is_no_segment_and_what_holds_no_rows_is_said(tmp_path):
-    with pytest.raises(UnusableRecording, match="holds no recorded rows yet"):
+    with pytest.raises(UnusablePolicy, match="holds no recorded rows yet"):
         Recording(tmp_path, spec())
-    with pytest.raises(UnusableRecording, match="cannot be read: No such file or directory"):
+    with pytest.raises(UnusablePolicy, match="cannot be read: No such file or directory"):
         Recording(tmp_path / "none", spec())
     table = pa.table({"x": [1]}, metadata={"policy_server.spec": json.dumps({"specs": 1})})
     pq.write_table(table, Path(tmp_path, "0000000000000000.parquet"))
-    with pytest.raises(UnusableRecording, match="says nothing of a policy's spec"):
+    with pytest.raises(UnusablePolicy, match="says nothing of a policy's spec"):
         list(Recording(tmp_path, spec()).pieces())
