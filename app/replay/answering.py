@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from app.replay.calls import Asked, noise_of, run_as_then, run_together
 from app.replay.comparison import Compared, Totals, compare
 from app.replay.distributions import Distributions
 from app.replay.environments import CameWith, PerEnvironment, starts_anew, waves
+from app.replay.findings import Findings
 from app.replay.picture_data import Along, Joints
 from app.replay.rows import Names, Rows
 from app.replay.segments import Piece
@@ -22,30 +22,6 @@ from app.wire.tensors import Array, Arrays
 from saver.artifact import LOG_PROB
 
 _ACTION, _SAMPLE, _DISTRIBUTION = "action", "sample", "distribution"
-
-
-@dataclass
-class Findings:
-    """What became of a recording's rows.
-
-    `by_version`: of those that were answered again, by the name and train step of the version that answered then, and
-    whether it has answered now too, with nothing of another version. `gone`: rows of versions that are not there.
-    `unknown_state`: rows of which the policy state before is not known. `refused`: rows that the policy refused.
-    `from_info`: the distributions then were recorded, in the policy's info.
-    """
-
-    along: Along
-    joints: Joints
-    by_version: dict[tuple[str, int, bool], Totals] = field(default_factory=dict)
-    gone: Counter[str] = field(default_factory=Counter)
-    unknown_state: int = 0
-    refused: int = 0
-    from_info: bool = False
-
-    @property
-    def answered(self) -> int:
-        """The rows that were answered again."""
-        return sum(totals.rows for totals in self.by_version.values())
 
 
 @dataclass(frozen=True)

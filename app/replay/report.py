@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.replay.answering import Findings
 from app.replay.comparison import ROUNDING, Numbers, Totals
+from app.replay.findings import Findings
 
 _MOST_GONE = 5
 _COMPARED = ("bit-equal", "equal but for rounding", "agreement", "largest difference")

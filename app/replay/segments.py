@@ -6,6 +6,7 @@ Read in pieces, whatever the recording's size; a server may go on recording mean
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,6 +60,9 @@ class Recording:
     def __init__(self, folder: Path, spec: PolicySpec) -> None:
         self._folder = folder
         self._columns = columns_of(spec)
+        # Where a size is not known it counts as one: what is gathered is weighed as it is.
+        sizes = (math.prod(size or 1 for size in column.shape) for column in self._columns)
+        self._row_bytes = 8 * sum(sizes)
         self._starts: dict[tuple[str, str], int] = {}
         self._environments: dict[tuple[int, int], int] = {}
         self.rows = sum(self._count(path) for path in self._segments())
@@ -124,7 +128,7 @@ class Recording:
     def _closed(self, path: Path) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
             self._check(path, file.schema_arrow)
-            yield from file.iter_batches(_PIECE_ROWS)
+            yield from file.iter_batches(max(1, min(_PIECE_ROWS, _PIECE_BYTES // self._row_bytes)))
 
     def _open(self, path: Path) -> Iterator[pa.RecordBatch]:
         with pa.OSFile(str(path)) as file:

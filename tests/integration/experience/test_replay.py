@@ -23,7 +23,7 @@ from tests.support.server import serving
 
 OPTIONS = {
     "greedy": {"mode": "greedy"},
-    "seeded": {"seed": 7},
+    "seeded": {"seed": 7, "log_prob": True},
     "sampled": {"mode": "sample", "log_prob": True},
 }
 # What is recorded of each policy; all of "nested" and "recurrent" is greedy, and continuous with a state.
