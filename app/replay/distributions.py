@@ -55,7 +55,7 @@ class Distributions:
         """
         sides = [{name: _of(name, side) for name in self._infos} for side in (first, second)]
         found = [divergence(info, sides[0][name], sides[1][name]) for name, info in self._infos.items()]
-        return np.sum([part for part in found if part is not None], axis=0)
+        return np.asarray(np.sum([part for part in found if part is not None], axis=0))
 
 
 def _of(leaf: str, outputs: Mapping[str, Array]) -> Arrays:

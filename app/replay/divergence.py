@@ -52,7 +52,7 @@ def _divergence(family: str, details: Mapping[str, Any], first: Arrays, second: 
     rows = len(first[names[0]])
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = closed_form(*(np.asarray(side[name], np.float64) for side in (first, second) for name in names))
-    return np.asarray(parts, np.float64).reshape(rows, -1).sum(axis=1)
+    return np.asarray(np.asarray(parts, np.float64).reshape(rows, -1).sum(axis=1))
 
 
 def _below(prefix: str, parameters: Arrays) -> Arrays:
@@ -88,7 +88,7 @@ def _bernoulli(logits: Array, other: Array) -> Array:
 
 def _normal(loc: Array, scale: Array, other_loc: Array, other_scale: Array) -> Array:
     ratio = np.square(scale / other_scale)
-    return 0.5 * (ratio + np.square((loc - other_loc) / other_scale) - 1.0 - np.log(ratio))
+    return np.asarray(0.5 * (ratio + np.square((loc - other_loc) / other_scale) - 1.0 - np.log(ratio)))
 
 
 def _squashed(loc: Array, scale: Array, low: Array, high: Array, *other: Array) -> Array:

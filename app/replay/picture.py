@@ -57,9 +57,9 @@ def _along(title: str, values: Array, ends: tuple[float, float], top: int) -> It
     yield from _text(_MARGIN, top + 4, title, 13)
     bottom = top + 14 + _HEIGHT
     for share, value in ((0.0, low), (1.0, high)):
-        y = bottom - share * _HEIGHT
-        yield f'<path d="M{_MARGIN} {y:g}H{_WIDTH - _MARGIN}" stroke="{_PALE}" stroke-width="0.5"/>'
-        yield from _text(_MARGIN - 6, y + 4, f"{value:.3g}", 11, anchor="end")
+        edge = bottom - share * _HEIGHT
+        yield f'<path d="M{_MARGIN} {edge:g}H{_WIDTH - _MARGIN}" stroke="{_PALE}" stroke-width="0.5"/>'
+        yield from _text(_MARGIN - 6, edge + 4, f"{value:.3g}", 11, anchor="end")
     x = _MARGIN + (np.arange(BINS) + 0.5) * width / BINS
     y = bottom - (values - low) / (high - low) * _HEIGHT
     known = np.isfinite(values)

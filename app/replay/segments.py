@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.errors import UnusablePolicy
-from app.experience.arrow import SPEC, values_of
+from app.experience.arrow import SPEC, Values, values_of
 from app.experience.schema import STRING, Column, columns_of
 from app.wire.tensors import Array
 from saver.artifact import PolicySpec
@@ -171,10 +171,7 @@ class Recording:
             mode_names, modes = _encoded(table.column("mode"))
             kept = [column for column in self._columns if column.name not in _BY_CODE]
             values = values_of(kept, table)
-            arrays = {
-                column.name: _strings(values[column.name], column) if column.dtype == STRING else values[column.name]
-                for column in kept
-            }
+            arrays = {column.name: _array(values[column.name], column) for column in kept}
             starts, environments = self._numbered(table, arrays["row"])
         except (pa.ArrowException, ValueError, KeyError) as error:
             raise _damaged(path, error) from None
@@ -231,8 +228,10 @@ def _encoded(column: pa.ChunkedArray) -> tuple[list[str], Array]:
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _strings(values: object, column: Column) -> Array:
-    return np.array(values, object).reshape(-1, *(size or 1 for size in column.shape))
+def _array(values: Values, column: Column) -> Array:
+    if column.dtype != STRING:
+        return np.asarray(values)
+    return np.array(values, object).reshape(len(values), *(size or -1 for size in column.shape))
 
 
 def _described(column: Column) -> str:
