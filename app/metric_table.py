@@ -30,6 +30,8 @@ STAGES = ("loaded", "verified", "active", "drained")
 RESTARTED = ("builder", "worker", "recorder")
 # Why rows of experience are gone: the limit of the disk, and a disk that could not take them.
 LOST = ("limit", "disk")
+# Why a worker did not record a step: the disk, too much that is not read yet, and what should not happen.
+LOST_STEPS = ("disk", "unread", "error")
 
 
 class Metric(NamedTuple):
@@ -120,6 +122,13 @@ METRICS = (
         "experience_lost_rows",
         Counter,
         "Rows of experience that are gone: removed at the limit of the disk, or never taken by a disk that was full.",
+        (*_POLICY, "reason"),
+    ),
+    Metric("experience_steps", Counter, "Answered steps of sessions that are recorded."),
+    Metric(
+        "experience_lost_steps",
+        Counter,
+        "Steps of sessions that could not be recorded: the disk took none, or too many wait to be read; error: a bug.",
         (*_POLICY, "reason"),
     ),
     Metric("experience_readers", Gauge, "Readers of experience that were here in the last two minutes."),

@@ -250,6 +250,7 @@ class PolicyMetrics:
         self._queue_limit: Gauge = metrics["queue_limit_requests"].labels(policy)
         self._rows, self._calls = LocalHistogram(ROWS), LocalHistogram(ENGINE_CALL_S)
         self._policy, self._metrics = policy, metrics
+        self._recorded_steps: Counter = metrics["experience_steps"].labels(policy)
         for stage in STAGES:  # or those of the first swap would be no increase
             metrics["swap_stage_seconds"].labels(policy, stage)
 
@@ -288,6 +289,12 @@ class PolicyMetrics:
     def unusable_record(self) -> None:
         """Counts a record of a session that cannot be used."""
         self._unusable_records.inc()
+
+    def recorded_steps(self, steps: int, lost: Mapping[str, int]) -> None:
+        """Counts steps that were to be recorded, and those that could not be, by reason."""
+        self._recorded_steps.inc(max(0, steps - sum(lost.values())))
+        for reason, count in lost.items():
+            self._metrics["experience_lost_steps"].labels(self._policy, reason).inc(count)
 
     def paused(self, paused: bool) -> None:
         """Records whether the policy is paused."""

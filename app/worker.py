@@ -34,6 +34,7 @@ from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher, BatcherParts
 from app.batching.rule import Pause
+from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.response import response_templates
 from app.inference.service import Service
@@ -99,7 +100,10 @@ class Worker:
         names = [named.name for named in settings.policies]
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._service.fleet = FleetStatus() if settings.fleet_url else None
-        self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit)
+        writers = StepWriters(settings)
+        self._stack.callback(writers.close)
+        metrics.measure_with(functools.partial(writers.measure, metrics))
+        self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit, writers=writers)
         self._stack.push_async_callback(self._sessions.close)
         self._pages = Pages(lambda number: self.link.call("console", number))
         self._recorder = RemoteRecorder(recorder) if recorder is not None else None

@@ -49,7 +49,10 @@ _RETRY_S = 2
 
 
 class Recorder:
-    """Answers calls of control and of the workers. `make_follower`: makes what follows a policy's journals."""
+    """Answers calls of control and of the workers. `make_follower`: makes what follows a policy's journals.
+
+    `waiting`: how many readers wait for rows.
+    """
 
     def __init__(self, make_follower: MakeFollower) -> None:
         self._make_follower = make_follower
@@ -61,7 +64,7 @@ class Recorder:
         self._reading = ThreadPoolExecutor(1, "read")
         self._changed = asyncio.Event()
         self._passed = asyncio.Event()
-        self._waiting = 0
+        self.waiting = 0
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._follow, self._close)]
@@ -131,16 +134,16 @@ class Recorder:
                 await self._waited(changed, ends)
 
     async def _waited(self, changed: asyncio.Event, ends: float) -> None:
-        if self._waiting >= MOST_WAITING:
+        if self.waiting >= MOST_WAITING:
             raise Overloaded(f"{MOST_WAITING} readers wait for experience already", _RETRY_S)
-        self._waiting += 1
+        self.waiting += 1
         self._wake.set()
         try:
             await asyncio.wait_for(changed.wait(), max(0.0, ends - self._loop.time()))
         except TimeoutError:
             pass
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     async def run(self, link: Link, listener: socket.socket) -> None:
         """Answers until the control process is gone; what the journals have by then is taken in."""
@@ -156,11 +159,19 @@ class Recorder:
         flushing = asyncio.create_task(self._metrics.flush_now_and_then())
         await link.lost()
         server.close()
+        await asyncio.to_thread(self.stop)
+        await tasks.end(flushing)
+
+    def stop(self) -> None:
+        """Ends the threads, once what the journals have is taken in."""
         self._stopped.set()
         self._wake.set()
-        if self._threads[0].is_alive():
-            await asyncio.to_thread(self._threads[0].join)
-        await tasks.end(flushing)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        self._reading.shutdown()
+        for recording in self._recordings.values():
+            recording.close()
 
     def _follow(self) -> None:
         last = 0.0
@@ -170,7 +181,7 @@ class Recorder:
                 last = now
                 self._loop.call_soon_threadsafe(self._release)
             self._loop.call_soon_threadsafe(self._pass)
-            soon = self._waiting or now - last < _QUIET_S
+            soon = self.waiting or now - last < _QUIET_S
             self._wake.wait(_SOON_S if soon else _IDLE_S)
             self._wake.clear()
         for recording in self._recordings.values():
@@ -202,9 +213,9 @@ class Recorder:
 
 async def serve(link: int, folder: Path) -> None:
     """Serves the link with the given number, until its other end is gone."""
-    from app.experience.followers import follower_of
+    from app.experience.following import Follower
 
-    recorder = Recorder(follower_of)
+    recorder = Recorder(Follower)
     with bound_in(folder) as listener:
         over = await Link.over(socket.socket(fileno=link), recorder.of_control())
         await recorder.run(over, listener)

@@ -23,6 +23,8 @@ from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
 
+# Of a place in a log that cannot be opened yet.
+_NO_LOG = b""
 # After an error, until it is tried again.
 _AGAIN_S = 1.0
 
@@ -108,9 +110,12 @@ class Recording:
           DoesNotFit: the cursor is another log's.
         """
         if self._log is None:
-            empty = place or Cursor(bytes(8), 0, new_reader())
-            return Page([], empty.row, 0, True), empty
-        place = place or self._place(query.cursor, self._log)
+            return Page([], 0, 0, True), Cursor(_NO_LOG, 0, new_reader())
+        if place is None:
+            place = self._place(query.cursor, self._log)
+        elif place.log == _NO_LOG:  # there was none when this reader began to wait
+            place = Cursor(self._log.id, self._begun_at, place.reader)
+            place = place if query.cursor == END else self._place(query.cursor, self._log)
         page = read_page(self._log, query, place.row)
         place = place._replace(row=page.next)
         self._readers.saw(place.reader, place.row, time.monotonic())
@@ -118,7 +123,12 @@ class Recording:
 
     def encode(self, query: Query, page: Page, place: Cursor) -> bytes:
         """Returns the bytes of the answer."""
-        return encode(page, place.text(), as_msgpack=query.as_msgpack)
+        return encode(page, query.cursor if place.log == _NO_LOG else place.text(), as_msgpack=query.as_msgpack)
+
+    def close(self) -> None:
+        """Leaves the row log to others."""
+        if self._log is not None:
+            self._log.close()
 
     def figures(self) -> Figures:
         """Returns what it has come to."""

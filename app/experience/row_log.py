@@ -11,6 +11,8 @@ One thread appends and another closes; any may read: what they share is the list
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import json
 import logging
@@ -64,8 +66,18 @@ class RowLog:
         self._cache = GroupCache(_CACHE_BYTES)
         self._segments: list[Segment] = []
         folder.mkdir(parents=True, exist_ok=True)
-        self._recover()
+        self._used = _locked(folder)
+        try:
+            self._recover()
+        except BaseException:
+            os.close(self._used)
+            raise
         limits.add(self)
+
+    def close(self) -> None:
+        """Leaves the folder to others."""
+        self._open.close()
+        os.close(self._used)
 
     @property
     def first(self) -> int:
@@ -260,6 +272,17 @@ class RowLog:
             CREATED: repr(time.time()).encode(),
         }
         return schema_of((*self.columns, *OF_EPISODE), saved)
+
+
+def _locked(folder: Path) -> int:
+    """Returns a descriptor by which this process alone uses the folder, until it is closed."""
+    used = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(used)
+        raise OSError(errno.EBUSY, f"{folder} is used by another server") from None
+    return used
 
 
 def _recovered(path: Path) -> tuple[OpenSegment, list[tuple[pa.RecordBatch, dict[bytes, bytes]]]] | None:

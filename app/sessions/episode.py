@@ -16,6 +16,8 @@ from msgspec import structs
 
 from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
+from app.experience.layout import Who
+from app.experience.writing import StepWriter
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, RequestParser, function_of
 from app.inference.response import ResponseTemplates, action_templates
@@ -26,6 +28,7 @@ from app.sessions.fields import BeginRequest, StepRequest
 from app.sessions.reading import STATE, SessionReader
 from app.sessions.record import Answer, Record, Run
 from app.sessions.record_validation import Fitting
+from app.settings import variable
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec
 from app.wire.tensors import Array, Arrays
@@ -33,10 +36,23 @@ from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
 
 
 class Episodes:
-    """The sessions of one policy, without the place where they are stored."""
+    """The sessions of one policy, without the place where they are stored.
 
-    def __init__(self, policy: Policy, parser: RequestParser, *, rows_limit: int) -> None:
+    `writer`: writes the steps of those that are recorded; `keeps_events`: records have them too, for other servers.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        parser: RequestParser,
+        *,
+        rows_limit: int,
+        writer: StepWriter | None = None,
+        keeps_events: bool = False,
+    ) -> None:
         self.policy = policy
+        self.writer = writer
+        self.keeps_events = keeps_events
         self.reader = SessionReader(policy.spec, policy.reader, rows_limit=rows_limit)
         self._parser = parser
         self._templates: ResponseTemplates = action_templates(policy.spec, policy.serving, with_state=False)
@@ -54,7 +70,7 @@ class Episodes:
             raise Unsupported(f"the state of policy {self.policy.name} is not of numbers: it has no sessions")
 
     def begin(self, request: BeginRequest, id_: str, run_id: str) -> SessionStep:
-        """Returns the first step of a session."""
+        """Returns the first step of a session; raises Unsupported where it cannot be recorded, and has to be."""
         inputs, options = request.inputs, request.options
         given = inputs.arrays.get(self._step_type)
         types = _constant(inputs.rows, FIRST) if given is None else given
@@ -67,12 +83,15 @@ class Episodes:
             mode=options.mode,
             seed=options.seed,
             log_prob=options.log_prob,
+            recorded=self._is_recorded(request.record, id_),
         )
         arrays = {**inputs.arrays, self._step_type: types}
         return SessionStep(
             episodes=self,
             before=None,
+            id=id_,
             run=run,
+            options=options,
             pending=self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0),
             given=given,
             head=b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id)),
@@ -80,7 +99,7 @@ class Episodes:
             keeps_weights=request.weights == "episode",
         )
 
-    def step(self, record: Record, request: StepRequest) -> SessionStep | Answer:
+    def step(self, record: Record, request: StepRequest, id_: str = "") -> SessionStep | Answer:
         """Returns the next step of a session, or the answer of its last one once more.
 
         Raises:
@@ -102,9 +121,8 @@ class Episodes:
         carries = resets is None or not resets.all()
         if carries:
             arrays |= record.state
-        pending = self._inference_request(
-            run, arrays, needs_state, inputs.outside_bounds, _joined(run, request.options), step
-        )
+        options = _joined(run, request.options)
+        pending = self._inference_request(run, arrays, needs_state, inputs.outside_bounds, options, step)
         if needs_state and carries:
             pending.job.reset_mask = resets
         if run.retained is not None:
@@ -112,13 +130,29 @@ class Episodes:
         return SessionStep(
             episodes=self,
             before=record,
+            id=id_,
             run=run,
+            options=options,
             pending=pending,
             given=given,
             head=b'{"step":%d,' % step,
             fields={"step": step},
             keeps_weights=False,
         )
+
+    def record_again(self, record: Record, id_: str) -> None:
+        """Records the last step once more, the answer of which is sent again, where it may have been lost."""
+        if self.writer is not None and record.event:
+            run = record.run
+            who = Who(id_, run.run_id, run.incarnation)
+            self.writer.write_again(record.event, who, record.step, record.place)
+
+    def _is_recorded(self, asked: bool | None, id_: str) -> bool:
+        if self.writer is not None:
+            return self.writer.is_recorded(id_, asked)
+        if asked:
+            raise Unsupported(f"record: this server keeps no experience: it needs {variable('experience_dir')}")
+        return False
 
     def _inference_request(
         self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
@@ -155,14 +189,16 @@ class Episodes:
 class SessionStep(msgspec.Struct, frozen=True, eq=False):
     """One step of a session under way: a request for the batcher, and the record that its result leads to.
 
-    `before`: the record that it follows; None for the first step. `given`: [rows] step types that were sent, or None.
-    `head`, `fields`: with what the answer starts, as JSON and as fields. `keeps_weights`: from now on the session keeps
-    the version that answers this step.
+    `options`: its own, and where it has none the session's. `before`: the record that it follows; None for the first
+    step. `given`: [rows] step types that were sent, or None. `head`, `fields`: with what the answer starts, as JSON and
+    as fields. `keeps_weights`: from now on the session keeps the version that answers this step.
     """
 
     episodes: Episodes
     before: Record | None
+    id: str
     run: Run
+    options: Options
     pending: InferenceRequest
     given: Array | None
     head: bytes
@@ -177,7 +213,30 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
         if ended is not None and not ended.any():
             ended = None
         answer = Answer(codec.media_type, self._body(result, codec))
-        return Record(run, self.fields["step"], state, ended, result.version, result.train_step, answer)
+        step = self.fields["step"]
+        if not self.episodes.keeps_events:
+            return Record(run, step, state, ended, result.version, result.train_step, answer)
+        event = self.event(result)
+        place = self.episodes.writer.place if event and self.episodes.writer is not None else ""
+        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place)
+
+    def event(self, result: Result) -> bytes:
+        """Returns what is recorded of the step; b"" where that is nothing."""
+        writer, run = self.episodes.writer, self.run
+        if writer is None or not run.recorded:
+            return b""
+        who = Who(self.id, run.run_id, run.incarnation)
+        return writer.event(who, self.fields["step"], self.options, self.pending.job, result)
+
+    def record(self, event: bytes) -> None:
+        """Records the step, which is stored now. `event`: of the step."""
+        writer, before = self.episodes.writer, self.before
+        if writer is None or not self.run.recorded:
+            return
+        if before is not None and before.event:
+            who = Who(self.id, self.run.run_id, self.run.incarnation)
+            writer.write_before(before.event, who, before.step, before.place)
+        writer.write(event)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
         template, batched = self.pending.template, self.pending.batched

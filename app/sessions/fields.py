@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from app.inputs.fields import Choice, Integer, RequestField, RowFlags, Text, fields_of
+from app.inputs.fields import Boolean, Choice, Integer, RequestField, RowFlags, Text, fields_of
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
 
@@ -27,6 +27,11 @@ WEIGHTS = RequestField(
     Choice(("latest", "episode")),
     '"latest" or "episode"',
     "whether the session follows every swap, or keeps the version that it started with",
+)
+RECORD = RequestField(
+    Boolean(),
+    "true or false",
+    "whether its steps become experience; by default those of the share of sessions that the server records",
 )
 STEP = RequestField(
     Integer(0, 2**63 - 1),
@@ -48,6 +53,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
     id: Annotated[str | None, ID] = None
     run_id: Annotated[str | None, RUN_ID] = None
     weights: Annotated[Literal["latest", "episode"] | None, WEIGHTS] = None
+    record: Annotated[bool | None, RECORD] = None
 
 
 class StepRequest(msgspec.Struct, frozen=True):

@@ -32,14 +32,15 @@ class MemoryStep:
         """See `InferenceRequest`."""
         return self._step.pending.numbers
 
-    def written(self, result: Result, codec: Codec) -> tuple[Record, Codec]:
-        """Returns the record that follows, with the answer."""
-        return self._step.after(result, codec), codec
+    def written(self, result: Result, codec: Codec) -> tuple[Record, Codec, bytes]:
+        """Returns the record that follows, with the answer, and what is recorded of the step."""
+        return self._step.after(result, codec), codec, self._step.event(result)
 
-    def kept(self, written: tuple[Record, Codec]) -> bytes:
-        """Stores the record, and returns the body of the answer."""
-        (after, codec), before = written, self._before
+    def kept(self, written: tuple[Record, Codec, bytes]) -> bytes:
+        """Stores the record, records the step, and returns the body of the answer."""
+        (after, codec, event), before = written, self._before
         if self._store.put(self._key, before, after):
+            self._step.record(event)
             return after.answer.body
         return in_form_of(codec, winner(self._store.find(self._key), self._key, before, self._request)).body
 

@@ -33,7 +33,8 @@ class Run(msgspec.Struct, frozen=True):
 
     `policy` differs for policies of other inputs, which may have had the same name before. `incarnation`: another
     one for each start, so that with the step it differs for all records of an id. `retained`: the digest of the
-    weights that it started with and keeps; None where it follows every swap.
+    weights that it started with and keeps; None where it follows every swap. `recorded`: whether its
+    steps become experience.
     """
 
     policy: str
@@ -45,13 +46,15 @@ class Run(msgspec.Struct, frozen=True):
     seed: int | None
     log_prob: bool
     retained: str | None = None
+    recorded: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):
     """A session after its step `step`; never changed, but followed by another one.
 
     `state`: [rows, …] by the names that `action` takes it by. `ended`: [rows] booleans, where the last step type was
-    LAST; None where it was nowhere.
+    LAST; None where it was nowhere. `event`: what is recorded of the step, where other servers may have to write it
+    too, and `place`: of the folder that it was written in.
     """
 
     run: Run
@@ -61,12 +64,19 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     version: str
     train_step: int
     answer: Answer
+    event: bytes = b""
+    place: str = ""
 
     @property
     def size(self) -> int:
         """The memory that it takes, in bytes."""
         arrays = [*self.state.values(), *([] if self.ended is None else [self.ended])]
-        return _OVERHEAD_BYTES + len(self.answer.body) + sum(_BYTES_PER_ARRAY + array.nbytes for array in arrays)
+        return (
+            _OVERHEAD_BYTES
+            + len(self.answer.body)
+            + len(self.event)
+            + sum(_BYTES_PER_ARRAY + array.nbytes for array in arrays)
+        )
 
     def to_bytes(self) -> bytes:
         """Returns the record as bytes, for `from_bytes`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from app.batching.rule import Result
 from app.errors import DeadlinePassed, NotReady, SessionConflict, Unsupported
+from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.request import LargeRequest
 from app.inference.service import Service
@@ -40,12 +41,18 @@ _MOST_TRIES = 100
 
 
 class Sessions:
-    """The sessions of every policy. `store`: None where there is nothing that all workers share."""
+    """The sessions of every policy. `store`: None where there is nothing that all workers share.
 
-    def __init__(self, service: Service, store: SessionStore | None, *, rows_limit: int) -> None:
+    `writers`: write the steps of those that are recorded.
+    """
+
+    def __init__(
+        self, service: Service, store: SessionStore | None, *, rows_limit: int, writers: StepWriters | None = None
+    ) -> None:
         self._service = service
         self._store = store
         self._rows_limit = rows_limit
+        self._writers = writers
         self._episodes: dict[str, Episodes] = {}
         for policy in service.policies:
             self.add(policy)
@@ -59,7 +66,13 @@ class Sessions:
 
     def add(self, policy: Policy) -> None:
         """Opens the sessions of a policy."""
-        self._episodes[policy.name] = Episodes(policy, self._service.parser, rows_limit=self._rows_limit)
+        self._episodes[policy.name] = Episodes(
+            policy,
+            self._service.parser,
+            rows_limit=self._rows_limit,
+            writer=None if self._writers is None else self._writers.of(policy.name, policy.spec),
+            keeps_events=not isinstance(self._store, MemoryStore),
+        )
 
     async def begin(
         self, policy: Policy, reads: Codec, writes: Codec, body: bytes, client: str = ""
@@ -79,18 +92,20 @@ class Sessions:
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
             if before is not None and before.run.run_id == request.run_id:
-                return key.id, again(before, writes)
+                return key.id, self._again(episodes, key, before, writes)
             keeps = request.weights == "episode"
             await store.check_room(key, policy.versions.active.version.digest if keeps else None, client)
             step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
             with self._one_starts(policy.name, keeps):
-                record = await self._after(step, await self._service.answered(step.pending), writes)
+                result = await self._service.answered(step.pending)
+                record = await self._after(step, result, writes)
                 newest = await _stored_first(store, key, before, record, client)
         if newest is record:
+            step.record(record.event or step.event(result))
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
             raise SessionConflict("another run has started it at the same time", newest.step)
-        return key.id, again(newest, writes)
+        return key.id, self._again(episodes, key, newest, writes)
 
     async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
         """Answers the next observation of a session.
@@ -111,13 +126,18 @@ class Sessions:
         async with self._in_time(request.options):
             before = known(await store.get(key), key)
             await self._elsewhere.load_retained(policy, before)
-            step = episodes.step(before, request)
+            step = episodes.step(before, request, id_)
             if isinstance(step, Answer):
+                episodes.record_again(before, id_)
                 return in_form_of(writes, step)
             after = await self._after(step, await self._service.answered(step.pending), writes)
             if await store.follow(key, before, after):
+                step.record(after.event)
                 return after.answer
-            return in_form_of(writes, winner(await store.get(key), key, before, request))
+            now = await store.get(key)
+            answer = winner(now, key, before, request)
+            episodes.record_again(known(now, key), id_)
+            return in_form_of(writes, answer)
 
     async def _in_memory(self, step: MemoryStep | Answer, writes: Codec) -> Answer:
         """Does with a step what the fast path does, where the caller can wait."""
@@ -146,7 +166,7 @@ class Sessions:
         store, episodes = self._open(policy)
         assert isinstance(store, MemoryStore)
         key = Key(policy.name, id_)
-        step = episodes.step(known(store.find(key), key), request)
+        step = episodes.step(known(store.find(key), key), request, id_)
         if isinstance(step, Answer):
             return in_form_of(writes, step)
         kind = LargeMemoryStep if isinstance(step.pending, LargeRequest) else MemoryStep
@@ -255,6 +275,11 @@ class Sessions:
         """Closes the store."""
         if self._store is not None:
             await self._store.close()
+
+    def _again(self, episodes: Episodes, key: Key, record: Record, writes: Codec) -> Answer:
+        answer = again(record, writes)
+        episodes.record_again(record, key.id)
+        return answer
 
     async def _after(self, step: SessionStep, result: Result, writes: Codec) -> Record:
         if not isinstance(step.pending, LargeRequest):

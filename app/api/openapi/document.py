@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from app.api.openapi.experience import experience_paths
 from app.api.openapi.operations import PROBLEM, PROBLEMS, SUMMARIES, operation, problems
 from app.api.openapi.schemas import policy_schemas
 from app.api.openapi.sessions import session_paths
@@ -49,7 +50,7 @@ def document(
         for route in SUMMARIES:
             paths[f"/v1/policies/{policy.name}/{route}"] = {"post": operation(policy, route)}
         if policy.spec.takes_time_step:
-            paths |= session_paths(policy)
+            paths |= session_paths(policy) | experience_paths(policy)
     for policy in [policy for policy in policies if policy.name == (default or policies[0].name)]:
         paths |= _of_default(policy)
     for path, operations in base["paths"].items():
@@ -74,7 +75,9 @@ def _of_default(policy: Policy) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in SUMMARIES:
         paths[f"/{route}"] = {"post": operation(policy, route) | {"operationId": f"default.{route}", "tags": [tag]}}
-    return paths | (session_paths(policy, "", "default", tag) if policy.spec.takes_time_step else {})
+    if policy.spec.takes_time_step:
+        paths |= session_paths(policy, "", "default", tag) | experience_paths(policy, "", "default", tag)
+    return paths
 
 
 def _options() -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from app.api.openapi.experience import experience_schema
 from app.api.openapi.nests import NON_FINITE, ItemOf, Schema, a_list, an_object, answered, sent, value_or_batch
 from app.api.openapi.sessions import session_schemas
+from app.api.routes.experience import EXPERIENCE
 from app.inference.policy import Policy
 from app.inputs.names import DEFAULTED, MOST_NUMBERS_SHOWN, example_of, request_name, top_level
 from app.wire.limits import MOST_ANSWER_NUMBERS
@@ -28,6 +30,7 @@ def policy_schemas(policy: Policy) -> dict[str, Schema]:
         "request": request,
         "action.answer": action,
         **(session_schemas(request, action, policy.reader.rows_limit) if spec.takes_time_step else {}),
+        **({EXPERIENCE: experience_schema(policy)} if spec.takes_time_step else {}),
         "distribution.answer": {
             "type": "object",
             "properties": {"distribution": _distributions(policy), **answer, **version},

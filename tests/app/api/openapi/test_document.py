@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from app.api.openapi.document import document
+from app.experience.query import PARAMETERS
+from app.experience.schema import columns_of
 from tests.support.openapi import ROWS, SPECS, policy, whole
 
 DATA_ROUTES = ("action", "distribution", "get_initial_state")
 OPEN_PATHS = {"/livez", "/healthz", "/readyz", "/metrics"}
-SESSION_ROUTES = ("sessions", "sessions/{id}", "sessions/{id}/action")
+SESSION_ROUTES = ("sessions", "sessions/{id}", "sessions/{id}/action", "experience")
 
 
 def test_what_no_schema_can_say_is_said_of_the_body() -> None:
@@ -52,7 +54,17 @@ def test_every_policy_has_its_routes_and_the_first_is_the_default():
 
 def test_policies_without_time_steps_have_no_routes_of_sessions():
     described = whole(policy(SPECS["custom"], "custom"))
-    assert not [path for path in described["paths"] if "sessions" in path]
+    assert not [path for path in described["paths"] if "sessions" in path or "experience" in path]
+
+
+def test_the_route_of_experience_names_its_parameters_and_a_column_for_each_leaf() -> None:
+    described = whole(policy(SPECS["nested"]))
+    read = described["paths"]["/v1/policies/p/experience"]["get"]
+    assert [parameter["name"] for parameter in read["parameters"]] == [*PARAMETERS]
+    assert set(read["responses"]) == {"200", "401", "404", "422", "429", "500", "501", "503"}
+    columns = described["components"]["schemas"]["p.experience"]["properties"]["columns"]["properties"]
+    assert [*columns] == [column.name for column in columns_of(policy(SPECS["nested"]).spec)]
+    assert described["paths"]["/experience"]["get"]["operationId"] == "default.experience"
 
 
 def test_every_body_may_be_json_or_msgpack():

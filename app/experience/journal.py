@@ -1,0 +1,206 @@
+"""A journal: the events that one worker has written of one policy, in a file in memory that outlives the worker.
+
+    magic, 8 bytes · digest of the layout, 16 · the end of the events, u64 · nothing, up to byte 64 · events
+
+The worker sets the end after each event, so what it has answered is there however it ends, and no system call is paid.
+Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. The writer holds a lock on
+the file: where it can be taken, the writer is gone or has moved on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from app.experience.layout import LEAST_BYTES, length_of
+
+FOLDER, SUFFIX = "journals", ".journal"
+_PARTIAL = ".new"
+_MAGIC = b"events\x00\x01"
+_DIGEST_AT, _END_AT, _START = 8, 24, 64
+_END = struct.Struct("=Q")
+# After an error, until it is tried again.
+_AGAIN_S = 1.0
+# A file that was not finished, and has no writer, is not one that is just being made.
+_ABANDONED_S = 60.0
+
+
+class JournalLimits(NamedTuple):
+    """Sizes in bytes: of one file, and of all that nobody has read yet."""
+
+    file: int = 4 * 2**20
+    unread: int = 256 * 2**20
+
+
+class JournalFull(OSError):
+    """There is too much that nobody has read yet."""
+
+
+class JournalWriter:
+    """Writes the events of one worker. `folder`: made when it is needed; `clock`: seconds."""
+
+    def __init__(
+        self, folder: Path, digest: bytes, limits: JournalLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder = folder
+        self._digest = digest
+        self._limits = limits
+        self._clock = clock
+        self._again_at = -_AGAIN_S
+        self._error = OSError()
+        self._at = self._size = 0
+        self._map: mmap.mmap | None = None
+
+    def write(self, event: bytes) -> None:
+        """Writes an event, which is kept from then on.
+
+        Raises:
+          JournalFull: nobody reads.
+          OSError: it cannot be written. After an error, the next second's events are refused with the same one.
+        """
+        end = self._at + len(event)
+        if end > self._size:
+            self._open_next(len(event))
+            end = self._at + len(event)
+        written = self._map
+        assert written is not None, "just opened"
+        written[self._at : end] = event
+        _END.pack_into(written, _END_AT, end)
+        self._at = end
+
+    def close(self) -> None:
+        """Ends the file: a reader may take it away."""
+        if self._map is not None:
+            self._map.close()  # and with it goes the lock
+        self._map, self._at, self._size = None, 0, 0
+
+    def _open_next(self, size: int) -> None:
+        if self._clock() < self._again_at:
+            raise self._error
+        self.close()
+        try:
+            size = max(self._limits.file, _START + size)
+            self._check_room(size)
+            self._map = _created(self._folder, self._digest, size)
+        except OSError as error:
+            self._error, self._again_at = error, self._clock() + _AGAIN_S
+            raise
+        self._at, self._size = _START, size
+
+    def _check_room(self, size: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            size += sum(entry.stat().st_size for entry in os.scandir(self._folder))
+        if size > max(self._limits.unread, 2 * self._limits.file):
+            raise JournalFull(f"{size} bytes of experience wait to be read, at most {self._limits.unread} may")
+
+
+def _created(folder: Path, digest: bytes, size: int) -> mmap.mmap:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{time.time_ns():016x}-{secrets.token_hex(4)}{SUFFIX}"
+    partial = path.with_suffix(_PARTIAL)
+    number = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.posix_fallocate(number, 0, size)
+        os.pwrite(number, (_MAGIC + digest + _END.pack(_START)).ljust(_START, b"\x00"), 0)
+        made = mmap.mmap(number, size)
+        partial.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    finally:
+        os.close(number)  # the map has its own, with the lock
+    return made
+
+
+class Unreadable(Exception):
+    """A file is no journal of this policy."""
+
+
+class JournalReader:
+    """Reads one journal.
+
+    Raises:
+      Unreadable: it is none, or has events of another layout.
+      OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        self.path = path
+        self.name = path.name
+        self.at = _START
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(self._file).st_size
+            head = os.pread(self._file, _START, 0)
+            if len(head) < _START or head[:_DIGEST_AT] != _MAGIC:
+                raise Unreadable("it is no journal")
+            if head[_DIGEST_AT:_END_AT] != digest:
+                raise Unreadable("it has the steps of a policy with another spec")
+            self._view = memoryview(mmap.mmap(self._file, size, access=mmap.ACCESS_READ))
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._size = size
+
+    def end(self) -> int:
+        """Returns where its events end now."""
+        end: int = _END.unpack_from(self._view, _END_AT)[0]
+        return min(end, self._size)
+
+    def data(self, end: int) -> memoryview | None:
+        """Returns the event at `at`; None where there is none before `end`. To go on, add its length to `at`.
+
+        Raises:
+          Unreadable: there is something else: the machine went down before it was on the disk.
+        """
+        start = self.at
+        if start >= end:
+            return None
+        length = length_of(self._view, start) if end - start >= LEAST_BYTES else 0
+        if not LEAST_BYTES <= length <= end - start:
+            raise Unreadable(f"at {start} is no event")
+        return self._view[start : start + length]
+
+    def is_over(self) -> bool:
+        """Returns whether the writer is gone, or has moved on: the end stays where it is."""
+        return _is_free(self._file)
+
+    def close(self) -> None:
+        """Closes it; events that are in use stay readable."""
+        os.close(self._file)
+
+
+def remove_abandoned(folder: Path, now: float) -> None:
+    """Removes what workers that were killed have not finished. `now`: Unix time."""
+    for path in folder.glob(f"*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if now - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
+
+
+def is_without_writer(path: Path) -> bool:
+    """Returns whether nobody writes a file; raises OSError."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _is_free(number)
+    finally:
+        os.close(number)
+
+
+def _is_free(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(number, fcntl.LOCK_UN)
+    return True

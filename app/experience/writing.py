@@ -1,0 +1,173 @@
+"""The steps of recorded sessions → a worker's journals. Whatever goes wrong costs experience, and never an answer."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+from collections import Counter
+from pathlib import Path
+
+from app.batching.rule import Job, Result
+from app.experience.journal import FOLDER, JournalFull, JournalLimits, JournalWriter
+from app.experience.layout import Layout, Who, as_copy, read_event
+from app.experience.share import is_in_share
+from app.inputs.options import Options
+from app.logs import about
+from app.metric_table import LOST_STEPS
+from app.metrics import Metrics
+from app.settings import Settings
+from saver.artifact import PolicySpec
+
+log = logging.getLogger("policy_server.experience")
+
+_DISK, _UNREAD, _ERROR = LOST_STEPS
+_PLACE = "place"
+# A journal is a small part of the limit of all experience, and what nobody reads a larger one.
+_LEAST_JOURNAL, _MOST_JOURNAL = 2**16, 4 * 2**20
+
+
+class StepWriter:
+    """Writes the steps of the recorded sessions of one policy. `folder`: the policy's."""
+
+    def __init__(self, policy: str, spec: PolicySpec, folder: Path, limits: JournalLimits, share: float) -> None:
+        self._policy = policy
+        self._layout = Layout(spec)
+        self._folder = folder / FOLDER
+        self._journal = JournalWriter(self._folder, self._layout.digest, limits)
+        self._share = share
+        self._failed = ""
+        self._place = ""
+        # Long answers are written in threads of their own.
+        self._lock = threading.Lock()
+        self._steps = 0
+        self._lost: Counter[str] = Counter()
+
+    @property
+    def place(self) -> str:
+        """Says for all workers and servers with this folder that it is the same one; "" where it cannot be used."""
+        if not self._place:
+            try:
+                self._place = _place_of(self._folder)
+            except OSError as error:
+                self._note(_DISK, error)
+        return self._place
+
+    def is_recorded(self, session: str, asked: bool | None) -> bool:
+        """Returns whether a session is to be recorded. `asked`: what its first request says."""
+        return is_in_share(self._policy, session, self._share) if asked is None else asked
+
+    def event(self, who: Who, step: int, options: Options, job: Job, result: Result) -> bytes:
+        """Returns the event of an answered step: see `Layout.event`; b"" where there can be none."""
+        try:
+            return self._layout.event(who, step, options, job, result)
+        except Exception as error:  # a bug of ours, or an engine's
+            self._lose(_ERROR, error)
+            return b""
+
+    def write(self, event: bytes) -> None:
+        """Writes an event."""
+        self._write(event)
+        self._steps += 1
+
+    def write_again(self, event: bytes, who: Who, step: int, place: str) -> None:
+        """Writes what is kept of the last step, the answer of which is sent again: it may have been lost."""
+        if event and place == self.place and self._belongs(event, who, step):
+            self._write(event)
+
+    def write_before(self, event: bytes, who: Who, step: int, place: str) -> None:
+        """Writes what is kept of the last step, if another machine has written it: the next one is written here."""
+        if event and place != self.place and self._belongs(event, who, step):
+            self._write(as_copy(event))
+
+    def take_counts(self) -> tuple[int, Counter[str]]:
+        """Returns how many steps were to be written since the last call, and how many were lost, by reason."""
+        steps, lost = self._steps, self._lost
+        self._steps, self._lost = 0, Counter()
+        return steps, lost
+
+    def close(self) -> None:
+        """Ends the journal."""
+        with self._lock:
+            self._journal.close()
+
+    def _write(self, event: bytes) -> None:
+        if not event:
+            return
+        try:
+            with self._lock:
+                self._journal.write(event)
+        except Exception as error:
+            self._lose(
+                _UNREAD if isinstance(error, JournalFull) else _DISK if isinstance(error, OSError) else _ERROR, error
+            )
+        else:
+            if self._failed:
+                self._failed = ""
+                log.warning("%s: steps are recorded again", self._policy, extra=about(self._policy))
+
+    def _lose(self, reason: str, error: Exception) -> None:
+        self._lost[reason] += 1
+        self._note(reason, error)
+
+    def _note(self, reason: str, error: Exception) -> None:
+        if self._failed == reason:
+            return
+        self._failed = reason
+        said = error if reason != _ERROR else repr(error)
+        log.error("%s: steps are not recorded: %s; answers go on", self._policy, said, extra=about(self._policy))
+
+    def _belongs(self, event: bytes, who: Who, step: int) -> bool:
+        """Returns whether an event that was kept elsewhere is that of this step, and of this layout."""
+        try:
+            found = read_event(event)
+            known = found.who() == who and found.head.step == step and found.head.flags == 0
+            return known and bool(found.version()) and self._layout.fits(found)
+        except ValueError:
+            return False
+
+
+class StepWriters:
+    """Those of a worker's policies; none where nothing is recorded."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = Path(settings.experience_dir).expanduser().absolute() if settings.experience_dir else None
+        self._share = settings.experience_share
+        size = min(max(settings.experience_bytes_limit // 256, _LEAST_JOURNAL), _MOST_JOURNAL)
+        self._limits = JournalLimits(size, max(settings.experience_bytes_limit // 32, 4 * size))
+        self._writers: dict[str, StepWriter] = {}
+
+    def of(self, policy: str, spec: PolicySpec) -> StepWriter | None:
+        """Returns the one of a policy; None where it has no sessions, or nothing is recorded."""
+        if self._folder is None or not spec.takes_time_step or not isinstance(spec.inputs, dict):
+            return None
+        if policy not in self._writers:
+            self._writers[policy] = StepWriter(policy, spec, self._folder / policy, self._limits, self._share)
+        return self._writers[policy]
+
+    def measure(self, metrics: Metrics) -> None:
+        """Records what was written and lost."""
+        for policy, writer in self._writers.items():
+            metrics.policy(policy).recorded_steps(*writer.take_counts())
+
+    def close(self) -> None:
+        """Ends all journals."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _place_of(folder: Path) -> str:
+    """Returns what a folder is known by; raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = os.open(folder / _PLACE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        found = os.pread(number, 64, 0).decode("ascii", "replace")
+        if not found:
+            found = secrets.token_hex(8)
+            os.pwrite(number, found.encode(), 0)
+        return found
+    finally:
+        os.close(number)
