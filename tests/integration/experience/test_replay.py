@@ -64,7 +64,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     trainers = {name: Trainer(name, place / name) for name in KINDS}
     manifests = [read_policy_manifest(trainer.folder) for trainer in trainers.values()]
     specs = {name: manifest.spec for name, manifest in zip(KINDS, manifests, strict=True) if manifest}
-    with serving({name: trainer.folder for name, trainer in trainers.items()}, "--no-watch") as server:
+    folders, kept = {name: trainer.folder for name, trainer in trainers.items()}, place / "experience"
+    options = ("--no-watch", "--experience-dir", str(kept), "--experience-segment-bytes", "65536")
+    with serving(folders, *options) as server:
         simulators: dict[str, list[Simulator]] = {
             name: [
                 Simulator(server, name, specs[name], f"{kind}-{rows}", rows, **OPTIONS[kind])
@@ -81,14 +83,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
                     for number, simulator in enumerate(found):
                         simulator.step(last=(step + number) % 7 == 6)
     rows = {name: together(found) for name, found in simulators.items()}
-    for name, columns in rows.items():
-        cut = len(columns["step"]) // 2
-        parts = [
-            {column: values[part] for column, values in columns.items()} for part in (slice(cut), slice(cut, None))
-        ]
-        write(place / "experience" / name, specs[name], parts[0])
-        write(place / "experience" / name, specs[name], parts[1], first=cut, still_open=True)
-    return Recorded(place / "experience", trainers, specs, rows)
+    return Recorded(kept, trainers, specs, rows)
 
 
 def shown(report: Report) -> str:
