@@ -26,7 +26,7 @@ RUN awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock > uv.txt \
 FROM uv AS names
 ARG UV_DEFAULT_INDEX
 COPY pyproject.toml ./
-RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate --extra opentelemetry \
+RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate --extra opentelemetry --extra experience \
         --no-emit-package libclang --no-emit-package keras --no-emit-package optree --no-emit-package namex \
         --python python3 --constraint requirements.lock --output-file serving.txt pyproject.toml
 
@@ -40,10 +40,10 @@ RUN /opt/uv/bin/uv venv --quiet --python python3 /opt/venv \
     && PYC_INVALIDATION_MODE=CHECKED_HASH /opt/uv/bin/uv pip install --python /opt/venv --compile-bytecode \
         --no-deps --require-hashes --constraint requirements.lock --build-constraint requirements.lock \
         --requirement serving.txt
-# What no process of the server opens, whichever the engine (docs/how-to/deploy.md: The size of the image). C++ headers are for
-# compiling custom operations; tensorflow_probability's substrates are for JAX and NumPy; LiteRT's tools and vendors
-# are for phones, its accelerator for a GPU; nothing refers to the three libraries of TensorFlow. The lock file
-# is uv's own, and anyone may write to it.
+# What no process of the server opens, whichever the engine (docs/how-to/deploy.md: The size of the image). C++
+# headers are for compiling custom operations; tensorflow_probability's substrates are for JAX and NumPy; LiteRT's
+# tools and vendors are for phones, its accelerator for a GPU; Arrow's Flight is for other servers; nothing refers to
+# the three libraries of TensorFlow. The lock file is uv's own, and anyone may write to it.
 RUN cd /opt/venv/lib/python3.11/site-packages \
     && rm -r /opt/venv/.lock \
         tensorflow/include \
@@ -51,6 +51,7 @@ RUN cd /opt/venv/lib/python3.11/site-packages \
         tensorflow/compiler/tf2xla/ops/_xla_ops.so \
         tensorflow/python/framework/lib_native_proto_caster.so \
         tensorflow_probability/substrates \
+        pyarrow/include pyarrow/libarrow_flight.so.2500 \
         ai_edge_litert/tools ai_edge_litert/vendors ai_edge_litert/libLiteRtWebGpuAccelerator.so \
     && find . -type d -name tests -prune -exec rm -r {} + \
     && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' \) -delete
@@ -79,7 +80,7 @@ LABEL org.opencontainers.image.title="policy server" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 policy \
     && useradd --uid 10001 --gid policy --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin policy \
-    && mkdir /policies /state && chown policy:policy /state
+    && mkdir /policies /state /experience && chown policy:policy /state /experience
 COPY --from=packages /opt/tensorflow/opt/venv /opt/venv
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=code /srv/policy-server /srv/policy-server

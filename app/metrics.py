@@ -21,7 +21,19 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from app import __version__
 from app.local_histogram import AnswerCounts, LocalHistogram
 from app.metric_files import join_ended, together_in
-from app.metric_table import ENGINE_CALL_S, ENGINES, FINER_S, LATENCY_S, LOST, METRICS, PREFIX, RESTARTED, ROWS, STAGES
+from app.metric_table import (
+    ENGINE_CALL_S,
+    ENGINES,
+    FINER_S,
+    LATENCY_S,
+    LOST,
+    LOST_STEPS,
+    METRICS,
+    PREFIX,
+    RESTARTED,
+    ROWS,
+    STAGES,
+)
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A process that is killed loses what it counted in the last so many seconds.
@@ -251,6 +263,8 @@ class PolicyMetrics:
         self._rows, self._calls = LocalHistogram(ROWS), LocalHistogram(ENGINE_CALL_S)
         self._policy, self._metrics = policy, metrics
         self._recorded_steps: Counter = metrics["experience_steps"].labels(policy)
+        for reason in LOST_STEPS:
+            metrics["experience_lost_steps"].labels(policy, reason)
         for stage in STAGES:  # or those of the first swap would be no increase
             metrics["swap_stage_seconds"].labels(policy, stage)
 

@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
         found = list(_measured(options, Path(folder)))
     on["others_cores"] = round(neighbours.cores(), 2)
-    _show(found)
+    show(found)
     if options.json:
         figures = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -215,7 +215,8 @@ def _ratio(these: list[float], those: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(these, those, strict=True))
 
 
-def _show(found: list[Found]) -> None:
+def show(found: list[Found]) -> None:
+    """Prints the figures as a table."""
     table = Table("what", "measured", "bound", "reached")
     for one in found:
         reached = "" if one.reached is None else "yes" if one.reached else "no"

@@ -156,9 +156,9 @@ def test_a_member_is_the_server_with_an_address_and_a_state_of_its_own() -> None
     for name in MEMBERS:
         member, server = whole["services"][name], whole["services"]["server"]
         assert {key: member[key] for key in member.keys() - own} == {key: server[key] for key in server.keys() - own}
-        state, number = member["volumes"][-1].partition(":")[0], name[-1]
-        assert state == f"state-{number}"
-        assert state in whole["volumes"]
+        folders, number = [volume.partition(":")[0] for volume in member["volumes"][1:]], name[-1]
+        assert folders == [f"state-{number}", f"experience-{number}"]
+        assert {*folders} <= whole["volumes"].keys()
         assert member["volumes"][0] == server["volumes"][0]
         assert member["environment"]["POLICY_SERVER_ADVERTISE"] == f"http://{name}:8000"
         assert not member["ports"], "who reaches a member past HAProxy could name any client"

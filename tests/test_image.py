@@ -92,7 +92,8 @@ def server(policies: Path, missed: Path) -> Iterator[RunningServer]:
     (missed.parent / "sitecustomize.py").write_text(HOOK)
     names = ("recurrent", "sampling", "number")
     environment = {"PYTHONPATH": str(missed.parent), "LEFT_OUT": json.dumps(left_out)}
-    with serving({name: policies / name for name in names}, **environment) as running:
+    kept = ("--experience-dir", str(missed.parent / "experience"))
+    with serving({name: policies / name for name in names}, *kept, **environment) as running:
         yield running
 
 

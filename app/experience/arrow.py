@@ -92,8 +92,7 @@ def _size(column: Column) -> int:
 
 def _stored(column: Column, values: Values) -> pa.Array:
     if column.dtype == STRING:
-        flat: Any = np.asarray(values, object).reshape(-1).tolist()
-        elements = pa.array([_text(item) for item in flat], pa.string())
+        elements = _texts(np.asarray(values, object).reshape(-1).tolist() if column.shape else values)
     else:
         elements = pa.array(np.ascontiguousarray(values, _dtype(column)).reshape(-1), _element(column))
     if not column.shape:
@@ -103,6 +102,13 @@ def _stored(column: Column, values: Values) -> pa.Array:
     each = len(elements) // len(values) if len(values) else 0
     offsets = np.arange(len(values) + 1, dtype=np.int32) * each
     return pa.ListArray.from_arrays(pa.array(offsets), elements, type=_type(column))
+
+
+def _texts(values: Any) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # bytes that are no text
+        return pa.array([_text(item) for item in values], pa.string())
 
 
 def _text(item: Any) -> str:
@@ -125,7 +131,8 @@ def _read(column: Column, table: pa.Table) -> Values:
             parts = np.split(flat, np.cumsum(shapes.prod(axis=1))[:-1])
             return [_listed(part.reshape(each)) for part, each in zip(parts, shapes, strict=True)]
         shape = tuple(shapes[0].tolist())
-    return _listed(flat.reshape(count, *shape))
+    values: Values = _listed(flat.reshape(count, *shape))
+    return values
 
 
 def _listed(array: Array) -> Any:

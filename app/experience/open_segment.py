@@ -88,26 +88,28 @@ class OpenSegment:
         return segment
 
     @classmethod
-    def recover(cls, path: Path) -> tuple[OpenSegment, list[tuple[pa.RecordBatch, dict[bytes, bytes]]]]:
-        """Opens one that is there, and returns it with its batches and what was noted with each.
+    def recover(cls, path: Path) -> tuple[OpenSegment, dict[bytes, bytes]]:
+        """Opens one that is there, and returns it with what was noted last, by its key; cuts off half of a batch.
 
         Raises:
           OSError, pa.ArrowInvalid, ValueError: there is not even a schema in it, or it cannot be read.
         """
-        first = int(path.stem)
-        found = []
+        number = first = int(path.stem)
+        noted: dict[bytes, bytes] = {}
+        batches = []
         with pa.OSFile(str(path)) as file:
             reader = pa.ipc.open_stream(file)
-            ends = [_place(file)]
-            for batch, noted in _batches(reader):
-                found.append((batch, noted))
-                ends.append(_place(file))
+            size = _place(file)
+            for rows, with_it in _batches(reader):
+                end = _place(file)
+                batches.append(Written(number, rows, size, end - size))
+                number, size = number + rows, end
+                noted |= with_it
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        os.ftruncate(descriptor, ends[-1])
-        segment = cls(path, first, reader.schema, descriptor, ends[-1])
-        for (batch, _), offset, end in zip(found, ends, ends[1:], strict=False):
-            segment.batches.append(Written(segment.end, batch.num_rows, offset, end - offset))
-        return segment, found
+        os.ftruncate(descriptor, size)
+        segment = cls(path, first, reader.schema, descriptor, size)
+        segment.batches = batches
+        return segment, noted
 
     @property
     def end(self) -> int:
@@ -174,11 +176,11 @@ def _place(file: pa.OSFile) -> int:
     return os.lseek(file.fileno(), 0, os.SEEK_CUR)
 
 
-def _batches(reader: pa.RecordBatchStreamReader) -> Iterator[tuple[pa.RecordBatch, dict[bytes, bytes]]]:
-    """Yields the whole batches of a stream, with what was noted with each."""
+def _batches(reader: pa.RecordBatchStreamReader) -> Iterator[tuple[int, dict[bytes, bytes]]]:
+    """Yields of each whole batch of a stream how many rows it has, and what was noted with it."""
     while True:
         try:
             batch, noted = reader.read_next_batch_with_custom_metadata()
         except (StopIteration, OSError, pa.ArrowInvalid):
             return
-        yield batch, dict(noted or {})
+        yield batch.num_rows, dict(noted or {})

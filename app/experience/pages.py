@@ -15,9 +15,12 @@ from app.experience.query import Query
 from app.wire.codecs import JSON, MSGPACK
 from app.wire.tensors import Array
 
-# Of an answer, in memory: the next one comes at once. An episode that is larger is an answer by itself.
-_MOST_BYTES = 8 * 2**20
-_MOST_EPISODE_BYTES = 128 * 2**20
+# Of an answer, in memory: the next one comes at once, and no worker passes on anything else meanwhile. An episode that
+# is larger is an answer by itself.
+_MOST_BYTES = 4 * 2**20
+_MOST_EPISODE_BYTES = 64 * 2**20
+# As text, numbers take some times what they take in memory.
+_TEXT_FACTOR = 4
 # A search in a long log is interrupted after so long, and goes on from there: others are to be answered meanwhile.
 _TURN_S = 0.2
 
@@ -82,18 +85,27 @@ class _Reading:
         self._start = self._next = start
         self._oldest = oldest
         self._lost = 0
+        self._bytes_factor = 1 if query.as_msgpack else _TEXT_FACTOR
         self._until = time.perf_counter() + _TURN_S
 
     def _batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields rows behind the start until the turn is over; at their end `_next` is behind the last one."""
         end = self._log.end
+        is_all = self._query.least_train_step is None
         for number, batch in self._log.scan(self._start, self._query.least_train_step):
+            if is_all:
+                self._lost += max(0, number - self._next)  # removed meanwhile, or not readable
             skipped = max(0, self._start - number)
             yield number + skipped, batch.slice(skipped)
             self._next = number + batch.num_rows
             if time.perf_counter() > self._until:
                 return
         self._next = max(self._next, end)
+
+    def _row_bytes(self, batch: pa.RecordBatch) -> float:
+        """Returns the size of a row of a batch, as it counts for an answer."""
+        size: float = self._bytes_factor * batch.nbytes / max(1, batch.num_rows)
+        return max(1.0, size)
 
     def _page(self, batches: list[pa.RecordBatch]) -> Page:
         return Page(batches, self._next, self._lost, self._next >= self._log.end)
@@ -112,12 +124,12 @@ class _Plain(_Reading):
             kept = np.arange(batch.num_rows)
             if least is not None:
                 kept = np.flatnonzero(_column(batch, "train_step") >= least)
-            fitting = min(room, max(not found, int((_MOST_BYTES - size) / _row_bytes(batch))))
+            fitting = min(room, max(not found, int((_MOST_BYTES - size) / self._row_bytes(batch))))
             if len(kept):
                 taken = kept[:fitting]
                 is_all = len(taken) == batch.num_rows
                 found.append(batch if is_all else batch.take(pa.array(taken)))
-                room, size = room - len(taken), size + int(len(taken) * _row_bytes(batch))
+                room, size = room - len(taken), size + int(len(taken) * self._row_bytes(batch))
                 if len(taken) < len(kept) or not room:
                     self._next = number + int(kept[len(taken)] if len(taken) < len(kept) else kept[-1] + 1)
                     break
@@ -145,7 +157,7 @@ class _Episodes(_Reading):
         rows, size = 0, 0.0
         for number, batch in self._batches():
             for episode in self._ends_in(number, batch):
-                its_size = episode.rows * _row_bytes(batch)
+                its_size = episode.rows * self._row_bytes(batch)
                 if episode.first < self._oldest or its_size > _MOST_EPISODE_BYTES:
                     self._lost += episode.rows
                     continue
@@ -198,8 +210,3 @@ class _Episodes(_Reading):
 
 def _column(batch: pa.RecordBatch, name: str) -> Array:
     return np.asarray(batch.column(name).to_numpy())
-
-
-def _row_bytes(batch: pa.RecordBatch) -> float:
-    size: float = batch.nbytes / max(1, batch.num_rows)
-    return max(1.0, size)

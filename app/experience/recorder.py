@@ -24,6 +24,7 @@ from pathlib import Path
 
 from app import logs, tasks
 from app.errors import NotReady, Overloaded
+from app.experience.following import Follower
 from app.experience.limits import RowLogLimits
 from app.experience.query import Query
 from app.experience.recording import Figures, MakeFollower, Recording
@@ -121,6 +122,8 @@ class Recorder:
         recording = self._recordings.get(policy)
         if recording is None:
             raise NotReady(f"the experience of policy {policy} cannot be read yet", 1)
+        while not recording.was_tried:
+            await self.alive()
         ends = self._loop.time() + query.wait_ms / 1000
         place, lost = None, 0
         while True:
@@ -213,8 +216,6 @@ class Recorder:
 
 async def serve(link: int, folder: Path) -> None:
     """Serves the link with the given number, until its other end is gone."""
-    from app.experience.following import Follower
-
     recorder = Recorder(Follower)
     with bound_in(folder) as listener:
         over = await Link.over(socket.socket(fileno=link), recorder.of_control())

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from app.errors import NotReady
 from app.experience.cursor import END, Cursor, new_reader, read_cursor, unfit
 from app.experience.limits import RowLogLimits
 from app.experience.pages import Page, encode, read_page
@@ -23,10 +24,10 @@ from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
 
-# Of a place in a log that cannot be opened yet.
-_NO_LOG = b""
 # After an error, until it is tried again.
-_AGAIN_S = 1.0
+_AGAIN_S, _RETRY_S = 1.0, 1
+# What may fail, as the log says it.
+_RECORDED, _CLOSED = "recorded", "closed"
 
 
 class Follower(Protocol):
@@ -57,12 +58,16 @@ class Figures(NamedTuple):
 
 
 class Recording:
-    """One policy's. `advance` and `close_next` belong to a thread each, and so do `read` and `encode`."""
+    """One policy's. `advance` and `close_next` belong to a thread each, and so do `read` and `encode`.
+
+    `was_tried`: whether its row log is open by now, or cannot be opened.
+    """
 
     def __init__(
         self, policy: str, folder: Path, spec: PolicySpec, limits: RowLogLimits, make_follower: MakeFollower
     ) -> None:
         self.policy = policy
+        self.was_tried = False
         self._folder = folder
         self._spec = spec
         self._limits = limits
@@ -70,9 +75,9 @@ class Recording:
         self._log: RowLog | None = None
         self._follower: Follower | None = None
         self._readers = Readers()
-        self._failed = ""
+        self._failed: dict[str, str] = {}
         self._begun_at = 0
-        self._again_at = {"": 0.0}
+        self._again_at: dict[str, float] = {}
 
     def advance(self) -> int:
         """Takes what is new into the row log; returns how many rows that were."""
@@ -89,7 +94,8 @@ class Recording:
             count = self._follower.advance()
             self._log.close_if_due(time.time())
 
-        self._tried("recorded", take)
+        self._tried(_RECORDED, take)
+        self.was_tried = True
         return count
 
     def close_next(self) -> bool:
@@ -100,7 +106,7 @@ class Recording:
             nonlocal found
             found = self._log is not None and self._log.close_next()
 
-        self._tried("closed", close)
+        self._tried(_CLOSED, close)
         return found
 
     def read(self, query: Query, place: Cursor | None) -> tuple[Page, Cursor]:
@@ -108,14 +114,12 @@ class Recording:
 
         Raises:
           DoesNotFit: the cursor is another log's.
+          NotReady: there is no log, because its folder cannot be used.
         """
         if self._log is None:
-            return Page([], 0, 0, True), Cursor(_NO_LOG, 0, new_reader())
-        if place is None:
-            place = self._place(query.cursor, self._log)
-        elif place.log == _NO_LOG:  # there was none when this reader began to wait
-            place = Cursor(self._log.id, self._begun_at, place.reader)
-            place = place if query.cursor == END else self._place(query.cursor, self._log)
+            failed = self._failed.get(_RECORDED)
+            raise NotReady(f"the experience of policy {self.policy} cannot be kept now: {failed}", _RETRY_S)
+        place = place or self._place(query.cursor, self._log)
         page = read_page(self._log, query, place.row)
         place = place._replace(row=page.next)
         self._readers.saw(place.reader, place.row, time.monotonic())
@@ -123,7 +127,7 @@ class Recording:
 
     def encode(self, query: Query, page: Page, place: Cursor) -> bytes:
         """Returns the bytes of the answer."""
-        return encode(page, query.cursor if place.log == _NO_LOG else place.text(), as_msgpack=query.as_msgpack)
+        return encode(page, place.text(), as_msgpack=query.as_msgpack)
 
     def close(self) -> None:
         """Leaves the row log to others."""
@@ -156,12 +160,11 @@ class Recording:
             call()
         except OSError as error:
             self._again_at[what] = time.monotonic() + _AGAIN_S
-            if self._failed != (failed := f"{what}: {error.errno}"):
-                self._failed = failed
+            if self._failed.get(what) != str(error):
+                self._failed[what] = str(error)
                 log.error(
                     "%s: experience is not %s: %s; answers go on", self.policy, what, error, extra=about(self.policy)
                 )
         else:
-            if self._failed.startswith(what):
-                self._failed = ""
+            if self._failed.pop(what, ""):
                 log.warning("%s: experience is %s again", self.policy, what, extra=about(self.policy))

@@ -11,6 +11,7 @@ One thread appends and another closes; any may read: what they share is the list
 
 from __future__ import annotations
 
+import bisect
 import errno
 import fcntl
 import itertools
@@ -39,6 +40,8 @@ _LOG, _CONSUMED, _PAIRING, _EPISODES = (
     b"policy_server.log", b"policy_server.consumed", b"policy_server.pairing", b"policy_server.episodes",
 )  # fmt: skip
 _CACHE_BYTES = 48 * 2**20
+# Two weeks of one a minute: of so few rows, their bytes would not be the bound for years.
+_MOST_SEGMENTS = 20_000
 
 Segment = OpenSegment | ClosedSegment
 
@@ -65,6 +68,7 @@ class RowLog:
         self._lock = threading.Lock()
         self._cache = GroupCache(_CACHE_BYTES)
         self._segments: list[Segment] = []
+        self._closed_bytes = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._used = _locked(folder)
         try:
@@ -94,7 +98,7 @@ class RowLog:
     def size(self) -> int:
         """The bytes of all segments."""
         with self._lock:
-            return sum(segment.size for segment in self._segments)
+            return self._closed_bytes + self._segments[-1].size
 
     @property
     def oldest(self) -> float | None:
@@ -161,7 +165,7 @@ class RowLog:
             if segment in self._segments:
                 partial.rename(path)
                 closed = ClosedSegment(path, segment.first, segment.end, segment.created)
-                self._segments[self._segments.index(segment)] = closed
+                self._keep([closed if each is segment else each for each in self._segments])
             else:  # removed meanwhile
                 partial.unlink()
         segment.path.unlink(missing_ok=True)
@@ -170,7 +174,8 @@ class RowLog:
     def remove_oldest(self) -> None:
         """See `limits.Log`."""
         with self._lock:
-            segment = self._segments.pop(0)
+            segment = self._segments[0]
+            self._keep(self._segments[1:])
         self.removed_rows += segment.rows
         segment.path.unlink(missing_ok=True)
 
@@ -205,7 +210,13 @@ class RowLog:
     def _holding(self, row: int) -> Segment | None:
         """Returns the segment that has this row, or the next one there is."""
         with self._lock:
-            return next((segment for segment in self._segments if segment.end > row), None)
+            at = bisect.bisect_right(self._segments, row, key=lambda segment: segment.end)
+            return self._segments[at] if at < len(self._segments) else None
+
+    def _keep(self, segments: list[Segment]) -> None:
+        """Takes these segments, the open one last; with the lock."""
+        self._segments = segments
+        self._closed_bytes = sum(segment.size for segment in segments[:-1])
 
     def _recover(self) -> None:
         """Reads what is there; nothing that was appended is lost, and nothing is there twice."""
@@ -227,20 +238,21 @@ class RowLog:
             end = ends.get(first) or first + _rows_in(path)
             found.append(ClosedSegment(path, first, end, path.stat().st_mtime))
         found += [segment for segment, _ in growing]
-        self._segments = sorted(found, key=lambda segment: segment.first)
+        self._keep(sorted(found, key=lambda segment: segment.first))
+        for full, _ in growing[:-1]:
+            full.close()
         if growing:
             self._restore(*growing[-1])
         self._go_on()
 
-    def _restore(self, segment: OpenSegment, batches: list[tuple[pa.RecordBatch, dict[bytes, bytes]]]) -> None:
+    def _restore(self, segment: OpenSegment, noted: dict[bytes, bytes]) -> None:
         saved = segment.schema.metadata
         self.id = saved[_LOG]
-        self.consumed, self.pairing = json.loads(saved[_CONSUMED]), saved[_PAIRING]
+        self.consumed = json.loads(noted.get(_CONSUMED, saved[_CONSUMED]))
+        self.pairing = noted.get(_PAIRING, saved[_PAIRING])
         self._episodes.restore(saved[_EPISODES])
         columns = (*(column for column in self.columns if column.shape == ()), *OF_EPISODE)
-        for batch, noted in batches:
-            self.consumed = json.loads(noted[_CONSUMED])
-            self.pairing = noted.get(_PAIRING, self.pairing)
+        for _, batch in segment.read(segment.first):
             self._episodes.recover(values_of(columns, pa.Table.from_batches([batch])))
 
     def _go_on(self) -> None:
@@ -260,7 +272,9 @@ class RowLog:
         # With no row in it, the open one has the same name.
         segment = OpenSegment.create(self.folder, number, self._schema())
         with self._lock:
-            self._segments = [*(each for each in self._segments if each.first != number), segment]
+            self._keep([*(each for each in self._segments if each.first != number), segment])
+        while len(self._segments) > _MOST_SEGMENTS:
+            self.remove_oldest()
 
     def _schema(self) -> pa.Schema:
         saved = {
@@ -285,7 +299,7 @@ def _locked(folder: Path) -> int:
     return used
 
 
-def _recovered(path: Path) -> tuple[OpenSegment, list[tuple[pa.RecordBatch, dict[bytes, bytes]]]] | None:
+def _recovered(path: Path) -> tuple[OpenSegment, dict[bytes, bytes]] | None:
     """Opens a segment that rows were appended to; None, and it is put aside, where nothing in it can be read."""
     try:
         return OpenSegment.recover(path)

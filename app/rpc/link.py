@@ -52,7 +52,7 @@ class Link:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            if self._reading.done():
+            if self.is_lost:
                 raise LinkLost(f"the process that should {name} is gone, and is started again")
             self._send(_CALL, number, (name, args))
             return await answer
@@ -61,6 +61,11 @@ class Link:
             raise
         finally:
             del self._waiting[number]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the other process is known to be gone."""
+        return self._reading.done()
 
     async def lost(self) -> None:
         """Returns when the other process is gone."""

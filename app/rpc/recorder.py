@@ -74,13 +74,12 @@ class RemoteRecorder:
         try:
             answer: bytes = await link.call("read", policy, query)
         except LinkLost:
-            self._link = None if self._link is link else self._link
             raise NotReady(_GONE, 1) from None
         return answer
 
     async def _connected(self) -> Link:
         async with self._connecting:
-            if self._link is None:
+            if self._link is None or self._link.is_lost:
                 end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 try:
                     with _short(self._folder) as path:

@@ -24,7 +24,7 @@ VALUES: dict[str, Any] = {"default": {}} | {
     file.name.removesuffix("-values.yaml"): yaml.safe_load(file.read_text()) for file in CI
 }
 # What the chart decides, and its users do not.
-OWN = {"host", "port", "state_dir", "fleet", "advertise"}
+OWN = {"host", "port", "state_dir", "fleet", "advertise", "experience_dir"}
 # What reaches no other machine, or a port that the chart does not publish.
 NOT_OFFERED = {"uds", "uds_mode", "uds_owner", "grpc_port", "openpi"}
 LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "managed-by")}
@@ -147,10 +147,9 @@ def test_the_schema_has_every_setting_with_its_type_bounds_and_help() -> None:
     for setting in all_settings():
         if setting.metadata["secret"] or setting.name in OWN | NOT_OFFERED:
             continue
-        kind = {bool: "boolean", int: "integer", str: "string"}[type(setting.default)]
-        bounds = (
-            {"minimum": setting.metadata["least"], "maximum": setting.metadata["most"]} if kind == "integer" else {}
-        )
+        kind = {bool: "boolean", int: "integer", float: "number", str: "string"}[type(setting.default)]
+        is_number = kind in ("integer", "number")
+        bounds = {"minimum": setting.metadata["least"], "maximum": setting.metadata["most"]} if is_number else {}
         choices = list(setting.metadata["choices"])
         expected[setting.name] = {
             "description": setting.metadata["help"],
@@ -196,6 +195,8 @@ def test_every_setting_reaches_the_server_as_it_was_given(tmp_path: Path) -> Non
             other[setting.name] = not setting.default
         elif isinstance(setting.default, int):
             other[setting.name] = setting.metadata["most"] or 10**9 + 1
+        elif isinstance(setting.default, float):
+            other[setting.name] = setting.metadata["most"] / 4
         else:
             other[setting.name] = next((c for c in setting.metadata["choices"] if c != setting.default), "given")
     (answer,) = asked_of_helm({"settings": other}, folder=tmp_path)

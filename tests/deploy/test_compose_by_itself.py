@@ -55,7 +55,11 @@ def test_members_have_what_the_server_has_and_an_address_and_a_volume_of_their_o
         assert variables["POLICY_SERVER_ADVERTISE"] == f"http://member-{number}:8000"
         assert (variables["POLICY_SERVER_WORKERS"], variables["POLICY_SERVER_FLEET"]) == ("2", "blue")
         assert variables["POLICY_SERVER_ADMIN_TOKEN_FILE"] == "/run/secrets/admin_token"
-        assert [volume["source"] for volume in member["volumes"]] == [str(ROOT / "policies"), f"state-{number}"]
+        assert [volume["source"] for volume in member["volumes"]] == [
+            str(ROOT / "policies"),
+            f"state-{number}",
+            f"experience-{number}",
+        ]
         assert "ports" not in member
         assert {name: one["condition"] for name, one in member["depends_on"].items()} == {
             "sessions": "service_healthy",

@@ -163,7 +163,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         redis = stack.enter_context(running_redis()) if found.has_redis else None
         env = {"POLICY_SERVER_FLEET_URL": redis.url} if redis is not None else {}
         policies = {"p": trainer.folder, "broken": folder / "broken"}
-        server = stack.enter_context(serving(policies, *OPTIONS, POLICY_SERVER_TYPO="1", **env))
+        kept = ("--experience-dir", str(folder / "experience"))
+        server = stack.enter_context(serving(policies, *OPTIONS, *kept, POLICY_SERVER_TYPO="1", **env))
         for _ in range(2):
             server.http.post("/sessions", json={"observation": [0, 0, 0, 0]}).raise_for_status()
         if shutil.which("prometheus"):

@@ -13,7 +13,7 @@ from app.inference.policy import Policy
 
 _DESCRIBED = {
     "cursor": "That of the answer before; none for the oldest row, `end` for what comes from now on",
-    "max_rows": "The most rows; fewer come where they would be more than 8 MiB",
+    "max_rows": "The most rows; fewer come where they would be more than 4 MiB",
     "wait_ms": "Without rows, how long to wait for one",
     "min_train_step": "Only rows of weights with at least so many steps of training",
     "complete_episodes": "Only whole episodes, one behind the other, in the order in which they ended",

@@ -102,6 +102,7 @@ def test_half_an_episode_is_never_given_whatever_is_missing_of_it(log):
 def test_an_episode_that_a_restart_falls_into_is_whole(log, tmp_path):
     simulators = [Simulator("a", length=30), Simulator("b", length=30)]
     append_steps(log, simulators, 11)
+    log.close()
     log = RowLog(tmp_path, COLUMNS, RowLogLimits(10**9, 10_000, 1e9))
     append_steps(log, simulators, 9)
     log.close_if_due(2e9)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +21,22 @@ from tests.support.experience import COLUMNS, Reading, Simulator, append_steps, 
 KEPT = 10**9
 
 
+OPEN: dict[Path, RowLog] = {}
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while OPEN:
+        OPEN.popitem()[1].close()
+
+
 def opened(folder, segment_bytes=KEPT, columns=COLUMNS, bytes_limit=4 * KEPT, segment_s=1e9):
-    return RowLog(folder, columns, RowLogLimits(bytes_limit, segment_bytes, segment_s), {"a": 1})
+    """The log of a folder; the one that was there is left as it is, as if its process had been killed."""
+    if (before := OPEN.pop(folder, None)) is not None:
+        before.close()
+    OPEN[folder] = log = RowLog(folder, columns, RowLogLimits(bytes_limit, segment_bytes, segment_s), {"a": 1})
+    return log
 
 
 def closed(log):
@@ -152,6 +167,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_appended(
         assert log.end >= reported
         assert log.consumed == {"j": log.end}
         assert steps_in(log) == list(range(1, log.end + 1))
+        OPEN.pop(tmp_path).close()
 
 
 def test_the_limit_removes_the_oldest_segment_of_all_policies_first(tmp_path):
@@ -245,5 +261,7 @@ def test_a_file_that_cannot_be_read_is_left_out(tmp_path, caplog):
         append_steps(log, [Simulator(name)], 40)
     closed(log)
     (tmp_path / "0000000000000040.parquet").write_bytes(b"PAR1 it is not")
-    assert [row["session"] for row in Reading(opened(tmp_path)).rest()] == ["a"] * 40 + ["c"] * 40
+    reader = Reading(opened(tmp_path))
+    assert [row["session"] for row in reader.rest()] == ["a"] * 40 + ["c"] * 40
+    assert reader.lost == 40
     assert "0000000000000040.parquet cannot be read" in caplog.text

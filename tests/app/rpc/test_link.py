@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import DoesNotFit, Fault, LinkLost, Problem, SwapRefused
+from app.errors import DoesNotFit, Fault, LinkLost, Problem, Refusal, SwapRefused
 from app.rpc.link import Link
 
 
@@ -19,8 +19,18 @@ async def refuse() -> None:
     raise SwapRefused("the disk is full", for_now=True)
 
 
+class Misfit(Refusal):
+    """An error that is written, and cannot be read again."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+
+
 async def misfit() -> None:
-    """Raises an error that cannot be made from its message alone."""
+    raise Misfit("x", "is 7")
+
+
+async def unfit() -> None:
     raise DoesNotFit([Problem("x", "is 7", "a letter")])
 
 
@@ -81,11 +91,21 @@ def test_errors_arrive_as_they_were_raised():
 def test_an_error_that_cannot_be_sent_arrives_as_a_fault_with_its_words(caplog):
     async def test() -> None:
         async with linked(misfit=misfit) as (link, _):
-            with pytest.raises(Fault, match="DoesNotFit: x: is 7; expected a letter"):
+            with pytest.raises(Fault, match="Misfit: x: is 7"):
                 await link.call("misfit")
 
     run(test)
     assert "cannot be sent" in caplog.text
+
+
+def test_a_refusal_of_inputs_arrives_with_its_problems():
+    async def test() -> None:
+        async with linked(unfit=unfit) as (link, _):
+            with pytest.raises(DoesNotFit) as refused:
+                await link.call("unfit")
+            assert refused.value.problems == (Problem("x", "is 7", "a letter"),)
+
+    run(test)
 
 
 def test_who_gives_up_waiting_ends_the_work_for_it():

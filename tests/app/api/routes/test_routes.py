@@ -116,3 +116,11 @@ async def test_the_place_of_a_session_is_behind_what_a_proxy_takes_away(monkeypa
         refused = await http.delete(begun.headers["location"], params={"run_id": "x" * 1000})
         assert refused.status_code == 422
         assert (await http.delete(begun.headers["location"])).status_code == 204
+
+
+async def test_experience_that_is_not_recorded_is_501(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client(monkeypatch) as (_, http):
+        for path in ("/experience", "/v1/policies/echo/experience"):
+            answer = await http.get(path)
+            assert answer.status_code == 501
+            assert "POLICY_SERVER_EXPERIENCE_DIR is not set" in answer.json()["detail"]
