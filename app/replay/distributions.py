@@ -11,6 +11,10 @@ from app.wire.tensors import Array, Arrays
 from saver.artifact import PolicySpec, ServingInfo, leaves
 
 
+# What TF-Agents' PPO calls a parameter.
+_ALSO = {"scale_diag": "scale"}
+
+
 class Distributions:
     """The distributions of one policy's actions that can be compared.
 
@@ -38,15 +42,10 @@ class Distributions:
         if len(self._infos) != 1:
             return {}
         ((name, info),) = self._infos.items()
-        shapes = {
-            path.rpartition("/")[2]: (path, leaf.shape)
-            for path, leaf in leaves(spec.info, "policy_info")
-            if "/" in path
-        }
-        found = {wanted: shapes[wanted] for wanted in needed(info) if wanted in shapes}
-        if len(found) < len(needed(info)):
-            return {}
-        return {f"{name}/{wanted}": path for wanted, (path, _) in found.items()}
+        paths = {path.rpartition("/")[2]: path for path, _ in leaves(spec.info, "policy_info") if "/" in path}
+        found = {wanted: paths.get(wanted) or paths.get(_ALSO.get(wanted, "")) for wanted in needed(info)}
+        whole = {f"{name}/{wanted}": path for wanted, path in found.items() if path}
+        return whole if len(whole) == len(found) else {}
 
     def apart(self, first: Arrays, second: Arrays) -> Array:
         """Returns the divergence of each row, summed over the leaves of the action: [rows] float64.

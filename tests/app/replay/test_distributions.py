@@ -23,6 +23,11 @@ def test_parameters_that_the_info_of_a_ppo_policy_has_are_read_from_there():
         "arm/loc": "policy_info/dist_params/loc",
         "arm/scale_diag": "policy_info/dist_params/scale_diag",
     }
+    called_otherwise = {"dist_params": {"loc": Leaf("p", "float32", (2,)), "scale": Leaf("q", "float32", (2,))}}
+    assert distributions({"arm": DIAGONAL}, info=called_otherwise).recorded == {
+        "arm/loc": "policy_info/dist_params/loc",
+        "arm/scale_diag": "policy_info/dist_params/scale",
+    }
     assert distributions({"arm": DIAGONAL}, info={"dist_params": {"loc": ARM}}).recorded == {}
     assert distributions({"arm": DIAGONAL}).recorded == {}
 
