@@ -10,7 +10,6 @@ from app.replay.divergence import divergence, needed
 from app.wire.tensors import Array, Arrays
 from saver.artifact import PolicySpec, ServingInfo, leaves
 
-
 # What TF-Agents' PPO calls a parameter.
 _ALSO = {"scale_diag": "scale"}
 
