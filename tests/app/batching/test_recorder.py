@@ -48,12 +48,12 @@ def test_what_is_kept_is_a_copy():
 def test_spread_rows_are_of_all_that_was_asked_and_not_the_last_ones():
     """An odd row long ago is among them; so is the last one, and there are never more."""
     recorder = Recorder(spread=True)
-    for moment in range(200):
+    for moment in range(120):
         recorder.offer(inputs(100.0 if moment == 20 else np.sin(moment)), outputs(0.0), now=moment)
     found = kept(recorder)
     assert len(found) == KEPT_ROWS
     assert 100.0 in found
-    assert found[0] == np.float32(np.sin(199))
+    assert found[0] == np.float32(np.sin(119))
     assert max(value for value in found if value < 100) > 0.9 > -0.9 > min(found)
 
 
