@@ -36,7 +36,7 @@ from bench.sessions import Found, show
 ROOT = f"/v1/policies/{SMALL}"
 STEP = json.dumps({"observation": [0.1, -0.2, 0.3, -0.4], "reward": 1.0, "step_type": 1}).encode()
 # More than there are connections: no session has two steps under way.
-SESSIONS, CONNECTIONS = 256, 16
+SESSIONS, CONNECTIONS = 2048, 16
 MOST_WAIT_MS = 20_000
 WORKER_MB = 150
 QUICK = {"rounds": 1, "seconds": 0.3, "probes": 3}

@@ -88,18 +88,19 @@ def test_an_open_segment_is_closed_by_age_once_it_has_rows(tmp_path):
 
 def test_wherever_the_last_write_was_cut_the_rows_before_it_and_what_they_consumed_are_there(tmp_path):
     log, simulator = opened(tmp_path), Simulator()
-    for part in range(3):
-        log.append(rows_of(COLUMNS, [simulator.next() for _ in range(4)]), {"j": part}, b"pairing %d" % part)
+    for part, count in enumerate((4, 4, 40)):  # what is left of the last one is more than what comes next
+        log.append(rows_of(COLUMNS, [simulator.next() for _ in range(count)]), {"j": part}, b"pairing %d" % part)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     last = log._open.batches[-1]
     for size in (last.offset - 1, *range(last.offset, last.offset + last.size, 41), len(whole)):
         path.write_bytes(whole[:size])
         again = opened(tmp_path)
-        parts = 3 if size == len(whole) else 1 if size < last.offset else 2
-        assert (again.end, again.consumed, again.pairing) == (4 * parts, {"j": parts - 1}, b"pairing %d" % (parts - 1))
+        parts, rows = (3, 48) if size == len(whole) else (1, 4) if size < last.offset else (2, 8)
+        assert (again.end, again.consumed, again.pairing) == (rows, {"j": parts - 1}, b"pairing %d" % (parts - 1))
         append_steps(again, [Simulator()])
-        assert len(steps_in(opened(tmp_path))) == 4 * parts + 1
+        assert path.stat().st_size == again.size
+        assert len(steps_in(opened(tmp_path))) == rows + 1
 
 
 def test_numbers_consumed_pairing_and_recent_steps_survive_closing_and_a_restart(tmp_path):
@@ -216,6 +217,7 @@ def test_a_disk_that_is_full_changes_nothing_and_the_log_goes_on_later(tmp_path,
             with pytest.raises(OSError, match="No space"):
                 log.append(rows, {"journal": 2})
     assert (log.end, log.consumed) == (4, {"journal": 1})
+    assert log.size == sum(path.stat().st_size for path in tmp_path.iterdir())
     log.append(rows, {"journal": 2})
     assert steps_in(log) == list(range(1, 8))
     assert (opened(tmp_path).end, opened(tmp_path).consumed) == (7, {"journal": 2})

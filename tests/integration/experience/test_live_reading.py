@@ -235,7 +235,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_gets_full_costs_experience_alone_and_recording_goes_on_later(
     small_disk: Path, exports: Path
 ) -> None:
-    options = ("--experience-dir", str(small_disk / "x"), "--sessions-limit", "4096", "--no-watch")
+    options = ("--experience-dir", str(small_disk / "x"), "--experience-bytes-limit", str(2**24), "--no-watch")
     with serving({"cartpole": exports / "cartpole"}, *options, prepared=True) as server:
         simulator = Simulator(server, "before")
         for _ in range(10):
