@@ -39,7 +39,8 @@ class BatcherParts:
 
     `lease()` gives the active version, to be entered for the length of a batch; `complete` adds what requests have left
     out. `queue_limit`: the most jobs that wait. A call expected to take at most `inline_s` seconds runs on the event
-    loop, any other in `executor`. `fields`: what a refusal names where the policy has refused its inputs.
+    loop, any other in `executor`. `fields`: what a refusal names where the policy has refused its inputs. `spread`: how
+    a few inputs are kept, see `Recorder`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BatcherParts:
     queue_limit: int
     inline_s: float = INLINE_S
     fields: str = "observation"
+    spread: bool = False
 
 
 class Batcher:
@@ -66,7 +68,7 @@ class Batcher:
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
         self._call_times: dict[str, CallTimes] = {}
-        self._recorder = Recorder()
+        self._recorder = Recorder(parts.spread)
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
         self._stopping = False
