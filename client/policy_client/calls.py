@@ -136,8 +136,11 @@ class Calls:
     def experience(self, query: Mapping[str, Any], wait_ms: int) -> Call[ExperienceBatch]:
         """Rows behind a cursor. `query`: the parameters; None leaves one out."""
         url = self.url("experience").copy_merge_params(
-            {name: str(value).lower() if isinstance(value, bool) else str(value)
-             for name, value in {**query, "wait_ms": wait_ms}.items() if value is not None}
+            {
+                name: str(value).lower() if isinstance(value, bool) else str(value)
+                for name, value in {**query, "wait_ms": wait_ms}.items()
+                if value is not None
+            }
         )
         request = self._bare("GET", url)
         request.headers["Accept"] = MEDIA_TYPE

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tf_agents.trajectories import trajectory
 
+from policy_client.array_specs import array_spec_of
 from policy_client.experience import Experience
 from policy_client.fields import Nest
-from policy_client.tf_agents import array_spec_of
 from policy_client.windows import Windows, episodes_in
 
 
 def experience_dataset(
-    experience: Experience, *, num_steps: int | None = 2, batch_size: int | None = None, stop_when_idle: bool = False
+    experience: Experience,
+    *,
+    num_steps: int | None = 2,
+    shift: int = 1,
+    batch_size: int | None = None,
+    stop_when_idle: bool = False,
 ) -> tf.data.Dataset:
     """Makes a dataset of what comes out of a reader, in the order in which it was recorded; it can be iterated once.
 
@@ -26,13 +30,16 @@ def experience_dataset(
 
     Args:
       experience: the reader; with `complete_episodes` where `num_steps` is None.
-      num_steps: consecutive steps of one environment: 2 for DQN and SAC, more for n-step returns; every step begins
-        one. None for whole episodes, which differ in length, as PPO and REINFORCE take them (batch_size 1, or None).
+      num_steps: consecutive steps of one environment: 2 for DQN and SAC, n + 1 for n-step returns, more for PPO. None
+        for whole episodes, which differ in length (batch_size 1, or None).
+      shift: steps between the beginnings of two elements: 1, so that every step begins one; `num_steps - 1` for PPO,
+        which is to see each transition once, and takes the last step of an element only for what follows.
       batch_size: how many make an element.
       stop_when_idle: ends the dataset where no row came within the reader's `wait_ms`, in the place of waiting on.
 
     Raises:
-      ValueError: whole episodes in batches of more than one, or of a reader that does not read whole ones.
+      ValueError: `num_steps` or `shift` is below 1; or whole episodes in batches of more than one, or of a reader that
+        does not read whole ones.
       PolicyError: the server does not describe the policy.
     """
     if num_steps is None and (batch_size or 1) > 1:
@@ -41,7 +48,8 @@ def experience_dataset(
         raise ValueError("whole episodes need a reader with complete_episodes=True")
     specs = _specs(experience.policy.describe()["specs"])
     names = [name for name, _ in _leaves(specs)]
-    pieces = _pieces(experience, num_steps, names, stop_when_idle)
+    windows = Windows(num_steps, names, shift) if num_steps is not None else None
+    pieces = _pieces(experience, windows, names, stop_when_idle)
     lead = (None, num_steps)
     signature = {name: tf.TensorSpec((*lead, *spec.shape), tf.as_dtype(spec.dtype)) for name, spec in _leaves(specs)}
     dataset = tf.data.Dataset.from_generator(lambda: pieces, output_signature=signature).unbatch()
@@ -51,9 +59,8 @@ def experience_dataset(
 
 
 def _pieces(
-    experience: Experience, num_steps: int | None, names: list[str], stop_when_idle: bool
+    experience: Experience, windows: Windows | None, names: list[str], stop_when_idle: bool
 ) -> Iterator[dict[str, Any]]:
-    windows = Windows(num_steps, names) if num_steps is not None else None
     while not experience.is_closed:
         batch = experience.read()
         if not batch.rows:

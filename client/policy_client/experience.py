@@ -94,7 +94,9 @@ class Experience:
           PolicyError: the others of the tree.
         """
         wait_ms = self._wait_ms if wait_ms is None else wait_ms
-        batch = self.policy.perform(self.policy.calls.experience({**self._query, "cursor": self.cursor or None}, wait_ms))
+        batch = self.policy.perform(
+            self.policy.calls.experience({**self._query, "cursor": self.cursor or None}, wait_ms)
+        )
         self.cursor = batch.cursor
         if batch.lost_rows:
             if not self.lost_rows:

@@ -21,12 +21,18 @@ class Windows:
     Args:
       size: rows of a window, 1 or more.
       names: the columns to cut; the others are left out.
+      shift: rows between the beginnings of two windows.
+
+    Raises:
+      ValueError: `size` or `shift` is below 1.
     """
 
-    def __init__(self, size: int, names: Sequence[str]) -> None:
-        if size < 1:
-            raise ValueError(f"num_steps is {size}, expected 1 or more")
+    def __init__(self, size: int, names: Sequence[str], shift: int = 1) -> None:
+        for name, number in (("num_steps", size), ("shift", shift)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}, expected 1 or more")
         self._size = size
+        self._shift = shift
         self._names = list(names)
         self._kept: OrderedDict[tuple[str, str, int], dict[str, Array]] = OrderedDict()
 
@@ -40,9 +46,7 @@ class Windows:
             return None
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in self._names}
 
-    def _of_one(
-        self, environment: tuple[str, str, int], places: Array, columns: Columns
-    ) -> dict[str, Array] | None:
+    def _of_one(self, environment: tuple[str, str, int], places: Array, columns: Columns) -> dict[str, Array] | None:
         fresh = {name: np.asarray(columns[name])[places] for name in (*self._names, "step")}
         kept = self._kept.pop(environment, None)
         rows = fresh if kept is None else {name: np.concatenate([kept[name], array]) for name, array in fresh.items()}
@@ -53,8 +57,8 @@ class Windows:
                 self._kept.popitem(last=False)
         if count < size:
             return None
-        starts = np.arange(count - size + 1)
-        starts = starts[rows["step"][size - 1 :] - rows["step"][: count - size + 1] == size - 1]
+        first = rows["step"][: count - size + 1]
+        starts = np.flatnonzero((rows["step"][size - 1 :] - first == size - 1) & (first % self._shift == 0))
         if not len(starts):
             return None
         chosen = starts[:, None] + np.arange(size)
