@@ -100,9 +100,8 @@ class Worker:
         names = [named.name for named in settings.policies]
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._service.fleet = FleetStatus() if settings.fleet_url else None
-        writers = StepWriters(settings)
+        writers = StepWriters(settings, metrics)
         self._stack.callback(writers.close)
-        metrics.measure_with(functools.partial(writers.measure, metrics))
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit, writers=writers)
         self._stack.push_async_callback(self._sessions.close)
         self._pages = Pages(lambda number: self.link.call("console", number))
@@ -119,7 +118,7 @@ class Worker:
             token=settings.data_token,
             crosses_origins=bool(settings.cors_origins),
         )
-        openpi = OpenPi(self._service, metrics, settings)
+        openpi = OpenPi(self._service, metrics, settings, writers)
         self._sessions.also_kept = openpi.keeps
         self._fast_path.websockets = openpi
         self._limits = SharedLimits(_limits(settings), memory)

@@ -33,9 +33,10 @@ from app.dialects.calls import ForeignRequest, Reply
 from app.dialects.openpi import Kind, MessageReader, metadata, reset_answer
 from app.dialects.openpi_answer import ResultWriter
 from app.errors import DoesNotFit, Forbidden, Malformed, NotMsgpack, NotWebSocket, Problem, Unauthorized, WeightsGone
+from app.experience.episode_writer import EpisodeWriter
+from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, function_of
-from app.inference.response import ResponseTemplate
 from app.inference.service import Service
 from app.inputs.arrays import ArrayReader
 from app.inputs.defaults import FIRST, default_leaves
@@ -58,10 +59,10 @@ _ACCEPTED = (
 
 
 class OpenPi:
-    """Which requests become OpenPI's WebSockets, and of which policy."""
+    """Which requests become OpenPI's WebSockets, and of which policy. `writers`: write the steps that are recorded."""
 
-    def __init__(self, service: Service, metrics: Metrics, settings: Settings) -> None:
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: Service, metrics: Metrics, settings: Settings, writers: StepWriters) -> None:
+        self._service, self._metrics, self._writers = service, metrics, writers
         self._token, self._at_root = settings.data_token, settings.openpi
         self._idle_s = settings.sessions_idle_s
         self._keeping: WeakSet[Episode] = WeakSet()
@@ -99,7 +100,9 @@ class OpenPi:
             if not self._origins & {"*", origin}:
                 raise Forbidden(f"the origin {origin[:200]!r} is none that may call from a browser: see --cors-origins")
         keeps_weights = _keeps_weights(head.target)
-        episode = Episode(self._service, policy, self._metrics, self._idle_s, keeps_weights)
+        writer = self._writers.of(policy.name, policy.spec)
+        records = None if writer is None else EpisodeWriter(writer)
+        episode = Episode(self._service, policy, self._metrics, self._idle_s, keeps_weights, records)
         if keeps_weights:
             self._keeping.add(episode)
         accepted = _ACCEPTED % accept.encode()
@@ -122,10 +125,17 @@ class Episode:
     """What one connection does with its policy.
 
     `idle_s`: as long as a session is kept. `keeps_weights`: every step is answered by the weights of the first one.
+    `records`: where its steps are recorded.
     """
 
     def __init__(
-        self, service: Service, policy: Policy, metrics: Metrics, idle_s: float, keeps_weights: bool = False
+        self,
+        service: Service,
+        policy: Policy,
+        metrics: Metrics,
+        idle_s: float,
+        keeps_weights: bool = False,
+        records: EpisodeWriter | None = None,
     ) -> None:
         self.idle_s = idle_s
         self._service, self._policy = service, policy
@@ -140,6 +150,7 @@ class Episode:
         self._seed: int | None = None
         self._step = 0
         self._keeps_weights = keeps_weights
+        self._records = records
         # Of the version that the episode keeps, and whether it is not known yet which one that will be.
         self._digest: str | None = None
         self._is_beginning = False
@@ -209,7 +220,7 @@ class Episode:
         request = self._service.parser.request(policy, function, inputs, options, policy.templates, step)
         if self._keeps_weights:
             self._keep(request, begins)
-        write = partial(self._written, request.template, request.batched, begins, session_id, started)
+        write = partial(self._written, request, options, begins, session_id, started)
         return ForeignRequest.of(request, write)
 
     def _keep(self, request: InferenceRequest, begins: bool) -> None:
@@ -223,8 +234,8 @@ class Episode:
 
     def _written(
         self,
-        template: ResponseTemplate,
-        batched: bool,
+        request: InferenceRequest,
+        options: Options,
         begins: bool,
         session_id: str | None,
         started: float,
@@ -238,7 +249,10 @@ class Episode:
             self._digest, self._is_beginning = result.digest, False
         self._step = 1 if begins else self._step + 1
         self._session_id = self._session_id if session_id is None else session_id
-        return Reply(b"", self._writer.write(template, result, batched, (perf_counter() - started) * 1000))
+        if self._records is not None:
+            self._records.write(begins, self._session_id, options, request.job, result)
+        took_ms = (perf_counter() - started) * 1000
+        return Reply(b"", self._writer.write(request.template, result, request.batched, took_ms))
 
     def _with_state(self, inputs: Inputs, state: Arrays) -> Inputs:
         rows = len(next(iter(state.values())))

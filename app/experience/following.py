@@ -16,9 +16,11 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from app.experience.event import Event, Pair, read_event
 from app.experience.journal import FOLDER, SUFFIX, JournalReader, Unreadable, is_without_writer, remove_abandoned
-from app.experience.layout import Event, Layout, Pair, read_event
+from app.experience.layout import Layout
 from app.experience.pairing import Pairing
+from app.experience.trajectories import rows_of
 from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
@@ -86,7 +88,7 @@ class Follower:
         if self._round is None:
             return 0
         pairs, consumed, pairing, over = self._round
-        rows = self._layout.rows(pairs)
+        rows = rows_of(self._layout, pairs)
         self._rows.append(rows, consumed, pairing)
         self._round = None
         for name in over:

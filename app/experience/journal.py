@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from app.experience.layout import LEAST_BYTES, length_of
+from app.experience.event import LEAST_BYTES, length_of
 
 FOLDER, SUFFIX = "journals", ".journal"
 _PARTIAL = ".new"

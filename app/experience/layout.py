@@ -1,132 +1,24 @@
-"""One answered step of a session ⇄ bytes; and pairs of such steps → rows.
-
-    length u32 · flags u8 · mode u8 · step i64 · time_ns i64 · train_step i64 · seed i64 · rows u32 · four lengths u16
-    session · run_id · incarnation · version, UTF-8
-    the values of each column, [rows, …]: as they lie in memory, or as msgpack where their sizes may differ
-
-An event says all that its step was asked and answered; what the next observation brings is in the next event.
-"""
+"""The values of a policy's steps ⇄ the bytes of their events."""
 
 from __future__ import annotations
 
 import hashlib
-import struct
-import time
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from app.batching.rule import Job, Result
+from app.experience.event import Event, EventWriter, Pair, Who
 from app.experience.schema import columns_of
+from app.inputs.defaults import MID
 from app.inputs.options import Options
 from app.wire.tensors import Array, Arrays
 from saver.artifact import LOG_PROB, Leaf, Nest, PolicySpec, leaves
 
-FIRST, MID, LAST = 0, 1, 2
-# The event was written by another machine too, which has the row that it ends.
-COPY = 1
-MODES = ("", "greedy", "sample")
-
-_HEAD = struct.Struct("<IBBqqqqIHHHH")
-# Of an event that cannot be read, so much is not even looked at.
-LEAST_BYTES = _HEAD.size
-_FLAGS_AT = 4
-_MODE_NUMBERS = {"action": 0, "greedy": 1, "sample": 2}
-# Of sessions that step at the same time; the rest of them is encoded each time.
-_MOST_NAMES = 4096
 _LOG_PROB = Leaf(LOG_PROB, "float32", ())
-
-
-class Who(NamedTuple):
-    """The session that an event belongs to."""
-
-    session: str
-    run_id: str
-    incarnation: str
-
-
-class Head(NamedTuple):
-    """The numbers at the start of an event; the last four are lengths, in bytes."""
-
-    length: int
-    flags: int
-    mode: int
-    step: int
-    time_ns: int
-    train_step: int
-    seed: int
-    rows: int
-    session: int
-    run_id: int
-    incarnation: int
-    version: int
-
-    @property
-    def names_end(self) -> int:
-        """Where the names of the session end, and that of the version starts."""
-        return LEAST_BYTES + self.session + self.run_id + self.incarnation
-
-    @property
-    def body(self) -> int:
-        """Where the values start."""
-        return self.names_end + self.version
-
-
-class Event(NamedTuple):
-    """An event that was read. `key`: the names of its session; `source`: what it was read from."""
-
-    head: Head
-    key: bytes
-    data: bytes | memoryview
-    source: str = ""
-
-    def who(self) -> Who:
-        """Returns the session that it belongs to."""
-        head, key = self.head, self.key.decode()
-        if len(key) == len(self.key):
-            run_id = head.session + head.run_id
-            return Who(key[: head.session], key[head.session : run_id], key[run_id:])
-        cut = (self.key[: head.session], self.key[head.session :][: head.run_id], self.key[-head.incarnation :])
-        return Who(*(part.decode() for part in cut))
-
-    def version(self) -> str:
-        """Returns the version that answered."""
-        return bytes(self.data[self.head.names_end : self.head.body]).decode()
-
-
-# The event of a step, and that of the next one.
-Pair = tuple[Event, Event]
-
-
-def read_event(data: bytes | memoryview, source: str = "") -> Event:
-    """Reads an event.
-
-    Raises:
-      ValueError: it is none.
-    """
-    try:
-        head = Head._make(_HEAD.unpack_from(data))
-    except struct.error:
-        raise ValueError(f"{len(data)} bytes are no event") from None
-    if not head.body <= head.length == len(data) or head.mode >= len(MODES) or not head.incarnation:
-        raise ValueError("the lengths in an event do not fit")
-    return Event(head, bytes(data[LEAST_BYTES : head.names_end]), data, source)
-
-
-def length_of(data: bytes | memoryview, start: int) -> int:
-    """Returns the length that the event at `start` says that it has."""
-    length: int = _LENGTH.unpack_from(data, start)[0]
-    return length
-
-
-def as_copy(event: bytes) -> bytes:
-    """Returns an event with the mark that another machine has written it."""
-    return b"".join((event[:_FLAGS_AT], bytes((event[_FLAGS_AT] | COPY,)), event[_FLAGS_AT + 1 :]))
-
-
-_LENGTH = struct.Struct("<I")
+# What stands for values that a step has not, by their rows; and versions of which the dtypes were seen.
+_MOST_FILLS, _MOST_SEEN = 256, 64
 
 
 class _Value(NamedTuple):
@@ -162,12 +54,11 @@ class Layout:
         self.digest = hashlib.sha256(repr(self.columns).encode()).digest()[:16]
         all_values = [*self._inputs, *self._outputs]
         self.is_fixed = not any(value.leaf.dtype == "string" or None in value.leaf.shape for value in all_values)
-        self._forms = [value.form for value in all_values]
+        self.forms = [value.form for value in all_values]
         self._row_bytes = self._dtype(1).itemsize if self.is_fixed else 0
         self._fills: dict[tuple[str, int], bytes] = {}
         self._exact: dict[tuple[str, str], bool] = {}
-        # The names of sessions as bytes, and their lengths.
-        self._names: dict[Who, tuple[bytes, tuple[int, ...]]] = {}
+        self._writer = EventWriter()
         self._input_names = [value.leaf.name for value in self._inputs]
         self._output_names = [value.leaf.name for value in self._outputs]
 
@@ -183,7 +74,7 @@ class Layout:
         if self.is_fixed:
             inputs = job.inputs
             if not self._is_exact(job.function, result):
-                outputs = self._cast(outputs)
+                outputs = self._cast(outputs, rows)
             parts = [
                 array.tobytes() if (array := inputs.get(name)) is not None else self._fill(name, rows)
                 for name in self._input_names
@@ -197,29 +88,7 @@ class Layout:
                 raise ValueError(f"a step has {len(body)} bytes, and not {rows} times {self._row_bytes}")
         else:
             body = self._varying(rows, job.inputs, outputs)
-        names, lengths = self._names.get(who) or self._named(who)
-        version, seed = result.version.encode(), options.seed
-        head = _HEAD.pack(
-            LEAST_BYTES + len(names) + len(version) + len(body),
-            0,
-            _MODE_NUMBERS[job.function],
-            step,
-            time.time_ns(),
-            result.train_step,
-            -1 if seed is None else seed,
-            rows,
-            *lengths,
-            len(version),
-        )
-        return b"".join((head, names, version, body))
-
-    def _named(self, who: Who) -> tuple[bytes, tuple[int, ...]]:
-        parts = [name.encode() for name in who]
-        found = b"".join(parts), tuple(map(len, parts))
-        if len(self._names) >= _MOST_NAMES:
-            self._names.clear()
-        self._names[who] = found
-        return found
+        return self._writer.event((who, step, options.seed), job, result, body)
 
     def fits(self, event: Event) -> bool:
         """Returns whether an event has the values of this layout."""
@@ -236,92 +105,56 @@ class Layout:
         if self.is_fixed:
             return ()
         event, after = self._read_varying(pair[0]), self._read_varying(pair[1])
-        return tuple(
-            (after if column.startswith("reward") else event)[column].shape[1:] for column, _, _ in self._forms
-        )
+        return tuple((after if column.startswith("reward") else event)[column].shape[1:] for column, _, _ in self.forms)
 
-    def rows(self, pairs: Sequence[Pair]) -> dict[str, Array | list[str]]:
-        """Returns the rows of pairs of events by column: [rows, …], or lists of strings.
-
-        A step that is not LAST gives no row where the next one is FIRST: its next observation was never sent.
-        """
-        groups: dict[int, list[Pair]] = {}
-        for pair in pairs:
-            groups.setdefault(pair[0].head.rows, []).append(pair)
-        found = [self._group(rows, group) for rows, group in groups.items()]
-        if len(found) == 1:
-            return found[0]
-        return {column: _joined([group[column] for group in found]) for column in found[0]} if found else self.none()
-
-    def none(self) -> dict[str, Array | list[str]]:
-        """Returns no rows."""
-        empty: dict[str, Array | list[str]] = {}
-        for column in self.columns:
-            shape = (0, *(1 if size is None else size for size in column.shape))
-            is_text = column.dtype == "string"
-            storage = Leaf(column.name, column.dtype, column.shape).storage
-            empty[column.name] = [] if is_text and not column.shape else np.empty(shape, storage)
-        return empty
-
-    def _group(self, rows: int, pairs: list[Pair]) -> dict[str, Array | list[str]]:
-        """Returns the rows of pairs whose events have so many rows each."""
-        events = self._values([event for event, _ in pairs], rows)
-        nexts = self._values([after for _, after in pairs], rows)
-        step_type, next_step_type = events["step_type"], nexts["step_type"]
-        keeps = (next_step_type != FIRST) | (step_type == LAST)
-        columns: dict[str, Array | list[str]] = {"next_step_type": next_step_type}
-        for column, _, _ in self._forms:
-            source = nexts if column == "discount" or column.split("/")[0] == "reward" else events
-            columns[column] = source[column]
-        columns |= _numbers([event.head for event, _ in pairs], rows)
-        columns |= _texts([event for event, _ in pairs], rows)
-        if keeps.all():
-            return columns
-        kept = np.flatnonzero(keeps).tolist()
-        return {
-            name: [values[i] for i in kept] if isinstance(values, list) else values[kept]
-            for name, values in columns.items()
-        }
-
-    def _values(self, events: list[Event], rows: int) -> Arrays:
+    def values(self, events: list[Event], rows: int) -> Arrays:
         """Returns the values of events by column: [events * rows, …]."""
         if not self.is_fixed:
             read = [self._read_varying(event) for event in events]
-            return {column: np.concatenate([values[column] for values in read]) for column, _, _ in self._forms}
+            return {column: np.concatenate([values[column] for values in read]) for column, _, _ in self.forms}
         data = b"".join([event.data[event.head.body :] for event in events])
         table = np.frombuffer(data, self._dtype(rows))
         found = {}
-        for column, _, shape in self._forms:
+        for column, _, shape in self.forms:
             array = table[column]
             found[column] = array.reshape(len(events) * rows, *(size or 0 for size in shape))
         return found
 
     def _dtype(self, rows: int) -> np.dtype[Any]:
-        return np.dtype([(column, dtype, (rows, *shape)) for column, dtype, shape in self._forms])  # type: ignore[arg-type]
+        return np.dtype([(column, dtype, (rows, *shape)) for column, dtype, shape in self.forms])  # type: ignore[arg-type]
 
     def _fill(self, name: str, rows: int) -> bytes:
         found = self._fills.get((name, rows))
         if found is None:
             value = next(value for value in (*self._inputs, *self._outputs) if value.leaf.name == name)
             found = _filled(value, rows).tobytes()
-            if len(self._fills) < 256:
+            if len(self._fills) < _MOST_FILLS:
                 self._fills[name, rows] = found
         return found
 
     def _is_exact(self, function: str, result: Result) -> bool:
-        """Returns whether the outputs have the dtypes of the spec: seen once for each function of a version."""
+        """Returns whether the outputs have the dtypes and ranks of the spec: seen once for each function of a version."""
         known = self._exact.get((function, result.digest))
         if known is None:
-            found = [(value.leaf.storage, result.outputs.get(value.leaf.name)) for value in self._outputs]
-            known = all(array is None or array.dtype == dtype for dtype, array in found)
-            if len(self._exact) >= 64:
+            found = [(value.leaf, result.outputs.get(value.leaf.name)) for value in self._outputs]
+            known = all(
+                array is None or (array.dtype == leaf.storage and array.ndim == len(leaf.shape) + 1)
+                for leaf, array in found
+            )
+            if len(self._exact) >= _MOST_SEEN:
                 self._exact.clear()
             self._exact[function, result.digest] = known
         return known
 
-    def _cast(self, outputs: Arrays) -> Arrays:
-        kinds = {value.leaf.name: value.leaf.storage for value in self._outputs}
-        return {name: np.asarray(array, kinds.get(name, array.dtype)) for name, array in outputs.items()}
+    def _cast(self, outputs: Arrays, rows: int) -> Arrays:
+        """Returns the outputs in the dtypes of the spec; what a policy gives for a whole batch is that of each row."""
+        cast = {}
+        for leaf in (value.leaf for value in self._outputs):
+            if (array := outputs.get(leaf.name)) is not None:
+                found = np.asarray(array, leaf.storage)
+                shape = (rows, *(size or 0 for size in leaf.shape))
+                cast[leaf.name] = found if found.ndim == len(shape) else np.broadcast_to(found, shape)
+        return cast
 
     def _varying(self, rows: int, inputs: Arrays, outputs: Arrays) -> bytes:
         plain: list[Any] = []
@@ -337,7 +170,7 @@ class Layout:
         found: Arrays = {}
         try:
             plain = _FROM_MSGPACK.decode(event.data[event.head.body :])
-            for (column, dtype, spec), (shape, values) in zip(self._forms, plain, strict=True):
+            for (column, dtype, spec), (shape, values) in zip(self.forms, plain, strict=True):
                 array = np.array(values, object) if dtype.kind == "O" else np.frombuffer(values, dtype)
                 found[column] = array.reshape(shape)
                 if len(shape) != len(spec) + 1 or shape[0] != event.head.rows:
@@ -365,34 +198,3 @@ def _filled(value: _Value, rows: int) -> Array:
     if fill is None:
         fill = np.nan if leaf.is_float else 0
     return np.full(shape, fill, leaf.storage)
-
-
-def _joined(parts: Sequence[Array | list[str]]) -> Array | list[str]:
-    if isinstance(parts[0], list):
-        return [text for part in parts for text in part]
-    return np.concatenate(parts)
-
-
-def _numbers(heads: list[Head], rows: int) -> dict[str, Array | list[str]]:
-    table = np.array([(head.train_step, head.step, head.time_ns, head.seed) for head in heads], np.int64)
-    table = np.repeat(table, rows, axis=0)
-    numbers: dict[str, Array | list[str]] = {
-        name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(("train_step", "step", "time_ns", "seed"))
-    }
-    numbers["row"] = np.tile(np.arange(rows, dtype=np.int32), len(heads))
-    return numbers
-
-
-def _texts(events: list[Event], rows: int) -> dict[str, Array | list[str]]:
-    names: dict[bytes, Who] = {}
-    whos = [names.get(event.key) or names.setdefault(event.key, event.who()) for event in events]
-    texts: dict[str, Iterable[str]] = {
-        "session": [who.session for who in whos],
-        "run_id": [who.run_id for who in whos],
-        "incarnation": [who.incarnation for who in whos],
-        "version": [event.version() for event in events],
-        "mode": [MODES[event.head.mode] for event in events],
-    }
-    return {
-        name: list(values) if rows == 1 else [v for v in values for _ in range(rows)] for name, values in texts.items()
-    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from app.experience.layout import COPY, Event, Pair
+from app.experience.event import COPY, Event, Pair
 
 
 class Pairing:

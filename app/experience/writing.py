@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from app.batching.rule import Job, Result
+from app.experience.event import Who, as_copy, read_event
 from app.experience.journal import FOLDER, JournalFull, JournalLimits, JournalWriter
-from app.experience.layout import Layout, Who, as_copy, read_event
+from app.experience.layout import Layout
 from app.experience.share import is_in_share
 from app.inputs.options import Options
 from app.logs import about
@@ -132,12 +133,14 @@ class StepWriter:
 class StepWriters:
     """Those of a worker's policies; none where nothing is recorded."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._folder = Path(settings.experience_dir).expanduser().absolute() if settings.experience_dir else None
         self._share = settings.experience_share
         size = min(max(settings.experience_bytes_limit // 256, _LEAST_JOURNAL), _MOST_JOURNAL)
         self._limits = JournalLimits(size, max(settings.experience_bytes_limit // 32, 4 * size))
         self._writers: dict[str, StepWriter] = {}
+        self._metrics = metrics
+        metrics.measure_with(self._measure)
 
     def of(self, policy: str, spec: PolicySpec) -> StepWriter | None:
         """Returns the one of a policy; None where it has no sessions, or nothing is recorded."""
@@ -147,10 +150,9 @@ class StepWriters:
             self._writers[policy] = StepWriter(policy, spec, self._folder / policy, self._limits, self._share)
         return self._writers[policy]
 
-    def measure(self, metrics: Metrics) -> None:
-        """Records what was written and lost."""
+    def _measure(self) -> None:
         for policy, writer in self._writers.items():
-            metrics.policy(policy).recorded_steps(*writer.take_counts())
+            self._metrics.policy(policy).recorded_steps(*writer.take_counts())
 
     def close(self) -> None:
         """Ends all journals."""

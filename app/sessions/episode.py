@@ -16,7 +16,7 @@ from msgspec import structs
 
 from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
-from app.experience.layout import Who
+from app.experience.event import Who
 from app.experience.writing import StepWriter
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, RequestParser, function_of
@@ -25,6 +25,7 @@ from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
 from app.sessions.fields import BeginRequest, StepRequest
+from app.sessions.kept_answer import again
 from app.sessions.reading import STATE, SessionReader
 from app.sessions.record import Answer, Record, Run
 from app.sessions.record_validation import Fitting
@@ -139,6 +140,12 @@ class Episodes:
             fields={"step": step},
             keeps_weights=False,
         )
+
+    def begin_again(self, record: Record, id_: str, codec: Codec) -> Answer:
+        """Returns the answer to a request to start that is sent once more; raises as `again` does."""
+        answer = again(record, codec)
+        self.record_again(record, id_)
+        return answer
 
     def record_again(self, record: Record, id_: str) -> None:
         """Records the last step once more, the answer of which is sent again, where it may have been lost."""

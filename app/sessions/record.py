@@ -91,6 +91,19 @@ class Record(msgspec.Struct, frozen=True, eq=False):
             raise msgspec.DecodeError("it is nested too deeply") from None
 
 
+def described(id_: str, record: Record) -> dict[str, Any]:
+    """Returns what is stored of a session, for a person."""
+    return {
+        "id": id_,
+        "run_id": record.run.run_id,
+        "step": record.step,
+        "rows": record.run.rows if record.run.batched else None,
+        "weights": "latest" if record.run.retained is None else "episode",
+        "version": record.version,
+        "train_step": record.train_step,
+    }
+
+
 class _Array(msgspec.Struct, array_like=True):
     dtype: str
     shape: list[int]

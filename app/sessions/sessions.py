@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from app.batching.rule import Result
-from app.errors import DeadlinePassed, NotReady, SessionConflict, Unsupported
+from app.errors import DeadlinePassed, SessionConflict, Unsupported
 from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.request import LargeRequest
@@ -23,17 +23,16 @@ from app.rpc.messages import Spread
 from app.sessions.elsewhere import VersionsElsewhere
 from app.sessions.episode import Episodes, SessionStep
 from app.sessions.fields import StepRequest
-from app.sessions.kept_answer import again, in_form_of, known, winner
+from app.sessions.kept_answer import in_form_of, known, winner
 from app.sessions.memory import MemoryStore
 from app.sessions.memory_step import LargeMemoryStep, MemoryStep
-from app.sessions.record import Answer, Record
+from app.sessions.record import Answer, Record, described
 from app.sessions.store import Key, SessionStore
+from app.sessions.tidying import call_now_and_then
 from app.settings import variable
 from app.wire.codecs import Codec
 
 log = logging.getLogger("policy_server.sessions")
-# How often idle sessions, and versions that nobody keeps any more, are searched for.
-TIDY_S = 0.5
 # So long may a store take beside the policy, all accesses of one request together.
 _STORE_S = 1.0
 # To start in the place of a session that its old run still steps.
@@ -92,7 +91,7 @@ class Sessions:
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
             if before is not None and before.run.run_id == request.run_id:
-                return key.id, self._again(episodes, key, before, writes)
+                return key.id, episodes.begin_again(before, key.id, writes)
             keeps = request.weights == "episode"
             await store.check_room(key, policy.versions.active.version.digest if keeps else None, client)
             step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
@@ -105,7 +104,7 @@ class Sessions:
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
             raise SessionConflict("another run has started it at the same time", newest.step)
-        return key.id, self._again(episodes, key, newest, writes)
+        return key.id, episodes.begin_again(newest, key.id, writes)
 
     async def step(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> Answer:
         """Answers the next observation of a session.
@@ -186,15 +185,7 @@ class Sessions:
         store, _ = self._open(policy)
         key = Key(policy.name, id_)
         record = known(await store.get(key), key)
-        return {
-            "id": id_,
-            "run_id": record.run.run_id,
-            "step": record.step,
-            "rows": record.run.rows if record.run.batched else None,
-            "weights": "latest" if record.run.retained is None else "episode",
-            "version": record.version,
-            "train_step": record.train_step,
-        }
+        return described(id_, record)
 
     async def end(self, policy: Policy, id_: str, run_id: str | None) -> None:
         """Ends a session, or only that run of it.
@@ -256,30 +247,13 @@ class Sessions:
         return await self._store.count() if self._store is not None else 0
 
     async def tidy_now_and_then(self, record: Callable[[int], None]) -> None:
-        """Calls `tidy` every `TIDY_S` seconds, and `record` with what it returns."""
-        reached = True
-        while True:
-            await asyncio.sleep(TIDY_S)
-            try:
-                record(await self.tidy())
-            except NotReady as error:
-                if reached:
-                    log.warning("%s", error)
-                reached = False
-            except Exception:  # a bug of ours: the next round may succeed
-                log.exception("sessions cannot be tidied")
-            else:
-                reached = True
+        """Calls `tidy` every half second, and `record` with what it returns."""
+        await call_now_and_then(self.tidy, record)
 
     async def close(self) -> None:
         """Closes the store."""
         if self._store is not None:
             await self._store.close()
-
-    def _again(self, episodes: Episodes, key: Key, record: Record, writes: Codec) -> Answer:
-        answer = again(record, writes)
-        episodes.record_again(record, key.id)
-        return answer
 
     async def _after(self, step: SessionStep, result: Result, writes: Codec) -> Record:
         if not isinstance(step.pending, LargeRequest):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from app.batching.rule import Job, Result
-from app.experience.layout import Layout, Who
+from app.experience.event import Who
+from app.experience.layout import Layout
 from app.inputs.options import Options
 from saver.artifact import Leaf
 from tests.support.specs import policy_spec

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from app.experience.event import as_copy
 from app.experience.following import Follower
 from app.experience.journal import JournalLimits, JournalWriter
-from app.experience.layout import as_copy
 from tests.support.recorded_steps import LAST, LAYOUT, MID, SPEC, RowsInMemory, event
 
 

@@ -1,0 +1,31 @@
+"""The steps of a connection that is a session itself → a worker's journal: each episode is a start of the session."""
+
+from __future__ import annotations
+
+import secrets
+
+from app.batching.rule import Job, Result
+from app.experience.event import Who
+from app.experience.writing import StepWriter
+from app.inputs.options import Options
+
+
+class EpisodeWriter:
+    """Writes the steps of one connection, in the names of its sessions: its own, or those that its messages have."""
+
+    def __init__(self, writer: StepWriter) -> None:
+        self._writer = writer
+        self._run_id = secrets.token_hex(8)
+        self._who: Who | None = None
+        self._step = 0
+        self._rows = 0
+
+    def write(self, begins: bool, session: str | None, options: Options, job: Job, result: Result) -> None:
+        """Writes an answered step. `begins`: it is the first of an episode; `session`: None for the connection's."""
+        if begins or job.rows != self._rows:
+            who = Who(session or self._run_id, self._run_id, secrets.token_hex(8))
+            self._who = who if self._writer.is_recorded(who.session, None) else None
+            self._step, self._rows = 0, job.rows
+        if self._who is not None:
+            self._writer.write(self._writer.event(self._who, self._step, options, job, result))
+        self._step += 1
