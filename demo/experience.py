@@ -29,7 +29,7 @@ class Stream:
     Attributes:
       rows: how many were read.
       double, missing: how many came twice, and how many never came although later ones of their environment did.
-      unused: transitions that were too old to learn from.
+      unused: transitions that nothing was learned from: newer ones were there.
     """
 
     def __init__(self, address: str) -> None:
@@ -54,9 +54,10 @@ class Stream:
         self._experience.close()
 
     def take(self, count: int, oldest_train_step: int, check: Callable[[], None]) -> Transitions:
-        """Waits for `count` transitions, none of weights from before `oldest_train_step`, and takes all there are.
+        """Waits for `count` transitions, none of weights from before `oldest_train_step`; returns the newest so many.
 
-        Older ones are dropped. The last row of each environment stays: what follows it is not known yet.
+        As many of each environment, as far as they go; what is older is dropped. The last row of each environment
+        stays: what follows it is not known yet.
 
         Raises:
           DemoError: when nothing that can be used has come for a long time, or the server has no experience; and what
@@ -66,11 +67,10 @@ class Stream:
         with self._arrived:
             while True:
                 if self._waiting >= count:
-                    found, too_old = self._transitions(oldest_train_step)
-                    if len(found.reward) >= count:
-                        self.unused += too_old
-                        self._keep_last()
-                        return found
+                    played = [_transitions_of(_joined(rows)) for rows in self._environments.values()]
+                    usable = [_where(one, one.train_step >= oldest_train_step) for one in played]
+                    if sum(len(one.reward) for one in usable) >= count:
+                        return self._taken(played, usable, -(-count // len(usable)))
                 self._arrived.wait(_HEALTH_EVERY_S)
                 check()
                 if self._failure:
@@ -88,18 +88,15 @@ class Stream:
             while self.rows < rows and time.monotonic() < deadline:
                 self._arrived.wait(_HEALTH_EVERY_S)
 
-    def _transitions(self, oldest_train_step: int) -> tuple[Transitions, int]:
-        """Those that are there, environment by environment, and how many more are too old."""
-        parts = [_transitions_of(_joined(rows)) for rows in self._environments.values()]
-        whole = Transitions._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        usable = whole.train_step >= oldest_train_step
-        return Transitions._make(array[usable] for array in whole), int((~usable).sum())
-
-    def _keep_last(self) -> None:
+    def _taken(self, played: list[Transitions], usable: list[Transitions], most: int) -> Transitions:
+        """At most so many of each environment, the newest; nothing but the last row of each is left."""
+        newest = [Transitions._make(array[-most:] for array in one) for one in usable]
+        found = Transitions._make(np.concatenate(arrays) for arrays in zip(*newest, strict=True))
+        self.unused += sum(len(one.reward) for one in played) - len(found.reward)
         for environment, rows in self._environments.items():
-            last = rows[-1]
-            self._environments[environment] = [{name: array[-1:] for name, array in last.items()}]
+            self._environments[environment] = [{name: array[-1:] for name, array in rows[-1].items()}]
         self._waiting = 0
+        return found
 
     def _read(self) -> None:
         while not self._experience.is_closed:
@@ -159,4 +156,8 @@ def _transitions_of(rows: _Rows) -> Transitions:
         last=last,
         train_step=now["train_step"],
     )
-    return Transitions._make(array[is_played] for array in found)
+    return _where(found, is_played)
+
+
+def _where(transitions: Transitions, chosen: Any) -> Transitions:
+    return Transitions._make(array[chosen] for array in transitions)

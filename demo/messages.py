@@ -27,7 +27,7 @@ class Plan:
     simulators: int
     environments_per_simulator: int
     steps_per_report: int  # time steps of every environment between two reports
-    transitions_per_round: int  # at least; the trainer takes what is there
+    transitions_per_round: int
     rounds_at_least: int
     rounds_at_most: int
     enough_return: float  # stop early when `episodes_to_stop` episodes in a row reach this mean
@@ -149,7 +149,7 @@ class Recorded:
     read: int
     double: int
     missing: int
-    unused: int  # transitions that were too old to learn from when they were taken
+    unused: int  # transitions that nothing was learned from: newer ones were there
 
     @property
     def is_whole(self) -> bool:

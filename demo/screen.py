@@ -223,7 +223,7 @@ def _conclusion(result: Result, plan: Plan) -> Text:
     recorded = result.recorded
     text.append(
         f"{recorded.caused:,} rows of experience caused, {recorded.read:,} read, {recorded.double} of them twice; "
-        f"{recorded.unused:,} transitions too old to learn from\n"
+        f"{recorded.unused:,} transitions passed over for newer ones\n"
     )
     for reason in result.reasons:
         text.append(f"not as promised: {reason}\n", style="bold red")
