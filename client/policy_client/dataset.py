@@ -46,16 +46,16 @@ def experience_dataset(
         raise ValueError(f"batch_size is {batch_size}, expected 1 or None: episodes differ in length")
     if num_steps is None and not experience.complete_episodes:
         raise ValueError("whole episodes need a reader with complete_episodes=True")
-    specs = _specs(experience.policy.describe()["specs"])
-    names = [name for name, _ in _leaves(specs)]
+    specs = row_specs(experience.policy.describe()["specs"])
+    names = [name for name, _ in leaves_of(specs)]
     windows = Windows(num_steps, names, shift) if num_steps is not None else None
     pieces = _pieces(experience, windows, names, stop_when_idle)
     lead = (None, num_steps)
-    signature = {name: tf.TensorSpec((*lead, *spec.shape), tf.as_dtype(spec.dtype)) for name, spec in _leaves(specs)}
+    signature = {name: tf.TensorSpec((*lead, *spec.shape), tf.as_dtype(spec.dtype)) for name, spec in leaves_of(specs)}
     dataset = tf.data.Dataset.from_generator(lambda: pieces, output_signature=signature).unbatch()
     if batch_size is not None:
         dataset = dataset.batch(batch_size, drop_remainder=num_steps is not None)
-    return dataset.map(lambda columns: _packed(specs, columns, ""))
+    return dataset.map(lambda columns: packed(specs, columns, ""))
 
 
 def _pieces(
@@ -74,7 +74,7 @@ def _pieces(
             yield found
 
 
-def _specs(described: Any) -> trajectory.Trajectory:
+def row_specs(described: Any) -> trajectory.Trajectory:
     """The array specs of a row, by the names that its columns have."""
     inputs = described["inputs"]["dict"]
     return trajectory.Trajectory(
@@ -88,7 +88,8 @@ def _specs(described: Any) -> trajectory.Trajectory:
     )
 
 
-def _leaves(nest: Nest, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_of(nest: Nest, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each leaf with its path, which is the name of its column."""
     if isinstance(nest, dict):
         children: Any = nest.items()
     elif isinstance(nest, tuple) and hasattr(nest, "_fields"):
@@ -99,17 +100,19 @@ def _leaves(nest: Nest, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, nest
         return
     for key, child in children:
-        yield from _leaves(child, f"{path}/{key}" if path else str(key))
+        yield from leaves_of(child, f"{path}/{key}" if path else str(key))
 
 
-def _packed(nest: Nest, columns: dict[str, Any], path: str) -> Nest:
+def packed(nest: Nest, columns: dict[str, Any], path: str) -> Nest:
+    """Values by the paths of a nest's leaves, in that nest."""
+
     def below(key: object) -> str:
         return f"{path}/{key}" if path else str(key)
 
     if isinstance(nest, dict):
-        return {key: _packed(child, columns, below(key)) for key, child in nest.items()}
+        return {key: packed(child, columns, below(key)) for key, child in nest.items()}
     if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return type(nest)(*(_packed(getattr(nest, name), columns, below(name)) for name in nest._fields))
+        return type(nest)(*(packed(getattr(nest, name), columns, below(name)) for name in nest._fields))
     if isinstance(nest, (list, tuple)):
-        return tuple(_packed(child, columns, below(number)) for number, child in enumerate(nest))
+        return tuple(packed(child, columns, below(number)) for number, child in enumerate(nest))
     return columns[path]

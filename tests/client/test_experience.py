@@ -1,10 +1,16 @@
 """TF-Agents' agents learn from what a server recorded, as the dataset gives it."""
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tensorflow as tf
 from tf_agents.agents.ddpg import critic_network
@@ -15,8 +21,9 @@ from tf_agents.networks import actor_distribution_network, sequential, value_net
 from tf_agents.replay_buffers import tf_uniform_replay_buffer
 from tf_agents.specs import BoundedTensorSpec, TensorSpec
 from tf_agents.trajectories import time_step as ts
+from tf_agents.utils import example_encoding_dataset
 
-from policy_client import RemotePolicy
+from policy_client import RemotePolicy, recordings
 from policy_client.experience import END, Experience, RowsLost
 from policy_client.tf_agents import experience_dataset
 from saver import PolicySaver
@@ -83,14 +90,21 @@ def agents() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def recording(agents: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def recorded_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recorded")
+
+
+@pytest.fixture(scope="module")
+def recording(
+    agents: dict[str, Any], recorded_in: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     """A server that has recorded a vector of environments with each agent's policy."""
     folder = tmp_path_factory.mktemp("experience")
     policies = {}
     for name, agent in agents.items():
         policies[name] = folder / name
         PolicySaver(agent.collect_policy, train_step=agent.train_step_counter).save(str(policies[name]))
-    with serving(policies, "--no-watch", "--experience-dir", str(folder / "recorded"), prepared=True) as running:
+    with serving(policies, "--no-watch", "--experience-dir", str(recorded_in), prepared=True) as running:
         for name in policies:
             with RemotePolicy(running.url, name) as policy:
                 play(policy)
@@ -190,3 +204,82 @@ def test_iteration_waits_and_ends_when_it_is_closed(recording: RunningServer) ->
 def test_shapes_that_cannot_be_are_refused(recording: RunningServer, options: dict[str, Any], says: str) -> None:
     with reader(recording, "dqn") as experience, pytest.raises(ValueError, match=says):
         experience_dataset(experience, **options)
+
+
+def exported(source: str, out: str, form: str, *options: str, **variables: str) -> str:
+    """What the command says, in a process of its own."""
+    words = [sys.executable, "-m", "policy_client", "experience", "export", source, out, "--format", form, *options]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **variables})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def columns(recording: RunningServer) -> dict[str, Any]:
+    with reader(recording, "ppo") as experience:
+        return experience.read().columns
+
+
+def test_parquet_has_every_column_from_server_and_folder(
+    recording: RunningServer, columns: dict[str, Any], tmp_path: Path, recorded_in: Path
+) -> None:
+    for number, (source, options) in enumerate(((recording.url, ["--policy", "ppo"]), (str(recorded_in / "ppo"), []))):
+        path = tmp_path / f"{number}.parquet"
+        assert exported(source, str(path), "parquet", *options) == f"{ROWS * STEPS} rows in {path}\n"
+        table = pyarrow.parquet.read_table(path)
+        assert table.column_names == list(columns)
+        for name in columns:
+            found = recordings.values_in(table, name)
+            assert np.array_equal(found, columns[name], equal_nan=name == "log_prob"), name
+            assert isinstance(found, list) or found.dtype == columns[name].dtype, name
+
+
+def test_tf_agents_reads_the_tfrecord(
+    recording: RunningServer, agents: dict[str, Any], columns: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "ppo.tfrecord"
+    exported(recording.url, str(path), "tfrecord", "--policy", "ppo")
+    dataset = example_encoding_dataset.load_tfrecord_dataset([str(path)], as_trajectories=True, add_batch_dim=False)
+    found = list(dataset.as_numpy_iterator())
+    tf.nest.assert_same_structure(found[0], agents["ppo"].collect_data_spec)
+    order = np.lexsort((columns["step"], columns["row"]))
+    assert [one.observation.tolist() for one in found] == columns["observation"][order].tolist()
+    logits = columns["policy_info/dist_params/logits"][order]
+    assert [one.policy_info["dist_params"]["logits"].tolist() for one in found] == logits.tolist()
+    assert [one.next_step_type for one in found] == columns["next_step_type"][order].tolist()
+
+
+def test_minari_reads_the_dataset(recording: RunningServer, columns: dict[str, Any], tmp_path: Path) -> None:
+    said = exported(recording.url, "played/served-v0", "minari", "--policy", "ppo", MINARI_DATASETS_PATH=str(tmp_path))
+    whole = ROWS * (STEPS // LENGTH)
+    assert said.startswith(f"{whole} episodes in the dataset played/served-v0")
+    program = (
+        "import minari, json\n"
+        "data = minari.load_dataset('played/served-v0')\n"
+        "one = [[e.observations.tolist(), e.actions.tolist(), e.rewards.tolist(), bool(e.terminations[-1]),"
+        " bool(e.truncations[-1])] for e in data.iterate_episodes()]\n"
+        "print(json.dumps(one))"
+    )
+    words = [sys.executable, "-c", program]
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=True)
+    episodes = json.loads(done.stdout.splitlines()[-1])
+    mine = (columns["row"] == 0) & (columns["step"] < LENGTH)
+    first = columns["observation"][mine]
+    assert len(episodes) == whole
+    assert episodes[0][0] == first.tolist()
+    assert episodes[0][1] == columns["action"][mine][:-1].tolist()
+    assert episodes[0][2] == [1.0] * (LENGTH - 1)
+    assert {tuple(one[3:]) for one in episodes} == {(True, False), (False, True)}
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("nowhere", "is no folder, and no address of a server"), (".", "has no segments of experience")],
+)
+def test_what_is_no_recording_is_told_in_one_line(source: str, says: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "policy_client", "experience", "export", source, "out.parquet"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
