@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -27,7 +28,8 @@ from policy_client import RemotePolicy, recordings
 from policy_client.experience import END, Experience, RowsLost
 from policy_client.tf_agents import experience_dataset
 from saver import PolicySaver
-from tests.support.server import RunningServer, serving
+from tests.support.server import ROOT, RunningServer, serving
+from tests.support.steady import until
 
 OBSERVATION = TensorSpec((3,), tf.float32, "observation")
 CHOICE = BoundedTensorSpec((), tf.int64, 0, 1, "action")
@@ -283,3 +285,20 @@ def test_what_is_no_recording_is_told_in_one_line(source: str, says: str, tmp_pa
     assert done.returncode == 1
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "tutorials" / "train-through-the-server.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(blocks[0], "export", "exec"), names)
+    with serving(
+        {"cartpole": tmp_path / "policies" / "cartpole"}, "--experience-dir", str(tmp_path / "seen")
+    ) as running:
+        for block in blocks[1:]:
+            exec(compile(block.replace("http://localhost:8000", running.url), "tutorial", "exec"), names)
+        assert np.isfinite(float(names["loss"]))
+        until(
+            lambda: running.http.get("/v1/policies/cartpole").json()["version"] == names["name"] == "0000000010", "it"
+        )
