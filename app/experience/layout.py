@@ -121,7 +121,7 @@ class Layout:
         return found
 
     def _dtype(self, rows: int) -> np.dtype[Any]:
-        return np.dtype([(column, dtype, (rows, *shape)) for column, dtype, shape in self.forms])  # type: ignore[arg-type]
+        return np.dtype([(column, dtype, (rows, *shape)) for column, dtype, shape in self.forms])
 
     def _fill(self, name: str, rows: int) -> bytes:
         found = self._fills.get((name, rows))
@@ -133,7 +133,7 @@ class Layout:
         return found
 
     def _is_exact(self, function: str, result: Result) -> bool:
-        """Returns whether the outputs have the dtypes and ranks of the spec: seen once for each function of a version."""
+        """Returns whether the outputs have the spec's dtypes and ranks: seen once for each function of a version."""
         known = self._exact.get((function, result.digest))
         if known is None:
             found = [(value.leaf, result.outputs.get(value.leaf.name)) for value in self._outputs]

@@ -6,18 +6,16 @@ import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from policy_client.answers import ExperienceBatch
+from policy_client.fields import ReadFields
 from policy_client.policy import RemotePolicy
 from policy_client.retries import DEFAULT_RETRIES, Retries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-DEFAULT_TIMEOUT_S = 11.0
 # `cursor` of a reader that wants what is recorded from now on.
 END = "end"
 
@@ -48,14 +46,12 @@ class Experience:
       policy: the policy's name; None for the server's default policy.
       token: of the data routes, if the server was started with one.
       cursor: of an earlier reader; "" for the oldest row there is, `END` for what comes from now on.
-      max_rows: most rows of a batch, 1 to 65536.
-      wait_ms: how long one request waits for rows, 0 to 50000 milliseconds.
-      min_train_step: rows of older weights are left out.
-      complete_episodes: whole episodes only, each in one batch, in the order in which they end.
-      timeout_s, retries, transport: see `RemotePolicy`.
+      retries: see `RemotePolicy`.
+      **fields: `max_rows`, `wait_ms`, `min_train_step`, `complete_episodes`: see policy_client/fields.py.
 
     Raises:
       ValueError: `url` is no HTTP address.
+      TypeError: a field that does not exist.
     """
 
     def __init__(
@@ -65,25 +61,23 @@ class Experience:
         *,
         token: str = "",
         cursor: str = "",
-        max_rows: int = 4096,
-        wait_ms: int = 10_000,
-        min_train_step: int | None = None,
-        complete_episodes: bool = False,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: Retries = DEFAULT_RETRIES,
-        transport: httpx.BaseTransport | None = None,
+        **fields: Unpack[ReadFields],
     ) -> None:
-        self.policy = RemotePolicy(url, policy, token=token, timeout_s=timeout_s, retries=retries, transport=transport)
+        unknown = sorted(fields.keys() - ReadFields.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"{unknown[0]!r} is no field of a reader; expected {', '.join(ReadFields.__annotations__)}")
+        self.policy = RemotePolicy(url, policy, token=token, retries=retries)
         self.cursor = cursor
         self.lost_rows = 0
-        self._wait_ms = wait_ms
-        self._query: dict[str, Any] = {
-            "max_rows": max_rows,
-            "min_train_step": min_train_step,
-            "complete_episodes": complete_episodes or None,
-        }
-        self.complete_episodes = complete_episodes
+        self.complete_episodes = fields.get("complete_episodes", False)
         self.is_closed = False
+        self._wait_ms = fields.get("wait_ms", 10_000)
+        self._query: dict[str, Any] = {
+            "max_rows": fields.get("max_rows"),
+            "min_train_step": fields.get("min_train_step"),
+            "complete_episodes": self.complete_episodes or None,
+        }
 
     def read(self, wait_ms: int | None = None) -> ExperienceBatch:
         """Returns the next rows, none where none came within `wait_ms` milliseconds; `cursor` is behind them then.

@@ -279,7 +279,7 @@ def test_minari_reads_the_dataset(recording: RunningServer, columns: dict[str, A
     ("source", "says"),
     [("nowhere", "is no folder, and no address of a server"), (".", "has no segments of experience")],
 )
-def test_what_is_no_recording_is_told_in_one_line(source: str, says: str, tmp_path: Path) -> None:
+def test_what_is_no_recording_is_said_in_one_line(source: str, says: str, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "policy_client", "experience", "export", source, "out.parquet"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
