@@ -287,7 +287,7 @@ class Worker:
     def _batcher(self, name: str, spec: PolicySpec, versions: LoadedVersions) -> Batcher:
         parts = BatcherParts(
             name,
-            lambda: versions.active.lease(),
+            lambda: versions.active,
             Defaults(spec).complete,
             self._policies.enter_context(ThreadPoolExecutor(1, f"data-{name}")),
             self._metrics.policy(name),
