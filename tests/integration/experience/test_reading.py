@@ -197,16 +197,18 @@ def test_a_recorder_that_hangs_is_replaced(server: RunningServer) -> None:
 
 def test_readers_beyond_the_bound_are_refused_and_those_that_leave_make_room(server: RunningServer) -> None:
     cursor = patiently(server, set(), cursor="end")["cursor"]
-    command = f"curl -s -H '{': '.join(*BEARER.items())}' '{server.url}/experience?cursor={cursor}&wait_ms=45000'"
-    readers = [subprocess.Popen(["sh", "-c", f"exec {command}"]) for _ in range(70)]
+    command = f"curl -s -w %{{http_code}} -H '{': '.join(*BEARER.items())}'"
+    command += f" -o /dev/null '{server.url}/experience?cursor={cursor}&wait_ms=45000'"
+    readers = [subprocess.Popen(["sh", "-c", f"exec {command}"], stdout=subprocess.PIPE, text=True) for _ in range(70)]
     try:
-        while (answer := server.http.get("/experience", params={"cursor": cursor, "wait_ms": 50})).status_code == 200:
-            pass
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+        while len(refused := [reader for reader in readers if reader.poll() is not None]) < 6:
+            time.sleep(0.05)
+        assert [reader.communicate()[0] for reader in refused] == ["429"] * 6
     finally:
         for reader in readers:
             reader.kill()
             reader.wait()
+            reader.stdout.close()
     query = {"cursor": cursor, "wait_ms": 500}
     with ThreadPoolExecutor(50) as pool:  # together they need the places of those that have left
         while {
