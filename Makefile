@@ -10,7 +10,7 @@ DEPLOY := .deploy
 RAY := .ray
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-experience bench-fleet attack clients axe pictures
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-frames bench-stations bench-experience bench-fleet attack clients axe pictures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -104,6 +104,12 @@ bench-swap: $(READY)  ## how soon new weights answer, and latency while they are
 
 bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
 	$(BIN)/python -m bench.sessions $(OPTIONS)
+
+bench-frames: $(READY)  ## how many environments are stepped at 60 frames a second while weights are swapped: some five minutes
+	$(BIN)/python -m bench.frames $(OPTIONS)
+
+bench-stations: $(READY)  ## what one request costs by station, from the socket to the engine and back: a minute
+	$(BIN)/python -m bench.stations $(OPTIONS)
 
 bench-experience: $(READY)  ## what keeping experience costs, and how fast a trainer reads it: some two minutes
 	$(BIN)/python -m bench.experience $(OPTIONS)

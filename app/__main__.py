@@ -1,4 +1,4 @@
-"""The command line: `policy-server serve NAME=FOLDER …` and `policy-server inspect FOLDER`.
+"""The command line: `policy-server serve NAME=FOLDER …`, `policy-server inspect FOLDER` and `policy-server replay …`.
 
 `python -m app` is the same program.
 """
@@ -44,19 +44,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # paths and names may contain what a terminal cannot show
     parsed = _parsed(arguments)
-    return _inspect(parsed.folder) if parsed.command == "inspect" else _start(parsed)
-
-
-def _inspect(folder: Path) -> int:
+    if parsed.command == "serve":
+        return _start(parsed)
     _calm_tensorflow()
-    from app.inspection import inspect
-
     try:
-        inspect(folder.absolute())
+        return _inspect(parsed.folder) if parsed.command == "inspect" else _replay(parsed)
     except UnusablePolicy as error:
         print(f"policy server: {error}", file=sys.stderr)
         return 1
+
+
+def _inspect(folder: Path) -> int:
+    from app.inspection import inspect
+
+    inspect(folder.absolute())
     return 0
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    from app.inspection import wide_console
+    from app.replay.replay import Replay, run
+
+    logs.calm_absl()
+    given = {name: value for name, value in vars(parsed).items() if name != "command"}
+    report = run(Replay(**given | {"folder": parsed.folder.absolute()}))
+    report.print(wide_console())
+    if report.differing:
+        text = f"{report.differing:,} rows are answered otherwise by the version that answered then"
+        print(f"policy server: {text}", file=sys.stderr)
+    return 1 if report.differing else 0
 
 
 def _start(parsed: argparse.Namespace) -> int:
@@ -124,11 +140,42 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_options(serve)
     inspect = commands.add_parser("inspect", help="show what is in an export, as the server would see it")
     inspect.add_argument("folder", metavar="FOLDER", type=Path, help="folder that PolicySaver.save wrote")
+    _add_replay(commands.add_parser("replay", help="answer recorded observations again, and compare"))
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         # argparse itself would show the usage above the commands, which says nothing about this one.
         commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return parsed
+
+
+def _add_replay(replay: argparse.ArgumentParser) -> None:
+    replay.description = (
+        "Answers recorded observations again: by the versions that answered then, to the last bit where they were "
+        "greedy or seeded, or by another version, with a report of how much differs."
+    )
+    replay.add_argument("folder", metavar="FOLDER", type=Path, help="the policy's folder, as serve takes it")
+    replay.add_argument(
+        "--experience", metavar="DIR", type=Path, required=True, help="the folder that serve --experience-dir names"
+    )
+    replay.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        default="",
+        help='the version that answers, a checkpoint\'s name or "export" (default: for each row, that of then)',
+    )
+    replay.add_argument(
+        "--policy", metavar="NAME", default="", help="the name that it was served by (default: the folder's)"
+    )
+    replay.add_argument(
+        "--engine", choices=("auto", "litert", "tensorflow"), default="auto", help="as it was served (default: auto)"
+    )
+    replay.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        help="the largest difference of continuous actions that agree, in their own unit (default: 0.01)",
+    )
+    replay.add_argument("--picture", metavar="FILE.svg", type=Path, help="writes the report as a picture too")
 
 
 @contextlib.contextmanager

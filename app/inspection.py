@@ -56,7 +56,7 @@ def inspect(folder: Path, console: Console | None = None) -> None:
         probed = probe.examine(copy, graph.spec, probe.probes_of(graph.spec))
         copy.sharing = probed.sharing
         dependence = dependence_of_rows(copy, graph.spec, graph.serving)
-    console = console or _console()
+    console = console or wide_console()
     console.print(f"[bold]{escape(folder.name)}[/bold]  {escape(_origin(folder))}")
     console.print(f"digest {graph.digest[:12]}…, {_rows(graph.spec)}")
     console.print(escape(draws))
@@ -75,7 +75,8 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     console.print(_checkpoints(Source(folder, identified, [named.series] if named.series else []).scan(rest_s=0)))
 
 
-def _console() -> Console:
+def wide_console() -> Console:
+    """Returns a console on standard output; wide enough for tables where that is a file or a pipe."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 

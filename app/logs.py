@@ -138,7 +138,11 @@ def configure(level: str, form: str = "text", **process: str | int) -> None:
     for name in ("policy_server", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    # It warns that TensorFlow renames each flattened input (`0/reward`) for its keyword arguments.
+    calm_absl()
+
+
+def calm_absl() -> None:
+    """Leaves out that TensorFlow renames each flattened input (`0/reward`) for its keyword arguments."""
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 

@@ -241,8 +241,7 @@ class Worker:
         """Returns what has happened here since the last call."""
         assert self._sessions is not None, "open comes first"
         are_kept = self._sessions.can_step_at_once or self._settings.session_url
-        count = self._metrics.open_sessions if are_kept else None
-        spreads = self._sessions.spread() if spread else None
+        count, spreads = self._metrics.open_sessions if are_kept else None, self._sessions.spread() if spread else None
         return WorkerFigures(self._metrics.take_recent(), count, self._pages.count, self._pages.take_calls(), spreads)
 
     async def alive(self) -> None:
@@ -288,12 +287,13 @@ class Worker:
     def _batcher(self, name: str, spec: PolicySpec, versions: LoadedVersions) -> Batcher:
         parts = BatcherParts(
             name,
-            lambda: versions.active.lease(),
+            lambda: versions.active,
             Defaults(spec).complete,
             self._policies.enter_context(ThreadPoolExecutor(1, f"data-{name}")),
             self._metrics.policy(name),
             self._settings.queue_limit_requests,
             fields=_fields(spec),
+            spread=bool(self._settings.experience_dir),
         )
         batcher = Batcher(parts)
         self._policies.push_async_callback(batcher.close)

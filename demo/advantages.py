@@ -1,4 +1,4 @@
-"""A segment and its value estimates → advantages and returns for PPO. Pure, NumPy only.
+"""Transitions and their value estimates → advantages and returns for PPO. Pure, NumPy only.
 
 TF-Agents' own estimate ends an episode's future at the time limit; here the future goes on beyond
 it, since the limit is not part of the observation. Tried with five seeds and 40 rounds: ended at

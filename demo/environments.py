@@ -1,49 +1,61 @@
 """Actions [B] → what B CartPole-v1 environments did, side by side. No service, no TensorFlow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+FIRST, MID, LAST = 0, 1, 2
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """One time step of B environments."""
+class TimeStep:
+    """What B environments are in, as TF-Agents' `TimeStep` has it.
 
+    A fallen pole ends an episode with discount 0; the time limit, which is not part of the observation, with 1.
+    """
+
+    step_type: NDArray[np.int32]  # [B]
     reward: NDArray[np.float32]  # [B]
-    next_observation: NDArray[np.float32]  # [B, 4], before any reset
-    terminated: NDArray[np.bool_]  # [B]
-    truncated: NDArray[np.bool_]  # [B], the time limit, when the pole had not fallen as well
-    returns: dict[int, float]  # of the episodes that ended here, by environment
+    discount: NDArray[np.float32]  # [B]
+    observation: NDArray[np.float32]  # [B, 4]
+    returns: dict[int, float] = field(default_factory=dict)  # of the episodes that ended here, by environment
 
 
 class Environments:
-    """B environments, each started again as soon as its episode ends."""
+    """B environments. The step after the last one of an episode starts another one, whatever its action is."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._environments = [gymnasium.make("CartPole-v1", disable_env_checker=True) for _ in range(count)]
         self._returns = [0.0] * count
-        self.observation: NDArray[np.float32] = np.stack(
-            [one.reset(seed=seed + place)[0] for place, one in enumerate(self._environments)]
+        first = [one.reset(seed=seed + place)[0] for place, one in enumerate(self._environments)]
+        self.time_step = TimeStep(
+            np.full(count, FIRST, np.int32), np.zeros(count, np.float32), np.ones(count, np.float32), _stacked(first)
         )
 
-    def step(self, action: NDArray[np.int64]) -> Outcome:
-        """Does `action`, [B]; afterwards `observation` is what the next action is for."""
-        followed = [one.step(int(what)) for one, what in zip(self._environments, action, strict=True)]
-        observations, rewards, terminated, truncated, _ = zip(*followed, strict=True)
-        outcome = Outcome(
-            reward=np.asarray(rewards, np.float32),
-            next_observation=np.stack(observations).astype(np.float32),
-            terminated=np.asarray(terminated, np.bool_),
-            truncated=np.asarray(truncated, np.bool_) & ~np.asarray(terminated, np.bool_),
-            returns={},
-        )
-        self.observation = outcome.next_observation.copy()
-        for place, reward in enumerate(rewards):
-            self._returns[place] += float(reward)
-            if terminated[place] or truncated[place]:
-                outcome.returns[place] = self._returns[place]
-                self._returns[place] = 0.0
-                self.observation[place] = self._environments[place].reset()[0]
-        return outcome
+    def step(self, action: NDArray[np.int64]) -> TimeStep:
+        """Does `action`, [B]; returns what the next action is for, which is `time_step` afterwards."""
+        count = len(self._environments)
+        step_type, returns = np.full(count, MID, np.int32), {}
+        reward, discount = np.zeros(count, np.float32), np.ones(count, np.float32)
+        observations = []
+        for place, (one, what) in enumerate(zip(self._environments, action, strict=True)):
+            if self.time_step.step_type[place] == LAST:
+                observations.append(one.reset()[0])
+                step_type[place] = FIRST
+                continue
+            observation, gained, terminated, truncated, _ = one.step(int(what))
+            observations.append(observation)
+            reward[place] = gained
+            self._returns[place] += float(gained)
+            if terminated or truncated:
+                step_type[place] = LAST
+                discount[place] = 0.0 if terminated else 1.0
+                returns[place], self._returns[place] = self._returns[place], 0.0
+        self.time_step = TimeStep(step_type, reward, discount, _stacked(observations), returns)
+        return self.time_step
+
+
+def _stacked(observations: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.stack(observations).astype(np.float32)

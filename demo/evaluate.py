@@ -36,14 +36,15 @@ def evaluate(server: RunningServer, version: str, episodes: int, seed: int, stat
 
 def _act(policy: RemotePolicy, environments: Environments, statistics: Statistics) -> Action:
     """Returns one answer; failures are counted."""
+    observation = environments.time_step.observation
     for _ in range(_ATTEMPTS_AT_MOST):
         try:
-            answer = policy.action(environments.observation)
+            answer = policy.action(observation)
         except PolicyError as failure:
             statistics.evaluated(answers=0, rows=0, failures=(str(failure),))
             time.sleep(_REST_AFTER_FAILURE_S)
             last = failure
         else:
-            statistics.evaluated(answers=1, rows=len(environments.observation), failures=())
+            statistics.evaluated(answers=1, rows=len(observation), failures=())
             return answer
     raise DemoError(f"{_ATTEMPTS_AT_MOST} requests in a row failed; the last: {last}")

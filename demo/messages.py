@@ -5,6 +5,7 @@ the machine's monotonic clock, which all processes share.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,13 @@ class DemoError(Exception):
 class Plan:
     """How much is played and learned. One instance is the demo, one is its short form for tests.
 
-    In a round the trainer takes `segments_per_round` segments, learns, and publishes.
+    In a round the trainer takes `transitions_per_round` transitions, learns, and publishes.
     """
 
     simulators: int
     environments_per_simulator: int
-    steps_per_segment: int  # time steps of every environment between two reports
-    segments_per_round: int
+    steps_per_report: int  # time steps of every environment between two reports
+    transitions_per_round: int
     rounds_at_least: int
     rounds_at_most: int
     enough_return: float  # stop early when `episodes_to_stop` episodes in a row reach this mean
@@ -36,24 +37,19 @@ class Plan:
     required_return: float | None  # None: the short form does not ask for learning
     required_swaps: int
 
-    @property
-    def steps_per_round(self) -> int:
-        """Transitions that one round of learning is made of."""
-        return self.segments_per_round * self.steps_per_segment * self.environments_per_simulator
 
+class Transitions(NamedTuple):
+    """N transitions as the server recorded them, environment by environment, each in order."""
 
-@dataclass(frozen=True)
-class Segment:
-    """T time steps of B environments, in order, exactly as they were played through the service."""
-
-    observation: NDArray[np.float32]  # [T, B, 4]
-    action: NDArray[np.int64]  # [T, B]
-    logits: NDArray[np.float32]  # [T, B, 2]
-    reward: NDArray[np.float32]  # [T, B]
-    next_observation: NDArray[np.float32]  # [T, B, 4], before any reset
-    terminated: NDArray[np.bool_]  # [T, B], the pole fell
-    truncated: NDArray[np.bool_]  # [T, B], the time limit was reached
-    train_step: NDArray[np.int64]  # [T], of the weights that answered
+    observation: NDArray[np.float32]  # [N, 4]
+    action: NDArray[np.int64]  # [N]
+    logits: NDArray[np.float32]  # [N, 2]
+    reward: NDArray[np.float32]  # [N]
+    next_observation: NDArray[np.float32]  # [N, 4], before any reset
+    terminated: NDArray[np.bool_]  # [N], the pole fell
+    truncated: NDArray[np.bool_]  # [N], the time limit was reached
+    last: NDArray[np.bool_]  # [N], the last one of its environment
+    train_step: NDArray[np.int64]  # [N], of the weights that answered
 
 
 @dataclass(frozen=True)
@@ -78,11 +74,12 @@ class Report:
     """Everything that happened in a simulator since its last report."""
 
     simulator: int
-    segment: Segment | None  # None when a failed request broke it off
     episodes: tuple[Episode, ...]
     sightings: tuple[Sighting, ...]
     answers: dict[str, int]  # answered requests by version
     rows: int
+    environment_steps: int  # rows whose action an environment did: all but those that ended an episode
+    followed: int  # rows whose next observation was answered too: those that the server has recorded
     failures: tuple[str, ...]  # one line for each request that was not answered with 200
 
 
@@ -141,7 +138,23 @@ class Figures:
     last_swap_ms: float | None
     median_swap_ms: float | None
     versions: tuple[VersionFigures, ...]  # by train step
-    unused_segments: int  # too old to learn from when they were taken
+    followed: int  # rows whose next observation was answered too
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What came of the rows that the simulators caused, once they had ended."""
+
+    caused: int
+    read: int
+    double: int
+    missing: int
+    unused: int  # transitions that nothing was learned from: newer ones were there
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row was read, and none twice."""
+        return self.read == self.caused and not self.double and not self.missing
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,7 @@ class Result:
     wall_seconds: float
     seed: int
     figures: Figures
+    recorded: Recorded
     evaluations: tuple[Evaluation, ...]
     evaluated_mean_return: float
     curve: tuple[EpisodePoint, ...]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from app.testing import serving
 from demo.chart import draw
 from demo.evaluate import evaluate
+from demo.experience import Stream
 from demo.interrupts import Interrupts
-from demo.messages import POLICY, DemoError, Evaluation, Plan, Result
+from demo.messages import POLICY, DemoError, Evaluation, Plan, Recorded, Result
 from demo.screen import Screen
 from demo.simulators import Simulators
 from demo.statistics import Statistics
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from demo.trainer import Trainer
 
 _MARK = ".made-by-the-demo"
+# What was answered last is recorded by then.
+_LAST_ROWS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ def run(plan: Plan, options: Options, screen: Screen, statistics: Statistics, in
     started = time.monotonic()
     prepare_folder(options.runs_dir)
     with _stderr_in(options.runs_dir / "demo.log"):
-        evaluations = _execute(plan, options, screen, statistics, interrupts)
-        result = _conclude(plan, options.seed, statistics, evaluations, time.monotonic() - started)
+        recorded, evaluations = _execute(plan, options, screen, statistics, interrupts)
+        result = _conclude(plan, options.seed, statistics, recorded, evaluations, time.monotonic() - started)
         (options.runs_dir / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
         draw(result, options.chart)
     return result
@@ -51,7 +54,7 @@ def run(plan: Plan, options: Options, screen: Screen, statistics: Statistics, in
 
 def _execute(
     plan: Plan, options: Options, screen: Screen, statistics: Statistics, interrupts: Interrupts
-) -> tuple[Evaluation, ...]:
+) -> tuple[Recorded, tuple[Evaluation, ...]]:
     """Everything that runs: the agent, the server, the simulators, and the evaluation."""
     screen.stage("building a TF-Agents PPO agent and exporting its collect policy")
     policy = options.runs_dir / POLICY
@@ -65,11 +68,16 @@ def _execute(
         publisher.export()
     screen.stage("starting the server: python -m app serve")
     log = options.runs_dir / "server.log"
-    with serving({POLICY: policy}, "--port", str(options.port), log=log) as server:
+    settings = ("--port", str(options.port), "--experience-dir", str(options.runs_dir / "experience"))
+    with serving({POLICY: policy}, *settings, log=log) as server:
         screen.stage(f"{plan.simulators} simulators play; watch the server at {server.url}/console")
-        with Simulators(plan, server.url, options.seed, statistics, server.check) as simulators:
-            names = _play_and_learn(plan, trainer, publisher, simulators, statistics, screen)
-        statistics.end()
+        with Stream(server.url) as stream:
+            with Simulators(plan, server.url, options.seed, statistics, server.check) as simulators:
+                names = _play_and_learn(plan, trainer, publisher, simulators, stream, statistics, screen)
+            statistics.end()
+            caused = statistics.figures().followed
+            stream.wait_for(caused, _LAST_ROWS_S)
+        recorded = Recorded(caused, stream.rows, stream.double, stream.missing, stream.unused)
         screen.stage(f"evaluating the last {plan.evaluated_versions} versions, each one pinned")
         evaluations = tuple(
             evaluate(server, name, plan.episodes_per_evaluated_version, options.seed, statistics)
@@ -77,7 +85,7 @@ def _execute(
         )
         screen.stage("stopping the server")
     screen.stage("done")
-    return evaluations
+    return recorded, evaluations
 
 
 @contextlib.contextmanager
@@ -115,12 +123,13 @@ def _play_and_learn(
     trainer: "Trainer",
     publisher: "Publisher",
     simulators: Simulators,
+    stream: Stream,
     statistics: Statistics,
     screen: Screen,
 ) -> list[str]:
-    """Rounds of: take what was played, learn from it, publish. Returns the versions published.
+    """Rounds of: take what was recorded, learn from it, publish. Returns the versions published.
 
-    A segment may come from the version that serves now or the one before it: simulators go on
+    A transition may come from the version that serves now or the one before it: simulators go on
     while the trainer learns. PPO weighs each transition by the distribution that it was drawn
     from, which the service answered along with the action.
     """
@@ -128,8 +137,8 @@ def _play_and_learn(
     previous = current = 0
     statistics.start()
     for number in range(plan.rounds_at_most):
-        segments = simulators.take(plan.segments_per_round, oldest_train_step=previous)
-        trainer.learn(segments, progress=number / plan.rounds_at_most)
+        transitions = stream.take(plan.transitions_per_round, previous, simulators.check)
+        trainer.learn(transitions, progress=number / plan.rounds_at_most)
         if names:
             simulators.wait_for(names[-1])  # so that each version has served before the next
             screen.round(statistics.figures(), names[-1])
@@ -140,13 +149,18 @@ def _play_and_learn(
         recent = statistics.recent_mean(plan.episodes_to_stop)
         if number + 1 >= plan.rounds_at_least and recent and recent >= plan.enough_return:
             break
-    simulators.take(plan.segments_per_round, oldest_train_step=current)  # the last one plays too
+    stream.take(plan.transitions_per_round, current, simulators.check)  # the last one plays too
     screen.round(statistics.figures(), names[-1])
     return names
 
 
 def _conclude(
-    plan: Plan, seed: int, statistics: Statistics, evaluations: tuple[Evaluation, ...], wall_seconds: float
+    plan: Plan,
+    seed: int,
+    statistics: Statistics,
+    recorded: Recorded,
+    evaluations: tuple[Evaluation, ...],
+    wall_seconds: float,
 ) -> Result:
     """Whether it succeeded, with the figures that say so."""
     figures = statistics.figures()
@@ -155,6 +169,11 @@ def _conclude(
     reasons = []
     if figures.failures:
         reasons.append(f"{figures.failures} requests failed: {'; '.join(figures.first_failures)}")
+    if not recorded.is_whole:
+        reasons.append(
+            f"of {recorded.caused} rows {recorded.read} were read, {recorded.double} of them twice, "
+            f"{recorded.missing} never"
+        )
     if figures.swaps < plan.required_swaps:
         reasons.append(f"{figures.swaps} swaps during play, {plan.required_swaps} are required")
     if plan.required_return is not None and mean < plan.required_return:
@@ -165,6 +184,7 @@ def _conclude(
         wall_seconds=wall_seconds,
         seed=seed,
         figures=figures,
+        recorded=recorded,
         evaluations=evaluations,
         evaluated_mean_return=mean,
         curve=statistics.curve(),

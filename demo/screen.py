@@ -220,6 +220,11 @@ def _conclusion(result: Result, plan: Plan) -> Text:
         f"{figures.swaps} swaps during play, median {_number(figures.median_swap_ms)} ms; "
         f"{result.wall_seconds:.0f} s\n"
     )
+    recorded = result.recorded
+    text.append(
+        f"{recorded.caused:,} rows of experience caused, {recorded.read:,} read, {recorded.double} of them twice; "
+        f"{recorded.unused:,} transitions passed over for newer ones\n"
+    )
     for reason in result.reasons:
         text.append(f"not as promised: {reason}\n", style="bold red")
     text.append("succeeded" if result.succeeded else "failed", _outcome_colour(result.succeeded))

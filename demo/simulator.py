@@ -1,6 +1,7 @@
-"""One simulator, a process of its own: plays through the service and reports what happened.
+"""One simulator, a process of its own: plays a session of the service and reports what happened.
 
-It imports no TensorFlow. It runs until `stop` is set or the demo's own process is gone.
+It imports no TensorFlow. It runs until `stop` is set or the demo's own process is gone. What it saw the server has
+recorded: nothing of it goes to the trainer from here.
 """
 
 import os
@@ -10,12 +11,9 @@ from collections import Counter
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 
-import numpy as np
-from numpy.typing import NDArray
-
-from demo.environments import Environments, Outcome
-from demo.messages import POLICY, Episode, Report, Segment, Sighting
-from policy_client import Action, PolicyError, RemotePolicy, Retries
+from demo.environments import LAST, Environments, TimeStep
+from demo.messages import POLICY, Episode, Report, Sighting
+from policy_client import Action, PolicyError, RemotePolicy, Retries, Session
 
 # The demo counts every failure: nothing is sent again unseen.
 NO_RETRIES = Retries(limit=0)
@@ -27,30 +25,39 @@ def simulate(
     number: int,
     address: str,
     environments: int,
-    steps_per_segment: int,
+    steps_per_report: int,
     seed: int,
     reports: "Queue[Report]",
     stop: Event,
 ) -> None:
-    """Plays `environments` environments, and puts a Report into `reports` every segment."""
+    """Plays `environments` environments, and puts a Report into `reports` every so many steps."""
     parent = os.getppid()
     played = Environments(environments, seed)
     seen = _Seen(number)
+    session: Session | None = None
     with RemotePolicy(address, POLICY, retries=NO_RETRIES) as policy:
         while not stop.is_set() and os.getppid() == parent:
-            observation = played.observation
             try:
-                answer = policy.action(observation)
+                answer, session = _asked(policy, session, played.time_step)
             except PolicyError as failure:
                 seen.failed(str(failure))
                 _deliver(reports, seen.report(), parent)
                 time.sleep(_REST_AFTER_FAILURE_S)
                 continue
             at = time.monotonic()
-            seen.played(observation, answer, played.step(answer.action), at)
-            if seen.steps == steps_per_segment:
-                _deliver(reports, seen.report(with_segment=True), parent)
+            seen.played(answer, played.time_step, played.step(answer.action), at)
+            if seen.steps == steps_per_report:
+                _deliver(reports, seen.report(), parent)
     _deliver(reports, seen.report(), parent)
+
+
+def _asked(policy: RemotePolicy, session: Session | None, now: TimeStep) -> tuple[Action, Session]:
+    """Asks for the actions of one time step of all environments; the first one begins the session."""
+    if session is None:
+        session = policy.session(now.observation)
+        return session.answer, session
+    answer = session.step(now.observation, step_type=now.step_type, reward=now.reward, discount=now.discount)
+    return answer, session
 
 
 def _deliver(reports: "Queue[Report]", report: Report, parent: int) -> None:
@@ -70,62 +77,46 @@ class _Seen:
     def __init__(self, number: int) -> None:
         self._number = number
         self._version = ""
-        self._steps: list[tuple[NDArray[np.float32], Action, Outcome]] = []
+        self._has_begun = False
         self._start_report()
 
     def _start_report(self) -> None:
+        self.steps = 0  # answered since the last report
         self._episodes: list[Episode] = []
         self._sightings: list[Sighting] = []
         self._answers: Counter[str] = Counter()
-        self._rows = 0
+        self._rows = self._environment_steps = self._followed = 0
         self._failures: list[str] = []
 
-    @property
-    def steps(self) -> int:
-        """The count of time steps in the segment so far."""
-        return len(self._steps)
-
-    def played(self, observation: NDArray[np.float32], answer: Action, outcome: Outcome, at: float) -> None:
+    def played(self, answer: Action, asked: TimeStep, outcome: TimeStep, at: float) -> None:
         """Records one request, answered at the moment `at`, and what its actions did."""
-        self._steps.append((observation, answer, outcome))
+        rows = len(asked.observation)
+        self.steps += 1
         self._answers[answer.version] += 1
-        self._rows += len(observation)
+        self._rows += rows
+        self._environment_steps += int((asked.step_type != LAST).sum())
+        self._followed += rows * self._has_begun  # with its answer the row of the step before is whole
+        self._has_begun = True
         if answer.version != self._version:
             self._version = answer.version
             self._sightings.append(Sighting(answer.version, answer.train_step, at))
         self._episodes += [Episode(one, answer.train_step) for one in outcome.returns.values()]
 
     def failed(self, failure: str) -> None:
-        """Records a failed request. Its observation is sent again, so the segment has no gap."""
+        """Records a failed request. Its observation is sent again, so the session has no gap."""
         self._failures.append(failure)
 
-    def report(self, with_segment: bool = False) -> Report:
-        """Returns everything since the last report; the counters, and with a segment it too, start anew."""
+    def report(self) -> Report:
+        """Returns everything since the last report; the counters start anew."""
         report = Report(
             simulator=self._number,
-            segment=_segment(self._steps) if with_segment else None,
             episodes=tuple(self._episodes),
             sightings=tuple(self._sightings),
             answers=dict(self._answers),
             rows=self._rows,
+            environment_steps=self._environment_steps,
+            followed=self._followed,
             failures=tuple(self._failures),
         )
         self._start_report()
-        if with_segment:
-            self._steps = []
         return report
-
-
-def _segment(steps: list[tuple[NDArray[np.float32], Action, Outcome]]) -> Segment:
-    """The steps of B environments, stacked along time."""
-    observations, answers, outcomes = zip(*steps, strict=True)
-    return Segment(
-        observation=np.stack(observations),
-        action=np.stack([answer.action for answer in answers]),
-        logits=np.stack([answer.info["dist_params"]["logits"] for answer in answers]),
-        reward=np.stack([outcome.reward for outcome in outcomes]),
-        next_observation=np.stack([outcome.next_observation for outcome in outcomes]),
-        terminated=np.stack([outcome.terminated for outcome in outcomes]),
-        truncated=np.stack([outcome.truncated for outcome in outcomes]),
-        train_step=np.asarray([answer.train_step for answer in answers], np.int64),
-    )

@@ -1,6 +1,6 @@
-"""All simulators together: started, drained, watched, stopped; their segments for the trainer.
+"""All simulators together: started, drained, watched, stopped.
 
-One thread of the demo's process takes reports from the queue; the trainer's thread waits in `take`.
+One thread of the demo's process takes reports from the queue.
 """
 
 import multiprocessing
@@ -8,17 +8,15 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from multiprocessing.queues import Queue
 from types import TracebackType
 
-from demo.messages import DemoError, Plan, Report, Segment
+from demo.messages import DemoError, Plan, Report
 from demo.simulator import simulate
 from demo.statistics import Statistics
 
 _REPORTS_PER_SIMULATOR = 4  # half a second of play; then a simulator waits for the demo
-_ROUNDS_KEPT = 3  # older segments would be refused by `take` anyway
 _HEALTH_EVERY_S = 0.5
 _SILENCE_S = 60.0
 _STOP_WITHIN_S = 10.0
@@ -38,7 +36,6 @@ class Simulators:
         self._reports: Queue[Report] = spawn.Queue(plan.simulators * _REPORTS_PER_SIMULATOR)
         self._stop = spawn.Event()
         self._arrived = threading.Condition()
-        self._segments: deque[Segment] = deque(maxlen=_ROUNDS_KEPT * plan.segments_per_round)
         self._failures = 0
         self._last_failure = ""
         self._receiver = threading.Thread(target=self._receive, name="reports", daemon=True)
@@ -50,7 +47,7 @@ class Simulators:
                     number,
                     address,
                     plan.environments_per_simulator,
-                    plan.steps_per_segment,
+                    plan.steps_per_report,
                     seed + 1000 * (number + 1),
                     self._reports,
                     self._stop,
@@ -88,24 +85,6 @@ class Simulators:
         self._receiver.join(_STOP_WITHIN_S)  # a killed process may leave half a report in the pipe
         self._reports.close()
 
-    def take(self, count: int, oldest_train_step: int) -> list[Segment]:
-        """Waits for `count` segments, none with answers from before `oldest_train_step`.
-
-        Older ones are dropped. Raises DemoError when the server or a simulator has ended, or
-        when nothing that can be used has come for a long time.
-        """
-        deadline = time.monotonic() + _SILENCE_S
-        with self._arrived:
-            while len(self._segments) < count or self._drop_old(oldest_train_step):
-                self._arrived.wait(_HEALTH_EVERY_S)
-                self.check()
-                if time.monotonic() > deadline:
-                    raise DemoError(
-                        f"no {count} segments of train step {oldest_train_step} or newer within "
-                        f"{_SILENCE_S:.0f} s: does the server swap?"
-                    )
-            return [self._segments.popleft() for _ in range(count)]
-
     def wait_for(self, version: str) -> None:
         """Waits until a simulator got an answer of `version`. Raises DemoError when none comes."""
         deadline = time.monotonic() + _SILENCE_S
@@ -128,16 +107,6 @@ class Simulators:
         if self._failures >= _FAILURES_TOO_MANY:
             raise DemoError(f"{self._failures} requests failed; the last: {self._last_failure}")
 
-    def _drop_old(self, oldest_train_step: int) -> bool:
-        """Drops segments that are too old, and returns whether there were any."""
-        usable = [one for one in self._segments if one.train_step.min() >= oldest_train_step]
-        dropped = len(self._segments) - len(usable)
-        if dropped:
-            self._statistics.unused(dropped)
-            self._segments.clear()
-            self._segments.extend(usable)
-        return dropped > 0
-
     def _receive(self) -> None:
         """Takes reports until all simulators have ended and the queue is empty."""
         while True:
@@ -153,8 +122,4 @@ class Simulators:
                 self._failures += len(report.failures)
                 if report.failures:
                     self._last_failure = report.failures[-1]
-                if report.segment is not None:
-                    if len(self._segments) == self._segments.maxlen:
-                        self._statistics.unused(1)
-                    self._segments.append(report.segment)
                 self._arrived.notify()

@@ -37,7 +37,7 @@ class Statistics:
         self._published: dict[str, tuple[Publication, int]] = {}
         self._seen: dict[str, Sighting] = {}
         self._recent: deque[tuple[float, int]] = deque()  # (arrival, answers), the rate window
-        self._unused = 0
+        self._followed = 0
 
     def start(self) -> None:
         """Records the start of play."""
@@ -55,7 +55,8 @@ class Statistics:
         with self._lock:
             self._answers.update(report.answers)
             self._rows += report.rows
-            self._environment_steps += report.rows
+            self._environment_steps += report.environment_steps
+            self._followed += report.followed
             self._recent.append((now, sum(report.answers.values())))
             self._count_failures(report.failures)
             for sighting in report.sightings:
@@ -77,11 +78,6 @@ class Statistics:
             self._evaluation_answers += answers
             self._rows += rows
             self._count_failures(failures)
-
-    def unused(self, segments: int) -> None:
-        """Counts segments that were too old to learn from."""
-        with self._lock:
-            self._unused += segments
 
     def seen(self, version: str) -> bool:
         """Returns whether a simulator got an answer of this version."""
@@ -122,7 +118,7 @@ class Statistics:
                 last_swap_ms=swaps[-1] if swaps else None,
                 median_swap_ms=statistics.median(swaps) if swaps else None,
                 versions=versions,
-                unused_segments=self._unused,
+                followed=self._followed,
             )
 
     def _count_failures(self, failures: tuple[str, ...]) -> None:

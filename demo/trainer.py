@@ -1,11 +1,10 @@
-"""Segments played through the service → better weights, by TF-Agents' PPO.
+"""Transitions that the service recorded → better weights, by TF-Agents' PPO.
 
 The only file of the demo, with publisher.py, that imports TensorFlow.
 """
 
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tf-agents needs Keras 2
@@ -22,7 +21,7 @@ from tf_agents.trajectories import StepType, time_step, trajectory
 from tf_agents.utils import common
 
 from demo.advantages import generalised_advantages
-from demo.messages import Segment
+from demo.messages import Transitions
 
 _LAYERS = (64, 64)
 
@@ -46,7 +45,7 @@ class Hyperparameters:
 
 
 class Trainer:
-    """The agent and its optimiser. `learn` is called with one round of segments at a time."""
+    """The agent and its optimiser. `learn` is called with one round of transitions at a time."""
 
     def __init__(self, seed: int, hyperparameters: Hyperparameters) -> None:
         random.seed(seed)
@@ -79,55 +78,50 @@ class Trainer:
         self._train_step.assign(0)
         self._value(np.zeros((1, 4), np.float32))
 
-    def learn(self, segments: Sequence[Segment], progress: float) -> None:
-        """Learns from one round: every transition of `segments` is used `epochs` times.
+    def learn(self, transitions: Transitions, progress: float) -> None:
+        """Learns from one round: every transition is used `epochs` times.
 
         `progress` goes from 0 to 1 over the run and lowers the learning rate.
         """
         hyperparameters = self._hyperparameters
         fall = (hyperparameters.last_learning_rate - hyperparameters.learning_rate) * min(progress, 1.0)
         self._learning_rate.assign(hyperparameters.learning_rate + fall)
-        experience = self._experience(segments)
+        experience = self._experience(transitions)
         rows = len(experience.reward)
         for _ in range(hyperparameters.epochs):
             order = self._shuffle.permutation(rows)
             for start in range(0, rows - hyperparameters.minibatch + 1, hyperparameters.minibatch):
                 self._gradient_step(_rows(experience, order[start : start + hyperparameters.minibatch]))
 
-    def _experience(self, segments: Sequence[Segment]) -> trajectory.Trajectory:
-        """Segments as the agent's training data, [rows, 1, ...]: each transition by itself."""
-        parts = [self._one_segment(segment) for segment in segments]
-        return tf.nest.map_structure(lambda *leaves: np.concatenate(leaves)[:, None], *parts)
-
-    def _one_segment(self, segment: Segment) -> trajectory.Trajectory:
-        """A [T, B] segment as a trajectory of T·B rows, its advantages in the policy info."""
-        value = self._value(segment.observation)
+    def _experience(self, played: Transitions) -> trajectory.Trajectory:
+        """The agent's training data, [rows, 1, ...]: each transition by itself, its advantage in the policy info."""
+        value = self._value(played.observation)
         advantage, target = generalised_advantages(
-            segment.reward,
+            played.reward,
             value,
-            self._value(segment.next_observation),
-            segment.terminated,
-            segment.truncated,
+            self._value(played.next_observation),
+            played.terminated,
+            played.truncated | played.last,  # the next row is another environment's
             self._hyperparameters.discount,
             self._hyperparameters.decay,
         )
-        ended = segment.terminated | segment.truncated
+        ended = played.terminated | played.truncated
         shaped = trajectory.Trajectory(
             # The agent only looks whether it is LAST, which marks rows that lie between episodes.
             step_type=np.full(ended.shape, StepType.MID, np.int32),
-            observation=segment.observation,
-            action=segment.action,
+            observation=played.observation,
+            action=played.action,
             policy_info={
-                "dist_params": {"logits": segment.logits},
+                "dist_params": {"logits": played.logits},
                 "value_prediction": value,
                 "advantage": advantage,
                 "return": target,
             },
             next_step_type=np.where(ended, StepType.LAST, StepType.MID).astype(np.int32),
-            reward=segment.reward,
-            discount=np.logical_not(segment.terminated).astype(np.float32),
+            reward=played.reward,
+            discount=np.logical_not(played.terminated).astype(np.float32),
         )
-        return tf.nest.map_structure(lambda x: x.reshape(-1, *x.shape[2:]), shaped)
+        return tf.nest.map_structure(lambda leaf: leaf[:, None], shaped)
 
     def _apply_value_network(self, observation: tf.Tensor) -> tf.Tensor:
         """The critic's estimate of [rows, 4] observations, [rows]."""
@@ -135,10 +129,9 @@ class Trainer:
         return self.agent.collect_policy.apply_value_network(observation, step_type)[0]
 
     def _value(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The critic's estimate of [T, B, 4] observations, [T, B]."""
-        rows = tf.constant(observation.reshape(-1, observation.shape[-1]))
-        value: NDArray[np.float32] = self._values(rows).numpy()
-        return value.reshape(observation.shape[:-1])
+        """The critic's estimate of [rows, 4] observations, [rows]."""
+        value: NDArray[np.float32] = self._values(tf.constant(observation)).numpy()
+        return value
 
 
 def _rows(experience: trajectory.Trajectory, chosen: NDArray[np.int64]) -> trajectory.Trajectory:

@@ -51,13 +51,13 @@ PLANTED = [
     (
         "app.builder.builder",
         "app",
-        below("app.__main__", "app.inspection", "app.builder"),
+        below("app.__main__", "app.inspection", "app.replay", "app.builder"),
         "imports in app run downwards",
     ),
     (
         "app.control.manager",
         "app",
-        below("app.__main__", "app.inspection", "app.control"),
+        below("app.__main__", "app.inspection", "app.replay", "app.control"),
         "imports in app run downwards",
     ),
     ("app.__main__", "app", below("app.__main__"), "imports in app run downwards"),

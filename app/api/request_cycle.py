@@ -193,10 +193,8 @@ class RequestCycle(Cycle):
 class FastPathCycle(RequestCycle):
     """A request that the fast path answers."""
 
-    def __init__(self, route: Route, receiver: Receiver) -> None:
-        super().__init__(route, receiver)
-        self._buffer = BodyBuffer()
-        self.received = 0
+    received = 0
+    _buffer: BodyBuffer | None = None
 
     @property
     def buffered_bytes(self) -> int:
@@ -209,22 +207,25 @@ class FastPathCycle(RequestCycle):
     def receive(self, piece: bytes) -> None:
         """Keeps a piece of the body."""
         self.received += len(piece)
+        if self._buffer is None:
+            self._buffer = BodyBuffer()
         self._buffer.add(piece)
 
     def body(self) -> bytes:
         """Returns the whole body; to be called once."""
         self.received = 0
-        return self._buffer.take()
+        buffer, self._buffer = self._buffer, None
+        return b"" if buffer is None else buffer.take()
 
     def refuse(self, error: Exception) -> None:
         """Answers with an error of the connection's."""
-        self._buffer = BodyBuffer()
+        self._buffer = None
         if not self.done():
             self.set_exception(error)
 
     def give_up(self) -> None:
         """Gives up the request: the connection is closed."""
-        self._buffer = BodyBuffer()
+        self._buffer = None
         super().give_up()
 
 
@@ -251,4 +252,4 @@ def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics
         partial(parser.large, policy, name, reads),
         lambda request: request,
     )
-    return Route(partial(service.read, policy, name, reads), writes, metrics, large)
+    return Route(partial(parser.readers[name], policy, reads), writes, metrics, large)

@@ -37,19 +37,21 @@ INLINE_S = 0.0003
 class BatcherParts:
     """The collaborators and limits of a batcher.
 
-    `lease()` gives the active version, to be entered for the length of a batch; `complete` adds what requests have left
-    out. `queue_limit`: the most jobs that wait. A call expected to take at most `inline_s` seconds runs on the event
-    loop, any other in `executor`. `fields`: what a refusal names where the policy has refused its inputs.
+    `active()` gives the version that serves; `complete` adds what requests have left out. `queue_limit`: the most jobs
+    that wait. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`.
+    `fields`: what a refusal names where the policy has refused its inputs. `spread`: how a few inputs are kept, see
+    `Recorder`.
     """
 
     name: str
-    lease: Callable[[], LoadedVersion[Engine]]
+    active: Callable[[], LoadedVersion[Engine]]
     complete: Complete
     executor: Executor
     metrics: PolicyMetrics
     queue_limit: int
     inline_s: float = INLINE_S
     fields: str = "observation"
+    spread: bool = False
 
 
 class Batcher:
@@ -66,7 +68,7 @@ class Batcher:
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
         self._call_times: dict[str, CallTimes] = {}
-        self._recorder = Recorder()
+        self._recorder = Recorder(parts.spread)
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
         self._stopping = False
@@ -228,28 +230,29 @@ class Batcher:
         self._go_on()
 
     def _run(self, batch: Sequence[Job]) -> None:
-        wanted = batch[0].loaded
-        if wanted is not None and wanted.retired:
-            raise WeightsGone(f"the weights of version {wanted.version.name} are not kept any more")
-        with wanted or self._parts.lease() as loaded:
-            jobs = _new_enough(batch, loaded.version.train_step, loaded.version.name)
-            call_times = self._call_times.setdefault(loaded.engine.name, CallTimes())
-            rows = _rows(jobs)
-            apart = bool(loaded.version.dependent_rows)
-            self._most_rows = 1 if apart else MOST_ROWS
-            engine: Engine = loaded.engine
-            if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
-                self._timed -= len(timings)
-                engine = timed(loaded, timings, len(jobs), rows)
-            if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
-                outcomes = compute(engine, jobs, rows, self._parts.complete, call_times, apart)
-                self._note(engine, rows, call_times)
-                self._deliver(loaded, jobs, outcomes)
-            elif jobs:
-                self._in_thread = jobs
-                loaded.acquire()
-                self._running = self._loop.create_task(self._run_in_thread(loaded, engine, jobs, rows, call_times))
-                self._deadlines.watch_all()
+        loaded = batch[0].loaded or self._parts.active()
+        if loaded.retired:
+            raise WeightsGone(f"the weights of version {loaded.version.name} are not kept any more")
+        version, engine = loaded.version, loaded.engine
+        jobs = _new_enough(batch, version.train_step, version.name)
+        call_times = self._call_times.get(engine.name)
+        if call_times is None:
+            call_times = self._call_times[engine.name] = CallTimes()
+        rows, apart = _rows(jobs), bool(version.dependent_rows)
+        self._most_rows = 1 if apart else MOST_ROWS
+        if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
+            self._timed -= len(timings)
+            engine = timed(loaded, timings, len(jobs), rows)
+        if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
+            # Without a lease: nothing else runs on the event loop meanwhile.
+            outcomes = compute(engine, jobs, rows, self._parts.complete, call_times, apart)
+            self._note(engine, rows, call_times)
+            self._deliver(loaded, jobs, outcomes)
+        elif jobs:
+            self._in_thread = jobs
+            loaded.acquire()
+            self._running = self._loop.create_task(self._run_in_thread(loaded, engine, jobs, rows, call_times))
+            self._deadlines.watch_all()
 
     async def _run_in_thread(
         self, loaded: LoadedVersion[Engine], engine: Engine, jobs: Sequence[Job], rows: int, call_times: CallTimes

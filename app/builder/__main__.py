@@ -6,6 +6,7 @@ FOLDER is for its temporary files, which hold weights: they go with it, however 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -31,8 +32,11 @@ def main() -> None:
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
     imported = threading.Event()
     threading.Thread(target=_end_with, args=(int(link), imported), daemon=True).start()
+    gc.disable()  # it would look at TensorFlow's objects again and again, for a fifth of the import's time
     with hushed():
         from app.builder import process
+    gc.freeze()
+    gc.enable()
     imported.set()
     asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))
 

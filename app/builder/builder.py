@@ -17,6 +17,7 @@ from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice
 from app.builder.open_export import train_step_of
 from app.builder.probe import NO_TRIAL, Probed, Trial
+from app.builder.unsupported import draws
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
@@ -47,6 +48,11 @@ class Builder:
         self._copy: TensorFlowEngine | None = load_copy(graph)
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
+
+    @property
+    def action_draws(self) -> bool:
+        """Whether `action` answers equal inputs differently from call to call."""
+        return draws((self._copy or load_copy(self.graph)).functions["action"].concrete)
 
     def prepare(
         self,

@@ -50,6 +50,11 @@ def draws_of(action: Any, has_sample: bool) -> str:
     return f"action draws {again}; TensorFlow runs it, as it has no sample"
 
 
+def draws(action: Any) -> bool:
+    """Whether a concrete `action` answers equal inputs differently: it draws numbers, or keeps something."""
+    return bool(impurities(action))
+
+
 def kinds(function: Any) -> set[str]:
     """The kinds of operations in a concrete function and in those that it calls."""
     return {node.op for node in _nodes(function)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ from app.control.rates import Rates
 from app.control.states import Version
 from app.control.swap_log import SwapLog
 from app.metrics import FINE_LATENCY_S, Metrics
-from app.rpc.messages import MOST_CALLS, AdminCall, Spread, WorkerFigures
+from app.rpc.messages import MOST_CALLS, AdminCall, ExperienceFigures, Spread, WorkerFigures
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.control.recording import RecorderProcess
     from app.fleet.fleet import Fleet
 
 _SPREAD_EVERY_S = 5.0
@@ -33,7 +34,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that are shown. `fleet`: returns the fleet, where there is one."""
+    """The parts that are shown. `fleet`, `recorder`: return the fleet, and the recorder, where there is one."""
 
     settings: Settings
     openings: Openings
@@ -41,6 +42,7 @@ class Parts:
     swaps: SwapLog
     metrics: Metrics
     fleet: Callable[[], Fleet | None]
+    recorder: Callable[[], RecorderProcess | None] = lambda: None
 
 
 class View:
@@ -56,6 +58,8 @@ class View:
         self._versions: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._spread_at = 0.0
         self._spread: Spread | None = None
+        self._experience: dict[str, dict[str, Any]] = {}
+        self._recorded: tuple[float, dict[str, int]] = 0.0, {}
         parts.metrics.console_pages(0)  # or it would be unknown until the first one
 
     async def begin(self) -> None:
@@ -80,6 +84,26 @@ class View:
         if calls:
             self._calls.extend(sorted(calls, key=lambda call: call.at))
             self._shown_calls = [asdict(call) for call in reversed(self._calls)]
+
+        if (recorder := self._parts.recorder()) is not None:
+            self._record(now, await recorder.figures())
+
+    def _record(self, now: float, found: Mapping[str, ExperienceFigures]) -> None:
+        """Takes what the recorder has come to; rows a second are those since the last time."""
+        before_at, before = self._recorded
+        for policy, figures in found.items():
+            new = max(0, figures.rows - before.get(policy, figures.rows))
+            self._experience[policy] = {
+                "rows_per_s": round(new / (now - before_at), 1),
+                "bytes": figures.size,
+                "lost_rows": figures.removed_rows + figures.lost_events,
+                "behind": sorted(figures.behind),
+                "returns": [
+                    {"version": one.version, "episodes": one.episodes, "mean": round(one.mean, 2)}
+                    for one in reversed(figures.returns)
+                ],
+            }
+        self._recorded = now, {policy: figures.rows for policy, figures in found.items()}
 
     def state(self) -> dict[str, Any]:
         """Returns all that is shown."""
@@ -130,6 +154,8 @@ class View:
         }
         if self._spread is not None and (sessions := self._spread.policies.get(name)):
             row["sessions"] = sessions
+        if name in self._experience:
+            row["experience"] = self._experience[name]
         if manager.admission.paused is not None:
             row["paused"] = manager.admission.paused
         if manager.pinned is not None:

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from app.artifacts.temporary import emptied
 from app.control.manager import Manager
 from app.errors import LinkLost
 from app.metrics import Metrics
 from app.rpc.child import Child, Keeper
-from app.rpc.messages import RecorderSettings
+from app.rpc.messages import ExperienceFigures, RecorderSettings
 from app.settings import Settings
 
 # It takes in what the journals have, and no more.
@@ -67,12 +66,12 @@ class RecorderProcess:
             if graph.spec.takes_time_step:
                 await child.call("open_policy", policy, graph.spec)
 
-    async def figures(self) -> dict[str, Any]:
+    async def figures(self) -> dict[str, ExperienceFigures]:
         """See `Recorder.figures`; nothing while there is none."""
         if self._child is None:
             return {}
         try:
-            found: dict[str, Any] = await self._child.link.call("figures")
+            found: dict[str, ExperienceFigures] = await self._child.link.call("figures")
             return found
         except LinkLost:
             return {}

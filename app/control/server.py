@@ -101,7 +101,7 @@ class Server:
         self._in_fleet: dict[str, FleetPolicy] = {}
         self._workers = [self._worker(number) for number in range(settings.workers)]
         shown = (settings, self.openings, self._running, self._swaps, self._metrics)
-        self._console = Console(Parts(*shown, fleet=lambda: self._fleet))
+        self._console = Console(Parts(*shown, fleet=lambda: self._fleet, recorder=lambda: self._recorder))
         self._executor = ThreadPoolExecutor(1, "control")
         self._folder = ExitStack()
         self._state = Path()

@@ -147,9 +147,9 @@ class Follower:
         self._journals.find()
         for reader in self._journals.readers():
             end = min(self._rows.consumed.get(reader.name, 0), reader.end())
-            while (taken := self._journals.next(reader, end)) is not None:
-                self._pairing.take(taken)
-                reader.at += taken.head.length
+            while (found := self._journals.next(reader, end)) is not None:
+                self._pairing.take(found)
+                reader.at += found.head.length
 
 
 class _Passes:

@@ -133,7 +133,7 @@ class Layout:
         return found
 
     def _is_exact(self, function: str, result: Result) -> bool:
-        """Returns whether the outputs are as the spec says: seen once for each function of a version."""
+        """Returns whether the outputs have the spec's dtypes and ranks: seen once for each function of a version."""
         known = self._exact.get((function, result.digest))
         if known is None:
             found = [(value.leaf, result.outputs.get(value.leaf.name)) for value in self._outputs]

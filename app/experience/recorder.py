@@ -26,11 +26,11 @@ from app.errors import NotReady, Overloaded
 from app.experience.following import Follower
 from app.experience.limits import RowLogLimits
 from app.experience.query import Query
-from app.experience.recording import Figures, MakeFollower, Recording
+from app.experience.recording import MakeFollower, Recording
 from app.metrics import Metrics
 from app.offload import in_executor
 from app.rpc.link import Handlers, Link
-from app.rpc.messages import RecorderSettings
+from app.rpc.messages import ExperienceFigures, RecorderSettings
 from app.rpc.recorder import bound_in
 from saver.artifact import PolicySpec
 
@@ -105,7 +105,7 @@ class Recorder:
         self._wake.set()
         await passed.wait()
 
-    async def figures(self) -> dict[str, Figures]:
+    async def figures(self) -> dict[str, ExperienceFigures]:
         """Returns what each policy's recording has come to."""
         return {policy: recording.figures() for policy, recording in self._recordings.items()}
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from app.errors import NotReady
 from app.experience.cursor import END, Cursor, new_reader, read_cursor, unfit
@@ -20,6 +20,7 @@ from app.experience.readers import Readers
 from app.experience.row_log import RowLog
 from app.experience.schema import columns_of
 from app.logs import about
+from app.rpc.messages import ExperienceFigures
 from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
@@ -42,19 +43,6 @@ class Follower(Protocol):
 
 
 MakeFollower = Callable[[Path, PolicySpec, RowLog], Follower]
-
-
-class Figures(NamedTuple):
-    """What a policy's recording has come to since the process started.
-
-    `size`: bytes on the disk; `behind`: rows that each reader has yet to read.
-    """
-
-    rows: int
-    size: int
-    removed_rows: int
-    lost_events: int
-    behind: list[int]
 
 
 class Recording:
@@ -134,13 +122,20 @@ class Recording:
         if self._log is not None:
             self._log.close()
 
-    def figures(self) -> Figures:
+    def figures(self) -> ExperienceFigures:
         """Returns what it has come to."""
         if self._log is None:
-            return Figures(0, 0, 0, 0, [])
+            return ExperienceFigures()
         lost = self._follower.lost_events if self._follower is not None else 0
         behind = self._readers.behind(self._log.end, time.monotonic())
-        return Figures(self._log.end - self._begun_at, self._log.size, self._log.removed_rows, lost, behind)
+        return ExperienceFigures(
+            self._log.end - self._begun_at,
+            self._log.size,
+            self._log.removed_rows,
+            lost,
+            behind,
+            self._log.returns.newest(),
+        )
 
     def _place(self, text: str, rows: RowLog) -> Cursor:
         if text in ("", END):

@@ -31,6 +31,7 @@ from app.experience.closed_segment import ClosedSegment, GroupCache
 from app.experience.episodes import Episodes
 from app.experience.limits import RowLogLimits
 from app.experience.open_segment import CREATED, OpenSegment
+from app.experience.returns import Returns
 from app.experience.schema import Column
 
 log = logging.getLogger("policy_server.experience")
@@ -62,6 +63,7 @@ class RowLog:
         self.pairing = b""
         self.id = b""
         self.removed_rows = 0
+        self.returns = Returns()
         self._spec = json.dumps(spec or {}).encode()
         self._limits = limits
         self._episodes = Episodes()
@@ -133,6 +135,7 @@ class RowLog:
         self._limits.make_room(batch.nbytes)
         opened.append(batch, noted)
         self._episodes.keep(changes)
+        self.returns.add(rows)
         self.consumed = dict(consumed)
         self.pairing = self.pairing if pairing is None else pairing
 

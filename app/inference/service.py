@@ -10,7 +10,7 @@ from app.batching.rule import Pause, Result, Waiter
 from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, PendingRequest, RequestParser
+from app.inference.request import PendingRequest, RequestParser
 from app.offload import Offload
 from app.rpc.messages import FleetStatus
 from app.wire.codecs import Codec
@@ -76,10 +76,6 @@ class Service:
 
     def _reason(self, name: str) -> str:
         return self._failures.get(name, "it has not been tried yet")
-
-    def read(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """Reads the inference request in the body of a data route; raises as the methods of `RequestParser` do."""
-        return self.parser.readers[route](policy, codec, body)
 
     async def read_body(
         self,

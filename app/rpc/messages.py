@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from app.artifacts.bundle import Bundle, Graph
 from app.local_histogram import AnswerCounts
@@ -127,6 +128,28 @@ class RecorderSettings:
     segment_bytes: int
     segment_s: int
     policies: int
+
+
+class VersionReturns(NamedTuple):
+    """The episodes that ended under a version: how many, and their mean return."""
+
+    version: str
+    episodes: int
+    mean: float
+
+
+class ExperienceFigures(NamedTuple):
+    """What a policy's recording has come to since the recorder started.
+
+    `size`: bytes on the disk; `behind`: rows that each reader has yet to read; `returns`: of the newest versions.
+    """
+
+    rows: int = 0
+    size: int = 0
+    removed_rows: int = 0
+    lost_events: int = 0
+    behind: Sequence[int] = ()
+    returns: Sequence[VersionReturns] = ()
 
 
 def now_s() -> float:

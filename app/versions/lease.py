@@ -50,19 +50,8 @@ class LoadedVersion(Generic[E]):
         self._leases = 0
         self._waiting: asyncio.Event | None = None
 
-    def lease(self) -> LoadedVersion[E]:
-        """Returns a context for one batch: nothing is restored into the version while it is leased."""
-        return self
-
-    def __enter__(self) -> LoadedVersion[E]:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     def acquire(self) -> None:
-        """Starts a lease, where a batch ends elsewhere than it started."""
+        """Starts a lease, for a batch that ends later than the call which starts it: until then nothing is restored."""
         self._leases += 1
 
     def release(self) -> None:

@@ -146,17 +146,15 @@ def _short(text: str) -> bytes:
     return bytes((len(text),)) + text.encode()
 
 
-def compiled(folder: Path) -> Path:
-    """The program, made in `folder`."""
+def compiled(folder: Path, source: Path = SOURCE) -> Path:
+    """The program, made in `folder`; it has the name of its `source`."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise BenchError(
-            "there is no C compiler (cc, gcc or clang), which the load generator bench/harness/load.c needs"
-        )
-    program = folder / "load"
-    done = subprocess.run([compiler, "-O2", "-o", program, SOURCE], capture_output=True, text=True, check=False)
+        raise BenchError(f"there is no C compiler (cc, gcc or clang), which the load generator {source.name} needs")
+    program = folder / source.stem
+    done = subprocess.run([compiler, "-O2", "-o", program, source], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchError(f"{compiler} cannot compile {SOURCE}: {done.stderr.strip()}")
+        raise BenchError(f"{compiler} cannot compile {source}: {done.stderr.strip()}")
     return program
 
 

@@ -55,6 +55,7 @@ def _one_row(results: Results, peers: Sequence[str]) -> list[Line]:
             "1", "one row, 32 clients: answers/s by the echo's", _ratio(results, "one-row-32", "echo"), 0.75, AT_LEAST
         ),
         Line("1", "… by the naive server's", _ratio(results, "one-row-32", "naive"), 20, AT_LEAST),
+        Line("1", "… by the raw handler's", _ratio(results, "one-row-32", "raw"), 0.35, AT_LEAST),
     ]
     found = [ratio for peer in peers if (ratio := _ratio(results, "one-row-32", peer)) is not None]
     if peers:

@@ -24,12 +24,17 @@ _WARM_S = 0.3
 
 def compiled_in(state: Path) -> tuple[Path, Graph]:
     """The newest compiled file in a server's state, and the graph that it belongs to."""
+    bundle, graph = newest_compiled(state)
+    return bundle.folder / COMPILED_FILE, graph
+
+
+def newest_compiled(state: Path) -> tuple[Bundle, Graph]:
+    """The newest version in a server's state that is compiled, and its graph."""
     graphs = {graph.digest: graph for graph in map(Graph.read, _parents(state, GRAPH_MANIFEST)) if graph}
     bundles = [bundle for bundle in map(Bundle.read, _parents(state, BUNDLE_MANIFEST)) if bundle]
     for bundle in sorted(bundles, key=lambda one: one.train_step, reverse=True):
-        file = bundle.folder / COMPILED_FILE
-        if file.exists() and bundle.graph in graphs:
-            return file, graphs[bundle.graph]
+        if (bundle.folder / COMPILED_FILE).exists() and bundle.graph in graphs:
+            return bundle, graphs[bundle.graph]
     raise BenchError(f"nothing in {state} is compiled")
 
 

@@ -51,12 +51,12 @@ class Launcher:
         return Overloaded(*loaded) if scenario.overload else Loaded(*loaded)
 
     def _running(self, competitor: Competitor, scenario: Scenario) -> Running:
-        """An echo answers one kind of request. Who differs in nothing but the requests that go there is the same."""
+        """A constant answers one kind of request. Who differs in nothing but the requests that go there is the same."""
         server = competitor
         if competitor.kind is Kind.OURS:  # one that takes gRPC has another port for it
             protocol = competitor.protocol if competitor.protocol == GRPC else ""
             server = replace(competitor, name="", spread=False, protocol=protocol)
-        key = (server, scenario.payload if competitor.kind is Kind.ECHO else "")
+        key = (server, scenario.payload if competitor.kind in (Kind.ECHO, Kind.RAW, Kind.NGINX) else "")
         if key not in self._started:
             try:
                 self._started[key] = self.starter.start(competitor, scenario)

@@ -71,7 +71,7 @@ class Bench:
             targets: list[InProcess | Loaded | None] = []
             rows = []
             for competitor in scenario.competitors:
-                row = Row(scenario.name, competitor.name, guest=competitor.kind is Kind.PEER)
+                row = Row(scenario.name, competitor.name, guest=competitor.kind in (Kind.PEER, Kind.NGINX))
                 rows.append(row)
                 self.progress(f"{scenario.name}: {competitor.name} is made ready")
                 try:

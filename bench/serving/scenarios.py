@@ -15,6 +15,8 @@ class Kind(StrEnum):
     """How a competitor is started: see `launch.py`."""
 
     ECHO = "echo"
+    RAW = "raw"
+    NGINX = "nginx"
     NAIVE = "naive"
     OURS = "ours"
     IN_PROCESS = "in-process"
@@ -60,6 +62,8 @@ class Scenario:
 
 SWAP_EVERY_S = 2.0
 ECHO = Competitor("echo", Kind.ECHO)
+RAW = Competitor("raw", Kind.RAW)
+NGINX = Competitor("nginx", Kind.NGINX)
 NAIVE = Competitor("naive", Kind.NAIVE)
 IN_PROCESS = Competitor("in-process", Kind.IN_PROCESS)
 LITERT = Competitor("litert-1", Kind.OURS, "litert")
@@ -76,6 +80,8 @@ GRPC_ECHO = Competitor("grpc-echo", Kind.ECHO, protocol=payloads.GRPC)
 OTHER_PROTOCOLS = tuple(replace(LITERT, name=f"litert-1-{name}", protocol=name) for name in payloads.PROTOCOLS)
 
 _ONE = (ECHO, NAIVE, LITERT, LITERT_2, TENSORFLOW, TENSORFLOW_2)
+# What any server on this machine costs that answers a constant: not ours to reach, but to see how far it is.
+_FLOOR = (RAW, NGINX)
 _PLAIN = (ECHO, NAIVE, LITERT, TENSORFLOW)
 # Servers with the small policy take peers beside them.
 _WITH_PEERS = ("one-row-1", "one-row-32", "rows-64")
@@ -83,9 +89,9 @@ _WITH_PEERS = ("one-row-1", "one-row-32", "rows-64")
 QUEUE_LIMIT = 16
 
 SCENARIOS = (
-    Scenario("one-row-1", "one row, 1 client", exports.SMALL, payloads.ROW, 1, _ONE),
+    Scenario("one-row-1", "one row, 1 client", exports.SMALL, payloads.ROW, 1, (*_FLOOR, *_ONE)),
     Scenario("one-row-8", "one row, 8 clients", exports.SMALL, payloads.ROW, 8, _PLAIN),
-    Scenario("one-row-32", "one row, 32 clients", exports.SMALL, payloads.ROW, 32, _ONE),
+    Scenario("one-row-32", "one row, 32 clients", exports.SMALL, payloads.ROW, 32, (*_FLOOR, *_ONE)),
     Scenario(
         "protocols-32",
         "one row, 32 clients, by protocol",

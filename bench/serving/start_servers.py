@@ -12,7 +12,7 @@ from pathlib import Path
 from app.testing import free_port
 from bench import BenchError
 from bench.harness.server import ROOT, serving, started, wait_until_ready
-from bench.serving import exports, peers, usage
+from bench.serving import exports, nginx, peers, usage
 from bench.serving.calls import accepts, check_answer, is_listening
 from bench.serving.exports import Exports
 from bench.serving.in_process import compiled_in
@@ -53,7 +53,11 @@ class Starter:
           BenchError: it does not start.
         """
         if competitor.kind is Kind.ECHO:
-            return self._grpc_echo() if competitor.protocol else self._echo(scenario)
+            return self._grpc_echo() if competitor.protocol else self._constant("bench.serving.echo", scenario)
+        if competitor.kind is Kind.RAW:
+            return self._constant("bench.serving.raw", scenario)
+        if competitor.kind is Kind.NGINX:
+            return self._nginx(scenario)
         if competitor.kind is Kind.NAIVE:
             (folder,) = self.exports.policies(scenario.policy).values()
             return self._module("bench.serving.naive", str(folder))
@@ -61,11 +65,18 @@ class Starter:
             return self._peer(PEERS[competitor.name], scenario)
         return self._ours(competitor, scenario)
 
-    def _echo(self, scenario: Scenario) -> Running:
+    def _constant(self, module: str, scenario: Scenario) -> Running:
         asked = payload(scenario.payload)
         answer = self.folder / f"answer-{scenario.payload}"
         answer.write_bytes(asked.answer)
-        return self._module("bench.serving.echo", str(answer), asked.media_type)
+        return self._module(module, str(answer), asked.media_type)
+
+    def _nginx(self, scenario: Scenario) -> Running:
+        asked, port, log = payload(scenario.payload), free_port(), self._log("nginx")
+        words = nginx.command(self.folder / f"nginx-{scenario.payload}", port, asked.answer, asked.media_type)
+        process = self.stack.enter_context(started(words, log, {}))
+        wait_until_ready(process, log, lambda: is_listening(port))
+        return Running(port, process.pid, ("/action",))
 
     def _grpc_echo(self) -> Running:
         port, log = free_port(), self._log("grpc-echo")

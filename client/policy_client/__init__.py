@@ -1,7 +1,7 @@
-"""A client of the policy server: `RemotePolicy` and its sessions, for programs that wait, and for asyncio.
+"""A client of the policy server: `RemotePolicy`, its sessions, and the `Experience` that the server recorded.
 
-Needs httpx, msgspec and NumPy. `policy_client.gymnasium` steps vector environments, `policy_client.tf_agents` is a
-policy for TF-Agents' drivers; only they import those libraries.
+Needs httpx, msgspec and NumPy. `policy_client.gymnasium` steps vector environments, `policy_client.tf_agents` has a
+policy for TF-Agents' drivers and a dataset for its agents; only they import those libraries.
 """
 
 from policy_client.answers import Action, Distribution
@@ -18,6 +18,7 @@ from policy_client.errors import (
     Unavailable,
     Unsupported,
 )
+from policy_client.experience import Experience
 from policy_client.policy import RemotePolicy, Session
 from policy_client.retries import Retries
 from policy_client.version import __version__
@@ -32,6 +33,7 @@ __all__ = [
     "Denied",
     "Distribution",
     "DoesNotFit",
+    "Experience",
     "NotFound",
     "PolicyError",
     "RemotePolicy",

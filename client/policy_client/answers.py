@@ -49,6 +49,22 @@ class Distribution:
     train_step: int
 
 
+@dataclass(frozen=True)
+class ExperienceBatch:
+    """Rows of experience, in the order in which they were recorded.
+
+    columns: by name: arrays [rows, …], or lists of text; none where there are no rows.
+    rows: how many there are.
+    cursor: the place behind them, to go on from.
+    lost_rows: how many rows before them are gone: the server's disk has a limit.
+    """
+
+    columns: dict[str, Any]
+    rows: int
+    cursor: str
+    lost_rows: int
+
+
 def read_action(content: bytes) -> Action:
     """An answer of `action`, or of a session. Raises ValueError, TypeError or KeyError if it is none, as the others."""
     fields = decode(content)
@@ -75,6 +91,13 @@ def read_distribution(content: bytes) -> Distribution:
     )
 
 
+def read_experience(content: bytes) -> ExperienceBatch:
+    """An answer of `experience`."""
+    fields = decode(content)
+    columns = {name: _column(values) for name, values in fields["columns"].items()}
+    return ExperienceBatch(columns, int(fields["rows"]), str(fields["cursor"]), int(fields["lost_rows"]))
+
+
 def read_state(content: bytes) -> Nest:
     """An answer of `get_initial_state`."""
     return arrays(decode(content)["policy_state"])
@@ -96,6 +119,10 @@ def read_default_name(content: bytes) -> str:
 
 def read_nothing(_: bytes) -> None:
     """An answer that says nothing but that it was done."""
+
+
+def _column(values: Any) -> Any:
+    return values if isinstance(values, list) else arrays(values)
 
 
 def _optional(fields: dict[str, Any], name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, unquote
@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 
 from policy_client import answers
-from policy_client.answers import Action, Distribution
+from policy_client.answers import Action, Distribution, ExperienceBatch
 from policy_client.errors import unreadable
 from policy_client.fields import ActionFields, BeginFields, DistributionFields, Nest, StepFields, body_of
 from policy_client.retries import Retries
@@ -132,6 +132,21 @@ class Calls:
         """Everything about the policy of that name."""
         url = httpx.URL(f"{self._base}/v1/policies/{quote(name, safe='')}")
         return Call(self._bare("GET", url), answers.read_description)
+
+    def experience(self, query: Mapping[str, Any], wait_ms: int) -> Call[ExperienceBatch]:
+        """Rows behind a cursor. `query`: the parameters; None leaves one out."""
+        url = self.url("experience").copy_merge_params(
+            {
+                name: str(value).lower() if isinstance(value, bool) else str(value)
+                for name, value in {**query, "wait_ms": wait_ms}.items()
+                if value is not None
+            }
+        )
+        request = self._bare("GET", url)
+        request.headers["Accept"] = MEDIA_TYPE
+        read_s = max(self._timeout_s, wait_ms / 1000 + _TRAVEL_S)
+        request.extensions["timeout"] = httpx.Timeout(self._timeout_s, read=read_s).as_dict()
+        return Call(request, answers.read_experience)
 
     def session(self, fields: BeginFields) -> SessionCalls:
         """Those of a session that has not begun."""

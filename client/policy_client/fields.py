@@ -56,6 +56,21 @@ class Drawing(TypedDict, total=False):
     log_prob: bool | None
 
 
+class ReadFields(TypedDict, total=False):
+    """Which rows of experience are read, and how.
+
+    max_rows: most rows of a batch, 1 to 65536; 4096 where it is left out.
+    wait_ms: how long one request waits for rows, 0 to 50000 milliseconds; 10,000 where it is left out.
+    min_train_step: rows of older weights are left out.
+    complete_episodes: whole episodes only, each in one batch, in the order in which they end.
+    """
+
+    max_rows: int | None
+    wait_ms: int
+    min_train_step: int | None
+    complete_episodes: bool
+
+
 class DistributionFields(TimeStep, Patience, total=False):
     """policy_state: the nest of the last answer; left out, an episode begins."""
 

@@ -49,9 +49,9 @@ class RemotePolicy:
         retries: Retries = DEFAULT_RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._calls = Calls(url, policy, token, timeout_s)
+        self.calls = Calls(url, policy, token, timeout_s)
         self._retries = retries
-        self._transport = transport or httpx.HTTPTransport(limits=LIMITS, trust_env=False, uds=self._calls.socket)
+        self._transport = transport or httpx.HTTPTransport(limits=LIMITS, trust_env=False, uds=self.calls.socket)
 
     def action(self, observation: Nest, **fields: Unpack[ActionFields]) -> Action:
         """The policy's action.
@@ -68,22 +68,22 @@ class RemotePolicy:
           PolicyError: the others of the tree.
           TypeError: a field that does not exist, or a leaf that no tensor can hold.
         """
-        return self.perform(self._calls.action(observation, fields))
+        return self.perform(self.calls.action(observation, fields))
 
     def distribution(self, observation: Nest, **fields: Unpack[DistributionFields]) -> Distribution:
         """The distribution of the policy's action; as `action`, but without the options of drawing."""
-        return self.perform(self._calls.distribution(observation, fields))
+        return self.perform(self.calls.distribution(observation, fields))
 
     def get_initial_state(self, batch_size: int | None = None) -> Nest:
         """The policy state that an episode begins with: one, or leaves [batch_size, …]; [] if the policy has none."""
-        return self.perform(self._calls.initial_state(batch_size))
+        return self.perform(self.calls.initial_state(batch_size))
 
     def describe(self) -> dict[str, Any]:
         """Fetches `GET /v1/policies/{policy}`: specs, signatures, engine, versions."""
-        name = self._calls.policy
+        name = self.calls.policy
         if name is None:
-            name = self.perform(self._calls.default_name())
-        return self.perform(self._calls.description(name))
+            name = self.perform(self.calls.default_name())
+        return self.perform(self.calls.description(name))
 
     def session(self, observation: Nest, **fields: Unpack[BeginFields]) -> Session:
         """Begins a session with the first observation of an episode, or of a vector of them.
@@ -96,7 +96,7 @@ class RemotePolicy:
           Unavailable: also where the server has no room for one more session, and none came free in time.
           PolicyError: as `action`.
         """
-        calls = self._calls.session(fields)
+        calls = self.calls.session(fields)
         return Session(self, calls, self.perform(calls.begin(observation, fields)))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A policy of the server as a TF-Agents PyPolicy, for PyDriver and whatever else takes one."""
+"""For TF-Agents: a policy of the server as a PyPolicy, and its experience as a dataset."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 from tf_agents.policies import py_policy
-from tf_agents.specs import array_spec
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
+from policy_client.array_specs import array_spec_of
+from policy_client.dataset import experience_dataset
 from policy_client.fields import Mode, Nest
 from policy_client.policy import RemotePolicy
+
+__all__ = ["RemotePyPolicy", "array_spec_of", "experience_dataset"]
 
 
 class RemotePyPolicy(py_policy.PyPolicy):
@@ -87,23 +90,6 @@ class RemotePyPolicy(py_policy.PyPolicy):
             _like(self._policy_state_spec, answer.policy_state) if answer.policy_state is not None else policy_state,
             _like(self._info_spec, info) if info is not None else self._info_spec,
         )
-
-
-def array_spec_of(nest: Mapping[str, Any]) -> Nest:
-    """A nest of the server's description as array specs: {"dict": …} as dict, {"list": …} as tuple."""
-    if "dict" in nest:
-        return {key: array_spec_of(child) for key, child in nest["dict"].items()}
-    if "list" in nest:
-        return tuple(array_spec_of(child) for child in nest["list"])
-    dtype = np.dtype(object if nest["dtype"] == "string" else nest["dtype"])
-    shape, name = tuple(nest["shape"]), nest["name"]
-    if "minimum" in nest and "maximum" in nest:
-        minimum, maximum = (np.asarray(nest[bound], np.float64 if dtype.kind == "f" else None) for bound in _BOUNDS)
-        return array_spec.BoundedArraySpec(shape, dtype, minimum, maximum, name)
-    return array_spec.ArraySpec(shape, dtype, name)
-
-
-_BOUNDS = ("minimum", "maximum")
 
 
 def _time_step_spec(inputs: Mapping[str, Any]) -> ts.TimeStep:

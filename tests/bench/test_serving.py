@@ -1,5 +1,6 @@
 """A short run of `make bench` reports everything, and what it works out of samples is right. Its times say nothing."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
-from bench.serving import acceptance, chart, payloads, scenarios, usage
+from bench.harness.load import generator
+from bench.serving import acceptance, chart, nginx, payloads, scenarios, usage
+from bench.serving.calls import check_answer
+from bench.serving.exports import Exports
 from bench.serving.peers import environments, table
 from bench.serving.results import Results, Row, Sample, Start
+from bench.serving.start_servers import Starter
 from tests.bench.test_swaps import left_behind
 from tests.support.server import ROOT
 
@@ -29,11 +34,12 @@ def row(scenario: str, competitor: str, *rates: float) -> Row:
 
 
 @needs_a_compiler
-def test_short_run_reports_everything(tmp_path: Path) -> None:
+def test_short_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
     figures, picture = tmp_path / "figures.json", tmp_path / "picture.svg"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     words = ["--scenario", "one-row-8", "--only", "echo", "litert-1", "--rounds", "1", "--seconds", "0.3"]
+    words += ["--exports", str(bench_exports)]
     done = subprocess.run(
         [sys.executable, "-m", "bench.serving", *words, "--json", figures, "--chart", picture],
         cwd=ROOT,
@@ -196,3 +202,28 @@ def test_usage_is_that_of_all_descendants() -> None:
             usage.kill(usage.identified(pids))
         assert process.wait() == -9
     assert usage.cpu_s([process.pid]) == usage.resident_mb([process.pid]) == 0
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("kind", ["raw", "nginx"])
+def test_constants_answer_on_connections_that_stay(kind: str, tmp_path: Path) -> None:
+    """As large as our answers, to as many requests as come."""
+    if kind == "nginx" and not (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")):
+        pytest.skip("nginx is not installed")
+    (scenario,) = [one for one in scenarios.SCENARIOS if one.name == "one-row-32"]
+    (competitor,) = [one for one in scenario.competitors if one.name == kind]
+    asked = payloads.payload(payloads.ROW)
+    with contextlib.ExitStack() as stack:
+        starter = Starter(Exports(tmp_path, lambda _: None), tmp_path, stack)
+        running = starter.start(competitor, scenario)
+        assert check_answer(running.port, "/action", asked) == asked.answer
+        found = generator(tmp_path, "/action", asked.body).run(running.port, 0.2, 2)
+    assert found.failures == 0
+    assert found.requests > 100
+    assert found.connections == 2
+
+
+def test_nginx_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(BenchError, match="apt install nginx"):
+        nginx.command(tmp_path, 1, b"{}", "application/json")

@@ -13,9 +13,9 @@ from tests.support.server import ROOT
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
-def test_quick_run_reports_everything(tmp_path: Path) -> None:
+def test_quick_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "bench.sessions", "--quick", "--json", figures]
+    command = [sys.executable, "-m", "bench.sessions", "--quick", "--exports", bench_exports, "--json", figures]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(figures.read_text())["found"]

@@ -162,7 +162,8 @@ def test_the_schema_has_every_setting_with_its_type_bounds_and_help() -> None:
 
 def test_variables_are_the_servers(objects: list[dict[str, Any]]) -> None:
     found = variables(objects)
-    assert {name for name in found if name != "POD_IP"} <= known_variables()
+    others = {name for name in found if name == "POD_IP" or name.startswith("OTEL_")}
+    assert found.keys() - others <= known_variables()
     given = {name: _filled_in(text) for name, text in found.items() if text is not None}
     settings_from(["p=/p"], {}, given)  # raises where one cannot be read
 
@@ -170,6 +171,11 @@ def test_variables_are_the_servers(objects: list[dict[str, Any]]) -> None:
 def _filled_in(text: str) -> str:
     """As Kubernetes does, with the address of a pod."""
     return text.replace("$(POD_IP)", "::1" if "[" in text else "10.0.0.1")
+
+
+def test_open_telemetrys_variables_are_given_to_it(rendered: dict[str, dict[str, Any]]) -> None:
+    wanted = VALUES["external"]["openTelemetry"]
+    assert variables(documents(rendered["external"])).items() >= wanted.items()
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -342,7 +348,9 @@ def test_a_monitor_finds_the_service_and_its_port(rendered: dict[str, dict[str, 
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
 
 
-def test_servers_may_reach_each_other_and_redis_and_nothing_else(rendered: dict[str, dict[str, Any]]) -> None:
+def test_servers_may_reach_each_other_redis_and_a_collector_and_nothing_else(
+    rendered: dict[str, dict[str, Any]],
+) -> None:
     def reached(name: str) -> list[list[object]]:
         made = documents(rendered[name])
         (policy,) = [o for o in made if o["kind"] == "NetworkPolicy" and not o["metadata"]["name"].endswith("redis")]
@@ -350,7 +358,7 @@ def test_servers_may_reach_each_other_and_redis_and_nothing_else(rendered: dict[
 
     assert reached("default") == [[53, 53]]
     assert reached("fleet") == [[53, 53], ["http"], ["redis"]]
-    assert reached("external") == [[53, 53], ["http"], [6379, 6380]]
+    assert reached("external") == [[53, 53], ["http"], [6379, 6380], [4318]]
     assert "NetworkPolicy" not in kinds(documents(rendered["single"]))
 
 
@@ -368,6 +376,7 @@ REFUSED = {
     "fleetUrl": {"secret": {"fleetUrl": "http://redis.example"}},
     "port": {"settings": {"port": 9000}},
     "engine": {"settings": {"engine": "torch"}},
+    "additional properties 'POLICY_SERVER_PORT'": {"openTelemetry": {"POLICY_SERVER_PORT": "9000"}},
 }
 
 

@@ -47,12 +47,12 @@ class Harness:
         self.leased: list[str] = []
         self.metrics = Metrics()
         self.batcher = Batcher(
-            BatcherParts("p", self._lease, _complete, executor, self.metrics.policy("p"), queue, inline_s)
+            BatcherParts("p", self._active, _complete, executor, self.metrics.policy("p"), queue, inline_s)
         )
 
-    def _lease(self):
+    def _active(self):
         self.leased.append(self.loaded.version.name)
-        return self.loaded.lease()
+        return self.loaded
 
     def swap(self, number: int) -> EchoEngine:
         self.engine = EchoEngine(number)

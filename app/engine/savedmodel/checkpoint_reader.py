@@ -58,10 +58,18 @@ class StoredValues:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._reader = self._opened()
+
+    def _opened(self) -> Any:
         try:
-            self._reader = tf.train.load_checkpoint(prefix(folder))
+            return tf.train.load_checkpoint(prefix(self._folder))
+        except MemoryError as error:
+            reason = f"one of its blocks has no room in memory: {_line(error, self._folder)}"
         except Exception as error:  # TensorFlow has many names for a file that is missing or damaged
-            raise SwapRefused(f"its index cannot be read: {_line(error, folder)}") from None
+            raise SwapRefused(f"its index cannot be read: {_line(error, self._folder)}") from None
+        # Raised out here, without the MemoryError that would have it tried again for ever: an index is small, and it is
+        # the file that lies about the size of a block, not the machine that has too little memory.
+        raise SwapRefused(f"its index cannot be read: {reason}")
 
     def read(self, stored: Stored) -> Any:
         """The value, its checksum compared.

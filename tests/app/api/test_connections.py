@@ -215,9 +215,10 @@ async def test_a_request_that_stops_coming_is_refused_and_closed(way: str) -> No
             head("/action" + way, 100) + b"{": b"body",
             b"POST /action HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n": b"body",
         }
-        for half, part in halves.items():
-            client = await there.open()
+        waiting = [(await there.open(), part) for part in halves.values()]
+        for (client, _), half in zip(waiting, halves, strict=True):
             await client.send(half)
+        for client, part in waiting:
             answer = await client.answer()
             assert answer.status == 408
             assert b"connection: close" in answer.fields

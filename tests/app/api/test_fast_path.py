@@ -45,13 +45,16 @@ def sessions() -> Sessions:
 
 @pytest.fixture
 def service() -> Any:
-    parser = SimpleNamespace(at_once=print, large=print)
+    def reader(route: str) -> Any:
+        return lambda policy, codec, body: (policy.name, route, codec, body)
+
+    readers = {route: reader(route) for route in ("action", "distribution", "get_initial_state")}
+    parser = SimpleNamespace(at_once=print, large=print, readers=readers)
     return SimpleNamespace(
         policies=[policy("first"), policy("second")],
         default="first",
         parser=parser,
         offload=Offload(),
-        read=lambda policy, route, codec, body: (policy.name, route, codec, body),
     )
 
 

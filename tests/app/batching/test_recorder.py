@@ -1,6 +1,6 @@
 import numpy as np
 
-from app.batching.recorder import KEPT_ROWS, Recorder
+from app.batching.recorder import KEPT_ROWS, Candidates, Recorder
 
 
 def inputs(*values: float) -> dict:
@@ -43,3 +43,29 @@ def test_what_is_kept_is_a_copy():
     recorder.offer({"0/observation": array}, outputs(0.0), now=0.0)
     array[0] = 2.0
     assert kept(recorder) == [1.0]
+
+
+def test_spread_rows_are_of_all_that_was_asked_and_not_the_last_ones():
+    """An odd row long ago is among them; so is the last one, and there are never more."""
+    recorder = Recorder(spread=True)
+    for moment in range(120):
+        recorder.offer(inputs(100.0 if moment == 20 else np.sin(moment)), outputs(0.0), now=moment)
+    found = kept(recorder)
+    assert len(found) == KEPT_ROWS
+    assert 100.0 in found
+    assert found[0] == np.float32(np.sin(119))
+    assert max(value for value in found if value < 100) > 0.9 > -0.9 > min(found)
+
+
+def test_candidates_are_a_sample_of_all_rows_that_stays_small():
+    sample = Candidates()
+    for number in range(3000):
+        sample.add({"x": np.array([number])})
+    assert len(sample.rows) == 128
+    numbers = np.array([row["x"].item() for row in sample.rows])
+    assert len(set(numbers.tolist())) == 128
+    assert abs(numbers.mean() - 1500) < 6 * 3000 / np.sqrt(12 * 128)
+    large = Candidates()
+    for _ in range(40):
+        large.add({"x": np.zeros(1 << 18)})
+    assert len(large.rows) == KEPT_ROWS

@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_ends_its_streams_alone_and_is_replaced(server: 
 
 
 def test_streams_end_at_once_when_the_server_stops(trainer: NumberTrainer, warm: tuple[str, str]) -> None:
-    with serving({"p": trainer.folder}, *warm, POLICY_SERVER_DATA_TOKEN="data") as server:
+    with serving({"p": trainer.folder}, *warm, prepared=True, POLICY_SERVER_DATA_TOKEN="data") as server:
         refused = server.http.get("/console/events")
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert refused.headers["content-type"] == "application/problem+json"

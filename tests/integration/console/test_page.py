@@ -9,6 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.integration.console.conftest import OpenPage
 from tests.support.browser import PATIENCE_MS, violations
+from tests.support.console_page import give_token, wait_for_stream
 from tests.support.console_stream import feed, ready, state
 from tests.support.relay import Relays
 from tests.support.server import RunningServer
@@ -29,15 +30,6 @@ def resumed(console_server: RunningServer) -> Iterator[None]:
 def serves(page: Page) -> Locator:
     """The version among the facts about a policy."""
     return page.locator(".tile", has_text="Version").locator("dd")
-
-
-def wait_for_stream(page: Page) -> None:
-    expect(page.locator(".connection")).to_have_text("live")
-
-
-def give_token(page: Page, token: str) -> None:
-    page.get_by_label("Token", exact=True).fill(token)
-    page.get_by_role("button", name="Use it").click()
 
 
 def visit(page: Page, policy: str) -> None:

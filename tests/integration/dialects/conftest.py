@@ -65,7 +65,7 @@ def inference_server(exports: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for name, kind in (("image", "observation-image"), ("words", "observation-words")):
         PolicySaver(make(KINDS[kind], seed=3)).save(str(folder / name), verify=False)
         policies[name] = folder / name
-    with serving(policies, "--grpc-port", str(free_port()), "--openpi", "cartpole") as server:
+    with serving(policies, "--grpc-port", str(free_port()), "--openpi", "cartpole", prepared=True) as server:
         yield server
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -255,12 +256,19 @@ def _bodies(count: int) -> Iterator[tuple[bytes, dict[str, str]]]:
         yield body, headers
 
 
+def _asks_for_little_time(body: bytes) -> bool:
+    """Whether the request itself sets a deadline of less than a second; it is in microseconds."""
+    found = re.search(rb'"timeout": (\d+)', body)
+    return found is not None and int(found[1]) < 10**6
+
+
 def test_whatever_comes_is_answered_or_refused(client: httpx.Client, full: bool) -> None:
     statuses = set()
     for body, headers in _bodies(20_000 if full else 700):
         fields = {name: value.encode() for name, value in headers.items()}
         response = client.post(INFER, content=body, headers=fields)
-        assert response.status_code < 500 or response.status_code == 501, (body, headers, response.text)
+        allowed = {501, 504} if _asks_for_little_time(body) else {501}
+        assert response.status_code < 500 or response.status_code in allowed, (body, headers, response.text)
         assert response.status_code == 200 or response.json().keys() == {"error"}, response.text
         statuses.add(response.status_code)
     assert {200, 400, 422} <= statuses

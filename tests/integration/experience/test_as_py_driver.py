@@ -1,259 +1,127 @@
-"""Rows of experience are the trajectories that TF-Agents' PyDriver collects from the same steps, field by field."""
+"""The server records what TF-Agents' PyDriver collects from the same environment and policy in process."""
 
-from __future__ import annotations
-
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_agents.drivers import py_driver
-from tf_agents.environments import batched_py_environment, py_environment
-from tf_agents.policies import py_policy, py_tf_eager_policy, tf_policy
-from tf_agents.specs import array_spec, tensor_spec
-from tf_agents.trajectories import policy_step, trajectory
+from tf_agents.agents.ppo import ppo_clip_agent
+from tf_agents.bandits.policies import greedy_reward_prediction_policy
+from tf_agents.networks import actor_distribution_network, q_network, value_network
+from tf_agents.policies import greedy_policy, py_tf_eager_policy
+from tf_agents.specs import BoundedTensorSpec, TensorSpec, tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from app.wire import msgpack_body
+from policy_client import Experience, RemotePolicy
 from saver import PolicySaver
 from tests.support import policies
+from tests.support.driving import Drifting, assert_close, collected
 from tests.support.server import RunningServer, serving
-from tests.zoo.kinds import actions, bandits
 
-STEPS = 40
-
-
-def _ppo() -> tf_policy.TFPolicy:
-    return actions._ppo(tensor_spec.BoundedTensorSpec([2], tf.float32, -1, 1, "action"))
-
-
-# Name → what makes the policy.
-POLICIES: dict[str, Callable[[], tf_policy.TFPolicy]] = {
-    "cartpole": lambda: policies.make("cartpole"),
-    "recurrent": lambda: policies.make("recurrent"),
-    "nested": lambda: policies.make("nested"),
-    "boltzmann": lambda: policies.make("boltzmann"),
-    "ppo": _ppo,
-    "bandit": bandits._lin_ucb,
-}
-# Those that give the same actions in this process: the others draw theirs.
-SAME_HERE = ("cartpole", "recurrent", "nested", "bandit")
-SESSIONS = itertools.count()
+STEPS = 24
+OBSERVATION = TensorSpec((4,), tf.float32, "observation")
+CHOICE = BoundedTensorSpec((), tf.int64, 0, 1, "action")
+NAMES = ("cartpole", "recurrent", "nested", "ppo", "bandit")
+# A bandit's episodes have one action.
+OPTIONS: dict[str, dict[str, Any]] = {"bandit": {"length": 1}}
 
 
-class Environment(py_environment.PyEnvironment):
-    """Observations drawn from the spec; episodes of 1 to 6 steps, or of one, that end or are truncated."""
-
-    def __init__(self, spec: ts.TimeStep, action_spec: Any, seed: int, longest: int) -> None:
-        super().__init__()
-        self._spec, self._action = spec, action_spec
-        self._draw = np.random.RandomState(seed)
-        self._longest = longest
-        self._left = 0
-
-    def observation_spec(self) -> Any:
-        return self._spec.observation
-
-    def action_spec(self) -> Any:
-        return self._action
-
-    def _observation(self) -> Any:
-        return array_spec.sample_spec_nest(self._spec.observation, self._draw)
-
-    def _reset(self) -> ts.TimeStep:
-        self._left = self._draw.randint(1, self._longest + 1)
-        return ts.restart(self._observation())
-
-    def _step(self, action: Any) -> ts.TimeStep:
-        if self._current_time_step.is_last():
-            return self.reset()
-        self._left -= 1
-        reward = np.float32(self._draw.normal())
-        if self._left:
-            return ts.transition(self._observation(), reward, 0.75)
-        return (ts.termination if self._draw.rand() < 0.5 else ts.truncation)(self._observation(), reward)
+def ppo() -> Any:
+    """Greedy, so that nothing is drawn; its info is that of the policy that collects: the distribution."""
+    actor = actor_distribution_network.ActorDistributionNetwork(OBSERVATION, CHOICE, fc_layer_params=(8,))
+    value = value_network.ValueNetwork(OBSERVATION, fc_layer_params=(8,))
+    optimizer = tf.keras.optimizers.Adam()
+    time_step = ts.time_step_spec(OBSERVATION)
+    agent = ppo_clip_agent.PPOClipAgent(time_step, CHOICE, optimizer, actor_net=actor, value_net=value)
+    agent.initialize()
+    return greedy_policy.GreedyPolicy(agent.collect_policy)
 
 
-class SessionPolicy(py_policy.PyPolicy):
-    """Steps a session: the observation goes to the server, and its answer is the action."""
-
-    def __init__(self, server: RunningServer, name: str, policy: tf_policy.TFPolicy, **begin: Any) -> None:
-        specs = [tensor_spec.to_array_spec(spec) for spec in (policy.time_step_spec, policy.action_spec)]
-        super().__init__(*specs, info_spec=tensor_spec.to_array_spec(policy.info_spec))
-        self._server, self._begin = server, begin
-        self.id = f"driven-{next(SESSIONS)}"
-        self._root = f"/v1/policies/{name}/sessions"
-        self._steps = 0
-
-    def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: int | None = None) -> policy_step.PolicyStep:
-        body = {name: plain(value) for name, value in time_step._asdict().items()}
-        if self._steps:
-            path, body = f"{self._root}/{self.id}/action", body | {"step": self._steps}
-        else:
-            path, body = self._root, body | {"id": self.id, **self._begin}
-        answer = self._server.http.post(path, json=body).raise_for_status().json()
-        self._steps += 1
-        info = like(self._info_spec, answer["info"]) if "info" in answer else ()
-        return policy_step.PolicyStep(like(self._action_spec, answer["action"]), policy_state, info)
-
-
-def plain(nest: Any) -> Any:
-    if isinstance(nest, dict):
-        return {key: plain(child) for key, child in nest.items()}
-    if isinstance(nest, tuple):
-        return [plain(child) for child in nest]
-    return np.asarray(nest).tolist()
-
-
-def like(spec: Any, answer: Any) -> Any:
-    if isinstance(spec, dict):
-        return {key: like(child, answer[key]) for key, child in spec.items()}
-    if isinstance(spec, tuple):
-        return tuple(like(child, answer[place]) for place, child in enumerate(spec))
-    return np.asarray(answer, spec.dtype)
-
-
-def columns(collected: trajectory.Trajectory) -> dict[str, np.ndarray]:
-    """The leaves of a trajectory by the names of columns."""
-    found: dict[str, np.ndarray] = {}
-
-    def walk(path: str, nest: Any) -> None:
-        if isinstance(nest, dict):
-            for key, child in nest.items():
-                walk(f"{path}/{key}", child)
-        elif isinstance(nest, tuple | list):
-            for place, child in enumerate(nest):
-                walk(f"{path}/{place}", child)
-        else:
-            found[path] = np.asarray(nest)
-
-    for name, nest in collected._asdict().items():
-        walk(name, nest)
-    return found
+def bandit() -> Any:
+    network = q_network.QNetwork(OBSERVATION, CHOICE, fc_layer_params=(8,))
+    return greedy_reward_prediction_policy.GreedyRewardPredictionPolicy(
+        ts.time_step_spec(OBSERVATION), CHOICE, reward_network=network
+    )
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, dict[str, tf_policy.TFPolicy]]]:
+def local() -> dict[str, Any]:
+    tf.random.set_seed(3)
+    made = {name: greedy_policy.GreedyPolicy(policies.make(name)) for name in ("cartpole", "recurrent", "nested")}
+    return made | {"ppo": ppo(), "bandit": bandit()}
+
+
+@pytest.fixture(scope="module")
+def server(local: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("driven")
-    known, folders = {}, {}
-    for name, make in POLICIES.items():
-        tf.keras.utils.set_random_seed(7)
-        known[name] = make()
-        tf.random.set_seed(None)
-        folders[name] = folder / name
-        PolicySaver(known[name], train_step=tf.Variable(3, dtype=tf.int64)).save(str(folders[name]), verify=False)
-    with serving(folders, "--no-watch", "--experience-dir", str(folder / "experience")) as server:
-        yield server, known
+    for name, policy in local.items():
+        PolicySaver(policy).save(str(folder / name))
+    served = {name: folder / name for name in local}
+    with serving(served, "--no-watch", "--experience-dir", str(folder / "recorded"), prepared=True) as running:
+        yield running
 
 
-def environment(policy: tf_policy.TFPolicy, name: str, seed: int) -> Environment:
-    spec, action = (tensor_spec.to_array_spec(each) for each in (policy.time_step_spec, policy.action_spec))
-    return Environment(spec, action, seed, longest=1 if name == "bandit" else 6)
+def play(remote: RemotePolicy, environment: Drifting, steps: int) -> None:
+    """As a simulator does that knows nothing of TF-Agents: one session, however many episodes."""
+    step = environment.reset()
+    with remote.session(step.observation) as session:
+        for _ in range(steps):
+            step = environment.step(session.answer.action)
+            session.step(step.observation, step_type=step.step_type, reward=step.reward, discount=step.discount)
 
 
-def driven(env: py_environment.PyEnvironment, policy: py_policy.PyPolicy) -> list[dict[str, np.ndarray]]:
-    collected: list[trajectory.Trajectory] = []
-    driver = py_driver.PyDriver(env, policy, [collected.append], max_steps=STEPS)
-    driver.run(env.reset(), policy.get_initial_state(env.batch_size or 1) if name_has_state(policy) else ())
-    return [columns(each) for each in collected]
+def recorded(server: RunningServer, name: str, before: str, rows: int) -> dict[str, Any]:
+    """So many rows behind a cursor, and no more."""
+    found: list[dict[str, Any]] = []
+    with Experience(server.url, name, cursor=before) as experience:
+        while sum(len(columns["step"]) for columns in found) < rows:
+            found.append(experience.read(wait_ms=10_000).columns)
+        assert experience.read(wait_ms=0).rows == 0
+    return {key: np.concatenate([columns[key] for columns in found]) for key in found[0]}
 
 
-def name_has_state(policy: py_policy.PyPolicy) -> bool:
-    return policy.policy_state_spec != ()
+def packed(spec: Any, columns: dict[str, Any], path: str, at: int) -> Any:
+    """The nest of one row."""
+    if isinstance(spec, dict):
+        return {key: packed(child, columns, f"{path}/{key}", at) for key, child in spec.items()}
+    if isinstance(spec, tuple | list):
+        return tuple(packed(child, columns, f"{path}/{number}", at) for number, child in enumerate(spec))
+    return columns[path][at]
 
 
-def rows_of(server: RunningServer, policy: str, session: str, count: int) -> dict[str, Any]:
-    """The rows of a session, when there are so many."""
-    parts: list[dict[str, Any]] = []
-    cursor = ""
-    while sum(len(part["step"]) for part in parts) < count:
-        answer = server.http.get(
-            f"/v1/policies/{policy}/experience",
-            params={"cursor": cursor, "wait_ms": 10_000},
-            headers={"Accept": "application/msgpack"},
-        ).raise_for_status()
-        page = msgpack_body.decode(answer.content)
-        assert page["rows"], "the rows do not come"
-        cursor, found = page["cursor"], page["columns"]
-        mine = [place for place, each in enumerate(found["session"]) if each == session]
-        if mine:
-            kept = {
-                name: values if isinstance(values, np.ndarray) else np.array(values) for name, values in found.items()
-            }
-            parts.append({name: values[mine] for name, values in kept.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def check(rows: dict[str, Any], collected: list[dict[str, np.ndarray]], dtypes_of: dict[str, Any]) -> None:
-    assert len(rows["step"]) == len(collected)
-    for name in collected[0]:
-        expected = np.stack([each[name] for each in collected])
-        found = rows[name]
-        assert found.shape == expected.shape, name
-        assert found.dtype == dtypes_of[name], name
-        np.testing.assert_array_equal(found, expected.astype(found.dtype), err_msg=name)
-
-
-def dtypes(policy: tf_policy.TFPolicy) -> dict[str, Any]:
-    spec = tensor_spec.to_array_spec(policy.trajectory_spec)
-    found = {}
-
-    def walk(path: str, nest: Any) -> None:
-        if isinstance(nest, dict):
-            for key, child in nest.items():
-                walk(f"{path}/{key}", child)
-        elif isinstance(nest, tuple | list):
-            for place, child in enumerate(nest):
-                walk(f"{path}/{place}", child)
-        else:
-            found[path] = nest.dtype
-
-    for name, nest in spec._asdict().items():
-        walk(name, nest)
-    return found
-
-
-@pytest.mark.parametrize("name", POLICIES)
-def test_rows_are_what_py_driver_collects(made: tuple[RunningServer, dict[str, tf_policy.TFPolicy]], name: str) -> None:
-    server, known = made
-    policy = known[name]
-    begin = {} if name in SAME_HERE else {"options": {"seed": 5}}
-    stepped = SessionPolicy(server, name, policy, **begin)
-    collected = driven(environment(policy, name, 3), stepped)
-    # What was observed last was not sent: no step of the session followed.
-    rows = rows_of(server, name, stepped.id, len(collected) - 1)
-    check(rows, collected[:-1], dtypes(policy))
-    kinds = set(zip(rows["step_type"].tolist(), rows["next_step_type"].tolist(), strict=True))
-    assert {(0, 2), (2, 0)} <= kinds
-    ends = rows["next_step_type"] == 2
-    assert set(rows["discount"][ends].tolist()) == {0.0, 1.0}, "ended and truncated"
-    assert set(rows["train_step"].tolist()) == {3}
-    assert rows["step"].tolist() == list(range(len(collected) - 1))
-    assert set(rows["seed"].tolist()) == ({-1} if name in SAME_HERE else {5})
-    if name == "ppo":
-        assert {each for each in rows if each.startswith("policy_info/")}, "the distribution's parameters"
-    if name in SAME_HERE:
-        here = driven(environment(policy, name, 3), py_tf_eager_policy.PyTFEagerPolicy(policy))
-        for column, values in rows.items():
-            if column in here[0]:
-                expected = np.stack([each[column] for each in here[:-1]])
-                compare = np.testing.assert_allclose if values.dtype.kind == "f" else np.testing.assert_array_equal
-                compare(values, expected, **({"rtol": 1e-4, "atol": 1e-5} if values.dtype.kind == "f" else {}))
-
-
-def test_vector_gives_the_rows_of_each_of_its_environments(
-    made: tuple[RunningServer, dict[str, tf_policy.TFPolicy]],
+@pytest.mark.parametrize("truncates", [False, True])
+@pytest.mark.parametrize("rows", [None, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_the_trajectories_of_a_driver(
+    server: RunningServer, local: dict[str, Any], name: str, rows: int | None, truncates: bool
 ) -> None:
-    server, known = made
-    policy = known["nested"]
-    batch = batched_py_environment.BatchedPyEnvironment(
-        [environment(policy, "nested", seed) for seed in (1, 2)], multithreading=False
-    )
-    stepped = SessionPolicy(server, "nested", policy)
-    collected = driven(batch, stepped)[:-1]
-    rows = rows_of(server, "nested", stepped.id, 2 * len(collected))
-    for row in range(2):
-        mine = {name: values[rows["row"] == row] for name, values in rows.items()}
-        check(mine, [{name: value[row] for name, value in each.items()} for each in collected], dtypes(policy))
+    options = {"truncates": truncates, **OPTIONS.get(name, {})}
+    driven = py_tf_eager_policy.PyTFEagerPolicy(local[name], batch_time_steps=rows is None)
+    theirs = collected(driven, rows, STEPS, **options)
+    with Experience(server.url, name, cursor="end", wait_ms=0) as experience:
+        experience.read()
+        before = experience.cursor
+    environment = Drifting(driven.time_step_spec.observation, driven.action_spec, rows, **options)
+    with RemotePolicy(server.url, name) as remote:
+        play(remote, environment, len(theirs))
+    columns = recorded(server, name, before, len(theirs) * (rows or 1))
+    assert len(columns["step"]) == len(theirs) * (rows or 1)
+    for row in range(rows or 1):
+        mine = {key: np.asarray(values)[columns["row"] == row] for key, values in columns.items()}
+        order = np.argsort(mine["step"])
+        assert mine["step"][order].tolist() == list(range(len(theirs)))
+        for at, trajectory in zip(order, theirs, strict=True):
+            for field in trajectory._fields:
+                wanted = getattr(trajectory, field)
+                if rows is not None:
+                    wanted = tf.nest.map_structure(lambda leaf, row=row: leaf[row], wanted)
+                assert_close(packed(_spec(local[name], field), mine, field, at), wanted)
+    ended = columns["next_step_type"] == ts.StepType.LAST
+    assert set(columns["discount"][ended].tolist()) == ({0.0, 1.0} if truncates else {0.0})
+    assert ((columns["step_type"] == 2) == (columns["next_step_type"] == 0)).all(), "rows between episodes"
+
+
+def _spec(policy: Any, field: str) -> Any:
+    spec = getattr(policy.trajectory_spec, field)
+    return tensor_spec.to_nest_array_spec(spec)

@@ -115,7 +115,7 @@ def test_a_limit_that_is_given_holds_for_every_policy_and_non_finite_numbers_pas
     exports: Path, warm: tuple[str, str]
 ) -> None:
     options = ("--body-limit-bytes", "100000", "--non-finite", "accept", *warm)
-    with serving({"cartpole": exports / "cartpole"}, *options) as server:
+    with serving({"cartpole": exports / "cartpole"}, *options, prepared=True) as server:
         assert any("body 0.0954 MiB" in line for line in server.lines)
         assert _status(server.http, b" " * 100_001) == 413
         assert _status(server.http, b" " * 100_000) == 400

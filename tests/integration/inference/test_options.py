@@ -78,7 +78,7 @@ def test_a_seed_gives_the_same_bytes_at_any_load_and_in_any_process(server: Runn
             assert answer.result() == alone[name]
         for future in load:
             future.result()
-    with serving({"continuous": exports / "continuous"}) as other:
+    with serving({"continuous": exports / "continuous"}, prepared=True) as other:
         body = {"observation": ROWS, "options": {"seed": 123, "log_prob": True}}
         assert other.http.post("/action", json=body).content == alone["batch"]
 

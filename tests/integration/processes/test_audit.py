@@ -32,7 +32,7 @@ def raw(server: RunningServer, path: str) -> None:
 
 def test_each_admin_call_is_one_line_with_its_outcome(exports: Path, warm: tuple[str, str]) -> None:
     forged = {"X-Forwarded-For": "1.2.3.4"}
-    with serving({"cartpole": exports / "cartpole"}, *warm) as server:
+    with serving({"cartpole": exports / "cartpole"}, *warm, prepared=True) as server:
         root = "/admin/policies"
         server.admin.post(f"{root}/cartpole/reload", headers=forged)
         server.admin.post(f"{root}/cartpole/reload", json={"checkpoint": "none"})
@@ -65,7 +65,7 @@ def test_each_admin_call_is_one_line_with_its_outcome(exports: Path, warm: tuple
 
 @pytest.mark.parametrize("trusted", ["127.0.0.1", "10.0.0.0/8,127.0.0.0/8", "*", "10.0.0.1"])
 def test_who_a_proxy_says_counts_where_the_proxy_is_trusted(exports: Path, warm: tuple[str, str], trusted: str) -> None:
-    with serving({"cartpole": exports / "cartpole"}, *warm, "--trusted-proxies", trusted) as server:
+    with serving({"cartpole": exports / "cartpole"}, *warm, "--trusted-proxies", trusted, prepared=True) as server:
         server.http.post("/admin/policies/p/reload", headers={"X-Forwarded-For": "192.0.2.7"})
         ((_, _, client, _),) = audited(server, 1)
     assert client == ("127.0.0.1" if trusted == "10.0.0.1" else "192.0.2.7")

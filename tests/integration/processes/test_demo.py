@@ -39,6 +39,9 @@ def test_quick_demo_swaps_weights_while_simulators_play_and_no_request_fails(
     assert result["succeeded"] is True
     assert figures["failures"] == 0
     assert figures["swaps"] >= 4
+    recorded = result["recorded"]
+    assert recorded["read"] == recorded["caused"] > 0
+    assert (recorded["double"], recorded["missing"]) == (0, 0)
     assert (runs_dir / "demo.png").read_bytes().startswith(PNG)
 
     served = [one for one in figures["versions"] if one["swap_ms"] is not None]

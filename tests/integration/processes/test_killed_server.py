@@ -113,7 +113,7 @@ def test_killed_while_it_follows_a_trainer_it_comes_back_to_the_newest(
     trainer: NumberTrainer, state: Path, full: bool
 ) -> None:
     draw, newest = random.Random(1306), 0
-    for _ in range(20 if full else 3):
+    for _ in range(20 if full else 2):
         with started(trainer, state) as server:
             assert serves(server) == newest
             check_copies(state)

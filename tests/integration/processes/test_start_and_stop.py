@@ -48,7 +48,7 @@ def test_stopping_finishes_what_was_accepted_and_exits_with_0(
 ) -> None:
     statuses: list[int] = []
     closed: list[int] = []
-    with serving({"cartpole": exports / "cartpole"}, *warm) as server:
+    with serving({"cartpole": exports / "cartpole"}, *warm, prepared=True) as server:
 
         def ask() -> None:
             with httpx.Client(base_url=server.url, trust_env=False, timeout=600) as http:
@@ -75,7 +75,7 @@ def test_stopping_finishes_what_was_accepted_and_exits_with_0(
 
 
 def test_a_client_that_never_ends_its_request_cannot_hold_the_server(exports: Path, warm: tuple[str, str]) -> None:
-    with serving({"cartpole": exports / "cartpole"}, *warm, "--deadline-ms", "500") as server:
+    with serving({"cartpole": exports / "cartpole"}, *warm, "--deadline-ms", "500", prepared=True) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), 5) as slow:
             slow.sendall(b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -88,7 +88,7 @@ def test_without_a_token_the_admin_routes_are_closed_and_say_how_to_open_them(
 ) -> None:
     settings = {"POLICY_SERVER_ADMIN_TOKEN": "", "POLICY_SERVER_DATA_TOKEN": "secret"}
     options = ("--cors-origins", "https://game.example", "--root-path", "/robots", "--strict-bounds")
-    with serving({"nested": exports / "nested"}, *options, *warm, **settings) as server:
+    with serving({"nested": exports / "nested"}, *options, *warm, prepared=True, **settings) as server:
         response = server.admin.post("/admin/policies/nested/reload")
         assert response.status_code == 403
         assert "POLICY_SERVER_ADMIN_TOKEN" in response.json()["detail"]

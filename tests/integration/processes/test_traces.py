@@ -60,7 +60,7 @@ def test_a_collector_gets_the_spans_of_a_request_before_the_server_has_stopped(
         "OTEL_TRACES_SAMPLER": "parentbased_always_off",
         "OTEL_SERVICE_NAME": "the one that is tested",
     }
-    with serving({"cartpole": exports / "cartpole"}, *warm, "--traces", **otel) as server:
+    with serving({"cartpole": exports / "cartpole"}, *warm, "--traces", prepared=True, **otel) as server:
         parent = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
         assert server.http.post("/action", json=OBSERVATION).status_code == 200
         assert server.http.post("/action", json=OBSERVATION, headers=parent).status_code == 200

@@ -171,7 +171,7 @@ async def test_every_episode_is_that_of_the_policy_alone(
     draw = random.Random(7)
     observations = np.random.default_rng(7).normal(0, 1, (count, RUNS, STEPS, 4)).astype(np.float32)
     simulators = [Simulator(number, one, draw) for number, one in enumerate(observations)]
-    with server_of(store, {"recurrent": exports / "recurrent"}, *warm) as server:
+    with server_of(store, {"recurrent": exports / "recurrent"}, *warm, prepared=True) as server:
         began = time.perf_counter()
         await step_all(server, simulators, draw)
         took = time.perf_counter() - began
@@ -224,9 +224,9 @@ async def test_a_replayed_episode_gives_the_same_bytes(exports: Path, warm: tupl
     """Alone, and under the load of others, with other workers and in another process."""
     seeds = range(100 if full else 12)
     folders = {"boltzmann": exports / "boltzmann"}
-    with server_of("memory", folders, *warm) as server:
+    with server_of("memory", folders, *warm, prepared=True) as server:
         alone = [episode(server, seed) for seed in seeds]
         assert alone[0] == episode(server, 0)
-    with server_of("redis", folders, *warm) as server:
+    with server_of("redis", folders, *warm, prepared=True) as server:
         assert await under_load(server, seeds) == alone
     print(f"{len(seeds)} episodes replayed under load, 2 workers: every byte the same")

@@ -94,7 +94,9 @@ def test_no_client_can_take_all_sessions(exports: Path, warm: tuple[str, str], s
 
 
 def test_the_memory_of_sessions_is_bounded(exports: Path, warm: tuple[str, str]) -> None:
-    with serving({"recurrent": exports / "recurrent"}, "--sessions-bytes-limit", "100000", *warm) as server:
+    with serving(
+        {"recurrent": exports / "recurrent"}, "--sessions-bytes-limit", "100000", *warm, prepared=True
+    ) as server:
         large = Session(server, "recurrent", observation=[OBSERVATION] * 1000)
         assert large.begun.status_code == 201
         assert "bytes" in problem(Session(server, "recurrent", observation=[OBSERVATION] * 1000).begun, 429)["detail"]
@@ -104,7 +106,7 @@ def test_the_memory_of_sessions_is_bounded(exports: Path, warm: tuple[str, str])
 
 
 def test_workers_without_a_store_between_them_have_no_sessions(exports: Path, warm: tuple[str, str]) -> None:
-    with serving({"cartpole": exports / "cartpole"}, "--workers", "2", *warm) as server:
+    with serving({"cartpole": exports / "cartpole"}, "--workers", "2", *warm, prepared=True) as server:
         session = Session(server, "cartpole")
         assert "POLICY_SERVER_SESSION_URL" in problem(session.begun, 501)["detail"]
         problem(session.step(), 501)
@@ -113,7 +115,9 @@ def test_workers_without_a_store_between_them_have_no_sessions(exports: Path, wa
 def test_a_store_that_cannot_be_reached_is_a_503(exports: Path, warm: tuple[str, str]) -> None:
     with redis_running() as url:
         stack = contextlib.ExitStack()
-        server = stack.enter_context(serving({"cartpole": exports / "cartpole"}, *warm, POLICY_SERVER_SESSION_URL=url))
+        server = stack.enter_context(
+            serving({"cartpole": exports / "cartpole"}, *warm, prepared=True, POLICY_SERVER_SESSION_URL=url)
+        )
         session = Session(server, "cartpole")
         assert session.begun.status_code == 201
     with stack:
@@ -126,10 +130,10 @@ def test_sessions_in_redis_outlive_the_server(tmp_path: Path, warm: tuple[str, s
     trainer = NumberTrainer(tmp_path / "counting", kind_of_policy=CountingPolicy)
     with redis_running() as url:
         folders = {"counting": trainer.folder}
-        with serving(folders, "--no-watch", *warm, POLICY_SERVER_SESSION_URL=url) as server:
+        with serving(folders, "--no-watch", *warm, prepared=True, POLICY_SERVER_SESSION_URL=url) as server:
             session = Session(server)
             answer = session.step(step=1)
-        with serving(folders, "--no-watch", *warm, POLICY_SERVER_SESSION_URL=url) as server:
+        with serving(folders, "--no-watch", *warm, prepared=True, POLICY_SERVER_SESSION_URL=url) as server:
             session.server = server
             assert session.step(step=1).content == answer.content
             assert steps_in(session.step(step=2)) == 3
@@ -161,7 +165,7 @@ def test_records_that_others_have_changed_are_the_trouble_of_their_sessions_only
     with redis_running() as url, contextlib.closing(redis.Redis.from_url(url)) as store:
         names = {name: exports / name for name in ("recurrent", "cartpole")}
         with (
-            serving(names, *warm, POLICY_SERVER_SESSION_URL=url) as server,
+            serving(names, *warm, prepared=True, POLICY_SERVER_SESSION_URL=url) as server,
             ThreadPoolExecutor(8) as threads,
         ):
             good = Session(server, "recurrent")

@@ -46,7 +46,7 @@ def sessions(
     names = ("cartpole", "boltzmann", "recurrent", "fixed", "nested")
     folders = {"counting": trainer.folder} | {name: exports / name for name in names}
     folders["custom"] = saved.folder("input_fn")
-    with server_of(request.param, folders, "--no-watch", *warm) as running:
+    with server_of(request.param, folders, "--no-watch", *warm, prepared=True) as running:
         yield running
 
 

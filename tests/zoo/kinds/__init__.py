@@ -33,12 +33,13 @@ KINDS: dict[str, Kind] = named(
 
 
 def _some_of_each_group(share: int) -> list[str]:
+    """Every one in `share` of a large group, and two of a small one."""
     groups = {kind.group: [k.name for k in KINDS.values() if k.group == kind.group] for kind in KINDS.values()}
-    return [name for names in groups.values() for name in names[:: max(1, min(share, len(names) // 2))]]
+    return [name for names in groups.values() for name in names[:: min(share, (len(names) + 1) // 2)]]
 
 
 # What a run with small counts looks at.
-FEW = _some_of_each_group(7)
+FEW = _some_of_each_group(12)
 
 
 def make(kind: Kind, seed: int) -> tf_policy.TFPolicy:

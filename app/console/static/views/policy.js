@@ -7,6 +7,7 @@ import { icon } from "../draw/icons.js";
 import { badge, stateChip, stateOf } from "../draw/states.js";
 import { tryIt } from "../form/panel.js";
 import { actions } from "./actions.js";
+import { experience } from "./experience.js";
 import { audit, fleet } from "./side.js";
 import { marks, swapLog } from "./swaps.js";
 import { versionTable } from "./versions.js";
@@ -26,7 +27,7 @@ export function policyPage(model, name) {
       "div",
       { class: "columns" },
       h("div", { class: "main-column" }, policy.ready && live(model, name, swaps), policy.ready && own(`try ${name} ${graphOf(swaps)}`, () => tryIt(model, name))),
-      h("div", { class: "side-column" }, versionTable(model, name, policy), swapLog(model, swaps.slice(0, 10), { named: false }), fleet(model, name), audit(model, name)),
+      h("div", { class: "side-column" }, versionTable(model, name, policy), experience(policy), swapLog(model, swaps.slice(0, 10), { named: false }), fleet(model, name), audit(model, name)),
     ),
   ];
 }

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.support.leases import leased
 from tests.support.manager import open_harness, until
 
 
@@ -39,7 +40,7 @@ async def test_old_weights_serve_until_the_new_ones_are_ready(tmp_path):
 async def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
     async with open_harness(tmp_path, ("a", 1)) as harness:
         harness.put("b", 2)
-        with harness.loaded.lease() as old:
+        with leased(harness.loaded) as old:
             reload = asyncio.create_task(harness.manager.reload(None))
             await until(lambda: harness.loaded is not old and harness.manager.active.name == "b")
             assert harness.serves == ("b", 2)  # new batches run on it at once
@@ -53,7 +54,7 @@ async def test_reload_answers_when_no_batch_runs_on_older_weights(tmp_path):
 @pytest.mark.anyio
 async def test_no_swap_begins_while_a_batch_still_runs_on_the_version_before_the_last(tmp_path):
     async with open_harness(tmp_path, ("a", 1)) as harness:
-        with harness.loaded.lease() as old:
+        with leased(harness.loaded) as old:
             harness.put("b", 2)
             await harness.manager.catch_up()
             harness.put("c", 3)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.errors import SwapRefused, UnusablePolicy
+from tests.support.leases import leased
 from tests.support.manager import SPEC, open_harness
 
 
@@ -31,7 +32,7 @@ async def test_reload_of_the_newest_serves_the_export_where_no_checkpoint_is_lef
 @pytest.mark.anyio
 async def test_export_can_be_asked_for_while_it_still_drains(tmp_path):
     async with open_harness(tmp_path) as harness:
-        with harness.loaded.lease():
+        with leased(harness.loaded):
             harness.put("a", 1)
             await harness.manager.catch_up()
             assert harness.states == {"a": "active", "export": "draining"}

@@ -137,7 +137,8 @@ def check_refused(scenario: Scenario, folder: Path, says: str) -> str:
     assert re.match(says.partition(": ")[2], reason), reason
     assert len(reason) < 300, "no dump of a library's error"
     if refused:
-        assert reported == reason == scenario.refusal(name)
+        afterwards = scenario.refusal(name)
+        assert reported == reason == afterwards, (reported, reason, afterwards)
     else:
         assert scenario.state(name) != "refused"
     scenario.check_unchanged()

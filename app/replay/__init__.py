@@ -1,0 +1,1 @@
+"""Recorded observations answered again, by the version that answered then or by another one, and compared."""

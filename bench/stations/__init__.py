@@ -1,0 +1,1 @@
+"""What one unbatched request costs, in µs of a core by station: from the socket to the engine and back."""

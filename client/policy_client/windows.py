@@ -1,0 +1,92 @@
+"""Rows of many environments, as they were recorded → windows of consecutive rows of one environment each."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from policy_client.wire import Array
+
+# Environments whose newest rows are kept, for what comes next; those that step least are forgotten.
+_MOST_ENVIRONMENTS = 65_536
+Columns = Mapping[str, Any]
+
+
+class Windows:
+    """Cuts rows into windows.
+
+    Args:
+      size: rows of a window, 1 or more.
+      names: the columns to cut; the others are left out.
+      shift: rows between the beginnings of two windows.
+
+    Raises:
+      ValueError: `size` or `shift` is below 1.
+    """
+
+    def __init__(self, size: int, names: Sequence[str], shift: int = 1) -> None:
+        for name, number in (("num_steps", size), ("shift", shift)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}, expected 1 or more")
+        self._size = size
+        self._shift = shift
+        self._names = list(names)
+        self._kept: OrderedDict[tuple[str, str, int], dict[str, Array]] = OrderedDict()
+
+    def add(self, columns: Columns) -> dict[str, Array] | None:
+        """Takes rows, and returns the windows that they complete, [windows, size, …]; None where there are none.
+
+        A window has rows of consecutive steps only: none spans a row that was never recorded.
+        """
+        pieces = [piece for each in _by_environment(columns) if (piece := self._of_one(*each, columns)) is not None]
+        if not pieces:
+            return None
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self._names}
+
+    def _of_one(self, environment: tuple[str, str, int], places: Array, columns: Columns) -> dict[str, Array] | None:
+        fresh = {name: np.asarray(columns[name])[places] for name in (*self._names, "step")}
+        kept = self._kept.pop(environment, None)
+        rows = fresh if kept is None else {name: np.concatenate([kept[name], array]) for name, array in fresh.items()}
+        count, size = len(rows["step"]), self._size
+        if size > 1:
+            self._kept[environment] = {name: array[max(0, count - size + 1) :] for name, array in rows.items()}
+            while len(self._kept) > _MOST_ENVIRONMENTS:
+                self._kept.popitem(last=False)
+        if count < size:
+            return None
+        first = rows["step"][: count - size + 1]
+        starts = np.flatnonzero((rows["step"][size - 1 :] - first == size - 1) & (first % self._shift == 0))
+        if not len(starts):
+            return None
+        chosen = starts[:, None] + np.arange(size)
+        return {name: rows[name][chosen] for name in self._names}
+
+
+def _by_environment(columns: Columns) -> Iterator[tuple[tuple[str, str, int], Array]]:
+    """Yields each environment, and the places of its rows, in their order."""
+    sessions, starts = columns["session"], columns["incarnation"]
+    numbers: dict[tuple[str, str], int] = {}
+    codes = np.array([numbers.setdefault(key, len(numbers)) for key in zip(sessions, starts)], np.int64)
+    rows = np.asarray(columns["row"], np.int64)
+    order = np.lexsort((np.arange(len(rows)), rows, codes))
+    changes = np.flatnonzero((np.diff(codes[order]) != 0) | (np.diff(rows[order]) != 0)) + 1
+    names = list(numbers)
+    for places in np.split(order, changes):
+        if len(places):
+            session, start = names[codes[places[0]]]
+            yield (session, start, int(rows[places[0]])), places
+
+
+def episodes_in(columns: Columns, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+    """Yields each episode of a batch of whole ones, [steps, …]: one environment's rows up to one that ends it."""
+    for _, places in _by_environment(columns):
+        ends = np.flatnonzero(np.asarray(columns["next_step_type"])[places] == _LAST) + 1
+        for part in np.split(places, ends):
+            if len(part):
+                yield {name: np.asarray(columns[name])[part] for name in names}
+
+
+_LAST = 2

@@ -1,0 +1,93 @@
+"""The stopwatch takes its own cost off; a quick form of `make bench-stations` is complete. Its times say nothing."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import BenchError
+from bench.stations.stopwatch import Stopwatch, WrapperCost, replaced
+from bench.stations.table import FUNCTIONS, WHAT
+from tests.support.server import ROOT
+
+
+def work(seconds: float) -> None:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+def test_time_is_charged_to_the_innermost_station_without_the_cost_of_wrappers() -> None:
+    watch, cost = Stopwatch(), WrapperCost.measured()
+    inner = watch.wrapped("inner", lambda: work(0.00002))
+
+    def both() -> None:
+        work(0.00003)
+        inner()
+        inner()
+
+    outer = watch.wrapped("outer", both)
+    watch.to("base")
+    for _ in range(300):
+        outer()
+    watch.stop()
+    assert watch.entered == {"outer": 300, "inner": 600}
+    assert watch.called == {"base": 300, "outer": 600}
+    found = {station: cost.net_s(watch, station) / 300 for station in ("base", "outer", "inner")}
+    assert 0 <= found["base"] < found["outer"] < found["inner"]  # 0, 30 and 40 µs
+    assert all(cost.net_s(watch, station) < watch.seconds[station] for station in found)
+
+
+def test_the_station_after_the_last_function_is_chosen_by_whoever_drives_it() -> None:
+    watch = Stopwatch()
+
+    def after() -> None:
+        watch.station = "after"
+
+    watch.returns = after
+    function = watch.wrapped("function", lambda: None)
+    watch.to("before")
+    function()
+    work(0.001)
+    watch.stop()
+    assert watch.seconds["after"] >= 0.001 > watch.seconds["before"]
+
+
+def test_functions_are_put_back_and_one_that_has_gone_is_reported() -> None:
+    before = {name: _function(name) for name in FUNCTIONS}
+    with replaced(FUNCTIONS, lambda _, function: (function,)):
+        assert [_function(name) for name in FUNCTIONS] == [(function,) for function in before.values()]
+    assert {name: _function(name) for name in FUNCTIONS} == before
+    with (
+        pytest.raises(BenchError, match=r"no app\.worker:Worker\.gone"),
+        replaced({"app.worker:Worker.gone": "x"}, lambda *_: None),
+    ):
+        pass
+
+
+def _function(name: str) -> object:
+    module, _, path = name.partition(":")
+    found: object = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def test_quick_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench.stations", "--quick", "--exports", bench_exports, "--json", figures]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(figures.read_text())
+    assert results["machine"]["processor"] in done.stdout
+    assert list(results["kinds"]) == ["JSON, one row", "msgpack, one row", "LSTM, step of a session", "JSON, 64 rows"]
+    for name, kind in results["kinds"].items():
+        expected = [station for station in WHAT if station != "session" or "session" in name]
+        assert list(kind["stations"]) == expected
+        assert all(least <= median <= most for median, least, most in kind["stations"].values())
+        assert kind["sum"] == pytest.approx(sum(median for median, _, _ in kind["stations"].values()), abs=0.1)
+        assert kind["whole, without wrappers"][0] > kind["stations"]["engine"][0] > 0

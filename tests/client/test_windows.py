@@ -1,0 +1,65 @@
+"""Rows of environments that were recorded between each other become windows of one environment each."""
+
+import numpy as np
+import pytest
+
+from policy_client.windows import Windows, episodes_in
+
+
+def rows(*steps: tuple[str, int, int], last: tuple[tuple[str, int, int], ...] = ()) -> dict[str, object]:
+    """Of (session, row, step); each has a value of its own. `last`: those that end an episode."""
+    return {
+        "session": [session for session, _, _ in steps],
+        "incarnation": ["a"] * len(steps),
+        "row": np.array([row for _, row, _ in steps]),
+        "step": np.array([step for _, _, step in steps]),
+        "next_step_type": np.array([2 if each in last else 1 for each in steps]),
+        "value": np.array([100 * ord(session[0]) + 10 * row + step for session, row, step in steps]),
+    }
+
+
+def values(found: object) -> list[list[int]]:
+    assert isinstance(found, dict)
+    return sorted(map(list, found["value"].tolist()))
+
+
+def test_window_has_consecutive_steps_of_one_environment() -> None:
+    a, b = 100 * ord("a"), 100 * ord("b")
+    found = Windows(2, ["value"]).add(
+        rows(("a", 0, 0), ("b", 0, 0), ("a", 1, 0), ("a", 0, 1), ("b", 0, 1), ("a", 1, 1))
+    )
+    assert values(found) == [[a, a + 1], [a + 10, a + 11], [b, b + 1]]
+
+
+def test_windows_go_on_from_batch_to_batch() -> None:
+    windows = Windows(3, ["value"])
+    a = 100 * ord("a")
+    assert windows.add(rows(("a", 0, 0), ("a", 0, 1))) is None
+    assert values(windows.add(rows(("a", 0, 2)))) == [[a, a + 1, a + 2]]
+    assert values(windows.add(rows(("a", 0, 3), ("a", 0, 4)))) == [[a + 1, a + 2, a + 3], [a + 2, a + 3, a + 4]]
+
+
+def test_no_window_spans_what_is_missing() -> None:
+    windows = Windows(2, ["value"])
+    a = 100 * ord("a")
+    assert windows.add(rows(("a", 0, 0), ("a", 0, 2))) is None
+    assert values(windows.add(rows(("a", 0, 3)))) == [[a + 2, a + 3]]
+
+
+def test_shift_leaves_out_windows_between() -> None:
+    a = 100 * ord("a")
+    found = Windows(3, ["value"], shift=2).add(rows(*(("a", 0, step) for step in range(6))))
+    assert values(found) == [[a, a + 1, a + 2], [a + 2, a + 3, a + 4]]
+
+
+@pytest.mark.parametrize(("size", "shift", "says"), [(0, 1, "num_steps is 0"), (2, 0, "shift is 0")])
+def test_sizes_below_one_are_refused(size: int, shift: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Windows(size, [], shift)
+
+
+def test_episodes_are_taken_apart() -> None:
+    a, b = 100 * ord("a"), 100 * ord("b")
+    steps = (("a", 0, 0), ("b", 0, 0), ("a", 0, 1), ("b", 0, 1), ("a", 0, 3), ("a", 0, 4))
+    found = episodes_in(rows(*steps, last=(("a", 0, 1), ("b", 0, 1), ("a", 0, 4))), ["value"])
+    assert sorted(episode["value"].tolist() for episode in found) == [[a, a + 1], [a + 3, a + 4], [b, b + 1]]
