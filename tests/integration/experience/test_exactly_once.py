@@ -9,6 +9,7 @@ again to the next worker, and every row is certain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -228,6 +230,17 @@ async def step_all(server: RunningServer, simulators: list[Simulator], disturbed
             group.create_task(take_turns())
 
 
+def swap_to(server: RunningServer, name: str) -> None:
+    """Asks for a checkpoint until that is answered: the worker that is asked may be killed, too."""
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            answer = server.reload("counting", checkpoint=name)
+            if answer.status_code != 503:
+                answer.raise_for_status()
+                return
+        time.sleep(0.1)
+
+
 async def disturb(
     server: RunningServer, names: list[str], simulators: list[Simulator], disturbed: asyncio.Event
 ) -> None:
@@ -236,7 +249,7 @@ async def disturb(
     for number, name in enumerate(names):
         while sum(simulator.left for simulator in simulators) > total * (1 - (number + 1) / (len(names) + 1)):
             await asyncio.sleep(0.02)
-        swap = asyncio.create_task(asyncio.to_thread(server.reload, "counting", checkpoint=name))
+        swap = asyncio.create_task(asyncio.to_thread(swap_to, server, name))
         await asyncio.sleep(0.3)
         workers = server.processes("app.worker")
         if workers:
