@@ -40,6 +40,7 @@ class StepWriter:
         self._journal = JournalWriter(self._folder, self._layout.digest, limits)
         self._share = share
         self._failed = ""
+        self._erred = False
         self._place = ""
         # Long answers are written in threads of their own.
         self._lock = threading.Lock()
@@ -64,8 +65,11 @@ class StepWriter:
         """Returns the event of an answered step: see `Layout.event`; b"" where there can be none."""
         try:
             return self._layout.event(who, step, options, job, result)
-        except Exception as error:  # a bug of ours, or an engine's
-            self._lose(_ERROR, error)
+        except Exception as error:  # a bug of ours, or an engine's: other steps may have none
+            self._lost[_ERROR] += 1
+            if not self._erred:
+                self._erred = True
+                log.exception("%s: a step is not recorded: %r; answers go on", self._policy, error)
             return b""
 
     def write(self, event: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.batching.batcher import Batcher, BatcherParts
+from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.service import Service
 from app.inputs.defaults import Defaults
@@ -62,7 +63,7 @@ class ServedPolicy:
 
     @staticmethod
     @asynccontextmanager
-    async def open(rows_limit: int = 4) -> AsyncIterator[ServedPolicy]:
+    async def open(rows_limit: int = 4, writers: StepWriters | None = None) -> AsyncIterator[ServedPolicy]:
         """Serves it until the end of the block."""
         loaded: LoadedVersion[Any] = LoadedVersion(CountingEngine(), VersionInfo("v0", "d0", 0))
         versions: Any = SimpleNamespace(active=loaded, find=lambda digest: loaded if digest == "d0" else None)
@@ -76,7 +77,8 @@ class ServedPolicy:
             service = Service(["p"], deadline_ms=10_000, rows_limit=rows_limit)
             service.add(policy)
             limits = Limits(sessions=9, size_bytes=2**24, idle_s=60, retained_versions=2)
-            sessions = Sessions(service, MemoryStore(limits, time.monotonic), rows_limit=rows_limit)
+            store = MemoryStore(limits, time.monotonic)
+            sessions = Sessions(service, store, rows_limit=rows_limit, writers=writers)
             episodes = Episodes(policy, service.parser, rows_limit=rows_limit)
             try:
                 yield ServedPolicy(policy, service, sessions, episodes, loaded)

@@ -1,0 +1,150 @@
+"""Steps of sessions are recorded where they should be; what cannot be is counted, said once, and costs no answer."""
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import Unsupported
+from app.experience.episode_writer import EpisodeWriter
+from app.experience.following import Follower
+from app.experience.writing import StepWriter, StepWriters
+from app.metrics import Metrics
+from app.sessions.record import Answer
+from app.settings import Settings
+from app.wire.codecs import JSON
+from tests.support.recorded_steps import RowsInMemory
+from tests.support.session_policy import SPEC, ServedPolicy
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def recording(folder: Path, share: float = 1.0) -> AsyncIterator[tuple[ServedPolicy, StepWriter]]:
+    settings = Settings(policies=(), experience_dir=str(folder), experience_share=share)
+    writers = StepWriters(settings, Metrics())
+    async with ServedPolicy.open(writers=writers) as policy:
+        writer = writers.of("p", SPEC)
+        assert writer is not None
+        yield policy, writer
+    writers.close()
+
+
+async def begin(policy: ServedPolicy, id_: str, **more: Any) -> None:
+    body = json.dumps({"id": id_, "run_id": "r", "observation": [0.5], **more}).encode()
+    await policy.sessions.begin(policy.policy, JSON, JSON, body)
+
+
+async def step(policy: ServedPolicy, id_: str, number: int, fast: bool = False) -> bytes:
+    body = json.dumps({"observation": [number], "step": number, "reward": number / 2}).encode()
+    if not fast:
+        return (await policy.sessions.step(policy.policy, id_, JSON, JSON, body)).body
+    pending = policy.sessions.step_at_once(policy.policy, id_, JSON, JSON, body)
+    return pending.body if isinstance(pending, Answer) else pending.answer(await policy.service.answered(pending), JSON)
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    rows = RowsInMemory()
+    follower = Follower(folder / "p", SPEC, rows)
+    follower.advance()
+    assert follower.lost_events == 0
+    return rows.rows
+
+
+async def test_steps_of_both_ways_and_answers_sent_again_are_rows_once(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (policy, writer):
+        await begin(policy, "a")
+        await begin(policy, "a")
+        for number in range(1, 6):
+            first = await step(policy, "a", number, fast=number % 2 == 0)
+            assert await step(policy, "a", number, fast=number % 3 == 0) == first
+        rows = rows_in(tmp_path)
+        assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+        assert [row["reward"] for row in rows] == [0.5, 1, 1.5, 2, 2.5]
+        assert [row["observation"] for row in rows] == [[0.5], [1], [2], [3], [4]]
+        assert [row["action"] for row in rows] == [[0.5], [1.5], [3.5], [6.5], [10.5]]
+        assert {(row["session"], row["run_id"], row["version"]) for row in rows} == {("a", "r", "v0")}
+        assert writer.take_counts() == (6, Counter())
+
+
+async def test_session_says_whether_it_is_recorded_and_else_the_share(tmp_path: Path) -> None:
+    async with recording(tmp_path, share=0.0) as (policy, _):
+        for id_, more in (("left", {}), ("on", {"record": True}), ("off", {"record": False})):
+            await begin(policy, id_, **more)
+            await step(policy, id_, 1)
+        assert {row["session"] for row in rows_in(tmp_path)} == {"on"}
+    async with recording(tmp_path / "all") as (policy, _):
+        for id_, more in (("left", {}), ("off", {"record": False})):
+            await begin(policy, id_, **more)
+            await step(policy, id_, 1)
+        assert {row["session"] for row in rows_in(tmp_path / "all")} == {"left"}
+
+
+async def test_session_that_has_to_be_recorded_is_refused_where_nothing_is() -> None:
+    async with ServedPolicy.open() as policy:
+        with pytest.raises(Unsupported, match="POLICY_SERVER_EXPERIENCE_DIR"):
+            await begin(policy, "a", record=True)
+        await begin(policy, "a", record=False)
+        await begin(policy, "b")
+
+
+async def test_folder_that_cannot_be_used_costs_steps_and_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.experience.journal._AGAIN_S", 0.0)
+    (tmp_path / "p").write_text("in the way")
+    async with recording(tmp_path) as (policy, writer):
+        with caplog.at_level(logging.WARNING, "policy_server.experience"):
+            await begin(policy, "a")
+            for number in range(1, 5):
+                assert json.loads(await step(policy, "a", number))["step"] == number
+            assert writer.take_counts() == (5, Counter({"disk": 5}))
+            assert [record.levelname for record in caplog.records] == ["ERROR"]
+            (tmp_path / "p").unlink()
+            for number in range(5, 8):
+                await step(policy, "a", number)
+        assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+        assert writer.take_counts() == (3, Counter())
+        rows = RowsInMemory()
+        follower = Follower(tmp_path / "p", SPEC, rows)
+        follower.advance()
+        follower.advance()
+        assert [row["step"] for row in rows.rows] == [5, 6]
+        assert follower.lost_events == 1
+        shutil.rmtree(tmp_path / "p")
+
+
+async def test_step_that_does_not_fit_its_spec_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with recording(tmp_path) as (policy, writer):
+        await begin(policy, "a")
+        job = policy.sessions.step_at_once(policy.policy, "a", JSON, JSON, b'{"observation":[1],"step":1}')
+        assert not isinstance(job, Answer)
+        result = await policy.service.answered(job)
+        wrong = {**result.outputs, "action": result.outputs["action"][:, :0]}
+        for _ in range(3):
+            assert job.answer(type(result)(wrong, "v0", 0, "d0"), JSON)
+        assert writer.take_counts()[1]["error"] == 3
+        assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+
+
+async def test_episodes_of_a_connection_are_starts_of_its_session(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (policy, writer):
+        episodes = EpisodeWriter(writer)
+        await begin(policy, "other", record=False)
+        pending = policy.sessions.step_at_once(policy.policy, "other", JSON, JSON, b'{"observation":[1]}')
+        assert not isinstance(pending, Answer)
+        result = await policy.service.answered(pending)
+        options = pending._step.options
+        for begins, name in ((True, None), (False, None), (False, None), (True, None), (False, None), (True, "x")):
+            episodes.write(begins, name, options, pending.job, result)
+        episodes.write(False, "x", options, pending.job, result)
+        rows = rows_in(tmp_path)
+        assert [row["step"] for row in rows] == [0, 1, 0, 0]
+        assert len({row["incarnation"] for row in rows}) == 3
+        assert [row["session"] == "x" for row in rows] == [False, False, False, True]
