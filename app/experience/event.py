@@ -97,7 +97,7 @@ def read_event(data: bytes | memoryview, source: str = "") -> Event:
       ValueError: it is none.
     """
     try:
-        head = Head._make(_HEAD.unpack_from(data))
+        head = Head(*_HEAD.unpack_from(data))
     except struct.error:
         raise ValueError(f"{len(data)} bytes are no event") from None
     if not head.body <= head.length == len(data) or head.mode >= len(MODES) or not head.incarnation:
