@@ -25,7 +25,7 @@ WHAT = {
 FUNCTIONS = {
     "app.api.protocol:FastPathProtocol.data_received": HEAD,
     "app.api.request_cycle:RequestCycle.ask": QUEUE,
-    "app.inference.service:Service.read": CHECK,
+    "app.inputs.validate:InputValidator.read": CHECK,
     "app.inputs.typed:TypedDecoder.read": DECODE,
     "app.wire.codecs:Codec.decode_any": DECODE,
     "app.sessions.reading:SessionReader.read_step": DECODE,

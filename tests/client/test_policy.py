@@ -158,9 +158,9 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(connect: Connect) -> N
 
 def test_the_call_waits_as_long_as_it_lets_the_server_wait() -> None:
     with RemotePolicy("http://localhost", timeout_s=0.05) as policy:
-        request = policy._calls.action(ROW, {"timeout_ms": 60_000}).request
+        request = policy.calls.action(ROW, {"timeout_ms": 60_000}).request
         assert request.extensions["timeout"]["read"] == 61
-        request = policy._calls.action(ROW, {"timeout_ms": 10}).request
+        request = policy.calls.action(ROW, {"timeout_ms": 10}).request
         assert request.extensions["timeout"]["read"] == 1.01
 
 

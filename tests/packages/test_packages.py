@@ -29,7 +29,7 @@ def sources(folder: str) -> set[str]:
 
 def readme(folder: str, language: str) -> str:
     page = (ROOT / folder / "README.md").read_text()
-    return str(re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0])
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
 
 
 @pytest.mark.parametrize("folder", NAMES)
@@ -109,18 +109,20 @@ def check_episode(seen: dict[str, object], server: RunningServer) -> None:
     assert seen["late"] == [2.5, 0, 0, 0, 0]
 
 
-def test_the_clients_readme_does_what_it_says(simulator: Environment, server: RunningServer) -> None:
-    program = readme("client", "python").replace("http://localhost:8000", server.url)
-    first, *rest = simulator.printed("python", "-c", program).splitlines()
-    assert re.fullmatch(r"[01] export \d+", first)
-    assert len(rest) > 1
-    commands = re.findall(r"^policy-client .*", (ROOT / "client" / "README.md").read_text(), re.MULTILINE)
-    printed = [
-        json.loads(simulator.printed(*shlex.split(command.replace("http://localhost:8000", server.url))))
-        for command in commands
-    ]
-    assert printed[0]["name"] == "cartpole"
-    assert sorted(printed[1]) == ["action", "train_step", "version"]
+def test_the_clients_readme_does_what_it_says(simulator: Environment, exports: Path, tmp_path: Path) -> None:
+    with serving({"cartpole": exports / "cartpole"}, "--experience-dir", str(tmp_path), prepared=True) as server:
+        program = readme("client", "python").replace("http://localhost:8000", server.url)
+        answer, *actions, rows = simulator.printed("python", "-c", program).splitlines()
+        assert re.fullmatch(r"[01] export \d+", answer)
+        assert len(actions) > 1
+        assert rows.startswith("(64, 4) 0.0 "), "the step of the session before it"
+        page = (ROOT / "client" / "README.md").read_text().replace("http://localhost:8000", server.url)
+        describe, action, export = re.findall(r"^policy-client .*", page, re.MULTILINE)
+        assert json.loads(simulator.printed(*shlex.split(describe)))["name"] == "cartpole"
+        assert sorted(json.loads(simulator.printed(*shlex.split(action)))) == ["action", "train_step", "version"]
+        done = simulator.run(*shlex.split(export))
+        assert (done.returncode, done.stdout) == (1, ""), "pyarrow is in an extra"
+        assert done.stderr == "policy-client: No module named 'pyarrow'; install policy-client[experience]\n"
 
 
 def test_the_clients_command_says_its_version_and_what_is_wrong_in_one_line(

@@ -190,7 +190,11 @@ def test_its_metadata_is_what_an_index_takes(built: tuple[Path, Path]) -> None:
     assert found.description == (ROOT / "README.md").read_text()
     assert found.requires_python is not None
     assert "3.11.4" in found.requires_python
-    assert found.provides_extra == ["grpc", "opentelemetry"]  # what only a checkout needs is none of a user's business
+    assert found.provides_extra == [
+        "grpc",
+        "opentelemetry",
+        "experience",
+    ]  # what only a checkout needs is none of a user's business
 
 
 def test_what_it_requires_is_what_the_tests_run_with(built: tuple[Path, Path]) -> None:

@@ -15,6 +15,7 @@ FIELDS: dict[tuple[type, str], tuple[list[Any], list[Any]]] = {
     (Options, "timeout_ms"): ([1, 600_000], [0, -1, 600_001, "1", True, 5.5]),
     (BeginRequest, "id"): (["a", "9.x_-", "x" * 128], ["", "x" * 129, ".a", "_a", "-a", "a b", "a/b", "é", 7]),
     (BeginRequest, "run_id"): RUN_IDS,
+    (BeginRequest, "record"): ([True, False], [0, "true", [True]]),
     (BeginRequest, "weights"): (["latest", "episode"], ["", "newest", True, 1]),
     (StepRequest, "step"): ([0, 1, 2**63 - 1], [-1, 2**63, "1", True, 0.5]),
     (StepRequest, "run_id"): RUN_IDS,
