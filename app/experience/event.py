@@ -13,6 +13,8 @@ import struct
 import time
 from typing import NamedTuple
 
+import numpy as np
+
 from app.batching.rule import Job, Result
 
 # The event was written by another machine too, which has the row that it ends.
@@ -53,23 +55,14 @@ class Head(NamedTuple):
     incarnation: int
     version: int
 
-    @property
-    def names_end(self) -> int:
-        """Where the names of the session end, and that of the version starts."""
-        return LEAST_BYTES + self.session + self.run_id + self.incarnation
-
-    @property
-    def body(self) -> int:
-        """Where the values start."""
-        return self.names_end + self.version
-
 
 class Event(NamedTuple):
-    """An event that was read. `key`: the names of its session; `source`: what it was read from."""
+    """An event that was read. `key`: the names of its session; `body`: where its values start; `source`: of what."""
 
     head: Head
     key: bytes
     data: bytes | memoryview
+    body: int
     source: str = ""
 
     def who(self) -> Who:
@@ -83,9 +76,18 @@ class Event(NamedTuple):
 
     def version(self) -> str:
         """Returns the version that answered."""
-        return bytes(self.data[self.head.names_end : self.head.body]).decode()
+        return bytes(self.data[self.body - self.head.version : self.body]).decode()
 
 
+# What `_HEAD` reads, for many heads at once.
+HEADS = np.dtype(
+    {
+        "names": ["length", "flags", "mode", "step", "time_ns", "train_step", "seed", "rows"],
+        "formats": ["<u4", "u1", "u1", "<i8", "<i8", "<i8", "<i8", "<u4"],
+        "offsets": [0, 4, 5, 6, 14, 22, 30, 38],
+        "itemsize": LEAST_BYTES,
+    }
+)
 # The event of a step, and that of the next one.
 Pair = tuple[Event, Event]
 
@@ -97,12 +99,15 @@ def read_event(data: bytes | memoryview, source: str = "") -> Event:
       ValueError: it is none.
     """
     try:
-        head = Head(*_HEAD.unpack_from(data))
+        head = tuple.__new__(Head, _HEAD.unpack_from(data))  # some hundred nanoseconds sooner than by its names
     except struct.error:
         raise ValueError(f"{len(data)} bytes are no event") from None
-    if not head.body <= head.length == len(data) or head.mode >= len(MODES) or not head.incarnation:
+    length, _, mode, _, _, _, _, _, session, run_id, incarnation, version = head
+    names_end = LEAST_BYTES + session + run_id + incarnation
+    body = names_end + version
+    if not body <= length == len(data) or mode >= len(MODES) or not incarnation:
         raise ValueError("the lengths in an event do not fit")
-    return Event(head, bytes(data[LEAST_BYTES : head.names_end]), data, source)
+    return Event(head, bytes(data[LEAST_BYTES:names_end]), data, body, source)
 
 
 def length_of(data: bytes | memoryview, start: int) -> int:

@@ -93,7 +93,7 @@ class Layout:
     def fits(self, event: Event) -> bool:
         """Returns whether an event has the values of this layout."""
         if self.is_fixed:
-            return event.head.length - event.head.body == event.head.rows * self._row_bytes
+            return event.head.length - event.body == event.head.rows * self._row_bytes
         try:
             self._read_varying(event)
         except ValueError:
@@ -112,7 +112,7 @@ class Layout:
         if not self.is_fixed:
             read = [self._read_varying(event) for event in events]
             return {column: np.concatenate([values[column] for values in read]) for column, _, _ in self.forms}
-        data = b"".join([event.data[event.head.body :] for event in events])
+        data = b"".join([event.data[event.body :] for event in events])
         table = np.frombuffer(data, self._dtype(rows))
         found = {}
         for column, _, shape in self.forms:
@@ -169,7 +169,7 @@ class Layout:
         """Raises ValueError."""
         found: Arrays = {}
         try:
-            plain = _FROM_MSGPACK.decode(event.data[event.head.body :])
+            plain = _FROM_MSGPACK.decode(event.data[event.body :])
             for (column, dtype, spec), (shape, values) in zip(self.forms, plain, strict=True):
                 array = np.array(values, object) if dtype.kind == "O" else np.frombuffer(values, dtype)
                 found[column] = array.reshape(shape)

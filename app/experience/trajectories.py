@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from app.experience.event import MODES, Event, Head, Pair, Who
+from app.experience.event import HEADS, LEAST_BYTES, MODES, Event, Pair, Who
 from app.experience.layout import Layout
 from app.experience.schema import STRING
 from app.inputs.defaults import FIRST, LAST
@@ -51,7 +51,7 @@ def _group(layout: Layout, rows: int, pairs: list[Pair]) -> Columns:
     for column, _, _ in layout.forms:
         source = nexts if column == "discount" or column.split("/")[0] == "reward" else events
         columns[column] = source[column]
-    columns |= _numbers([event.head for event, _ in pairs], rows)
+    columns |= _numbers([event for event, _ in pairs], rows)
     columns |= _texts([event for event, _ in pairs], rows)
     if keeps.all():
         return columns
@@ -68,26 +68,23 @@ def _joined(parts: Sequence[Array | list[str]]) -> Array | list[str]:
     return np.concatenate(parts)
 
 
-def _numbers(heads: list[Head], rows: int) -> Columns:
-    table = np.array([(head.train_step, head.step, head.time_ns, head.seed) for head in heads], np.int64)
-    table = np.repeat(table, rows, axis=0)
+def _numbers(events: list[Event], rows: int) -> Columns:
+    heads = np.frombuffer(b"".join([event.data[:LEAST_BYTES] for event in events]), HEADS)
     numbers: Columns = {
-        name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(("train_step", "step", "time_ns", "seed"))
+        name: np.repeat(heads[name], rows).astype(np.int64) for name in ("train_step", "step", "time_ns", "seed")
     }
-    numbers["row"] = np.tile(np.arange(rows, dtype=np.int32), len(heads))
+    numbers["row"] = np.tile(np.arange(rows, dtype=np.int32), len(events))
     return numbers
 
 
 def _texts(events: list[Event], rows: int) -> Columns:
     names: dict[bytes, Who] = {}
     whos = [names.get(event.key) or names.setdefault(event.key, event.who()) for event in events]
-    texts: dict[str, Iterable[str]] = {
+    texts: dict[str, list[str]] = {
         "session": [who.session for who in whos],
         "run_id": [who.run_id for who in whos],
         "incarnation": [who.incarnation for who in whos],
         "version": [event.version() for event in events],
         "mode": [MODES[event.head.mode] for event in events],
     }
-    return {
-        name: list(values) if rows == 1 else [v for v in values for _ in range(rows)] for name, values in texts.items()
-    }
+    return {name: values if rows == 1 else [v for v in values for _ in range(rows)] for name, values in texts.items()}

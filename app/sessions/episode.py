@@ -59,16 +59,19 @@ class Episodes:
         self._templates: ResponseTemplates = action_templates(policy.spec, policy.serving, with_state=False)
         self._step_type, self._carried = _names(policy.spec)
         self._identity = _identity(policy.spec)
+        self._reason = ""  # why there are none
+        if not self._step_type:
+            self._reason = f"policy {policy.name} takes no time steps (input_fn_and_spec)"
+        elif any(leaf.storage.kind not in "biuf" for _, leaf in leaves(policy.spec.state)):
+            self._reason = f"the state of policy {policy.name} is not of numbers"
         own = {name for name, _ in self._carried}
         state = {leaf.name: leaf for _, leaf in _state_inputs(policy.spec) if leaf.name in own}
         self.fitting = Fitting(self._identity, state)
 
     def check(self) -> None:
         """Raises Unsupported where the policy cannot have sessions."""
-        if not self._step_type:
-            raise Unsupported(f"policy {self.policy.name} takes no time steps (input_fn_and_spec): it has no sessions")
-        if any(leaf.storage.kind not in "biuf" for _, leaf in leaves(self.policy.spec.state)):
-            raise Unsupported(f"the state of policy {self.policy.name} is not of numbers: it has no sessions")
+        if self._reason:
+            raise Unsupported(f"{self._reason}: it has no sessions")
 
     def begin(self, request: BeginRequest, id_: str, run_id: str) -> SessionStep:
         """Returns the first step of a session; raises Unsupported where it cannot be recorded, and has to be."""
