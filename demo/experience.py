@@ -70,7 +70,7 @@ class Stream:
                     played = [_transitions_of(_joined(rows)) for rows in self._environments.values()]
                     usable = [_where(one, one.train_step >= oldest_train_step) for one in played]
                     if sum(len(one.reward) for one in usable) >= count:
-                        return self._taken(played, usable, -(-count // len(usable)))
+                        return self._taken(played, usable, _share(count, [len(one.reward) for one in usable]))
                 self._arrived.wait(_HEALTH_EVERY_S)
                 check()
                 if self._failure:
@@ -132,6 +132,17 @@ class Stream:
             self.missing += max(0, step - expected)
             expected = max(expected, step + 1)
         self._next_step[environment] = expected
+
+
+def _share(count: int, there: list[int]) -> int:
+    """How many to take of each environment at most, so that there are `count` of all; `there`: how many each has."""
+    share = 0
+    for left, has in zip(range(len(there), 0, -1), sorted(there), strict=True):
+        share = -(-count // left)
+        if has >= share:
+            break
+        count -= has
+    return share
 
 
 def _joined(pieces: list[_Rows]) -> _Rows:

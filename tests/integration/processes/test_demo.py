@@ -8,6 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from demo.experience import _share
+
 ROOT = Path(__file__).parents[3]
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -80,3 +84,12 @@ def test_demo_refuses_to_empty_a_folder_that_it_did_not_make(tmp_path: Path) -> 
     assert demo.stderr.count("\n") == 1
     assert str(tmp_path) in demo.stderr
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("count", "there", "share"),
+    [(8, [4, 4, 4, 4], 2), (9, [4, 4, 4, 4], 3), (8, [0, 1, 4, 4], 4), (16, [4, 4, 4, 4], 4), (6, [1, 9], 5)],
+)
+def test_environments_that_have_less_are_made_up_for_by_the_others(count: int, there: list[int], share: int) -> None:
+    assert _share(count, there) == share
+    assert sum(min(share, has) for has in there) >= count
