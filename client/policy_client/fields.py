@@ -88,11 +88,13 @@ class BeginFields(TimeStep, Patience, Drawing, total=False):
       behind can be used again.
     run_id: 1 to 128 characters, which run of the simulator this is; a random one where it is left out.
     weights: "latest" for those that serve at each step (the default), "episode" for those of the first step throughout.
+    record: whether its steps become experience; as the server is set where it is left out.
     """
 
     id: str | None
     run_id: str | None
     weights: Literal["latest", "episode"] | None
+    record: bool | None
 
 
 class StepFields(TimeStep, Patience, Drawing, total=False):

@@ -48,11 +48,14 @@ def test_names_that_are_not_given_are_new_each_time(connect: Connect) -> None:
 
 def test_fields_of_the_beginning_and_of_a_step_are_sent(connect: Connect) -> None:
     with scripted(begun(), begun(1)) as script:
-        session = connect(script.url).session(ROWS, weights="episode", mode="sample", seed=7, log_prob=True)
+        session = connect(script.url).session(
+            ROWS, weights="episode", record=False, mode="sample", seed=7, log_prob=True
+        )
         reward, first = np.ones(3, np.float32), np.array([True, False, False])
         session.step(ROWS, reward=reward, discount=[1, 1, 0], first=first, step_type=[0, 1, 1], mode="greedy")
         begin, step = (asked.fields for asked in script.asked)
-    assert (begin["weights"], begin["options"]) == ("episode", {"mode": "sample", "seed": 7, "log_prob": True})
+    assert (begin["weights"], begin["record"]) == ("episode", False)
+    assert begin["options"] == {"mode": "sample", "seed": 7, "log_prob": True}
     assert step["reward"] == {"dtype": "float32", "shape": [3], "data": reward.tobytes()}
     assert (step["discount"], step["first"], step["step_type"]) == ([1, 1, 0], [True, False, False], [0, 1, 1])
     assert step["options"] == {"mode": "greedy"}
