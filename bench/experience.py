@@ -12,11 +12,9 @@ import contextlib
 import json
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,12 @@ import httpx
 from app.wire import msgpack_body
 from bench import BenchError
 from bench.harness import command
-from bench.harness.command import options_as_json, progress
+from bench.harness.command import progress
+from bench.harness.figures import Found, report
 from bench.harness.load import Answers, Generator, compiled, request_bytes
-from bench.harness.machine import Neighbours, machine, warning_before
 from bench.harness.server import Server, serving
 from bench.serving import usage
 from bench.serving.exports import SMALL, Exports
-from bench.sessions import Found, show
 
 ROOT = f"/v1/policies/{SMALL}"
 STEP = json.dumps({"observation": [0.1, -0.2, 0.3, -0.4], "reward": 1.0, "step_type": 1}).encode()
@@ -45,21 +42,7 @@ QUICK = {"rounds": 1, "seconds": 0.3, "probes": 3}
 def main() -> int:
     """Measures and prints. 0: well; 1: nothing could be measured; 130: stopped."""
     options = _options()
-    return command.run("bench.experience", lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
-    if busy := warning_before(on := machine()):
-        progress(busy)
-    neighbours = Neighbours()
-    with tempfile.TemporaryDirectory(prefix="bench-experience-") as folder:
-        found = list(_measured(options, Path(folder)))
-    on["others_cores"] = round(neighbours.cores(), 2)
-    show(found)
-    if options.json:
-        figures = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    return command.run("bench.experience", lambda: report("bench-experience", options, _measured))
 
 
 def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
@@ -236,11 +219,7 @@ def _options() -> argparse.Namespace:
     add("--seconds", type=float, default=3.0, help="of a turn (default: %(default)s)")
     add("--probes", type=int, default=50, help="of a reader that waits (default: %(default)s)")
     add("--exports", type=Path, help="where the policy lies, or is made (default: a temporary folder)")
-    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    add("--quick", action="store_true", help="a short try; its figures say nothing")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return command.parsed(parser, QUICK)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,20 @@ import http.client
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import httpx
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from bench import BenchError
 from bench.harness import command
-from bench.harness.command import options_as_json, progress
+from bench.harness.command import progress
+from bench.harness.figures import Found, report
 from bench.harness.load import Generator, compiled, request_bytes
-from bench.harness.machine import Neighbours, machine, warning_before
 from bench.harness.server import Server, serving
 from bench.serving import usage
 from bench.serving.exports import RECURRENT, SMALL, Exports
@@ -44,34 +40,10 @@ ENVIRONMENTS = 64
 QUICK = {"rounds": 1, "seconds": 0.2, "sessions": 50, "refusals": 20}
 
 
-@dataclass
-class Found:
-    """A figure, and what it has to be."""
-
-    what: str
-    measured: float
-    bound: str = ""
-    reached: bool | None = None
-
-
 def main() -> int:
     """Measures and prints. 0: well; 1: nothing could be measured; 130: stopped."""
     options = _options()
-    return command.run("bench.sessions", lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
-    if busy := warning_before(on := machine()):
-        progress(busy)
-    neighbours = Neighbours()
-    with tempfile.TemporaryDirectory(prefix="bench-sessions-") as folder:
-        found = list(_measured(options, Path(folder)))
-    on["others_cores"] = round(neighbours.cores(), 2)
-    show(found)
-    if options.json:
-        figures = {"machine": on, "options": options_as_json(options), "found": [asdict(one) for one in found]}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    return command.run("bench.sessions", lambda: report("bench-sessions", options, _measured))
 
 
 def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
@@ -215,15 +187,6 @@ def _ratio(these: list[float], those: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(these, those, strict=True))
 
 
-def show(found: list[Found]) -> None:
-    """Prints the figures as a table."""
-    table = Table("what", "measured", "bound", "reached")
-    for one in found:
-        reached = "" if one.reached is None else "yes" if one.reached else "no"
-        table.add_row(one.what, f"{one.measured:,.4g}", one.bound, reached)
-    Console().print(table)
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.sessions", description=__doc__)
     add = parser.add_argument
@@ -232,11 +195,7 @@ def _options() -> argparse.Namespace:
     add("--sessions", type=int, default=10_000, help="that may be open at once (default: %(default)s)")
     add("--refusals", type=int, default=1000, help="of one session too many (default: %(default)s)")
     add("--exports", type=Path, help="where the policies lie, or are made (default: a temporary folder)")
-    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    add("--quick", action="store_true", help="a short try; its figures say nothing")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return command.parsed(parser, QUICK)
 
 
 if __name__ == "__main__":

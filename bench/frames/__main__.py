@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from bench.frames import report
@@ -19,7 +18,7 @@ from bench.frames.simulators import SOURCE
 from bench.harness import command
 from bench.harness.command import options_as_json, progress
 from bench.harness.load import compiled
-from bench.harness.machine import Neighbours, machine, warning_before
+from bench.harness.machine import measuring
 from bench.serving.exports import SWAPPED, Exports
 
 QUICK = {"hz": [60.0], "rows": [1, 2], "probe_s": 0.4, "final_s": 1.0, "every_s": 0.5, "first": 2, "most": 3}
@@ -32,12 +31,8 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if busy := warning_before(on := machine()):
-        progress(busy)
-    neighbours = Neighbours()
-    with tempfile.TemporaryDirectory(prefix="bench-frames-") as folder:
-        found = _found(options, Path(folder))
-    on["others_cores"] = round(neighbours.cores(), 2)
+    with measuring("bench-frames") as (on, folder):
+        found = _found(options, folder)
     report.show(found, on)
     if options.json:
         figures = report.as_json(found, on, options_as_json(options))
@@ -72,11 +67,7 @@ def _options() -> argparse.Namespace:
     add("--first", type=int, default=150, help="how many simulators are tried first (default: %(default)s)")
     add("--most", type=int, default=4000, help="how many are tried at all (default: %(default)s)")
     add("--exports", type=Path, metavar="FOLDER", help="where the policy lies, or is made (default: a temporary one)")
-    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    add("--quick", action="store_true", help="a short try; its figures say nothing")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return command.parsed(parser, QUICK)
 
 
 if __name__ == "__main__":

@@ -16,23 +16,18 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_S = 5, CALL_S = 30, AHEAD = 64, BUFFER = 1 << 15, NAME = 64, HEAD = 512, EVENTS = 256 };
-/* All times are in nanoseconds, of the monotonic clock. */
-#define SECOND 1000000000ULL
+#define PROGRAM "simulators"
+#include "../harness/shared.h"
+
+enum { DRAIN_S = 5, CALL_S = 30, AHEAD = 64, BUFFER = 1 << 15, HEAD = 512, EVENTS = 256 };
 
 typedef struct {
     int fd;
@@ -52,31 +47,7 @@ static int observation_count, poller, timer;
 static size_t request_room;
 static Simulator *all; /* in the order of their phases */
 static uint64_t start, end, period, late_to_send, most_late;
-static uint64_t *latencies, latency_count, statuses[600], lost;
-static char (*versions)[NAME];
-static int version_count, version_room;
-
-static void die(const char *what) {
-    fprintf(stderr, "simulators: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static void *grown(void *old, size_t bytes) {
-    void *more = realloc(old, bytes);
-    if (!more) die("memory");
-    return more;
-}
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * SECOND + t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    const uint64_t *x = a, *y = b;
-    return (*x > *y) - (*x < *y);
-}
+static uint64_t *latencies, latency_count, lost;
 
 /* --- requests --- */
 
@@ -113,19 +84,6 @@ static long answer_length(char *bytes, size_t got, int *status, char **body) {
     else if (*status != 204) return -1;
     if (whole > BUFFER) return -1;
     return whole <= got ? (long)whole : 0;
-}
-
-/* Keeps a "version" that has not been seen before: a swap that has reached the simulators. */
-static void note_version(const char *body) {
-    static const char key[] = "\"version\":\"";
-    const char *from = strstr(body, key);
-    size_t length = from ? strcspn(from += sizeof key - 1, "\"") : NAME;
-    if (length >= NAME) return;
-    for (int i = version_count - 1; i >= 0; i--)
-        if (!strncmp(versions[i], from, length) && !versions[i][length]) return;
-    if (version_count == version_room) versions = grown(versions, (version_room = 2 * version_room + 64) * NAME);
-    memcpy(versions[version_count], from, length);
-    versions[version_count++][length] = 0;
 }
 
 /* --- the start and the end of sessions, one after the other --- */
@@ -283,24 +241,19 @@ static double cpu_s(void) {
 
 static void tell(double cpu) {
     uint64_t frames = 0, good = latency_count, in_time = 0;
-    const char *comma = "";
     for (int i = 0; i < args.count; i++) frames += due_of(&all[i]);
     if (latency_count) qsort(latencies, latency_count, sizeof *latencies, ascending);
     while (in_time < latency_count && latencies[in_time] <= period) in_time++;
     printf("{\"simulators\": %d, \"hz\": %g, \"seconds\": %.3f, \"frames\": %lu, \"late\": %lu, \"failures\": %lu",
            args.count, args.hz, args.seconds, frames, frames - in_time, frames - good);
-    printf(", \"lost\": %lu, \"statuses\": {", lost);
-    for (int i = 0; i < 600; i++) {
-        if (!statuses[i]) continue;
-        printf("%s\"%d\": %lu", comma, i, statuses[i]);
-        comma = ", ";
-    }
-    printf("}, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"p99_9_ms\": %.3f, \"max_ms\": %.3f", percentile(0.5, frames),
+    printf(", \"lost\": %lu, ", lost);
+    print_statuses();
+    printf(", \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"p99_9_ms\": %.3f, \"max_ms\": %.3f", percentile(0.5, frames),
            percentile(0.99, frames), percentile(0.999, frames), percentile(1, frames));
     printf(", \"sent_late\": %lu, \"most_late_ms\": %.3f", late_to_send, most_late / 1e6);
-    printf(", \"cpu_s\": %.3f, \"versions\": [", cpu);
-    for (int i = 0; i < version_count; i++) printf("%s\"%s\"", i ? ", " : "", versions[i]);
-    printf("]}\n");
+    printf(", \"cpu_s\": %.3f, ", cpu);
+    print_versions();
+    printf("}\n");
 }
 
 static void read_observations(const char *name) {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,17 @@ def run(name: str, measure: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped, and everything that it started", file=sys.stderr)
         return 130
+
+
+def parsed(
+    parser: argparse.ArgumentParser, quick: Mapping[str, Any], short_try: str = "a short try"
+) -> argparse.Namespace:
+    """What the command line says, with the options of every bench: `--json`, and `--quick` for these defaults."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    parser.add_argument("--quick", action="store_true", help=f"{short_try}; its figures say nothing")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    return parser.parse_args()
 
 
 def options_as_json(options: argparse.Namespace) -> dict[str, Any]:

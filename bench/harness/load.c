@@ -20,21 +20,16 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_S = 15, BUFFER = 1 << 16, NAME = 64, EVENTS = 256 };
-/* All times are in nanoseconds, of the monotonic clock. */
-#define SECOND 1000000000ULL
+#define PROGRAM "load"
+#include "shared.h"
+
+enum { DRAIN_S = 15, BUFFER = 1 << 16, EVENTS = 256 };
 #define IDLE (4 * SECOND) /* uvicorn closes what has been idle for 5 s; a request must not run into that */
 
 typedef struct {
@@ -67,27 +62,8 @@ static int poller, timer;
 static Connection *pool;
 static int *ring, ring_first, free_count, open_count, most_open; /* the ring: free connections, in their order */
 static uint64_t start, end, sent, in_flight, late, most_late;    /* sent: of an open loop, how many of its schedule */
-static uint64_t requests, in_time, statuses[600], lost, refused, broken;
+static uint64_t requests, in_time, lost, refused, broken;
 static Latencies good, turned_away; /* turned away: by a 429 */
-static char (*versions)[NAME];
-static int version_count, version_room;
-
-static void die(const char *what) {
-    fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static void *grown(void *old, size_t bytes) {
-    void *more = realloc(old, bytes);
-    if (!more) die("memory");
-    return more;
-}
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * SECOND + t.tv_nsec;
-}
 
 static uint64_t due_at(uint64_t k) { return start + (uint64_t)(k * 1e9 / args.rate); }
 
@@ -225,19 +201,6 @@ static void begin(Connection *c, uint64_t due) {
     if (is_grpc) return call(c);
     c->sent = c->got = 0;
     go_on_sending(c);
-}
-
-/* Keeps a "version" that has not been seen before: a swap that has reached the callers. */
-static void note_version(const char *body) {
-    static const char key[] = "\"version\":\"";
-    const char *from = strstr(body, key);
-    size_t length = from ? strcspn(from += sizeof key - 1, "\"") : NAME;
-    if (length >= NAME) return;
-    for (int i = version_count - 1; i >= 0; i--)
-        if (!strncmp(versions[i], from, length) && !versions[i][length]) return;
-    if (version_count == version_room) versions = grown(versions, (version_room = 2 * version_room + 64) * NAME);
-    memcpy(versions[version_count], from, length);
-    versions[version_count++][length] = 0;
 }
 
 static void note_latency(Latencies *l, uint64_t latency) {
@@ -406,11 +369,6 @@ static void run(void) {
 
 /* --- what is told --- */
 
-static int ascending(const void *a, const void *b) {
-    const uint64_t *x = a, *y = b;
-    return (*x > *y) - (*x < *y);
-}
-
 static void sort(Latencies *l) {
     if (l->count) qsort(l->of, l->count, sizeof *l->of, ascending);
 }
@@ -426,17 +384,12 @@ static void tell(void) {
     while (args.rate > 0 && due_at(sent + unsent) < end) unsent++;
     uint64_t unanswered = in_flight + unsent, failures = lost + refused + unanswered;
     double rate = in_time / args.seconds;
-    const char *comma = "";
     sort(&good);
     sort(&turned_away);
-    printf("{\"requests\": %lu, \"statuses\": {", requests + unsent);
-    for (int i = 0; i < 600; i++) {
-        if (!statuses[i]) continue;
-        printf("%s\"%d\": %lu", comma, i, statuses[i]);
-        failures += i / 100 == 2 ? 0 : statuses[i];
-        comma = ", ";
-    }
-    printf("}, \"failures\": %lu, \"lost\": %lu, \"broken\": %lu, \"refused\": %lu, \"unanswered\": %lu", failures, lost,
+    for (int i = 0; i < 600; i++) failures += i / 100 == 2 ? 0 : statuses[i];
+    printf("{\"requests\": %lu, ", requests + unsent);
+    print_statuses();
+    printf(", \"failures\": %lu, \"lost\": %lu, \"broken\": %lu, \"refused\": %lu, \"unanswered\": %lu", failures, lost,
            broken, refused, unanswered);
     printf(", \"seconds\": %.3f, \"rate_asked\": %.1f, \"rate\": %.1f, \"reached\": %s", args.seconds, args.rate, rate,
            rate >= 0.98 * args.rate ? "true" : "false");
@@ -444,10 +397,10 @@ static void tell(void) {
     printf(", \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p99_9_ms\": %.3f, \"max_ms\": %.3f",
            percentile(&good, 0.5), percentile(&good, 0.9), percentile(&good, 0.99), percentile(&good, 0.999),
            percentile(&good, 1));
-    printf(", \"refused_p50_ms\": %.3f, \"refused_p99_ms\": %.3f, \"versions\": [", percentile(&turned_away, 0.5),
+    printf(", \"refused_p50_ms\": %.3f, \"refused_p99_ms\": %.3f, ", percentile(&turned_away, 0.5),
            percentile(&turned_away, 0.99));
-    for (int i = 0; i < version_count; i++) printf("%s\"%s\"", i ? ", " : "", versions[i]);
-    printf("]}\n");
+    print_versions();
+    printf("}\n");
 }
 
 static Request read_request(const char *name) {

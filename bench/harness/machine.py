@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from bench.harness.command import progress
 
 _BUSY_CORES = 0.15
 _BUSY_LOAD = 0.5
@@ -49,6 +54,17 @@ class Neighbours:
     def cores(self) -> float:
         """How many cores others had on average; 0 where the system does not say."""
         return max(0.0, (_all_s() - _ours_s() - self._others_s) / (time.monotonic() - self._began))
+
+
+@contextlib.contextmanager
+def measuring(name: str) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yields the machine, and a folder that goes with the block; warns before, and notes `others_cores` at the end."""
+    if busy := warning_before(on := machine()):
+        progress(busy)
+    neighbours = Neighbours()
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        yield on, Path(folder)
+    on["others_cores"] = round(neighbours.cores(), 2)
 
 
 def _all_s() -> float:

@@ -55,11 +55,7 @@ def _options() -> argparse.Namespace:
     add("--rounds", type=int, default=9, help="samples of each kind (default: %(default)s)")
     add("--requests", type=int, default=4000, help="of a sample (default: %(default)s)")
     add("--exports", type=Path, metavar="FOLDER", help="where the policies lie, or are made (default: a temporary one)")
-    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    add("--quick", action="store_true", help="a short try; its figures say nothing")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return command.parsed(parser, QUICK)
 
 
 if __name__ == "__main__":

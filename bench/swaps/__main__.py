@@ -78,12 +78,8 @@ def _options() -> argparse.Namespace:
     )
     add("--connections", type=int, default=32, help="of the load (default: %(default)s)")
     add("--folder", type=Path, help="where to write, some 2 GB (default: the system's temporary folder)")
-    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    add("--quick", action="store_true", help="a short try of the small policy; its figures say nothing")
     add("server_options", nargs="*", metavar="-- OPTION", help="for the server: -- --engine tensorflow")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return command.parsed(parser, QUICK, "a short try of the small policy")
 
 
 if __name__ == "__main__":
