@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.experience.arrow import Rows
+from app.inputs.defaults import FIRST, LAST
 from app.wire.tensors import Array
 
-FIRST, LAST = 0, 2
 NO_EPISODE = -1
 # An environment takes some 250 bytes here. More of them than a server has sessions, unless they have thousands of rows.
 _MOST_ENVIRONMENTS = 65_536

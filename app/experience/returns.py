@@ -7,39 +7,40 @@ from collections import OrderedDict
 import numpy as np
 
 from app.experience.arrow import Rows
+from app.experience.episodes import NO_EPISODE
+from app.inputs.defaults import FIRST, LAST
 from app.rpc.messages import VersionReturns
+from app.wire.tensors import Array
 
-_FIRST, _LAST = 0, 2
-# Of environments in an episode, and of versions, the newest are kept.
-_MOST_ENVIRONMENTS, _MOST_VERSIONS = 65_536, 12
-_Environment = tuple[str, str, int]
+# Of episodes that have not ended, and of versions, the newest are kept.
+_MOST_EPISODES, _MOST_VERSIONS = 65_536, 12
 
 
 class Returns:
-    """Adds up rewards by environment; an episode counts for the version that gave its last action."""
+    """Adds up rewards by episode; an episode counts for the version that gave its last action."""
 
     def __init__(self) -> None:
-        self._sums: OrderedDict[_Environment, float] = OrderedDict()
+        self._sums: OrderedDict[int, float] = OrderedDict()
         self._versions: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def add(self, rows: Rows) -> None:
-        """Takes rows in their order. Episodes whose start was not recorded are left out."""
-        reward = np.asarray(rows["reward"], np.float64)
-        if reward.ndim != 1:
+    def add(self, rows: Rows, episodes: Array) -> None:
+        """Takes rows in their order, [rows] with their episodes; one whose start was not among them is left out."""
+        reward = rows.get("reward")
+        if reward is None or np.ndim(reward) != 1:
             return  # of several rewards a step there is no one return
-        columns = [np.asarray(rows[name]).tolist() for name in ("row", "step_type", "next_step_type")]
-        environments = zip(rows["session"], rows["incarnation"], columns[0], strict=True)
-        for environment, kind, following, version, gained in zip(
-            environments, columns[1], columns[2], rows["version"], reward.tolist(), strict=True
-        ):
-            before = 0.0 if kind == _FIRST else self._sums.pop(environment, None)
-            if before is None or kind == _LAST:
-                continue
-            if following == _LAST:
-                self._ended(version, before + gained)
-            else:
-                self._sums[environment] = before + gained
-        while len(self._sums) > _MOST_ENVIRONMENTS:
+        kinds, following = np.asarray(rows["step_type"]), np.asarray(rows["next_step_type"])
+        known = episodes != NO_EPISODE
+        self._sums.update(dict.fromkeys(episodes[known & (kinds == FIRST)].tolist(), 0.0))
+        numbers, places = np.unique(episodes[known], return_inverse=True)
+        gained = np.bincount(places, np.asarray(reward, np.float64)[known], len(numbers))
+        for number, gain in zip(numbers.tolist(), gained.tolist(), strict=True):
+            if number in self._sums:
+                self._sums[number] += gain
+        for place in np.flatnonzero(known & (following == LAST)).tolist():
+            total = self._sums.pop(int(episodes[place]), None)
+            if total is not None:
+                self._ended(rows["version"][place], total)
+        while len(self._sums) > _MOST_EPISODES:
             self._sums.popitem(last=False)
 
     def newest(self) -> list[VersionReturns]:

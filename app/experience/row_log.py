@@ -135,7 +135,7 @@ class RowLog:
         self._limits.make_room(batch.nbytes)
         opened.append(batch, noted)
         self._episodes.keep(changes)
-        self.returns.add(rows)
+        self.returns.add(rows, episodes)
         self.consumed = dict(consumed)
         self.pairing = self.pairing if pairing is None else pairing
 
