@@ -22,8 +22,11 @@ EPISODE, EPISODE_STEP = "episode", "episode_step"
 OF_EPISODE = (Column(EPISODE, "int64"), Column(EPISODE_STEP, "int64"))
 # The metadata of a schema.
 COLUMNS, SPEC = b"policy_server.columns", b"policy_server.spec"
-# A tensor with a dimension of unknown size has its shape in a column beside it.
-_SHAPE_OF = "{}#shape"
+
+
+def shape_column(name: str) -> str:
+    """Returns the name of the column with the shapes of a tensor that has a dimension of unknown size."""
+    return f"{name}#shape"
 
 
 def schema_of(columns: Sequence[Column], metadata: Mapping[bytes, bytes]) -> pa.Schema:
@@ -34,7 +37,7 @@ def schema_of(columns: Sequence[Column], metadata: Mapping[bytes, bytes]) -> pa.
         fields.append(pa.field(column.name, _type(column), nullable=False, metadata=details))
         if None in column.shape:
             shape = pa.list_(pa.field("item", pa.int32(), nullable=False), len(column.shape))
-            fields.append(pa.field(_SHAPE_OF.format(column.name), shape, nullable=False))
+            fields.append(pa.field(shape_column(column.name), shape, nullable=False))
     described = json.dumps([list(column) for column in columns]).encode()
     return pa.schema(fields, metadata={COLUMNS: described, **metadata})
 
@@ -57,7 +60,7 @@ def batch_of(schema: pa.Schema, columns: Sequence[Column], rows: Rows) -> pa.Rec
         arrays.append(_stored(column, values))
         if None in column.shape:
             shapes = np.tile(np.array(np.shape(values)[1:], np.int32), len(values))
-            field = schema.field(_SHAPE_OF.format(column.name))
+            field = schema.field(shape_column(column.name))
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(shapes), type=field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -126,7 +129,7 @@ def _read(column: Column, table: pa.Table) -> Values:
     items = _flattened(found)
     flat = np.array(items.to_pylist(), object) if column.dtype == STRING else items.to_numpy(zero_copy_only=False)
     if None in column.shape:
-        shapes = _flattened(table.column(_SHAPE_OF.format(column.name))).to_numpy().reshape(count, -1)
+        shapes = _flattened(table.column(shape_column(column.name))).to_numpy().reshape(count, -1)
         if (shapes != shapes[0]).any():
             parts = np.split(flat, np.cumsum(shapes.prod(axis=1))[:-1])
             return [_listed(part.reshape(each)) for part, each in zip(parts, shapes, strict=True)]

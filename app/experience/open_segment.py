@@ -100,10 +100,10 @@ class OpenSegment:
         with pa.OSFile(str(path)) as file:
             reader = pa.ipc.open_stream(file)
             size = _place(file)
-            for rows, with_it in _batches(reader):
+            for batch, with_it in whole_batches(reader):
                 end = _place(file)
-                batches.append(Written(number, rows, size, end - size))
-                number, size = number + rows, end
+                batches.append(Written(number, batch.num_rows, size, end - size))
+                number, size = number + batch.num_rows, end
                 noted |= with_it
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         os.ftruncate(descriptor, size)
@@ -176,11 +176,11 @@ def _place(file: pa.OSFile) -> int:
     return os.lseek(file.fileno(), 0, os.SEEK_CUR)
 
 
-def _batches(reader: pa.RecordBatchStreamReader) -> Iterator[tuple[int, dict[bytes, bytes]]]:
-    """Yields of each whole batch of a stream how many rows it has, and what was noted with it."""
+def whole_batches(reader: pa.RecordBatchStreamReader) -> Iterator[tuple[pa.RecordBatch, dict[bytes, bytes]]]:
+    """Yields each whole batch of a stream, and what was noted with it; half a batch at its end is left out."""
     while True:
         try:
             batch, noted = reader.read_next_batch_with_custom_metadata()
         except (StopIteration, OSError, pa.ArrowInvalid):
             return
-        yield batch.num_rows, dict(noted or {})
+        yield batch, dict(noted or {})

@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.errors import UnusablePolicy
-from app.experience.arrow import SPEC, Values, values_of
+from app.experience import closed_segment, open_segment
+from app.experience.arrow import SPEC, Values, shape_column, values_of
+from app.experience.open_segment import whole_batches
 from app.experience.schema import STRING, Column, columns_of
 from app.wire.tensors import Array
 from saver.artifact import PolicySpec
 
-_CLOSED, _OPEN = ".parquet", ".arrows"
 _PIECE_ROWS = 1 << 16
 _PIECE_BYTES = 64 << 20
 
@@ -97,20 +98,26 @@ class Recording:
     def _segments(self) -> list[Path]:
         """Of a segment that is being closed, both files may be there."""
         try:
-            found = [path for path in self._folder.iterdir() if path.suffix in (_CLOSED, _OPEN)]
+            found = [
+                path for path in self._folder.iterdir() if path.suffix in (closed_segment.SUFFIX, open_segment.SUFFIX)
+            ]
         except OSError as error:
             raise UnusablePolicy(f"{self._folder} cannot be read: {error.strerror}") from None
         chosen: dict[str, Path] = {}
         for path in sorted(found):
-            if path.stem.isdigit() and path.exists() and (path.suffix == _CLOSED or path.stem not in chosen):
+            if (
+                path.stem.isdigit()
+                and path.exists()
+                and (path.suffix == closed_segment.SUFFIX or path.stem not in chosen)
+            ):
                 chosen[path.stem] = path
         return [chosen[stem] for stem in sorted(chosen)]
 
     def _count(self, path: Path) -> int:
         """The rows of a segment; those that are in an open one now."""
         try:
-            if path.suffix == _CLOSED:
-                return int(pq.read_metadata(path).num_rows)
+            if path.suffix == closed_segment.SUFFIX:
+                return closed_segment.rows_in(path)
             return sum(batch.num_rows for batch in _stream(path))
         except FileNotFoundError:
             return 0
@@ -119,7 +126,7 @@ class Recording:
 
     def _read(self, path: Path) -> Iterator[pa.Table]:
         try:
-            yield from _gathered(self._closed(path) if path.suffix == _CLOSED else self._open(path))
+            yield from _gathered(self._closed(path) if path.suffix == closed_segment.SUFFIX else self._open(path))
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -157,7 +164,7 @@ class Recording:
         for column in self._columns:
             if None in column.shape:
                 try:
-                    shapes = np.array(table.column(f"{column.name}#shape").to_pylist())
+                    shapes = np.array(table.column(shape_column(column.name)).to_pylist())
                 except KeyError as error:
                     raise _damaged(path, error) from None
                 changes |= (shapes[1:] != shapes[:-1]).any(axis=1)
@@ -200,12 +207,7 @@ _BY_CODE = ("version", "mode", "session", "incarnation", "run_id")
 def _stream(path: Path) -> Iterator[pa.RecordBatch]:
     """The whole batches of an open segment; what its writer is just writing comes another time."""
     with pa.OSFile(str(path)) as file:
-        reader = pa.ipc.open_stream(file)
-        while True:
-            try:
-                batch = reader.read_next_batch()
-            except (StopIteration, OSError, pa.ArrowInvalid):
-                return
+        for batch, _ in whole_batches(pa.ipc.open_stream(file)):
             yield batch
 
 
