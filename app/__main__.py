@@ -62,8 +62,8 @@ def _inspect(folder: Path) -> int:
 
 
 def _replay(parsed: argparse.Namespace) -> int:
-    from app.inspection import wide_console
     from app.replay.replay import Replay, run
+    from app.tables import wide_console
 
     logs.calm_absl()
     given = {name: value for name, value in vars(parsed).items() if name != "command"}

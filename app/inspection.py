@@ -19,6 +19,7 @@ from app.control import plan
 from app.control.source import Scan, Source
 from app.inputs.names import DEFAULTED, top_level
 from app.settings import PolicyFolder
+from app.tables import add_row, titled_table, wide_console
 from saver.artifact import (
     Leaf,
     Nest,
@@ -28,9 +29,6 @@ from saver.artifact import (
     read_policy_manifest,
 )
 from saver.stderr import hushed
-
-# Wide enough for the names and reasons, where the output is a file or a pipe.
-_WIDTH = 120
 
 
 def inspect(folder: Path, console: Console | None = None) -> None:
@@ -75,12 +73,6 @@ def inspect(folder: Path, console: Console | None = None) -> None:
     console.print(_checkpoints(Source(folder, identified, [named.series] if named.series else []).scan(rest_s=0)))
 
 
-def wide_console() -> Console:
-    """Returns a console on standard output; wide enough for tables where that is a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
-
-
 def _origin(folder: Path) -> str:
     manifest = read_policy_manifest(folder)
     if manifest is None:
@@ -96,14 +88,14 @@ def _rows(spec: PolicySpec) -> str:
 
 
 def _inputs(spec: PolicySpec) -> Table:
-    table = _table("What action takes", "field", "flattened name", "dtype", "shape", "bounds", "default")
+    table = titled_table("What action takes", "field", "flattened name", "dtype", "shape", "bounds", "default")
     for top, nest in top_level(spec).items():
         defaulted = spec.takes_time_step and top in DEFAULTED
         default = _DEFAULTS[top] if defaulted else "required"
         if top == "step_type" and "policy_state" in top_level(spec):
             default += "; 0 (FIRST) without policy_state"
         for path, leaf in leaves(nest, top):
-            _add(table, path, leaf.name, *_leaf(leaf), default)
+            add_row(table, path, leaf.name, *_leaf(leaf), default)
     return table
 
 
@@ -116,18 +108,18 @@ _DEFAULTS = {
 
 
 def _outputs(spec: PolicySpec) -> Table:
-    table = _table("What it answers", "field", "flattened name", "dtype", "shape", "bounds")
+    table = titled_table("What it answers", "field", "flattened name", "dtype", "shape", "bounds")
     nests: list[tuple[str, Nest]] = [("action", spec.action), ("policy_state", spec.state), ("info", spec.info)]
     for top, nest in nests:
         for path, leaf in leaves(nest, top):
-            _add(table, path, leaf.name, *_leaf(leaf))
+            add_row(table, path, leaf.name, *_leaf(leaf))
     return table
 
 
 def _functions(serving: ServingInfo) -> Table:
-    table = _table("What else it can do", "function", "used by", "available")
+    table = titled_table("What else it can do", "function", "used by", "available")
     for name, use in _USES.items():
-        _add(table, name, use, "yes" if name in serving.signatures else f"no: {serving.unavailable.get(name, '')}")
+        add_row(table, name, use, "yes" if name in serving.signatures else f"no: {serving.unavailable.get(name, '')}")
     return table
 
 
@@ -140,20 +132,20 @@ _USES = {
 
 
 def _distributions(serving: ServingInfo) -> Table:
-    table = _table("Distributions", "action", "family", "parameters", "statistics", "")
+    table = titled_table("Distributions", "action", "family", "parameters", "statistics", "")
     for name, info in serving.distributions.items():
         details = ", ".join(f"{key}: {_brief(value)}" for key, value in info.details.items())
-        _add(table, name, info.family, ", ".join(info.parameters), ", ".join(info.statistics), details)
+        add_row(table, name, info.family, ", ".join(info.parameters), ", ".join(info.statistics), details)
     return table
 
 
 def _probes(probed: dict[str, Any], one_row: bool) -> Table:
     """What it does not answer; no rows where there is no problem."""
-    table = _table(
+    table = titled_table(
         f"Probe inputs: {probed['answered']} of {probed['asked']} are answered", "input, and what it makes of it"
     )
     for problem in [*probed["problems"], *(["it answers one row a call only"] if one_row else [])]:
-        _add(table, problem)
+        add_row(table, problem)
     return table
 
 
@@ -164,9 +156,9 @@ def _brief(value: Any) -> str:
 
 
 def _checkpoints(scan: Scan) -> Table:
-    table = _table("Checkpoints, the one that would serve first", "name", "train step", "digest", "")
+    table = titled_table("Checkpoints, the one that would serve first", "name", "train step", "digest", "")
     for name, step, digest, note in _checkpoint_rows(scan):
-        _add(table, name, step, digest, note)
+        add_row(table, name, step, digest, note)
     return table
 
 
@@ -189,14 +181,3 @@ def _leaf(leaf: Leaf) -> tuple[str, str, str]:
 def _bound(bound: Any, unbounded: str) -> str:
     text = unbounded if bound is None else f"{bound:.6g}" if isinstance(bound, float) else str(bound)
     return text if len(text) <= 40 else f"{text[:39]}…"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(escape, cells))  # names and shapes may look like rich's markup

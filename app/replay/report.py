@@ -12,6 +12,7 @@ from rich.table import Table
 
 from app.replay.comparison import ROUNDING, Numbers, Totals
 from app.replay.findings import Findings
+from app.tables import add_row, titled_table
 
 _MOST_GONE = 5
 _COMPARED = ("bit-equal", "equal but for rounding", "agreement", "largest difference")
@@ -86,20 +87,20 @@ class Report:
             *(_COMPARED if total.compared else ()),
             *(("mean divergence", "largest divergence") if diverged else ()),
         ]
-        table = _table("Rows, by the version that answered then", *columns)
+        table = titled_table("Rows, by the version that answered then", *columns)
         for (name, train_step, same), totals in self.findings.by_version.items():
             if totals.rows:
                 called = name + (" (the same)" if same and self.answers else "")
-                _add(table, called, str(train_step), *_cells(totals, bool(total.compared), bool(diverged)))
+                add_row(table, called, str(train_step), *_cells(totals, bool(total.compared), bool(diverged)))
         if len(self.findings.by_version) > 1:
             table.add_section()
-            _add(table, "all", "", *_cells(total, bool(total.compared), bool(diverged)))
+            add_row(table, "all", "", *_cells(total, bool(total.compared), bool(diverged)))
         return table
 
     def _actions(self) -> Table:
-        table = _table("Actions", "output", "largest difference", "mean difference")
+        table = titled_table("Actions", "output", "largest difference", "mean difference")
         for name, numbers in self.total.differences.items():
-            _add(table, name, *_of(numbers, numbers.largest), *_of(numbers, numbers.mean))
+            add_row(table, name, *_of(numbers, numbers.largest), *_of(numbers, numbers.mean))
         return table
 
     def _notes(self) -> Iterator[str]:
@@ -152,14 +153,3 @@ def _share(part: int, of: int) -> str:
 
 def _of(numbers: Numbers, value: float) -> list[str]:
     return [f"{value:.4g}" if not math.isnan(value) else ""] if numbers.count or numbers.infinite else [""]
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(escape, cells))
