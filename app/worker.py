@@ -39,7 +39,7 @@ from app.inference.policy import Policy
 from app.inference.response import response_templates
 from app.inference.service import Service
 from app.inputs.defaults import Defaults
-from app.inputs.names import request_name, top_level
+from app.inputs.names import asked_fields
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
 from app.memory import FreedMemory
@@ -241,7 +241,8 @@ class Worker:
         """Returns what has happened here since the last call."""
         assert self._sessions is not None, "open comes first"
         are_kept = self._sessions.can_step_at_once or self._settings.session_url
-        count, spreads = self._metrics.open_sessions if are_kept else None, self._sessions.spread() if spread else None
+        count = self._metrics.open_sessions if are_kept else None
+        spreads = self._sessions.spread() if spread else None
         return WorkerFigures(self._metrics.take_recent(), count, self._pages.count, self._pages.take_calls(), spreads)
 
     async def alive(self) -> None:
@@ -292,18 +293,12 @@ class Worker:
             self._policies.enter_context(ThreadPoolExecutor(1, f"data-{name}")),
             self._metrics.policy(name),
             self._settings.queue_limit_requests,
-            fields=_fields(spec),
+            fields=asked_fields(spec),
             spread=bool(self._settings.experience_dir),
         )
         batcher = Batcher(parts)
         self._policies.push_async_callback(batcher.close)
         return batcher
-
-
-def _fields(spec: PolicySpec) -> str:
-    """Returns what refusals call the input: the observation, or the fields of an export without time steps."""
-    nests = top_level(spec)
-    return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
 
 
 def _measure(metrics: Metrics, service: Service, shared: SharedLimits) -> None:

@@ -75,6 +75,12 @@ def request_name(top: str, nests: Collection[str]) -> str:
     return name
 
 
+def asked_fields(spec: PolicySpec) -> str:
+    """What refusals call the input: the observation, or the fields of an export without time steps."""
+    nests = top_level(spec)
+    return "observation" if spec.takes_time_step else ", ".join(request_name(name, nests) for name in nests)
+
+
 def example_of(leaf: Leaf) -> Any:
     """A value inside the bounds, in Python's own numbers: NumPy's would turn the bounds of uint64 into floats."""
     shape = tuple(1 if size is None else size for size in leaf.shape)

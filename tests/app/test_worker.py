@@ -9,9 +9,7 @@ import pytest
 from app.sessions.memory import MemoryStore
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings
-from app.worker import _fields, _grace_s, _limits
-from saver.artifact import Leaf
-from tests.support.specs import custom_spec, policy_spec
+from app.worker import _grace_s, _limits
 from tests.support.worker_in_process import running
 
 pytestmark = pytest.mark.anyio
@@ -19,12 +17,6 @@ pytestmark = pytest.mark.anyio
 
 def settings(**values: Any) -> Settings:
     return Settings((PolicyFolder("p", Path("/p")),), **values)
-
-
-def test_the_input_of_an_export_without_time_steps_is_called_by_its_fields() -> None:
-    assert _fields(policy_spec()) == "observation"
-    fields = {"speed": Leaf("0/speed", "float32", ()), "camera": Leaf("0/camera", "uint8", (2,))}
-    assert sorted(_fields(custom_spec(fields)).split(", ")) == ["camera", "speed"]
 
 
 @pytest.mark.parametrize(("deadline_ms", "grace_s"), [(1, 2), (1000, 2), (1001, 3), (10_000, 11)])

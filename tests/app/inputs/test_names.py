@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.errors import DoesNotFit, NotJson, Problem
-from app.inputs.names import Hint, names_of, request_name, top_level
+from app.inputs.names import Hint, asked_fields, names_of, request_name, top_level
 from app.inputs.options import read_options
 from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON
@@ -179,3 +179,9 @@ def test_a_bare_list_gets_an_example() -> None:
         JSON.decode(b"[0.1, 0.2, 0.3, 0.4]")
     assert caught.value.is_json
     assert EXAMPLE in str(hint.no_object(caught.value))
+
+
+def test_the_input_of_an_export_without_time_steps_is_called_by_itsasked_fields() -> None:
+    assert asked_fields(policy_spec()) == "observation"
+    fields = {"speed": Leaf("0/speed", "float32", ()), "camera": Leaf("0/camera", "uint8", (2,))}
+    assert sorted(asked_fields(custom_spec(fields)).split(", ")) == ["camera", "speed"]
