@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST, MID, LAST = 0, 1, 2
+from policy_client.fields import FIRST, LAST, MID
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from demo.environments import LAST
 from demo.messages import POLICY, DemoError, Transitions
 from policy_client import Experience, PolicyError
+from policy_client.fields import LAST
+from policy_client.windows import Environment, by_environment
 
 _LOGITS = "policy_info/dist_params/logits"
 _COLUMNS = ("step_type", "observation", "action", _LOGITS, "next_step_type", "reward", "discount", "train_step", "step")
@@ -36,8 +37,8 @@ class Stream:
         self.rows = self.double = self.missing = self.unused = 0
         self._experience = Experience(address, POLICY, wait_ms=_WAIT_MS)
         self._arrived = threading.Condition()
-        self._environments: dict[tuple[str, int], list[_Rows]] = {}
-        self._next_step: dict[tuple[str, int], int] = {}
+        self._environments: dict[Environment, list[_Rows]] = {}
+        self._next_step: dict[Environment, int] = {}
         self._waiting = 0
         self._failure = ""
         self._thread = threading.Thread(target=self._read, name="experience", daemon=True)
@@ -115,17 +116,12 @@ class Stream:
     def _add(self, columns: Mapping[str, Any]) -> None:
         self.rows += len(columns["step"])
         self._waiting += int((columns["step_type"] != LAST).sum())
-        sessions = np.array(columns["session"])
-        for session in np.unique(sessions):
-            of_session = sessions == session
-            for row in np.unique(columns["row"][of_session]):
-                places = np.flatnonzero(of_session & (columns["row"] == row))
-                environment = str(session), int(row)
-                self._count(environment, columns["step"][places])
-                rows = {name: columns[name][places] for name in _COLUMNS}
-                self._environments.setdefault(environment, []).append(rows)
+        for environment, places in by_environment(columns):
+            self._count(environment, columns["step"][places])
+            rows = {name: columns[name][places] for name in _COLUMNS}
+            self._environments.setdefault(environment, []).append(rows)
 
-    def _count(self, environment: tuple[str, int], steps: Any) -> None:
+    def _count(self, environment: Environment, steps: Any) -> None:
         expected = self._next_step.get(environment, 0)
         for step in steps.tolist():
             self.double += step < expected

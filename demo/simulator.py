@@ -11,9 +11,10 @@ from collections import Counter
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 
-from demo.environments import LAST, Environments, TimeStep
+from demo.environments import Environments, TimeStep
 from demo.messages import POLICY, Episode, Report, Sighting
 from policy_client import Action, PolicyError, RemotePolicy, Retries, Session
+from policy_client.fields import LAST
 
 # The demo counts every failure: nothing is sent again unseen.
 NO_RETRIES = Retries(limit=0)

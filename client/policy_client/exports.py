@@ -10,10 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from policy_client.fields import FIRST, LAST
 from policy_client.recordings import Recording, values_in
-
-FIRST, LAST = 0, 2
-
 
 # What each form needs beside this package, by the extra that has it.
 EXTRAS = {"parquet": "experience", "tfrecord": "tf-agents", "minari": "experience"}

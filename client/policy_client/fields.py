@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeAlias
 
 Nest: TypeAlias = Any
+# Step types, as TF-Agents numbers them.
+FIRST, MID, LAST = 0, 1, 2
 Mode: TypeAlias = Literal["greedy", "sample"]
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from policy_client.answers import Action
-from policy_client.fields import BeginFields, Nest, StepFields
+from policy_client.fields import FIRST, LAST, MID, BeginFields, Nest, StepFields
 from policy_client.policy import RemotePolicy, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Self, TypeAlias, Unpack
 
-FIRST, MID, LAST = 0, 1, 2
 Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from policy_client.fields import LAST
 from policy_client.wire import Array
 
 # Environments whose newest rows are kept, for what comes next; those that step least are forgotten.
 _MOST_ENVIRONMENTS = 65_536
 Columns = Mapping[str, Any]
+# A session, which start of it, and which of its rows.
+Environment = tuple[str, str, int]
 
 
 class Windows:
@@ -34,19 +37,19 @@ class Windows:
         self._size = size
         self._shift = shift
         self._names = list(names)
-        self._kept: OrderedDict[tuple[str, str, int], dict[str, Array]] = OrderedDict()
+        self._kept: OrderedDict[Environment, dict[str, Array]] = OrderedDict()
 
     def add(self, columns: Columns) -> dict[str, Array] | None:
         """Takes rows, and returns the windows that they complete, [windows, size, …]; None where there are none.
 
         A window has rows of consecutive steps only: none spans a row that was never recorded.
         """
-        pieces = [piece for each in _by_environment(columns) if (piece := self._of_one(*each, columns)) is not None]
+        pieces = [piece for each in by_environment(columns) if (piece := self._of_one(*each, columns)) is not None]
         if not pieces:
             return None
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in self._names}
 
-    def _of_one(self, environment: tuple[str, str, int], places: Array, columns: Columns) -> dict[str, Array] | None:
+    def _of_one(self, environment: Environment, places: Array, columns: Columns) -> dict[str, Array] | None:
         fresh = {name: np.asarray(columns[name])[places] for name in (*self._names, "step")}
         kept = self._kept.pop(environment, None)
         rows = fresh if kept is None else {name: np.concatenate([kept[name], array]) for name, array in fresh.items()}
@@ -65,7 +68,7 @@ class Windows:
         return {name: rows[name][chosen] for name in self._names}
 
 
-def _by_environment(columns: Columns) -> Iterator[tuple[tuple[str, str, int], Array]]:
+def by_environment(columns: Columns) -> Iterator[tuple[Environment, Array]]:
     """Yields each environment, and the places of its rows, in their order."""
     sessions, starts = columns["session"], columns["incarnation"]
     numbers: dict[tuple[str, str], int] = {}
@@ -82,11 +85,8 @@ def _by_environment(columns: Columns) -> Iterator[tuple[tuple[str, str, int], Ar
 
 def episodes_in(columns: Columns, names: Sequence[str]) -> Iterator[dict[str, Array]]:
     """Yields each episode of a batch of whole ones, [steps, …]: one environment's rows up to one that ends it."""
-    for _, places in _by_environment(columns):
-        ends = np.flatnonzero(np.asarray(columns["next_step_type"])[places] == _LAST) + 1
+    for _, places in by_environment(columns):
+        ends = np.flatnonzero(np.asarray(columns["next_step_type"])[places] == LAST) + 1
         for part in np.split(places, ends):
             if len(part):
                 yield {name: np.asarray(columns[name])[part] for name in names}
-
-
-_LAST = 2
