@@ -34,6 +34,7 @@ from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher, BatcherParts
 from app.batching.rule import Pause
+from app.batching.turns import Turns
 from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.response import response_templates
@@ -92,6 +93,7 @@ class Worker:
     async def open(self, settings: Settings, recorder: Path | None = None) -> None:
         """Builds everything but the policies. `recorder`: where the recorder's socket lies, where there is one."""
         self._settings, self._metrics = settings, Metrics()
+        self._turns = Turns(asyncio.get_running_loop())
         metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
         self._stack.callback(memory.close)
@@ -295,6 +297,7 @@ class Worker:
             self._settings.queue_limit_requests,
             fields=asked_fields(spec),
             spread=bool(self._settings.experience_dir),
+            turns=self._turns,
         )
         batcher = Batcher(parts)
         self._policies.push_async_callback(batcher.close)

@@ -60,6 +60,7 @@ class Cycle:
 
     gone = False
     over = False
+    alone = False
     waiting: asyncio.Task[None] | None = None
     _pending: PendingRequest | None = None
     _metrics: DataMetrics
@@ -134,6 +135,8 @@ class RequestCycle(Cycle):
         self._pending = pending
         if service.waits(pending):
             self.waiting = asyncio.get_running_loop().create_task(self._wait(service, pending))
+        elif self.alone:
+            service.submit_alone(pending, self, now)
         else:
             service.submit(pending, self, now)
 

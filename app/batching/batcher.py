@@ -1,7 +1,8 @@
 """Zero-wait batches for one policy: an idle engine takes what is there; what arrives meanwhile goes next.
 
-The event loop owns the queue. A call that is known to be short runs on it, between two rounds of reading requests; any
-other runs in the policy's data thread. A pause is a gate before both: it closes between batches.
+The event loop owns the queue. A call that is known to be short runs on it, between two rounds of reading requests, or
+as soon as its request is read where those come one at a time; any other runs in the policy's data thread. A pause is a
+gate before all: it closes between batches.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from app.batching.call_times import CallTimes
-from app.batching.compute import Complete, compute
+from app.batching.compute import Complete, Outcomes, compute
 from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.batching.timing import TimedEngine, Timing, timed
+from app.batching.turns import Arrivals, Turns
 from app.engine.base import Engine, InputRefused
 from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
-from app.versions.lease import LoadedVersion
+from app.versions.lease import LoadedVersion, VersionInfo
 from app.wire.tensors import Arrays
 
 # A batch of this many rows costs milliseconds for small policies: more would make the next ones wait.
@@ -40,7 +42,7 @@ class BatcherParts:
     `active()` gives the version that serves; `complete` adds what requests have left out. `queue_limit`: the most jobs
     that wait. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`.
     `fields`: what a refusal names where the policy has refused its inputs. `spread`: how a few inputs are kept, see
-    `Recorder`.
+    `Recorder`. `turns`: those of the event loop, for all batchers on it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class BatcherParts:
     inline_s: float = INLINE_S
     fields: str = "observation"
     spread: bool = False
+    turns: Turns | None = None
 
 
 class Batcher:
@@ -73,6 +76,7 @@ class Batcher:
         self._released: asyncio.Event | None = None
         self._stopping = False
         self._closed = False
+        self._arrivals = Arrivals(parts.turns or Turns(self._loop))
         self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
@@ -106,6 +110,14 @@ class Batcher:
             self._deadlines.watch(job.deadline)
         elif self._next_step is None:
             self._next_step = self._loop.call_soon(self._step)
+
+    def submit_alone(self, job: Job) -> None:
+        """Does what `submit` does, and runs the job now where nothing else waits or runs; see `Arrivals`."""
+        is_busy = self._waiting or self._running or self._released or self._paused or self._closed
+        if is_busy or not self._arrivals.is_alone():
+            self.submit(job)
+        else:
+            self._try([job])
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -223,11 +235,15 @@ class Batcher:
         for job in expired:
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
         if batch:
-            try:
-                self._run(batch)
-            except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
-                fail_all(batch, error)
+            self._arrivals.note(len(batch))
+            self._try(batch)
         self._go_on()
+
+    def _try(self, batch: Sequence[Job]) -> None:
+        try:
+            self._run(batch)
+        except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
+            fail_all(batch, error)
 
     def _run(self, batch: Sequence[Job]) -> None:
         loaded = batch[0].loaded or self._parts.active()
@@ -266,7 +282,7 @@ class Batcher:
             outcomes = await work
             self._note(engine, rows, call_times)
             self._deliver(loaded, jobs, outcomes)
-        except Exception as error:  # as in `_step`
+        except Exception as error:  # as in `_try`
             fail_all(jobs, error)
         finally:
             loaded.release()
@@ -278,22 +294,9 @@ class Batcher:
             engine.batch_ended()
         self._parts.metrics.batch(rows, call_times.take_last())
 
-    def _deliver(
-        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]
-    ) -> None:
+    def _deliver(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes) -> None:
         self._record(jobs[0], outcomes[0])
-        version = loaded.version
-        name, train_step, digest = version.name, version.train_step, version.digest
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.waiter.done():
-                continue
-            if isinstance(outcome, InputRefused):
-                problem = Problem(self._parts.fields, f"the policy refused it: {outcome}", "an input it accepts")
-                job.waiter.set_exception(DoesNotFit([problem]))
-            elif isinstance(outcome, Exception):
-                job.waiter.set_exception(outcome)
-            else:
-                job.waiter.set_result(Result(outcome, name, train_step, digest))
+        _give(jobs, outcomes, loaded.version, self._parts.fields)
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""
@@ -314,6 +317,21 @@ def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job
         else:
             jobs.append(job)
     return jobs
+
+
+def _give(jobs: Sequence[Job], outcomes: Outcomes, version: VersionInfo, fields: str) -> None:
+    """Gives each job what has come of it. `fields`: what a refusal names."""
+    name, train_step, digest = version.name, version.train_step, version.digest
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.waiter.done():
+            continue
+        if isinstance(outcome, InputRefused):
+            problem = Problem(fields, f"the policy refused it: {outcome}", "an input it accepts")
+            job.waiter.set_exception(DoesNotFit([problem]))
+        elif isinstance(outcome, Exception):
+            job.waiter.set_exception(outcome)
+        else:
+            job.waiter.set_result(Result(outcome, name, train_step, digest))
 
 
 def _rows(jobs: Sequence[Job]) -> int:

@@ -21,11 +21,13 @@ SEEDED_BATCH_ROWS = 16
 # Inputs, rows, the initial policy state where they start with it, and which rows do, where not all of them → all inputs
 # that the functions take: `Defaults.complete`.
 Complete: TypeAlias = "Callable[..., Arrays]"
+# For each job its rows of each output, or its error.
+Outcomes: TypeAlias = "Sequence[Arrays | Exception]"
 
 
 def compute(
     engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, call_times: CallTimes, apart: bool
-) -> Sequence[Arrays | Exception]:
+) -> Outcomes:
     """Runs a batch: one call for all jobs; where that fails, or they are to be `apart`, one call for each.
 
     Args:

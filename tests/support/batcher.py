@@ -60,13 +60,21 @@ class Harness:
         return self.engine
 
     def submit(self, *values: float, function: str = "action", timeout: float = 60.0, **more: Any) -> asyncio.Future:
+        job = self.job(*values, function=function, timeout=timeout, **more)
+        self.batcher.submit(job)
+        return job.waiter
+
+    def submit_alone(self, *values: float, function: str = "action") -> asyncio.Future:
+        job = self.job(*values, function=function)
+        self.batcher.submit_alone(job)
+        return job.waiter
+
+    def job(self, *values: float, function: str = "action", timeout: float = 60.0, **more: Any) -> Job:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
         options = {"needs_state": False, "min_train_step": None} | more
         inputs = {"0/observation": np.array(values, float)}
-        job = Job(function, inputs, len(values), deadline=loop.time() + timeout, waiter=done, **options)
-        self.batcher.submit(job)
-        return done
+        return Job(function, inputs, len(values), deadline=loop.time() + timeout, waiter=done, **options)
 
     async def held(self) -> None:
         """Returns once the engine is inside a call."""
