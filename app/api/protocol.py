@@ -3,8 +3,8 @@
 So every request is read, done and answered in its order, whichever path it takes. An upgrade to another protocol is
 refused by answering in this one.
 
-A client's requests start with the same bytes each time, but for their length. A head like the one before it on its
-connection is not parsed again.
+A client's requests have the same header fields each time, but for their length. A head like the one before it on its
+connection is not parsed again, nor is one that asks for something else that was asked with these fields before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from app.api.asgi_cycle import TRANSPORT, AsgiCycle, scope_of
 from app.api.connection_limits import SharedLimits
 from app.api.fast_path import FastPath
-from app.api.known_head import Head
+from app.api.known_head import Head, KnownHeads
 from app.api.parser import RequestHead
 from app.api.problems import problem_response
 from app.api.reader import SWALLOWED_BYTES, RequestReader
@@ -39,9 +39,10 @@ _STOPPING_S = 0.1
 
 
 class FastPathProtocol(RequestReader):
-    """One connection. `fast_path` and `shared` are set by `protocol_with`."""
+    """One connection. `fast_path`, `shared` and `heads` are set by `protocol_with`."""
 
     fast_path: FastPath
+    heads: KnownHeads
 
     def __init__(
         self,
@@ -71,11 +72,12 @@ class FastPathProtocol(RequestReader):
         """Handles received bytes. The parser never sees a request with a head that is known."""
         head = self._ready
         if head is not None:
-            body = head.body_in(data)
-            if body is not None and len(body) <= self.fast_path.body_limit:
-                self._ready = None
-                self.cycle = cycle = head.route.cycle(head.route, self)
-                cycle.ask(self.fast_path.service, body, self.loop.time())
+            known = head.read(data)
+            if known is not None and len(known[1]) <= self.fast_path.body_limit:
+                self._ready, route = None, known[0]
+                self.cycle = cycle = route.cycle(route, self)
+                cycle.alone = True
+                cycle.ask(self.fast_path.service, known[1], self.loop.time())
                 return
             if 0 < head.announces(data) <= SMALL_BYTES:  # many clients send the body by itself
                 self._ready, self._head_alone, self._reading_since = None, data, self.loop.time()
@@ -140,7 +142,7 @@ class FastPathProtocol(RequestReader):
     def read_alone(self, request: bytes) -> None:
         """Learns the head of a request that the fast path took: see `data_received`."""
         if self._last_route is not None:
-            self._head = Head.of(request, self._last_route)
+            self._head = self.heads.learn(request, self._last_route)
 
     def start_request(self, head: RequestHead) -> None:
         """Chooses the path of a request whose head is complete."""
@@ -290,4 +292,6 @@ class FastPathProtocol(RequestReader):
 
 def protocol_with(fast_path: FastPath, shared: SharedLimits) -> type[asyncio.Protocol]:
     """Makes the protocol of a server."""
-    return type("FastPathProtocol", (FastPathProtocol,), {"fast_path": fast_path, "shared": shared})
+    return type(
+        "FastPathProtocol", (FastPathProtocol,), {"fast_path": fast_path, "shared": shared, "heads": KnownHeads()}
+    )

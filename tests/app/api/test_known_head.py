@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.api.known_head import Head
+from app.api import known_head
+from app.api.known_head import Head, KnownHeads
 
 ROUTE: Any = "the route"
 HEAD = b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n"
@@ -15,15 +16,15 @@ def request(body: bytes) -> bytes:
 
 
 def known(body: bytes = b"{}") -> Head:
-    head = Head.of(request(body), ROUTE)
+    head = KnownHeads().learn(request(body), ROUTE)
     assert head is not None
     return head
 
 
 def test_a_whole_request_gives_its_head() -> None:
     head = known(b"12345")
-    assert head.before + b"5" + head.after == HEAD % 5
-    assert head.route is ROUTE
+    assert b"POST /action HTTP/1.1" + head.before + b"5" + head.after == HEAD % 5
+    assert head.read(request(b"123")) == (ROUTE, b"123")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_a_whole_request_gives_its_head() -> None:
     ],
 )
 def test_anything_else_gives_none(data: bytes) -> None:
-    assert Head.of(data, ROUTE) is None
+    assert KnownHeads().learn(data, ROUTE) is None
 
 
 @pytest.mark.parametrize(
@@ -49,14 +50,14 @@ def test_the_length_may_have_space_before_it_and_is_parsed_with_space_behind_it(
     length: bytes, body: bytes | None
 ) -> None:
     data = request(b"{}").replace(b"Content-Length: 2", length)
-    head = Head.of(data, ROUTE)
+    head = KnownHeads().learn(data, ROUTE)
     assert head is not None
-    assert head.body_in(data.replace(b"{}", b"[]")) == body
+    assert head.read(data.replace(b"{}", b"[]")) == (None if body is None else (ROUTE, body))
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"x" * 100_000, b"\r\n\r\n", request(b"{}")])
 def test_a_body_of_any_length_is_found_behind_it(body: bytes) -> None:
-    assert known().body_in(request(body)) == body
+    assert known().read(request(body)) == (ROUTE, body)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,10 @@ def test_a_body_of_any_length_is_found_behind_it(body: bytes) -> None:
         request(b"{}")[:-1],
         request(b"{}") * 2,
         request(b"{}").replace(b"Host: x", b"Host: y"),
+        request(b"{}").replace(b"/action", b"/other"),
+        request(b"{}").replace(b"POST", b"PUT"),
+        b"\r\n" + request(b"{}"),
+        b"POST /action HTTP/1.1",
         request(b"{}").replace(b"*/*", b"a/b"),
         request(b"{}").replace(b": 2", b": +2"),
         request(b"{}").replace(b": 2", b":  2"),
@@ -75,10 +80,44 @@ def test_a_body_of_any_length_is_found_behind_it(body: bytes) -> None:
     ],
 )
 def test_a_request_that_is_another_or_not_whole_has_no_body_here(data: bytes) -> None:
-    assert known().body_in(data) is None
+    assert known().read(data) is None
 
 
 def test_a_head_alone_announces_its_body() -> None:
     assert known().announces(HEAD % 700) == 700
-    for data in (HEAD % 0, (HEAD % 700)[:-1], request(b"{}"), HEAD.replace(b"%d", b"7a"), HEAD % 10**9, b""):
+    other = HEAD.replace(b"/action", b"/other") % 700
+    for data in (HEAD % 0, (HEAD % 700)[:-1], request(b"{}"), HEAD.replace(b"%d", b"7a"), HEAD % 10**9, other, b""):
         assert known().announces(data) == 0
+
+
+def to(path: bytes, fields: bytes = b"Host: x") -> bytes:
+    return request(b"{}").replace(b"/action", path).replace(b"Host: x", fields)
+
+
+def test_what_was_asked_with_the_same_fields_before_is_known_whoever_asked() -> None:
+    heads = KnownHeads()
+    routes: list[Any] = ["first", "second", "third"]
+    mine, _, others = (heads.learn(to(path), route) for path, route in zip((b"/a", b"/b", b"/c"), routes, strict=True))
+    for head in (mine, others):
+        assert head is not None
+        found = [head.read(to(path)) for path in (b"/a", b"/b", b"/c", b"/d", b"/")]
+        assert found == [*((route, b"{}") for route in routes), None, None]
+        assert head.read(to(b"/a", b"Host: y")) is None
+        assert head.announces(to(b"/b")[:-2]) == 2
+        assert head.announces(to(b"/d")[:-2]) == 0
+    elsewhere = heads.learn(to(b"/a", b"Host: y"), routes[1])
+    assert elsewhere is not None
+    assert elsewhere.read(to(b"/a", b"Host: y")) == ("second", b"{}")
+    assert elsewhere.read(to(b"/b", b"Host: y")) is None
+
+
+def test_no_more_lines_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_head, "_MOST_LINES", 3)
+    heads = KnownHeads()
+    first, _, third, fourth = (heads.learn(to(b"/%d" % number), ROUTE) for number in range(4))
+    assert first is not None
+    assert third is not None
+    assert fourth is not None
+    assert first.read(to(b"/2")) is not None
+    assert [fourth.read(to(b"/%d" % number)) is not None for number in range(4)] == [False, False, False, True]
+    assert heads.learn(to(b"/" + b"x" * 2000), ROUTE) is None

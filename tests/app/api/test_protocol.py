@@ -75,6 +75,7 @@ class Submitted:
             read=self.read,
             waits=lambda _: False,
             submit=lambda _, waiter, __: self.cycles.append(waiter),
+            submit_alone=lambda _, waiter, __: self.cycles.append(waiter),
         )
 
     def read(self, body: bytes) -> Any:
@@ -185,6 +186,18 @@ async def test_a_head_that_is_known_is_not_parsed_again() -> None:
         protocol.data_received(request_with(body, other))
         submitted.cycles[-1].set_result(b"")
     assert (submitted.bodies[-2:], submitted.heads) == ([b"other", b"the same other"], 2)
+    assert [cycle.alone for cycle in submitted.cycles] == [False, *[True] * (len(BODIES) - 1), False, True]
+
+
+async def test_heads_that_differ_in_their_first_line_are_parsed_once_each() -> None:
+    submitted = Submitted()
+    protocol, _ = connected(submitted)
+    for _ in range(3):
+        for number in range(5):
+            protocol.data_received(request_with(b"%d" % number).replace(b"/action", b"/%d" % number))
+            submitted.cycles[-1].set_result(b"")
+    assert submitted.heads == 5
+    assert submitted.bodies == [b"%d" % number for number in range(5)] * 3
 
 
 async def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None:
@@ -194,6 +207,7 @@ async def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None
     for size in (*range(1, 90), len(stream)):
         submitted = Submitted()
         submitted.service.submit = lambda _, waiter, __: waiter.set_result(b"")
+        submitted.service.submit_alone = submitted.service.submit
         protocol, transport = connected(submitted)
         for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
             protocol.data_received(data)
@@ -303,6 +317,7 @@ async def test_a_head_that_is_known_may_come_before_its_body() -> None:
         submitted = Submitted()
         submitted.body_limit = 2**21
         submitted.service.submit = lambda _, waiter, __: waiter.set_result(b"")
+        submitted.service.submit_alone = submitted.service.submit
         protocol, transport = connected(submitted)
         protocol.data_received(request_with(b"learned"))
         for _ in range(2):
