@@ -163,7 +163,8 @@ class RequestParser:
     def _read(
         self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
     ) -> InferenceRequest:
-        decoded = policy.typed_decoder.read(body) if codec is JSON else None
+        typed = policy.typed_decoder
+        decoded = typed.read(body) if codec is JSON else typed.read_binary(body)
         if decoded is not None:
             inputs, options = decoded
             function = function_of(policy, options)

@@ -7,7 +7,6 @@ wrong, or that nothing is. What both take, they read alike.
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,25 +15,21 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from app.inputs.bounds import bounds_of, limits_of, pairs_of
-from app.inputs.names import DEFAULTED, top_level
-from app.inputs.options import OPTION_FIELDS, Options
+from app.inputs.options import Options
 from app.inputs.skeletons import FieldInBody, SkeletonCache
+from app.inputs.typed_binary import BinaryDecoder
+from app.inputs.typed_fields import NO_OPTIONS, Field, NotTypable, fields_of_spec, nest_type, options_of, request_type
 from app.inputs.validate import Inputs
 from app.wire.tensors import Array, Arrays
-from saver.artifact import Leaf, Nest, PolicySpec, leaves
+from saver.artifact import Leaf, Nest, PolicySpec
 
-_NO_OPTIONS = Options()
 # So many numbers are written into a buffer and read from there, which takes half as long as from lists.
 _FEW = 8
 # Of more entries than these, types for each would take long to compile.
 _MOST_BOUNDS = 256
-
-
-class _NotTypable(Exception):
-    """The spec has something that types cannot say."""
 
 
 class TypedDecoder:
@@ -57,32 +52,32 @@ class TypedDecoder:
         flattened: bool = False,
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        named = _named(spec, without, flattened)
-        self._fields = [_Field(f"f{i}", name, nest, top, spec) for i, (name, nest, top) in enumerate(named)]
+        self._fields = [_JsonField(*field) for field in fields_of_spec(spec, without, flattened)]
         self._state_fields = sum(field.is_state for field in self._fields)
         self._more = {f"m{i}": (name, kind) for i, (name, kind) in enumerate((more or {}).items())}
         self._has_state = any(field.is_state and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
         self._skeletons = SkeletonCache(field.in_body for field in self._fields)
+        self._binary = BinaryDecoder(self._fields, self._more, rows_limit)
         self._one: msgspec.json.Decoder[Any] | None = None
         try:
-            self._one = msgspec.json.Decoder(_request_type(self._fields, self._more, _type_of))
-            self._batch = msgspec.json.Decoder(_request_type(self._fields, self._more, _batch_type_of))
-        except _NotTypable:
+            self._one = msgspec.json.Decoder(request_type(self._fields, self._more, _type_of))
+            self._batch = msgspec.json.Decoder(request_type(self._fields, self._more, _batch_type_of))
+        except NotTypable:
             pass
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
         known = self._skeletons.read(body)
         if known is not None:
-            return known, _NO_OPTIONS
+            return known, NO_OPTIONS
         return self.read_new(body)
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads, as `read` does, a body that differs only in its numbers from one that was read before."""
         known = self._skeletons.read(body)
-        return None if known is None else (known, _NO_OPTIONS)
+        return None if known is None else (known, NO_OPTIONS)
 
     def read_new(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads, as `read` does, any other body; may be called in another thread, while bodies are read in this one."""
@@ -91,11 +86,11 @@ class TypedDecoder:
             return None
         request, inputs = found
         if request.options is not UNSET:
-            return inputs, _options(request.options)
+            return inputs, options_of(request.options)
         if self._skeletons.learns(body):
             given = [field.in_body for field in self._fields if getattr(request, field.key) is not UNSET]
             self._skeletons.learn(body, inputs, given)
-        return inputs, _NO_OPTIONS
+        return inputs, NO_OPTIONS
 
     def read_more(self, body: bytes) -> tuple[Inputs, Options, dict[str, Any]] | None:
         """Reads as `read` does, and also returns the extra fields that were sent."""
@@ -103,9 +98,24 @@ class TypedDecoder:
         if found is None:
             return None
         request, inputs = found
-        options = _NO_OPTIONS if request.options is UNSET else _options(request.options)
-        more = {name: value for key, (name, _) in self._more.items() if (value := getattr(request, key)) is not UNSET}
-        return inputs, options, more
+        options = NO_OPTIONS if request.options is UNSET else options_of(request.options)
+        return inputs, options, self._more_in(request)
+
+    def read_binary(self, body: bytes) -> tuple[Inputs, Options] | None:
+        """Reads a msgpack body, as `read` does one of JSON."""
+        found = self._binary.read(body)
+        return None if found is None else found[:2]
+
+    def read_more_binary(self, body: bytes) -> tuple[Inputs, Options, dict[str, Any]] | None:
+        """Reads a msgpack body, as `read_more` does one of JSON."""
+        found = self._binary.read(body)
+        if found is None:
+            return None
+        inputs, options, request = found
+        return inputs, options, self._more_in(request)
+
+    def _more_in(self, request: Any) -> dict[str, Any]:
+        return {name: value for key, (name, _) in self._more.items() if (value := getattr(request, key)) is not UNSET}
 
     def _decoded(self, body: bytes) -> tuple[Any, Inputs] | None:
         if self._one is None:
@@ -146,16 +156,13 @@ class TypedDecoder:
         return Inputs(arrays, rows, batched, needs_state, 0)
 
 
-_RawOptions = msgspec.defstruct(
-    "Options",
-    [(name, field.kind.decoded() | UnsetType, UNSET) for name, field in OPTION_FIELDS.items()],
-    forbid_unknown_fields=True,
-)
+class _JsonField(Field):
+    """A field as it stands in JSON."""
 
-
-def _options(raw: Any) -> Options:
-    given = {name: getattr(raw, name) for name in OPTION_FIELDS}
-    return Options(**{name: value for name, value in given.items() if value is not UNSET})
+    def __init__(self, key: str, name: str, nest: Nest, top: str, spec: PolicySpec) -> None:
+        super().__init__(key, name, nest, top, spec)
+        self.leaves = [_typed(leaf, get) for leaf, get in self.parts]
+        self.in_body = FieldInBody(name, nest, step_type=self.is_step_type)
 
 
 @dataclass(frozen=True)
@@ -184,113 +191,36 @@ class _TypedLeaf:
         return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
 
 
-class _Field:
-    """A field of a request, or a leaf of the field `top`; `key` is its attribute in the decoded struct."""
-
-    def __init__(self, key: str, name: str, nest: Nest, top: str, spec: PolicySpec) -> None:
-        self.key = key
-        self.name = name
-        self.nest = nest
-        self.optional = spec.takes_time_step and top in DEFAULTED
-        self.is_state = top == "policy_state"
-        self.is_step_type = top == "step_type" and self.optional
-        self.leaves = list(_leaves(nest, lambda value: value))
-        self.in_body = FieldInBody(name, nest, step_type=self.is_step_type)
+def _typed(leaf: Leaf, get: Callable[[Any], Any]) -> _TypedLeaf:
+    wide = {"f": ("d", float), "b": ("?", bool)}.get(leaf.storage.kind, ("q", np.int64))
+    shape = tuple(size or 0 for size in leaf.shape)
+    return _TypedLeaf(leaf.name, get, shape, math.prod(shape), leaf.storage, wide[0], np.dtype(wide[1]))
 
 
-def _leaves(nest: Nest, get: Callable[[Any], Any]) -> Iterable[_TypedLeaf]:
-    if isinstance(nest, Leaf):
-        wide = {"f": ("d", float), "b": ("?", bool)}.get(nest.storage.kind, ("q", np.int64))
-        shape = tuple(size or 0 for size in nest.shape)
-        yield _TypedLeaf(nest.name, get, shape, math.prod(shape), nest.storage, wide[0], np.dtype(wide[1]))
-    elif isinstance(nest, dict):
-        for index, child in enumerate(nest.values()):
-            yield from _leaves(child, functools.partial(_attribute, get, f"f{index}"))
-    else:
-        for index, child in enumerate(nest):
-            yield from _leaves(child, functools.partial(_item, get, index))
-
-
-def _attribute(get: Callable[[Any], Any], key: str, value: Any) -> Any:
-    return getattr(get(value), key)
-
-
-def _item(get: Callable[[Any], Any], index: int, value: Any) -> Any:
-    return get(value)[index]
-
-
-# Types
-
-
-def _named(spec: PolicySpec, without: Collection[str], flattened: bool) -> Iterable[tuple[str, Nest, str]]:
-    """Yields the name of each field, its nest, and the field of the spec that it is, or belongs to."""
-    for top, nest in top_level(spec).items():
-        if top in without:
-            continue
-        if flattened:
-            yield from ((leaf.name, leaf, top) for _, leaf in leaves(nest))
-        else:
-            yield top, nest, top
-
-
-def _mark_of_batch(fields: Iterable[_Field]) -> bytes:
+def _mark_of_batch(fields: Iterable[_JsonField]) -> bytes:
     """What the JSON of a batch has in it, as it is usually written, and that of one row has not."""
     ranks = [len(leaf.shape) for field in fields if not field.optional for leaf in field.leaves]
     return b"[" * (max(ranks, default=0) + 1)
 
 
-def _request_type(
-    fields: Iterable[_Field], more: Mapping[str, tuple[str, Any]], type_of: Callable[[Nest, bool], Any]
-) -> Any:
-    members: list[Any] = []
-    for field in fields:
-        kind = type_of(field.nest, field.is_step_type)
-        members.append((field.key, kind | UnsetType, UNSET) if field.optional else (field.key, kind))
-    members.sort(key=len)  # those with defaults come last
-    members.append(("options", _RawOptions | UnsetType, UNSET))
-    members += [(key, kind | UnsetType, UNSET) for key, (_, kind) in more.items()]
-    names = {field.key: field.name for field in fields} | {key: name for key, (name, _) in more.items()}
-    if len({"options", *names.values()}) <= len(names):
-        raise _NotTypable
-    _check_names(names.values())
-    return msgspec.defstruct("Request", members, forbid_unknown_fields=True, rename=names)
-
-
 def _type_of(nest: Nest, step_type: bool = False) -> Any:
     """The type of one value of a nest."""
-    return _nest_type(nest, lambda leaf: _leaf_type(leaf, step_type))
+    return nest_type(nest, lambda leaf: _leaf_type(leaf, step_type))
 
 
 def _batch_type_of(nest: Nest, step_type: bool = False) -> Any:
     """The type of a batch: each leaf is a list of values."""
-    return _nest_type(nest, lambda leaf: list[_leaf_type(leaf, step_type)])  # type: ignore[misc]
-
-
-def _nest_type(nest: Nest, leaf_type: Callable[[Leaf], Any]) -> Any:
-    if isinstance(nest, Leaf):
-        return leaf_type(nest)
-    if isinstance(nest, tuple):
-        return tuple[tuple(_nest_type(child, leaf_type) for child in nest)]  # type: ignore[misc]
-    members = [(f"f{index}", _nest_type(child, leaf_type)) for index, child in enumerate(nest.values())]
-    names = {f"f{index}": name for index, name in enumerate(nest)}
-    _check_names(names.values())
-    return msgspec.defstruct("Nest", members, forbid_unknown_fields=True, rename=names)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    """Raises `_NotTypable` where msgspec has no such names."""
-    if any(character < " " or character in '"\\' for name in names for character in name):
-        raise _NotTypable
+    return nest_type(nest, lambda leaf: list[_leaf_type(leaf, step_type)])  # type: ignore[misc]
 
 
 def _leaf_type(leaf: Leaf, step_type: bool) -> Any:
-    """Raises `_NotTypable`."""
+    """Raises `NotTypable`."""
     if leaf.dtype in ("string", "bfloat16", "uint64") or not all(leaf.shape):
-        raise _NotTypable
+        raise NotTypable
     low, high = bounds_of(leaf, step_type)
     if isinstance(low, list) or isinstance(high, list):
         if len(leaf.shape) != 1 or (leaf.shape[0] or 0) > _MOST_BOUNDS:
-            raise _NotTypable
+            raise NotTypable
         return tuple[tuple(_item_type(leaf, one, other) for one, other in pairs_of(leaf, low, high))]  # type: ignore[misc]
     kind = _item_type(leaf, low, high)
     for size in reversed(leaf.shape):

@@ -49,7 +49,10 @@ class SessionReader:
 
     def read_step(self, codec: Codec, body: bytes) -> StepRequest:
         """Reads a request for a step; raises as `read_begin` does."""
-        decoded = self._typed.read_more(body) if codec is JSON and len(body) <= SHORT_BODY_BYTES else None
+        typed = self._typed
+        decoded = None
+        if len(body) <= SHORT_BODY_BYTES:
+            decoded = typed.read_more(body) if codec is JSON else typed.read_more_binary(body)
         return self._step(self._decoded(codec, body)) if decoded is None else _step_of(*decoded)
 
     def read_step_at_once(self, codec: Codec, body: bytes) -> StepRequest | None:

@@ -27,7 +27,9 @@ _MOST_LEVELS = 16
 _MOST_NESTS = 1024
 
 
-class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
+class RawTensor(msgspec.Struct, forbid_unknown_fields=True):
+    """A tensor as it is sent."""
+
     dtype: str
     shape: list[int]
     data: memoryview  # of the body itself, where bytes would be a copy
@@ -45,10 +47,10 @@ def _nested(*items: Any) -> Any:
 
 
 _FIELDS = Decoder(dict[str, Raw])
-_TENSORS = Decoder(dict[str, _Tensor | int | float | bool | str | None])
-_TENSOR = Decoder(_Tensor)
+_TENSORS = Decoder(dict[str, RawTensor | int | float | bool | str | None])
+_TENSOR = Decoder(RawTensor)
 _PLAIN = Decoder(_nested())
-_WITH_TENSORS = Decoder(_nested(_Tensor))
+_WITH_TENSORS = Decoder(_nested(RawTensor))
 _ANYTHING = Decoder()
 
 
@@ -83,14 +85,14 @@ def decode_tensors(body: bytes) -> dict[str, Any] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return {
-        name: _array(value.dtype, value.shape, value.data, name) if isinstance(value, _Tensor) else value
+        name: _array(value.dtype, value.shape, value.data, name) if isinstance(value, RawTensor) else value
         for name, value in tensors.items()
     }
 
 
 def tensor_in(fields: dict[str, Any], where: str) -> Array | None:
     """Returns the tensor that a map stands for; None where it is just a map. Raises as `decode` does."""
-    if fields.keys() != set(_Tensor.__struct_fields__):
+    if fields.keys() != set(RawTensor.__struct_fields__):
         return None
     return _array(fields["dtype"], fields["shape"], fields["data"], where)
 
@@ -130,7 +132,7 @@ def _map(raw: Raw, where: str, level: int) -> Any:
     if level > _MOST_LEVELS:
         raise NotMsgpack(f"{where} is nested too deep, expected at most {_MOST_LEVELS} levels")
     fields = _FIELDS.decode(raw)
-    if fields.keys() == set(_Tensor.__struct_fields__):
+    if fields.keys() == set(RawTensor.__struct_fields__):
         return _with_arrays(_ANYTHING.decode(raw), where)  # says what is wrong with it
     return {key: value_of(value, inside(where, key), level + 1) for key, value in fields.items()}
 
@@ -148,16 +150,16 @@ class _Replaced:
 
     def of(self, value: Any, where: str) -> Any:
         """Returns the value, or what it becomes; what lies beyond the bound stays as it is: it fits no spec."""
-        if not isinstance(value, list | dict | _Tensor):
+        if not isinstance(value, list | dict | RawTensor):
             return value
         self._left -= 1
         if self._left < 0:
             return value
         if isinstance(value, list):
             return self._list(value, where)
-        if isinstance(value, _Tensor):
+        if isinstance(value, RawTensor):
             return _array(value.dtype, value.shape, value.data, where)
-        if value.keys() == set(_Tensor.__struct_fields__):
+        if value.keys() == set(RawTensor.__struct_fields__):
             return _array(value["dtype"], value["shape"], value["data"], where)
         for key in list(value)[: self._left]:
             value[key] = self.of(value[key], inside(where, key))
@@ -165,7 +167,7 @@ class _Replaced:
 
     def _list(self, value: list[Any], where: str) -> list[Any]:
         for index, item in enumerate(value):
-            if isinstance(item, list | dict | _Tensor):
+            if isinstance(item, list | dict | RawTensor):
                 if self._left <= 0:
                     break
                 value[index] = self.of(item, f"{where}[{index}]")
