@@ -37,12 +37,10 @@ from app.batching.rule import Pause
 from app.batching.turns import Turns
 from app.experience.writing import StepWriters
 from app.inference.policy import Policy
-from app.inference.response import response_templates
 from app.inference.service import Service
+from app.inference.spec_parts import AllSpecParts
 from app.inputs.defaults import Defaults
 from app.inputs.names import asked_fields
-from app.inputs.typed import TypedDecoder
-from app.inputs.validate import InputValidator
 from app.memory import FreedMemory
 from app.metrics import Metrics
 from app.offload import Offload
@@ -94,6 +92,11 @@ class Worker:
         """Builds everything but the policies. `recorder`: where the recorder's socket lies, where there is one."""
         self._settings, self._metrics = settings, Metrics()
         self._turns = Turns(asyncio.get_running_loop())
+        self._spec_parts = AllSpecParts(
+            rows_limit=settings.rows_limit,
+            strict_bounds=settings.strict_bounds,
+            non_finite=settings.non_finite == "accept",
+        )
         metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
         self._stack.callback(memory.close)
@@ -259,22 +262,17 @@ class Worker:
         manager = RemoteManager(name, self.link, settings.swap_deadline_ms / 1000)
         versions = await self._versions(name, offer)
         folders = upload_places(named, settings.state_dir)
-        validator = InputValidator(
-            spec,
-            rows_limit=settings.rows_limit,
-            strict_bounds=settings.strict_bounds,
-            non_finite=settings.non_finite == "accept",
-        )
+        parts = self._spec_parts.of(spec, offer.graph.serving)
         return Policy(
             name=name,
             spec=spec,
             serving=offer.graph.serving,
-            typed_decoder=TypedDecoder(spec, rows_limit=settings.rows_limit),
-            reader=validator,
-            templates=response_templates(spec, offer.graph.serving),
+            typed_decoder=parts.typed_decoder,
+            reader=parts.reader,
+            templates=parts.templates,
             versions=versions,
             manager=manager,
-            batcher=self._batcher(name, spec, versions),
+            batcher=self._batcher(name, spec, parts.defaults, versions),
             metrics=self._metrics.policy(name),
             uploads=Uploads(folders, settings.upload_limit_bytes, manager.check),
             body_limit_bytes=settings.body_limit_bytes,
@@ -287,11 +285,11 @@ class Worker:
         await versions.load_first(offer.name, offer.graph, offer.bundle)
         return versions
 
-    def _batcher(self, name: str, spec: PolicySpec, versions: LoadedVersions) -> Batcher:
+    def _batcher(self, name: str, spec: PolicySpec, defaults: Defaults, versions: LoadedVersions) -> Batcher:
         parts = BatcherParts(
             name,
             lambda: versions.active,
-            Defaults(spec).complete,
+            defaults.complete,
             self._policies.enter_context(ThreadPoolExecutor(1, f"data-{name}")),
             self._metrics.policy(name),
             self._settings.queue_limit_requests,

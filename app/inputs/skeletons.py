@@ -9,6 +9,7 @@ that read a body for the first time decide that.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
@@ -35,13 +36,13 @@ _SIMDJSON_TYPES = {"i": "i", "f": "d"}
 
 
 class Numbers(NamedTuple):
-    """The numbers of one leaf: where they are in a body, and what they have to be.
+    """The numbers of one leaf, or of leaves in a list that differ in their names and shapes alone.
 
-    `pointer`: as RFC 6901 has it. `wide`: int64 or float64, as which they are read; `storage`: that of the leaf. `low`,
-    `high`: inclusive; numbers, or arrays of the leaf's shape.
+    `names`: of the leaves. `pointer`: where they are in a body, as RFC 6901 has it. `wide`: int64 or float64, as which
+    they are read; `storage`: that of the leaf. `low`, `high`: inclusive; numbers, or arrays of the leaf's shape.
     """
 
-    name: str
+    names: tuple[str, ...]
     pointer: str
     wide: np.dtype[Any]
     storage: np.dtype[Any]
@@ -52,7 +53,7 @@ class Numbers(NamedTuple):
 class _Known(NamedTuple):
     """What the bodies of one skeleton contain: numbers for arrays of these shapes, and the rest of `Inputs`."""
 
-    numbers: Sequence[tuple[Numbers, tuple[int, ...]]]
+    numbers: Sequence[tuple[Numbers, list[tuple[int, ...]]]]
     rows: int
     batched: bool
     needs_state: bool
@@ -71,6 +72,7 @@ class FieldInBody:
         # How many keys it has, its own and those of the objects inside.
         self.keys = 1 + _keys(nest)
         self._is_plain = _is_plain(nest)
+        self._is_tuple = isinstance(nest, tuple) and all(isinstance(child, Leaf) for child in nest)
 
     def is_listed(self, batched: bool) -> bool:
         """Returns whether it consists of lists of numbers alone, as one value or as a batch."""
@@ -79,12 +81,17 @@ class FieldInBody:
     @functools.cached_property
     def numbers(self) -> list[Numbers]:
         """The numbers of each leaf, where they are in lists."""
-        return [self._numbers(pointer, leaf) for pointer, leaf in self._leaves]
+        found = [self._numbers(pointer, leaf) for pointer, leaf in self._leaves]
+        is_vector = any(isinstance(one.low, np.ndarray) for one in found)
+        if not self._is_tuple or is_vector or len({one[2:] for one in found}) > 1:
+            return found
+        names = tuple(name for one in found for name in one.names)
+        return [found[0]._replace(names=names, pointer=f"/{_escaped(self.name)}")]
 
     def _numbers(self, pointer: str, leaf: Leaf) -> Numbers:
         least, most = ends_of(leaf, self._step_type)
         wide = np.dtype(np.float64 if leaf.storage.kind == "f" else np.int64)
-        return Numbers(leaf.name, pointer, wide, leaf.storage, least, most)
+        return Numbers((leaf.name,), pointer, wide, leaf.storage, least, most)
 
 
 class SkeletonCache:
@@ -118,7 +125,7 @@ class SkeletonCache:
     def _store(self, skeleton: bytes, inputs: Inputs, numbers: Iterable[Numbers]) -> None:
         if skeleton in self._known:
             return
-        shapes = [(wanted, inputs.arrays[wanted.name].shape) for wanted in numbers]
+        shapes = [(wanted, [inputs.arrays[name].shape for name in wanted.names]) for wanted in numbers]
         self._known[skeleton] = _Known(shapes, inputs.rows, inputs.batched, inputs.needs_state)
         self._bytes += len(skeleton)
         while len(self._known) > _MOST_SKELETONS or self._bytes > _MOST_BYTES:
@@ -141,14 +148,22 @@ class SkeletonCache:
         return None if arrays is None else Inputs(arrays, known.rows, known.batched, known.needs_state, 0)
 
 
-def _arrays(document: Any, numbers: Iterable[tuple[Numbers, tuple[int, ...]]]) -> Arrays | None:
+def _arrays(document: Any, numbers: Iterable[tuple[Numbers, list[tuple[int, ...]]]]) -> Arrays | None:
     """The numbers in `document`, of which nothing is left afterwards: only then can its parser be used again."""
     arrays: Arrays = {}
-    for (name, pointer, wide, storage, low, high), shape in numbers:
+    for (names, pointer, wide, storage, low, high), shapes in numbers:
         array = np.frombuffer(document.at_pointer(pointer).as_buffer(of_type=_SIMDJSON_TYPES[wide.kind]), wide)
-        if not lie_between(low, high, array, shape):
+        if not lie_between(low, high, array, shapes[0]):
             return None
-        arrays[name] = array.astype(storage).reshape(shape)
+        array = array.astype(storage)
+        if len(names) == 1:
+            arrays[names[0]] = array.reshape(shapes[0])
+            continue
+        start = 0
+        for name, shape in zip(names, shapes, strict=True):
+            end = start + math.prod(shape)
+            arrays[name] = array[start:end].reshape(shape)
+            start = end
     return arrays
 
 

@@ -18,7 +18,7 @@ from app.inputs.options import Options
 from app.inputs.typed_fields import NO_OPTIONS, Field, NotTypable, nest_type, options_of, request_type
 from app.inputs.validate import Inputs
 from app.wire.msgpack_body import DTYPES, RawTensor
-from app.wire.tensors import Array, Arrays
+from app.wire.tensors import Array, Arrays, all_finite
 from saver.artifact import Leaf, Nest
 
 # So many numbers are looked at one by one, in less time than a call of NumPy's takes.
@@ -92,7 +92,7 @@ class _TypedTensor:
         self.rank = len(leaf.shape)
         if DTYPES.get(leaf.dtype) != leaf.storage or not all(leaf.shape):
             raise NotTypable
-        self._dtype, self._letter = leaf.dtype, leaf.storage.char
+        self._dtype = leaf.dtype
         self._storage = DTYPES[leaf.dtype]
         self._shape = tuple(size or 0 for size in leaf.shape)
         self._numbers = math.prod(self._shape)
@@ -127,13 +127,10 @@ class _TypedTensor:
         return not self._is_bounded or (self._low <= min(numbers) and max(numbers) <= self._high)
 
     def _is_fit(self, array: Array, shape: tuple[int, ...]) -> bool:
-        """[rows, …] numbers; as with few ones, the sum of their squares may be none."""
-        numbers = array.reshape(-1)
-        if self._letter == "e":
-            fits = bool(np.isfinite(numbers).all())
-        else:
-            fits = not self._is_float or math.isfinite(np.dot(numbers, numbers))
-        return fits and (not self._is_bounded or lie_between(self._low, self._high, numbers, shape))
+        """[rows, …] numbers."""
+        if not all_finite(array):
+            return False
+        return not self._is_bounded or lie_between(self._low, self._high, array.reshape(-1), shape)
 
 
 def _ends(leaf: Leaf, step_type: bool) -> tuple[Any, Any]:

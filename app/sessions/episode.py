@@ -32,7 +32,7 @@ from app.sessions.record_validation import Fitting
 from app.settings import variable
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec
-from app.wire.tensors import Array, Arrays
+from app.wire.tensors import Array, Arrays, all_finite
 from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
 
 
@@ -189,10 +189,11 @@ class Episodes:
         state = {}
         for name, output in self._carried:
             array = result.outputs[output]
-            if array.dtype.kind == "f" and not self.policy.reader.non_finite and not np.isfinite(array).all():
+            if not self.policy.reader.non_finite and not all_finite(array):
                 expected = "an observation after which it is finite"
                 raise DoesNotFit([Problem("observation", "the policy state after it is not finite", expected)])
-            state[name] = array.copy()  # of a batch with others, of which nothing else should stay
+            # Of a batch with others nothing else should stay.
+            state[name] = array if array.base is None else array.copy()
         return state
 
 

@@ -70,13 +70,10 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     @property
     def size(self) -> int:
         """The memory that it takes, in bytes."""
-        arrays = [*self.state.values(), *([] if self.ended is None else [self.ended])]
-        return (
-            _OVERHEAD_BYTES
-            + len(self.answer.body)
-            + len(self.event)
-            + sum(_BYTES_PER_ARRAY + array.nbytes for array in arrays)
-        )
+        size = _OVERHEAD_BYTES + len(self.answer.body) + len(self.event)
+        for array in self.state.values():
+            size += _BYTES_PER_ARRAY + array.nbytes
+        return size if self.ended is None else size + _BYTES_PER_ARRAY + self.ended.nbytes
 
     def to_bytes(self) -> bytes:
         """Returns the record as bytes, for `from_bytes`."""

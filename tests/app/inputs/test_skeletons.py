@@ -116,6 +116,26 @@ def test_what_has_names_that_only_digits_make_different_is_read_alike(monkeypatc
             validated(spec, swapped)
 
 
+def test_leaves_in_a_list_are_read_alike_whichever_is_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers come in one piece; a list of one number looks like an empty one."""
+    monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
+    sizes = [(1,), (3,), (2, 1), ()]
+    spec = policy_spec(state=tuple(Leaf(f"state/{i}", "float32", shape) for i, shape in enumerate(sizes)))
+    reader = TypedDecoder(spec, rows_limit=100)
+    good = '{"observation": [[1, 2, 3, 4]], "policy_state": [[[5]], [[6, 7, 8]], [[[9], [10]]], [11]]}'
+    for body in (good, good.replace("6", "-6.5"), good.replace("[11]", "[12]")):
+        check_alike(reader.read(body.encode()), validated(spec, body.encode()))
+    assert reader._skeletons.read(good.encode()) is not None
+    for old, new in (("[5]", "[]"), ("[9]", "[]"), ("[10]", "[]"), ("[11]", "[]"), ("7", "1e39"), ("7", "NaN")):
+        assert reader._skeletons.read(good.replace(old, new).encode()) is None
+    bounded = policy_spec(state=(Leaf("state/0", "float32", (2,), -1.0, 1.0), Leaf("state/1", "float32", (2,))))
+    reader = TypedDecoder(bounded, rows_limit=100)
+    for numbers in ("[[0, 1], [2, 3]]", "[[1, 0], [3, 2]]"):
+        body = f'{{"observation": [1, 2, 3, 4], "policy_state": {numbers}}}'
+        check_alike(reader.read(body.encode()), validated(bounded, body.encode()))
+    assert reader._skeletons.read(b'{"observation": [1, 2, 3, 4], "policy_state": [[2, 3], [0, 1]]}') is None
+
+
 def test_fields_without_numbers_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skeletons, "_LEAST_BYTES", 0)
     reader = TypedDecoder(policy_spec({"x": FLOATS, "none": {}}), rows_limit=100)
