@@ -21,36 +21,46 @@ _MOST_LINES, _LONGEST_LINE = 4096, 1024
 
 
 class Head(NamedTuple):
-    """What heads have in common: the bytes between the first line and the body's length, and those behind that.
+    """A head, and what others have in common with it: all but the first line, and the digits of the body's length.
 
-    `route_of`: the first line → the route of the body, where it is known.
+    `start`: its bytes before the length; `before`: of these, the ones behind the first line; `after`: those behind the
+    length. `route_of`: the first line → the route of the body, where it is known.
     """
 
+    start: bytes
     before: bytes
     after: bytes
+    route: Route
     route_of: Callable[[bytes], Route | None]
 
     def read(self, request: bytes) -> tuple[Route, bytes] | None:
         """Returns route and body of a request with such a head that is whole and the only one; None of any other."""
-        line = request.find(_END_OF_LINE)
-        route = self.route_of(request[:line])
-        start = line + len(self.before)
+        start, route = len(self.start), self.route
+        if not request.startswith(self.start):
+            start, other = self._start_of(request)
+            if other is None:
+                return None
+            route = other
         end = request.find(b"\r", start, start + _MOST_DIGITS + 1)
-        if route is None or not request.startswith(self.before, line) or not request.startswith(self.after, end):
+        if not request.startswith(self.after, end):
             return None
         length, body = request[start:end], request[end + len(self.after) :]
         return (route, body) if length.isdigit() and int(length) == len(body) else None
 
     def announces(self, request: bytes) -> int:
         """Returns the length of the body that follows, where such a head is all of `request`; 0 of any other."""
-        line = request.find(_END_OF_LINE)
-        start, end = line + len(self.before), len(request) - len(self.after)
-        if not 0 < end - start <= _MOST_DIGITS or not request.startswith(self.before, line):
+        start, route = self._start_of(request)
+        end = len(request) - len(self.after)
+        if route is None or not 0 < end - start <= _MOST_DIGITS or request[end:] != self.after:
             return 0
         length = request[start:end]
-        if request[end:] != self.after or not length.isdigit() or self.route_of(request[:line]) is None:
-            return 0
-        return int(length)
+        return int(length) if length.isdigit() else 0
+
+    def _start_of(self, request: bytes) -> tuple[int, Route | None]:
+        """Where the length of its body starts, and the route; None where it has other fields, or is unknown."""
+        line = request.find(_END_OF_LINE)
+        known = request.startswith(self.before, line)
+        return line + len(self.before), self.route_of(request[:line]) if known else None
 
 
 class KnownHeads:
@@ -79,7 +89,7 @@ class KnownHeads:
         if request[:line] not in routes:
             self._lines += 1
             routes[request[:line]] = route
-        return Head(before, after, routes.get)
+        return Head(request[: length.start(1)], before, after, route, routes.get)
 
     def forget(self) -> None:
         """Begins anew; connections keep what they have for as long as they last."""

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from bench import BenchError
 from bench.stations.stopwatch import Stopwatch
-from bench.stations.table import RECEIVE, SEND, TURN
+from bench.stations.table import QUEUE, RECEIVE, SEND
 
 _ROOM = 1 << 16
 
@@ -28,8 +28,8 @@ class Driver:
         self.watch = watch
 
     def _waits(self) -> None:
-        """Says what is waited for when the server's code returns to the loop: the next turn, or the answer's way."""
-        self.watch.station = SEND if self.watch.entered[SEND] > self._writes else TURN
+        """Says what is waited for when the server's code returns to the loop: the batch, or the answer's way."""
+        self.watch.station = SEND if self.watch.entered[SEND] > self._writes else QUEUE
 
     async def ask(self, count: int) -> float:
         """Sends so many requests, each when the one before it is answered; the seconds that they took."""

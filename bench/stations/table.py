@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RECEIVE, HEAD, DECODE, CHECK, SESSION = "receive", "head", "decode", "check", "session"
-QUEUE, TURN, LEASE, FILL, ENGINE = "queue", "turn", "lease", "fill", "engine"
+QUEUE, LEASE, FILL, ENGINE = "queue", "lease", "fill", "engine"
 ENCODE, COUNT, SEND = "encode", "count", "send"
 
 WHAT = {
@@ -12,8 +12,7 @@ WHAT = {
     DECODE: "the body → numbers in arrays (of JSON one row or few: checked as well)",
     CHECK: "what decoding did not check; the options; the job",
     SESSION: "the session's record: found, compared, and stored again with the answer",
-    QUEUE: "into the queue, and out of it",
-    TURN: "from the queue to the batch: to the next turn of the loop, where requests do not come one at a time",
+    QUEUE: "to the batch: at once, or in the next turn of the loop where requests do not come one at a time",
     LEASE: "the version that serves; the batch; the results to those who wait",
     FILL: "the inputs that were left out; which calls the batch takes",
     ENGINE: "LiteRT: inputs in, the call, outputs out",
