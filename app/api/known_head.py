@@ -16,8 +16,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGN
 _MOST_DIGITS = 9
 _END_OF_LINE = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
-# Of all clients together. A client has the same fields with each of its requests, and asks some policies or sessions.
-_MOST_LINES, _LONGEST_LINE = 4096, 1024
+# Of all clients together: a client has the same fields with each of its requests, and asks some policies or sessions.
+_MOST_LINES, _MOST_BYTES = 4096, 2**22
 
 
 class Head(NamedTuple):
@@ -68,7 +68,7 @@ class KnownHeads:
 
     def __init__(self) -> None:
         self._heads: dict[tuple[bytes, bytes], dict[bytes, Route]] = {}
-        self._lines = 0
+        self._lines = self._bytes = 0
 
     def learn(self, request: bytes, route: Route) -> Head | None:
         """Returns the head of a request that is whole and the only one; None where it is not.
@@ -80,17 +80,15 @@ class KnownHeads:
         end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         length = _LENGTH.search(request, 0, end)
         line = request.find(_END_OF_LINE)
-        if length is None or end + int(length[1]) != len(request) or line > _LONGEST_LINE:
+        if length is None or end + int(length[1]) != len(request):
             return None
         before, after = request[line : length.start(1)], request[length.end(1) : end]
-        if self._lines >= _MOST_LINES:
-            self.forget()
-        routes = self._heads.setdefault((before, after), {})
+        routes = self._heads.get((before, after), {})
         if request[:line] not in routes:
+            if self._lines >= _MOST_LINES or self._bytes + end > _MOST_BYTES:
+                self._heads, self._lines, self._bytes, routes = {}, 0, 0, {}  # connections keep what they have
             self._lines += 1
+            self._bytes += end
+            self._heads[before, after] = routes
             routes[request[:line]] = route
         return Head(request[: length.start(1)], before, after, route, routes.get)
-
-    def forget(self) -> None:
-        """Begins anew; connections keep what they have for as long as they last."""
-        self._heads, self._lines = {}, 0

@@ -111,13 +111,12 @@ def test_what_was_asked_with_the_same_fields_before_is_known_whoever_asked() -> 
     assert elsewhere.read(to(b"/b", b"Host: y")) is None
 
 
-def test_no_more_lines_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_head, "_MOST_LINES", 3)
+@pytest.mark.parametrize(("most", "value"), [("_MOST_LINES", 3), ("_MOST_BYTES", 3 * len(to(b"/0")))])
+def test_no_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch, most: str, value: int) -> None:
+    monkeypatch.setattr(known_head, most, value)
     heads = KnownHeads()
-    first, _, third, fourth = (heads.learn(to(b"/%d" % number), ROUTE) for number in range(4))
+    first, _, _, fourth = (heads.learn(to(b"/%d" % number), ROUTE) for number in range(4))
     assert first is not None
-    assert third is not None
     assert fourth is not None
     assert first.read(to(b"/2")) is not None
     assert [fourth.read(to(b"/%d" % number)) is not None for number in range(4)] == [False, False, False, True]
-    assert heads.learn(to(b"/" + b"x" * 2000), ROUTE) is None
