@@ -189,8 +189,9 @@ class RequestCycle(Cycle):
             self._answer(body)
 
     def _answer(self, body: bytes) -> None:
-        self._end(200)
+        self.over, self._pending = True, None
         self._receiver.write_answer(self.route.writes.header, body)
+        self._count(200)  # when the answer has left
 
 
 class FastPathCycle(RequestCycle):

@@ -118,6 +118,7 @@ class Batcher:
             self.submit(job)
         else:
             self._try([job])
+            self._arrivals.note_alone()  # after the answer has left
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -261,9 +262,8 @@ class Batcher:
             engine = timed(loaded, timings, len(jobs), rows)
         if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
             # Without a lease: nothing else runs on the event loop meanwhile.
-            outcomes = compute(engine, jobs, rows, self._parts.complete, call_times, apart)
-            self._note(engine, rows, call_times)
-            self._deliver(loaded, jobs, outcomes)
+            self._deliver(loaded, jobs, compute(engine, jobs, rows, self._parts.complete, call_times, apart), engine)
+            self._parts.metrics.batch(rows, call_times.take_last())
         elif jobs:
             self._in_thread = jobs
             loaded.acquire()
@@ -279,9 +279,8 @@ class Batcher:
             work = self._loop.run_in_executor(
                 self._parts.executor, compute, engine, jobs, rows, self._parts.complete, call_times, apart
             )
-            outcomes = await work
-            self._note(engine, rows, call_times)
-            self._deliver(loaded, jobs, outcomes)
+            self._deliver(loaded, jobs, await work, engine)
+            self._parts.metrics.batch(rows, call_times.take_last())
         except Exception as error:  # as in `_try`
             fail_all(jobs, error)
         finally:
@@ -289,12 +288,9 @@ class Batcher:
             self._running, self._in_thread = None, ()
             self._go_on()
 
-    def _note(self, engine: Engine, rows: int, call_times: CallTimes) -> None:
+    def _deliver(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, engine: Engine) -> None:
         if isinstance(engine, TimedEngine):
             engine.batch_ended()
-        self._parts.metrics.batch(rows, call_times.take_last())
-
-    def _deliver(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes) -> None:
         self._record(jobs[0], outcomes[0])
         _give(jobs, outcomes, loaded.version, self._parts.fields)
 

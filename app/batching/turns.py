@@ -9,20 +9,24 @@ _GATHERED = 16
 
 
 class Turns:
-    """Numbers the turns of an event loop in which somebody asks; one for all batchers of a process."""
+    """Numbers the turns of an event loop that somebody notes; one for all batchers of a process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._number = 0
         self._noted: list[None] = []
 
-    def current(self) -> int:
+    def note(self) -> int:
         """Returns the number of this turn."""
         if not self._noted:
             self._number += 1
             self._noted.append(None)
             self._loop.call_soon(self._noted.clear)  # runs once all that came in this turn was read
         return self._number
+
+    def is_now(self, number: int) -> bool:
+        """Returns whether the turn of this number is not over."""
+        return number == self._number and bool(self._noted)
 
 
 class Arrivals:
@@ -34,15 +38,17 @@ class Arrivals:
         self._gathering = 0
 
     def is_alone(self) -> bool:
-        """Returns whether the job that comes now may run at once; to be asked once for each."""
+        """Returns whether the job that comes now may run at once."""
         if self._gathering:
             return False
-        turn = self._turns.current()
-        if turn == self._last:
+        if self._turns.is_now(self._last):
             self._gathering = _GATHERED
             return False
-        self._last = turn
         return True
+
+    def note_alone(self) -> None:
+        """Notes that a job has run as soon as it came."""
+        self._last = self._turns.note()
 
     def note(self, jobs: int) -> None:
         """Notes how many jobs had waited for one call together."""

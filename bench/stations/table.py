@@ -35,7 +35,7 @@ FUNCTIONS = {
     "app.batching.batcher:Batcher._run": LEASE,
     "app.batching.batcher:compute": FILL,
     "app.engine.litert:LiteRTEngine.run": ENGINE,
-    "app.batching.batcher:Batcher._note": COUNT,
+    "app.metrics:PolicyMetrics.batch": COUNT,
     "app.batching.batcher:Batcher._deliver": LEASE,
     "app.api.request_cycle:RequestCycle.set_result": ENCODE,
     "app.sessions.memory_step:MemoryStep.answer": SESSION,

@@ -55,10 +55,14 @@ async def test_jobs_run_alone_again_after_some_turns_with_one() -> None:
 async def test_policies_share_turns_but_not_those_who_wait() -> None:
     turns = Turns(asyncio.get_running_loop())
     one, other = Arrivals(turns), Arrivals(turns)
-    assert [arrivals.is_alone() for arrivals in (one, other, one, other)] == [True, True, False, False]
+    found = []
+    for arrivals in (one, other, one, other):
+        found.append(arrivals.is_alone())
+        if found[-1]:
+            arrivals.note_alone()
+    assert found == [True, True, False, False]
     await asyncio.sleep(0)
-    third = Arrivals(turns)
-    assert [arrivals.is_alone() for arrivals in (one, third)] == [False, True]
+    assert [arrivals.is_alone() for arrivals in (one, Arrivals(turns))] == [False, True]
 
 
 async def test_a_long_call_runs_in_the_thread_and_the_next_jobs_wait_for_it() -> None:
