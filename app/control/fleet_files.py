@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -23,7 +21,6 @@ from app.fleet.transfer import Accepts, Wanted, fetch
 from app.offload import in_executor
 from saver.artifact import IncompleteError, digest_of, is_name, read_checkpoint_manifest
 
-_NICENESS = 10
 # Others take what is new; what is older is read once more.
 _MOST_COMPARED = 8
 
@@ -159,12 +156,6 @@ class FleetFiles:
     def _is_known(self, secret: str) -> bool:
         known = self._fleet.secret
         return bool(known) and hmac.compare_digest(secret.encode(), known.encode())
-
-
-def give_way() -> None:
-    """Has this thread give way to what answers requests, as the builder does: it reads and compares many bytes."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, where each thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _is_bundle(digest: str, folder: Path, hashes: Mapping[str, str]) -> bool:
