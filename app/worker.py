@@ -21,6 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":
+    gc.disable()  # until it listens: it would look at what is imported again and again, for 60 ms of a core
+
 import uvloop
 
 from app import logs, tasks
@@ -165,6 +168,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+        gc.enable()
         self._stack.push_async_callback(self._http.stop)
         await self._http.start(self._listeners)
         if self._settings.grpc_port:

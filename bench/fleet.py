@@ -49,8 +49,8 @@ FIRST_ANSWER_RATIO, P99_RATIO = 1.5, 1.2  # that are to be reached
 QUICK = {"sizes": ["small"], "swaps": 2, "rounds": 1, "phase_s": 1.0, "every_s": 0.5, "maximum_s": 0.5}
 _AT_MOST_S = 60
 _START_S = 120.0
-# Few requests, or the probers would be what is measured.
-_PROBE_S = 0.005
+# Few requests, or the probers would be what is measured: a server is busy with them for a quarter of the time at most.
+_PROBE_S, _PROBE_RESTS = 0.005, 3.0
 _PAUSE_S = (0.4, 0.8)
 
 
@@ -197,7 +197,8 @@ def _by_turns(size: str, sides: Sequence[Side], swaps: int) -> None:
         progress(f"{size}: swap {number} of {swaps}")
         for side in sides if number % 2 else reversed(sides):
             with contextlib.ExitStack() as stack:  # of these servers alone: the others are to have nothing to do
-                probers = [stack.enter_context(Prober(one.port, ACTION, BODY, _PROBE_S)) for one in side.servers]
+                asked = [Prober(one.port, ACTION, BODY, _PROBE_S, _PROBE_RESTS) for one in side.servers]
+                probers = [stack.enter_context(prober) for prober in asked]
                 time.sleep(pauses.uniform(*_PAUSE_S))
                 name, published = side.checkpoints.publish()
                 last = max(prober.first_answer(name, _AT_MOST_S) for prober in probers)

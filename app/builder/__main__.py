@@ -15,10 +15,8 @@ import sys
 import threading
 
 from app import logs
+from app.background import give_way
 from saver.stderr import hushed
-
-# A worker gets about nine times as much of a contended core as the builder.
-_NICENESS = 10
 
 
 def main() -> None:
@@ -27,7 +25,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the control process says when to stop
     link, engine, level, form, os.environ["TMPDIR"] = sys.argv[1:]
     logs.configure(level, form, process="builder")
-    os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
+    give_way()  # first: the threads that TensorFlow starts do so too
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
     imported = threading.Event()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -18,11 +16,13 @@ from app.control.state_dir import StateDir
 from app.errors import FleetLost, SwapRefused, Unauthorized, UnknownVersion, is_lack_of_room
 from app.fleet.fleet import Fleet
 from app.fleet.paths import CHECKPOINTS, files_path, upload_path
+from app.fleet.stream import Compared, compared_in
 from app.fleet.transfer import Accepts, Wanted, fetch
 from app.offload import in_executor
 from saver.artifact import IncompleteError, digest_of, is_name, read_checkpoint_manifest
 
-_NICENESS = 10
+# Others take what is new; what is older is read once more.
+_MOST_COMPARED = 8
 
 
 class FleetFiles:
@@ -39,6 +39,17 @@ class FleetFiles:
         self._state_dir = state_dir
         self._uploads = uploads
         self._executor = executor
+        self._compared: dict[str, Compared] = {}
+
+    async def note(self, bundle: Bundle) -> None:
+        """Notes the files of a version as they are now, where whoever made them has just compared them."""
+        await in_executor(self._executor, self._note, bundle)
+
+    def _note(self, bundle: Bundle) -> None:
+        with contextlib.suppress(OSError):  # whoever takes it compares it then
+            self._compared[bundle.digest] = compared_in(bundle.folder, bundle.files)
+            if len(self._compared) > _MOST_COMPARED:
+                del self._compared[next(iter(self._compared))]
 
     async def fetch(self, kind: str, digest: str, destination: Path) -> None:
         """Fetches a graph or a version: see `app.control.prepare.Fetch`."""
@@ -56,9 +67,12 @@ class FleetFiles:
         bundle = Bundle.read(place, hashes)
         if bundle is not None:
             self._state_dir.know(bundle)
+            self._note(bundle)
 
-    async def given(self, kind: str, name: str, secret: str) -> Path:
+    async def given(self, kind: str, name: str, secret: str) -> tuple[Path, Compared]:
         """Returns the folder that another server asks for: a graph or a version by its digest, a checkpoint by name.
+
+        With what of its files has been compared since this server started.
 
         Raises:
           Unauthorized: the secret is not the fleet's.
@@ -74,7 +88,7 @@ class FleetFiles:
         for place in places:
             with contextlib.suppress(OSError):  # too long for a name, say
                 if place.is_dir():
-                    return place
+                    return place, self._compared.get(name, {}) if kind == VERSIONS else {}
         raise UnknownVersion(f"nothing of the name {name[:80]!r} is here")
 
     async def obtain_version(self, digest: str) -> tuple[Graph, Bundle]:
@@ -142,12 +156,6 @@ class FleetFiles:
     def _is_known(self, secret: str) -> bool:
         known = self._fleet.secret
         return bool(known) and hmac.compare_digest(secret.encode(), known.encode())
-
-
-def give_way() -> None:
-    """Has this thread give way to what answers requests, as the builder does: it reads and compares many bytes."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, where each thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _is_bundle(digest: str, folder: Path, hashes: Mapping[str, str]) -> bool:

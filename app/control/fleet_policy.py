@@ -29,6 +29,7 @@ class FleetPolicy:
         self._targets = manager.targets
         self._records = manager.records
         manager.targets.preparing.fetch = files.fetch
+        manager.targets.preparing.note = files.note
         self._member, self._coordinator = fleet.member(manager.name, lambda: manager.active.name, MOST_RECORDS)
 
     async def join(self) -> None:

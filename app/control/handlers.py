@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.artifacts.bundle import Bundle, Graph
@@ -98,7 +97,7 @@ def _fleet_calls(fleet: Mapping[str, InFleet]) -> Handlers:
     async def find(policy: str, *args: Any) -> int | None:
         return await _in_fleet(fleet, policy).find_for(*args)
 
-    async def given(policy: str, *args: Any) -> Path:
+    async def given(policy: str, *args: Any) -> Any:
         return await _in_fleet(fleet, policy).files.given(*args)
 
     async def obtain_version(policy: str, digest: str) -> tuple[Graph, Bundle]:

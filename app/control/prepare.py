@@ -59,6 +59,8 @@ class Preparing:
         self._executor = executor
         # Fetches a folder of a kind from another server of the fleet: the digest and where it belongs.
         self.fetch: Fetch | None = None
+        # Is called with what the builder has made.
+        self.note: Callable[[Bundle], Awaitable[None]] | None = None
 
     async def checkpoint(self, graph: Graph, candidate: Candidate) -> Prepared:
         """Prepares a checkpoint in one of the policy's folders.
@@ -155,7 +157,11 @@ class Preparing:
     async def _prepare(self, graph: Graph, source: Path | None, digest: str) -> Prepared:
         recorded = await self._swapper.workers.recorded()
         serving = self._swapper.offer()[1:] if self._swapper.serves else None
-        return await self._builder.prepare(graph, source, digest, self._state_dir.place(digest), recorded, serving)
+        place = self._state_dir.place(digest)
+        prepared = await self._builder.prepare(graph, source, digest, place, recorded, serving)
+        if self.note is not None:
+            await self.note(prepared.bundle)
+        return prepared
 
 
 def _check_unchanged(folder: Path) -> None:

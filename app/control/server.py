@@ -253,7 +253,8 @@ class Server:
         await manager.start()
         own.push_async_callback(manager.close)
         if self._fleet is not None:
-            from app.control.fleet_files import FleetFiles, give_way
+            from app.background import give_way
+            from app.control.fleet_files import FleetFiles
             from app.control.fleet_policy import FleetPolicy
 
             executor = own.enter_context(ThreadPoolExecutor(2, f"fleet-{named.name}", give_way))

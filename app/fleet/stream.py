@@ -25,6 +25,8 @@ MOST_LISTED_BYTES = 2**20
 _LONGEST_PATH, _LONGEST_NAME_BYTES, _DEEPEST = 1024, 255, 32
 # Takes room for bytes, returns how many have come: none at the end.
 ReadInto = Callable[[memoryview], int]
+# Path in the folder → a file's size, its time of change (ns) and its inode when it was compared, and its sha256 (hex).
+Compared = Mapping[str, tuple[int, int, int, str]]
 
 
 class NotWhole(Exception):
@@ -82,10 +84,21 @@ def write_stream(read: ReadInto, length: int, folder: Path) -> dict[str, str]:
     return hashes
 
 
+def compared_in(folder: Path, hashes: Mapping[str, str]) -> Compared:
+    """Returns what a member says of the files of a folder that it has just written, or compared; raises OSError."""
+    found = {}
+    for name, sha256 in hashes.items():
+        known = (folder / name).lstat()
+        found[name] = known.st_size, known.st_mtime_ns, known.st_ino, sha256
+    return found
+
+
 def link_files(given: object, folder: Path) -> dict[str, str]:
     """Links files of another folder of this disk into one that is empty; returns their sha256 (hex) by name.
 
-    `given`: {"folder": path, "files": {path in it: size}}; nobody writes to these files any more.
+    A file that the member has compared since it started, and that has not changed since, is not read again.
+
+    `given`: {"folder": path, "files": {path in it: size}, "compared": Compared}; nobody writes to these files any more.
 
     Raises:
       NotWhole: these are no files in a folder.
@@ -98,7 +111,21 @@ def link_files(given: object, folder: Path) -> dict[str, str]:
         os.link(Path(source) / name, folder / name, follow_symlinks=False)
         if not stat.S_ISREG((folder / name).lstat().st_mode):
             raise NotWhole(f"{name} is no regular file")
-    return hash_files(folder, [folder / name for name in files])
+    return hash_files(folder, [folder / name for name in files], _known(given.get("compared"), folder))
+
+
+def _known(compared: object, folder: Path) -> Callable[[Path], str | None]:
+    """Returns what gives the sha256 of a linked file where it is the very file that was compared, unchanged."""
+    entries = compared if isinstance(compared, dict) else {}
+
+    def known(path: Path) -> str | None:
+        found, linked = entries.get(path.relative_to(folder).as_posix()), path.lstat()
+        if not isinstance(found, list) or found[:3] != [linked.st_size, linked.st_mtime_ns, linked.st_ino]:
+            return None
+        sha256 = found[-1]
+        return sha256 if isinstance(sha256, str) else None
+
+    return known
 
 
 def _listed(read: ReadInto, length: int, room: memoryview) -> tuple[dict[str, int], memoryview]:

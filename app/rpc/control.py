@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,11 @@ class RemoteManager:
         """See `app.control.fleet_policy.FleetPolicy`; raises DeadlinePassed where that takes long."""
         return await self._swapped("reload_for", name, secret)
 
-    async def given(self, kind: str, name: str, secret: str) -> Path:
+    async def given(self, kind: str, name: str, secret: str) -> tuple[Path, Mapping[str, tuple[int, int, int, str]]]:
         """See `app.control.fleet_files.FleetFiles`."""
-        folder: Path = await self._link.call("given", self._policy, kind, name, secret)
-        return folder
+        given: tuple[Path, Mapping[str, tuple[int, int, int, str]]]
+        given = await self._link.call("given", self._policy, kind, name, secret)
+        return given
 
     async def obtain_version(self, digest: str) -> tuple[Graph, Bundle]:
         """See `app.control.fleet_files.FleetFiles`."""

@@ -19,14 +19,15 @@ _ANSWER_S = 15
 class Prober:
     """Asks from when the block begins until it ends; a failure of it shows in `first_answer`.
 
-    `pause_s`: seconds between an answer and the next request.
+    `pause_s`: seconds between an answer and the next request, at least; `rests`: so many times what the answer took.
     """
 
-    def __init__(self, port: int, path: str, body: bytes, pause_s: float = 0.0) -> None:
+    def __init__(self, port: int, path: str, body: bytes, pause_s: float = 0.0, rests: float = 0.0) -> None:
         self.answers = 0
         self.failures = 0
         self._port = port
         self._pause_s = pause_s
+        self._rests = rests
         self._request = request_bytes(path, body)
         self._seen: dict[str, float] = {}
         self._news = threading.Condition()
@@ -57,10 +58,11 @@ class Prober:
             with socket.create_connection(("127.0.0.1", self._port), timeout=_ANSWER_S) as connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 while not self._stopped:
+                    asked = time.perf_counter()
                     connection.sendall(self._request)
                     self._note(_answer(connection))
                     if self._pause_s:
-                        time.sleep(self._pause_s)
+                        time.sleep(max(self._pause_s, self._rests * (time.perf_counter() - asked)))
         except (OSError, BenchError) as error:
             with self._news:
                 self.failures += 1

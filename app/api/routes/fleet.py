@@ -92,13 +92,13 @@ def fleet_router(service: Service, guard: Guard) -> APIRouter:
 
     @router.get(FILES_PATH, include_in_schema=False)
     async def given(policy: str, kind: str, name: str, request: Request) -> Response:
-        folder = await service.policy(policy).manager.given(kind, name, _secret(request))
+        folder, compared = await service.policy(policy).manager.given(kind, name, _secret(request))
         try:
             files = await asyncio.to_thread(files_in, folder)
         except OSError:
             raise UnknownVersion(f"{name} has just gone") from None
         if request.headers.get(MACHINE_HEADER, "-") == here:
-            return JSONResponse({"folder": str(folder), "files": files})
+            return JSONResponse({"folder": str(folder), "files": files, "compared": compared})
         return Given(folder, files, giving)
 
     return router

@@ -3,16 +3,17 @@
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from app.errors import SwapRefused
 from app.fleet import transfer
-from app.fleet.stream import NotWhole, files_in, head_of, stream_of, write_stream
+from app.fleet.stream import NotWhole, compared_in, files_in, head_of, link_files, stream_of, write_stream
 from app.fleet.transfer import Wanted, fetch
 
 FILES = {"bundle.json": b"{}", "empty": b"", "variables/index": b"i" * 70, "variables/deep/data": b"d" * 3_000_000}
@@ -225,9 +226,10 @@ def test_a_member_at_no_url_gives_nothing(url: str, tmp_path: Path, monkeypatch:
         fetch(lambda: [url], Wanted("/f", "s", tmp_path / "wanted", lambda *_: True))
 
 
-def named(folder: Path, files: object = None) -> tuple[bytes, ...]:
+def named(folder: Path, files: object = None, compared: object = None) -> tuple[bytes, ...]:
     """An answer of a member on this machine, which names its folder."""
-    body = json.dumps({"folder": str(folder), "files": files_in(made(folder)) if files is None else files}).encode()
+    said = {"folder": str(folder), "files": files_in(made(folder)) if files is None else files, "compared": compared}
+    body = json.dumps(said).encode()
     return (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body,)
 
 
@@ -285,3 +287,49 @@ def test_files_that_cannot_be_shared_are_sent(two: tuple[Giver, Path]) -> None:
 def test_files_on_this_machine_that_are_others_are_not_taken(two: tuple[Giver, Path]) -> None:
     giver, place = two
     assert fetch(lambda: [giver.url], wanted_at(place, accepts=False)).keys() == {"a"}
+
+
+def noted(folder: Path) -> tuple[Path, dict[str, int], object]:
+    """A folder, and what its member says of files that it has compared: a sha256 that nobody else would find."""
+    files = files_in(made(folder))
+    return folder, files, compared_in(folder, dict.fromkeys(files, "5e"))
+
+
+@pytest.mark.parametrize("two", [lambda place: noted(place / "given")], indirect=True)
+def test_files_that_a_member_on_this_machine_has_compared_are_not_read_again(two: tuple[Giver, Path]) -> None:
+    giver, place = two
+    assert fetch(lambda: [giver.url], wanted_at(place)) == dict.fromkeys(FILES, "5e")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.write_bytes(b"{]"),
+        lambda file: file.write_bytes(b"{} "),
+        lambda file: (file.unlink(), file.write_bytes(b"{}")),
+    ],
+    ids=["other bytes", "more", "another file"],
+)  # fmt: skip
+def test_a_file_that_has_changed_since_it_was_compared_is_read(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    given, names = made(tmp_path / "given"), ["bundle.json", "empty"]
+    os.utime(given / "bundle.json", ns=(1, 1))  # or it could be changed at the same time of a coarse clock
+    compared = json.loads(json.dumps(compared_in(given, dict.fromkeys(names, "5e"))))
+    os.link(given / "bundle.json", tmp_path / "kept")  # or its inode could be given to the next file
+    change(given / "bundle.json")
+    said = {"folder": str(given), "files": dict.fromkeys(names, 0), "compared": compared}
+    hashes = link_files(said, tmp_path / "taken")
+    assert hashes == {"bundle.json": hashlib.sha256((given / "bundle.json").read_bytes()).hexdigest(), "empty": "5e"}
+
+
+@pytest.mark.parametrize("odd", [7, ["a"], {"bundle.json": 7}, {"bundle.json": []}, {"bundle.json": [2, 1, 1, "5e"]}])
+def test_what_is_no_list_of_compared_files_has_all_of_them_read(tmp_path: Path, odd: object) -> None:
+    said = {"folder": str(made(tmp_path / "given")), "files": {"bundle.json": 2}, "compared": odd}
+    assert link_files(said, tmp_path / "taken") == {"bundle.json": hashlib.sha256(b"{}").hexdigest()}
+
+
+def test_a_sha256_that_is_none_has_the_file_read(tmp_path: Path) -> None:
+    (name, entry), *_ = compared_in(made(tmp_path / "given"), dict.fromkeys(FILES, "")).items()
+    said = {"folder": str(tmp_path / "given"), "files": {name: 2}, "compared": {name: [*entry[:3], 7]}}
+    assert link_files(said, tmp_path / "taken") == {name: hashlib.sha256(FILES[name]).hexdigest()}

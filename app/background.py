@@ -1,0 +1,31 @@
+"""Threads that give way to those that answer requests: the builder's, and those that fetch files."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+import threading
+
+# What answers requests gets about nine times as much of a contended core.
+_NICENESS = 10
+# Linux has a thread run for some milliseconds before it gives its core to one that wakes up, however nice it is; unless
+# its own slice of time is the longer one, which can be set from 6.12 on. Longer ones are not allowed.
+_SLICE_NS = 100_000_000
+_SYSCALLS = {"x86_64": 314, "aarch64": 274}  # sched_setattr, for which C libraries have no function yet
+_SIZE, _ATTRIBUTES = 48, "<IIQiIQQQ"  # size, policy, flags, niceness, priority; slice, deadline, period (ns)
+
+
+def give_way() -> None:
+    """Has this thread, and those that it starts from now on, give way; does what the system can do of it."""
+    if sys.platform != "linux":  # where a thread has no niceness of its own
+        if threading.current_thread() is threading.main_thread():
+            os.nice(_NICENESS)
+        return
+    os.nice(_NICENESS)
+    if os.sched_getscheduler(0) == os.SCHED_OTHER and platform.machine() in _SYSCALLS:
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        attributes = struct.pack(_ATTRIBUTES, _SIZE, os.SCHED_OTHER, 0, niceness, 0, _SLICE_NS, 0, 0)
+        ctypes.CDLL(None).syscall(_SYSCALLS[platform.machine()], 0, attributes, 0)  # where it is refused, it stays nice

@@ -1,0 +1,41 @@
+"""Threads that give way are nice, and give their core to whoever wakes up, and no other thread of the process does."""
+
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.background import give_way
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own there")
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def slice_ns() -> int | None:
+    """That of this thread; None where the kernel does not say."""
+    said = Path("/proc/thread-self/sched")
+    found = [line.split()[-1] for line in said.read_text().splitlines() if "slice" in line] if said.exists() else []
+    return int(found[0]) if found else None
+
+
+def started_by_it() -> tuple[int, int | None]:
+    """The niceness and the slice of a thread that this one starts."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(niceness).result(), executor.submit(slice_ns).result()
+
+
+def test_a_thread_and_those_that_it_starts_give_way() -> None:
+    before = niceness(), slice_ns()
+    with ThreadPoolExecutor(1, initializer=give_way) as executor:
+        own = executor.submit(niceness).result(), executor.submit(slice_ns).result()
+        assert executor.submit(started_by_it).result() == own
+    assert own[0] == min(19, before[0] + 10)
+    kernel = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    assert before[1] is None or own[1] == 100_000_000 or kernel < (6, 12)
+    assert (niceness(), slice_ns()) == before
