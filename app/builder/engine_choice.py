@@ -8,6 +8,7 @@ from dataclasses import replace
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph, RowSharing
 from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import check_equivalence
+from app.builder.noise_inputs import noise_for
 from app.builder.open_export import metadata_of, train_step_of
 from app.builder.row_comparison import Pair, Unequal
 from app.builder.row_dependence import Dependence, Rows
@@ -119,7 +120,12 @@ class EngineChoice:
         self.report("compiled")
         if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
-        pair = Pair(engine, copy, spec, serving)
+        reference = compiler.of_noise(copy)
+
+        def noise(function: str, count: int, seed: int) -> Arrays:
+            return noise_for(reference.functions[function], count, seed)
+
+        pair = Pair(engine, reference, spec, serving, noise)
         check_equivalence(pair, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
         self.report("compared with TensorFlow")
         self._checked_once = True
