@@ -53,7 +53,10 @@ def with_noise_inputs(engine: TensorFlowEngine, names: Sequence[str], spec: Poli
 
 def of_noise(function: FlatFunction, probes: Sequence[Arrays]) -> FlatFunction:
     """One function with its noise as inputs; without its loops and branches where it draws in them."""
-    if changing := [kind for kind in impurities(function.concrete) if changes_state(kind)]:
+    impure = impurities(function.concrete)
+    if any(kind.startswith("Rng") for kind in impure):
+        raise CannotReplace("draws from a generator, whose state is a variable")
+    if changing := [kind for kind in impure if changes_state(kind)]:
         raise CannotReplace(f"changes variables in each call ({changing[0]})")
     if seed_of(function.concrete) == "own":
         raise CannotReplace("draws from a seed in the export")

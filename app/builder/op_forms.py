@@ -142,11 +142,10 @@ def _diagonal(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _main_diagonal(matrices: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-    """The diagonals of matrices [..., m, n]."""
+    """The diagonals of matrices [..., m, n]: of their numbers in a row, each that is n + 1 after the one before."""
     shape = tf.shape(matrices)
-    on_it = tf.range(shape[-2])[:, None] == tf.range(shape[-1])
-    rows = tf.reduce_sum(tf.where(on_it, matrices, 0.0), axis=-1)
-    return rows[..., : tf.minimum(shape[-2], shape[-1])]
+    rows = tf.reshape(matrices, tf.concat([shape[:-2], [-1]], 0))
+    return tf.gather(rows, tf.range(tf.minimum(shape[-2], shape[-1])) * (shape[-1] + 1), axis=-1)
 
 
 def _triangular_solve(matrix: tf.Tensor, right: tf.Tensor, lower: bool, adjoint: bool) -> tf.Tensor:

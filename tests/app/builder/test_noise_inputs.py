@@ -131,6 +131,7 @@ def until_it_fits(x: tf.Tensor) -> tf.Tensor:
     return tf.while_loop(lambda y: tf.reduce_any(y < 0.1), lambda y: tf.random.uniform(tf.shape(y)), (x * 0.0,))[0]
 
 
+GENERATOR = tf.random.Generator.from_non_deterministic_state()
 COUNTER = tf.Variable(0.0)
 
 
@@ -148,6 +149,7 @@ def counted(x: tf.Tensor) -> tf.Tensor:
             lambda x: x + tf.random.stateless_uniform(tf.shape(x), tf.cast(x[0, :2], tf.int32)),
             "draws by a seed that comes from its inputs",
         ),
+        (lambda x: x + GENERATOR.normal(tf.shape(x)), "draws from a generator, whose state is a variable"),
         (by_one_seed, "draws twice by one seed"),
         (until_it_fits, "draws in a loop: how often a loop goes round depends on its inputs"),
         (lambda x: x + tf.random.gamma(tf.shape(x)[:1], 2.0)[:, None], "draws by RandomGamma"),
