@@ -18,6 +18,7 @@ from ai_edge_litert.interpreter import Interpreter
 from app.artifacts.bundle import RowSharing
 from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
+from app.engine.large_model import LargeFunction, LargeModel, is_known
 from app.engine.noise import NOISE_INPUTS, fresh_inputs, sizes_of
 from app.engine.tflite import tensors_read
 from app.wire.tensors import Arrays
@@ -28,6 +29,8 @@ INITIAL_STATE = "get_initial_state"
 # More rows go as several calls: so much at once is as fast as can be, and the memory that a call takes stays taken.
 MOST_ROWS = 4096
 _NO_NOISE = Noise(0, 0)
+# Of larger files the weights are packed without Python's lock: see `app.engine.large_model`.
+LARGE_BYTES = 8 << 20
 # What has no signature in the file where it is the action itself.
 _SAME_AS_ACTION = ("greedy", "sample")
 
@@ -55,10 +58,8 @@ class LiteRTEngine:
     sharing = RowSharing()
 
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
-        self._interpreter = _interpreter(model)
-        names = self._interpreter.get_signature_list()
-        read = tensors_read(model)
-        self._functions = {name: _Function(self._interpreter, name, read) for name in names}
+        self._model, self._functions = _opened(model)
+        names = self._functions.keys()
         self._initial = self._functions[INITIAL_STATE]({}, 1) if INITIAL_STATE in names else {}
         self._batch_size = spec.batch_size
         self._ranks = {
@@ -74,7 +75,7 @@ class LiteRTEngine:
         # Of this engine alone, and seeded by the operating system: no two copies or processes draw the same numbers.
         self._generator = np.random.default_rng()
         self._answer = tuple(spec.signatures["action"].outputs)
-        # Packs the weights, which takes 1 ms for each MB: no request should pay for it.
+        # Packs the weights of small files: no request should pay for it.
         shapes = {n: tuple(size or 1 for size in t.shape) for n, t in spec.signatures["action"].inputs.items()}
         shapes |= {n: a.shape for n, a in self._fresh("action", spec.batch_size or 1).items()}
         self._functions["sample" if self._draws else "action"].prepare(shapes)
@@ -119,6 +120,18 @@ class LiteRTEngine:
         return outputs
 
 
+def _opened(file: Path) -> tuple[Any, Mapping[str, _Function | LargeFunction]]:
+    """What keeps the file open, and its functions by name."""
+    file.open("rb").close()  # its error says what is the matter; LiteRT's does not
+    if file.stat().st_size > LARGE_BYTES and is_known():
+        with hushed():  # once for each environment it says which accelerators are not there
+            model = LargeModel(file)
+        return model, model.functions
+    interpreter = _interpreter(file)
+    read = tensors_read(file)
+    return interpreter, {name: _Function(interpreter, name, read) for name in interpreter.get_signature_list()}
+
+
 _greeted = False
 
 
@@ -127,7 +140,6 @@ def _interpreter(model: Path) -> Any:
     global _greeted
     with contextlib.nullcontext() if _greeted else hushed():
         # A thread pool would wait actively for its next call, on cores that others need.
-        model.open("rb").close()  # its error says what is the matter; LiteRT's does not
         interpreter = Interpreter(model_path=str(model), num_threads=1)
         if not _greeted:
             interpreter.allocate_tensors()
