@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 
 from saver.bijectors import in_order, is_plain, name_of
 from saver.distribution_types import FlatDistribution, NoiseSource, NotDescribable, Tensors
+from saver.gammas import log_gamma
 
 tfd = tfp.distributions
 
@@ -212,6 +213,20 @@ def _sample_full(d: Any, noise: NoiseSource) -> tf.Tensor:
     return d.mean() + d.scale.matvec(standard)
 
 
+def _sample_gamma(d: Any, noise: NoiseSource) -> tf.Tensor:
+    log_rate = tf.math.log(d.rate) if d.log_rate is None else d.log_rate
+    return tf.cast(tf.exp(log_gamma(d.concentration, _row_shape(d), noise) - tf.cast(log_rate, tf.float32)), d.dtype)
+
+
+def _sample_beta(d: Any, noise: NoiseSource) -> tf.Tensor:
+    one, other = (log_gamma(c, _row_shape(d), noise) for c in (d.concentration1, d.concentration0))
+    return tf.cast(tf.sigmoid(one - other), d.dtype)
+
+
+def _sample_dirichlet(d: Any, noise: NoiseSource) -> tf.Tensor:
+    return tf.cast(tf.nn.softmax(log_gamma(d.concentration, _row_shape(d), noise)), d.dtype)
+
+
 def _sample_squashed(d: Any, noise: NoiseSource) -> tf.Tensor:
     # By its own bijector: TFP then caches the value before tanh, and log_prob need not invert it.
     return d._squashed_distribution.bijector.forward(sample(d.input_distribution, noise))
@@ -317,7 +332,9 @@ _FAMILIES = (
     _Family(tfd.MultivariateNormalDiag, _diagonal, _sample_normal),
     _Family(tfd.MultivariateNormalLinearOperator, _full, _sample_full),
     _Family(tfd.Normal, _normal, _sample_normal),
-    _Family(tfd.Beta, _beta, _no_sample),
+    _Family(tfd.Beta, _beta, _sample_beta),
+    _Family(tfd.Gamma, _no_form, _sample_gamma),
+    _Family(tfd.Dirichlet, _no_form, _sample_dirichlet),
     _Family(tfd.Deterministic, _deterministic, _sample_deterministic),
     _Family(tfd.VectorDeterministic, _deterministic, _sample_deterministic),
     _Family(tfd.Independent, _independent, _sample_independent),

@@ -170,8 +170,8 @@ class PolicySaver(policy_saver.PolicySaver):
             )
         elif seed == "global" and why is not None:
             log.warning(
-                "%s: action draws from tf.random.set_seed, and so the same again after each start of a server, "
-                "which runs it by TensorFlow, as it has no sample: %s",
+                "%s: action draws from tf.random.set_seed, and so the same again after each start of a server "
+                "that has to run it by TensorFlow; it has no sample: %s",
                 destination,
                 why,
             )

@@ -64,7 +64,7 @@ def missed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exports: of ours with state, of TF-Agents' own that samples, and one with a newer checkpoint beside it."""
+    """Exports: of ours with state, of TF-Agents' own by a seed, and one with a newer checkpoint."""
     import tensorflow as tf
     from tf_agents.policies import policy_saver
 
@@ -73,7 +73,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     policies.export("recurrent", folder / "recurrent")
     step = tf.Variable(5, dtype=tf.int64)
-    policy_saver.PolicySaver(policies.make("boltzmann"), train_step=step).save(str(folder / "sampling"))
+    policy_saver.PolicySaver(policies.make("boltzmann"), seed=5, train_step=step).save(str(folder / "sampling"))
     policies.NumberTrainer(folder / "number", plain=True).publish(700, folder=folder / "next")
     return folder
 

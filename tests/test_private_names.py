@@ -62,6 +62,7 @@ NAMES = {
         "tensorflow.lite.python.schema_py_generated.ModelT.InitFromPackedBuf",
         "tensorflow.python.eager.polymorphic_function.concrete_function.ConcreteFunction._call_flat",
         "tensorflow.python.framework.convert_to_constants.convert_variables_to_constants_v2",
+        "tensorflow.python.framework.function_def_to_graph.function_def_to_graph_def",
         "tensorflow.python.framework.op_def_registry.get",
         "tensorflow.python.framework.tensor.BoundedTensorSpec",
         "tensorflow.python.framework.tensor_util.constant_value",

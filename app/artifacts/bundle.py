@@ -23,9 +23,9 @@ from saver.artifact.files import read_manifest, write_json
 GRAPH_MANIFEST = "graph.json"
 BUNDLE_MANIFEST = "bundle.json"
 COMPILED_FILE = "model.tflite"
-# Graph: 2, constants were compared one by one, rows with each other. Bundle: 3, which rows share a call is one value.
-# What has another format is made anew.
-GRAPH_FORMAT, BUNDLE_FORMAT = 2, 3
+# Graph: 2, constants were compared one by one, rows with each other. Bundle: 4, what draws may be compiled without
+# `sample`. What has another format is made anew.
+GRAPH_FORMAT, BUNDLE_FORMAT = 2, 4
 AUTO, LITERT, TENSORFLOW = "auto", "litert", "tensorflow"
 # The two kinds of folders, by the names of those in which they lie.
 GRAPHS, VERSIONS = "graphs", "versions"

@@ -17,9 +17,12 @@ import tensorflow as tf
 from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
 from app.builder.constant_folding import FoldedConstants
+from app.builder.draws import CannotReplace
+from app.builder.noise_inputs import with_noise_inputs
 from app.builder.op_rewrites import rewrite_ops
 from app.builder.patching import Template, Weights, distinguishable, like, template_of
-from app.builder.unsupported import kinds, what_they_do, why_unsupported
+from app.builder.unrolled_loops import CannotUnroll, has_lists, unrolled
+from app.builder.unsupported import kinds, why_unsupported
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from saver.artifact import PolicySpec, ServingInfo, leaves
 from saver.impure_ops import impurities, seed_of
@@ -37,8 +40,8 @@ class CannotCompile(Exception):
 class Compiler:
     """Compiles copies of one export to LiteRT.
 
-    An `action` that draws random numbers is left out, as conversion may freeze what it draws: `sample`, which takes
-    them as an input, stands for it.
+    Conversion may freeze what a function draws. So an `action` that draws random numbers is left out where there is
+    `sample`, which takes them as an input; else, and in a `distribution` that draws, they become inputs here.
 
     Args:
       engine: any copy; it is only read.
@@ -46,8 +49,8 @@ class Compiler:
       serving: its functions beside `action` and `get_initial_state`.
 
     Raises:
-      CannotCompile: a function draws random numbers or changes variables, may refuse inputs by an assertion (conversion
-        would drop it), or has an operation that LiteRT lacks.
+      CannotCompile: a function draws what cannot be an input or changes variables, may refuse inputs by an assertion
+        (conversion would drop it), or has an operation that LiteRT lacks.
     """
 
     def __init__(self, engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> None:
@@ -55,12 +58,15 @@ class Compiler:
             raise CannotCompile(
                 "an input has no fixed size, and LiteRT cannot refuse sizes that the policy does not take"
             )
-        self._names = _to_compile(engine, spec, serving)
+        self._spec = spec
+        self._names, self._drawing = _to_compile(engine, spec, serving)
+        self._of_noise: tuple[Any, TensorFlowEngine] | None = None
+        engine = self.of_noise(engine)
         for name in self._names:
             if why_not := why_unsupported(engine.functions[name].concrete):
                 raise CannotCompile(f"{name} {why_not}")
         variables = _variables(engine, self._names)
-        wrapped = {name: _wrapped(name, engine) for name in self._names}
+        wrapped = {name: _wrapped(name, _without_lists(engine.functions[name])) for name in self._names}
         self._constants = FoldedConstants(wrapped, variables, fed_back=bool(leaves(spec.state)))
         self._template = self._template_of(self._constants.values(_weights(variables)))
 
@@ -73,6 +79,22 @@ class Compiler:
     def patches(self) -> bool:
         """Whether weights can be written into a template; otherwise each version is converted anew."""
         return self._template is not None
+
+    def of_noise(self, engine: TensorFlowEngine) -> TensorFlowEngine:
+        """The copy with its functions as they are compiled: those that draw take their noise as inputs.
+
+        Raises:
+          CannotCompile: a function draws what cannot be an input.
+        """
+        if not self._drawing:
+            return engine
+        if self._of_noise is None or self._of_noise[0] is not engine:
+            try:
+                self._of_noise = engine, with_noise_inputs(engine, self._drawing, self._spec)
+            except CannotReplace as error:
+                raise CannotCompile(str(error)) from error
+        self._of_noise[1].sharing = engine.sharing
+        return self._of_noise[1]
 
     def compile(self, engine: TensorFlowEngine, destination: Path) -> bool:
         """Writes the model with the weights that the engine's copy holds now.
@@ -87,7 +109,7 @@ class Compiler:
         Raises:
           CannotCompile: conversion fails with these weights.
         """
-        values = self._constants.values(_weights(_variables(engine, self._names)))
+        values = self._constants.values(_weights(_variables(self.of_noise(engine), self._names)))
         patched = self._template is not None and self._template.fits(values)
         pieces: Iterable[Any] = [] if patched else [_converted(self._constants, values)]
         if self._template is not None and patched:
@@ -116,25 +138,26 @@ class Compiler:
             return None
 
 
-def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> list[str]:
-    """The functions that need a signature: those that are the action itself under another name do not.
+def _to_compile(engine: TensorFlowEngine, spec: PolicySpec, serving: ServingInfo) -> tuple[list[str], list[str]]:
+    """The functions that need a signature, and those of them that draw.
+
+    Functions that are the action itself under another name need none, and neither does an action by `sample`.
 
     Raises:
-      CannotCompile: `action` draws, and `sample` cannot stand for it.
+      CannotCompile: `action` changes variables, or draws from a seed of its own.
     """
     state = [INITIAL_STATE] if spec.signatures[INITIAL_STATE].outputs else []
     action = _inner(engine.functions["action"])
     others = [name for name in ("greedy", "sample") if name in serving.signatures]
     others = [name for name in others if action is None or _inner(engine.functions[name]) != action]
     drawn = impurities(engine.functions["action"].concrete)
-    if drawn and "sample" not in others:
-        why = serving.unavailable["sample"]
-        again = ", the same again after each start," if seed_of(engine.functions["action"].concrete) else ","
-        raise CannotCompile(f"action {what_they_do(drawn)}{again} and has no sample: {why}")
     if drawn and seed_of(engine.functions["action"].concrete) == "own":
         raise CannotCompile("action draws from a seed in the export, and so the same again after each start")
+    left_out = drawn and "sample" in others
     distribution = ["distribution"] if "distribution" in serving.signatures else []
-    return [*([] if drawn else ["action"]), *state, *distribution, *others]
+    drawing = [n for n in ("action", *distribution) if impurities(engine.functions[n].concrete)]
+    names = [*([] if left_out else ["action"]), *state, *distribution, *others]
+    return names, [name for name in drawing if name in names]
 
 
 def _inner(function: FlatFunction) -> str | None:
@@ -168,9 +191,18 @@ def _weights(variables: Sequence[Any]) -> Weights:
     return [variable.numpy() for variable in variables]
 
 
-def _wrapped(name: str, engine: TensorFlowEngine) -> Callable[..., dict[str, tf.Tensor]]:
+def _without_lists(function: FlatFunction) -> FlatFunction:
+    """The function without loops that gather tensors in lists, where that can be: LiteRT seldom has such lists."""
+    if not has_lists(function):
+        return function
+    try:
+        return unrolled(function)
+    except CannotUnroll:
+        return function  # conversion says what is the matter
+
+
+def _wrapped(name: str, function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
     """A function of a copy as LiteRTEngine wants it."""
-    function = engine.functions[name]
     return _one_row(function) if name == INITIAL_STATE and function.dtypes else _traced(function)
 
 

@@ -8,19 +8,21 @@ from dataclasses import replace
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph, RowSharing
 from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import check_equivalence
+from app.builder.noise_inputs import noise_for
 from app.builder.open_export import metadata_of, train_step_of
 from app.builder.row_comparison import Pair, Unequal
 from app.builder.row_dependence import Dependence, Rows
-from app.engine.litert import LiteRTEngine
+from app.engine.large_model import is_known
+from app.engine.litert import LARGE_BYTES, LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
 from app.wire.tensors import Arrays
 from saver.artifact import hash_files
 from saver.impure_ops import seed_of
 
-# LiteRT packs the weights at each swap, 0.8 ms a MB in which no answer leaves; and in matrices of this size
-# TensorFlow is as fast (docs/decisions/0008).
-_MOST_BYTES = 8 << 20
+# Of more weights no file is made (docs/decisions/0008). Where LiteRT's interface is not known, packing them would keep
+# answers waiting, 0.6 ms a MB.
+_MOST_BYTES, _MOST_UNDER_LOCK = 32 << 20, LARGE_BYTES
 _AGAIN = "the same again after each start"
 # Rows of the calls that compare a version: the first one, and those of which only the weights in the file changed.
 _FIRST_ROWS, _LATER_ROWS = (1, 3, 16), (3,)
@@ -119,7 +121,12 @@ class EngineChoice:
         self.report("compiled")
         if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
-        pair = Pair(engine, copy, spec, serving)
+        reference = compiler.of_noise(copy)
+
+        def noise(function: str, count: int, seed: int) -> Arrays:
+            return noise_for(reference.functions[function], count, seed)
+
+        pair = Pair(engine, reference, spec, serving, noise)
         check_equivalence(pair, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
         self.report("compared with TensorFlow")
         self._checked_once = True
@@ -141,6 +148,6 @@ class EngineChoice:
             raise CannotCompile("asked for by --engine")
         variables = getattr(copy.model, "model_variables", ())  # a policy may have none
         size = sum(variable.dtype.size * variable.shape.num_elements() for variable in variables)
-        if self._engine != LITERT and size > _MOST_BYTES:
-            most = f"{_MOST_BYTES / 2**20:g} MB"
-            raise CannotCompile(f"with {size / 2**20:.0f} MB of weights LiteRT is no faster (it is below {most})")
+        most = _MOST_BYTES if is_known() else _MOST_UNDER_LOCK
+        if self._engine != LITERT and size > most:
+            raise CannotCompile(f"it has {size / 2**20:.0f} MB of weights: up to {most / 2**20:g} MB are compiled")

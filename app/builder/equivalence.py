@@ -17,7 +17,6 @@ from app.builder.equivalence_inputs import probes_of_action
 from app.builder.row_comparison import NUDGES, Pair, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.engine.base import Engine, InputRefused
 from app.wire.tensors import Arrays
-from saver.artifact.probe import probe_noise
 
 
 def check_equivalence(
@@ -48,8 +47,11 @@ def check_equivalence(
         _check_same_state(pair.compiled.initial_state(count), state)
         for probe, inputs in enumerate(probes_of_action(spec, state, count)):
             for function in functions:
-                noise = probe_noise(serving.noise, count, probe) if function == "sample" else {}
-                _Comparison(pair, function, inputs | noise, apart).check()
+                noise = pair.noise_of(function, count, probe)
+                comparison = _Comparison(pair, function, inputs | noise, apart)
+                comparison.check()
+                if noise and function != "sample":
+                    comparison.check_fresh(inputs)
             if draws:
                 _Comparison(pair, "action", inputs, apart).check_form()
     if not spec.batch_size or apart:
@@ -57,8 +59,7 @@ def check_equivalence(
     for probe, row in enumerate(recorded):
         known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
         inputs = spec.state_inputs(reference.initial_state(1)) | known
-        noise = probe_noise(serving.noise, 1, probe) if draws else {}
-        _Comparison(pair, first, inputs | noise, apart).check()
+        _Comparison(pair, first, inputs | pair.noise_of(first, 1, probe), apart).check()
 
 
 def _check_same_state(found: Arrays, expected: Arrays) -> None:
@@ -98,6 +99,12 @@ class _Comparison:
         answers = self._answers()
         if answers is not None:
             differing_rows(*answers)
+
+    def check_fresh(self, inputs: Arrays) -> None:
+        """Compares names, dtypes and shapes of the answer to the same inputs without noise; raises `Unequal`."""
+        answers = self._answers()
+        if answers is not None:
+            differing_rows(self._compiled.run(self._function, inputs), answers[1])
 
     def _answers(self) -> tuple[Arrays, Arrays] | None:
         """What the compiled policy and TensorFlow say; None where both refuse."""

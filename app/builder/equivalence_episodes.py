@@ -16,7 +16,6 @@ from app.builder.row_comparison import Pair, Unequal, differing_rows
 from app.engine.base import InputRefused
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, leaves
-from saver.artifact.probe import probe_noise
 
 STEPS = 24
 _ROWS = 4
@@ -42,7 +41,7 @@ def check_episodes(pair: Pair, function: str, steps: int = STEPS) -> None:
     rows = spec.batch_size or _ROWS
     states = [spec.state_inputs(engine.initial_state(rows)) for engine in (compiled, reference)]
     for step, inputs in enumerate(_steps(spec, rows, steps)):
-        noise = probe_noise(pair.serving.noise, rows, step) if function == "sample" else {}
+        noise = pair.noise_of(function, rows, step)
         try:
             expected = reference.run(function, inputs | noise | states[1])
             found = compiled.run(function, inputs | noise | states[0])

@@ -141,6 +141,32 @@ def _diagonal(matrix: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.where(index[:, None] == index, matrix, 0.0), axis=1)
 
 
+def _main_diagonal(matrices: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+    """The diagonals of matrices [..., m, n]: of their numbers in a row, each that is n + 1 after the one before."""
+    shape = tf.shape(matrices)
+    rows = tf.reshape(matrices, tf.concat([shape[:-2], [-1]], 0))
+    return tf.gather(rows, tf.range(tf.minimum(shape[-2], shape[-1])) * (shape[-1] + 1), axis=-1)
+
+
+def _triangular_solve(matrix: tf.Tensor, right: tf.Tensor, lower: bool, adjoint: bool) -> tf.Tensor:
+    """Solves matrix @ x = right, one row after the other: Golub and Van Loan, "Matrix Computations", 3.1."""
+    if adjoint:
+        matrix, lower = tf.linalg.matrix_transpose(matrix), not lower
+    size = tf.shape(matrix)[-1]
+    index = tf.range(size)
+
+    def solved(step: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        row = step if lower else size - 1 - step
+        before = index < row if lower else index > row
+        factors = tf.gather(matrix, row, axis=-2)
+        known = tf.reduce_sum(tf.where(before, factors, 0.0)[..., None] * x, axis=-2)
+        found = (tf.gather(right, row, axis=-2) - known) / tf.gather(factors, row, axis=-1)[..., None]
+        return step + 1, tf.where(index[:, None] == row, found[..., None, :], x)
+
+    begin = tf.zeros_like(right) + tf.zeros_like(matrix[..., :1])
+    return tf.while_loop(lambda step, _: step < size, solved, (tf.constant(0), begin))[1]
+
+
 def _relu6_of_integers(x: tf.Tensor) -> tf.Tensor:
     """Relu6 in an order of operations of which the converter makes no Relu6 again."""
     return tf.maximum(tf.constant(0, x.dtype), tf.minimum(x, tf.constant(6, x.dtype)))
@@ -172,6 +198,12 @@ def _fake_quantised(x: tf.Tensor, num_bits: int, narrow_range: bool, **ends: flo
     low, high = (least - zero) * scale, (most - zero) * scale
     shifted = tf.maximum(tf.minimum(x, high), low) - low
     return tf.floor(shifted * inverse - np.floor(-low * inverse + half) + half) * scale
+
+
+def _of_main_diagonal(node: Any, around: Around) -> bool:
+    """Whether it takes main diagonals, and not those beside them."""
+    place = around.constants.get(name_of(node.input[1]))
+    return place is not None and not np.any(place)
 
 
 def _of_equation(equation: bytes) -> Callable[[Any, Around], bool]:
@@ -243,6 +275,10 @@ FORMS = (
     Form("Abs", lambda x: tf.maximum(x, -x), (_LONG,)),
     Form("Atanh", _atanh, (_FLOAT,)),
     Form("DiagPart", _diagonal, (_FLOAT,), ([None, None],)),
+    Form("MatrixDiagPart", _main_diagonal, (_FLOAT,)),
+    Form("MatrixDiagPartV2", _main_diagonal, (_FLOAT, _INT, _FLOAT), (None, None, []), _of_main_diagonal),
+    Form("MatrixDiagPartV3", _main_diagonal, (_FLOAT, _INT, _FLOAT), (None, None, []), _of_main_diagonal),
+    Form("MatrixTriangularSolve", _triangular_solve, (_FLOAT,) * 2, (None, None), attributes=("lower", "adjoint")),
     Form("Einsum", lambda x, y: (x[None] @ y)[0], (_FLOAT,) * 2, ([None], [None, None]), _of_equation(b"j,jk->k")),
     Form("Einsum", lambda x, y: tf.reduce_sum(x * y, 0), (_FLOAT,) * 2, (None, None), _of_equation(b"ij,ij->j")),
     Form("Fill", lambda n, x: tf.cast(tf.fill(n, tf.cast(x, _FLOAT)), x.dtype), (None, tf.float64), ([None], [])),

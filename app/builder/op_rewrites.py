@@ -34,7 +34,7 @@ def rewrite_ops(folder: Path, fed_back: bool = False) -> None:
 
 def _replace(library: Any, forms: Sequence[Form]) -> bool:
     """Whether there was anything to replace in a library of functions."""
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, list[Any]] = {}
     names: dict[Any, str] = {}
     for function in library.function:
         around = _around(function)
@@ -45,11 +45,11 @@ def _replace(library: Any, forms: Sequence[Form]) -> bool:
             key = (forms.index(form), dtypes, tuple(attributes.items()))
             name = names.setdefault(key, f"exact_{len(names)}")
             if name not in definitions:
-                definitions[name] = _definition(name, form, dtypes, attributes)
+                definitions[name] = _definitions(name, form, dtypes, attributes)
             outputs[node.name] = {a.name: i for i, a in enumerate(op_def_registry.get(node.op).output_arg)}
             node.CopyFrom(_call(node, name, dtypes, dtypes_of(node, "output_arg")))
         _rename_outputs(function, outputs)
-    library.function.extend(definitions.values())
+    library.function.extend(one for several in definitions.values() for one in several)
     return bool(definitions)
 
 
@@ -62,16 +62,18 @@ def _form_of(node: Any, around: Around, forms: Sequence[Form]) -> Form | None:
     return next((form for form in forms if node.op == form.kind and form.fits(node, around)), None)
 
 
-def _definition(name: str, form: Form, dtypes: tuple[tf.DType, ...], attributes: dict[str, Any]) -> Any:
+def _definitions(name: str, form: Form, dtypes: tuple[tf.DType, ...], attributes: dict[str, Any]) -> list[Any]:
+    """The function of a form under that name, and those that its loops run."""
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in zip(form.shapes, dtypes, strict=True)]
 
     @tf.function(autograph=False, input_signature=specs)
     def traced(*tensors: tf.Tensor) -> Any:
         return form.compute(*tensors, **attributes)
 
-    definition = traced.get_concrete_function().function_def
+    concrete = traced.get_concrete_function()
+    definition = concrete.function_def
     definition.signature.name = name
-    return definition
+    return [definition, *concrete.graph.as_graph_def().library.function]
 
 
 def _call(node: Any, function: str, inputs: tuple[tf.DType, ...], outputs: tuple[tf.DType, ...]) -> Any:

@@ -11,7 +11,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from app.engine.savedmodel.engine import FlatFunction
 
-_DRAWS = re.compile(
+DRAWS = re.compile(
     r"Random(?!Shuffle|GetKeyCounter|GetAlg)|Multinomial|TruncatedNormal|^Stateful(Uniform|Standard|Binomial)"
 )
 # What these draw for a place depends on their seed alone, and not on how often others were rejected.
@@ -55,20 +55,20 @@ def drawn_once(function: FlatFunction, batch_size: int | None) -> str:
     if graph is None:
         return "its graph cannot be read"
     users: dict[str, list[Any]] = {}
-    operations = _reached(graph)
+    operations = reached(graph)
     for operation in operations:
         for tensor in operation.inputs:
             users.setdefault(tensor.op.name, []).append(operation)
     for operation in operations:
         if operation.type == "RandomShuffle":
             return operation.type
-        if _DRAWS.search(operation.type) and not _is_seed(operation, users):
+        if DRAWS.search(operation.type) and not is_seed(operation, users):
             shape = operation.outputs[0].shape
             if _has_no_rows(shape.as_list() if shape.rank is not None else None, batch_size):
                 return str(operation.type)
     for node in _inner_nodes(graph.as_graph_def()):
         shapes = node.attr["_output_shapes"].list.shape if "_output_shapes" in node.attr else []
-        if _DRAWS.search(node.op) and shapes and not _is_integer(node):
+        if DRAWS.search(node.op) and shapes and not _is_integer(node):
             sizes = None if shapes[0].unknown_rank else [None if d.size < 0 else d.size for d in shapes[0].dim]
             if _has_no_rows(sizes, batch_size):
                 return str(node.op)
@@ -84,9 +84,9 @@ def without_chance(function: FlatFunction) -> FlatFunction | None:
     drawing = [node for node in definition.node if node.op in _FIXED]
     for number, node in enumerate(drawing):
         _fix(node, definition, number)
-    if any(_DRAWS.search(node.op) and not _BY_PLACE.search(node.op) for node in definition.node):
+    if any(DRAWS.search(node.op) and not _BY_PLACE.search(node.op) for node in definition.node):
         return None
-    if any(_DRAWS.search(node.op) for node in _inner_nodes(definition)):
+    if any(DRAWS.search(node.op) for node in _inner_nodes(definition)):
         return None  # how often a loop goes round may depend on any row
     names = [tensor.name for tensor in graph.inputs]
     outputs = dict(zip(sorted(function.concrete.structured_outputs), [t.name for t in graph.outputs], strict=True))
@@ -110,7 +110,7 @@ def _inlined(function: FlatFunction) -> Any:
         return None
 
 
-def _reached(graph: Any) -> list[Any]:
+def reached(graph: Any) -> list[Any]:
     """The operations that the outputs come from."""
     waiting = [tensor.op for tensor in graph.outputs]
     reached = {operation.name: operation for operation in waiting}
@@ -137,7 +137,7 @@ def _is_integer(node: Any) -> bool:
     return any(tf.as_dtype(dtype).is_integer for dtype in dtypes)
 
 
-def _is_seed(operation: Any, users: Mapping[str, list[Any]]) -> bool:
+def is_seed(operation: Any, users: Mapping[str, list[Any]]) -> bool:
     """Whether what it draws is the seed of other draws, and nothing else."""
     if not operation.outputs[0].dtype.is_integer:
         return False

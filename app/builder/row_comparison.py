@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from app.engine.base import Engine
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, ServingInfo
+from saver.artifact.probe import probe_noise
 
 TOLERANCE = 1e-5
 NUDGES = 64
@@ -26,13 +27,19 @@ class Pair:
     """Two engines to be compared, with the same weights.
 
     `compiled` may serve if all is equal; `reference` is TensorFlow's. `spec` is that of the policy, `serving` says
-    which functions it has beside `action`.
+    which functions it has beside `action`. `noise`: for a function that takes noise as inputs and is not `sample`, so
+    many rows, and a seed, those inputs.
     """
 
     compiled: Engine
     reference: Engine
     spec: PolicySpec
     serving: ServingInfo
+    noise: Callable[[str, int, int], Arrays] = lambda *_: {}
+
+    def noise_of(self, function: str, rows: int, seed: int) -> Arrays:
+        """The inputs of a function that are noise, from a generator of that seed; none for one that takes none."""
+        return probe_noise(self.serving.noise, rows, seed) if function == "sample" else self.noise(function, rows, seed)
 
 
 def is_among(found: Arrays, answers: Arrays) -> bool:

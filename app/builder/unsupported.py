@@ -46,8 +46,7 @@ def draws_of(action: Any, has_sample: bool) -> str:
         return "action draws from a seed in the export, the same again after each start; TensorFlow runs it"
     if has_sample:
         return "action draws afresh" + (", whatever tf.random.set_seed was when it was saved" if seed else "")
-    again = "the same again after each start" if seed else "afresh"
-    return f"action draws {again}; TensorFlow runs it, as it has no sample"
+    return "action draws afresh" + (", but the same again after each start where TensorFlow runs it" if seed else "")
 
 
 def draws(action: Any) -> bool:

@@ -18,7 +18,8 @@ from ai_edge_litert.interpreter import Interpreter
 from app.artifacts.bundle import RowSharing
 from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
-from app.engine.noise import fresh_noise
+from app.engine.large_model import LargeFunction, LargeModel, is_known
+from app.engine.noise import NOISE_INPUTS, fresh_inputs, sizes_of
 from app.engine.tflite import tensors_read
 from app.wire.tensors import Arrays
 from saver.artifact import Noise, PolicySpec, leaves
@@ -28,6 +29,8 @@ INITIAL_STATE = "get_initial_state"
 # More rows go as several calls: so much at once is as fast as can be, and the memory that a call takes stays taken.
 MOST_ROWS = 4096
 _NO_NOISE = Noise(0, 0)
+# Of larger files the weights are packed without Python's lock: see `app.engine.large_model`.
+LARGE_BYTES = 8 << 20
 # What has no signature in the file where it is the action itself.
 _SAME_AS_ACTION = ("greedy", "sample")
 
@@ -36,7 +39,8 @@ class LiteRTEngine:
     """One interpreter over one file of weights.
 
     The file has a signature for each function; `greedy` and `sample` have none where they are the action itself.
-    A policy that draws has no `action` in it: then `sample` answers that, from fresh noise for every row of every call.
+    A policy that draws and has `sample` has no `action` in it: then `sample` answers that, from fresh noise for every
+    row of every call. Another function that draws takes its noise as inputs, and is given fresh one likewise.
     `get_initial_state` takes nothing and gives the first rows of a state whose further rows repeat them.
 
     `sharing`: which rows may share a call. Where rows depend on each other, all that come are one call, however many.
@@ -54,30 +58,33 @@ class LiteRTEngine:
     sharing = RowSharing()
 
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
-        self._interpreter = _interpreter(model)
-        names = self._interpreter.get_signature_list()
-        read = tensors_read(model)
-        self._functions = {name: _Function(self._interpreter, name, read) for name in names}
+        self._model, self._functions = _opened(model)
+        names = self._functions.keys()
         self._initial = self._functions[INITIAL_STATE]({}, 1) if INITIAL_STATE in names else {}
         self._batch_size = spec.batch_size
         self._ranks = {
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
         }
-        self._noise = noise
+        # The sizes of the noise of each function that is to be given it.
+        self._noise = {
+            name: sizes for name, one in self._functions.items() if (sizes := one.noise) and name != "sample"
+        }
         self._draws = "action" not in names
+        if self._draws:
+            self._noise["action"] = sizes_of(noise)
         # Of this engine alone, and seeded by the operating system: no two copies or processes draw the same numbers.
         self._generator = np.random.default_rng()
         self._answer = tuple(spec.signatures["action"].outputs)
-        # Packs the weights, which takes 1 ms for each MB: no request should pay for it.
+        # Packs the weights of small files: no request should pay for it.
         shapes = {n: tuple(size or 1 for size in t.shape) for n, t in spec.signatures["action"].inputs.items()}
-        if self._draws:
-            shapes |= {n: a.shape for n, a in fresh_noise(noise, spec.batch_size or 1, self._generator).items()}
+        shapes |= {n: a.shape for n, a in self._fresh("action", spec.batch_size or 1).items()}
         self._functions["sample" if self._draws else "action"].prepare(shapes)
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
-        if self._draws and function == "action":
-            return self._drawn(inputs)
+        noise = self._noise.get(function)
+        if noise is not None and not (noise and noise.keys() <= inputs.keys()):
+            return self._drawn(function, inputs)
         rows = len(next(iter(inputs.values())))
         if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.sharing.dependent)):
             return self._call(function, inputs)
@@ -90,11 +97,16 @@ class LiteRTEngine:
         """See `Engine.initial_state`."""
         return {name: array[np.arange(rows) % len(array)] for name, array in self._initial.items()}
 
-    def _drawn(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """`action` by `sample`, without the outputs that only `sample` has."""
-        rows = len(next(iter(inputs.values())))
-        outputs = self.run("sample", {**inputs, **fresh_noise(self._noise, rows, self._generator)})
+    def _drawn(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """A function with fresh noise; `action` by `sample` where it is left out, without what only `sample` gives."""
+        inputs = {**inputs, **self._fresh(function, len(next(iter(inputs.values()))))}
+        if function != "action" or not self._draws:
+            return self.run(function, inputs)
+        outputs = self.run("sample", inputs)
         return {name: outputs[name] for name in self._answer}
+
+    def _fresh(self, function: str, rows: int) -> Arrays:
+        return fresh_inputs(self._noise.get(function, {}), rows, self._generator)
 
     def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         if function in _SAME_AS_ACTION and function not in self._functions:
@@ -108,6 +120,18 @@ class LiteRTEngine:
         return outputs
 
 
+def _opened(file: Path) -> tuple[Any, Mapping[str, _Function | LargeFunction]]:
+    """What keeps the file open, and its functions by name."""
+    file.open("rb").close()  # its error says what is the matter; LiteRT's does not
+    if file.stat().st_size > LARGE_BYTES and is_known():
+        with hushed():  # once for each environment it says which accelerators are not there
+            model = LargeModel(file)
+        return model, model.functions
+    interpreter = _interpreter(file)
+    read = tensors_read(file)
+    return interpreter, {name: _Function(interpreter, name, read) for name in interpreter.get_signature_list()}
+
+
 _greeted = False
 
 
@@ -116,7 +140,6 @@ def _interpreter(model: Path) -> Any:
     global _greeted
     with contextlib.nullcontext() if _greeted else hushed():
         # A thread pool would wait actively for its next call, on cores that others need.
-        model.open("rb").close()  # its error says what is the matter; LiteRT's does not
         interpreter = Interpreter(model_path=str(model), num_threads=1)
         if not _greeted:
             interpreter.allocate_tensors()
@@ -128,7 +151,7 @@ class _Function:
     """One signature of the file: a subgraph with tensors of its own.
 
     Beneath the public `SignatureRunner`, which takes twice as long for a small policy, and raises the same for an input
-    that is refused as for a lack of memory.
+    that is refused as for a lack of memory. `noise`: the sizes of its inputs that are noise, by name.
     """
 
     def __init__(self, interpreter: Any, name: str, read: Sequence[set[int]]) -> None:
@@ -138,6 +161,11 @@ class _Function:
         self._inputs = [(n, tensor) for n, tensor in signature["inputs"].items() if tensor in read[self._subgraph]]
         self._outputs = list(signature["outputs"].items())
         self._rows: int | None = None
+        self.noise = {
+            name: int(self._runtime.TensorSize(tensor, self._subgraph)[-1])
+            for name, tensor in self._inputs
+            if name in NOISE_INPUTS
+        }
 
     def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Makes room for inputs of these shapes, all with the same rows; beyond the rows they are always the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,40 @@ import numpy as np
 from app.wire.tensors import Arrays
 from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, Noise
 
+# Numbers for a whole call, [size], of functions whose rows all get the same.
+CALL_UNIFORM, CALL_NORMAL = f"{NOISE_UNIFORM}/call", f"{NOISE_NORMAL}/call"
+NOISE_INPUTS = (NOISE_UNIFORM, NOISE_NORMAL, CALL_UNIFORM, CALL_NORMAL)
+
 # Uniform numbers are odd multiples of 2^-24: never 0 or 1, and exact in float32.
 _BITS = 23
 
 
 def fresh_noise(noise: Noise, rows: int, generator: np.random.Generator) -> Arrays:
     """Noise for requests without a seed: [rows, size] float32 for each kind that the policy takes."""
+    return fresh_inputs(sizes_of(noise), rows, generator)
+
+
+def sizes_of(noise: Noise) -> dict[str, int]:
+    """The size of each input of `sample` that is noise, by name."""
+    sizes = {NOISE_UNIFORM: noise.uniform, NOISE_NORMAL: noise.normal}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def fresh_inputs(sizes: Mapping[str, int], rows: int, generator: np.random.Generator) -> Arrays:
+    """Noise for a function that takes it as inputs: [rows, size] float32, or [size] of those for a whole call.
+
+    Args:
+      sizes: by the name of the input.
+      rows: of the call.
+      generator: where it comes from.
+    """
     arrays: Arrays = {}
-    if noise.uniform:
-        arrays[NOISE_UNIFORM] = _uniform(generator.integers(0, 1 << _BITS, (rows, noise.uniform), np.uint32))
-    if noise.normal:
-        arrays[NOISE_NORMAL] = generator.standard_normal((rows, noise.normal), np.float32)
+    for name, size in sizes.items():
+        shape = (size,) if name in (CALL_UNIFORM, CALL_NORMAL) else (rows, size)
+        if name in (NOISE_UNIFORM, CALL_UNIFORM):
+            arrays[name] = _uniform(generator.integers(0, 1 << _BITS, shape, np.uint32))
+        else:
+            arrays[name] = generator.standard_normal(shape, np.float32)
     return arrays
 
 

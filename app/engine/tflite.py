@@ -1,8 +1,10 @@
-"""A .tflite file → which of their tensors its functions read. No TensorFlow."""
+"""A .tflite file → which tensors its functions read, and which they take and give by name. No TensorFlow."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
@@ -16,6 +18,32 @@ def tensors_read(model: Path) -> list[set[int]]:
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         root = schema.Model.GetRootAs(data)
         return [_read_in(root.Subgraphs(index)) for index in range(root.SubgraphsLength())]
+
+
+@dataclass(frozen=True)
+class Named:
+    """The numbers of the tensors that a function takes and gives, by name; an output may have several names."""
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+def named_in(model: Path) -> dict[str, Named]:
+    """What each function of the file takes and gives, by its name."""
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        root = schema.Model.GetRootAs(data)
+        found = [root.SignatureDefs(index) for index in range(root.SignatureDefsLength())]
+        return {
+            one.SignatureKey().decode(): Named(
+                _numbers(one.Inputs(place) for place in range(one.InputsLength())),
+                _numbers(one.Outputs(place) for place in range(one.OutputsLength())),
+            )
+            for one in found
+        }
+
+
+def _numbers(tensors: Iterable[schema.TensorMap]) -> dict[str, int]:
+    return {tensor.Name().decode(): tensor.TensorIndex() for tensor in tensors}
 
 
 def _read_in(graph: schema.SubGraph) -> set[int]:

@@ -108,9 +108,9 @@ def test_it_says_where_random_numbers_come_from(saved: Saved, tmp_path):
     )
     again = "action draws from a seed in the export, the same again after each start; TensorFlow runs it"
     assert drawing(seeded, tmp_path / "c") == drawing(seeded, tmp_path / "d", 1) == again
-    assert drawing(plain, tmp_path / "e") == "action draws afresh; TensorFlow runs it, as it has no sample"
+    assert drawing(plain, tmp_path / "e") == "action draws afresh"
     assert drawing(plain, tmp_path / "f", 1) == (
-        "action draws the same again after each start; TensorFlow runs it, as it has no sample"
+        "action draws afresh, but the same again after each start where TensorFlow runs it"
     )
 
 

@@ -396,3 +396,16 @@ def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):
     assert ((right >= [0, -5]) & (right <= [3, 5])).all()
     assert (np.abs(inputs["0/observation/speed"]) <= 1).all()
     assert inputs["1/trace/0"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(("known", "most"), [(True, "_MOST_BYTES"), (False, "_MOST_UNDER_LOCK")])
+def test_a_policy_of_more_weights_than_pays_stays_on_tensorflow(tmp_path, monkeypatch, known, most):
+    PolicySaver(policies.q()).save(tmp_path / "p", verify=False)
+    graph = opened(tmp_path / "p")
+    monkeypatch.setattr(engine_choice, "is_known", lambda: known)
+    monkeypatch.setattr(engine_choice, most, 1 << 3)
+    bundle = Builder(graph).prepare(None, graph.digest, tmp_path / "bundle").bundle
+    assert (bundle.engine, bundle.engine_reason) == (
+        TENSORFLOW,
+        "it has 0 MB of weights: up to 7.62939e-06 MB are compiled",
+    )

@@ -51,6 +51,17 @@ def far(x: tf.Tensor) -> tf.Tensor:
     return tf.where(x > 0.0, small(x), small(x) - 2**33)
 
 
+def outer(x: tf.Tensor) -> tf.Tensor:
+    return near(x)[:, :, None] * tf.constant([1.0, -2.0, 0.5])
+
+
+def solved(x: tf.Tensor, adjoint: bool) -> tf.Tensor:
+    """Of triangular matrices, a different one for each row."""
+    off = tf.constant([[9.0, 9.0, 9.0], [0.5, 9.0, 9.0], [-2.0, 1.5, 9.0]])
+    matrices = tf.linalg.set_diag(tf.zeros_like(x)[:, :, None] + off, 1.0 + tf.abs(near(x)))
+    return tf.linalg.triangular_solve(matrices, near(x)[:, :, None] + 1.0, lower=True, adjoint=adjoint)[:, :, 0]
+
+
 FUNCTIONS: dict[str, Any] = {
     "softplus": tf.nn.softplus,
     "log_of_softplus": lambda x: tf.math.log(tf.nn.softplus(tf.maximum(x, -80.0))),
@@ -80,6 +91,11 @@ FUNCTIONS: dict[str, Any] = {
     "scattered": lambda x: tf.scatter_nd(small(x[:, :1]), x[:, 0], tf.constant([4], tf.int64)),
     "segment_sum": lambda x: tf.math.unsorted_segment_sum(tf.clip_by_value(x, -9.0, 9.0), far(x), 4),
     "segment_max": lambda x: tf.math.unsorted_segment_max(x, small(x), 4),
+    "main_diagonals": lambda x: tf.linalg.diag_part(outer(x)),
+    "main_diagonals_1": lambda x: tf.raw_ops.MatrixDiagPart(input=outer(x)),
+    "main_diagonals_2": lambda x: tf.raw_ops.MatrixDiagPartV2(input=outer(x)[:, :, :2], k=0, padding_value=0.0),
+    "solved_lower": lambda x: solved(x, adjoint=False),
+    "solved_upper": lambda x: solved(x, adjoint=True),
     "segment_min": lambda x: tf.math.unsorted_segment_min(x, small(x), 4),
 }
 # To the last bit.

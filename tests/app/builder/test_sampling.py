@@ -25,8 +25,9 @@ from tests.zoo.statistics import same_distribution
 
 ERROR_RATE = 1e-6
 MANY = 2000
-# Categories, normal numbers, exploration, a fixed batch; with --full, test_engines.py in tests/zoo takes every kind.
-SAMPLED = ["q", "ppo", "dqn-epsilon", "export-fixed-batch-sampled"]
+# Categories, normal numbers, exploration, a fixed batch; noise for what the graph of `action` draws; gamma samples.
+# With --full, test_engines.py in tests/zoo takes every kind.
+SAMPLED = ["q", "ppo", "dqn-epsilon", "export-fixed-batch-sampled", "neural-boltzmann-gumbel", "family-gamma"]
 
 
 def one_row(opened: Opened, rows: int) -> dict[str, np.ndarray]:
@@ -45,7 +46,9 @@ def naive(opened: Opened, file: Any) -> LiteRTEngine:
     """What conversion alone makes of `action`."""
     variables = compiling._variables(opened.engine, ["action"])
     file.write_bytes(
-        compiling._convert(FoldedConstants({"action": compiling._wrapped("action", opened.engine)}, variables))
+        compiling._convert(
+            FoldedConstants({"action": compiling._wrapped("action", opened.engine.functions["action"])}, variables)
+        )
     )
     return LiteRTEngine(file, opened.export.spec)
 
@@ -170,3 +173,21 @@ def test_log_prob_of_a_squashed_action_is_that_of_the_value_before_tanh(compiled
     expected = (density - volume).sum(axis=1)
     assert ((answer["action"] == low) | (answer["action"] == high)).any()
     np.testing.assert_allclose(answer["log_prob"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_for_a_whole_call_are_drawn_anew_for_each_call(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("td3-gaussian-noise")
+    inputs = one_row(compiled.opened, 3)
+    actions = np.array([compiled.engine.run("action", inputs)["action"] for _ in range(1000)])
+    assert (actions == actions[:, :1]).all()
+    expected = np.array([compiled.opened.engine.run("action", inputs)["action"] for _ in range(1000)])
+    assert same_distribution(actions[:, 0], expected[:, 0], ERROR_RATE)
+    assert len(np.unique(actions[:, 0], axis=0)) > 100
+
+
+def test_a_distribution_that_is_random_is_another_one_in_each_call(compiled_policies: CompiledPolicies):
+    compiled = compiled_policies.compiled("linear-thompson")
+    inputs = random_inputs(compiled.opened.export.spec, 2000, 1.0, np.random.default_rng(0))
+    found = compiled.engine.run("distribution", inputs)
+    assert found.keys() == compiled.opened.engine.run("distribution", inputs).keys()
+    assert any((array != compiled.engine.run("distribution", inputs)[name]).any() for name, array in found.items())
