@@ -1,8 +1,8 @@
-"""A journal: the events that one worker has written of one policy, in a file in memory that outlives the worker.
+"""A journal: the steps that one worker has answered of one policy, in a file in memory that outlives the worker.
 
-    magic, 8 bytes · digest of the layout, 16 · the end of the events, u64 · nothing, up to byte 64 · events
+    magic, 8 bytes · digest of the layout, 16 · the end of the records, u64 · nothing, up to byte 64 · records
 
-The worker sets the end after each event, so what it has answered is there however it ends, and no system call is paid.
+The worker sets the end after each step, so what it has answered is there however it ends, and no system call is paid.
 Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. The writer holds a lock on
 the file: where it can be taken, the writer is gone or has moved on.
 """
@@ -20,11 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from app.experience.event import LEAST_BYTES, length_of
+from app.experience.event import NUMBERS, NUMBERS_AT, Who, session_record, version_record
+from app.experience.records import Records, Unreadable
 
 FOLDER, SUFFIX = "journals", ".journal"
 _PARTIAL = ".new"
-_MAGIC = b"events\x00\x01"
+_MAGIC = b"events\x00\x02"
 _DIGEST_AT, _END_AT, _START = 8, 24, 64
 _END = struct.Struct("=Q")
 # After an error, until it is tried again.
@@ -45,7 +46,7 @@ class JournalFull(OSError):
 
 
 class JournalWriter:
-    """Writes the events of one worker. `folder`: made when it is needed; `clock`: seconds."""
+    """Writes the steps of one worker. `folder`: made when it is needed; `clock`: seconds."""
 
     def __init__(
         self, folder: Path, digest: bytes, limits: JournalLimits, clock: Callable[[], float] = time.monotonic
@@ -58,21 +59,27 @@ class JournalWriter:
         self._error = OSError()
         self._at = self._size = 0
         self._map: mmap.mmap | None = None
+        # What this file says of the names already: the number of a session, and its id, by its incarnation.
+        self._sessions: dict[str, tuple[int, str]] = {}
+        self._versions: dict[str, int] = {}
+        self._said = 0
 
-    def write(self, event: bytes) -> None:
-        """Writes an event, which is kept from then on.
+    def write(self, step: bytes, who: Who, version: str) -> None:
+        """Writes a step, which is kept from then on.
 
         Raises:
           JournalFull: nobody reads.
-          OSError: it cannot be written. After an error, the next second's events are refused with the same one.
+          OSError: it cannot be written. After an error, the next second's steps are refused with the same one.
         """
-        end = self._at + len(event)
-        if end > self._size:
-            self._open_next(len(event))
-            end = self._at + len(event)
-        written = self._map
+        known, version_number = self._sessions.get(who[2]), self._versions.get(version)
+        end = self._at + len(step)
+        if end > self._size or known is None or version_number is None or known[1] != who[0]:
+            known, version_number = self._prepare(len(step), who, version)
+            end = self._at + len(step)
+        at, written = self._at, self._map
         assert written is not None, "just opened"
-        written[self._at : end] = event
+        written[at:end] = step
+        NUMBERS.pack_into(written, at + NUMBERS_AT, known[0], version_number)
         _END.pack_into(written, _END_AT, end)
         self._at = end
 
@@ -81,6 +88,32 @@ class JournalWriter:
         if self._map is not None:
             self._map.close()  # and with it goes the lock
         self._map, self._at, self._size = None, 0, 0
+        self._sessions.clear()
+        self._versions.clear()
+        self._said = 0
+
+    def _prepare(self, size: int, who: Who, version: str) -> tuple[tuple[int, str], int]:
+        """Has room for a step, and the names that it has said in this file; returns their numbers."""
+        size += len(session_record(0, who)) + len(version_record(0, version))
+        if self._at + size > self._size:
+            self._open_next(size)
+        known = self._sessions.get(who.incarnation)
+        if known is None or known[1] != who.session:
+            known = self._said, who.session
+            self._sessions[who.incarnation] = known
+            self._say(session_record(self._said, who))
+        number = self._versions.get(version)
+        if number is None:
+            number = self._versions[version] = self._said
+            self._say(version_record(number, version))
+        return known, number
+
+    def _say(self, record: bytes) -> None:
+        """Writes names; they are there for others as soon as a step is that has them."""
+        assert self._map is not None, "just opened"
+        end = self._at + len(record)
+        self._map[self._at : end] = record
+        self._at, self._said = end, self._said + 1
 
     def _open_next(self, size: int) -> None:
         if self._clock() < self._again_at:
@@ -122,12 +155,8 @@ def _created(folder: Path, digest: bytes, size: int) -> mmap.mmap:
     return made
 
 
-class Unreadable(Exception):
-    """A file is no journal of this policy."""
-
-
 class JournalReader:
-    """Reads one journal.
+    """Reads one journal. `records`: those up to `end` are whole; `at`: how far they were read.
 
     Raises:
       Unreadable: it is none, or has events of another layout.
@@ -146,37 +175,22 @@ class JournalReader:
                 raise Unreadable("it is no journal")
             if head[_DIGEST_AT:_END_AT] != digest:
                 raise Unreadable("it has the steps of a policy with another spec")
-            self._view = memoryview(mmap.mmap(self._file, size, access=mmap.ACCESS_READ))
+            self.records = Records(mmap.mmap(self._file, size, access=mmap.ACCESS_READ))
         except BaseException:
             os.close(self._file)
             raise
-        self._size = size
 
     def end(self) -> int:
-        """Returns where its events end now."""
-        end: int = _END.unpack_from(self._view, _END_AT)[0]
-        return min(end, self._size)
-
-    def data(self, end: int) -> memoryview | None:
-        """Returns the event at `at`; None where there is none before `end`. To go on, add its length to `at`.
-
-        Raises:
-          Unreadable: there is something else: the machine went down before it was on the disk.
-        """
-        start = self.at
-        if start >= end:
-            return None
-        length = length_of(self._view, start) if end - start >= LEAST_BYTES else 0
-        if not LEAST_BYTES <= length <= end - start:
-            raise Unreadable(f"at {start} is no event")
-        return self._view[start : start + length]
+        """Returns where its records end now."""
+        end: int = _END.unpack_from(self.records.data, _END_AT)[0]
+        return min(end, self.records.size)
 
     def is_over(self) -> bool:
         """Returns whether the writer is gone, or has moved on: the end stays where it is."""
         return _is_free(self._file)
 
     def close(self) -> None:
-        """Closes it; events that are in use stay readable."""
+        """Closes it."""
         os.close(self._file)
 
 

@@ -26,7 +26,7 @@ class Returns:
     def add(self, rows: Rows, episodes: Array) -> None:
         """Takes rows in their order, [rows] with their episodes; one whose start was not among them is left out."""
         reward = rows.get("reward")
-        if reward is None or np.ndim(reward) != 1:
+        if not isinstance(reward, np.ndarray) or reward.ndim != 1:
             return  # of several rewards a step there is no one return
         kinds, following = np.asarray(rows["step_type"]), np.asarray(rows["next_step_type"])
         known = episodes != NO_EPISODE

@@ -154,8 +154,7 @@ class Episodes:
         """Records the last step once more, the answer of which is sent again, where it may have been lost."""
         if self.writer is not None and record.event:
             run = record.run
-            who = Who(id_, run.run_id, run.incarnation)
-            self.writer.write_again(record.event, who, record.step, record.place)
+            self.writer.write_again(record, Who(id_, run.run_id, run.incarnation))
 
     def _is_recorded(self, asked: bool | None, id_: str) -> bool:
         if self.writer is not None:
@@ -232,21 +231,20 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
 
     def event(self, result: Result) -> bytes:
         """Returns what is recorded of the step; b"" where that is nothing."""
-        writer, run = self.episodes.writer, self.run
-        if writer is None or not run.recorded:
-            return b""
-        who = Who(self.id, run.run_id, run.incarnation)
-        return writer.event(who, self.fields["step"], self.options, self.pending.job, result)
-
-    def record(self, event: bytes) -> None:
-        """Records the step, which is stored now. `event`: of the step."""
-        writer, before = self.episodes.writer, self.before
+        writer = self.episodes.writer
         if writer is None or not self.run.recorded:
+            return b""
+        return writer.event(self.fields["step"], self.options, self.pending.job, result)
+
+    def record(self, event: bytes, version: str) -> None:
+        """Records the step, which is stored now. `event`: of the step; `version`: the one that answered it."""
+        writer, run, before = self.episodes.writer, self.run, self.before
+        if writer is None or not run.recorded:
             return
+        who = Who(self.id, run.run_id, run.incarnation)
         if before is not None and before.event:
-            who = Who(self.id, self.run.run_id, self.run.incarnation)
-            writer.write_before(before.event, who, before.step, before.place)
-        writer.write(event)
+            writer.write_before(before, who)
+        writer.write(event, who, version)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
         template, batched = self.pending.template, self.pending.batched
