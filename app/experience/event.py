@@ -13,7 +13,7 @@ A step says all that was asked and answered; what the next observation brings is
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -46,6 +46,18 @@ class Who(NamedTuple):
     session: str
     run_id: str
     incarnation: str
+
+
+class Names(Protocol):
+    """The names that all steps of a session have beside its id, from its start on."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that has started it."""
+
+    @property
+    def incarnation(self) -> str:
+        """Another one for each start."""
 
 
 class Head(NamedTuple):

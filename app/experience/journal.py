@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from app.experience.event import NUMBERS, NUMBERS_AT, Who, session_record, version_record
+from app.experience.event import NUMBERS, NUMBERS_AT, Names, Who, session_record, version_record
 from app.experience.records import Records, Unreadable
 
 FOLDER, SUFFIX = "journals", ".journal"
@@ -64,16 +64,17 @@ class JournalWriter:
         self._versions: dict[str, int] = {}
         self._said = 0
 
-    def write(self, step: bytes, who: Who, version: str) -> None:
+    def write(self, step: bytes, session: str, names: Names, version: str) -> None:
         """Writes a step, which is kept from then on.
 
         Raises:
           JournalFull: nobody reads.
           OSError: it cannot be written. After an error, the next second's steps are refused with the same one.
         """
-        known, version_number = self._sessions.get(who[2]), self._versions.get(version)
+        known, version_number = self._sessions.get(names.incarnation), self._versions.get(version)
         end = self._at + len(step)
-        if end > self._size or known is None or version_number is None or known[1] != who[0]:
+        if end > self._size or known is None or version_number is None or known[1] != session:
+            who = Who(session, names.run_id, names.incarnation)
             known, version_number = self._prepare(len(step), who, version)
             end = self._at + len(step)
         at, written = self._at, self._map

@@ -42,11 +42,15 @@ class _Value(NamedTuple):
 
 
 class _Fills(NamedTuple):
-    """The bytes of values that a step of so many rows has not, by the names of what it was asked and answered."""
+    """The bytes of values that a step of so many rows has not, by the names of what it was asked and answered.
+
+    `length`: that of such a step's record.
+    """
 
     inputs: list[tuple[str, bytes]]
     outputs: list[tuple[str, bytes]]
     log_prob: bytes
+    length: int
 
 
 class Layout:
@@ -84,32 +88,24 @@ class Layout:
         rows, inputs, outputs = job.rows, job.inputs, result.outputs
         if not self.is_fixed:
             body = self._varying(rows, inputs, outputs, options.log_prob)
-        else:
-            if not self._is_exact(job.function, result):
-                outputs = self._cast(outputs, rows)
-            fills = self._fills.get(rows) or self._filled(rows)
-            parts = [fill if (a := inputs.get(name)) is None else a.tobytes() for name, fill in fills.inputs]
-            parts += [fill if (a := outputs.get(name)) is None else a.tobytes() for name, fill in fills.outputs]
-            log_prob = outputs.get(LOG_PROB) if options.log_prob else None
-            parts.append(fills.log_prob if log_prob is None else log_prob.tobytes())
-            body = b"".join(parts)
-            if len(body) != rows * self.row_bytes:
-                raise ValueError(f"a step has {len(body)} bytes, and not {rows} times {self.row_bytes}")
-        seed = options.seed
-        head = packed_head(
-            HEAD_BYTES + len(body),
-            STEP,
-            0,
-            _MODE_NUMBERS[job.function],
-            0,
-            0,
-            rows,
-            step,
-            time.time_ns(),
-            result.train_step,
-            -1 if seed is None else seed,
-        )
-        return head + body
+            return self._head(HEAD_BYTES + len(body), step, options, job, result) + body
+        if not self._is_exact(job.function, result):
+            outputs = self._cast(outputs, rows)
+        fills = self._fills.get(rows) or self._filled(rows)
+        parts = [self._head(fills.length, step, options, job, result)]
+        parts += [fill if (a := inputs.get(name)) is None else a.tobytes() for name, fill in fills.inputs]
+        parts += [fill if (a := outputs.get(name)) is None else a.tobytes() for name, fill in fills.outputs]
+        log_prob = outputs.get(LOG_PROB) if options.log_prob else None
+        parts.append(fills.log_prob if log_prob is None else log_prob.tobytes())
+        record = b"".join(parts)
+        if len(record) != fills.length:
+            raise ValueError(f"a step has {len(record)} bytes, and not {fills.length}")
+        return record
+
+    def _head(self, length: int, step: int, options: Options, job: Job, result: Result) -> bytes:
+        mode, seed = _MODE_NUMBERS[job.function], options.seed
+        now, seed = time.time_ns(), -1 if seed is None else seed
+        return packed_head(length, STEP, 0, mode, 0, 0, job.rows, step, now, result.train_step, seed)
 
     def fits(self, rows: int, record: Data) -> bool:
         """Returns whether the record of a step of so many rows has the values of this layout."""
@@ -148,7 +144,7 @@ class Layout:
             [(value.leaf.name, _filled(value, rows).tobytes()) for value in values]
             for values in (self._inputs, self._outputs)
         )
-        found = _Fills(inputs, outputs, _filled(self._log_prob, rows).tobytes())
+        found = _Fills(inputs, outputs, _filled(self._log_prob, rows).tobytes(), HEAD_BYTES + rows * self.row_bytes)
         if len(self._fills) < _MOST_FILLS:
             self._fills[rows] = found
         return found

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 
 from app.experience.arrow import Rows
-from app.experience.episodes import NO_EPISODE
+from app.experience.environments import NO_EPISODE
 from app.inputs.defaults import FIRST, LAST
 from app.rpc.messages import VersionReturns
 from app.wire.tensors import Array

@@ -70,6 +70,10 @@ class Sources:
         assert who is not None, "a step of it is there"
         return who
 
+    def keys(self, sessions: Array) -> Array:
+        """Returns for each session, by its number, what no other one ever has."""
+        return self._sessions.keys[sessions]
+
     def version(self, number: int) -> str:
         """Returns the version of this number."""
         version = self._versions.names[number]

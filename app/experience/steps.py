@@ -19,13 +19,18 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 class Numbers(Generic[Name]):
-    """Names by small numbers, each for as long as somebody uses it. `names`: by number; None where one is free."""
+    """Names by small numbers, each for as long as somebody uses it.
+
+    `names`: by number; None where one is free. `keys`: by number; no other name had it before.
+    """
 
     def __init__(self) -> None:
         self.names: list[Name | None] = []
         self._numbers: dict[Name, int] = {}
         self._uses: list[int] = []
         self._free: list[int] = []
+        self.keys = np.empty(256, np.int64)
+        self._named = 0
 
     def use(self, name: Name) -> int:
         """Returns the number of a name, which is used once more from now on."""
@@ -37,6 +42,10 @@ class Numbers(Generic[Name]):
                 number = len(self.names)
                 self.names.append(None)
                 self._uses.append(0)
+                if number == len(self.keys):
+                    self.keys = np.concatenate((self.keys, np.empty_like(self.keys)))
+            self._named += 1
+            self.keys[number] = self._named
             self.names[number] = name
             self._numbers[name] = number
         self._uses[number] += 1

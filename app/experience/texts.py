@@ -10,11 +10,16 @@ from app.wire.tensors import Array
 
 
 class Texts:
-    """The text of row i is `texts[numbers[i]]`."""
+    """The text of row i is `texts[numbers[i]]`.
 
-    def __init__(self, texts: Sequence[str], numbers: Array) -> None:
+    `keys`: for each of `texts` an integer that says, in all columns of its name, what this text and those beside it
+    are, so that nobody has to compare them; None where there are none.
+    """
+
+    def __init__(self, texts: Sequence[str], numbers: Array, keys: Array | None = None) -> None:
         self.texts = texts
         self.numbers = numbers
+        self.keys = keys
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -32,7 +37,7 @@ class Texts:
 
     def taken(self, rows: Array) -> Texts:
         """Returns those of these rows."""
-        return Texts(self.texts, self.numbers[rows])
+        return Texts(self.texts, self.numbers[rows], self.keys)
 
 
 def joined(parts: Sequence[Texts]) -> Texts:
@@ -42,4 +47,5 @@ def joined(parts: Sequence[Texts]) -> Texts:
     for part in parts:
         numbers.append(part.numbers + len(texts))
         texts.extend(part.texts)
-    return Texts(texts, np.concatenate(numbers))
+    keys = [part.keys for part in parts if part.keys is not None]
+    return Texts(texts, np.concatenate(numbers), np.concatenate(keys) if len(keys) == len(parts) else None)

@@ -80,7 +80,7 @@ def _texts(steps: Array, rows: int, sources: Sources) -> Columns:
     names = [sources.version(number) for number in versions.tolist()]
     session, version, mode = (np.repeat(each, rows) for each in (of_sessions, of_versions, steps["mode"]))
     return {
-        "session": Texts([who.session for who in whos], session),
+        "session": Texts([who.session for who in whos], session, sources.keys(sessions)),
         "run_id": Texts([who.run_id for who in whos], session),
         "incarnation": Texts([who.incarnation for who in whos], session),
         "version": Texts(names, version),

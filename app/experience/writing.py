@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.batching.rule import Job, Result
-from app.experience.event import MODES, STEP, Who, as_copy, read_head
+from app.experience.event import MODES, STEP, Names, as_copy, read_head
 from app.experience.journal import FOLDER, JournalFull, JournalLimits, JournalWriter
 from app.experience.layout import Layout
 from app.experience.share import is_in_share
@@ -93,21 +93,21 @@ class StepWriter:
                 log.exception("%s: a step is not recorded: %r; answers go on", self._policy, error)
             return b""
 
-    def write(self, event: bytes, who: Who, version: str) -> None:
-        """Writes a step. `version`: the one that answered it."""
+    def write(self, event: bytes, session: str, names: Names, version: str) -> None:
+        """Writes a step of a session. `version`: the one that answered it."""
         self._steps += 1
         if event:
-            self._write(event, who, version)
+            self._write(event, session, names, version)
 
-    def write_again(self, kept: Kept, who: Who) -> None:
+    def write_again(self, kept: Kept, session: str, names: Names) -> None:
         """Writes the last step once more, the answer of which is sent again: it may have been lost."""
         if kept.event and kept.place == self.place and self._belongs(kept):
-            self._write(kept.event, who, kept.version)
+            self._write(kept.event, session, names, kept.version)
 
-    def write_before(self, kept: Kept, who: Who) -> None:
+    def write_before(self, kept: Kept, session: str, names: Names) -> None:
         """Writes the last step, if another machine has written it: the next one is written here."""
         if kept.event and kept.place != self.place and self._belongs(kept):
-            self._write(as_copy(kept.event), who, kept.version)
+            self._write(as_copy(kept.event), session, names, kept.version)
 
     def take_counts(self) -> tuple[int, Counter[str]]:
         """Returns how many steps were to be written since the last call, and how many were lost, by reason."""
@@ -119,9 +119,9 @@ class StepWriter:
         """Ends the journal."""
         self._journal.close()
 
-    def _write(self, event: bytes, who: Who, version: str) -> None:
+    def _write(self, event: bytes, session: str, names: Names, version: str) -> None:
         try:
-            self._journal.write(event, who, version)
+            self._journal.write(event, session, names, version)
         except Exception as error:
             self._lose(
                 _UNREAD if isinstance(error, JournalFull) else _DISK if isinstance(error, OSError) else _ERROR, error

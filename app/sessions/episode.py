@@ -16,7 +16,6 @@ from msgspec import structs
 
 from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
-from app.experience.event import Who
 from app.experience.writing import StepWriter
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, RequestParser, function_of
@@ -153,8 +152,7 @@ class Episodes:
     def record_again(self, record: Record, id_: str) -> None:
         """Records the last step once more, the answer of which is sent again, where it may have been lost."""
         if self.writer is not None and record.event:
-            run = record.run
-            self.writer.write_again(record, Who(id_, run.run_id, run.incarnation))
+            self.writer.write_again(record, id_, record.run)
 
     def _is_recorded(self, asked: bool | None, id_: str) -> bool:
         if self.writer is not None:
@@ -241,10 +239,9 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
         writer, run, before = self.episodes.writer, self.run, self.before
         if writer is None or not run.recorded:
             return
-        who = Who(self.id, run.run_id, run.incarnation)
         if before is not None and before.event:
-            writer.write_before(before, who)
-        writer.write(event, who, version)
+            writer.write_before(before, self.id, run)
+        writer.write(event, self.id, run, version)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
         template, batched = self.pending.template, self.pending.batched

@@ -49,7 +49,7 @@ def write(
 ) -> None:
     """Writes a step as a worker does. `copied`: as one that another machine has written."""
     record = event(step, types)
-    journal.write(as_copy(record) if copied else record, who(session, incarnation), f"v{step}")
+    journal.write(as_copy(record) if copied else record, session, who(session, incarnation), f"v{step}")
 
 
 class RowsInMemory:

@@ -55,9 +55,9 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_names_are_written_once_in_each_file_and_again_where_another_session_has_them(tmp_path: Path) -> None:
     journal = writer(tmp_path)
     for step in range(40):
-        journal.write(event(step), who(), "v")
-    journal.write(event(40), who("other"), "v")  # of the same incarnation, which chance does not give
-    journal.write(event(41), who(), "v")
+        journal.write(event(step), "s", who(), "v")
+    journal.write(event(40), "other", who(), "v")  # of the same incarnation, which chance does not give
+    journal.write(event(41), "s", who(), "v")
     assert [session for (session, _, _), _, _, _ in read(tmp_path)] == ["s"] * 40 + ["other", "s"]
     assert b"".join(path.read_bytes() for path in tmp_path.iterdir()).count(b"srunone") == 2
 
