@@ -36,7 +36,7 @@ HEADS = np.dtype(
 )  # fmt: skip
 _FLAGS_AT = 5
 # Where a step has its two numbers.
-NUMBERS_AT, NUMBERS = 8, struct.Struct("<II")
+_NUMBERS_AT, _NUMBERS = 8, struct.Struct("<II")
 Data: TypeAlias = "bytes | memoryview"
 
 
@@ -108,7 +108,7 @@ def as_copy(step: bytes) -> bytes:
 
 def numbered(step: Data, session: int, version: int) -> bytes:
     """Returns a step with other numbers of its session and its version."""
-    return b"".join((step[:NUMBERS_AT], NUMBERS.pack(session, version), step[NUMBERS_AT + NUMBERS.size :]))
+    return b"".join((step[:_NUMBERS_AT], _NUMBERS.pack(session, version), step[_NUMBERS_AT + _NUMBERS.size :]))
 
 
 def session_record(number: int, who: Who) -> bytes:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from app.experience.event import NUMBERS, NUMBERS_AT, Names, Who, session_record, version_record
+from app.experience.event import Names, Who, numbered, session_record, version_record
 from app.experience.records import Records, Unreadable
 
 FOLDER, SUFFIX = "journals", ".journal"
@@ -65,22 +65,26 @@ class JournalWriter:
         self._said = 0
 
     def write(self, step: bytes, session: str, names: Names, version: str) -> None:
-        """Writes a step, which is kept from then on.
+        """Writes a step, which is kept from then on; raises as `numbers` does."""
+        self.put(numbered(step, *self.numbers(len(step), session, names, version)))
+
+    def numbers(self, size: int, session: str, names: Names, version: str) -> tuple[int, int]:
+        """Returns the numbers of a session and a version, for a step of this size that is put next.
 
         Raises:
           JournalFull: nobody reads.
           OSError: it cannot be written. After an error, the next second's steps are refused with the same one.
         """
-        known, version_number = self._sessions.get(names.incarnation), self._versions.get(version)
-        end = self._at + len(step)
-        if end > self._size or known is None or version_number is None or known[1] != session:
-            who = Who(session, names.run_id, names.incarnation)
-            known, version_number = self._prepare(len(step), who, version)
-            end = self._at + len(step)
-        at, written = self._at, self._map
-        assert written is not None, "just opened"
-        written[at:end] = step
-        NUMBERS.pack_into(written, at + NUMBERS_AT, known[0], version_number)
+        known, number = self._sessions.get(names.incarnation), self._versions.get(version)
+        if known is None or number is None or known[1] != session or self._at + size > self._size:
+            return self._prepare(size, Who(session, names.run_id, names.incarnation), version)
+        return known[0], number
+
+    def put(self, step: bytes) -> None:
+        """Writes a step, for which there is room, with the numbers that it has; it is kept from then on."""
+        end, written = self._at + len(step), self._map
+        assert written is not None, "there are numbers"
+        written[self._at : end] = step
         _END.pack_into(written, _END_AT, end)
         self._at = end
 
@@ -93,7 +97,7 @@ class JournalWriter:
         self._versions.clear()
         self._said = 0
 
-    def _prepare(self, size: int, who: Who, version: str) -> tuple[tuple[int, str], int]:
+    def _prepare(self, size: int, who: Who, version: str) -> tuple[int, int]:
         """Has room for a step, and the names that it has said in this file; returns their numbers."""
         size += len(session_record(0, who)) + len(version_record(0, version))
         if self._at + size > self._size:
@@ -107,7 +111,7 @@ class JournalWriter:
         if number is None:
             number = self._versions[version] = self._said
             self._say(version_record(number, version))
-        return known, number
+        return known[0], number
 
     def _say(self, record: bytes) -> None:
         """Writes names; they are there for others as soon as a step is that has them."""

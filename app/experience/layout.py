@@ -77,35 +77,43 @@ class Layout:
         self._fills: dict[int, _Fills] = {}
         self._exact: dict[tuple[str, str], bool] = {}
 
-    def event(self, step: int, options: Options, job: Job, result: Result) -> bytes:
-        """Returns the record of an answered step, which has no numbers of its session and its version yet.
+    def size(self, rows: int) -> int:
+        """Returns how long the record of a step of so many rows is; 0 where that differs."""
+        return HEAD_BYTES + rows * self.row_bytes if self.is_fixed else 0
 
-        `options`: the step's, and where it has none, the session's.
+    def event(self, step: int, options: Options, job: Job, result: Result, numbers: tuple[int, int] = (0, 0)) -> bytes:
+        """Returns the record of an answered step.
+
+        Args:
+          step: its number.
+          options: the step's, and where it has none, the session's.
+          job: what was asked.
+          result: what was answered.
+          numbers: of its session and of the version, where they are known yet: see `JournalWriter.numbers`.
 
         Raises:
           ValueError: an array has not the size that the spec says.
         """
-        rows, inputs, outputs = job.rows, job.inputs, result.outputs
-        if not self.is_fixed:
-            body = self._varying(rows, inputs, outputs, options.log_prob)
-            return self._head(HEAD_BYTES + len(body), step, options, job, result) + body
-        if not self._is_exact(job.function, result):
-            outputs = self._cast(outputs, rows)
-        fills = self._fills.get(rows) or self._filled(rows)
-        parts = [self._head(fills.length, step, options, job, result)]
-        parts += [fill if (a := inputs.get(name)) is None else a.tobytes() for name, fill in fills.inputs]
-        parts += [fill if (a := outputs.get(name)) is None else a.tobytes() for name, fill in fills.outputs]
-        log_prob = outputs.get(LOG_PROB) if options.log_prob else None
-        parts.append(fills.log_prob if log_prob is None else log_prob.tobytes())
+        rows, inputs, outputs, parts = job.rows, job.inputs, result.outputs, [b""]
+        if self.is_fixed:
+            if not self._is_exact(job.function, result):
+                outputs = self._cast(outputs, rows)
+            fills = self._fills.get(rows) or self._filled(rows)
+            parts += [fill if (a := inputs.get(name)) is None else a.tobytes() for name, fill in fills.inputs]
+            parts += [fill if (a := outputs.get(name)) is None else a.tobytes() for name, fill in fills.outputs]
+            log_prob = outputs.get(LOG_PROB) if options.log_prob else None
+            parts.append(fills.log_prob if log_prob is None else log_prob.tobytes())
+            length = fills.length
+        else:
+            parts.append(self._varying(rows, inputs, outputs, options.log_prob))
+            length = HEAD_BYTES + len(parts[1])
+        mode, seed, now = _MODE_NUMBERS[job.function], options.seed, time.time_ns()
+        seed = -1 if seed is None else seed
+        parts[0] = packed_head(length, STEP, 0, mode, *numbers, rows, step, now, result.train_step, seed)
         record = b"".join(parts)
-        if len(record) != fills.length:
-            raise ValueError(f"a step has {len(record)} bytes, and not {fills.length}")
+        if len(record) != length:
+            raise ValueError(f"a step has {len(record)} bytes, and not {length}")
         return record
-
-    def _head(self, length: int, step: int, options: Options, job: Job, result: Result) -> bytes:
-        mode, seed = _MODE_NUMBERS[job.function], options.seed
-        now, seed = time.time_ns(), -1 if seed is None else seed
-        return packed_head(length, STEP, 0, mode, 0, 0, job.rows, step, now, result.train_step, seed)
 
     def fits(self, rows: int, record: Data) -> bool:
         """Returns whether the record of a step of so many rows has the values of this layout."""

@@ -86,12 +86,24 @@ class StepWriter:
         """Returns the record of an answered step: see `Layout.event`; b"" where there can be none."""
         try:
             return self._layout.event(step, options, job, result)
-        except Exception as error:  # a bug of ours, or an engine's: other steps may have none
-            self._lost[_ERROR] += 1
-            if not self._erred:
-                self._erred = True
-                log.exception("%s: a step is not recorded: %r; answers go on", self._policy, error)
+        except Exception as error:
+            self._err(error)
             return b""
+
+    def record(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
+        """Writes an answered step, as `event` and `write` do one after the other."""
+        size = self._layout.size(job.rows)
+        if not size or self._failed:
+            self.write(self.event(step, options, job, result), session, names, result.version)
+            return
+        self._steps += 1
+        try:
+            numbers = self._journal.numbers(size, session, names, result.version)
+            self._journal.put(self._layout.event(step, options, job, result, numbers))
+        except OSError as error:
+            self._lose(_UNREAD if isinstance(error, JournalFull) else _DISK, error)
+        except Exception as error:
+            self._err(error)
 
     def write(self, event: bytes, session: str, names: Names, version: str) -> None:
         """Writes a step of a session. `version`: the one that answered it."""
@@ -130,6 +142,13 @@ class StepWriter:
             if self._failed:
                 self._failed = ""
                 log.warning("%s: steps are recorded again", self._policy, extra=about(self._policy))
+
+    def _err(self, error: Exception) -> None:
+        """Notes a bug of ours, or an engine's: other steps may have none."""
+        self._lost[_ERROR] += 1
+        if not self._erred:
+            self._erred = True
+            log.error("%s: a step is not recorded: %r; answers go on", self._policy, error, exc_info=error)
 
     def _lose(self, reason: str, error: Exception) -> None:
         self._lost[reason] += 1

@@ -234,6 +234,12 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
             return b""
         return writer.event(self.fields["step"], self.options, self.pending.job, result)
 
+    def record_result(self, result: Result) -> None:
+        """Records the step, which is stored now, of a session in memory: as `event` and `record` do."""
+        writer, run = self.episodes.writer, self.run
+        if writer is not None and run.recorded:
+            writer.record(self.id, run, self.fields["step"], self.options, self.pending.job, result)
+
     def record(self, event: bytes, version: str) -> None:
         """Records the step, which is stored now. `event`: of the step; `version`: the one that answered it."""
         writer, run, before = self.episodes.writer, self.run, self.before
