@@ -66,6 +66,11 @@ class Follower:
         """How many steps followed one that was not recorded, or were in a journal that cannot be read."""
         return self._pairing.lost + self._journals.lost
 
+    @property
+    def journal_bytes(self) -> int:
+        """The bytes of all journals."""
+        return self._journals.size
+
     def advance(self) -> int:
         """Appends what is new; returns how many rows that were.
 

@@ -50,6 +50,11 @@ class Journals:
         self._changed_at = -1
         self._tidied_at = 0.0
 
+    @property
+    def size(self) -> int:
+        """The bytes of those that are open."""
+        return sum(reader.records.size for reader in self._readers.values())
+
     def source(self, name: str) -> int:
         """Returns the number of one of them."""
         return self._numbers[name]
