@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -114,10 +115,12 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("most", [8192, 2])
+@settings(max_examples=40, deadline=None)
 @given(ACTIONS)
-def test_rows_are_those_of_a_model(actions: list[tuple[str, int, int]]) -> None:
-    with tempfile.TemporaryDirectory() as name:
+def test_rows_are_those_of_a_model(most: int, actions: list[tuple[str, int, int]]) -> None:
+    """`most`: so many records are read at a time."""
+    with mock.patch("app.experience.journals._MOST_STEPS", most), tempfile.TemporaryDirectory() as name:
         folder, rows = Path(name), RowsInMemory()
         workers = [JournalWriter(folder / "journals", LAYOUT.digest, JournalLimits(1024, 2**30)) for _ in range(3)]
         follower = Follower(folder, SPEC, rows)
@@ -149,7 +152,7 @@ def test_rows_are_those_of_a_model(actions: list[tuple[str, int, int]]) -> None:
                 follower = Follower(folder, SPEC, rows)
         for worker in workers:
             worker.close()
-        for _ in range(3 + 2 * len(lost)):
+        for _ in range(3 + 4 * len(actions)):
             follower.advance()
         found = [(row["session"], row["incarnation"], row["step"]) for row in rows.rows]
         assert sorted(found) == sorted(expected)
