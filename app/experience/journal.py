@@ -46,7 +46,11 @@ class JournalFull(OSError):
 
 
 class JournalWriter:
-    """Writes the steps of one worker. `folder`: made when it is needed; `clock`: seconds."""
+    """Writes the steps of one worker. `folder`: made when it is needed; `clock`: seconds.
+
+    `at`, `size`: where the next record begins, and where the file ends. `sessions`, `versions`: what this file says of
+    names already: the number of a session and its id, by its incarnation, and that of a version.
+    """
 
     def __init__(
         self, folder: Path, digest: bytes, limits: JournalLimits, clock: Callable[[], float] = time.monotonic
@@ -57,68 +61,63 @@ class JournalWriter:
         self._clock = clock
         self._again_at = -_AGAIN_S
         self._error = OSError()
-        self._at = self._size = 0
+        self.at = self.size = 0
         self._map: mmap.mmap | None = None
-        # What this file says of the names already: the number of a session, and its id, by its incarnation.
-        self._sessions: dict[str, tuple[int, str]] = {}
-        self._versions: dict[str, int] = {}
+        self.sessions: dict[str, tuple[int, str]] = {}
+        self.versions: dict[str, int] = {}
         self._said = 0
 
     def write(self, step: bytes, session: str, names: Names, version: str) -> None:
-        """Writes a step, which is kept from then on; raises as `numbers` does."""
-        self.put(numbered(step, *self.numbers(len(step), session, names, version)))
-
-    def numbers(self, size: int, session: str, names: Names, version: str) -> tuple[int, int]:
-        """Returns the numbers of a session and a version, for a step of this size that is put next.
+        """Writes a step, which is kept from then on.
 
         Raises:
           JournalFull: nobody reads.
           OSError: it cannot be written. After an error, the next second's steps are refused with the same one.
         """
-        known, number = self._sessions.get(names.incarnation), self._versions.get(version)
-        if known is None or number is None or known[1] != session or self._at + size > self._size:
-            return self._prepare(size, Who(session, names.run_id, names.incarnation), version)
-        return known[0], number
+        known, number = self.sessions.get(names.incarnation), self.versions.get(version)
+        if known is None or number is None or known[1] != session or self.at + len(step) > self.size:
+            known, number = self._prepare(len(step), Who(session, names.run_id, names.incarnation), version)
+        self.put(numbered(step, known[0], number))
 
     def put(self, step: bytes) -> None:
-        """Writes a step, for which there is room, with the numbers that it has; it is kept from then on."""
-        end, written = self._at + len(step), self._map
-        assert written is not None, "there are numbers"
-        written[self._at : end] = step
+        """Writes a step that has its numbers, and for which there is room; it is kept from then on."""
+        end, written = self.at + len(step), self._map
+        assert written is not None, "there is room"
+        written[self.at : end] = step
         _END.pack_into(written, _END_AT, end)
-        self._at = end
+        self.at = end
 
     def close(self) -> None:
         """Ends the file: a reader may take it away."""
         if self._map is not None:
             self._map.close()  # and with it goes the lock
-        self._map, self._at, self._size = None, 0, 0
-        self._sessions.clear()
-        self._versions.clear()
+        self._map, self.at, self.size = None, 0, 0
+        self.sessions.clear()
+        self.versions.clear()
         self._said = 0
 
-    def _prepare(self, size: int, who: Who, version: str) -> tuple[int, int]:
+    def _prepare(self, size: int, who: Who, version: str) -> tuple[tuple[int, str], int]:
         """Has room for a step, and the names that it has said in this file; returns their numbers."""
         size += len(session_record(0, who)) + len(version_record(0, version))
-        if self._at + size > self._size:
+        if self.at + size > self.size:
             self._open_next(size)
-        known = self._sessions.get(who.incarnation)
+        known = self.sessions.get(who.incarnation)
         if known is None or known[1] != who.session:
             known = self._said, who.session
-            self._sessions[who.incarnation] = known
+            self.sessions[who.incarnation] = known
             self._say(session_record(self._said, who))
-        number = self._versions.get(version)
+        number = self.versions.get(version)
         if number is None:
-            number = self._versions[version] = self._said
+            number = self.versions[version] = self._said
             self._say(version_record(number, version))
-        return known[0], number
+        return known, number
 
     def _say(self, record: bytes) -> None:
         """Writes names; they are there for others as soon as a step is that has them."""
         assert self._map is not None, "just opened"
-        end = self._at + len(record)
-        self._map[self._at : end] = record
-        self._at, self._said = end, self._said + 1
+        end = self.at + len(record)
+        self._map[self.at : end] = record
+        self.at, self._said = end, self._said + 1
 
     def _open_next(self, size: int) -> None:
         if self._clock() < self._again_at:
@@ -131,7 +130,7 @@ class JournalWriter:
         except OSError as error:
             self._error, self._again_at = error, self._clock() + _AGAIN_S
             raise
-        self._at, self._size = _START, size
+        self.at, self.size = _START, size
 
     def _check_room(self, size: int) -> None:
         with contextlib.suppress(FileNotFoundError):

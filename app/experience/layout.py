@@ -20,8 +20,8 @@ from app.wire.tensors import Array, Arrays
 from saver.artifact import LOG_PROB, Leaf, Nest, PolicySpec, leaves
 
 _LOG_PROB = Leaf(LOG_PROB, "float32", ())
-# What stands for values that a step has not, by their rows; and versions of which the dtypes were seen.
-_MOST_FILLS, _MOST_SEEN = 64, 64
+# Plans that are kept: as many, and none for steps of more bytes.
+_MOST_PLANS, _MOST_PLANNED_BYTES = 256, 2**16
 # By the functions of a policy: see `MODES`.
 _MODE_NUMBERS = {"action": 0, "greedy": 1, "sample": 2}
 
@@ -41,16 +41,19 @@ class _Value(NamedTuple):
         return self.column, self.leaf.storage, self.leaf.shape
 
 
-class _Fills(NamedTuple):
-    """The bytes of values that a step of so many rows has not, by the names of what it was asked and answered.
+class Plan(NamedTuple):
+    """How to write the steps of so many rows that one function of one version answers.
 
-    `length`: that of such a step's record.
+    `length`: of a record; `is_exact`: whether the outputs have the dtypes and ranks of the spec; the rest: the names of
+    what is asked and answered, each with the bytes that stand for it where a step has none.
     """
 
+    length: int
+    mode: int
+    is_exact: bool
     inputs: list[tuple[str, bytes]]
     outputs: list[tuple[str, bytes]]
     log_prob: bytes
-    length: int
 
 
 class Layout:
@@ -74,46 +77,26 @@ class Layout:
         self.forms = [value.form for value in all_values]
         sizes = [dtype.itemsize * math.prod(size or 0 for size in shape) for _, dtype, shape in self.forms]
         self.row_bytes = sum(sizes) if self.is_fixed else 0
-        self._fills: dict[int, _Fills] = {}
-        self._exact: dict[tuple[str, str], bool] = {}
+        # By function, version's digest and rows, where sizes are fixed.
+        self.plans: dict[tuple[str, str, int], Plan] = {}
 
-    def size(self, rows: int) -> int:
-        """Returns how long the record of a step of so many rows is; 0 where that differs."""
-        return HEAD_BYTES + rows * self.row_bytes if self.is_fixed else 0
+    def event(self, step: int, options: Options, job: Job, result: Result) -> bytes:
+        """Returns the record of an answered step, which has no numbers of its session and its version yet.
 
-    def event(self, step: int, options: Options, job: Job, result: Result, numbers: tuple[int, int] = (0, 0)) -> bytes:
-        """Returns the record of an answered step.
-
-        Args:
-          step: its number.
-          options: the step's, and where it has none, the session's.
-          job: what was asked.
-          result: what was answered.
-          numbers: of its session and of the version, where they are known yet: see `JournalWriter.numbers`.
+        `options`: the step's, and where it has none, the session's.
 
         Raises:
           ValueError: an array has not the size that the spec says.
         """
-        rows, inputs, outputs, parts = job.rows, job.inputs, result.outputs, [b""]
-        if self.is_fixed:
-            if not self._is_exact(job.function, result):
-                outputs = self._cast(outputs, rows)
-            fills = self._fills.get(rows) or self._filled(rows)
-            parts += [fill if (a := inputs.get(name)) is None else a.tobytes() for name, fill in fills.inputs]
-            parts += [fill if (a := outputs.get(name)) is None else a.tobytes() for name, fill in fills.outputs]
-            log_prob = outputs.get(LOG_PROB) if options.log_prob else None
-            parts.append(fills.log_prob if log_prob is None else log_prob.tobytes())
-            length = fills.length
-        else:
-            parts.append(self._varying(rows, inputs, outputs, options.log_prob))
-            length = HEAD_BYTES + len(parts[1])
-        mode, seed, now = _MODE_NUMBERS[job.function], options.seed, time.time_ns()
-        seed = -1 if seed is None else seed
-        parts[0] = packed_head(length, STEP, 0, mode, *numbers, rows, step, now, result.train_step, seed)
-        record = b"".join(parts)
-        if len(record) != length:
-            raise ValueError(f"a step has {len(record)} bytes, and not {length}")
-        return record
+        if not self.is_fixed:
+            body = self._varying(job.rows, job.inputs, result.outputs, options.log_prob)
+            length, mode, seed = HEAD_BYTES + len(body), _MODE_NUMBERS[job.function], options.seed
+            now, seed = time.time_ns(), -1 if seed is None else seed
+            return packed_head(length, STEP, 0, mode, 0, 0, job.rows, step, now, result.train_step, seed) + body
+        plan = self.plans.get((job.function, result.digest, job.rows)) or self._planned(job, result)
+        if not plan.is_exact:
+            result = msgspec.structs.replace(result, outputs=self._cast(result.outputs, job.rows))
+        return packed(plan, (step, 0, 0), options, job, result)
 
     def fits(self, rows: int, record: Data) -> bool:
         """Returns whether the record of a step of so many rows has the values of this layout."""
@@ -147,30 +130,23 @@ class Layout:
         names = [column for column, _, _ in self.forms]
         return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": at})
 
-    def _filled(self, rows: int) -> _Fills:
-        inputs, outputs = (
-            [(value.leaf.name, _filled(value, rows).tobytes()) for value in values]
-            for values in (self._inputs, self._outputs)
+    def _planned(self, job: Job, result: Result) -> Plan:
+        inputs, outputs, ((_, log_prob),) = (
+            [(value.leaf.name, _filled(value, job.rows).tobytes()) for value in values]
+            for values in (self._inputs, self._outputs, [self._log_prob])
         )
-        found = _Fills(inputs, outputs, _filled(self._log_prob, rows).tobytes(), HEAD_BYTES + rows * self.row_bytes)
-        if len(self._fills) < _MOST_FILLS:
-            self._fills[rows] = found
-        return found
-
-    def _is_exact(self, function: str, result: Result) -> bool:
-        """Returns whether the outputs have the spec's dtypes and ranks: seen once for each function of a version."""
-        known = self._exact.get((function, result.digest))
-        if known is None:
-            leaves_ = [value.leaf for value in (*self._outputs, self._log_prob)]
-            found = [(leaf, result.outputs.get(leaf.name)) for leaf in leaves_]
-            known = all(
-                array is None or (array.dtype == leaf.storage and array.ndim == len(leaf.shape) + 1)
-                for leaf, array in found
-            )
-            if len(self._exact) >= _MOST_SEEN:
-                self._exact.clear()
-            self._exact[function, result.digest] = known
-        return known
+        given = [(value.leaf, result.outputs.get(value.leaf.name)) for value in (*self._outputs, self._log_prob)]
+        is_exact = all(
+            array is None or (array.dtype == leaf.storage and array.ndim == len(leaf.shape) + 1)
+            for leaf, array in given
+        )
+        length, mode = HEAD_BYTES + job.rows * self.row_bytes, _MODE_NUMBERS[job.function]
+        plan = Plan(length, mode, is_exact, inputs, outputs, log_prob)
+        if length <= _MOST_PLANNED_BYTES:
+            if len(self.plans) >= _MOST_PLANS:
+                self.plans.clear()
+            self.plans[job.function, result.digest, job.rows] = plan
+        return plan
 
     def _cast(self, outputs: Arrays, rows: int) -> Arrays:
         """Returns the outputs in the dtypes of the spec; what a policy gives for a whole batch is that of each row."""
@@ -206,6 +182,25 @@ class Layout:
         except (msgspec.DecodeError, TypeError) as error:
             raise ValueError(f"a step cannot be read: {error}") from None
         return found
+
+
+def packed(plan: Plan, numbers: tuple[int, int, int], options: Options, job: Job, result: Result) -> bytes:
+    """Returns the record of a step. `numbers`: its own, and those of its session and version: see `Layout.event`."""
+    inputs, outputs, (step, session, version), seed = job.inputs, result.outputs, numbers, options.seed
+    length, now, seed = plan.length, time.time_ns(), -1 if seed is None else seed
+    parts = [packed_head(length, STEP, 0, plan.mode, session, version, job.rows, step, now, result.train_step, seed)]
+    for name, fill in plan.inputs:
+        array = inputs.get(name)
+        parts.append(fill if array is None else array.tobytes())
+    for name, fill in plan.outputs:
+        array = outputs.get(name)
+        parts.append(fill if array is None else array.tobytes())
+    log_prob = outputs.get(LOG_PROB) if options.log_prob else None
+    parts.append(plan.log_prob if log_prob is None else log_prob.tobytes())
+    record = b"".join(parts)
+    if len(record) != length:
+        raise ValueError(f"a step has {len(record)} bytes, and not {length}")
+    return record
 
 
 _MSGPACK = msgspec.msgpack.Encoder()

@@ -13,7 +13,7 @@ from typing import Protocol
 from app.batching.rule import Job, Result
 from app.experience.event import MODES, STEP, Names, as_copy, read_head
 from app.experience.journal import FOLDER, JournalFull, JournalLimits, JournalWriter
-from app.experience.layout import Layout
+from app.experience.layout import Layout, packed
 from app.experience.share import is_in_share
 from app.inputs.options import Options
 from app.logs import about
@@ -91,17 +91,23 @@ class StepWriter:
             return b""
 
     def record(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
-        """Writes an answered step, as `event` and `write` do one after the other."""
-        size = self._layout.size(job.rows)
-        if not size or self._failed:
+        """Writes an answered step, as `event` and `write` do one after the other, with few calls where all is known."""
+        journal, plan = self._journal, self._layout.plans.get((job.function, result.digest, job.rows))
+        known, version = journal.sessions.get(names.incarnation), journal.versions.get(result.version)
+        if (
+            plan is None
+            or known is None
+            or version is None
+            or known[1] != session
+            or journal.at + plan.length > journal.size
+            or not plan.is_exact
+            or self._failed
+        ):
             self.write(self.event(step, options, job, result), session, names, result.version)
             return
         self._steps += 1
         try:
-            numbers = self._journal.numbers(size, session, names, result.version)
-            self._journal.put(self._layout.event(step, options, job, result, numbers))
-        except OSError as error:
-            self._lose(_UNREAD if isinstance(error, JournalFull) else _DISK, error)
+            journal.put(packed(plan, (step, known[0], version), options, job, result))
         except Exception as error:
             self._err(error)
 
