@@ -20,7 +20,7 @@ class Returns:
     """Adds up rewards by episode; an episode counts for the version that gave its last action."""
 
     def __init__(self) -> None:
-        self._sums: OrderedDict[int, float] = OrderedDict()
+        self._sums: dict[int, float] = {}
         self._versions: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def add(self, rows: Rows, episodes: Array) -> None:
@@ -41,7 +41,7 @@ class Returns:
             if total is not None:
                 self._ended(rows["version"][place], total)
         while len(self._sums) > _MOST_EPISODES:
-            self._sums.popitem(last=False)
+            del self._sums[next(iter(self._sums))]
 
     def newest(self) -> list[VersionReturns]:
         """Returns the versions under which an episode ended of late, the newest last."""
