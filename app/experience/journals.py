@@ -68,7 +68,7 @@ class Journals:
         return {self._numbers[name]: reader.end() for name, reader in self._readers.items()}
 
     def is_ahead(self, ends: Mapping[int, int]) -> bool:
-        """Returns whether one of these places, by source, is behind the one that it was read to."""
+        """Returns whether one of these places, by source, is further than it was read so far."""
         return any(ends.get(number, 0) > self._readers[name].at for name, number in self._numbers.items())
 
     def go_on(self, read: Read) -> None:
