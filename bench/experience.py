@@ -32,8 +32,9 @@ from bench.serving.exports import SMALL, Exports
 
 ROOT = f"/v1/policies/{SMALL}"
 STEP = json.dumps({"observation": [0.1, -0.2, 0.3, -0.4], "reward": 1.0, "step_type": 1}).encode()
-# More than there are connections: no session has two steps under way.
-SESSIONS, CONNECTIONS = 2048, 16
+# Far more sessions than connections, and few of those also in a stall: a request on a connection that waits to be
+# accepted may be sent again by TCP, and be late for long enough that its session's next step is due.
+SESSIONS, CONNECTIONS, MOST_CONNECTIONS = 2048, 16, 64
 MOST_WAIT_MS = 20_000
 WORKER_MB = 150
 QUICK = {"rounds": 1, "seconds": 0.3, "probes": 3}
@@ -109,7 +110,7 @@ def _steps_beside(
                 cpu, rows = cpu + _recorder_s(server) - before, rows + answers.requests
         rate = min(rates[0][-1], rates[1][-1]) / 2
         for server, which in turns:
-            answers = _checked(generator.run(server.port, options.seconds, CONNECTIONS, rate))
+            answers = _checked(generator.run(server.port, options.seconds, CONNECTIONS, rate, MOST_CONNECTIONS))
             late[which].append(answers.p99_ms)
             _caught_up(server)
     for what, samples in (("without", rates[0]), ("with", rates[1])):
@@ -140,7 +141,8 @@ def _caught_up(server: Server) -> None:
 
 def _trainer(server: Server, generator: Generator, rate: float, options: argparse.Namespace) -> Iterator[Found]:
     seconds = max(1.0, options.seconds * 2)
-    with generator.running(server.port, seconds, CONNECTIONS, rate) as load, _Reader(server) as reader:
+    running = generator.running(server.port, seconds, CONNECTIONS, rate, MOST_CONNECTIONS)
+    with running as load, _Reader(server) as reader:
         began, rows, pages = time.perf_counter(), 0, 0
         while load.poll() is None and time.perf_counter() - began < seconds:
             page = reader.read()

@@ -19,7 +19,7 @@ from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, Outcomes, compute
 from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
-from app.batching.recorder import Recorder
+from app.batching.input_sample import InputSample
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
 from app.batching.timing import TimedEngine, Timing, timed
 from app.batching.turns import Arrivals, Turns
@@ -42,7 +42,7 @@ class BatcherParts:
     `active()` gives the version that serves; `complete` adds what requests have left out. `queue_limit`: the most jobs
     that wait. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`.
     `fields`: what a refusal names where the policy has refused its inputs. `spread`: how a few inputs are kept, see
-    `Recorder`. `turns`: those of the event loop, for all batchers on it.
+    `InputSample`. `turns`: those of the event loop, for all batchers on it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Batcher:
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
         self._call_times: dict[str, CallTimes] = {}
-        self._recorder = Recorder(parts.spread)
+        self._sample = InputSample(parts.spread)
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
         self._stopping = False
@@ -85,8 +85,8 @@ class Batcher:
         return self._paused
 
     def recorded(self) -> list[Arrays]:
-        """Returns a few inputs of requests that were answered: see `Recorder.rows`."""
-        return self._recorder.rows()
+        """Returns a few inputs of requests that were answered: see `InputSample.rows`."""
+        return self._sample.rows()
 
     def measure(self) -> None:
         """Records how many requests wait."""
@@ -299,9 +299,9 @@ class Batcher:
 
     def _record(self, job: Job, outcome: Arrays | Exception) -> None:
         now = self._loop.time()
-        if self._recorder.wants(now) and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
+        if self._sample.wants(now) and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
             whole = self._parts.complete(job.inputs, job.rows, {} if job.needs_state else None)
-            self._recorder.offer(whole, outcome, now)
+            self._sample.offer(whole, outcome, now)
 
 
 def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job]:

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from app.experience.schema import STRING, Column
+from app.experience.texts import Texts
 from app.wire.tensors import Array
 
-Values: TypeAlias = "Array | list[Any]"
+Values: TypeAlias = "Array | list[Any] | Texts"
 Rows: TypeAlias = "Mapping[str, Values]"
 
 # Beside a policy's own columns. EPISODE: the number of the row that the row's episode starts with, -1 where its start
@@ -53,13 +54,13 @@ def columns_in(schema: pa.Schema) -> tuple[Column, ...]:
 
 
 def batch_of(schema: pa.Schema, columns: Sequence[Column], rows: Rows) -> pa.RecordBatch:
-    """Returns rows as a batch: arrays of shape [rows, …] of each column, or lists of strings."""
+    """Returns rows as a batch: of each column an array [rows, …], texts, or a list of each row's value."""
     arrays = []
     for column in columns:
         values = rows[column.name]
         arrays.append(_stored(column, values))
         if None in column.shape:
-            shapes = np.tile(np.array(np.shape(values)[1:], np.int32), len(values))
+            shapes = np.array([np.shape(value) for value in values], np.int32).reshape(-1)
             field = schema.field(shape_column(column.name))
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(shapes), type=field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -94,16 +95,23 @@ def _size(column: Column) -> int:
 
 
 def _stored(column: Column, values: Values) -> pa.Array:
-    if column.dtype == STRING:
-        elements = _texts(np.asarray(values, object).reshape(-1).tolist() if column.shape else values)
+    if isinstance(values, Texts):
+        return pa.array(values.texts, pa.string()).take(pa.array(values.numbers))
+    is_text = column.dtype == STRING
+    if is_text and not column.shape:
+        return _texts(values)
+    if isinstance(values, list):
+        parts = [np.asarray(value, object if is_text else _dtype(column)).reshape(-1) for value in values]
+        sizes, flat = [len(part) for part in parts], np.concatenate(parts) if parts else np.empty(0)
     else:
-        elements = pa.array(np.ascontiguousarray(values, _dtype(column)).reshape(-1), _element(column))
+        flat = np.ascontiguousarray(values, object if is_text else _dtype(column)).reshape(-1)
+        sizes = [len(flat) // max(1, len(values))] * len(values)
+    elements = _texts(flat.tolist()) if is_text else pa.array(flat, _element(column))
     if not column.shape:
         return elements
     if _size(column):
         return pa.FixedSizeListArray.from_arrays(elements, type=_type(column))
-    each = len(elements) // len(values) if len(values) else 0
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * each
+    offsets = np.cumsum([0, *sizes], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), elements, type=_type(column))
 
 

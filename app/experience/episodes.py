@@ -3,88 +3,74 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from app.experience.arrow import Rows
+from app.experience.environments import NO_EPISODE, STEP_AT, Environments
 from app.inputs.defaults import FIRST, LAST
 from app.wire.tensors import Array
 
-NO_EPISODE = -1
-# An environment takes some 250 bytes here. More of them than a server has sessions, unless they have thousands of rows.
-_MOST_ENVIRONMENTS = 65_536
-
-# A session, the start of it, and the environment's row in it.
-Environment = tuple[str, str, int]
-
-
-class _Place(NamedTuple):
-    """The episode that an environment is in: its first row's number and step; and the environment's last step."""
-
-    first: int
-    first_step: int
-    step: int
-
-
-Places = dict[Environment, _Place]
+# Numbers of environments, and their places.
+Changes: TypeAlias = "tuple[Array, Array]"
 
 
 class Episodes:
-    """The environments, the one that stepped last at the end; where there are too many, those at the start go."""
+    """The environments; where there are too many, those that stepped least lately go."""
 
     def __init__(self) -> None:
-        self._places: Places = {}
+        self._environments = Environments()
 
-    def assign(self, rows: Rows, number: int) -> tuple[Array, Array, Places]:
+    def assign(self, rows: Rows, number: int) -> tuple[Array, Array, Changes]:
         """Returns for rows, the first of which gets this number, the columns EPISODE and EPISODE_STEP.
 
-        And what to `keep` once the rows are written.
+        And what to `keep` once the rows are written. Rows of an environment come in the order of its steps.
         """
-        episodes, steps, changes = [], [], Places()
-        names = ("session", "incarnation", "row", "step", "step_type", "next_step_type")
-        columns = [np.asarray(rows[name]).tolist() for name in names]
-        for session, incarnation, row, step, step_type, next_step_type in zip(*columns, strict=True):
-            environment = (session, incarnation, row)
-            before = changes.get(environment) or self._places.get(environment)
-            first, first_step = NO_EPISODE, step
-            if step_type == FIRST:
-                first = number
-            elif before is not None and before.step + 1 == step and step_type != LAST:
-                first, first_step = before.first, before.first_step
-            episodes.append(first)
-            steps.append(step - first_step if first != NO_EPISODE else 0)
-            changes[environment] = _Place(NO_EPISODE if next_step_type == LAST else first, first_step, step)
-            number += 1
-        return np.array(episodes, np.int64), np.array(steps, np.int64), changes
+        environments = self._environments.numbers_of(rows)
+        order = np.argsort(environments, kind="stable")
+        step, kind, following = (np.asarray(rows[name])[order] for name in ("step", "step_type", "next_step_type"))
+        starts = np.flatnonzero(np.diff(environments[order], prepend=-1))
+        known = self._environments.places(environments[order[starts]])
+        # Where a row does not just go on with the episode of the one before it: the episode, and its first step.
+        first, first_step = np.full(len(order), NO_EPISODE), step.copy()
+        goes_on = np.zeros(len(order), bool)
+        goes_on[1:] = (step[1:] == step[:-1] + 1) & (following[:-1] != LAST) & (kind[1:] != LAST)
+        goes_on[starts] = False
+        continued = np.flatnonzero((known[:, STEP_AT] + 1 == step[starts]) & (kind[starts] != LAST))
+        first[starts[continued]], first_step[starts[continued]] = known[continued, :STEP_AT].T
+        begins = np.flatnonzero(kind == FIRST)
+        goes_on[begins] = False
+        first[begins], first_step[begins] = order[begins] + number, step[begins]
+        latest = np.maximum.accumulate(np.where(goes_on, 0, np.arange(len(order))))
+        first, first_step = first[latest], first_step[latest]
+        episodes, steps = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+        episodes[order], steps[order] = first, np.where(first == NO_EPISODE, 0, step - first_step)
+        ends = np.append(starts[1:], len(order))[: len(starts)] - 1
+        left = np.where(following[ends] == LAST, NO_EPISODE, first[ends])
+        places = np.stack((left, first_step[ends], step[ends]), axis=1)
+        return episodes, steps, (environments[order[ends]], places)
 
-    def keep(self, changes: Mapping[Environment, _Place]) -> None:
+    def keep(self, changes: Changes) -> None:
         """Takes what `assign` returned."""
-        for environment, place in changes.items():
-            self._places.pop(environment, None)
-            self._places[environment] = place
-        while len(self._places) > _MOST_ENVIRONMENTS:
-            del self._places[next(iter(self._places))]
+        self._environments.keep(*changes)
 
     def recover(self, rows: Rows) -> None:
         """Takes rows that were written with their columns EPISODE and EPISODE_STEP."""
-        names = ("session", "incarnation", "row", "step", "next_step_type", "episode", "episode_step")
-        changes = Places()
-        for *environment, step, next_type, first, at in zip(
-            *(np.asarray(rows[name]).tolist() for name in names), strict=True
-        ):
-            changes[tuple(environment)] = _Place(NO_EPISODE if next_type == LAST else first, step - at, step)
-        self.keep(changes)
+        following, episode, step = (np.asarray(rows[name]) for name in ("next_step_type", "episode", "step"))
+        first_step = step - np.asarray(rows["episode_step"])
+        places = np.stack((np.where(following == LAST, NO_EPISODE, episode), first_step, step), axis=1)
+        self._environments.keep(self._environments.numbers_of(rows), places.astype(np.int64))
 
     def steps(self) -> Iterator[tuple[str, str, int, int]]:
         """Yields the last step of each environment."""
-        for environment, place in list(self._places.items()):
-            yield (*environment, place.step)
+        for environment, place in self._environments:
+            yield (*environment, place[STEP_AT])
 
     def to_json(self) -> bytes:
         """Returns what `restore` takes."""
-        return json.dumps([[*environment, *place] for environment, place in self._places.items()]).encode()
+        return json.dumps([[*environment, *place] for environment, place in self._environments]).encode()
 
     def restore(self, saved: bytes) -> None:
         """Takes what `to_json` returned.
@@ -93,4 +79,5 @@ class Episodes:
           ValueError, TypeError: it is something else.
         """
         listed: list[Any] = json.loads(saved)
-        self._places = {(session, start, row): _Place(*place) for session, start, row, *place in listed}
+        for session, start, row, *place in listed:
+            self._environments.named((session, start, row), place)

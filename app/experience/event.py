@@ -1,155 +1,139 @@
-"""An event: one answered step of a session as bytes.
+"""The records of a journal: an answered step of a session, and the names that steps are written with, as bytes.
 
-    length u32 · flags u8 · mode u8 · step i64 · time_ns i64 · train_step i64 · seed i64 · rows u32 · four lengths u16
-    session · run_id · incarnation · version, UTF-8
-    the values of each column, [rows, …]: as they lie in memory, or as msgpack where their sizes may differ
+    length u32 · kind u8 · flags u8 · mode u8 · nothing u8 · session u32 · version u32 · rows u32
+    step i64 · time_ns i64 · train_step i64 · seed i64, then, by the kind:
+    STEP      the values of each column, [rows, …]: as they lie in memory, or as msgpack where their sizes may differ
+    SESSION   session, run_id and incarnation, UTF-8; `rows`, `step` and `time_ns` are their lengths in bytes
+    VERSION   the name of a version, UTF-8
 
-An event says all that its step was asked and answered; what the next observation brings is in the next event.
+A step has a session and a version by number: each journal says their names once, before the first step that has them.
+A step says all that was asked and answered; what the next observation brings is in the record of the next one.
 """
 
 from __future__ import annotations
 
 import struct
-import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from app.batching.rule import Job, Result
-
-# The event was written by another machine too, which has the row that it ends.
+STEP, SESSION, VERSION = range(3)
+# A flag: the step was written by another machine too, which has the row that it ends.
 COPY = 1
 MODES = ("", "greedy", "sample")
 
-_HEAD, _LENGTH = struct.Struct("<IBBqqqqIHHHH"), struct.Struct("<I")
-# Of an event that cannot be read, so much is not even looked at.
-LEAST_BYTES = _HEAD.size
-_FLAGS_AT = 4
-# By the functions of a policy.
-_MODE_NUMBERS = {"action": 0, "greedy": 1, "sample": 2}
-# Of sessions that step at the same time: when there are more, all are encoded again.
-_MOST_NAMES = 4096
+_HEAD, _LENGTH = struct.Struct("<IBBBxIIIqqqq"), struct.Struct("<I")
+HEAD_BYTES = _HEAD.size
+# What `_HEAD` writes, for many at once.
+_HEAD_NAMES = ("length", "kind", "flags", "mode", "session", "version", "rows", "step", "time_ns", "train_step", "seed")
+HEADS = np.dtype(
+    {
+        "names": _HEAD_NAMES,
+        "formats": ["<u4", "u1", "u1", "u1", "<u4", "<u4", "<u4", "<i8", "<i8", "<i8", "<i8"],
+        "offsets": [0, 4, 5, 6, 8, 12, 16, 20, 28, 36, 44],
+        "itemsize": HEAD_BYTES,
+    }
+)  # fmt: skip
+_FLAGS_AT = 5
+# Where a step has its two numbers.
+_NUMBERS_AT, _NUMBERS = 8, struct.Struct("<II")
+Data: TypeAlias = "bytes | memoryview"
 
 
 class Who(NamedTuple):
-    """The session that an event belongs to."""
+    """The session that a step belongs to."""
 
     session: str
     run_id: str
     incarnation: str
 
 
+class Names(Protocol):
+    """The names that all steps of a session have beside its id, from its start on."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that has started it."""
+
+    @property
+    def incarnation(self) -> str:
+        """Another one for each start."""
+
+
 class Head(NamedTuple):
-    """The numbers at the start of an event; the last four are lengths, in bytes."""
+    """The numbers at the start of a record."""
 
     length: int
+    kind: int
     flags: int
     mode: int
+    session: int
+    version: int
+    rows: int
     step: int
     time_ns: int
     train_step: int
     seed: int
-    rows: int
-    session: int
-    run_id: int
-    incarnation: int
-    version: int
 
 
-class Event(NamedTuple):
-    """An event that was read. `key`: the names of its session; `body`: where its values start; `source`: of what."""
-
-    head: Head
-    key: bytes
-    data: bytes | memoryview
-    body: int
-    source: str = ""
-
-    def who(self) -> Who:
-        """Returns the session that it belongs to."""
-        head, key = self.head, self.key.decode()
-        if len(key) == len(self.key):
-            run_id = head.session + head.run_id
-            return Who(key[: head.session], key[head.session : run_id], key[run_id:])
-        cut = (self.key[: head.session], self.key[head.session :][: head.run_id], self.key[-head.incarnation :])
-        return Who(*(part.decode() for part in cut))
-
-    def version(self) -> str:
-        """Returns the version that answered."""
-        return bytes(self.data[self.body - self.head.version : self.body]).decode()
+# Writes the head of a step: its values by position, as `Head` has them.
+packed_head = _HEAD.pack
 
 
-# What `_HEAD` reads, for many heads at once.
-HEADS = np.dtype(
-    {
-        "names": ["length", "flags", "mode", "step", "time_ns", "train_step", "seed", "rows"],
-        "formats": ["<u4", "u1", "u1", "<i8", "<i8", "<i8", "<i8", "<u4"],
-        "offsets": [0, 4, 5, 6, 14, 22, 30, 38],
-        "itemsize": LEAST_BYTES,
-    }
-)
-# The event of a step, and that of the next one.
-Pair = tuple[Event, Event]
-
-
-def read_event(data: bytes | memoryview, source: str = "") -> Event:
-    """Reads an event.
+def read_head(record: Data) -> Head:
+    """Reads the head of a record.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is none, or not all of one.
     """
     try:
-        head = tuple.__new__(Head, _HEAD.unpack_from(data))  # some hundred nanoseconds sooner than by its names
+        head = Head(*_HEAD.unpack_from(record))
     except struct.error:
-        raise ValueError(f"{len(data)} bytes are no event") from None
-    length, _, mode, _, _, _, _, _, session, run_id, incarnation, version = head
-    names_end = LEAST_BYTES + session + run_id + incarnation
-    body = names_end + version
-    if not body <= length == len(data) or mode >= len(MODES) or not incarnation:
-        raise ValueError("the lengths in an event do not fit")
-    return Event(head, bytes(data[LEAST_BYTES:names_end]), data, body, source)
+        raise ValueError(f"{len(record)} bytes are no record of a journal") from None
+    if head.length != len(record):
+        raise ValueError(f"a record of {head.length} bytes has {len(record)}")
+    return head
 
 
-def length_of(data: bytes | memoryview, start: int) -> int:
-    """Returns the length that the event at `start` says that it has."""
+def length_of(data: Data, start: int) -> int:
+    """Returns the length that the record at `start` says that it has."""
     length: int = _LENGTH.unpack_from(data, start)[0]
     return length
 
 
-def as_copy(event: bytes) -> bytes:
-    """Returns an event with the mark that another machine has written it."""
-    return b"".join((event[:_FLAGS_AT], bytes((event[_FLAGS_AT] | COPY,)), event[_FLAGS_AT + 1 :]))
+def as_copy(step: bytes) -> bytes:
+    """Returns a step with the mark that another machine has written it."""
+    return b"".join((step[:_FLAGS_AT], bytes((step[_FLAGS_AT] | COPY,)), step[_FLAGS_AT + 1 :]))
 
 
-class EventWriter:
-    """Writes the heads of events; keeps the names of sessions as bytes."""
+def numbered(step: Data, session: int, version: int) -> bytes:
+    """Returns a step with other numbers of its session and its version."""
+    return b"".join((step[:_NUMBERS_AT], _NUMBERS.pack(session, version), step[_NUMBERS_AT + _NUMBERS.size :]))
 
-    def __init__(self) -> None:
-        self._names: dict[Who, tuple[bytes, tuple[int, ...]]] = {}
 
-    def event(self, at: tuple[Who, int, int | None], job: Job, result: Result, body: bytes) -> bytes:
-        """Returns the event of an answered step. `at`: whose, which one, and its seed; `body`: its values."""
-        who, step, seed = at
-        names, lengths = self._names.get(who) or self._named(who)
-        version = result.version.encode()
-        head = _HEAD.pack(
-            LEAST_BYTES + len(names) + len(version) + len(body),
-            0,
-            _MODE_NUMBERS[job.function],
-            step,
-            time.time_ns(),
-            result.train_step,
-            -1 if seed is None else seed,
-            job.rows,
-            *lengths,
-            len(version),
-        )
-        return b"".join((head, names, version, body))
+def session_record(number: int, who: Who) -> bytes:
+    """Returns the record that says the names of a session, and the number that its steps have in this journal."""
+    names = [name.encode() for name in who]
+    lengths = [len(name) for name in names]
+    return b"".join((_HEAD.pack(HEAD_BYTES + sum(lengths), SESSION, 0, 0, number, 0, *lengths, 0, 0), *names))
 
-    def _named(self, who: Who) -> tuple[bytes, tuple[int, ...]]:
-        parts = [name.encode() for name in who]
-        found = b"".join(parts), tuple(map(len, parts))
-        if len(self._names) >= _MOST_NAMES:
-            self._names.clear()
-        self._names[who] = found
-        return found
+
+def version_record(number: int, version: str) -> bytes:
+    """Returns the record that says the name of a version, and the number that its steps have in this journal."""
+    name = version.encode()
+    return _HEAD.pack(HEAD_BYTES + len(name), VERSION, 0, 0, 0, number, 0, 0, 0, 0, 0) + name
+
+
+def who_in(record: Data) -> Who:
+    """Reads the names in a SESSION record; raises ValueError."""
+    names = bytes(record[HEAD_BYTES:])
+    _, _, _, _, _, _, session, run_id, incarnation, _, _ = _HEAD.unpack_from(record)
+    cut = session + run_id
+    if not 0 <= session <= cut < len(names) == cut + incarnation:
+        raise ValueError("the lengths of names do not fit")
+    return Who(names[:session].decode(), names[session:cut].decode(), names[cut:].decode())
+
+
+def version_in(record: Data) -> str:
+    """Reads the name in a VERSION record; raises ValueError."""
+    return bytes(record[HEAD_BYTES:]).decode()

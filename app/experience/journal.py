@@ -1,8 +1,8 @@
-"""A journal: the events that one worker has written of one policy, in a file in memory that outlives the worker.
+"""A journal: the steps that one worker has answered of one policy, in a file in memory that outlives the worker.
 
-    magic, 8 bytes · digest of the layout, 16 · the end of the events, u64 · nothing, up to byte 64 · events
+    magic, 8 bytes · digest of the layout, 16 · the end of the records, u64 · nothing, up to byte 64 · records
 
-The worker sets the end after each event, so what it has answered is there however it ends, and no system call is paid.
+The worker sets the end after each step, so what it has answered is there however it ends, and no system call is paid.
 Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. The writer holds a lock on
 the file: where it can be taken, the writer is gone or has moved on.
 """
@@ -20,11 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from app.experience.event import LEAST_BYTES, length_of
+from app.experience.event import Names, Who, numbered, session_record, version_record
+from app.experience.records import Records, Unreadable
 
 FOLDER, SUFFIX = "journals", ".journal"
 _PARTIAL = ".new"
-_MAGIC = b"events\x00\x01"
+_MAGIC = b"events\x00\x02"
 _DIGEST_AT, _END_AT, _START = 8, 24, 64
 _END = struct.Struct("=Q")
 # After an error, until it is tried again.
@@ -45,7 +46,11 @@ class JournalFull(OSError):
 
 
 class JournalWriter:
-    """Writes the events of one worker. `folder`: made when it is needed; `clock`: seconds."""
+    """Writes the steps of one worker. `folder`: made when it is needed; `clock`: seconds.
+
+    `at`, `size`: where the next record begins, and where the file ends. `sessions`, `versions`: what this file says of
+    names already: the number of a session and its id, by its incarnation, and that of a version.
+    """
 
     def __init__(
         self, folder: Path, digest: bytes, limits: JournalLimits, clock: Callable[[], float] = time.monotonic
@@ -56,31 +61,63 @@ class JournalWriter:
         self._clock = clock
         self._again_at = -_AGAIN_S
         self._error = OSError()
-        self._at = self._size = 0
+        self.at = self.size = 0
         self._map: mmap.mmap | None = None
+        self.sessions: dict[str, tuple[int, str]] = {}
+        self.versions: dict[str, int] = {}
+        self._said = 0
 
-    def write(self, event: bytes) -> None:
-        """Writes an event, which is kept from then on.
+    def write(self, step: bytes, session: str, names: Names, version: str) -> None:
+        """Writes a step, which is kept from then on.
 
         Raises:
           JournalFull: nobody reads.
-          OSError: it cannot be written. After an error, the next second's events are refused with the same one.
+          OSError: it cannot be written. After an error, the next second's steps are refused with the same one.
         """
-        end = self._at + len(event)
-        if end > self._size:
-            self._open_next(len(event))
-            end = self._at + len(event)
-        written = self._map
-        assert written is not None, "just opened"
-        written[self._at : end] = event
+        known, number = self.sessions.get(names.incarnation), self.versions.get(version)
+        if known is None or number is None or known[1] != session or self.at + len(step) > self.size:
+            known, number = self._prepare(len(step), Who(session, names.run_id, names.incarnation), version)
+        self.put(numbered(step, known[0], number))
+
+    def put(self, step: bytes) -> None:
+        """Writes a step that has its numbers, and for which there is room; it is kept from then on."""
+        end, written = self.at + len(step), self._map
+        assert written is not None, "there is room"
+        written[self.at : end] = step
         _END.pack_into(written, _END_AT, end)
-        self._at = end
+        self.at = end
 
     def close(self) -> None:
         """Ends the file: a reader may take it away."""
         if self._map is not None:
             self._map.close()  # and with it goes the lock
-        self._map, self._at, self._size = None, 0, 0
+        self._map, self.at, self.size = None, 0, 0
+        self.sessions.clear()
+        self.versions.clear()
+        self._said = 0
+
+    def _prepare(self, size: int, who: Who, version: str) -> tuple[tuple[int, str], int]:
+        """Has room for a step, and the names that it has said in this file; returns their numbers."""
+        size += len(session_record(0, who)) + len(version_record(0, version))
+        if self.at + size > self.size:
+            self._open_next(size)
+        known = self.sessions.get(who.incarnation)
+        if known is None or known[1] != who.session:
+            known = self._said, who.session
+            self.sessions[who.incarnation] = known
+            self._say(session_record(self._said, who))
+        number = self.versions.get(version)
+        if number is None:
+            number = self.versions[version] = self._said
+            self._say(version_record(number, version))
+        return known, number
+
+    def _say(self, record: bytes) -> None:
+        """Writes names; they are there for others as soon as a step is that has them."""
+        assert self._map is not None, "just opened"
+        end = self.at + len(record)
+        self._map[self.at : end] = record
+        self.at, self._said = end, self._said + 1
 
     def _open_next(self, size: int) -> None:
         if self._clock() < self._again_at:
@@ -93,7 +130,7 @@ class JournalWriter:
         except OSError as error:
             self._error, self._again_at = error, self._clock() + _AGAIN_S
             raise
-        self._at, self._size = _START, size
+        self.at, self.size = _START, size
 
     def _check_room(self, size: int) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -122,12 +159,8 @@ def _created(folder: Path, digest: bytes, size: int) -> mmap.mmap:
     return made
 
 
-class Unreadable(Exception):
-    """A file is no journal of this policy."""
-
-
 class JournalReader:
-    """Reads one journal.
+    """Reads one journal. `records`: those up to `end` are whole; `at`: how far they were read.
 
     Raises:
       Unreadable: it is none, or has events of another layout.
@@ -146,37 +179,22 @@ class JournalReader:
                 raise Unreadable("it is no journal")
             if head[_DIGEST_AT:_END_AT] != digest:
                 raise Unreadable("it has the steps of a policy with another spec")
-            self._view = memoryview(mmap.mmap(self._file, size, access=mmap.ACCESS_READ))
+            self.records = Records(mmap.mmap(self._file, size, access=mmap.ACCESS_READ))
         except BaseException:
             os.close(self._file)
             raise
-        self._size = size
 
     def end(self) -> int:
-        """Returns where its events end now."""
-        end: int = _END.unpack_from(self._view, _END_AT)[0]
-        return min(end, self._size)
-
-    def data(self, end: int) -> memoryview | None:
-        """Returns the event at `at`; None where there is none before `end`. To go on, add its length to `at`.
-
-        Raises:
-          Unreadable: there is something else: the machine went down before it was on the disk.
-        """
-        start = self.at
-        if start >= end:
-            return None
-        length = length_of(self._view, start) if end - start >= LEAST_BYTES else 0
-        if not LEAST_BYTES <= length <= end - start:
-            raise Unreadable(f"at {start} is no event")
-        return self._view[start : start + length]
+        """Returns where its records end now."""
+        end: int = _END.unpack_from(self.records.data, _END_AT)[0]
+        return min(end, self.records.size)
 
     def is_over(self) -> bool:
         """Returns whether the writer is gone, or has moved on: the end stays where it is."""
         return _is_free(self._file)
 
     def close(self) -> None:
-        """Closes it; events that are in use stay readable."""
+        """Closes it."""
         os.close(self._file)
 
 

@@ -10,7 +10,7 @@ class Log(Protocol):
 
     @property
     def size(self) -> int:
-        """The bytes of its segments."""
+        """The bytes of its segments, and of the journals that it is made of."""
 
     @property
     def oldest(self) -> float | None:

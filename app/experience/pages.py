@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from app.experience.arrow import EPISODE, EPISODE_STEP, OF_EPISODE, columns_in, values_of
-from app.experience.episodes import NO_EPISODE
+from app.experience.environments import NO_EPISODE
 from app.experience.query import Query
 from app.inputs.defaults import LAST
 from app.wire.codecs import JSON, MSGPACK

@@ -38,6 +38,10 @@ class Follower(Protocol):
     def lost_events(self) -> int:
         """How many steps were dropped because they could not be kept until they were rows."""
 
+    @property
+    def journal_bytes(self) -> int:
+        """The bytes that the journals take on the disk."""
+
     def advance(self) -> int:
         """Appends to the row log what is new, and returns how many rows that were; raises OSError."""
 
@@ -80,6 +84,7 @@ class Recording:
                 self._begun_at = self._log.end
                 self._follower = self._make_follower(self._folder, self._spec, self._log)
             count = self._follower.advance()
+            self._log.journal_bytes = self._follower.journal_bytes
             self._log.close_if_due(time.time())
 
         self._tried(_RECORDED, take)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 
 from app.experience.arrow import Rows
-from app.experience.episodes import NO_EPISODE
+from app.experience.environments import NO_EPISODE
 from app.inputs.defaults import FIRST, LAST
 from app.rpc.messages import VersionReturns
 from app.wire.tensors import Array
@@ -20,13 +20,13 @@ class Returns:
     """Adds up rewards by episode; an episode counts for the version that gave its last action."""
 
     def __init__(self) -> None:
-        self._sums: OrderedDict[int, float] = OrderedDict()
+        self._sums: dict[int, float] = {}
         self._versions: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def add(self, rows: Rows, episodes: Array) -> None:
         """Takes rows in their order, [rows] with their episodes; one whose start was not among them is left out."""
         reward = rows.get("reward")
-        if reward is None or np.ndim(reward) != 1:
+        if not isinstance(reward, np.ndarray) or reward.ndim != 1:
             return  # of several rewards a step there is no one return
         kinds, following = np.asarray(rows["step_type"]), np.asarray(rows["next_step_type"])
         known = episodes != NO_EPISODE
@@ -41,7 +41,7 @@ class Returns:
             if total is not None:
                 self._ended(rows["version"][place], total)
         while len(self._sums) > _MOST_EPISODES:
-            self._sums.popitem(last=False)
+            del self._sums[next(iter(self._sums))]
 
     def newest(self) -> list[VersionReturns]:
         """Returns the versions under which an episode ended of late, the newest last."""

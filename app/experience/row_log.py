@@ -50,6 +50,8 @@ Segment = OpenSegment | ClosedSegment
 class RowLog:
     """See the module. `id`: 8 bytes that no other log has; `removed_rows`: how many the limit has cost since the start.
 
+    `journal_bytes`: of the journals beside it, which count for the limit too.
+
     Raises:
       OSError: the folder cannot be used.
     """
@@ -63,6 +65,7 @@ class RowLog:
         self.pairing = b""
         self.id = b""
         self.removed_rows = 0
+        self.journal_bytes = 0
         self.returns = Returns()
         self._spec = json.dumps(spec or {}).encode()
         self._limits = limits
@@ -98,9 +101,9 @@ class RowLog:
 
     @property
     def size(self) -> int:
-        """The bytes of all segments."""
+        """The bytes of all segments, and of the journals."""
         with self._lock:
-            return self._closed_bytes + self._segments[-1].size
+            return self._closed_bytes + self._segments[-1].size + self.journal_bytes
 
     @property
     def oldest(self) -> float | None:

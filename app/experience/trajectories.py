@@ -1,34 +1,38 @@
-"""Pairs of a step's event and the next one's → rows, as TF-Agents' `Trajectory` has them."""
+"""Pairs of a step and the next one → rows, as TF-Agents' `Trajectory` has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from app.experience.event import HEADS, LEAST_BYTES, MODES, Event, Pair, Who
-from app.experience.layout import Layout
+from app.experience.event import HEAD_BYTES, MODES
+from app.experience.layout import Layout, Values
+from app.experience.pairing import Found
 from app.experience.schema import STRING
+from app.experience.sources import Sources
+from app.experience.texts import Texts, joined
 from app.inputs.defaults import FIRST, LAST
 from app.wire.tensors import Array
 from saver.artifact import Leaf
 
-Columns: TypeAlias = "dict[str, Array | list[str]]"
+Columns: TypeAlias = "dict[str, Array | list[Any] | Texts]"
 
 
-def rows_of(layout: Layout, pairs: Sequence[Pair]) -> Columns:
-    """Returns the rows of pairs of events by column: [rows, …], or lists of strings.
+def rows_of(layout: Layout, found: Found, sources: Sources) -> Columns:
+    """Returns the rows of pairs by column: [rows, …]; lists where their shapes differ.
 
     A step that is not LAST gives no row where the next one is FIRST: its next observation was never sent.
     """
-    groups: dict[int, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair[0].head.rows, []).append(pair)
-    found = [_group(layout, rows, group) for rows, group in groups.items()]
-    if len(found) == 1:
-        return found[0]
-    return {column: _joined([group[column] for group in found]) for column in found[0]} if found else _none(layout)
+    counts = np.unique(found.first["rows"]).tolist()
+    groups = []
+    for rows in counts:
+        mine = np.flatnonzero(found.first["rows"] == rows)
+        groups.append(_group(layout, found.first.take(mine), found.next.take(mine), sources))
+    if not groups:
+        return _none(layout)
+    return groups[0] if len(groups) == 1 else {name: _joined([each[name] for each in groups]) for name in groups[0]}
 
 
 def _none(layout: Layout) -> Columns:
@@ -41,50 +45,65 @@ def _none(layout: Layout) -> Columns:
     return empty
 
 
-def _group(layout: Layout, rows: int, pairs: list[Pair]) -> Columns:
-    """Returns the rows of pairs whose events have so many rows each."""
-    events = layout.values([event for event, _ in pairs], rows)
-    nexts = layout.values([after for _, after in pairs], rows)
-    step_type, next_step_type = events["step_type"], nexts["step_type"]
-    keeps = (next_step_type != FIRST) | (step_type == LAST)
+def _group(layout: Layout, steps: Array, nexts: Array, sources: Sources) -> Columns:
+    """Returns the rows of pairs of steps that have as many rows each."""
+    rows = int(steps["rows"][0])
+    values, following = (_values(layout, each, rows, sources) for each in (steps, nexts))
+    step_type, next_step_type = np.asarray(values["step_type"]), np.asarray(following["step_type"])
     columns: Columns = {"next_step_type": next_step_type}
     for column, _, _ in layout.forms:
-        source = nexts if column == "discount" or column.split("/")[0] == "reward" else events
+        source = following if column == "discount" or column.split("/")[0] == "reward" else values
         columns[column] = source[column]
-    columns |= _numbers([event for event, _ in pairs], rows)
-    columns |= _texts([event for event, _ in pairs], rows)
-    if keeps.all():
-        return columns
-    kept = np.flatnonzero(keeps).tolist()
-    return {
-        name: [values[i] for i in kept] if isinstance(values, list) else values[kept]
-        for name, values in columns.items()
-    }
+    columns |= _numbers(steps, rows)
+    columns |= _texts(steps, rows, sources)
+    keeps = (next_step_type != FIRST) | (step_type == LAST)
+    return columns if keeps.all() else _taken(columns, np.flatnonzero(keeps))
 
 
-def _joined(parts: Sequence[Array | list[str]]) -> Array | list[str]:
-    if isinstance(parts[0], list):
-        return [text for part in parts for text in part]
-    return np.concatenate(parts)
+def _values(layout: Layout, steps: Array, rows: int, sources: Sources) -> Values:
+    if not layout.is_fixed:
+        return layout.varying_values([sources.record(step) for step in steps], rows)
+    values: Values = {**layout.values(sources.taken(steps, HEAD_BYTES + rows * layout.row_bytes), rows)}
+    return values
 
 
-def _numbers(events: list[Event], rows: int) -> Columns:
-    heads = np.frombuffer(b"".join([event.data[:LEAST_BYTES] for event in events]), HEADS)
-    numbers: Columns = {
-        name: np.repeat(heads[name], rows).astype(np.int64) for name in ("train_step", "step", "time_ns", "seed")
-    }
-    numbers["row"] = np.tile(np.arange(rows, dtype=np.int32), len(events))
+def _numbers(steps: Array, rows: int) -> Columns:
+    numbers: Columns = {name: np.repeat(steps[name], rows) for name in ("train_step", "step", "time_ns", "seed")}
+    numbers["row"] = np.tile(np.arange(rows, dtype=np.int32), len(steps))
     return numbers
 
 
-def _texts(events: list[Event], rows: int) -> Columns:
-    names: dict[bytes, Who] = {}
-    whos = [names.get(event.key) or names.setdefault(event.key, event.who()) for event in events]
-    texts: dict[str, list[str]] = {
-        "session": [who.session for who in whos],
-        "run_id": [who.run_id for who in whos],
-        "incarnation": [who.incarnation for who in whos],
-        "version": [event.version() for event in events],
-        "mode": [MODES[event.head.mode] for event in events],
+def _texts(steps: Array, rows: int, sources: Sources) -> Columns:
+    sessions, of_sessions = np.unique(steps["session"], return_inverse=True)
+    versions, of_versions = np.unique(steps["version"], return_inverse=True)
+    whos = [sources.who(number) for number in sessions.tolist()]
+    names = [sources.version(number) for number in versions.tolist()]
+    session, version, mode = (np.repeat(each, rows) for each in (of_sessions, of_versions, steps["mode"]))
+    return {
+        "session": Texts([who.session for who in whos], session, sources.keys(sessions)),
+        "run_id": Texts([who.run_id for who in whos], session),
+        "incarnation": Texts([who.incarnation for who in whos], session),
+        "version": Texts(names, version),
+        "mode": Texts(MODES, mode),
     }
-    return {name: values if rows == 1 else [v for v in values for _ in range(rows)] for name, values in texts.items()}
+
+
+def _taken(columns: Columns, kept: Array) -> Columns:
+    """Returns some of the rows."""
+    found: Columns = {}
+    for name, values in columns.items():
+        if isinstance(values, Texts):
+            found[name] = values.taken(kept)
+        else:
+            found[name] = [values[row] for row in kept.tolist()] if isinstance(values, list) else values[kept]
+    return found
+
+
+def _joined(parts: Sequence[Array | list[Any] | Texts]) -> Array | list[Any] | Texts:
+    texts = [part for part in parts if isinstance(part, Texts)]
+    if texts:
+        return joined(texts)
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) == len(parts) and len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [row for part in parts for row in part]

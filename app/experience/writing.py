@@ -6,14 +6,14 @@ import fcntl
 import logging
 import os
 import secrets
-import threading
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 from app.batching.rule import Job, Result
-from app.experience.event import Who, as_copy, read_event
+from app.experience.event import MODES, STEP, Names, as_copy, read_head
 from app.experience.journal import FOLDER, JournalFull, JournalLimits, JournalWriter
-from app.experience.layout import Layout
+from app.experience.layout import Layout, packed
 from app.experience.share import is_in_share
 from app.inputs.options import Options
 from app.logs import about
@@ -30,8 +30,31 @@ _PLACE = "place"
 _LEAST_JOURNAL, _MOST_JOURNAL = 2**16, 4 * 2**20
 
 
+class Kept(Protocol):
+    """The last step of a session as it is kept elsewhere: its event, and the place that it was written to."""
+
+    @property
+    def event(self) -> bytes:
+        """See `StepWriter.event`."""
+
+    @property
+    def step(self) -> int:
+        """Its number."""
+
+    @property
+    def version(self) -> str:
+        """The version that answered it."""
+
+    @property
+    def place(self) -> str:
+        """See `StepWriter.place`."""
+
+
 class StepWriter:
-    """Writes the steps of the recorded sessions of one policy. `folder`: the policy's."""
+    """Writes the steps of the recorded sessions of one policy. `folder`: the policy's.
+
+    Only the event loop's thread writes; `event` may be called by others too.
+    """
 
     def __init__(self, policy: str, spec: PolicySpec, folder: Path, limits: JournalLimits, share: float) -> None:
         self._policy = policy
@@ -42,8 +65,6 @@ class StepWriter:
         self._failed = ""
         self._erred = False
         self._place = ""
-        # Long answers are written in threads of their own.
-        self._lock = threading.Lock()
         self._steps = 0
         self._lost: Counter[str] = Counter()
 
@@ -61,31 +82,50 @@ class StepWriter:
         """Returns whether a session is to be recorded. `asked`: what its first request says."""
         return is_in_share(self._policy, session, self._share) if asked is None else asked
 
-    def event(self, who: Who, step: int, options: Options, job: Job, result: Result) -> bytes:
-        """Returns the event of an answered step: see `Layout.event`; b"" where there can be none."""
+    def event(self, step: int, options: Options, job: Job, result: Result) -> bytes:
+        """Returns the record of an answered step: see `Layout.event`; b"" where there can be none."""
         try:
-            return self._layout.event(who, step, options, job, result)
-        except Exception as error:  # a bug of ours, or an engine's: other steps may have none
-            self._lost[_ERROR] += 1
-            if not self._erred:
-                self._erred = True
-                log.exception("%s: a step is not recorded: %r; answers go on", self._policy, error)
+            return self._layout.event(step, options, job, result)
+        except Exception as error:
+            self._err(error)
             return b""
 
-    def write(self, event: bytes) -> None:
-        """Writes an event."""
-        self._write(event)
+    def record(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
+        """Writes an answered step, as `event` and `write` do one after the other, with few calls where all is known."""
+        journal, plan = self._journal, self._layout.plans.get((job.function, result.digest, job.rows))
+        known, version = journal.sessions.get(names.incarnation), journal.versions.get(result.version)
+        if (
+            plan is None
+            or known is None
+            or version is None
+            or known[1] != session
+            or journal.at + plan.length > journal.size
+            or not plan.is_exact
+            or self._failed
+        ):
+            self.write(self.event(step, options, job, result), session, names, result.version)
+            return
         self._steps += 1
+        try:
+            journal.put(packed(plan, (step, known[0], version), options, job, result))
+        except Exception as error:
+            self._err(error)
 
-    def write_again(self, event: bytes, who: Who, step: int, place: str) -> None:
-        """Writes what is kept of the last step, the answer of which is sent again: it may have been lost."""
-        if event and place == self.place and self._belongs(event, who, step):
-            self._write(event)
+    def write(self, event: bytes, session: str, names: Names, version: str) -> None:
+        """Writes a step of a session. `version`: the one that answered it."""
+        self._steps += 1
+        if event:
+            self._write(event, session, names, version)
 
-    def write_before(self, event: bytes, who: Who, step: int, place: str) -> None:
-        """Writes what is kept of the last step, if another machine has written it: the next one is written here."""
-        if event and place != self.place and self._belongs(event, who, step):
-            self._write(as_copy(event))
+    def write_again(self, kept: Kept, session: str, names: Names) -> None:
+        """Writes the last step once more, the answer of which is sent again: it may have been lost."""
+        if kept.event and kept.place == self.place and self._belongs(kept):
+            self._write(kept.event, session, names, kept.version)
+
+    def write_before(self, kept: Kept, session: str, names: Names) -> None:
+        """Writes the last step, if another machine has written it: the next one is written here."""
+        if kept.event and kept.place != self.place and self._belongs(kept):
+            self._write(as_copy(kept.event), session, names, kept.version)
 
     def take_counts(self) -> tuple[int, Counter[str]]:
         """Returns how many steps were to be written since the last call, and how many were lost, by reason."""
@@ -95,15 +135,11 @@ class StepWriter:
 
     def close(self) -> None:
         """Ends the journal."""
-        with self._lock:
-            self._journal.close()
+        self._journal.close()
 
-    def _write(self, event: bytes) -> None:
-        if not event:
-            return
+    def _write(self, event: bytes, session: str, names: Names, version: str) -> None:
         try:
-            with self._lock:
-                self._journal.write(event)
+            self._journal.write(event, session, names, version)
         except Exception as error:
             self._lose(
                 _UNREAD if isinstance(error, JournalFull) else _DISK if isinstance(error, OSError) else _ERROR, error
@@ -112,6 +148,13 @@ class StepWriter:
             if self._failed:
                 self._failed = ""
                 log.warning("%s: steps are recorded again", self._policy, extra=about(self._policy))
+
+    def _err(self, error: Exception) -> None:
+        """Notes a bug of ours, or an engine's: other steps may have none."""
+        self._lost[_ERROR] += 1
+        if not self._erred:
+            self._erred = True
+            log.error("%s: a step is not recorded: %r; answers go on", self._policy, error, exc_info=error)
 
     def _lose(self, reason: str, error: Exception) -> None:
         self._lost[reason] += 1
@@ -124,14 +167,14 @@ class StepWriter:
         said = error if reason != _ERROR else repr(error)
         log.error("%s: steps are not recorded: %s; answers go on", self._policy, said, extra=about(self._policy))
 
-    def _belongs(self, event: bytes, who: Who, step: int) -> bool:
-        """Returns whether an event that was kept elsewhere is that of this step, and of this layout."""
+    def _belongs(self, kept: Kept) -> bool:
+        """Returns whether what was kept elsewhere is that step, and of this layout."""
         try:
-            found = read_event(event)
-            known = found.who() == who and found.head.step == step and found.head.flags == 0
-            return known and bool(found.version()) and self._layout.fits(found)
+            head = read_head(kept.event)
         except ValueError:
             return False
+        known = (head.kind, head.step, head.flags) == (STEP, kept.step, 0)
+        return known and head.mode < len(MODES) and self._layout.fits(head.rows, kept.event)
 
 
 class StepWriters:

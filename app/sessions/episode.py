@@ -16,7 +16,6 @@ from msgspec import structs
 
 from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
-from app.experience.event import Who
 from app.experience.writing import StepWriter
 from app.inference.policy import Policy
 from app.inference.request import InferenceRequest, RequestParser, function_of
@@ -153,9 +152,7 @@ class Episodes:
     def record_again(self, record: Record, id_: str) -> None:
         """Records the last step once more, the answer of which is sent again, where it may have been lost."""
         if self.writer is not None and record.event:
-            run = record.run
-            who = Who(id_, run.run_id, run.incarnation)
-            self.writer.write_again(record.event, who, record.step, record.place)
+            self.writer.write_again(record, id_, record.run)
 
     def _is_recorded(self, asked: bool | None, id_: str) -> bool:
         if self.writer is not None:
@@ -233,21 +230,25 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
 
     def event(self, result: Result) -> bytes:
         """Returns what is recorded of the step; b"" where that is nothing."""
-        writer, run = self.episodes.writer, self.run
-        if writer is None or not run.recorded:
-            return b""
-        who = Who(self.id, run.run_id, run.incarnation)
-        return writer.event(who, self.fields["step"], self.options, self.pending.job, result)
-
-    def record(self, event: bytes) -> None:
-        """Records the step, which is stored now. `event`: of the step."""
-        writer, before = self.episodes.writer, self.before
+        writer = self.episodes.writer
         if writer is None or not self.run.recorded:
+            return b""
+        return writer.event(self.fields["step"], self.options, self.pending.job, result)
+
+    def record_result(self, result: Result) -> None:
+        """Records the step, which is stored now, of a session in memory: as `event` and `record` do."""
+        writer, run = self.episodes.writer, self.run
+        if writer is not None and run.recorded:
+            writer.record(self.id, run, self.fields["step"], self.options, self.pending.job, result)
+
+    def record(self, event: bytes, version: str) -> None:
+        """Records the step, which is stored now. `event`: of the step; `version`: the one that answered it."""
+        writer, run, before = self.episodes.writer, self.run, self.before
+        if writer is None or not run.recorded:
             return
         if before is not None and before.event:
-            who = Who(self.id, self.run.run_id, self.run.incarnation)
-            writer.write_before(before.event, who, before.step, before.place)
-        writer.write(event)
+            writer.write_before(before, self.id, run)
+        writer.write(event, self.id, run, version)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
         template, batched = self.pending.template, self.pending.batched

@@ -38,15 +38,22 @@ class MemoryStep:
 
     def kept(self, written: tuple[Record, Codec, bytes]) -> bytes:
         """Stores the record, records the step, and returns the body of the answer."""
-        (after, codec, event), before = written, self._before
-        if self._store.put(self._key, before, after):
-            self._step.record(event)
+        after, codec, event = written
+        if self._store.put(self._key, self._before, after):
+            self._step.record(event, after.version)
             return after.answer.body
-        return in_form_of(codec, winner(self._store.find(self._key), self._key, before, self._request)).body
+        return self._won(codec)
 
     def answer(self, result: Result, codec: Codec) -> bytes:
-        """Writes and stores, and returns the body of the answer."""
-        return self.kept(self.written(result, codec))
+        """Writes, stores and records, and returns the body of the answer."""
+        after = self._step.after(result, codec)
+        if self._store.put(self._key, self._before, after):
+            self._step.record_result(result)
+            return after.answer.body
+        return self._won(codec)
+
+    def _won(self, codec: Codec) -> bytes:
+        return in_form_of(codec, winner(self._store.find(self._key), self._key, self._before, self._request)).body
 
 
 class LargeMemoryStep(MemoryStep):

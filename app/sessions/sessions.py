@@ -100,7 +100,7 @@ class Sessions:
                 record = await self._after(step, result, writes)
                 newest = await _stored_first(store, key, before, record, client)
         if newest is record:
-            step.record(record.event or step.event(result))
+            step.record(record.event or step.event(result), record.version)
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
             raise SessionConflict("another run has started it at the same time", newest.step)
@@ -131,7 +131,7 @@ class Sessions:
                 return in_form_of(writes, step)
             after = await self._after(step, await self._service.answered(step.pending), writes)
             if await store.follow(key, before, after):
-                step.record(after.event)
+                step.record(after.event, after.version)
                 return after.answer
             now = await store.get(key)
             answer = winner(now, key, before, request)

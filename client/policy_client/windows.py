@@ -13,6 +13,8 @@ from policy_client.wire import Array
 
 # Environments whose newest rows are kept, for what comes next; those that step least are forgotten.
 _MOST_ENVIRONMENTS = 65_536
+# Beside the columns of a row that is kept.
+_BEGAN = "began"
 Columns = Mapping[str, Any]
 # A session, which start of it, and which of its rows.
 Environment = tuple[str, str, int]
@@ -24,7 +26,8 @@ class Windows:
     Args:
       size: rows of a window, 1 or more.
       names: the columns to cut; the others are left out.
-      shift: rows between the beginnings of two windows.
+      shift: rows between the beginnings of two windows; the first one begins with the first row, and with the first
+        behind one that is missing.
 
     Raises:
       ValueError: `size` or `shift` is below 1.
@@ -52,20 +55,31 @@ class Windows:
     def _of_one(self, environment: Environment, places: Array, columns: Columns) -> dict[str, Array] | None:
         fresh = {name: np.asarray(columns[name])[places] for name in (*self._names, "step")}
         kept = self._kept.pop(environment, None)
+        fresh[_BEGAN] = _began(fresh["step"], kept)
         rows = fresh if kept is None else {name: np.concatenate([kept[name], array]) for name, array in fresh.items()}
         count, size = len(rows["step"]), self._size
-        if size > 1:
-            self._kept[environment] = {name: array[max(0, count - size + 1) :] for name, array in rows.items()}
+        if (needed := max(size - 1, int(self._shift > 1))) > 0:
+            self._kept[environment] = {name: array[max(0, count - needed) :] for name, array in rows.items()}
             while len(self._kept) > _MOST_ENVIRONMENTS:
                 self._kept.popitem(last=False)
         if count < size:
             return None
-        first = rows["step"][: count - size + 1]
-        starts = np.flatnonzero((rows["step"][size - 1 :] - first == size - 1) & (first % self._shift == 0))
+        first, began = rows["step"][: count - size + 1], rows[_BEGAN][: count - size + 1]
+        is_whole = rows["step"][size - 1 :] - first == size - 1
+        starts = np.flatnonzero(is_whole & ((first - began) % self._shift == 0))
+        starts = starts[starts + size > count - len(places)]  # those that end in rows that are new
         if not len(starts):
             return None
         chosen = starts[:, None] + np.arange(size)
         return {name: rows[name][chosen] for name in self._names}
+
+
+def _began(step: Array, kept: Mapping[str, Array] | None) -> Array:
+    """Returns for each row the step with which its run of consecutive steps began."""
+    before, began = (-2, -2) if kept is None else (kept["step"][-1], kept[_BEGAN][-1])
+    starts = np.diff(step, prepend=before) != 1
+    latest = np.maximum.accumulate(np.where(starts, np.arange(len(step)), -1))
+    return np.where(latest < 0, began, step[latest])
 
 
 def by_environment(columns: Columns) -> Iterator[tuple[Environment, Array]]:

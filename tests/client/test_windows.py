@@ -52,6 +52,19 @@ def test_shift_leaves_out_windows_between() -> None:
     assert values(found) == [[a, a + 1, a + 2], [a + 2, a + 3, a + 4]]
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1, [[5], [8], [20], [23]]), (2, [[5, 6], [8, 9], [20, 21], [23, 24]])])
+@pytest.mark.parametrize("part", [1, 2, 3, 100])
+def test_windows_begin_with_the_first_row_and_with_the_first_behind_a_gap(
+    part: int, size: int, expected: list[list[int]]
+) -> None:
+    steps = [5, 6, 7, 8, 9, 20, 21, 22, 23, 24]
+    windows, found = Windows(size, ["value"], shift=3), []
+    for start in range(0, len(steps), part):
+        each = windows.add(rows(*(("a", 0, step) for step in steps[start : start + part])))
+        found += [] if each is None else values(each)
+    assert found == [[100 * ord("a") + step for step in window] for window in expected]
+
+
 @pytest.mark.parametrize(("size", "shift", "says"), [(0, 1, "num_steps is 0"), (2, 0, "shift is 0")])
 def test_sizes_below_one_are_refused(size: int, shift: int, says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from app.batching.rule import Job, Result
-from app.experience.event import Who
+from app.experience.event import Who, as_copy
+from app.experience.journal import JournalWriter
 from app.experience.layout import Layout
 from app.inputs.options import Options
 from saver.artifact import Leaf
@@ -23,8 +24,8 @@ def who(session: str = "s", incarnation: str = "one") -> Who:
     return Who(session, "run", incarnation)
 
 
-def event(step: int, session: str = "s", types: list[int] | None = None, incarnation: str = "one") -> bytes:
-    """The event of a step, in which all values are made of its number."""
+def event(step: int, types: list[int] | None = None) -> bytes:
+    """The record of a step, in which all values are made of its number."""
     types = types or [FIRST if step == 0 else MID]
     rows = len(types)
     inputs = {
@@ -34,7 +35,21 @@ def event(step: int, session: str = "s", types: list[int] | None = None, incarna
         "0/discount": np.full(rows, 0.5, np.float32),
     }
     result = Result({"action": np.full(rows, step % 2, np.int64)}, f"v{step}", step, "d")
-    return LAYOUT.event(who(session, incarnation), step, Options(), Job("action", inputs, rows), result)
+    return LAYOUT.event(step, Options(), Job("action", inputs, rows), result)
+
+
+def write(
+    journal: JournalWriter,
+    step: int,
+    session: str = "s",
+    types: list[int] | None = None,
+    incarnation: str = "one",
+    *,
+    copied: bool = False,
+) -> None:
+    """Writes a step as a worker does. `copied`: as one that another machine has written."""
+    record = event(step, types)
+    journal.write(as_copy(record) if copied else record, session, who(session, incarnation), f"v{step}")
 
 
 class RowsInMemory:

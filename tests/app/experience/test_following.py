@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.experience.event import as_copy
 from app.experience.following import Follower
 from app.experience.journal import JournalLimits, JournalWriter
-from tests.support.recorded_steps import LAST, LAYOUT, MID, SPEC, RowsInMemory, event
+from tests.support.recorded_steps import LAST, LAYOUT, MID, SPEC, RowsInMemory, write
 
 
 def writer(folder: Path, size: int = 4096) -> JournalWriter:
@@ -27,9 +26,9 @@ def test_step_becomes_a_row_when_the_next_one_is_there(tmp_path: Path) -> None:
     rows, journal = RowsInMemory(), writer(tmp_path)
     follower = Follower(tmp_path, SPEC, rows)
     assert follower.advance() == 0
-    journal.write(event(0))
+    write(journal, 0)
     assert follower.advance() == 0
-    journal.write(event(1))
+    write(journal, 1)
     assert follower.advance() == 1
     (row,) = rows.rows
     assert (row["step"], row["step_type"], row["next_step_type"], row["observation"]) == (0, 0, 1, [0.0, 0.0])
@@ -42,7 +41,7 @@ def test_rows_are_there_once_however_often_the_recorder_is_killed(tmp_path: Path
     rows, journal = RowsInMemory(), writer(tmp_path, size=512)
     for step in range(40):
         for session in ("a", "b"):
-            journal.write(event(step, session))
+            write(journal, step, session)
         if step % 3 == 0:
             follower = Follower(tmp_path, SPEC, rows)  # as another process begins
         follower.advance()
@@ -59,7 +58,7 @@ def test_kill_between_the_append_and_the_removal_of_a_journal_repeats_nothing(
 ) -> None:
     rows, journal = RowsInMemory(), writer(tmp_path)
     for step in range(3):
-        journal.write(event(step))
+        write(journal, step)
     journal.close()
     follower = Follower(tmp_path, SPEC, rows)
     with monkeypatch.context() as patched:
@@ -72,7 +71,7 @@ def test_kill_between_the_append_and_the_removal_of_a_journal_repeats_nothing(
     follower.advance()
     assert len(rows.rows) == 2
     assert journals(tmp_path) == []
-    journal.write(event(3))
+    write(journal, 3)
     follower.advance()
     assert [row["step"] for row in rows.rows] == [0, 1, 2], "the last step was kept, though its journal is gone"
 
@@ -81,7 +80,7 @@ def test_session_that_goes_from_worker_to_worker_is_one(tmp_path: Path) -> None:
     rows, workers = RowsInMemory(), [writer(tmp_path) for _ in range(3)]
     follower = Follower(tmp_path, SPEC, rows)
     for step in range(30):
-        workers[-step % 3].write(event(step))  # the one that is read first has the later step
+        write(workers[-step % 3], step)  # the one that is read first has the later step
         if step % 4 == 0:
             follower.advance()
     follower.advance()
@@ -93,10 +92,10 @@ def test_step_that_is_missing_costs_its_rows_and_no_others(tmp_path: Path) -> No
     rows, one, other = RowsInMemory(), writer(tmp_path), writer(tmp_path)
     follower = Follower(tmp_path, SPEC, rows)
     for step in (0, 1, 3, 4):
-        one.write(event(step, "gap"))
-        other.write(event(step, "gap"))  # sent again
+        write(one, step, "gap")
+        write(other, step, "gap")  # sent again
     for step in range(3):
-        other.write(event(step, "whole"))
+        write(other, step, "whole")
     follower.advance()
     follower.advance()  # in the first round, the one that is missing may still come
     assert [row["step"] for row in rows.rows if row["session"] == "gap"] == [0, 3]
@@ -107,11 +106,10 @@ def test_step_that_is_missing_costs_its_rows_and_no_others(tmp_path: Path) -> No
 def test_step_that_another_machine_wrote_starts_a_row_and_ends_none(tmp_path: Path) -> None:
     rows, journal = RowsInMemory(), writer(tmp_path)
     follower = Follower(tmp_path, SPEC, rows)
-    for data in (event(0), event(1), as_copy(event(4)), event(5), as_copy(event(6)), event(7)):
-        journal.write(data)
-    other = (as_copy(event(2, "b")), event(3, "b"))
-    for data in other:
-        journal.write(data)
+    for step, copied in ((0, False), (1, False), (4, True), (5, False), (6, True), (7, False)):
+        write(journal, step, copied=copied)
+    write(journal, 2, "b", copied=True)
+    write(journal, 3, "b")
     follower.advance()
     assert rows.steps("s") == [("s", 0, 0), ("s", 0, 4), ("s", 0, 6)]
     assert rows.steps("b") == [("b", 0, 2)]
@@ -122,7 +120,7 @@ def test_simulator_that_starts_anew_gives_no_row_but_a_boundary_does(tmp_path: P
     rows, journal = RowsInMemory(), writer(tmp_path)
     types = [[0, 0], [MID, LAST], [0, 0], [MID, MID]]
     for step, each in enumerate(types):
-        journal.write(event(step, types=each))
+        write(journal, step, types=each)
     Follower(tmp_path, SPEC, rows).advance()
     assert rows.steps() == [("s", 0, 0), ("s", 1, 0), ("s", 1, 1), ("s", 0, 2), ("s", 1, 2)]
 
@@ -130,13 +128,13 @@ def test_simulator_that_starts_anew_gives_no_row_but_a_boundary_does(tmp_path: P
 def test_rows_that_cannot_be_appended_are_appended_later(tmp_path: Path) -> None:
     rows, journal = RowsInMemory(), writer(tmp_path)
     follower = Follower(tmp_path, SPEC, rows)
-    journal.write(event(0))
-    journal.write(event(1))
+    write(journal, 0)
+    write(journal, 1)
     rows.error = OSError(errno.ENOSPC, "full")
     for _ in range(2):
         with pytest.raises(OSError, match="full"):
             follower.advance()
-    journal.write(event(2))
+    write(journal, 2)
     rows.error = None
     assert follower.advance() == 2
     assert [row["step"] for row in rows.rows] == [0, 1]
@@ -146,10 +144,10 @@ def test_writer_that_kills_itself_loses_nothing_that_it_has_written(tmp_path: Pa
     code = f"""
 import os, signal
 from pathlib import Path
-from tests.app.experience.test_following import event, writer
+from tests.app.experience.test_following import write, writer
 journal = writer(Path({str(tmp_path)!r}))
 for step in range(100):
-    journal.write(event(step))
+    write(journal, step)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "."}, timeout=60)
@@ -165,8 +163,8 @@ def test_journal_with_rubbish_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "journals" / "0.journal").write_bytes(b"x" * 100)
     rows, journal = RowsInMemory(), writer(tmp_path)
     follower = Follower(tmp_path, SPEC, rows)
-    journal.write(event(0))
-    journal.write(event(1))
+    write(journal, 0)
+    write(journal, 1)
     assert follower.advance() == 1
     assert follower.lost_events == 1
 
@@ -174,8 +172,8 @@ def test_journal_with_rubbish_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_round_without_news_appends_nothing(tmp_path: Path) -> None:
     rows, journal = RowsInMemory(), writer(tmp_path)
     follower = Follower(tmp_path, SPEC, rows)
-    journal.write(event(0))
-    journal.write(event(1))
+    write(journal, 0)
+    write(journal, 1)
     for _ in range(5):
         follower.advance()
     assert rows.appends == 1

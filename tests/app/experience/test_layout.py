@@ -3,13 +3,19 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from app.batching.rule import Job, Result
-from app.experience.event import Who, as_copy, read_event
+from app.experience.arrow import batch_of, schema_of, values_of
+from app.experience.event import Who, as_copy, numbered, read_head, session_record, version_record
 from app.experience.layout import Layout
+from app.experience.pairing import Pairing
+from app.experience.records import Records
 from app.experience.schema import columns_of
 from app.experience.share import is_in_share
+from app.experience.sources import Sources
+from app.experience.texts import Texts
 from app.experience.trajectories import rows_of
 from app.inputs.options import Options
 from saver.artifact import Leaf
@@ -23,9 +29,17 @@ def rows(layout: Layout, inputs: dict[str, Any], outputs: dict[str, Any], count:
     """The rows of two such steps."""
     options = more.pop("options", Options())
     job = Job(more.pop("function", "action"), inputs, count)
-    events = [read_event(layout.event(WHO, step, options, job, Result(outputs, "v", 7, "d"))) for step in (0, 1)]
-    assert all(layout.fits(each) for each in events)
-    return rows_of(layout, [(events[0], events[1])])
+    return rows_between(layout, [layout.event(step, options, job, Result(outputs, "v", 7, "d")) for step in (0, 1)])
+
+
+def rows_between(layout: Layout, events: list[bytes], who: Who = WHO, version: str = "v") -> dict[str, Any]:
+    """The rows of steps of one session, one after the other."""
+    sources = Sources(layout)
+    data = b"".join([session_record(0, who), version_record(0, version), *events])
+    part = sources.read(sources.add(Records(data)), (0, len(data)), (1000, len(data)))
+    assert (part.place, len(part.steps), len(part.unusable)) == (len(data), len(events), 0)
+    found = rows_of(layout, Pairing().find(part.steps), sources)
+    return {name: values.tolist() if isinstance(values, Texts) else values for name, values in found.items()}
 
 
 def test_nested_observations_and_info_are_columns_of_their_dtypes() -> None:
@@ -81,28 +95,52 @@ def test_event_of_another_size_is_refused() -> None:
     job = Job("action", {"0/observation": np.zeros((1, 3), np.float32)}, 1)
     result = Result({"action": np.array([1])}, "v", 0, "d")
     with pytest.raises(ValueError, match="bytes"):
-        LAYOUT.event(WHO, 0, Options(), job, result)
+        LAYOUT.event(0, Options(), job, result)
 
 
-@pytest.mark.parametrize("cut", [0, 10, 60, -1])
-def test_piece_of_an_event_is_none(cut: int) -> None:
-    with pytest.raises(ValueError, match="event"):
-        read_event(event(0)[:cut])
+def test_rows_of_other_shapes_stand_beside_each_other() -> None:
+    spec = policy_spec({"x": Leaf("x", "float32", (None,))})
+    layout, events = Layout(spec), []
+    for step, size in enumerate((1, 3, 3, 2)):
+        inputs = {"0/step_type": np.ones(1, np.int32), "x": np.full((1, size), step, np.float32)}
+        events.append(
+            layout.event(step, Options(), Job("action", inputs, 1), Result({"action": np.ones(1)}, "v", 7, "d"))
+        )
+    found = rows_between(layout, events)
+    assert [row.tolist() for row in found["observation/x"]] == [[0], [1, 1, 1], [2, 2, 2]]
+    columns = columns_of(spec)
+    stored = pa.Table.from_batches([batch_of(schema_of(columns, {}), columns, found)])
+    read = values_of(columns, stored)
+    assert [row.tolist() for row in read["observation/x"]] == [[0], [1, 1, 1], [2, 2, 2]]
+    assert read["session"] == ["s"] * 3
+
+
+@pytest.mark.parametrize("cut", [0, 10, 50, -1])
+def test_piece_of_a_record_is_none(cut: int) -> None:
+    with pytest.raises(ValueError, match="record"):
+        read_head(event(0)[:cut])
 
 
 def test_copy_differs_in_its_mark_alone() -> None:
-    copy, first = read_event(as_copy(event(3))), read_event(event(3))
-    assert copy.head.flags == 1
-    assert copy.who() == first.who()
-    assert copy.head._replace(flags=0, time_ns=0) == first.head._replace(time_ns=0)
+    copy, first = read_head(as_copy(event(3))), read_head(event(3))
+    assert copy.flags == 1
+    assert copy._replace(flags=0, time_ns=0) == first._replace(time_ns=0)
 
 
 def test_names_of_any_letters_come_out_as_they_went_in() -> None:
     who = Who("sitzung-ü", "lauf-é-日本", "one")
-    inputs = {"0/observation": np.zeros((1, 2), np.float32)}
-    job, result = Job("action", inputs, 1), Result({"action": np.array([1])}, "gewicht-ß", 0, "d")
-    found = read_event(LAYOUT.event(who, 0, Options(), job, result))
-    assert (found.who(), found.version()) == (who, "gewicht-ß")
+    found = rows_between(LAYOUT, [event(0), event(1)], who, "gewicht-ß")
+    names = ("session", "run_id", "incarnation", "version")
+    assert [found[name] for name in names] == [[each] for each in (*who, "gewicht-ß")]
+
+
+@pytest.mark.parametrize("numbers", [(1, 0), (0, 1), (2**32 - 1, 0), (0, 2**32 - 1)])
+def test_step_of_which_the_names_are_not_known_is_not_used(numbers: tuple[int, int]) -> None:
+    sources = Sources(LAYOUT)
+    data = b"".join([session_record(0, WHO), version_record(0, "v"), event(0), numbered(event(1), *numbers)])
+    part = sources.read(sources.add(Records(data)), (0, len(data)), (1000, len(data)))
+    assert part.steps["step"].tolist() == [0]
+    assert part.unusable.tolist() == [len(data) - len(event(1))]
 
 
 def test_share_is_the_same_each_time_grows_and_is_about_as_large_as_it_says() -> None:

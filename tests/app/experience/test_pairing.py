@@ -2,53 +2,105 @@
 
 import tempfile
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.experience.event import COPY, as_copy, read_event
+from app.experience.event import COPY, Who, as_copy, read_head
 from app.experience.following import Follower
 from app.experience.journal import JournalLimits, JournalWriter
 from app.experience.pairing import Pairing
-from tests.support.recorded_steps import LAYOUT, SPEC, RowsInMemory, event
+from app.experience.steps import STEPS
+from app.wire.tensors import Array
+from tests.support.recorded_steps import LAYOUT, SPEC, RowsInMemory, event, write
+
+SESSIONS = {"s": 0, "a": 1, "b": 2}
 
 
-def pairs(*events: bytes) -> list[tuple[int, int]]:
-    """The steps of the pairs that events make, one after the other; what is early is given up."""
-    pairing, found = Pairing(), []
-    for data in events:
-        each = read_event(data)
-        if (pair := pairing.pair(each)) is not None:
-            found.append((pair[0].head.step, pair[1].head.step))
-        (pairing.give_up if pairing.is_early(each) else pairing.take)(each)
+def table(*steps: tuple[str, int] | int, rows: int = 1, flags: int = 0) -> Array:
+    """Steps as they are read, in this order: of a session, or of s."""
+    found = np.zeros(len(steps), STEPS)
+    for row, each in zip(found, steps, strict=True):
+        session, row["step"] = each if isinstance(each, tuple) else ("s", each)
+        row["session"], row["rows"], row["flags"] = SESSIONS[session], rows, flags
+    found["at"] = np.arange(len(steps))
     return found
 
 
+def pairs(pairing: Pairing, *parts: Array, at_once: bool = True) -> list[tuple[int, int]]:
+    """The steps of the pairs that steps make, in their order; those that are early are given up."""
+    every = np.concatenate(parts) if parts else table()
+    found = []
+    for steps in [every] if at_once else [every[row : row + 1] for row in range(len(every))]:
+        pairing.give_up(steps, pairing.find(steps).early)
+        each = pairing.find(steps)
+        assert not each.early.any()
+        pairing.take(each, steps)
+        found += list(zip(each.first["step"].tolist(), each.next["step"].tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(
-    ("steps", "expected"),
+    ("steps", "expected", "lost"),
     [
-        ([0, 1, 2], [(0, 1), (1, 2)]),
-        ([0, 0, 1, 1, 0, 2], [(0, 1), (1, 2)]),
-        ([0, 2, 3], [(2, 3)]),
-        ([5, 6], [(5, 6)]),
-        ([0, 1, 0, 1], [(0, 1)]),
-        ([], []),
+        ([0, 1, 2], [(0, 1), (1, 2)], 0),
+        ([0, 0, 1, 1, 0, 2], [(0, 1), (1, 2)], 0),
+        ([0, 2, 3], [(2, 3)], 1),
+        ([5, 6], [(5, 6)], 1),
+        ([0, 1, 0, 1], [(0, 1)], 0),
+        ([], [], 0),
     ],
 )
-def test_each_step_pairs_with_the_next_one_once(steps: list[int], expected: list[tuple[int, int]]) -> None:
-    assert pairs(*map(event, steps)) == expected
+def test_each_step_pairs_with_the_next_one_once(
+    steps: list[int], expected: list[tuple[int, int]], lost: int, at_once: bool
+) -> None:
+    pairing = Pairing()
+    assert pairs(pairing, table(*steps), at_once=at_once) == expected
+    assert pairing.lost == lost
 
 
-def test_sessions_and_their_starts_are_apart() -> None:
-    assert pairs(event(0, "a"), event(1, "b"), event(0, "a", incarnation="two"), event(1, "a")) == [(0, 1)]
-    assert pairs(event(0), event(1, types=[1, 1])) == [], "other rows than before"
+def test_steps_that_are_read_in_another_order_pair_in_that_of_the_session() -> None:
+    assert pairs(Pairing(), table(2, ("a", 0), 0, ("a", 1), 3, 1)) == [(0, 1), (0, 1), (1, 2), (2, 3)]
+    assert pairs(Pairing(), table(1, 0, ("a", 0), ("a", 1))) == [(0, 1), (0, 1)]
 
 
-def test_copy_starts_a_pair_and_ends_none() -> None:
-    assert pairs(event(0), as_copy(event(1)), event(2)) == [(1, 2)]
-    assert pairs(as_copy(event(4)), event(5), as_copy(event(5)), event(6)) == [(4, 5), (5, 6)]
-    assert read_event(as_copy(event(4))).head.flags == COPY
+def test_early_is_what_does_not_follow_anything_that_was_read() -> None:
+    pairing = Pairing()
+    assert pairs(pairing, table(0, 1)) == [(0, 1)]
+    found = pairing.find(table(4, 3, 2, ("a", 1), ("b", 0)))
+    assert found.early.tolist() == [False, False, False, True, False]
+    assert pairing.find(table(4, 3)).early.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_sessions_are_apart_and_so_are_steps_of_other_rows(at_once: bool) -> None:
+    assert pairs(Pairing(), table(("a", 0), ("b", 1), ("a", 1)), at_once=at_once) == [(0, 1)]
+    assert pairs(Pairing(), table(0), table(1, rows=2), at_once=at_once) == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_copy_starts_a_pair_and_ends_none(at_once: bool) -> None:
+    parts = table(0), table(1, flags=COPY), table(2)
+    assert pairs(Pairing(), *parts, at_once=at_once) == [(1, 2)]
+    parts = table(4, flags=COPY), table(5), table(5, flags=COPY), table(6)
+    assert pairs(Pairing(), *parts, at_once=at_once) == [(4, 5), (5, 6)]
+    assert read_head(as_copy(event(4))).flags == COPY
+
+
+def test_last_steps_wait_but_those_of_older_starts_of_a_session() -> None:
+    pairing, steps = Pairing(), table(("a", 0), ("b", 0), 0)
+    steps["time_ns"], steps["source"] = [3, 2, 1], [7, 8, 7]
+    pairing.take(pairing.find(steps), steps)
+    whos = [Who("one", "", "x"), Who("one", "", "y"), Who("other", "", "z")]
+    assert not pairing.is_waiting([9])
+    assert pairing.waiting([7, 8], whos)["session"].tolist() == [2, 1], "s is older than a, and has its id"
+    assert pairing.find(table(1)).early.tolist() == [True]
+    pairing.forget(np.array([1, 2]))
+    assert not pairing.is_waiting([7, 8])
 
 
 # What happens next: a session steps at a worker, its last answer is repeated at a worker, a worker goes on with another
@@ -63,10 +115,12 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("most", [8192, 2])
+@settings(max_examples=40, deadline=None)
 @given(ACTIONS)
-def test_rows_are_those_of_a_model(actions: list[tuple[str, int, int]]) -> None:
-    with tempfile.TemporaryDirectory() as name:
+def test_rows_are_those_of_a_model(most: int, actions: list[tuple[str, int, int]]) -> None:
+    """`most`: so many records are read at a time."""
+    with mock.patch("app.experience.journals._MOST_STEPS", most), tempfile.TemporaryDirectory() as name:
         folder, rows = Path(name), RowsInMemory()
         workers = [JournalWriter(folder / "journals", LAYOUT.digest, JournalLimits(1024, 2**30)) for _ in range(3)]
         follower = Follower(folder, SPEC, rows)
@@ -79,17 +133,17 @@ def test_rows_are_those_of_a_model(actions: list[tuple[str, int, int]]) -> None:
             if action == "begin":
                 starts += 1
                 last[session] = (starts, 0)
-                workers[worker].write(event(0, str(session), incarnation=str(starts)))
+                write(workers[worker], 0, str(session), incarnation=str(starts))
             elif action in ("step", "lose") and start >= 0:
                 last[session] = (start, step + 1)
                 if action == "lose":  # a disk that is full
                     lost.add((session, start, step + 1))
                     continue
-                workers[worker].write(event(step + 1, str(session), incarnation=str(start)))
+                write(workers[worker], step + 1, str(session), incarnation=str(start))
                 if (session, start, step) not in lost:
                     expected.append((str(session), str(start), step))
             elif action == "repeat" and start >= 0 and (session, start, step) not in lost:
-                workers[worker].write(event(step, str(session), incarnation=str(start)))
+                write(workers[worker], step, str(session), incarnation=str(start))
             elif action == "move":
                 workers[worker].close()
             elif action == "look":
@@ -98,7 +152,7 @@ def test_rows_are_those_of_a_model(actions: list[tuple[str, int, int]]) -> None:
                 follower = Follower(folder, SPEC, rows)
         for worker in workers:
             worker.close()
-        for _ in range(3 + 2 * len(lost)):
+        for _ in range(3 + 4 * len(actions)):
             follower.advance()
         found = [(row["session"], row["incarnation"], row["step"]) for row in rows.rows]
         assert sorted(found) == sorted(expected)

@@ -29,7 +29,7 @@ class FakeFollower:
 
     def __init__(self, folder, spec, log):
         self.log = log
-        self.lost_events = 0
+        self.lost_events = self.journal_bytes = 0
 
     def advance(self):
         try:

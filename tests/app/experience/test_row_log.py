@@ -192,6 +192,17 @@ def test_the_limit_removes_the_oldest_segment_of_all_policies_first(tmp_path):
     assert logs[0].size == logs[0]._open.size  # a's were all older
 
 
+def test_journals_count_for_the_limit(tmp_path):
+    log = opened(tmp_path, 20_000, bytes_limit=120_000)
+    log.journal_bytes = 60_000
+    for _ in range(60):
+        append_steps(log, [Simulator()], 20)
+        closed(log)
+    assert log.size <= 120_000 + 20_000
+    assert log.removed_rows > 0
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 80_000
+
+
 def test_a_small_limit_makes_segments_small(tmp_path):
     log = opened(tmp_path, KEPT, bytes_limit=2**16)
     for _ in range(100):

@@ -123,12 +123,13 @@ async def test_folder_that_cannot_be_used_costs_steps_and_no_answer(
 async def test_step_that_does_not_fit_its_spec_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with recording(tmp_path) as (policy, writer):
         await begin(policy, "a")
-        job = policy.sessions.step_at_once(policy.policy, "a", JSON, JSON, b'{"observation":[1],"step":1}')
-        assert not isinstance(job, Answer)
-        result = await policy.service.answered(job)
-        wrong = {**result.outputs, "action": result.outputs["action"][:, :0]}
-        for _ in range(3):
-            assert job.answer(type(result)(wrong, "v0", 0, "d0"), JSON)
+        for number in range(1, 4):
+            body = b'{"observation":[1],"step":%d}' % number
+            pending = policy.sessions.step_at_once(policy.policy, "a", JSON, JSON, body)
+            assert not isinstance(pending, Answer)
+            result = await policy.service.answered(pending)
+            wrong = {**result.outputs, "action": result.outputs["action"][:, :0]}
+            assert pending.answer(type(result)(wrong, "v0", 0, "d0"), JSON)
         assert writer.take_counts()[1]["error"] == 3
         assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
 

@@ -17,7 +17,7 @@ _MOST_CANDIDATES, _MOST_BYTES = 128, 4 << 20
 _EVERY_S = 0.25
 
 
-class Recorder:
+class InputSample:
     """Keeps a row now and then, of those that were answered well: others say nothing of new weights.
 
     `spread`: not the last ones, but some that lie far from each other, of a sample of all that were offered.

@@ -1,6 +1,6 @@
 import numpy as np
 
-from app.batching.recorder import KEPT_ROWS, Candidates, Recorder
+from app.batching.input_sample import KEPT_ROWS, Candidates, InputSample
 
 
 def inputs(*values: float) -> dict:
@@ -11,46 +11,46 @@ def outputs(*values: float) -> dict:
     return {"action": np.array(values, np.float32), "kind": np.array(["a"], object), "number": np.arange(2)}
 
 
-def kept(recorder: Recorder) -> list[float]:
-    return [row["0/observation"].item() for row in recorder.rows()]
+def kept(sample: InputSample) -> list[float]:
+    return [row["0/observation"].item() for row in sample.rows()]
 
 
 def test_the_first_row_of_a_batch_is_kept_now_and_then():
-    recorder = Recorder()
+    sample = InputSample()
     for moment in range(100):
-        recorder.offer(inputs(moment, -1.0), outputs(0.0, 1.0), now=moment / 100)
-    assert kept(recorder) == [0.0, 25.0, 50.0, 75.0]
+        sample.offer(inputs(moment, -1.0), outputs(0.0, 1.0), now=moment / 100)
+    assert kept(sample) == [0.0, 25.0, 50.0, 75.0]
 
 
 def test_only_the_last_ones_are_kept():
-    recorder = Recorder()
+    sample = InputSample()
     for moment in range(100):
-        recorder.offer(inputs(moment), outputs(0.0), now=moment)
-    assert kept(recorder) == list(range(100 - KEPT_ROWS, 100))
+        sample.offer(inputs(moment), outputs(0.0), now=moment)
+    assert kept(sample) == list(range(100 - KEPT_ROWS, 100))
 
 
 def test_what_was_not_answered_with_numbers_says_nothing_of_new_weights():
-    recorder = Recorder()
-    recorder.offer(inputs(1.0), outputs(np.nan), now=0.0)
-    recorder.offer(inputs(2.0), outputs(np.inf), now=1.0)
-    recorder.offer(inputs(3.0), outputs(3.0), now=1.0)
-    assert kept(recorder) == [3.0]
+    sample = InputSample()
+    sample.offer(inputs(1.0), outputs(np.nan), now=0.0)
+    sample.offer(inputs(2.0), outputs(np.inf), now=1.0)
+    sample.offer(inputs(3.0), outputs(3.0), now=1.0)
+    assert kept(sample) == [3.0]
 
 
 def test_what_is_kept_is_a_copy():
-    recorder = Recorder()
+    sample = InputSample()
     array = np.array([1.0], np.float32)
-    recorder.offer({"0/observation": array}, outputs(0.0), now=0.0)
+    sample.offer({"0/observation": array}, outputs(0.0), now=0.0)
     array[0] = 2.0
-    assert kept(recorder) == [1.0]
+    assert kept(sample) == [1.0]
 
 
 def test_spread_rows_are_of_all_that_was_asked_and_not_the_last_ones():
     """An odd row long ago is among them; so is the last one, and there are never more."""
-    recorder = Recorder(spread=True)
+    sample = InputSample(spread=True)
     for moment in range(120):
-        recorder.offer(inputs(100.0 if moment == 20 else np.sin(moment)), outputs(0.0), now=moment)
-    found = kept(recorder)
+        sample.offer(inputs(100.0 if moment == 20 else np.sin(moment)), outputs(0.0), now=moment)
+    found = kept(sample)
     assert len(found) == KEPT_ROWS
     assert 100.0 in found
     assert found[0] == np.float32(np.sin(119))

@@ -1,0 +1,97 @@
+"""The environments that rows are of, and the place of each: the episode that it is in, and its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from app.experience.arrow import Rows
+from app.experience.texts import Texts
+from app.wire.tensors import Array
+
+# An environment takes some 300 bytes here. More of them than a server has sessions, unless they have thousands of rows.
+_MOST_ENVIRONMENTS = 65_536
+# Where there are too many, this share goes, of those that stepped last.
+_GOES = 1 / 8
+_MOST_ROWS = 2**24
+# A place: the number of the first row of the episode and its step; the last step; and when that was, as a count.
+EPISODE_AT, FIRST_STEP_AT, STEP_AT, _SEEN_AT = range(4)
+NO_EPISODE = -1
+
+# A session, the start of it, and the environment's row in it.
+Environment = tuple[str, str, int]
+
+
+class Environments:
+    """Environments by number. `places`: [environments, 3] by the columns above; only `keep` changes them."""
+
+    def __init__(self) -> None:
+        self._names: list[Environment] = []
+        self._numbers: dict[Environment, int] = {}
+        self._places = np.empty((0, 4), np.int64)
+        # The numbers of some of them by keys, in their order: see `Texts.keys`.
+        self._keys, self._of_keys = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._seen = 0
+
+    def __iter__(self) -> Iterator[tuple[Environment, list[int]]]:
+        """Yields each and its place, the one that stepped last at the end."""
+        for number in np.argsort(self._places[: len(self._names), _SEEN_AT], kind="stable").tolist():
+            yield self._names[number], self._places[number, :_SEEN_AT].tolist()
+
+    def numbers_of(self, rows: Rows) -> Array:
+        """Returns for each row the number of its environment: [rows]."""
+        session, incarnation, row = rows["session"], rows["incarnation"], np.asarray(rows["row"])
+        if not isinstance(session, Texts) or session.keys is None:
+            names = zip(session, incarnation, row.tolist(), strict=True)
+            return np.array([self._number(each) for each in names], np.int64)
+        keys = session.keys[session.numbers] * _MOST_ROWS + row
+        at, is_known = self._found(keys)
+        if not is_known.all():
+            new, places = np.unique(keys[~is_known], return_index=True)
+            which = np.flatnonzero(~is_known)[places].tolist()
+            numbers = [self._number((session[each], incarnation[each], int(row[each]))) for each in which]
+            between = np.searchsorted(self._keys, new)
+            self._keys, self._of_keys = np.insert(self._keys, between, new), np.insert(self._of_keys, between, numbers)
+            at, _ = self._found(keys)
+        return self._of_keys[at]
+
+    def places(self, numbers: Array) -> Array:
+        """Returns the places of environments."""
+        return self._places[numbers]
+
+    def keep(self, numbers: Array, places: Array) -> None:
+        """Has environments be at these places: [n, 3]; of one that is there twice, the later."""
+        self._places[numbers, :_SEEN_AT] = places
+        self._places[numbers, _SEEN_AT] = np.arange(self._seen, self._seen + len(numbers))
+        self._seen += len(numbers)
+        if len(self._names) > _MOST_ENVIRONMENTS or len(self._keys) > 2 * _MOST_ENVIRONMENTS:
+            self._forget_oldest()
+
+    def named(self, environment: Environment, place: list[int]) -> None:
+        """Has an environment be at a place."""
+        self.keep(np.array([self._number(environment)]), np.array([place], np.int64))
+
+    def _found(self, keys: Array) -> tuple[Array, Array]:
+        """Returns where keys stand among those that are known, and whether they do."""
+        if not len(self._keys):
+            return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return at, self._keys[at] == keys
+
+    def _number(self, environment: Environment) -> int:
+        number = self._numbers.setdefault(environment, len(self._names))
+        if number == len(self._names):
+            self._names.append(environment)
+            if number >= len(self._places):
+                self._places = np.concatenate((self._places, np.empty((number + 1024, 4), np.int64)))
+            self._places[number] = NO_EPISODE, 0, -2, -1
+        return number
+
+    def _forget_oldest(self) -> None:
+        kept = max(0, min(len(self._names), _MOST_ENVIRONMENTS) - int(_GOES * _MOST_ENVIRONMENTS))
+        newest = np.argsort(self._places[: len(self._names), _SEEN_AT], kind="stable")[len(self._names) - kept :]
+        self._places = self._places[newest]
+        self._names = [self._names[number] for number in newest.tolist()]
+        self._numbers = {name: number for number, name in enumerate(self._names)}
+        self._keys = self._of_keys = np.empty(0, np.int64)
