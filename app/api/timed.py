@@ -8,20 +8,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from app.api.request_cycle import Route
+from app.api.request_cycle import Large, Route
 from app.batching.timing import Timing, timing_of_task
 
 
 def timed(route: Route, timing: Timing, metrics: Any = None) -> Route:
     """Returns the route for one request, whose times are noted in `timing`. `metrics`: in the place of its own."""
-    large = route.large
-    return Route(
-        partial(_noted, timing, route.read),
-        route.writes,
-        metrics or route.metrics,
-        large._replace(at_once=partial(_noted, timing, large.at_once), asks=partial(_noted, timing, large.asks)),
-        route.cycle,
-    )
+    service, limit, at_once, parse, asks = route.large
+    large = Large(service, limit, partial(_noted, timing, at_once), parse, partial(_noted, timing, asks))
+    return Route(partial(_noted, timing, route.read), route.writes, metrics or route.metrics, large, route.cycle)
 
 
 def timed_for_task(route: Route) -> Route:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,11 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
 from app.api.noted_status import NotedStatus
-from app.api.request_cycle import Receiver, Route
+from app.api.request_cycle import FastPathCycle, Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
 from app.api.timed import timed
-from app.batching.timing import Timing, timing_of_task
+from app.batching.timing import timing_of_task
 from app.metrics import DataMetrics
 from app.tracing.context import Parent, parent_in
 from app.tracing.otlp import Sending
@@ -57,6 +58,7 @@ class TracedRequests:
         self.starts, self.starts_all = sampler.bound > 0, sampler.rate >= 1
         # How many requests without a caller are passed over until one starts a trace.
         self.left = sampler.passed_over() if self.starts else 0
+        self.sampled_cycle = _sampled_cycle(self)
 
     def starts_now(self) -> bool:
         """Returns whether this request, which has no caller, starts a trace; to be asked once for each."""
@@ -90,21 +92,20 @@ def open_traces(app: FastAPI, variables: Mapping[str, str], stack: AsyncExitStac
     return requests
 
 
-def asked_by_http(method: str, path: str, route: str | None, status: int) -> Asked:
+def asked_by_http(method: str, path: str, route: str, status: int) -> Asked:
     """Returns what HTTP says of a request.
 
     Args:
       method: that of the request.
-      path: of its target.
-      route: "" where it has none; None where the path says it.
+      path: of its target; not long.
+      route: "" where it has none.
       status: that of the answer; 0 where there was none.
     """
     known = method in _METHODS
     attributes: dict[str, Any] = {"http.request.method": method if known else "_OTHER"}
     if not known:
         attributes["http.request.method_original"] = method
-    attributes |= {"url.path": path[:_LONGEST_PATH], "url.scheme": "http"}
-    route = route_of(path) if route is None else route
+    attributes |= {"url.path": path, "url.scheme": "http"}
     if route:
         attributes["http.route"] = route
     if status not in _NO_ANSWER:
@@ -117,14 +118,41 @@ def asked_by_http(method: str, path: str, route: str | None, status: int) -> Ask
 class _TracedMetrics:
     """Counts the answer of one request as its route does, which ends its trace."""
 
-    def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, path: str) -> None:
-        self._metrics, self._tracer, self._trace, self._path = metrics, tracer, trace, path
+    def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, target: tuple[str, str]) -> None:
+        self._metrics, self._tracer, self._trace, self._target = metrics, tracer, trace, target
         self.failed = metrics.failed
 
     def answered(self, status: int, seconds: float) -> None:
         """See `DataMetrics`."""
         self._metrics.answered(status, seconds)
-        self._tracer.end(self._trace, asked_by_http, "POST", self._path, None, status)
+        self._tracer.end(self._trace, asked_by_http, "POST", *self._target, status)
+
+
+def _traced(route: Route, tracer: Tracer, parent: Parent | None) -> tuple[Route, RequestTrace]:
+    """Returns the route for one request, which is traced."""
+    trace = RequestTrace(parent)
+    metrics = _TracedMetrics(route.metrics, tracer, trace, route.target)
+    return timed(route, trace, metrics), trace
+
+
+def _sampled_cycle(requests: TracedRequests) -> type[FastPathCycle]:
+    """Makes the cycle of requests without a caller, some of which are traced."""
+    tracer = requests.tracer
+
+    class SampledCycle(FastPathCycle):
+        def __init__(self, route: Route, receiver: Receiver) -> None:
+            # As `RequestCycle`, and as `starts_now`, in less time: most requests are not traced, and nothing of theirs
+            # may cost more.
+            if requests.left:
+                requests.left -= 1
+            elif requests.starts_now():
+                route, _ = _traced(route, tracer, None)
+            self.route = route
+            self._metrics = route.metrics
+            self._receiver = receiver
+            self._started = perf_counter()
+
+    return SampledCycle
 
 
 class TracedFastPath(FastPath):
@@ -140,27 +168,24 @@ class TracedFastPath(FastPath):
         parent = parent_in(headers)
         if not (self.requests.starts if parent is None else self.requests.takes(parent)):
             return route
-        return route._replace(cycle=self._cycle(route.cycle, path, parent))
+        text = path.decode("latin-1")
+        return route._replace(cycle=self._cycle(route.cycle, parent), target=(text[:_LONGEST_PATH], route_of(text)))
 
-    def _cycle(self, kind: Any, path: bytes, parent: Parent | None) -> Any:
-        """Returns what makes the cycle of a request with this path: mostly the one without a trace, where it may."""
+    def _cycle(self, kind: Any, parent: Parent | None) -> Callable[[Route, Receiver], Any]:
+        """Returns what makes the cycle of a request in the place of `kind`, which makes one without a trace."""
         requests = self.requests
-        tracer, text = requests.tracer, path.decode("latin-1")
-        shows = isinstance(kind, TimedCycles)
+        tracer, shows = requests.tracer, isinstance(kind, TimedCycles)
+        all_are = parent is not None or requests.starts_all
+        if kind is FastPathCycle and not all_are:
+            return requests.sampled_cycle
 
-        def follow(route: Route, receiver: Receiver) -> Any:
-            timing = Timing()
-            metrics = _TracedMetrics(route.metrics, tracer, RequestTrace(parent, timing), text)
-            route = timed(route, timing, metrics)
-            return kind(route, receiver, timing) if shows else kind(route, receiver)
-
-        def start(route: Route, receiver: Receiver) -> Any:
-            if requests.left:  # as `starts_now`, in less time
-                requests.left -= 1
+        def cycle(route: Route, receiver: Receiver) -> Any:
+            if not all_are and not requests.starts_now():
                 return kind(route, receiver)
-            return follow(route, receiver) if requests.starts_now() else kind(route, receiver)
+            route, trace = _traced(route, tracer, parent)
+            return kind(route, receiver, trace) if shows else kind(route, receiver)
 
-        return follow if parent is not None or requests.starts_all else start
+        return cycle
 
 
 @functools.lru_cache(maxsize=1024)
@@ -182,9 +207,8 @@ class TracedApp:
         if scope["type"] != "http" or not self._requests.takes(parent):
             await self._app(scope, receive, send)
             return
-        timing, noted = Timing(), NotedStatus(send)
-        trace = RequestTrace(parent, timing)
-        token = timing_of_task.set(timing)
+        trace, noted = RequestTrace(parent), NotedStatus(send)
+        token = timing_of_task.set(trace)
         try:
             await self._app(scope, receive, noted)
         except Exception:
@@ -192,7 +216,7 @@ class TracedApp:
             raise
         finally:
             timing_of_task.reset(token)
-            asked = scope["method"], scope["path"], _route_in(scope), noted.status
+            asked = scope["method"], scope["path"][:_LONGEST_PATH], _route_in(scope), noted.status
             self._requests.tracer.end(trace, asked_by_http, *asked)
 
 

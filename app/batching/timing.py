@@ -17,33 +17,24 @@ from app.wire.tensors import Arrays
 class Timing:
     """The times of one request; in seconds of `perf_counter`, 0 where it has not come so far.
 
-    `batch`: the one that it was part of. `trace`: what the other requests of its batch refer to it by, if anything.
+    `batch`: the one that it was part of.
     """
 
-    __slots__ = ("batch", "function", "policy", "queued_at", "rows", "trace")
-
-    def __init__(self) -> None:
-        self.policy = self.function = ""
-        self.rows = 0
-        self.queued_at = 0.0
-        self.batch: BatchTiming | None = None
-        self.trace: Any = None
+    policy = function = ""
+    rows = 0
+    queued_at = 0.0
+    batch: BatchTiming | None = None
 
 
 class BatchTiming:
     """The times of one batch. `timings`: of its requests that are timed; `requests` and `rows` are those of all."""
 
-    __slots__ = (
-        "calls", "ended_at", "engine_ended_at", "engine_s", "engine_started_at", "requests", "rows",
-        "taken_at", "timings", "version",
-    )  # fmt: skip
+    ended_at = engine_started_at = engine_ended_at = engine_s = 0.0
+    calls = 0
 
     def __init__(self, version: VersionInfo, timings: list[Timing], requests: int, rows: int) -> None:
         self.version, self.timings, self.requests, self.rows = version, timings, requests, rows
         self.taken_at = perf_counter()
-        self.ended_at = 0.0
-        self.engine_started_at = self.engine_ended_at = self.engine_s = 0.0
-        self.calls = 0
 
 
 class TimedEngine:
