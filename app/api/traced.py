@@ -18,12 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
 from app.api.noted_status import NotedStatus
-from app.api.request_cycle import FastPathCycle, Receiver, Route
+from app.api.request_cycle import FastPathCycle, Large, Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
-from app.api.timed import timed
+from app.api.timed import noted
 from app.batching.timing import timing_of_task
-from app.metrics import DataMetrics
 from app.tracing.context import Parent, parent_in
 from app.tracing.otlp import Sending
 from app.tracing.tracer import Asked, RequestTrace, Tracer
@@ -57,15 +56,15 @@ class TracedRequests:
         # Whether a trace may start with a request, and whether each request without a caller starts one.
         self.starts, self.starts_all = sampler.bound > 0, sampler.rate >= 1
         # How many requests without a caller are passed over until one starts a trace.
-        self.left = sampler.passed_over() if self.starts else 0
-        self.sampled_cycle = _sampled_cycle(self)
+        self._left = sampler.passed_over() if self.starts else 0
+        self.sampled_cycle = _sampled_cycle(tracer) if self.starts else FastPathCycle
 
     def starts_now(self) -> bool:
         """Returns whether this request, which has no caller, starts a trace; to be asked once for each."""
-        if self.left:
-            self.left -= 1
+        if self._left:
+            self._left -= 1
             return False
-        self.left = self._sampler.passed_over()
+        self._left = self._sampler.passed_over()
         return True
 
     def takes(self, parent: Parent | None) -> bool:
@@ -115,37 +114,57 @@ def asked_by_http(method: str, path: str, route: str, status: int) -> Asked:
     return Asked(f"{method if known else 'HTTP'} {route}".rstrip(), attributes, status >= _OURS)
 
 
-class _TracedMetrics:
-    """Counts the answer of one request as its route does, which ends its trace."""
+class _FastPathTrace(RequestTrace):
+    """A request on the fast path, in the place of its route's readers and metrics: counting its answer ends it."""
 
-    def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, target: tuple[str, str]) -> None:
-        self._metrics, self._tracer, self._trace, self._target = metrics, tracer, trace, target
-        self.failed = metrics.failed
+    def __init__(self, route: Route, tracer: Tracer, parent: Parent | None) -> None:
+        self.parent = parent
+        self.started = perf_counter()
+        self._route, self._tracer = route, tracer
+
+    def read(self, body: bytes) -> Any:
+        """See `Route`."""
+        return noted(self._route.read(body), self)
+
+    def at_once(self, body: bytes) -> Any:
+        """See `Large`."""
+        return noted(self._route.large.at_once(body), self)
+
+    def asks(self, parsed: Any) -> Any:
+        """See `Large`."""
+        return noted(self._route.large.asks(parsed), self)
+
+    def failed(self, kind: str) -> None:
+        """See `DataMetrics`."""
+        self._route.metrics.failed(kind)
 
     def answered(self, status: int, seconds: float) -> None:
         """See `DataMetrics`."""
-        self._metrics.answered(status, seconds)
-        self._tracer.end(self._trace, asked_by_http, "POST", *self._target, status)
+        self._route.metrics.answered(status, seconds)
+        self._tracer.end(self, asked_by_http, "POST", *self._route.target, status)
 
 
 def _traced(route: Route, tracer: Tracer, parent: Parent | None) -> tuple[Route, RequestTrace]:
     """Returns the route for one request, which is traced."""
-    trace = RequestTrace(parent)
-    metrics = _TracedMetrics(route.metrics, tracer, trace, route.target)
-    return timed(route, trace, metrics), trace
+    trace: Any = _FastPathTrace(route, tracer, parent)
+    service, limit, _, parse, _ = route.large
+    large = Large(service, limit, trace.at_once, parse, trace.asks)
+    return Route(trace.read, route.writes, trace, large, route.cycle), trace
 
 
-def _sampled_cycle(requests: TracedRequests) -> type[FastPathCycle]:
-    """Makes the cycle of requests without a caller, some of which are traced."""
-    tracer = requests.tracer
+def _sampled_cycle(tracer: Tracer) -> type[FastPathCycle]:
+    """Makes the cycle of requests without a caller, of which some are traced."""
+    sampler = tracer.sampler
+    left = sampler.passed_over()
 
     class SampledCycle(FastPathCycle):
         def __init__(self, route: Route, receiver: Receiver) -> None:
-            # As `RequestCycle`, and as `starts_now`, in less time: most requests are not traced, and nothing of theirs
-            # may cost more.
-            if requests.left:
-                requests.left -= 1
-            elif requests.starts_now():
+            # As `RequestCycle`, in less time: those that are not traced may hardly cost more than without traces.
+            nonlocal left
+            if left:
+                left -= 1
+            else:
+                left = sampler.passed_over()
                 route, _ = _traced(route, tracer, None)
             self.route = route
             self._metrics = route.metrics
