@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +21,7 @@ from app.api.noted_status import NotedStatus
 from app.api.request_cycle import FastPathCycle, Large, Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
-from app.api.timed import noted
+from app.api.timed import noted, timed
 from app.batching.timing import timing_of_task
 from app.tracing.context import Parent, parent_in
 from app.tracing.otlp import Sending
@@ -115,24 +115,27 @@ def asked_by_http(method: str, path: str, route: str, status: int) -> Asked:
 
 
 class _FastPathTrace(RequestTrace):
-    """A request on the fast path, in the place of its route's readers and metrics: counting its answer ends it."""
+    """A request on the fast path, in the place of its route and of the metrics that count its answer."""
 
     def __init__(self, route: Route, tracer: Tracer, parent: Parent | None) -> None:
         self.parent = parent
         self.started = perf_counter()
         self._route, self._tracer = route, tracer
+        self.writes = route.writes
 
     def read(self, body: bytes) -> Any:
         """See `Route`."""
         return noted(self._route.read(body), self)
 
-    def at_once(self, body: bytes) -> Any:
-        """See `Large`."""
-        return noted(self._route.large.at_once(body), self)
+    @property
+    def large(self) -> Large:
+        """See `Route`."""
+        return timed(self._route, self).large
 
-    def asks(self, parsed: Any) -> Any:
-        """See `Large`."""
-        return noted(self._route.large.asks(parsed), self)
+    @property
+    def metrics(self) -> _FastPathTrace:
+        """See `Route`."""
+        return self
 
     def failed(self, kind: str) -> None:
         """See `DataMetrics`."""
@@ -142,14 +145,6 @@ class _FastPathTrace(RequestTrace):
         """See `DataMetrics`."""
         self._route.metrics.answered(status, seconds)
         self._tracer.end(self, asked_by_http, "POST", *self._route.target, status)
-
-
-def _traced(route: Route, tracer: Tracer, parent: Parent | None) -> tuple[Route, RequestTrace]:
-    """Returns the route for one request, which is traced."""
-    trace: Any = _FastPathTrace(route, tracer, parent)
-    service, limit, _, parse, _ = route.large
-    large = Large(service, limit, trace.at_once, parse, trace.asks)
-    return Route(trace.read, route.writes, trace, large, route.cycle), trace
 
 
 def _sampled_cycle(tracer: Tracer) -> type[FastPathCycle]:
@@ -165,7 +160,7 @@ def _sampled_cycle(tracer: Tracer) -> type[FastPathCycle]:
                 left -= 1
             else:
                 left = sampler.passed_over()
-                route, _ = _traced(route, tracer, None)
+                route = cast(Route, _FastPathTrace(route, tracer, None))
             self.route = route
             self._metrics = route.metrics
             self._receiver = receiver
@@ -201,8 +196,8 @@ class TracedFastPath(FastPath):
         def cycle(route: Route, receiver: Receiver) -> Any:
             if not all_are and not requests.starts_now():
                 return kind(route, receiver)
-            route, trace = _traced(route, tracer, parent)
-            return kind(route, receiver, trace) if shows else kind(route, receiver)
+            trace = _FastPathTrace(route, tracer, parent)
+            return kind(trace, receiver, trace) if shows else kind(trace, receiver)
 
         return cycle
 

@@ -20,7 +20,7 @@ from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
 from app.batching.recorder import Recorder
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
-from app.batching.timing import TimedEngine, Timing, timed
+from app.batching.timing import BatchTiming, Timing
 from app.engine.base import Engine, InputRefused
 from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
@@ -242,7 +242,7 @@ class Batcher:
         self._most_rows = 1 if apart else MOST_ROWS
         if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
             self._timed -= len(timings)
-            engine = timed(loaded, timings, len(jobs), rows)
+            engine = BatchTiming(loaded, timings, len(jobs), rows)
         if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
             # Without a lease: nothing else runs on the event loop meanwhile.
             outcomes = compute(engine, jobs, rows, self._parts.complete, call_times, apart)
@@ -274,7 +274,7 @@ class Batcher:
             self._go_on()
 
     def _note(self, engine: Engine, rows: int, call_times: CallTimes) -> None:
-        if isinstance(engine, TimedEngine):
+        if isinstance(engine, BatchTiming):
             engine.batch_ended()
         self._parts.metrics.batch(rows, call_times.take_last())
 

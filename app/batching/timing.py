@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.engine.base import Engine
-from app.versions.lease import LoadedVersion, VersionInfo
+from app.versions.lease import LoadedVersion
 from app.wire.tensors import Arrays
 
 
@@ -27,29 +27,27 @@ class Timing:
 
 
 class BatchTiming:
-    """The times of one batch. `timings`: of its requests that are timed; `requests` and `rows` are those of all."""
+    """The times of one batch; stands for the engine meanwhile, whose calls it notes.
+
+    `timings`: of its requests that are timed; `requests` and `rows` are those of all.
+    """
 
     ended_at = engine_started_at = engine_ended_at = engine_s = 0.0
     calls = 0
 
-    def __init__(self, version: VersionInfo, timings: list[Timing], requests: int, rows: int) -> None:
-        self.version, self.timings, self.requests, self.rows = version, timings, requests, rows
+    def __init__(self, loaded: LoadedVersion[Engine], timings: list[Timing], requests: int, rows: int) -> None:
+        self.version, self.timings, self.requests, self.rows = loaded.version, timings, requests, rows
+        self._engine: Engine | None = loaded.engine
+        self.name = loaded.engine.name
+        for timing in timings:
+            timing.batch = self
         self.taken_at = perf_counter()
-
-
-class TimedEngine:
-    """An engine whose calls are noted."""
-
-    def __init__(self, engine: Engine, batch: BatchTiming) -> None:
-        self.name = engine.name
-        self._engine = engine
-        self._batch = batch
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine`."""
         started = perf_counter()
         try:
-            return self._engine.run(function, inputs)
+            return self._running.run(function, inputs)
         finally:
             self._note(started)
 
@@ -57,28 +55,25 @@ class TimedEngine:
         """See `Engine`."""
         started = perf_counter()
         try:
-            return self._engine.initial_state(rows)
+            return self._running.initial_state(rows)
         finally:
             self._note(started)
 
     def batch_ended(self) -> None:
-        """Notes that each request of the batch has its outcome."""
-        self._batch.ended_at = perf_counter()
+        """Notes that each request of the batch has its outcome. The times may be kept longer than the version."""
+        self.ended_at = perf_counter()
+        self._engine = None
+
+    @property
+    def _running(self) -> Engine:
+        assert self._engine is not None, "the batch has ended"
+        return self._engine
 
     def _note(self, started: float) -> None:
-        batch, ended = self._batch, perf_counter()
-        batch.engine_started_at = batch.engine_started_at or started
-        batch.engine_ended_at = ended
-        batch.engine_s += ended - started
-        batch.calls += 1
-
-
-def timed(loaded: LoadedVersion[Engine], timings: list[Timing], requests: int, rows: int) -> TimedEngine:
-    """Returns the engine for a batch of which requests are timed."""
-    batch = BatchTiming(loaded.version, timings, requests, rows)
-    for timing in timings:
-        timing.batch = batch
-    return TimedEngine(loaded.engine, batch)
+        self.engine_ended_at = ended = perf_counter()
+        self.engine_started_at = self.engine_started_at or started
+        self.engine_s += ended - started
+        self.calls += 1
 
 
 # That of the request which the running task answers; for what waits in coroutines.

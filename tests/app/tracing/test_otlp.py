@@ -12,7 +12,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from app.batching.timing import timed
+from app.batching.timing import BatchTiming
 from app.engine.fake import FakeEngine
 from app.settings import telemetry_variables
 from app.tracing import otlp
@@ -39,7 +39,7 @@ def traces_of(*requests: Request) -> list[RequestTrace]:
     loaded: Any = LoadedVersion(FakeEngine(), VersionInfo("v", "d", 2**40, "litert"))
     for trace in begun:
         trace.policy, trace.function, trace.queued_at = "p", "action", trace.started
-    engine = timed(loaded, [*begun], 300, 4096)
+    engine = BatchTiming(loaded, [*begun], 300, 4096)
     engine.initial_state(1)
     engine.batch_ended()
     for trace, (_, name, attributes, failed) in zip(begun, requests, strict=True):
