@@ -65,6 +65,9 @@ class Encoder:
         """Adds the spans of a trace, the server's last."""
         identify(trace, self._bound)
         parent, batch, zero = trace.parent, trace.batch, zero_of(trace)
+        if parent is None and batch is not None and batch.calls and trace.policy and len(batch.timings) == 1:
+            parts.append(_usual(trace, batch, zero))
+            return
         trace_id, span_ids = trace.trace_id, trace.span_ids
         own, in_batch = span_ids[:8], span_ids[16:24]
         state = _state(parent.state) if parent is not None and parent.state else b""
@@ -98,6 +101,40 @@ class Encoder:
             for other in batchmates(batch, trace, self._bound)
         ]
         return b"".join(links)
+
+
+def _usual(trace: RequestTrace, batch: BatchTiming, zero: int) -> bytes:
+    """The four spans of a request without a caller and without links, in less time."""
+    trace_id, ids = trace.trace_id, trace.span_ids
+    own, in_batch = ids[:8], ids[16:24]
+    taken_at, ended_at = zero + int(batch.taken_at * 1e9), zero + int((batch.ended_at or trace.ended) * 1e9)
+    same = *trace.asked, trace.policy, trace.function, trace.rows, version_of(batch)
+    form, (first, second, third, fourth, last) = _form(
+        same, batch.requests, batch.rows, batch.version.engine, batch.calls
+    )
+    return form.pack(
+        first, trace_id, 0x0812, ids[8:16], 0x0822, own, 0x39, zero + int(trace.queued_at * 1e9), 0x41, taken_at,
+        second, trace_id, 0x0812, in_batch, 0x0822, own, 0x39, taken_at, 0x41, ended_at,
+        third, trace_id, 0x0812, ids[24:], 0x0822, in_batch, 0x39, zero + int(batch.engine_started_at * 1e9), 0x41,
+        zero + int(batch.engine_ended_at * 1e9),
+        fourth, trace_id, 0x0812, own, 0x39, zero + int(trace.started * 1e9), 0x41, zero + int(trace.ended * 1e9),
+        last,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def _form(same: Any, requests: int, rows: int, engine: str, calls: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
+    """The form of four spans as in `_usual`, and the bytes between what changes from request to request."""
+    sames = _queue(), _batch(requests, rows), _engine(engine, calls), _server(*same)
+    heads = [
+        _head(0x12, form.size + len(one)) + b"\x0a\x10"
+        for form, one in zip((_INNER, _INNER, _INNER, _ROOT), sames, strict=True)
+    ]
+    tails = [struct.pack("<HI", 0x0185, _HAS_IS_REMOTE) + one for one in sames]
+    between = tuple(tail + head for tail, head in zip([b"", *tails], [*heads, b""], strict=True))
+    first, second, third, fourth, last = (f"{len(one)}s" for one in between)
+    inner = "16sH8sH8sBQBQ"
+    return struct.Struct(f"<{first}{inner}{second}{inner}{third}{inner}{fourth}16sH8sBQBQ{last}"), between
 
 
 def _times(zero: int, started: float, ended: float) -> tuple[int, int]:
