@@ -183,9 +183,9 @@ class Metrics:
 
     def take_recent(self) -> dict[str, AnswerCounts]:
         """Returns what this process has answered since the last call, by policy."""
-        self.flush()
         taken: dict[str, AnswerCounts] = {}
         for (policy, _), data in self._data.items():
+            data.flush()
             if data.recent.answers:
                 taken.setdefault(policy, AnswerCounts()).add(data.recent)
                 data.recent = AnswerCounts()

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from app.api.traced import TracedRequests
-from app.batching.timing import Timing, timing_of_task
+from app.batching.timing import timing_of_task
 from app.tracing.context import parent_in
 from app.tracing.tracer import Asked, RequestTrace
 
@@ -34,9 +34,8 @@ class TracedCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it comes
         method = handler_call_details.method.lstrip("/")
 
         async def answered(request: Any, context: Any) -> Any:
-            timing, ended = Timing(), False
-            trace = RequestTrace(parent, timing)
-            token = timing_of_task.set(timing)
+            trace, ended = RequestTrace(parent), False
+            token = timing_of_task.set(trace)
             try:
                 response = await handler.unary_unary(request, context)
                 ended = True

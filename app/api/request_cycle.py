@@ -237,6 +237,7 @@ class Route(NamedTuple):
     """How requests with one path and the same headers are answered.
 
     `read`: a body → the pending request, or its answer at once. `cycle`: makes that of a request on its connection.
+    `target`: path and route as traces have them, where requests are traced.
     """
 
     read: Callable[[bytes], PendingRequest | Answer]
@@ -244,6 +245,7 @@ class Route(NamedTuple):
     metrics: DataMetrics
     large: Large
     cycle: Callable[[Route, Receiver], FastPathCycle] = FastPathCycle
+    target: tuple[str, str] = "", ""
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

@@ -8,20 +8,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from app.api.request_cycle import Route
+from app.api.request_cycle import Large, Route
 from app.batching.timing import Timing, timing_of_task
 
 
-def timed(route: Route, timing: Timing, metrics: Any = None) -> Route:
-    """Returns the route for one request, whose times are noted in `timing`. `metrics`: in the place of its own."""
-    large = route.large
-    return Route(
-        partial(_noted, timing, route.read),
-        route.writes,
-        metrics or route.metrics,
-        large._replace(at_once=partial(_noted, timing, large.at_once), asks=partial(_noted, timing, large.asks)),
-        route.cycle,
-    )
+def timed(route: Route, timing: Timing) -> Route:
+    """Returns the route for one request, whose times are noted in `timing`."""
+    service, limit, at_once, parse, asks = route.large
+    large = Large(service, limit, partial(_read, timing, at_once), parse, partial(_read, timing, asks))
+    return Route(partial(_read, timing, route.read), route.writes, route.metrics, large, route.cycle)
 
 
 def timed_for_task(route: Route) -> Route:
@@ -30,9 +25,12 @@ def timed_for_task(route: Route) -> Route:
     return route if timing is None else timed(route, timing)
 
 
-def _noted(timing: Timing, read: Any, body: Any) -> Any:
-    """Reads, and has the times of what is asked noted."""
-    pending = read(body)
+def _read(timing: Timing, read: Any, body: Any) -> Any:
+    return noted(read(body), timing)
+
+
+def noted(pending: Any, timing: Timing) -> Any:
+    """Has the times of what was asked noted, and returns it."""
     job = getattr(pending, "job", None)
     if job is not None:
         pending.policy.batcher.time(job, timing)

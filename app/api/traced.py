@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from time import perf_counter
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.fast_path import FastPath, Headers
 from app.api.noted_status import NotedStatus
-from app.api.request_cycle import Receiver, Route
+from app.api.request_cycle import FastPathCycle, Large, Receiver, Route
 from app.api.routes.data import ROUTES
 from app.api.server_timing import TimedCycles
-from app.api.timed import timed
-from app.batching.timing import Timing, timing_of_task
-from app.metrics import DataMetrics
+from app.api.timed import noted, timed
+from app.batching.timing import timing_of_task
 from app.tracing.context import Parent, parent_in
 from app.tracing.otlp import Sending
 from app.tracing.tracer import Asked, RequestTrace, Tracer
@@ -56,14 +56,15 @@ class TracedRequests:
         # Whether a trace may start with a request, and whether each request without a caller starts one.
         self.starts, self.starts_all = sampler.bound > 0, sampler.rate >= 1
         # How many requests without a caller are passed over until one starts a trace.
-        self.left = sampler.passed_over() if self.starts else 0
+        self._left = sampler.passed_over() if self.starts else 0
+        self.sampled_cycle = _sampled_cycle(tracer) if self.starts else FastPathCycle
 
     def starts_now(self) -> bool:
         """Returns whether this request, which has no caller, starts a trace; to be asked once for each."""
-        if self.left:
-            self.left -= 1
+        if self._left:
+            self._left -= 1
             return False
-        self.left = self._sampler.passed_over()
+        self._left = self._sampler.passed_over()
         return True
 
     def takes(self, parent: Parent | None) -> bool:
@@ -90,21 +91,20 @@ def open_traces(app: FastAPI, variables: Mapping[str, str], stack: AsyncExitStac
     return requests
 
 
-def asked_by_http(method: str, path: str, route: str | None, status: int) -> Asked:
+def asked_by_http(method: str, path: str, route: str, status: int) -> Asked:
     """Returns what HTTP says of a request.
 
     Args:
       method: that of the request.
-      path: of its target.
-      route: "" where it has none; None where the path says it.
+      path: of its target; not long.
+      route: "" where it has none.
       status: that of the answer; 0 where there was none.
     """
     known = method in _METHODS
     attributes: dict[str, Any] = {"http.request.method": method if known else "_OTHER"}
     if not known:
         attributes["http.request.method_original"] = method
-    attributes |= {"url.path": path[:_LONGEST_PATH], "url.scheme": "http"}
-    route = route_of(path) if route is None else route
+    attributes |= {"url.path": path, "url.scheme": "http"}
     if route:
         attributes["http.route"] = route
     if status not in _NO_ANSWER:
@@ -114,17 +114,59 @@ def asked_by_http(method: str, path: str, route: str | None, status: int) -> Ask
     return Asked(f"{method if known else 'HTTP'} {route}".rstrip(), attributes, status >= _OURS)
 
 
-class _TracedMetrics:
-    """Counts the answer of one request as its route does, which ends its trace."""
+class _FastPathTrace(RequestTrace):
+    """A request on the fast path, in the place of its route and of the metrics that count its answer."""
 
-    def __init__(self, metrics: DataMetrics, tracer: Tracer, trace: RequestTrace, path: str) -> None:
-        self._metrics, self._tracer, self._trace, self._path = metrics, tracer, trace, path
-        self.failed = metrics.failed
+    def __init__(self, route: Route, tracer: Tracer, parent: Parent | None) -> None:
+        self.parent = parent
+        self.started = perf_counter()
+        self._route, self._tracer = route, tracer
+        self.writes = route.writes
+
+    def read(self, body: bytes) -> Any:
+        """See `Route`."""
+        return noted(self._route.read(body), self)
+
+    @property
+    def large(self) -> Large:
+        """See `Route`."""
+        return timed(self._route, self).large
+
+    @property
+    def metrics(self) -> _FastPathTrace:
+        """See `Route`."""
+        return self
+
+    def failed(self, kind: str) -> None:
+        """See `DataMetrics`."""
+        self._route.metrics.failed(kind)
 
     def answered(self, status: int, seconds: float) -> None:
         """See `DataMetrics`."""
-        self._metrics.answered(status, seconds)
-        self._tracer.end(self._trace, asked_by_http, "POST", self._path, None, status)
+        self._route.metrics.answered(status, seconds)
+        self._tracer.end(self, asked_by_http, "POST", *self._route.target, status)
+
+
+def _sampled_cycle(tracer: Tracer) -> type[FastPathCycle]:
+    """Makes the cycle of requests without a caller, of which some are traced."""
+    sampler = tracer.sampler
+    left = sampler.passed_over()
+
+    class SampledCycle(FastPathCycle):
+        def __init__(self, route: Route, receiver: Receiver) -> None:
+            # As `RequestCycle`, in less time: those that are not traced may hardly cost more than without traces.
+            nonlocal left
+            if left:
+                left -= 1
+            else:
+                left = sampler.passed_over()
+                route = cast(Route, _FastPathTrace(route, tracer, None))
+            self.route = route
+            self._metrics = route.metrics
+            self._receiver = receiver
+            self._started = perf_counter()
+
+    return SampledCycle
 
 
 class TracedFastPath(FastPath):
@@ -140,27 +182,24 @@ class TracedFastPath(FastPath):
         parent = parent_in(headers)
         if not (self.requests.starts if parent is None else self.requests.takes(parent)):
             return route
-        return route._replace(cycle=self._cycle(route.cycle, path, parent))
+        text = path.decode("latin-1")
+        return route._replace(cycle=self._cycle(route.cycle, parent), target=(text[:_LONGEST_PATH], route_of(text)))
 
-    def _cycle(self, kind: Any, path: bytes, parent: Parent | None) -> Any:
-        """Returns what makes the cycle of a request with this path: mostly the one without a trace, where it may."""
+    def _cycle(self, kind: Any, parent: Parent | None) -> Callable[[Route, Receiver], Any]:
+        """Returns what makes the cycle of a request in the place of `kind`, which makes one without a trace."""
         requests = self.requests
-        tracer, text = requests.tracer, path.decode("latin-1")
-        shows = isinstance(kind, TimedCycles)
+        tracer, shows = requests.tracer, isinstance(kind, TimedCycles)
+        all_are = parent is not None or requests.starts_all
+        if kind is FastPathCycle and not all_are:
+            return requests.sampled_cycle
 
-        def follow(route: Route, receiver: Receiver) -> Any:
-            timing = Timing()
-            metrics = _TracedMetrics(route.metrics, tracer, RequestTrace(parent, timing), text)
-            route = timed(route, timing, metrics)
-            return kind(route, receiver, timing) if shows else kind(route, receiver)
-
-        def start(route: Route, receiver: Receiver) -> Any:
-            if requests.left:  # as `starts_now`, in less time
-                requests.left -= 1
+        def cycle(route: Route, receiver: Receiver) -> Any:
+            if not all_are and not requests.starts_now():
                 return kind(route, receiver)
-            return follow(route, receiver) if requests.starts_now() else kind(route, receiver)
+            trace = _FastPathTrace(route, tracer, parent)
+            return kind(trace, receiver, trace) if shows else kind(trace, receiver)
 
-        return follow if parent is not None or requests.starts_all else start
+        return cycle
 
 
 @functools.lru_cache(maxsize=1024)
@@ -182,9 +221,8 @@ class TracedApp:
         if scope["type"] != "http" or not self._requests.takes(parent):
             await self._app(scope, receive, send)
             return
-        timing, noted = Timing(), NotedStatus(send)
-        trace = RequestTrace(parent, timing)
-        token = timing_of_task.set(timing)
+        trace, noted = RequestTrace(parent), NotedStatus(send)
+        token = timing_of_task.set(trace)
         try:
             await self._app(scope, receive, noted)
         except Exception:
@@ -192,7 +230,7 @@ class TracedApp:
             raise
         finally:
             timing_of_task.reset(token)
-            asked = scope["method"], scope["path"], _route_in(scope), noted.status
+            asked = scope["method"], scope["path"][:_LONGEST_PATH], _route_in(scope), noted.status
             self._requests.tracer.end(trace, asked_by_http, *asked)
 
 

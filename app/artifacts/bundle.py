@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saver.artifact import IncompleteError, PolicySpec, ServingInfo, check_files
@@ -23,6 +23,7 @@ from saver.artifact.files import read_manifest, write_json
 GRAPH_MANIFEST = "graph.json"
 BUNDLE_MANIFEST = "bundle.json"
 COMPILED_FILE = "model.tflite"
+FINGERPRINT_FILE = "fingerprint.pb"  # TensorFlow's, of graph and weights together
 # Graph: 2, constants were compared one by one, rows with each other. Bundle: 4, what draws may be compiled without
 # `sample`. What has another format is made anew.
 GRAPH_FORMAT, BUNDLE_FORMAT = 2, 4
@@ -65,6 +66,18 @@ class Graph:
     def alike(self, other: Graph) -> bool:
         """Returns whether the two differ for callers in nothing but the answers."""
         return (self.spec, self.serving) == (other.spec, other.serving)
+
+    def differs_in_weights_alone(self, other: Graph) -> bool:
+        """Returns whether the two have the same functions, to the byte; they may be the same graph."""
+        return self.alike(other) and self.plain == other.plain and self._of_functions() == other._of_functions()
+
+    def _of_functions(self) -> dict[str, str]:
+        """The files that are no weights, nor named for them."""
+        return {
+            name: digest
+            for name, digest in self.files.items()
+            if PurePosixPath(name).name != FINGERPRINT_FILE and "variables" not in PurePosixPath(name).parts
+        }
 
     def write(self) -> None:
         """Writes graph.json into the folder."""

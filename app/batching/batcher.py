@@ -21,7 +21,7 @@ from app.batching.deadlines import Deadlines
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
-from app.batching.timing import TimedEngine, Timing, timed
+from app.batching.timing import BatchTiming, Timing
 from app.batching.turns import Arrivals, Turns
 from app.engine.base import Engine, InputRefused
 from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
@@ -259,7 +259,7 @@ class Batcher:
         self._most_rows = 1 if apart else MOST_ROWS
         if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
             self._timed -= len(timings)
-            engine = timed(loaded, timings, len(jobs), rows)
+            engine = BatchTiming(loaded, timings, len(jobs), rows)
         if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
             # Without a lease: nothing else runs on the event loop meanwhile.
             self._deliver(loaded, jobs, compute(engine, jobs, rows, self._parts.complete, call_times, apart), engine)
@@ -289,7 +289,7 @@ class Batcher:
             self._go_on()
 
     def _deliver(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, engine: Engine) -> None:
-        if isinstance(engine, TimedEngine):
+        if isinstance(engine, BatchTiming):
             engine.batch_ended()
         self._record(jobs[0], outcomes[0])
         _give(jobs, outcomes, loaded.version, self._parts.fields)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared, RowSharing
@@ -33,26 +33,39 @@ from saver.artifact import (
 from saver.artifact.publishing import publish, staged_folder
 
 
+@dataclass
+class _OfGraph:
+    """Parts that builders of policies with one graph share: what was compiled once is not compiled for each of them.
+
+    `copy`: of the policy, with whichever weights; None where it was half overwritten.
+    """
+
+    choice: EngineChoice
+    copy: TensorFlowEngine | None
+
+
 class Builder:
     """Prepares the versions of one policy. `report` is called with the name of each step done.
 
     Args:
       graph: the policy's.
       engine: what every version has to run on, or "auto".
+      like: the builder of another policy whose graph differs in weights alone, if there is one.
     """
 
-    def __init__(self, graph: Graph, engine: str = AUTO) -> None:
+    def __init__(self, graph: Graph, engine: str = AUTO, like: Builder | None = None) -> None:
         self.graph = graph
-        self._choice = EngineChoice(graph, engine)
+        self._of_graph: _OfGraph = (
+            _OfGraph(EngineChoice(graph, engine), load_copy(graph)) if like is None else like._of_graph
+        )
         self._variables = checkpoint_validation.variables_of(model_folder(graph))
-        self._copy: TensorFlowEngine | None = load_copy(graph)
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
 
     @property
     def action_draws(self) -> bool:
         """Whether `action` answers equal inputs differently from call to call."""
-        return draws((self._copy or load_copy(self.graph)).functions["action"].concrete)
+        return draws((self._of_graph.copy or load_copy(self.graph)).functions["action"].concrete)
 
     def prepare(
         self,
@@ -93,8 +106,9 @@ class Builder:
                 copy.sharing = RowSharing(one_row=self._one_row)
                 # Where some are not answered, those that are must not be missing from what is compared.
                 rows = [p.inputs for p in probed.probes] if probed.failed else trial.rows
-                self._choice.report = self.report
-                bundle = self._choice.finished(unfinished, copy, rows, compiled, probed.why_unchecked)
+                choice = self._of_graph.choice
+                choice.report = self.report
+                bundle = choice.finished(unfinished, copy, rows, compiled, probed.why_unchecked)
                 bundle = replace(bundle, probed=probed.public())
                 bundle.write()
                 publish(staged, destination, sync=False)
@@ -170,9 +184,10 @@ class Builder:
 
     def _restored(self, bundle: Bundle) -> TensorFlowEngine:
         """A copy of the policy with these weights; the same one each time, unless a restore has failed half-way."""
-        copy, self._copy = self._copy or load_copy(self.graph), None
+        shared = self._of_graph
+        copy, shared.copy = shared.copy or load_copy(self.graph), None
         restore(copy, self.graph, bundle)
-        self._copy = copy
+        shared.copy = copy
         return copy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ import tensorflow as tf
 
 from app.artifacts.bundle import Graph
 from app.artifacts.export import Exported, identify_export
+from app.builder.checkpoint_validation import train_step_in
 from app.engine.savedmodel.checkpoint_reader import as_train_step
-from app.engine.savedmodel.load import PLAIN_FOLDER, SIGNATURES, functions_of, import_tf_agents_export, load_graph
+from app.engine.savedmodel.load import (
+    PLAIN_FOLDER,
+    SIGNATURES,
+    functions_of,
+    import_tf_agents_export,
+    load_graph,
+    model_folder,
+)
 from app.errors import UnusablePolicy
 from app.wire import json_body
 from saver.artifact import SERVING_FOLDER, IncompleteError, Noise, PolicySpec, ServingInfo, copy_files
@@ -24,8 +33,13 @@ _UNKNOWN = PolicySpec((), (), (), (), (), None, True, {})
 _NONE = ServingInfo({}, {}, Noise(0, 0), {})
 
 
-def open_export(folder: Path, graphs: Path) -> Graph:
+def open_export(folder: Path, graphs: Path, known: Iterable[Graph] = ()) -> Graph:
     """Copies the graph of the export in `folder` to `graphs/<digest>`, where it is not there yet, and reads it.
+
+    Args:
+      folder: the export's.
+      graphs: the folder of all graphs.
+      known: those that were read before. One that differs in weights alone says what there is to say of the functions.
 
     Raises:
       UnusablePolicy: no export of a policy, or one that cannot be loaded; the message says what is wrong with it.
@@ -36,15 +50,24 @@ def open_export(folder: Path, graphs: Path) -> Graph:
         return there
     with staged_folder(graphs / exported.digest) as staged:
         graph = _copied(exported, staged)
-        model = load_graph(graph, folder)
-        if exported.manifest is None:
-            graph = replace(graph, spec=import_tf_agents_export().spec_of_export(folder, model))
-        functions, serving = functions_of(graph, model)
-        python = tuple(f"{name}: {code}" for name in SIGNATURES for code in python_code(functions[name].concrete))
-        graph = replace(graph, serving=serving, train_step=train_step_of(model), python_code=python)
+        like = next((other for other in known if not graph.plain and graph.differs_in_weights_alone(other)), None)
+        if like is None:
+            graph = _described(graph, exported)
+        else:
+            graph = replace(graph, train_step=train_step_in(model_folder(graph)), python_code=like.python_code)
         graph.write()
         publish(staged, graphs / exported.digest, sync=False)
     return replace(graph, folder=graphs / exported.digest)
+
+
+def _described(graph: Graph, exported: Exported) -> Graph:
+    """The graph with what the loaded model says of it."""
+    model = load_graph(graph, exported.folder)
+    if exported.manifest is None:
+        graph = replace(graph, spec=import_tf_agents_export().spec_of_export(exported.folder, model))
+    functions, serving = functions_of(graph, model)
+    python = tuple(f"{name}: {code}" for name in SIGNATURES for code in python_code(functions[name].concrete))
+    return replace(graph, serving=serving, train_step=train_step_of(model), python_code=python)
 
 
 def _copied(exported: Exported, staged: Path) -> Graph:

@@ -47,7 +47,7 @@ class Calls:
 
     def open(self, folder: Path, graphs: Path) -> Graph:
         """See `open_export.open_export`."""
-        return open_export(folder, graphs)
+        return open_export(folder, graphs, [builder.graph for builder in self._builders.values()])
 
     def prepare(
         self,
@@ -90,13 +90,14 @@ class Calls:
         return report
 
     def _builder(self, policy: str, graph: Graph) -> Builder:
-        """The policy's builder; a new one where its graph is another."""
+        """The policy's builder; a new one where its graph is another. Policies of one graph share what it takes."""
         builder = self._builders.get(policy)
         if builder is None or builder.graph != graph:
             del builder
             self._builders.pop(policy, None)
             gc.collect()  # what TensorFlow loads refers to itself: the graph before would stay, with all its weights
-            builder = self._builders[policy] = Builder(graph, self._engine)
+            alike = (other for other in self._builders.values() if other.graph.differs_in_weights_alone(graph))
+            builder = self._builders[policy] = Builder(graph, self._engine, next(alike, None))
         return builder
 
     def _in_executor(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:

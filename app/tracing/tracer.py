@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter, time_ns
+from types import SimpleNamespace
 from typing import Any, NamedTuple
-
-from opentelemetry.trace import SpanContext, TraceFlags
 
 from app.batching.timing import Timing
 from app.tracing.context import Parent
@@ -21,24 +20,24 @@ class Asked(NamedTuple):
     failed: bool
 
 
-class RequestTrace:
-    """One request that is traced from now on, with its times in `timing`; the thread that sends its spans makes them.
+class RequestTrace(Timing):
+    """One request that is traced from now on, with its times; the thread that sends its spans makes them.
 
     `started`, `ended`: by `perf_counter`; `ended_ns`: the latter by the clock of the spans. `asked`: gives what the
-    protocol says, with its arguments. `own`: the server's span, once there is one.
+    protocol says, with its arguments. `trace_id`, `span_ids`: 16 bytes, and 8 for each of its four spans, once there
+    are any.
     """
 
-    __slots__ = ("asked", "ended", "ended_ns", "own", "parent", "started", "timing")
+    # The library's processors look whether it is sampled, as in a `SpanContext`.
+    context = SimpleNamespace(trace_flags=SimpleNamespace(sampled=True))
 
-    # The library's processors look whether it is sampled.
-    context = SpanContext(1, 1, False, TraceFlags(TraceFlags.SAMPLED))
+    ended, ended_ns = 0.0, 0
+    trace_id = span_ids = b""
+    asked: tuple[Callable[..., Asked], tuple[Any, ...]]
 
-    def __init__(self, parent: Parent | None, timing: Timing) -> None:
-        self.parent, self.timing = parent, timing
-        self.started, self.ended, self.ended_ns = perf_counter(), 0.0, 0
-        self.asked: tuple[Callable[..., Asked], tuple[Any, ...]]
-        self.own: SpanContext | None = None
-        timing.trace = self
+    def __init__(self, parent: Parent | None) -> None:
+        self.parent = parent
+        self.started = perf_counter()
 
 
 class Tracer:
@@ -49,7 +48,7 @@ class Tracer:
         self._pass_on = pass_on
 
     def end(self, trace: RequestTrace, asked: Callable[..., Asked], *arguments: Any) -> None:
-        """Ends a trace; `asked` is called with the arguments when its spans are made."""
+        """Ends a trace; `asked` is called with the arguments, which can be hashed, when its spans are made."""
         trace.ended, trace.ended_ns = perf_counter(), time_ns()
         trace.asked = asked, arguments
         self._pass_on(trace)

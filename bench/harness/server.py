@@ -37,15 +37,21 @@ class Server(testing.RunningServer):
 
 
 @contextlib.contextmanager
-def serving(policies: Mapping[str, Path], log: Path, options: Sequence[str], tree: Path = ROOT) -> Iterator[Server]:
-    """Runs `python -m app serve` of the source `tree` until the block ends.
+def serving(
+    policies: Mapping[str, Path],
+    log: Path,
+    options: Sequence[str],
+    tree: Path = ROOT,
+    more: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Runs `python -m app serve` of the source `tree` until the block ends, with `more` environment variables.
 
     The first policy is the one that is measured.
 
     Raises:
       BenchError: it does not start, or a policy cannot be served.
     """
-    environment, timeout_s = {"POLICY_SERVER_ADMIN_TOKEN": TOKEN}, _START_S + _POLICY_S * len(policies)
+    environment, timeout_s = {"POLICY_SERVER_ADMIN_TOKEN": TOKEN, **(more or {})}, _START_S + _POLICY_S * len(policies)
     try:
         found = testing.start(policies, *options, log=log, environment=environment, tree=tree, timeout_s=timeout_s)
     except ServerFailed as error:

@@ -45,6 +45,7 @@ def lines(results: Results, peers: Sequence[str] = ()) -> list[Line]:
         *_policies(results),
         *_starts(results),
         *_protocols(results),
+        *_watched(results),
         *_by_before(results),
     ]
 
@@ -78,6 +79,29 @@ def _protocols(results: Results) -> list[Line]:
     openpi, msgpack = (results.row("protocols-32", f"litert-1-{name}") for name in (payloads.OPENPI, payloads.MSGPACK))
     bound = _BY_OWN[payloads.OPENPI]
     return [*by_own, Line("6", "… by the own protocol's in msgpack", _by(openpi, msgpack), bound, AT_LEAST)]
+
+
+def _watched(results: Results) -> list[Line]:
+    """With traces, and with pages of the console open, by the same without."""
+    own, many = _ours(results, "console"), results.row("console-200", "litert-200-policies")
+    traced = results.row("traces", "litert-1-traced")
+    lines = [
+        Line(
+            "7",
+            "1 % of the requests traced: answers/s by those without",
+            _by(traced, _ours(results, "traces")),
+            0.98,
+            AT_LEAST,
+        )
+    ]
+    for pages in (1, 10):
+        few = results.row("console", f"litert-1-pages-{pages}")
+        lines.append(
+            Line("7", f"pages of the console open, {pages}: answers/s by those without", _by(few, own), 0.99, AT_LEAST)
+        )
+        found = results.row("console-200", f"litert-200-pages-{pages}")
+        lines.append(Line("7", f"… with 200 policies, {pages}", _by(found, many), 0.99, AT_LEAST))
+    return lines
 
 
 def _by(row: Row | None, own: Row | None) -> float | None:

@@ -41,10 +41,10 @@ class Exports:
             raise BenchError("the policies cannot be exported: " + done.stderr.strip()[-1000:])
 
     def policies(self, name: str, count: int = 1) -> dict[str, Path]:
-        """What a server is to serve, by name: the export itself, or `count` of the many."""
+        """What a server is to serve, by name: the export itself, or `count` of the many, again from the first."""
         if name != MANY:
             return {name: self.folder / name}
-        return {f"{MANY}-{number:03}": self.folder / name / f"{number:03}" for number in range(count)}
+        return {f"{MANY}-{number:03}": self.folder / name / f"{number % HOW_MANY:03}" for number in range(count)}
 
     def copied(self, name: str, to: Path) -> Path:
         """A copy that its user may publish checkpoints into."""

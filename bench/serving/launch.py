@@ -12,7 +12,7 @@ from bench.serving.payloads import GRPC, OPENPI, Payload, in_protocol, payload
 from bench.serving.peers.table import PEERS
 from bench.serving.scenarios import Competitor, Kind, Scenario
 from bench.serving.start_servers import Running, Starter
-from bench.serving.targets import InProcess, Loaded, Overloaded, Swapped
+from bench.serving.targets import InProcess, Loaded, Overloaded, Swapped, Watched
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Launcher:
         loaded = (generator, running.port, running.pid, scenario.clients)
         if running.publish:
             return Swapped(*loaded, running.publish)
+        if competitor.pages:
+            return Watched(*loaded, competitor.pages)
         return Overloaded(*loaded) if scenario.overload else Loaded(*loaded)
 
     def _running(self, competitor: Competitor, scenario: Scenario) -> Running:
@@ -55,7 +57,7 @@ class Launcher:
         server = competitor
         if competitor.kind is Kind.OURS:  # one that takes gRPC has another port for it
             protocol = competitor.protocol if competitor.protocol == GRPC else ""
-            server = replace(competitor, name="", spread=False, protocol=protocol)
+            server = replace(competitor, name="", spread=False, protocol=protocol, pages=0)
         key = (server, scenario.payload if competitor.kind in (Kind.ECHO, Kind.RAW, Kind.NGINX) else "")
         if key not in self._started:
             try:

@@ -28,7 +28,9 @@ class Competitor:
     """One that answers. Of ours: `policies` are loaded; requests go to all of them by turns (`spread`), or to one.
 
     `swapped`: a checkpoint is published every SWAP_EVERY_S while it is measured. `before`: it runs from the source of
-    an earlier revision. `protocol`: of `payloads.PROTOCOLS`; "" is the own one.
+    an earlier revision. `protocol`: of `payloads.PROTOCOLS`; "" is the own one. `traced`: the share of the requests
+    of which traces are sent, to a collector on this machine. `pages`: so many of the console are open while it is
+    measured.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Competitor:
     swapped: bool = False
     before: bool = False
     protocol: str = ""
+    traced: float = 0
+    pages: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ HUNDRED = replace(LITERT, name="litert-100-policies", policies=exports.HOW_MANY)
 SPREAD = replace(HUNDRED, name="litert-100-spread", spread=True)
 SWAPPED = replace(LITERT, name="litert-1-swapped", swapped=True)
 TENSORFLOW_SWAPPED = replace(TENSORFLOW, name="tensorflow-1-swapped", swapped=True)
+TRACED = replace(LITERT, name="litert-1-traced", traced=0.01)
+PAGES = tuple(replace(LITERT, name=f"litert-1-pages-{pages}", pages=pages) for pages in (1, 10))
+TWO_HUNDRED = replace(LITERT, name="litert-200-policies", policies=2 * exports.HOW_MANY)
+PAGES_200 = tuple(replace(TWO_HUNDRED, name=f"litert-200-pages-{pages}", pages=pages) for pages in (1, 10))
 
 GRPC_ECHO = Competitor("grpc-echo", Kind.ECHO, protocol=payloads.GRPC)
 OTHER_PROTOCOLS = tuple(replace(LITERT, name=f"litert-1-{name}", protocol=name) for name in payloads.PROTOCOLS)
@@ -100,6 +108,8 @@ SCENARIOS = (
         32,
         (LITERT, *OTHER_PROTOCOLS, GRPC_ECHO),
     ),
+    Scenario("traces", "one row, 32 clients, 1 % traced", exports.SMALL, payloads.ROW, 32, (LITERT, TRACED)),
+    Scenario("console", "one row, 32 clients, pages open", exports.SMALL, payloads.ROW, 32, (LITERT, *PAGES)),
     Scenario("one-row-256", "one row, 256 clients", exports.SMALL, payloads.ROW, 256, _ONE),
     Scenario("one-row-512", "one row, 512 clients", exports.SMALL, payloads.ROW, 512, (ECHO, LITERT, TENSORFLOW)),
     Scenario("rows-64", "64 rows, 8 clients", exports.SMALL, payloads.ROWS, 8, _PLAIN),
@@ -129,6 +139,14 @@ SCENARIOS = (
         payloads.ROW,
         32,
         (ECHO, LITERT, TEN, HUNDRED, SPREAD),
+    ),
+    Scenario(
+        "console-200",
+        "200 policies, 32 clients, pages open",
+        exports.MANY,
+        payloads.ROW,
+        32,
+        (TWO_HUNDRED, *PAGES_200),
     ),
     Scenario(
         "swaps",

@@ -98,9 +98,18 @@ class Starter:
         tree = self._tree(competitor)
         if competitor.policies > 1:  # compiling so many takes a minute
             state = self.folder / f"{competitor.name}-state"
-            shutil.copytree(self.exports.compiled(scenario.policy, exports.HOW_MANY, tree), state)
+            compiled = self.exports.compiled(scenario.policy, max(exports.HOW_MANY, competitor.policies), tree)
+            shutil.copytree(compiled, state)
             options += ["--state-dir", str(state)]
-        server = self.stack.enter_context(serving(policies, self._log(competitor.name), options, tree))
+        more = {}
+        if competitor.traced:
+            options.append("--traces")
+            more = {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._module('bench.serving.collector').port}",
+                "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+                "OTEL_TRACES_SAMPLER_ARG": str(competitor.traced),
+            }
+        server = self.stack.enter_context(serving(policies, self._log(competitor.name), options, tree, more))
         port = grpc_port or server.port
         return Running(port, server.pid, tuple(f"/v1/policies/{name}/action" for name in policies), publish)
 

@@ -16,7 +16,7 @@ from typing import Any
 from bench import BenchError
 from bench.harness.load import Answers, Generator, answers
 from bench.harness.server import ROOT
-from bench.serving import usage
+from bench.serving import console_pages, usage
 from bench.serving.results import Sample
 from bench.serving.scenarios import SWAP_EVERY_S
 
@@ -66,6 +66,18 @@ class Swapped(Loaded):
                 time.sleep(max(0, began + (number + 0.5) * SWAP_EVERY_S - time.monotonic()))
                 self.publish()
             return answers(process, seconds)
+
+
+@dataclass(frozen=True)
+class Watched(Loaded):
+    """The same while so many pages of the console are open, as their streams are read."""
+
+    pages: int
+
+    def load(self, seconds: float) -> Answers:
+        """What the callers saw."""
+        with console_pages.open_on(self.port, self.pages):
+            return super().load(seconds)
 
 
 @dataclass(frozen=True)

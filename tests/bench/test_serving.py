@@ -4,8 +4,11 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 
 from bench import BenchError
 from bench.harness.load import generator
-from bench.serving import acceptance, chart, nginx, payloads, scenarios, usage
+from bench.serving import acceptance, chart, console_pages, nginx, payloads, scenarios, usage
 from bench.serving.calls import check_answer
 from bench.serving.exports import Exports
 from bench.serving.peers import environments, table
@@ -133,6 +136,67 @@ def test_overload_is_held_to_four_bounds() -> None:
     assert found["… turned away by a 429"] == (40, True)
     assert found["… p99 of these, ms"] == (6, False)
     assert found["… other failures"] == (0, True)
+
+
+def test_traces_and_pages_are_held_to_the_same_server_without() -> None:
+    results = Results(
+        [
+            row("traces", "litert-1", 100),
+            row("traces", "litert-1-traced", 97),
+            row("console", "litert-1", 100),
+            row("console", "litert-1-pages-10", 99.5),
+            row("console-200", "litert-200-policies", 100),
+            row("console-200", "litert-200-pages-10", 98),
+        ]
+    )
+    found = {what: figure for what, figure in lines(results).items() if figure[0] is not None}
+    assert found == {
+        "1 % of the requests traced: answers/s by those without": (0.97, False),
+        "pages of the console open, 10: answers/s by those without": (0.995, True),
+        "… with 200 policies, 10": (0.98, False),
+    }
+
+
+@contextlib.contextmanager
+def streaming(events: list[bytes], sent: threading.Event) -> Iterator[int]:
+    """A server of one page of the console, whose events are sent one by one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            page, _ = listener.accept()
+            with page:
+                asked = page.recv(1 << 16)
+                for event in events:
+                    page.sendall(event)
+                sent.set()
+                while page.recv(1 << 16):
+                    pass
+            assert asked.startswith(b"GET /console/events HTTP/1.1\r\n")
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield listener.getsockname()[1]
+        serving.join()
+
+
+def test_pages_are_read_until_they_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_pages, "_LINGER_S", 0)
+    sent = threading.Event()
+    # More than sockets hold: somebody reads.
+    events = [b"HTTP/1.1 200 OK\r\n\r\nretry: 1000\n\nevent: ", b"state\ndata: {}\n\n", b"x" * (32 << 20)]
+    with streaming(events, sent) as port, console_pages.open_on(port, 1):
+        assert sent.wait(20)
+
+
+def test_a_page_that_is_refused_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_pages, "_TIMEOUT_S", 0.2)
+    sent = threading.Event()
+    with (
+        streaming([b"HTTP/1.1 429 Too Many Requests\r\n\r\n"], sent) as port,
+        pytest.raises(BenchError, match="429"),
+        console_pages.open_on(port, 1),
+    ):
+        pass
 
 
 def test_chart_has_bars_where_there_is_an_echo() -> None:

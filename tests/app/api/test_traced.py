@@ -18,6 +18,7 @@ from app.dialects.open_inference_messages import INFERENCE, Messages
 from app.tracing.sampling import Sampler
 from app.tracing.spans import SpanMaker
 from app.tracing.tracer import Tracer
+from app.wire.limits import SMALL_BYTES
 from tests.support.ports import port_below_outgoing
 from tests.support.worker_in_process import Running, running
 
@@ -248,6 +249,19 @@ async def test_a_client_that_goes_away_gets_no_status(monkeypatch: pytest.Monkey
     attributes: Any = spans[-1].attributes
     assert attributes["error.type"] == "ClientGone"
     assert "http.response.status_code" not in attributes
+
+
+@pytest.mark.parametrize("rows", [7_000, 40_000])
+async def test_large_bodies_are_traced(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """At once, and in a thread beside the event loop."""
+    body = b'{"observation":[' + b",".join([b"[1,2,3,4]"] * rows) + b"]}"
+    assert len(body) > SMALL_BYTES
+    async with traced(monkeypatch, rows_limit=rows) as worker:
+        spans = await worker.spans_of("/action", body=body)
+    assert len(spans) == 4
+    assert spans["server"].attributes is not None
+    assert spans["server"].attributes["policy_server.rows"] == rows
+    assert spans["server"].attributes["http.response.status_code"] == 200
 
 
 async def test_sessions_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:

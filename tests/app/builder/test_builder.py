@@ -2,6 +2,7 @@ import copy
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from app.artifacts.checkpoint import INDEX, identify
 from app.builder import builder as builder_module
 from app.builder import engine_choice
 from app.builder.builder import Builder
+from app.builder.open_export import open_export
 from app.builder.probe import Trial
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
@@ -316,6 +318,34 @@ def test_inputs_of_real_requests_have_to_be_answered_too(tmp_path):
     expected = "action/move is not finite on an input of a real request"
     assert bench.refusal(tmp_path / "worse", [row, fast], serving=(bench.graph, better)) == expected
     assert bench.prepare(tmp_path / "worse", [row, fast], serving=(bench.graph, served)).probed["answered"] == 5
+
+
+def test_policies_that_differ_in_weights_alone_are_compiled_once(original, tmp_path, monkeypatch):
+    compilers, make = [], engine_choice.Compiler
+    monkeypatch.setattr(engine_choice, "Compiler", lambda *of: compilers.append(make(*of)) or compilers[-1])
+    graphs = [opened(original.copied(tmp_path / "a" / "policy").folder)]
+    for number, variable in enumerate(original.policy.variables()):
+        variable.assign(tf.random.stateless_uniform(variable.shape, [number, 7]))
+    original.train_step.assign(9)
+    original.saver.save(tmp_path / "b" / "policy", verify=False)
+    graphs.append(opened(tmp_path / "b" / "policy"))
+    assert graphs[0].digest != graphs[1].digest
+    again = open_export(tmp_path / "b" / "policy", tmp_path / "graphs", graphs[:1])
+    assert replace(again, folder=graphs[1].folder) == graphs[1]
+    assert (again.files, again.train_step) == (graphs[1].files, 9)
+
+    one = Builder(graphs[0])
+    other = Builder(graphs[1], like=one)
+    made = [
+        builder.prepare(None, builder.graph.digest, tmp_path / str(number)).bundle
+        for number, builder in enumerate((one, other, one))
+    ]
+    assert len(compilers) == 1
+    alone = [Builder(graph).prepare(None, graph.digest, tmp_path / graph.digest).bundle for graph in graphs]
+    for bundle, own in zip(made, [*alone, alone[0]], strict=True):
+        assert (bundle.engine, bundle.graph, bundle.train_step) == ("litert", own.graph, own.train_step)
+        assert bundle.files == own.files
+    assert made[0].files == made[2].files != made[1].files
 
 
 def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, monkeypatch):

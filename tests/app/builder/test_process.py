@@ -3,6 +3,7 @@
 import errno
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -77,6 +78,11 @@ async def test_a_call_names_all_that_it_is_about_and_each_step_is_reported(tmp_p
         # In the order in which `app.rpc.builder` sends them: recorded, given, serving, whether to compile.
         how = ([], [("a line", {})], None, False)
         prepared = await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "version", *how)
+        # Policies that differ in weights alone share what is compiled; others do not.
+        weights = replace(graph, digest="other weights", train_step=7)
+        functions = replace(weights, files={**graph.files, "serving/saved_model.pb": "others"})
+        shared = [calls._builder(str(number), one)._of_graph for number, one in enumerate((graph, weights, functions))]
+    assert calls._builders["p"]._of_graph is shared[0] is shared[1] is not shared[2]
     await anyio.wait_all_tasks_blocked()
     assert prepared.bundle.probed["asked"] == 5
     assert prepared.bundle.engine_reason == "the builder process crashed while compiling it"
