@@ -9,7 +9,7 @@ from app.inference.policy import Policy
 from app.inputs.names import top_level
 from app.sessions.record import Record, Run, Tally
 from app.traffic.assignment import ACTIVE, CANARY
-from app.traffic.returns import finished, followed
+from app.traffic.sums import finished, followed
 from app.versions.lease import LoadedVersion
 from saver.artifact import leaves
 

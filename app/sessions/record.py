@@ -53,7 +53,7 @@ class Run(msgspec.Struct, frozen=True):
 class Tally(msgspec.Struct, frozen=True, eq=False):
     """What is known of the episodes that a session is in, while the canary of this digest is tried.
 
-    `sums`: [rows, 2] float64, see `app.traffic.returns.followed`.
+    `sums`: [rows, 2] float64, see `app.traffic.sums.followed`.
     """
 
     canary: str

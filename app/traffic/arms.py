@@ -9,16 +9,15 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from app.batching.delivery import Outcomes
 from app.batching.rule import Job
 from app.engine.base import Engine
 from app.errors import EngineFailed, VersionNotLoaded
 from app.metrics import FINE_LATENCY_S
-from app.rpc.messages import ArmFigures, Returns, TrafficFigures, TrafficPlan
+from app.returns import Returns
+from app.rpc.messages import ArmFigures, TrafficFigures, TrafficPlan
 from app.traffic.assignment import ACTIVE, CANARY, arm_of
-from app.traffic.returns import LENGTH, RETURN
+from app.traffic.sums import LENGTH, RETURN
 from app.versions.active import LoadedVersions
 from app.versions.lease import LoadedVersion
 from app.wire.tensors import Array, show
@@ -28,7 +27,7 @@ class ArmCounts:
     """What one arm has come to since it was asked the last time."""
 
     def __init__(self) -> None:
-        self.sessions = self.episodes = self.steps = self.answers = self.failures = 0
+        self.sessions = self.answers = self.failures = 0
         self.failure = ""
         self._returns = Returns()
         self._seconds: Counter[int] = Counter()
@@ -44,26 +43,12 @@ class ArmCounts:
         self.failure = self.failure or reason
 
     def ended(self, episodes: Array) -> None:
-        """Counts episodes: [episodes, 2] returns and lengths, see `app.traffic.returns`."""
-        self.episodes += len(episodes)
-        self.steps += int(episodes[:, LENGTH].sum())
-        gained = episodes[np.isfinite(episodes[:, RETURN]), RETURN]
-        if len(gained):
-            mean = float(gained.mean())
-            self._returns = self._returns.joined(Returns(len(gained), mean, float(np.square(gained - mean).sum())))
+        """Counts episodes: [episodes, 2] returns and lengths, see `app.traffic.sums`."""
+        self._returns = self._returns.joined(Returns.of(episodes[:, RETURN], episodes[:, LENGTH]))
 
     def taken(self) -> ArmFigures:
         """Returns what was counted."""
-        return ArmFigures(
-            self.sessions,
-            self.episodes,
-            self.steps,
-            self._returns,
-            self.answers,
-            self.failures,
-            self.failure,
-            dict(self._seconds),
-        )
+        return ArmFigures(self.sessions, self._returns, self.answers, self.failures, self.failure, dict(self._seconds))
 
 
 class Arms:

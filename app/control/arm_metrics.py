@@ -1,0 +1,37 @@
+"""The metrics of what is tried beside the active version of one policy."""
+
+from __future__ import annotations
+
+from app.metric_table import ARMS, DECISIONS
+from app.metrics import PolicyMetrics
+from app.rpc.messages import ArmFigures
+
+
+class ArmMetrics:
+    """Counts what has come of each arm."""
+
+    def __init__(self, metrics: PolicyMetrics) -> None:
+        self._metrics = metrics
+        for decision in DECISIONS:  # or the first one would be no increase
+            metrics.labelled("canary_decisions", decision)
+
+    def shares(self, canary: float, shadow: float) -> None:
+        """Records the shares of the arms, 0 for one that is not there."""
+        for arm, share in zip(ARMS, (1 - canary, canary, shadow), strict=True):
+            self._metrics.labelled("arm_share", arm).set(share)
+
+    def add(self, arm: str, figures: ArmFigures, mean_return: float) -> None:
+        """Counts what has come of an arm. `mean_return`: of all its episodes; NaN where there is none."""
+        counts = (
+            ("arm_sessions", figures.sessions),
+            ("arm_episodes", figures.returns.episodes),
+            ("arm_answers", figures.answers),
+            ("arm_failures", figures.failures),
+        )
+        for name, count in counts:
+            self._metrics.labelled(name, arm).inc(count)
+        self._metrics.labelled("arm_mean_return", arm).set(mean_return)
+
+    def decided(self, decision: str) -> None:
+        """Counts the end of a canary's trial."""
+        self._metrics.labelled("canary_decisions", decision).inc()
