@@ -109,15 +109,19 @@ class Arms:
         arm = CANARY if loaded is self.canary else ACTIVE
         if arm == ACTIVE and loaded is not self._versions.active:
             return  # of a session that keeps another one, or a shadow's
-        counts, canary = self._counts[arm], self._counts[CANARY]
+        counts = self._counts[arm]
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 if arm == CANARY and isinstance(outcome, EngineFailed):
-                    counts.failed(str(outcome))
+                    self.failed(str(outcome))
             elif not job.waiter.done():
                 counts.answered(now - job.asked_at)
                 if job.failed:
-                    canary.failed(job.failed)
+                    self.failed(job.failed)
+
+    def failed(self, reason: str) -> None:
+        """Counts a request that the canary could not answer, and the active version could."""
+        self._counts[CANARY].failed(reason)
 
     def begun(self, arm: str) -> None:
         """Counts a session of this arm."""
