@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class StateDir:
         self._versions = folder / VERSIONS
         self.graphs = folder / GRAPHS
         self._known: dict[str, tuple[object, Bundle]] = {}
+        # A look that is given up may be saving when the last word is to be saved.
+        self._saving = threading.Lock()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[StateDir]:
@@ -155,7 +158,8 @@ class StateDir:
     def save_traffic(self, traffic: SavedTraffic) -> None:
         """Replaces what is saved of what is tried; a disk that takes nothing costs the record, as in `save`."""
         try:
-            write_json(self._folder / _TRAFFIC_FILE, {"format": FORMAT, **traffic.to_json()}, sync=True)
+            with self._saving:
+                write_json(self._folder / _TRAFFIC_FILE, {"format": FORMAT, **traffic.to_json()}, sync=True)
         except OSError as error:
             log.warning(
                 "%s: a restart will not know what is tried: %s",

@@ -177,7 +177,7 @@ class Trials:
         self._saved_at = time.monotonic()
         self.stopped.forget(self._targets.swapper.active.digest)
         canary, shadow = SavedTrial.of(self.canary), SavedTrial.of(self.shadow)
-        saved = SavedTraffic(canary, shadow, self.totals.by_arm, self.decided, self.stopped.known)
+        saved = SavedTraffic(canary, shadow, dict(self.totals.by_arm), self.decided, self.stopped.known)
         await self._targets.records.save_traffic(saved)
 
 
