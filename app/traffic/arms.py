@@ -20,7 +20,7 @@ from app.traffic.assignment import ACTIVE, CANARY, arm_of
 from app.traffic.sums import LENGTH, RETURN
 from app.versions.active import LoadedVersions
 from app.versions.lease import LoadedVersion
-from app.wire.tensors import Array, show
+from app.wire.tensors import Array
 
 
 class ArmCounts:
@@ -102,7 +102,7 @@ class Arms:
                 return one
         there = ", ".join(dict.fromkeys(one.version.name for one in loaded))
         which = f"the canary is {self.canary.version.name}" if self.canary is not None else "there is no canary"
-        raise VersionNotLoaded(f"version {show(name)} is not loaded; there are: {there}; {which}")
+        raise VersionNotLoaded(f"version {name!r} is not loaded; there are: {there}; {which}")
 
     def delivers(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float) -> None:
         """See `Traffic`. What a canary could not answer is a failure of it where the active version could."""

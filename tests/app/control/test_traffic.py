@@ -123,7 +123,7 @@ async def test_a_lower_return_stops_a_canary_and_watching_does_not_swap_to_it(
         shutil.rmtree(harness.checkpoints / "c")
         ended(harness.worker, ACTIVE, np.linspace(95.0, 105.0, 200))
         ended(harness.worker, CANARY, np.linspace(75.0, 85.0, 200))
-        await until(lambda: canary(harness) is None)
+        await until(lambda: harness.manager.traffic.trials.canary is None)
         action, reason = decided(harness)
         assert action == "stop"
         assert "80" in reason
@@ -172,7 +172,7 @@ async def test_enough_episodes_promote_a_canary_that_is_not_worse(tmp_path: Path
 async def test_a_failure_stops_a_canary_at_once(tmp_path: Path) -> None:
     async with trying(tmp_path) as harness:
         harness.worker.arms.failed("the policy failed: ValueError")
-        await until(lambda: canary(harness) is None)
+        await until(lambda: harness.manager.traffic.trials.canary is None)
         assert decided(harness) == (
             "stop",
             "it failed on 1 of 1 requests, which the active version answered: the policy failed: ValueError",
@@ -229,6 +229,7 @@ async def test_what_is_tried_is_tried_again_after_a_restart(tmp_path: Path) -> N
         for arm in (ACTIVE, CANARY):
             harness.worker.arms.begun(arm)
             ended(harness.worker, arm, [10.0, 20.0])
+        await until(lambda: harness.manager.traffic.report()["canary"]["episodes"] == 2)
     async with open_harness(tmp_path / "p", state=tmp_path / "state") as harness:
         assert harness.serves == ("c", 3)
         assert canary(harness) == "a"
