@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from app.metric_table import ARMS, DECISIONS
 from app.metrics import PolicyMetrics
 from app.rpc.messages import ArmFigures
@@ -12,8 +14,12 @@ class ArmMetrics:
 
     def __init__(self, metrics: PolicyMetrics) -> None:
         self._metrics = metrics
-        for decision in DECISIONS:  # or the first one would be no increase
+        # Or the first of each would be no increase.
+        for decision in DECISIONS:
             metrics.labelled("canary_decisions", decision)
+        for arm in ARMS:
+            self.add(arm, ArmFigures(), math.nan)
+        self.shares(0.0, 0.0)
 
     def shares(self, canary: float, shadow: float) -> None:
         """Records the shares of the arms, 0 for one that is not there."""

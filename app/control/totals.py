@@ -41,7 +41,7 @@ class Totals:
                 self.by_arm[arm] = self.of(arm).joined(figures)
                 self.metrics.add(arm, figures, self.by_arm[arm].returns.mean)
 
-    def verdict(self, trial: Trial) -> tuple[Ended, str] | None:
+    def decision(self, trial: Trial) -> tuple[Ended, str] | None:
         """Returns how a canary's trial is to end by its figures, and why; None while it goes on."""
         canary = self.of(CANARY)
         if canary.failures:

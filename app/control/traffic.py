@@ -196,18 +196,18 @@ class Traffic:
         trial = trials.canary
         if trial is not None:
             await trials.totals.collect()
-        verdict = None if trial is None else self._verdict(trial)
-        if trial is not None and verdict is not None:
-            await self._changes.finish(self._changes.run(partial(self._act, trial, *verdict)))
+        decision = None if trial is None else self._decision(trial)
+        if trial is not None and decision is not None:
+            await self._changes.finish(self._changes.run(partial(self._act, trial, *decision)))
         elif trials.unsaved_s >= SAVE_EVERY_S:
             await trials.save()
 
-    def _verdict(self, trial: Trial) -> tuple[Ended, str] | None:
+    def _decision(self, trial: Trial) -> tuple[Ended, str] | None:
         if trial.version.state is not State.VERIFIED:
             return Ended.STOP, trial.version.reason
         if self._targets.admission.not_tried:
             return Ended.STOP, f"a worker cannot load it: {self._targets.admission.not_tried}"
-        return self.trials.totals.verdict(trial)
+        return self.trials.totals.decision(trial)
 
     async def _act(self, trial: Trial, action: Ended, reason: str) -> None:
         if self.trials.canary is not trial:
