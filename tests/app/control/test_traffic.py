@@ -288,3 +288,140 @@ async def test_the_files_of_a_canary_stay_until_its_trial_has_ended(tmp_path: Pa
         assert bundle.is_dir()
         await harness.manager.traffic.put(TrafficWish())
         assert not bundle.exists()
+
+
+# What meets a canary, in control: docs/how-to/traffic.md has the table; what concerns requests is tested on a server.
+
+
+async def reload_another(harness: Harness) -> None:
+    await harness.manager.reload("c")
+
+
+async def reload_newest(harness: Harness) -> None:
+    await harness.manager.reload(None)
+
+
+async def reload_export(harness: Harness) -> None:
+    harness.replace_graph("another graph")
+    await harness.manager.reload_export()
+
+
+async def roll_back(harness: Harness) -> None:
+    await harness.manager.rollback()
+
+
+async def reload_the_same(harness: Harness) -> None:
+    await harness.manager.reload("a")
+
+
+@pytest.mark.parametrize(
+    ("act", "serves", "reason"),
+    [
+        (reload_another, "c", "a checkpoint was reloaded by its name"),
+        (reload_the_same, "a", "a checkpoint was reloaded by its name"),
+        (reload_newest, "c", "the newest version was reloaded"),
+        (reload_export, "export", "the export was reloaded"),
+        (roll_back, "export", "the version before was reloaded"),
+    ],
+)
+async def test_an_operator_who_has_another_version_serve_ends_the_trial(
+    tmp_path: Path, act: Any, serves: str, reason: str
+) -> None:
+    async with open_harness(tmp_path / "p", state=tmp_path / "state") as harness:
+        for name, train_step in (("a", 1), ("b", 2), ("c", 3)):
+            harness.put(name, train_step)
+        await harness.manager.reload("a")
+        await harness.manager.traffic.put(wish("b"))
+        await act(harness)
+        assert harness.serves[0] == serves
+        assert canary(harness) is None
+        assert decided(harness) == ("end", reason)
+        assert harness.states["b"] == "released"
+        assert harness.reasons["b"] == f"its trial ended: {reason}"
+        await harness.manager.reload("b")  # nothing was said against it
+        assert harness.serves == ("b", 2)
+
+
+async def test_a_reload_of_the_canary_promotes_it(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        tried = harness.worker.arms.canary
+        await harness.manager.reload("b")
+        assert harness.serves == ("b", 2)
+        assert harness.loaded is tried
+        assert (canary(harness), harness.manager.pinned) == (None, "b")
+        assert decided(harness) == ("promote", "a checkpoint was reloaded by its name")
+
+
+async def test_what_is_refused_changes_nothing_of_a_trial(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        harness.put("bad", 4, refuse="its weights are not finite")
+        with pytest.raises(SwapRefused):
+            await harness.manager.reload("bad")
+        assert canary(harness) == "b"
+
+
+async def test_watching_swaps_to_nothing_while_a_canary_is_tried(tmp_path: Path) -> None:
+    async with open_harness(tmp_path / "p", ("b", 2), state=tmp_path / "state") as harness:
+        harness.put("a", 1)
+        await harness.manager.traffic.put(wish("a"))
+        harness.put("c", 3)
+        await harness.manager.catch_up()
+        assert (harness.serves, canary(harness)) == (("b", 2), "a")
+        await harness.manager.traffic.put(TrafficWish())
+        await harness.manager.catch_up()
+        assert harness.serves == ("c", 3)
+
+
+async def test_a_pin_stays_when_a_canary_is_stopped(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        assert harness.manager.pinned == "a"
+        await harness.manager.traffic.put(TrafficWish())
+        assert harness.manager.pinned == "a"
+        await harness.manager.catch_up()
+        assert harness.serves == ("a", 1)
+
+
+async def test_a_canary_may_be_older_than_what_serves_or_the_export_itself(tmp_path: Path) -> None:
+    async with open_harness(tmp_path / "p", ("b", 2), state=tmp_path / "state") as harness:
+        await harness.manager.traffic.put(wish("export"))
+        await harness.manager.catch_up()
+        assert (canary(harness), harness.serves) == ("export", ("b", 2))
+        await harness.manager.traffic.promote()
+        assert harness.serves[0] == "export"
+        assert harness.manager.pinned == "export"
+
+
+async def test_a_shadow_ends_with_the_next_wish_or_when_it_serves(tmp_path: Path) -> None:
+    async with open_harness(tmp_path / "p", ("a", 1), state=tmp_path / "state") as harness:
+        harness.put("b", 2)
+        await harness.manager.traffic.put(TrafficWish(shadow=ArmWish("b", 1.0)))
+        assert harness.worker.arms.shadow is not None
+        assert harness.states["b"] == "verified"
+        assert harness.manager.traffic.report()["shadow"]["version"] == "b"
+        await harness.manager.traffic.put(TrafficWish())
+        assert harness.worker.arms.shadow is None
+        assert harness.states["b"] == "released"
+        await harness.manager.traffic.put(TrafficWish(shadow=ArmWish("b", 1.0)))
+        await harness.manager.reload("b")
+        assert harness.serves == ("b", 2)
+        assert harness.worker.arms.shadow is None
+
+
+async def test_one_version_may_be_canary_and_shadow(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        await harness.manager.traffic.put(TrafficWish(ArmWish("b", 0.5), ArmWish("b", 1.0)))
+        assert harness.worker.arms.canary is harness.worker.arms.shadow
+        await harness.manager.traffic.put(TrafficWish(None, ArmWish("b", 1.0)))
+        assert harness.worker.arms.shadow is not None
+        assert canary(harness) is None
+
+
+async def test_a_worker_that_cannot_load_the_canary_stops_it(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        late = LocalWorker(harness.executor)
+        with harness.manager.admission.offered() as (version, graph, bundle):
+            await late.copies.load_first(version.name, graph, bundle)
+            late.loader.refusal = SwapRefused("no memory is left")
+            await harness.manager.admission.admit(late, version.key)
+        await until(lambda: harness.manager.traffic.trials.canary is None)
+        assert decided(harness) == ("stop", "a worker cannot load it: no memory is left")
