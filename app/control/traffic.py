@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 from typing import Any
 
 from app import tasks
@@ -33,6 +34,8 @@ LOOK_EVERY_S = 1.0
 SAVE_EVERY_S = 5.0
 # A checkpoint that is still being written has so long to become complete, as for a reload.
 PATIENCE_S = 5.0
+# How a process ends by what runs in it, and not by somebody who ends it.
+_CRASHES = tuple(f"killed by {signal.name}" for signal in (SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL))
 
 
 class Traffic:
@@ -177,6 +180,13 @@ class Traffic:
             await self.trials.finish(Ended.STOP, "its checkpoint was deleted")
         elif there.get(canary.version.name, canary.version.digest) != canary.version.digest:
             await self.trials.finish(Ended.STOP, "other files have taken the place of its checkpoint")
+
+    def worker_ended(self, how: str) -> None:
+        """Stops a canary that was tried in a worker which has crashed: its successors would load it, too."""
+        trial = self.trials.canary
+        if trial is not None and how in _CRASHES:
+            reason = f"a worker was {how} while it was tried"
+            self._changes.start(self._changes.run(partial(self._act, trial, Ended.STOP, reason)))
 
     def _look_on(self) -> None:
         is_tried = self.trials.canary is not None or self.trials.shadow is not None

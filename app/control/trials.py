@@ -3,7 +3,7 @@
 A canary is verified like any version, and stays so: what ends its trial makes it active, refuses or releases it.
 
     tried ──► promote     active: by its episodes, by an operator, or reloaded
-      ├─────► stop        refused: a lower return, a failure, a deletion, or an operator
+      ├─────► stop        refused: a lower return, a failure, a crash, a deletion, or an operator
       └─────► end         released: an operator has another version serve
 """
 

@@ -179,6 +179,22 @@ async def test_a_failure_stops_a_canary_at_once(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("how", "stops"),
+    [("killed by SIGSEGV", True), ("killed by SIGABRT", True), ("killed by SIGKILL", False), ("exit status 1", False)],
+)
+async def test_a_worker_that_crashes_stops_a_canary_and_one_that_is_killed_does_not(
+    tmp_path: Path, how: str, stops: bool
+) -> None:
+    async with trying(tmp_path) as harness:
+        harness.manager.traffic.worker_ended(how)
+        if stops:
+            await until(lambda: harness.manager.traffic.trials.canary is None)
+            assert decided(harness) == ("stop", f"a worker was {how} while it was tried")
+        else:
+            assert canary(harness) == "b"
+
+
 async def test_a_canary_whose_checkpoint_is_deleted_or_replaced_is_stopped(tmp_path: Path) -> None:
     async with trying(tmp_path) as harness:
         await harness.manager.catch_up()
