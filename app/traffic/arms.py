@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from app.batching.delivery import Outcomes
+from app.batching.failures import why_failed
 from app.batching.rule import Job
 from app.engine.base import Engine
 from app.errors import EngineFailed, VersionNotLoaded
@@ -116,7 +117,7 @@ class Arms:
                     self.failed(str(outcome))
             elif not job.waiter.done():
                 counts.answered(now - job.asked_at)
-                if job.failed:
+                if job.failed and not why_failed(outcome):
                     self.failed(job.failed)
 
     def failed(self, reason: str) -> None:

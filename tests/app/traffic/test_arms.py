@@ -153,12 +153,13 @@ async def test_answers_count_for_the_version_that_gave_them(versions: LoadedVers
     assert arms.canary is not None
     arms.delivers(arms.canary, [job(), job()], [{}, {}], 10.25)
     arms.delivers(versions.active, [job(), job("it broke"), job("and again")], [{}, {}, EngineFailed("as well")], 11.0)
+    arms.delivers(versions.active, [job("neither could")], [{"state": np.array([np.inf])}], 11.0)
     arms.delivers(arms.canary, [job()], [EngineFailed("asked by its name")], 10.0)
     gone = job()
     gone.waiter.cancel()  # type: ignore[attr-defined]
     arms.delivers(arms.canary, [gone], [{}], 10.0)
     figures = arms.take_figures().arms
-    assert (figures[CANARY].answers, figures[ACTIVE].answers) == (2, 2)
+    assert (figures[CANARY].answers, figures[ACTIVE].answers) == (2, 3)
     assert (figures[CANARY].failures, figures[CANARY].failure) == (2, "it broke")
     assert figures[ACTIVE].failures == 0
     assert sum(figures[CANARY].seconds.values()) == 2

@@ -4,6 +4,7 @@ With sessions in memory, and in Redis behind two workers.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -22,13 +23,14 @@ from tests.support.redis_server import redis_running
 from tests.support.server import RunningServer, serving
 from tests.support.steady import until
 
-ACTIVE, EQUAL, WORSE, BETTER, FRAGILE = "v1", "v2", "v3", "v4", "v200"
+# The last two fail where the observation is CRASHES, and OVERFLOWS.
+ACTIVE, EQUAL, WORSE, BETTER, CRASHING, OVERFLOWING = VERSIONS = "v1", "v2", "v3", "v4", "v200", "v120"
 GAINS = {1: 100.0, 2: 100.0, 3: 80.0, 4: 120.0}
 
 
 def trainer_in(folder: Path) -> NumberTrainer:
     trainer = NumberTrainer(folder, kind_of_policy=FragilePolicy)
-    for name in (ACTIVE, EQUAL, WORSE, BETTER, FRAGILE):
+    for name in VERSIONS:
         trainer.publish(int(name[1:]), name)
     return trainer
 
@@ -76,7 +78,9 @@ def test_the_canary_gets_its_share_and_no_session_changes_its_arm(
     digest = operator.version(EQUAL)["digest"]
     began = [simulators.begin()[0] for _ in range(10_000 if full else 400)]
     shared = arms(simulators, digest, 0.1) | {early: {ACTIVE}}
-    assert sum(versions == {EQUAL} for versions in shared.values()) == pytest.approx(len(began) / 10, abs=4 * 30)
+    assert sum(versions == {EQUAL} for versions in shared.values()) == pytest.approx(
+        len(began) / 10, abs=4 * math.sqrt(len(began) * 0.1 * 0.9)
+    )
     for id_ in began[:100]:
         simulators.step(id_, step=1, reward=1.0)
     operator.put(canary={"checkpoint": EQUAL, "share": 0.9})
@@ -115,8 +119,8 @@ def test_returns_decide(
             break
     decision = report["decision"]
     assert (decision["action"], decision["version"], report["active"]["version"]) == (action, name, active)
-    assert decision["canary"]["mean_return"] == pytest.approx(GAINS[int(name[1:])], rel=0.05)
-    assert decision["active"]["mean_return"] == pytest.approx(100.0, rel=0.05)
+    assert decision["canary"]["mean_return"] == pytest.approx(GAINS[int(name[1:])], rel=0.1)
+    assert decision["active"]["mean_return"] == pytest.approx(100.0, rel=0.1)
     assert decision["canary"]["mean_length"] == 2.0
     if action == "promote":
         assert decision["canary"]["episodes"] >= 150
@@ -125,45 +129,36 @@ def test_returns_decide(
     assert decision["reason"] in row["reason"]
     for start in ("policy_server.swap: p: the trial of", "policy_server.audit: p: canary"):
         assert any(start in line and decision["reason"] in line for line in server.lines)
-    until(lambda: f'canary_decisions_total{{decision="{action}",policy="p"}}' in server.http.get("/metrics").text)
+    counted = f'policy_server_canary_decisions_total{{decision="{action}",policy="p"}} '
+    until(lambda: f"{counted}0.0" not in (text := server.http.get("/metrics").text) and counted in text)
     assert simulators.episode() == active
     pinned = server.http.get("/v1/policies/p").json()["pinned"]
     assert pinned == active
 
 
-@pytest.mark.parametrize("observation", [CRASHES, OVERFLOWS])
+@pytest.mark.parametrize(("fragile", "observation"), [(CRASHING, CRASHES), (OVERFLOWING, OVERFLOWS)])
 def test_sessions_of_a_canary_that_fails_end_up_on_the_active_version(
-    server: RunningServer, operator: Operator, simulators: Simulators, observation: float
+    server: RunningServer, operator: Operator, simulators: Simulators, fragile: str, observation: float
 ) -> None:
     """An engine that raises, and an answer that is not finite: the same request is answered, and says by which."""
-    operator.put(canary={"checkpoint": FRAGILE, "share": 1.0})
+    operator.put(canary={"checkpoint": fragile, "share": 1.0})
     ids = [simulators.begin()[0] for _ in range(5)]
-    assert {versions[0] for versions in simulators.versions.values()} == {FRAGILE}
+    assert {versions[0] for versions in simulators.versions.values()} == {fragile}
     keeper, answer = simulators.begin(weights="episode")
-    assert answer["version"] == FRAGILE
+    assert answer["version"] == fragile
     for id_ in (*ids, keeper):
         assert simulators.step(id_, step=1, observation=[observation, 0.0, 0.0, 0.0])["version"] == ACTIVE
     until(lambda: "canary" not in operator.report())
     decision = operator.report()["decision"]
-    assert (decision["action"], decision["version"]) == ("stop", FRAGILE)
+    assert (decision["action"], decision["version"]) == ("stop", fragile)
     assert "it failed on" in decision["reason"]
-    assert operator.version(FRAGILE)["state"] == "refused"
+    assert operator.version(fragile)["state"] == "refused"
     for id_ in ids:
         assert simulators.step(id_, step=2)["version"] == ACTIVE
     for step in (2, 3):  # it keeps the weights that it began with as far as they answer
         where = [observation, 0.0, 0.0, 0.0] if step == 3 else [0.0] * 4
-        assert simulators.step(keeper, step=step, observation=where)["version"] == (ACTIVE if step == 3 else FRAGILE)
-
-
-def test_an_observation_that_no_version_can_answer_is_no_failure_of_the_canary(
-    operator: Operator, simulators: Simulators
-) -> None:
-    operator.put(canary={"checkpoint": EQUAL, "share": 1.0})
-    id_, _ = simulators.begin()
-    with pytest.raises(httpx.HTTPStatusError, match="422"):  # the policy state after it would not be finite
-        simulators.step(id_, observation=[3e38, 0.0, 0.0, 0.0])
-    assert simulators.step(id_)["version"] == EQUAL
-    assert operator.report()["canary"]["failures"] == 0
+        assert simulators.step(keeper, step=step, observation=where)["version"] == (ACTIVE if step == 3 else fragile)
+    server.http.delete(f"{simulators.root}/{keeper}").raise_for_status()
 
 
 def test_sessions_of_a_canary_that_is_deleted_end_up_on_the_active_version(
@@ -189,9 +184,10 @@ def test_a_request_asks_for_a_version(server: RunningServer, operator: Operator,
         assert ask(asked).raise_for_status().json()["version"] == answers
     rows = ask("canary", observation=[[0.0] * 4] * 3).raise_for_status().json()
     assert (rows["version"], rows["action"]) == (EQUAL, [[2000, 2000]] * 3)
-    refused = ask(WORSE)
+    refused = ask("v999")
     assert (refused.status_code, refused.json()["title"]) == (409, "Version not loaded")
-    assert refused.json()["detail"] == "version 'v3' is not loaded; there are: v1, v2; the canary is v2"
+    assert refused.json()["detail"].startswith("version 'v999' is not loaded; there are: v1, v2")
+    assert refused.json()["detail"].endswith("the canary is v2")
     operator.put()
     refused = ask("canary")
     assert refused.status_code == 409
@@ -257,6 +253,17 @@ def test_an_episode_that_keeps_its_weights_keeps_those_of_the_canary(
         assert simulators.step(follower)["version"] == ACTIVE
         assert simulators.step(keeper)["version"] == EQUAL
     server.http.delete(f"{simulators.root}/{keeper}").raise_for_status()
+
+
+def test_an_observation_that_no_version_can_answer_is_no_failure_of_the_canary(
+    operator: Operator, simulators: Simulators
+) -> None:
+    operator.put(canary={"checkpoint": EQUAL, "share": 1.0})
+    id_, _ = simulators.begin()
+    with pytest.raises(httpx.HTTPStatusError, match="422"):  # the policy state after it would not be finite
+        simulators.step(id_, observation=[3e38, 0.0, 0.0, 0.0])
+    assert simulators.step(id_)["version"] == EQUAL
+    assert operator.report()["canary"]["failures"] == 0
 
 
 def restarted(state: Path, folder: Path, url: str) -> contextlib.AbstractContextManager[RunningServer]:
