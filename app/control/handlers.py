@@ -91,7 +91,7 @@ def _traffic_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet]
     """What is tried beside the active version."""
 
     async def put_traffic(policy: str, wish: TrafficWish) -> dict[str, Any]:
-        if policy in fleet:
+        if policy in fleet and wish != TrafficWish():
             raise Unsupported("a server of a fleet tries nothing beside the active version")
         return await managers[policy].traffic.put(wish)
 
