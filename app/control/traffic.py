@@ -151,12 +151,13 @@ class Traffic:
 
     def report(self) -> dict[str, Any]:
         """Returns what `GET …/traffic` shows."""
-        trials = self.trials
-        return report(self._targets.swapper.active, trials.canary, trials.shadow, trials.totals.by_arm, trials.decided)
+        trials, totals = self.trials, self.trials.totals
+        figures = totals.by_arm, totals.shadow
+        return report(self._targets.swapper.active, trials.canary, trials.shadow, figures, trials.decided)
 
     async def current_report(self) -> dict[str, Any]:
         """Returns `report`, with what the workers have seen up to now."""
-        if self.has_canary:
+        if self._is_tried:
             await self.trials.totals.collect()
         return self.report()
 
@@ -188,13 +189,16 @@ class Traffic:
             reason = f"a worker was {how} while it was tried"
             self._changes.start(self._changes.run(partial(self._act, trial, Ended.STOP, reason)))
 
+    @property
+    def _is_tried(self) -> bool:
+        return self.trials.canary is not None or self.trials.shadow is not None
+
     def _look_on(self) -> None:
-        is_tried = self.trials.canary is not None or self.trials.shadow is not None
-        if is_tried and (self._looking is None or self._looking.done()):
+        if self._is_tried and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_again_and_again())
 
     async def _look_again_and_again(self) -> None:
-        while self.trials.canary is not None or self.trials.shadow is not None:
+        while self._is_tried:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._look()
@@ -204,8 +208,7 @@ class Traffic:
     async def _look(self) -> None:
         trials = self.trials
         trial = trials.canary
-        if trial is not None:
-            await trials.totals.collect()
+        await trials.totals.collect()
         decision = None if trial is None else self._decision(trial)
         if trial is not None and decision is not None:
             await self._changes.finish(self._changes.run(partial(self._act, trial, *decision)))

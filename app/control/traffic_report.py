@@ -10,7 +10,7 @@ from app.control.states import Version
 from app.control.trial import Decided, Trial
 from app.local_histogram import quantile
 from app.metrics import FINE_LATENCY_S
-from app.rpc.messages import ArmFigures
+from app.rpc.messages import ArmFigures, ShadowFigures
 from app.traffic.assignment import ACTIVE, CANARY
 
 
@@ -18,16 +18,20 @@ def report(
     active: Version,
     canary: Trial | None,
     shadow: Trial | None,
-    figures: Mapping[str, ArmFigures],
+    figures: tuple[Mapping[str, ArmFigures], ShadowFigures],
     decided: Decided | None,
 ) -> dict[str, Any]:
-    """Returns the arms that there are, with their versions and what they have come to, and the last decision."""
+    """Returns the arms that there are, with their versions and what they have come to, and the last decision.
+
+    `figures`: of the canary and the active version by arm, and of the shadow.
+    """
+    by_arm, compared = figures
     rows: dict[str, Any] = {"active": _of(active)}
     if canary is not None:
-        rows["active"] |= arm_row(figures.get(ACTIVE, ArmFigures()))
-        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(figures.get(CANARY, ArmFigures()))
+        rows["active"] |= arm_row(by_arm.get(ACTIVE, ArmFigures()))
+        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(by_arm.get(CANARY, ArmFigures()))
     if shadow is not None:
-        rows["shadow"] = _of(shadow.version) | _wish(shadow)
+        rows["shadow"] = _of(shadow.version) | _wish(shadow) | _shadow_row(compared)
     if decided is not None:
         arms = {arm: dict(row) for arm, row in decided.arms.items()}
         rows["decision"] = {
@@ -51,7 +55,24 @@ def arm_row(figures: ArmFigures) -> dict[str, Any]:
     ):
         if math.isfinite(value):
             row[name] = _rounded(value, 6)
-    row |= {"answers": figures.answers, "failures": figures.failures}
+    return row | _answers(figures)
+
+
+def _shadow_row(figures: ShadowFigures) -> dict[str, Any]:
+    """What a shadow has come to. A divergence that is infinite somewhere has no mean: those rows are counted."""
+    row: dict[str, Any] = {"compared": figures.compared, "skipped": figures.skipped}
+    if figures.compared:
+        row["agreement"] = _rounded(figures.agreed / figures.compared, 6)
+        row["max_difference"] = _rounded(figures.max_difference, 6)
+    if figures.kl_rows:
+        row["mean_kl"] = _rounded(figures.kl / figures.kl_rows, 6)
+    if figures.kl_infinite:
+        row["infinite_kl"] = figures.kl_infinite
+    return row | _answers(figures)
+
+
+def _answers(figures: ArmFigures | ShadowFigures) -> dict[str, Any]:
+    row: dict[str, Any] = {"answers": figures.answers, "failures": figures.failures}
     if figures.seconds:
         for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
             row[name] = _rounded(1000 * quantile(FINE_LATENCY_S, figures.seconds, share), 3)

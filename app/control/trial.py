@@ -13,7 +13,7 @@ from app.artifacts.bundle import Bundle, Graph
 from app.artifacts.records import VersionRecord
 from app.control.states import Version
 from app.errors import readable
-from app.rpc.messages import Arm, ArmFigures, ArmWish
+from app.rpc.messages import Arm, ArmFigures, ArmWish, ShadowFigures
 from app.traffic.decision import Rule
 
 
@@ -92,6 +92,7 @@ class SavedTraffic:
     canary: SavedTrial | None = None
     shadow: SavedTrial | None = None
     figures: Mapping[str, ArmFigures] = field(default_factory=dict)
+    shadow_figures: ShadowFigures = field(default_factory=ShadowFigures)
     decided: Decided | None = None
     stopped: tuple[Stopped, ...] = ()
 

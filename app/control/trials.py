@@ -56,6 +56,7 @@ class Trials:
         """Loads what was tried before a restart; `resume` tries it again."""
         self._loaded = saved = await self._targets.records.load_traffic()
         self.totals.begin(saved.figures)
+        self.totals.begin_shadow(saved.shadow_figures)
         self.decided, self.stopped.known = saved.decided, saved.stopped
 
     @property
@@ -122,6 +123,10 @@ class Trials:
                     self._history.refuse(trial.version, str(refusal), trial.stamp)
             raise
         self.canary, self.shadow = canary, shadow
+        if shadow is not None and before[1] is not None and shadow.version is not before[1].version:
+            self.totals.begin_shadow()
+        if shadow is None:
+            self.totals.begin_shadow()
         if before[1] is not None and not _is_in(before[1], (canary, shadow)):
             self._release(before[1])
         self.totals.metrics.shares(*(0.0 if one is None else one.wish.share for one in (canary, shadow)))
@@ -177,7 +182,8 @@ class Trials:
         self._saved_at = time.monotonic()
         self.stopped.forget(self._targets.swapper.active.digest)
         canary, shadow = SavedTrial.of(self.canary), SavedTrial.of(self.shadow)
-        saved = SavedTraffic(canary, shadow, dict(self.totals.by_arm), self.decided, self.stopped.known)
+        figures = dict(self.totals.by_arm), self.totals.shadow
+        saved = SavedTraffic(canary, shadow, *figures, self.decided, self.stopped.known)
         await self._targets.records.save_traffic(saved)
 
 

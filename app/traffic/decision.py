@@ -1,7 +1,7 @@
 """The returns of two arms → to stop the canary, to promote it, or to wait. Pure.
 
-Looks that go on until something is found find something: Welch's test at every look stops more than a third of equal
-canaries. In its place is a bound on all looks together, a confidence sequence: with a chance of at least 95 %, no look
+Looks that go on until something is found find something: Welch's test at every look stops every third equal canary
+or more. In its place is a bound on all looks together, a confidence sequence: with a chance of at least 95 %, no look
 at all shows more than the bound where there is nothing to show. It is the normal mixture of Robbins, "Statistical
 Methods Related to the Law of the Iterated Logarithm" (1970), in its form for one side and an estimated variance:
 Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence
