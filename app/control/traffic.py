@@ -112,8 +112,7 @@ class Traffic:
 
     async def _put(self, wish: TrafficWish, scan: Scan) -> None:
         trials, before = self.trials, self.trials.canary
-        canary = None if wish.canary is None else await trials.made(wish.canary, scan)
-        shadow = None if wish.shadow is None else await trials.made(wish.shadow, scan)
+        canary, shadow = await trials.wished(wish, scan)
         if before is not None:
             await trials.totals.collect()
         await trials.use(canary, shadow)

@@ -25,7 +25,7 @@ from app.control.traffic_report import arm_row
 from app.control.trial import Decided, Ended, SavedTraffic, SavedTrial, Trial, readable_reason
 from app.errors import SwapRefused, UnknownVersion
 from app.logs import about
-from app.rpc.messages import ArmWish, TrafficPlan
+from app.rpc.messages import ArmWish, TrafficPlan, TrafficWish
 from app.traffic.assignment import ACTIVE, CANARY
 
 log = logging.getLogger("policy_server.swap")
@@ -106,6 +106,16 @@ class Trials:
                 return replace(known, wish=wish)
         version, graph, bundle = await self._targets.beside(target)
         return Trial(wish, version, graph, bundle, getattr(target, "stamp", None), time.time())
+
+    async def wished(self, wish: TrafficWish, scan: Scan) -> tuple[Trial | None, Trial | None]:
+        """Returns the trials of a canary and of a shadow that are wished: see `made`."""
+        canary = None if wish.canary is None else await self.made(wish.canary, scan)
+        try:
+            return canary, None if wish.shadow is None else await self.made(wish.shadow, scan)
+        except (SwapRefused, UnknownVersion):
+            if canary is not None and not _is_in(canary, (self.canary, self.shadow)):
+                self._release(canary)
+            raise
 
     async def use(self, canary: Trial | None, shadow: Trial | None) -> None:
         """Has the workers try these, and nothing else.

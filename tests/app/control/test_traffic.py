@@ -424,6 +424,14 @@ async def test_a_shadow_ends_with_the_next_wish_or_when_it_serves(tmp_path: Path
         assert harness.worker.arms.shadow is None
 
 
+async def test_a_wish_of_two_is_granted_or_not_as_a_whole(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        with pytest.raises(UnknownVersion):
+            await harness.manager.traffic.put(TrafficWish(ArmWish("c", 0.5), ArmWish("nothing", 1.0)))
+        assert canary(harness) == "b"
+        assert harness.states["c"] == "released"
+
+
 async def test_one_version_may_be_canary_and_shadow(tmp_path: Path) -> None:
     async with trying(tmp_path) as harness:
         await harness.manager.traffic.put(TrafficWish(ArmWish("b", 0.5), ArmWish("b", 1.0)))
