@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from app.batching.call_times import CallTimes
-from app.batching.compute import Complete, Outcomes, compute
+from app.batching.compute import Complete, compute
 from app.batching.deadlines import Deadlines
+from app.batching.delivery import Outcomes, Traffic, deliver, fallen_back, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
-from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
+from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch
 from app.batching.timing import BatchTiming, Timing
 from app.batching.turns import Arrivals, Turns
-from app.engine.base import Engine, InputRefused
-from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
+from app.engine.base import Engine
+from app.errors import DeadlinePassed, NotReady, Overloaded, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
-from app.versions.lease import LoadedVersion, VersionInfo
+from app.versions.lease import LoadedVersion
 from app.wire.tensors import Arrays
 
 # A batch of this many rows costs milliseconds for small policies: more would make the next ones wait.
@@ -58,10 +59,11 @@ class BatcherParts:
 
 
 class Batcher:
-    """Runs the jobs of one policy in batches, each batch on one version."""
+    """Runs the jobs of one policy in batches, each batch on one version. `traffic`: None where nothing is tried."""
 
     def __init__(self, parts: BatcherParts) -> None:
         self._parts = parts
+        self.traffic: Traffic | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
         self._in_thread: Sequence[Job] = ()
@@ -119,6 +121,8 @@ class Batcher:
         else:
             self._try([job])
             self._arrivals.note_alone()  # after the answer has left
+            if self._waiting:  # it falls back on the version that serves
+                self._go_on()
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -249,7 +253,10 @@ class Batcher:
     def _run(self, batch: Sequence[Job]) -> None:
         loaded = batch[0].loaded or self._parts.active()
         if loaded.retired:
-            raise WeightsGone(f"the weights of version {loaded.version.name} are not kept any more")
+            self._waiting.extendleft(fallen_back([job for job in batch if job.falls_back]))
+            gone = f"the weights of version {loaded.version.name} are not kept any more"
+            fail_all([job for job in batch if job.loaded is not None], WeightsGone(gone))
+            return
         version, engine = loaded.version, loaded.engine
         jobs = _new_enough(batch, version.train_step, version.name)
         call_times = self._call_times.get(engine.name)
@@ -292,7 +299,12 @@ class Batcher:
         if isinstance(engine, BatchTiming):
             engine.batch_ended()
         self._record(jobs[0], outcomes[0])
-        _give(jobs, outcomes, loaded.version, self._parts.fields)
+        if jobs[0].loaded is not None:
+            jobs, outcomes, failed = without_failed(jobs, outcomes)
+            self._waiting.extendleft(fallen_back(failed))
+        if self.traffic is not None:
+            self.traffic.delivers(loaded, jobs, outcomes, self._loop.time())
+        deliver(loaded.version, jobs, outcomes, self._parts.fields)
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""
@@ -313,21 +325,6 @@ def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job
         else:
             jobs.append(job)
     return jobs
-
-
-def _give(jobs: Sequence[Job], outcomes: Outcomes, version: VersionInfo, fields: str) -> None:
-    """Gives each job what has come of it. `fields`: what a refusal names."""
-    name, train_step, digest = version.name, version.train_step, version.digest
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if job.waiter.done():
-            continue
-        if isinstance(outcome, InputRefused):
-            problem = Problem(fields, f"the policy refused it: {outcome}", "an input it accepts")
-            job.waiter.set_exception(DoesNotFit([problem]))
-        elif isinstance(outcome, Exception):
-            job.waiter.set_exception(outcome)
-        else:
-            job.waiter.set_result(Result(outcome, name, train_step, digest))
 
 
 def _rows(jobs: Sequence[Job]) -> int:

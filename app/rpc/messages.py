@@ -11,6 +11,7 @@ from typing import NamedTuple
 from app.artifacts.bundle import Bundle, Graph
 from app.local_histogram import AnswerCounts
 from app.rate_history import Sample
+from app.returns import Returns
 
 # A folder of checkpoints may hold thousands; so many versions are listed where nobody asks for more.
 SHOWN = 100
@@ -27,6 +28,128 @@ class Offer:
     graph: Graph
     bundle: Bundle
     series: Path | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A version that is tried beside the active one: its name, and what a worker loads.
+
+    `share`: of the sessions that begin for a canary, of the answers of the active version for a shadow; 0 to 1.
+    """
+
+    name: str
+    graph: Graph
+    bundle: Bundle
+    share: float
+
+
+@dataclass(frozen=True)
+class ArmWish:
+    """What an operator wants to try: a checkpoint, or "export", on a share; the rules are a canary's: see `Rule`."""
+
+    checkpoint: str
+    share: float
+    promote_after_episodes: int | None = None
+    stop_if_return_drops: float | None = None
+
+
+@dataclass(frozen=True)
+class TrafficWish:
+    """What an operator wants to try beside the active version; None ends what is tried."""
+
+    canary: ArmWish | None = None
+    shadow: ArmWish | None = None
+
+
+@dataclass(frozen=True)
+class TrafficPlan:
+    """The versions that a policy's workers try beside the active one."""
+
+    canary: Arm | None = None
+    shadow: Arm | None = None
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Those that there are."""
+        return tuple(arm for arm in (self.canary, self.shadow) if arm is not None)
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """What an arm of a policy's traffic has come to.
+
+    `sessions`: that have begun; `returns`: of the episodes that have ended. `failures`: requests that the version could
+    not answer, the first for the reason `failure`. `seconds`: how many answers took how long, by their bucket of
+    `app.metrics.FINE_LATENCY_S`.
+    """
+
+    sessions: int = 0
+    returns: Returns = field(default_factory=Returns)
+    answers: int = 0
+    failures: int = 0
+    failure: str = ""
+    seconds: Mapping[int, int] = field(default_factory=dict)
+
+    def joined(self, other: ArmFigures) -> ArmFigures:
+        """Returns those of both, where this one came first."""
+        return ArmFigures(
+            self.sessions + other.sessions,
+            self.returns.joined(other.returns),
+            self.answers + other.answers,
+            self.failures + other.failures,
+            self.failure or other.failure,
+            _added(self.seconds, other.seconds),
+        )
+
+
+@dataclass(frozen=True)
+class ShadowFigures:
+    """How a shadow's answers compare with those that were sent. All but the last four count rows.
+
+    `compared`: whose actions were compared, of which `agreed` are the same; `max_difference`: the largest of any number
+    of an action. `kl`: the sum of the divergences of `kl_rows`; of `kl_infinite` more it is infinite. `skipped`: that
+    were not asked, so that others are answered. `answers`, `failures`, `failure`, `seconds`: see `ArmFigures`; a
+    request takes as long as the call that it is part of.
+    """
+
+    compared: int = 0
+    agreed: int = 0
+    max_difference: float = 0.0
+    kl: float = 0.0
+    kl_rows: int = 0
+    kl_infinite: int = 0
+    skipped: int = 0
+    answers: int = 0
+    failures: int = 0
+    failure: str = ""
+    seconds: Mapping[int, int] = field(default_factory=dict)
+
+    def joined(self, other: ShadowFigures) -> ShadowFigures:
+        """Returns those of both, where this one came first."""
+        return ShadowFigures(
+            self.compared + other.compared,
+            self.agreed + other.agreed,
+            max(self.max_difference, other.max_difference),
+            self.kl + other.kl,
+            self.kl_rows + other.kl_rows,
+            self.kl_infinite + other.kl_infinite,
+            self.skipped + other.skipped,
+            self.answers + other.answers,
+            self.failures + other.failures,
+            self.failure or other.failure,
+            _added(self.seconds, other.seconds),
+        )
+
+
+@dataclass(frozen=True)
+class TrafficFigures:
+    """What a worker has seen of a policy's traffic since it was asked the last time.
+
+    `arms`: by name, "active" and "canary". `shadow`: None where there is none.
+    """
+
+    arms: Mapping[str, ArmFigures]
+    shadow: ShadowFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +273,11 @@ class ExperienceFigures(NamedTuple):
     lost_events: int = 0
     behind: Sequence[int] = ()
     returns: Sequence[VersionReturns] = ()
+
+
+def _added(first: Mapping[int, int], second: Mapping[int, int]) -> Mapping[int, int]:
+    """The sum of two counts by bucket."""
+    return {bucket: first.get(bucket, 0) + second.get(bucket, 0) for bucket in sorted(first.keys() | second.keys())}
 
 
 def now_s() -> float:

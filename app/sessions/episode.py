@@ -23,6 +23,7 @@ from app.inference.response import ResponseTemplates, action_templates
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
+from app.sessions.counting import Counting, use_canary
 from app.sessions.fields import BeginRequest, StepRequest
 from app.sessions.kept_answer import again
 from app.sessions.reading import STATE, SessionReader
@@ -66,6 +67,7 @@ class Episodes:
         own = {name for name, _ in self._carried}
         state = {leaf.name: leaf for _, leaf in _state_inputs(policy.spec) if leaf.name in own}
         self.fitting = Fitting(self._identity, state)
+        self.counting = Counting(policy, self._step_type)
 
     def check(self) -> None:
         """Raises Unsupported where the policy cannot have sessions."""
@@ -77,6 +79,7 @@ class Episodes:
         inputs, options = request.inputs, request.options
         given = inputs.arrays.get(self._step_type)
         types = _constant(inputs.rows, FIRST) if given is None else given
+        arm = self.policy.arms.for_new(id_)
         run = Run(
             policy=self._identity,
             incarnation=secrets.token_hex(8),
@@ -87,15 +90,19 @@ class Episodes:
             seed=options.seed,
             log_prob=options.log_prob,
             recorded=self._is_recorded(request.record, id_),
+            arm="" if arm is None else arm.version.digest,
         )
         arrays = {**inputs.arrays, self._step_type: types}
+        pending = self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
+        if arm is not None:
+            use_canary(pending.job, arm)
         return SessionStep(
             episodes=self,
             before=None,
             id=id_,
             run=run,
             options=options,
-            pending=self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0),
+            pending=pending,
             given=given,
             head=b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id)),
             fields={"id": id_, "run_id": run_id, "step": 0},
@@ -128,7 +135,9 @@ class Episodes:
         pending = self._inference_request(run, arrays, needs_state, inputs.outside_bounds, options, step)
         if needs_state and carries:
             pending.job.reset_mask = resets
-        if run.retained is not None:
+        if run.arm:
+            use_canary(pending.job, self._of_canary(run))
+        elif run.retained is not None:
             pending.job.loaded = self._loaded_version(run.retained, record.version, record.train_step)
         return SessionStep(
             episodes=self,
@@ -164,6 +173,8 @@ class Episodes:
     def _inference_request(
         self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
     ) -> InferenceRequest:
+        if options.version is not None:
+            raise DoesNotFit([Problem("options.version", "is given", "a session without it: each keeps to its arm")])
         inputs = Inputs(arrays, run.rows, run.batched, needs_state, outside_bounds)
         return self._parser.request(
             self.policy, function_of(self.policy, options), inputs, options, self._templates, step
@@ -176,6 +187,10 @@ class Episodes:
         if loaded is None:
             raise WeightsGone(f"the weights that the session started with (version {version}) are not kept here")
         return loaded
+
+    def _of_canary(self, run: Run) -> LoadedVersion[Any] | None:
+        """The version of a session of a canary; None where that has gone."""
+        return self.policy.arms.of(run.arm) if run.retained is None else self.policy.versions.find(run.retained)
 
     def state_after(self, result: Result) -> Arrays:
         """Returns the policy state, [rows, …] by the names that `action` takes it by.
@@ -221,12 +236,13 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
         if ended is not None and not ended.any():
             ended = None
         answer = Answer(codec.media_type, self._body(result, codec))
-        step = self.fields["step"]
+        step, arms = self.fields["step"], self.episodes.policy.arms
+        sums = None if arms.canary is None else self.episodes.counting.sums(self.before, self.pending.job)
         if not self.episodes.keeps_events:
-            return Record(run, step, state, ended, result.version, result.train_step, answer)
+            return Record(run, step, state, ended, result.version, result.train_step, answer, b"", "", sums)
         event = self.event(result)
         place = self.episodes.writer.place if event and self.episodes.writer is not None else ""
-        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place)
+        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place, sums)
 
     def event(self, result: Result) -> bytes:
         """Returns what is recorded of the step; b"" where that is nothing."""
@@ -235,20 +251,24 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
             return b""
         return writer.event(self.fields["step"], self.options, self.pending.job, result)
 
-    def record_result(self, result: Result) -> None:
+    def record_result(self, result: Result, after: Record) -> None:
         """Records the step, which is stored now, of a session in memory: as `event` and `record` do."""
         writer, run = self.episodes.writer, self.run
+        if after.sums is not None:
+            self.episodes.counting.count(after, self.pending.job)
         if writer is not None and run.recorded:
             writer.record(self.id, run, self.fields["step"], self.options, self.pending.job, result)
 
-    def record(self, event: bytes, version: str) -> None:
-        """Records the step, which is stored now. `event`: of the step; `version`: the one that answered it."""
+    def record(self, event: bytes, after: Record) -> None:
+        """Records the step, which is stored now. `event`: of the step; `after`: its record."""
         writer, run, before = self.episodes.writer, self.run, self.before
+        if after.sums is not None:
+            self.episodes.counting.count(after, self.pending.job)
         if writer is None or not run.recorded:
             return
         if before is not None and before.event:
             writer.write_before(before, self.id, run)
-        writer.write(event, self.id, run, version)
+        writer.write(event, self.id, run, after.version)
 
     def _body(self, result: Result, codec: Codec) -> bytes:
         template, batched = self.pending.template, self.pending.batched

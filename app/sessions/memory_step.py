@@ -40,7 +40,7 @@ class MemoryStep:
         """Stores the record, records the step, and returns the body of the answer."""
         after, codec, event = written
         if self._store.put(self._key, self._before, after):
-            self._step.record(event, after.version)
+            self._step.record(event, after)
             return after.answer.body
         return self._won(codec)
 
@@ -48,7 +48,7 @@ class MemoryStep:
         """Writes, stores and records, and returns the body of the answer."""
         after = self._step.after(result, codec)
         if self._store.put(self._key, self._before, after):
-            self._step.record_result(result)
+            self._step.record_result(result, after)
             return after.answer.body
         return self._won(codec)
 
