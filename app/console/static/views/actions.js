@@ -35,12 +35,12 @@ async function pause(name) {
 }
 
 /** Calls an admin route of a policy, and says what came of it. */
-export async function run(name, doing, route, body) {
+export async function run(name, doing, route, body, method = "POST") {
   if (!tokens.get("admin") && !(await askForToken("admin"))) return;
   for (;;) {
     say(name, "busy", `${doing} …`);
     try {
-      const { value } = await call("POST", adminPath(name, route), "admin", body ?? {});
+      const { value } = await call(method, adminPath(name, route), "admin", body ?? {});
       say(name, "good", outcome(route, value));
       return;
     } catch (error) {
@@ -56,8 +56,14 @@ export async function run(name, doing, route, body) {
 function outcome(route, value) {
   if (route === "pause") return `Paused: ${value.paused === "wait" ? "requests wait" : "requests are refused"}.`;
   if (route === "resume") return "It answers again.";
+  if (route === "traffic") return tried(value);
   const { version, previous, took_ms: ms } = value;
   return version === previous ? `${version} serves already.` : `${version} serves, in the place of ${previous}; it took ${took(ms / 1000)}.`;
+}
+
+function tried({ canary, shadow }) {
+  const arms = [canary && `${canary.version} as the canary`, shadow && `${shadow.version} as the shadow`].filter(Boolean);
+  return arms.length ? `Tried now: ${arms.join(", ")}.` : "Nothing is tried beside the active version any more.";
 }
 
 function say(name, kind, text) {

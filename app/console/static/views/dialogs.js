@@ -6,7 +6,7 @@ import { changed } from "../state/model.js";
 import { tokens } from "../state/tokens.js";
 
 const TOKENS = {
-  admin: ["Admin token", "POLICY_SERVER_ADMIN_TOKEN", "Reload, roll back, pause and resume need it."],
+  admin: ["Admin token", "POLICY_SERVER_ADMIN_TOKEN", "Reload, roll back, pause, resume and trials need it."],
   data: ["Data token", "POLICY_SERVER_DATA_TOKEN", "This server asks for it before it shows or answers anything."],
 };
 let open = null;
@@ -75,6 +75,42 @@ export function askForPause(policy) {
       buttons(close, "Pause"),
     ),
   );
+}
+
+/** Asks how a version is to be tried; resolves with an arm as `PUT …/traffic` takes it, or null. */
+export function askForTrial(version) {
+  const number = (name, title, more) =>
+    h("div", { class: "option" }, h("label", { for: name }, title), h("input", { id: name, name, type: "number", step: "any", ...more }));
+  const choice = (value, title, text) =>
+    h("label", { class: "choice" }, h("input", { type: "radio", name: "arm", value, checked: value === "canary" }), h("span", {}, h("strong", {}, title), text));
+  return show(`Try ${version}`, (close) =>
+    h(
+      "form",
+      {
+        onsubmit: (event) => {
+          event.preventDefault();
+          close(trialOf(version, event.target.elements));
+        },
+      },
+      choice("canary", "Canary", "It answers a share of the sessions that begin."),
+      choice("shadow", "Shadow", "It is asked what the active version is asked, and answers nobody."),
+      h(
+        "div",
+        { class: "options" },
+        number("share", "Share, %", { value: 10, min: 0, max: 100, required: true }),
+        number("drop", "Stop if its return drops by, %", { min: 0, placeholder: "never" }),
+        number("episodes", "Promote after episodes", { min: 1, step: 1, placeholder: "by hand" }),
+      ),
+      buttons(close, "Try it"),
+    ),
+  );
+}
+
+function trialOf(version, { arm, share, drop, episodes }) {
+  const asked = { checkpoint: version, share: Number(share.value) / 100 };
+  if (arm.value === "canary" && drop.value) asked.stop_if_return_drops = Number(drop.value) / 100;
+  if (arm.value === "canary" && episodes.value) asked.promote_after_episodes = Number(episodes.value);
+  return { [arm.value]: asked };
 }
 
 function buttons(close, action) {

@@ -10,6 +10,7 @@ import { actions } from "./actions.js";
 import { experience } from "./experience.js";
 import { audit, fleet } from "./side.js";
 import { marks, swapLog } from "./swaps.js";
+import { traffic } from "./traffic.js";
 import { versionTable } from "./versions.js";
 
 export function policyPage(model, name) {
@@ -26,7 +27,7 @@ export function policyPage(model, name) {
     h(
       "div",
       { class: "columns" },
-      h("div", { class: "main-column" }, policy.ready && live(model, name, swaps), policy.ready && own(`try ${name} ${graphOf(swaps)}`, () => tryIt(model, name))),
+      h("div", { class: "main-column" }, policy.ready && traffic(model, name, policy), policy.ready && live(model, name, swaps), policy.ready && own(`try ${name} ${graphOf(swaps)}`, () => tryIt(model, name))),
       h("div", { class: "side-column" }, versionTable(model, name, policy), experience(policy), swapLog(model, swaps.slice(0, 10), { named: false }), fleet(model, name), audit(model, name)),
     ),
   ];

@@ -4,6 +4,8 @@ import { h } from "../draw/dom.js";
 import * as format from "../draw/format.js";
 import { stateChip } from "../draw/states.js";
 import { run } from "./actions.js";
+import { askForTrial } from "./dialogs.js";
+import { wish } from "./traffic.js";
 
 const SERVABLE = new Set(["found", "released", "refused", "draining"]);
 
@@ -14,13 +16,21 @@ export function versionTable(model, name, policy) {
     "section",
     { class: "card versions" },
     h("h2", {}, "Versions"),
-    h("ol", { class: "log" }, versions.map((version) => row(model, name, version))),
+    h("ol", { class: "log" }, versions.map((version) => row(model, name, version, policy.traffic))),
     !versions.length && h("p", { class: "nothing" }, "None."),
     more > 0 && h("p", { class: "fact" }, `and ${format.count(more)} seen before`),
   );
 }
 
-function row(model, name, version) {
+async function tryOut(name, version, traffic) {
+  const trial = await askForTrial(version);
+  if (!trial) return;
+  const { canary, shadow } = traffic ?? {};
+  const arms = { canary: canary && wish(canary), shadow: shadow && wish(shadow), ...trial };
+  await run(name, `Trying ${version}`, "traffic", arms, "PUT");
+}
+
+function row(model, name, version, traffic) {
   const serve = () => run(name, `Serving ${version.version}`, "reload", { checkpoint: version.version });
   return h(
     "li",
@@ -31,7 +41,11 @@ function row(model, name, version) {
       h("span", { class: "code" }, version.version),
       stateChip(version.state, version.reason),
       h("span", { class: "spring" }),
-      model.state.server.admin && SERVABLE.has(version.state) && h("button", { class: "small", "aria-label": `Serve ${version.version}`, onclick: serve }, "Serve"),
+      model.state.server.admin &&
+        SERVABLE.has(version.state) && [
+          h("button", { class: "small", "aria-label": `Try ${version.version}`, onclick: () => tryOut(name, version.version, traffic) }, "Try …"),
+          h("button", { class: "small", "aria-label": `Serve ${version.version}`, onclick: serve }, "Serve"),
+        ],
     ),
     h("div", { class: "fact" }, [`step ${format.step(version.train_step)}`, version.engine, `seen ${format.moment(version.seen_at, model.now())}`].filter(Boolean).join(" · ")),
     version.reason && h("p", { class: "reason" }, version.reason),
