@@ -16,6 +16,7 @@
     │   ├── SequenceNotStarted    the same in the Open Inference Protocol, where a sequence has to be started
     │   ├── SessionConflict       not the next step of the session, or another run's
     │   ├── WeightsGone           those that an episode started with
+    │   ├── VersionNotLoaded      the one that a request asks for
     │   ├── SwapRefused           a checkpoint that may not serve
     │   ├── TooOld                no weights as new as `min_train_step` asks
     │   ├── RequestTimeout        the client stopped in the middle of its request
@@ -121,6 +122,10 @@ class SessionConflict(Refusal):
 
 class WeightsGone(Refusal):
     """The weights that an episode started with are not kept here."""
+
+
+class VersionNotLoaded(Refusal):
+    """The version that a request asks for is not loaded here."""
 
 
 class SwapRefused(Refusal):

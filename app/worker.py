@@ -47,11 +47,12 @@ from app.metrics import Metrics
 from app.offload import Offload
 from app.rpc.control import RemoteManager
 from app.rpc.link import Link
-from app.rpc.messages import FleetStatus, Offer, WorkerFigures
+from app.rpc.messages import FleetStatus, Offer, TrafficFigures, TrafficPlan, WorkerFigures
 from app.rpc.recorder import RemoteRecorder
 from app.sessions.sessions import Sessions
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings, telemetry_variables, traces_are_sent
+from app.traffic.arms import Arms
 from app.uploads.upload import Uploads, upload_places
 from app.versions.active import LoadedVersions
 from app.versions.loader import BundleLoader
@@ -111,17 +112,14 @@ class Worker:
             from app.api.traced import open_traces  # of an extra
 
             self._traced = open_traces(app, telemetry_variables(), self._stack)
-        self._fast_path = (self._traced.fast_path if self._traced else FastPath)(
-            self._service,
-            self._sessions,
-            metrics,
-            token=settings.data_token,
-            crosses_origins=bool(settings.cors_origins),
+        fast_path, crosses_origins = self._traced.fast_path if self._traced else FastPath, bool(settings.cors_origins)
+        self._fast_path = fast_path(
+            self._service, self._sessions, metrics, token=settings.data_token, crosses_origins=crosses_origins
         )
         openpi = OpenPi(self._service, metrics, settings, writers)
         self._sessions.also_kept = openpi.keeps
         self._fast_path.websockets = openpi
-        self._limits = SharedLimits(_limits(settings), memory)
+        self._limits = SharedLimits(HttpLimits.of(settings), memory)
         self._http = HttpServer(
             app,
             self._fast_path,
@@ -233,6 +231,16 @@ class Worker:
         """See `LoadedVersions.retained`."""
         return list(self._service.policy(policy).versions.retained)
 
+    async def traffic(self, policy: str, plan: TrafficPlan) -> None:
+        """See `Arms.follow`."""
+        served = self._service.policy(policy)
+        await served.arms.follow(plan)
+        served.batcher.traffic = served.arms if plan.arms else None
+
+    async def traffic_figures(self, policy: str) -> TrafficFigures:
+        """See `Arms.take_figures`."""
+        return self._service.policy(policy).arms.take_figures()
+
     async def fleet(self, status: FleetStatus) -> None:
         """Takes what the server's fleet knows of it."""
         self._service.fleet = status
@@ -271,6 +279,7 @@ class Worker:
             reader=validator,
             templates=response_templates(spec, offer.graph.serving),
             versions=versions,
+            arms=Arms(versions),
             manager=manager,
             batcher=self._batcher(name, spec, versions),
             metrics=self._metrics.policy(name),
@@ -312,19 +321,13 @@ def _grace_s(settings: Settings) -> int:
     return -(-settings.deadline_ms // 1000) + 1
 
 
-def _limits(settings: Settings) -> HttpLimits:
-    """Makes the bounds of connections: the largest allowed body is not given up for a small one beside it."""
-    buffered_bytes = max(settings.buffered_limit_bytes, settings.body_limit_bytes * 3 // 2)
-    return HttpLimits(settings.keep_alive_s, settings.client_timeout_s, buffered_bytes)
-
-
 async def run(link: int, listeners: Sequence[int]) -> None:
     """Answers the control process until it stops this one, or is gone. Takes the numbers of open sockets."""
     worker = Worker([socket.socket(fileno=number) for number in listeners])
     calls = (
         worker.open, worker.open_policy, worker.fail, worker.listen, worker.stop, worker.prepare, worker.activate,
         worker.drained, worker.pause, worker.resume, worker.hold, worker.release, worker.recorded,
-        worker.retained, worker.fleet, worker.figures, worker.alive,
+        worker.retained, worker.traffic, worker.traffic_figures, worker.fleet, worker.figures, worker.alive,
     )  # fmt: skip
     worker.link = await Link.over(socket.socket(fileno=link), {call.__name__: call for call in calls})
     await worker.over()

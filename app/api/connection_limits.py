@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.memory import FreedMemory
+from app.settings import Settings
 
 _CHECK_S, _LEAST_CHECK_S = 0.1, 0.02
 # A client that has read nothing for so long is one of those that go first where unread answers take too much.
@@ -28,6 +29,12 @@ class HttpLimits:
     keep_alive_s: float = 75
     client_timeout_s: float = 10
     buffered_bytes: int = 96 * 2**20
+
+    @classmethod
+    def of(cls, settings: Settings) -> HttpLimits:
+        """Returns those of a server: the largest allowed body is not given up for a small one beside it."""
+        buffered_bytes = max(settings.buffered_limit_bytes, settings.body_limit_bytes * 3 // 2)
+        return cls(settings.keep_alive_s, settings.client_timeout_s, buffered_bytes)
 
 
 class Owner(Protocol):

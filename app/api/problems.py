@@ -40,6 +40,7 @@ STATUS: dict[type[errors.PolicyServerError], tuple[int, str]] = {
     errors.RequestTimeout: (408, "Request timeout"),
     errors.SessionConflict: (409, "Session conflict"),
     errors.WeightsGone: (409, "Weights gone"),
+    errors.VersionNotLoaded: (409, "Version not loaded"),
     errors.SwapRefused: (409, "Swap refused"),
     errors.TooOld: (409, "Weights too old"),
     errors.BodyTooLarge: (413, "Body too large"),

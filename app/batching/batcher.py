@@ -17,12 +17,13 @@ from time import perf_counter
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, compute
 from app.batching.deadlines import Deadlines
+from app.batching.delivery import Outcomes, Traffic, deliver, fallen_back, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.recorder import Recorder
-from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
+from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch
 from app.batching.timing import TimedEngine, Timing, timed
-from app.engine.base import Engine, InputRefused
-from app.errors import DeadlinePassed, DoesNotFit, NotReady, Overloaded, Problem, TooOld, WeightsGone
+from app.engine.base import Engine
+from app.errors import DeadlinePassed, NotReady, Overloaded, TooOld, WeightsGone
 from app.metrics import PolicyMetrics
 from app.versions.lease import LoadedVersion
 from app.wire.tensors import Arrays
@@ -55,7 +56,9 @@ class BatcherParts:
 
 
 class Batcher:
-    """Runs the jobs of one policy in batches, each batch on one version."""
+    """Runs the jobs of one policy in batches, each batch on one version. `traffic`: None where nothing is tried."""
+
+    traffic: Traffic | None = None
 
     def __init__(self, parts: BatcherParts) -> None:
         self._parts = parts
@@ -232,7 +235,10 @@ class Batcher:
     def _run(self, batch: Sequence[Job]) -> None:
         loaded = batch[0].loaded or self._parts.active()
         if loaded.retired:
-            raise WeightsGone(f"the weights of version {loaded.version.name} are not kept any more")
+            self._waiting.extendleft(fallen_back([job for job in batch if job.falls_back]))
+            gone = f"the weights of version {loaded.version.name} are not kept any more"
+            fail_all([job for job in batch if job.loaded is not None], WeightsGone(gone))
+            return
         version, engine = loaded.version, loaded.engine
         jobs = _new_enough(batch, version.train_step, version.name)
         call_times = self._call_times.get(engine.name)
@@ -278,22 +284,14 @@ class Batcher:
             engine.batch_ended()
         self._parts.metrics.batch(rows, call_times.take_last())
 
-    def _deliver(
-        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Sequence[Arrays | Exception]
-    ) -> None:
+    def _deliver(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes) -> None:
         self._record(jobs[0], outcomes[0])
-        version = loaded.version
-        name, train_step, digest = version.name, version.train_step, version.digest
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.waiter.done():
-                continue
-            if isinstance(outcome, InputRefused):
-                problem = Problem(self._parts.fields, f"the policy refused it: {outcome}", "an input it accepts")
-                job.waiter.set_exception(DoesNotFit([problem]))
-            elif isinstance(outcome, Exception):
-                job.waiter.set_exception(outcome)
-            else:
-                job.waiter.set_result(Result(outcome, name, train_step, digest))
+        if jobs[0].loaded is not None:
+            jobs, outcomes, failed = without_failed(jobs, outcomes)
+            self._waiting.extendleft(fallen_back(failed))
+        if self.traffic is not None:
+            self.traffic.delivers(loaded, jobs, outcomes, self._loop.time())
+        deliver(loaded.version, jobs, outcomes, self._parts.fields)
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""

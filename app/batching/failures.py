@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from app.batching.rule import Job
 from app.engine.base import InputRefused
 from app.errors import EngineFailed, PolicyServerError
+from app.wire.tensors import Arrays
+from saver.artifact import LOG_PROB
 
 log = logging.getLogger("policy_server.batching")
 
@@ -34,3 +38,16 @@ def explained(error: Exception) -> Exception:
         return error
     log.error("the engine failed", exc_info=error)
     return EngineFailed(f"the policy failed: {type(error).__name__}")
+
+
+def why_failed(outcome: Arrays | Exception) -> str:
+    """Returns why an outcome is no answer: an error, or numbers that are not finite; "" where it is one."""
+    if isinstance(outcome, Exception):
+        return str(outcome) or type(outcome).__name__
+    for name, array in outcome.items():
+        if array.dtype.kind == "f":
+            # An action that cannot happen has -inf.
+            bad = np.isnan(array) if name == LOG_PROB else ~np.isfinite(array)
+            if bad.any():
+                return f"the answer is not finite: {name}"
+    return ""

@@ -71,9 +71,10 @@ class Job(msgspec.Struct, eq=False):
     policy state. `min_train_step`: it may not run on older weights. `isolated`: its rows run in calls of their own,
     of a fixed size, so that no neighbour changes their rounding. `reset_mask`: [rows] booleans, where only these rows
     start from the initial policy state. `loaded`: the version that it has to run on; None takes the one that serves.
+    `falls_back`: where `loaded` has gone or fails, the version that serves answers; `failed` says why it did.
     `timing`: where its times are noted, if anywhere; see `Batcher.time`.
-    The rest is known when it is submitted: `deadline` is on the event loop's clock, in seconds; `waiter` gets a
-    `Result`, or the error.
+    The rest is known when it is submitted: `asked_at` and `deadline` are on the event loop's clock, in seconds;
+    `waiter` gets a `Result`, or the error.
     """
 
     function: str
@@ -84,6 +85,9 @@ class Job(msgspec.Struct, eq=False):
     isolated: bool = False
     reset_mask: Array | None = None
     loaded: LoadedVersion[Engine] | None = None
+    falls_back: bool = False
+    failed: str = ""
+    asked_at: float = 0.0
     deadline: float = math.inf
     waiter: Waiter = _NOBODY
     timing: Timing | None = None

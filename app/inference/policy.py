@@ -12,6 +12,7 @@ from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
 from app.metrics import PolicyMetrics
 from app.rpc.control import RemoteManager
+from app.traffic.arms import Arms
 from app.uploads.upload import Uploads
 from app.versions.active import LoadedVersions
 from app.wire.codecs import JSON, Codec
@@ -30,6 +31,7 @@ class Policy:
     reader: InputValidator
     templates: ResponseTemplates
     versions: LoadedVersions
+    arms: Arms
     manager: RemoteManager
     batcher: Batcher
     metrics: PolicyMetrics

@@ -198,10 +198,12 @@ class RequestParser:
         arrays = inputs.arrays
         if function == "sample":
             arrays = arrays | self._noise(policy, inputs.rows, options.seed, step)
-        isolated = options.seed is not None
+        job = Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, options.seed is not None)
+        if options.version is not None:
+            job.loaded = policy.arms.asked(options.version)
         return kind(
             policy,
-            Job(function, arrays, inputs.rows, inputs.needs_state, options.min_train_step, isolated),
+            job,
             inputs.batched,
             template,
             None if options.timeout_ms is None else options.timeout_ms / 1000,

@@ -122,7 +122,7 @@ class Service:
     def submit(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
         """Submits a request that came `asked_at` (seconds of the event loop); raises as `Batcher.submit` does."""
         job = pending.job
-        job.deadline, job.waiter = asked_at + self._timeout_s(pending), waiter
+        job.asked_at, job.deadline, job.waiter = asked_at, asked_at + self._timeout_s(pending), waiter
         pending.policy.batcher.submit(job)
 
     async def answered(self, pending: PendingRequest) -> Result:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from app.errors import DoesNotFit, Problem
-from app.inputs.fields import Boolean, Choice, Integer, RequestField, fields_of
+from app.inputs.fields import Boolean, Choice, Integer, RequestField, Text, fields_of
 from app.wire.tensors import show
 
 LONGEST_TIMEOUT_MS = 600_000
+# As long as the name of a folder may be.
+LONGEST_VERSION = 255
 # More would help nobody, and a response should not be larger than its request.
 MOST_PROBLEMS = 20
 # JSON has integers of any size; these fit into 64 bits with a sign.
@@ -53,6 +55,14 @@ class Options:
             Integer(1, LONGEST_TIMEOUT_MS),
             f"an integer from 1 to {LONGEST_TIMEOUT_MS}",
             "the deadline of this request, in milliseconds; by default the server's",
+        ),
+    ] = None
+    version: Annotated[
+        str | None,
+        RequestField(
+            Text(LONGEST_VERSION),
+            f'"canary", or the name of a version, of 1 to {LONGEST_VERSION} characters',
+            "the version that answers, of those that are loaded; by default the active one",
         ),
     ] = None
 

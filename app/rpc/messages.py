@@ -30,6 +30,122 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """A version that is tried beside the active one: its name, and what a worker loads.
+
+    `share`: of the sessions that begin for a canary, of the answers of the active version for a shadow; 0 to 1.
+    """
+
+    name: str
+    graph: Graph
+    bundle: Bundle
+    share: float
+
+
+@dataclass(frozen=True)
+class TrafficPlan:
+    """The versions that a policy's workers try beside the active one."""
+
+    canary: Arm | None = None
+    shadow: Arm | None = None
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Those that there are."""
+        return tuple(arm for arm in (self.canary, self.shadow) if arm is not None)
+
+
+@dataclass(frozen=True)
+class Returns:
+    """The returns of episodes: how many, their mean, and the sum of the squares of their distances from it."""
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def joined(self, other: Returns) -> Returns:
+        """Returns those of both, by Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm", 1979."""
+        count = self.count + other.count
+        if not count:
+            return self
+        away = other.mean - self.mean
+        mean = self.mean + away * other.count / count
+        return Returns(count, mean, self.m2 + other.m2 + away * away * self.count * other.count / count)
+
+    @property
+    def variance(self) -> float:
+        """The sample variance; 0 of fewer than two."""
+        return self.m2 / (self.count - 1) if self.count > 1 else 0.0
+
+
+NONE = Returns()
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """What an arm of a policy's traffic has come to.
+
+    `episodes`, `steps`: those that have ended, and their steps, of which `returns` has those that brought rewards.
+    `seconds`: how many answers took how long, by bucket (`app.metrics.FINE_LATENCY_S`). `failure`: the first one.
+    """
+
+    sessions: int = 0
+    episodes: int = 0
+    steps: int = 0
+    returns: Returns = NONE
+    answers: int = 0
+    failures: int = 0
+    failure: str = ""
+    seconds: Mapping[int, int] = field(default_factory=dict)
+
+    def joined(self, other: ArmFigures) -> ArmFigures:
+        """Returns those of both, where this one came first."""
+        buckets = self.seconds.keys() | other.seconds.keys()
+        return ArmFigures(
+            self.sessions + other.sessions,
+            self.episodes + other.episodes,
+            self.steps + other.steps,
+            self.returns.joined(other.returns),
+            self.answers + other.answers,
+            self.failures + other.failures,
+            self.failure or other.failure,
+            {bucket: self.seconds.get(bucket, 0) + other.seconds.get(bucket, 0) for bucket in sorted(buckets)},
+        )
+
+
+@dataclass(frozen=True)
+class ShadowFigures:
+    """How a shadow's answers compare with those that were sent: sums, which control adds up.
+
+    `rows`: that were compared, of which `agreeing` are equal. `kl`: the sum over `kl_rows` of them. `skipped`: requests
+    that would have been compared, and were not: the queue was full, or requests waited.
+    """
+
+    compared: int = 0
+    rows: int = 0
+    agreeing: int = 0
+    max_difference: float = 0.0
+    kl: float = 0.0
+    kl_rows: int = 0
+    skipped: int = 0
+    answers: int = 0
+    failures: int = 0
+    failure: str = ""
+    seconds: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrafficFigures:
+    """What a worker has seen of a policy's traffic since it was asked the last time.
+
+    `arms`: by name, "active" and "canary". `shadow`: None where there is none.
+    """
+
+    arms: Mapping[str, ArmFigures]
+    shadow: ShadowFigures | None = None
+
+
+@dataclass(frozen=True)
 class Swapped:
     """How a reload ended: what serves now, what served before, how long it took, and on how many servers of a fleet."""
 

@@ -24,6 +24,7 @@ from app.inference.response import ResponseTemplates, action_templates
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options
 from app.inputs.validate import Inputs
+from app.sessions.counting import Counting, use_canary
 from app.sessions.fields import BeginRequest, StepRequest
 from app.sessions.kept_answer import again
 from app.sessions.reading import STATE, SessionReader
@@ -67,6 +68,7 @@ class Episodes:
         own = {name for name, _ in self._carried}
         state = {leaf.name: leaf for _, leaf in _state_inputs(policy.spec) if leaf.name in own}
         self.fitting = Fitting(self._identity, state)
+        self.counting = Counting(policy, self._step_type)
 
     def check(self) -> None:
         """Raises Unsupported where the policy cannot have sessions."""
@@ -78,6 +80,7 @@ class Episodes:
         inputs, options = request.inputs, request.options
         given = inputs.arrays.get(self._step_type)
         types = _constant(inputs.rows, FIRST) if given is None else given
+        arm = self.policy.arms.for_new(id_)
         run = Run(
             policy=self._identity,
             incarnation=secrets.token_hex(8),
@@ -88,15 +91,19 @@ class Episodes:
             seed=options.seed,
             log_prob=options.log_prob,
             recorded=self._is_recorded(request.record, id_),
+            arm="" if arm is None else arm.version.digest,
         )
         arrays = {**inputs.arrays, self._step_type: types}
+        pending = self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
+        if arm is not None:
+            use_canary(pending.job, arm)
         return SessionStep(
             episodes=self,
             before=None,
             id=id_,
             run=run,
             options=options,
-            pending=self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0),
+            pending=pending,
             given=given,
             head=b'{"id":%b,"run_id":%b,"step":0,' % (orjson.dumps(id_), orjson.dumps(run_id)),
             fields={"id": id_, "run_id": run_id, "step": 0},
@@ -129,7 +136,9 @@ class Episodes:
         pending = self._inference_request(run, arrays, needs_state, inputs.outside_bounds, options, step)
         if needs_state and carries:
             pending.job.reset_mask = resets
-        if run.retained is not None:
+        if run.arm:
+            use_canary(pending.job, self._of_canary(run))
+        elif run.retained is not None:
             pending.job.loaded = self._loaded_version(run.retained, record.version, record.train_step)
         return SessionStep(
             episodes=self,
@@ -167,6 +176,8 @@ class Episodes:
     def _inference_request(
         self, run: Run, arrays: Arrays, needs_state: bool, outside_bounds: int, options: Options, step: int
     ) -> InferenceRequest:
+        if options.version is not None:
+            raise DoesNotFit([Problem("options.version", "is given", "a session without it: each keeps to its arm")])
         inputs = Inputs(arrays, run.rows, run.batched, needs_state, outside_bounds)
         return self._parser.request(
             self.policy, function_of(self.policy, options), inputs, options, self._templates, step
@@ -179,6 +190,10 @@ class Episodes:
         if loaded is None:
             raise WeightsGone(f"the weights that the session started with (version {version}) are not kept here")
         return loaded
+
+    def _of_canary(self, run: Run) -> LoadedVersion[Any] | None:
+        """The version of a session of a canary; None where that has gone."""
+        return self.policy.arms.of(run.arm) if run.retained is None else self.policy.versions.find(run.retained)
 
     def state_after(self, result: Result) -> Arrays:
         """Returns the policy state, [rows, …] by the names that `action` takes it by.
@@ -223,12 +238,13 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
         if ended is not None and not ended.any():
             ended = None
         answer = Answer(codec.media_type, self._body(result, codec))
-        step = self.fields["step"]
+        step, arms = self.fields["step"], self.episodes.policy.arms
+        tally = None if arms.canary is None else self.episodes.counting.tally(self.before, self.pending.job)
         if not self.episodes.keeps_events:
-            return Record(run, step, state, ended, result.version, result.train_step, answer)
+            return Record(run, step, state, ended, result.version, result.train_step, answer, tally=tally)
         event = self.event(result)
         place = self.episodes.writer.place if event and self.episodes.writer is not None else ""
-        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place)
+        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place, tally)
 
     def event(self, result: Result) -> bytes:
         """Returns what is recorded of the step; b"" where that is nothing."""
@@ -238,9 +254,11 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
         who = Who(self.id, run.run_id, run.incarnation)
         return writer.event(who, self.fields["step"], self.options, self.pending.job, result)
 
-    def record(self, event: bytes) -> None:
-        """Records the step, which is stored now. `event`: of the step."""
+    def record(self, event: bytes, after: Record) -> None:
+        """Records the step, which is stored now. `event`: of the step; `after`: its record."""
         writer, before = self.episodes.writer, self.before
+        if after.tally is not None:
+            self.episodes.counting.count(after, self.pending.job)
         if writer is None or not self.run.recorded:
             return
         if before is not None and before.event:

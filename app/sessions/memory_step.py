@@ -40,7 +40,7 @@ class MemoryStep:
         """Stores the record, records the step, and returns the body of the answer."""
         (after, codec, event), before = written, self._before
         if self._store.put(self._key, before, after):
-            self._step.record(event)
+            self._step.record(event, after)
             return after.answer.body
         return in_form_of(codec, winner(self._store.find(self._key), self._key, before, self._request)).body
 

@@ -34,7 +34,7 @@ class Run(msgspec.Struct, frozen=True):
     `policy` differs for policies of other inputs, which may have had the same name before. `incarnation`: another
     one for each start, so that with the step it differs for all records of an id. `retained`: the digest of the
     weights that it started with and keeps; None where it follows every swap. `recorded`: whether its
-    steps become experience.
+    steps become experience. `arm`: the digest of the canary that it belongs to; "" where that is none.
     """
 
     policy: str
@@ -47,6 +47,17 @@ class Run(msgspec.Struct, frozen=True):
     log_prob: bool
     retained: str | None = None
     recorded: bool = False
+    arm: str = ""
+
+
+class Tally(msgspec.Struct, frozen=True, eq=False):
+    """What is known of the episodes that a session is in, while the canary of this digest is tried.
+
+    `sums`: [rows, 2] float64, see `app.traffic.returns.followed`.
+    """
+
+    canary: str
+    sums: np.ndarray  # type: ignore[type-arg]
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):
@@ -54,7 +65,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
 
     `state`: [rows, …] by the names that `action` takes it by. `ended`: [rows] booleans, where the last step type was
     LAST; None where it was nowhere. `event`: what is recorded of the step, where other servers may have to write it
-    too, and `place`: of the folder that it was written in.
+    too, and `place`: of the folder that it was written in. `tally`: None where the policy has no canary.
     """
 
     run: Run
@@ -66,11 +77,14 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     answer: Answer
     event: bytes = b""
     place: str = ""
+    tally: Tally | None = None
 
     @property
     def size(self) -> int:
         """The memory that it takes, in bytes."""
         arrays = [*self.state.values(), *([] if self.ended is None else [self.ended])]
+        if self.tally is not None:
+            arrays.append(self.tally.sums)
         return (
             _OVERHEAD_BYTES
             + len(self.answer.body)

@@ -93,14 +93,15 @@ class Sessions:
             if before is not None and before.run.run_id == request.run_id:
                 return key.id, episodes.begin_again(before, key.id, writes)
             keeps = request.weights == "episode"
-            await store.check_room(key, policy.versions.active.version.digest if keeps else None, client)
+            answers = policy.arms.for_new(key.id) or policy.versions.active
+            await store.check_room(key, answers.version.digest if keeps else None, client)
             step = episodes.begin(request, key.id, request.run_id or secrets.token_hex(16))
             with self._one_starts(policy.name, keeps):
                 result = await self._service.answered(step.pending)
                 record = await self._after(step, result, writes)
                 newest = await _stored_first(store, key, before, record, client)
         if newest is record:
-            step.record(record.event or step.event(result))
+            step.record(record.event or step.event(result), record)
             return key.id, record.answer
         if newest.run.run_id != request.run_id:
             raise SessionConflict("another run has started it at the same time", newest.step)
@@ -131,7 +132,7 @@ class Sessions:
                 return in_form_of(writes, step)
             after = await self._after(step, await self._service.answered(step.pending), writes)
             if await store.follow(key, before, after):
-                step.record(after.event)
+                step.record(after.event, after)
                 return after.answer
             now = await store.get(key)
             answer = winner(now, key, before, request)

@@ -1,13 +1,13 @@
 """The versions of one policy in this worker: the one that serves, and the next one, which is loaded beside it.
 
 The switch is one assignment on the event loop, between two batches. A version that an episode retains (it keeps the
-weights it started with) stays beside these two until it is forgotten.
+weights it started with) stays beside these two until it is forgotten, and one that is tried until `try_only` ends that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -53,6 +53,7 @@ class LoadedVersions:
         self._draining: set[asyncio.Task[None]] = set()
         self._active: LoadedVersion[Engine] | None = None
         self._retained: dict[str, LoadedVersion[Engine]] = {}
+        self._tried: dict[str, LoadedVersion[Engine]] = {}
 
     @property
     def active(self) -> LoadedVersion[Engine]:
@@ -72,13 +73,39 @@ class LoadedVersions:
         return set(self._retained)
 
     def find(self, digest: str) -> LoadedVersion[Engine] | None:
-        """Returns the version of this digest: the active one, or one that is retained; None where it has gone."""
+        """Returns the version of this digest: active, tried or retained; None where it has gone."""
         if self.active.version.digest == digest:
             return self.active
+        if digest in self._tried:
+            return self._tried[digest]
         loaded = self._retained.pop(digest, None)
         if loaded is not None:
             self._retained[digest] = loaded  # it was asked for last
         return loaded
+
+    @property
+    def all(self) -> list[LoadedVersion[Engine]]:
+        """Every version that can answer: the active one first, then those that are tried, and the retained."""
+        found = {id(loaded): loaded for loaded in (self.active, *self._tried.values(), *self._retained.values())}
+        return list(found.values())
+
+    async def try_beside(self, name: str, graph: Graph, bundle: Bundle) -> LoadedVersion[Engine]:
+        """Returns a version that is loaded beside the one that serves, until `try_only` ends that.
+
+        Raises:
+          SwapRefused: this process cannot load it.
+        """
+        loaded = self.find(bundle.digest) or await self._found_or_loaded(name, graph, bundle)
+        self._retained.pop(bundle.digest, None)
+        self._tried[bundle.digest] = loaded
+        return loaded
+
+    def try_only(self, digests: Collection[str]) -> None:
+        """Ends the trial of all other versions, which stay only where they serve, or a session keeps them."""
+        for digest in self._tried.keys() - set(digests):
+            loaded = self._tried.pop(digest)
+            if loaded is not self._active:
+                self._retain_or_retire(loaded)
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
         """Loads a version beside the one that serves.
@@ -105,11 +132,17 @@ class LoadedVersions:
         Raises:
           SwapRefused: this process cannot load it.
         """
-        engine = await self._load(graph, bundle)
+        loaded = await self._found_or_loaded(name, graph, bundle)
         if self.find(bundle.digest) is None:
-            self._retain(LoadedVersion(engine, VersionInfo.of(name, bundle)))
-        else:
+            self._retain(loaded)
+
+    async def _found_or_loaded(self, name: str, graph: Graph, bundle: Bundle) -> LoadedVersion[Engine]:
+        """Loads a version, and returns it, or the one that somebody else has loaded meanwhile."""
+        engine = await self._load(graph, bundle)
+        found = self.find(bundle.digest)
+        if found is not None:
             self._loader.give_back(engine)
+        return found or LoadedVersion(engine, VersionInfo.of(name, bundle))
 
     async def load_first(self, name: str, graph: Graph, bundle: Bundle) -> None:
         """Loads and activates the first version, and what the next one will need.
@@ -127,7 +160,8 @@ class LoadedVersions:
         (bundle, engine), self._ready = self._ready, None
         assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
         version, old = VersionInfo.of(name, bundle), self._active
-        same = old if old is not None and old.version.digest == digest else self._retained.pop(digest, None)
+        same = old if old is not None and old.version.digest == digest else None
+        same = same or self._tried.get(digest) or self._retained.pop(digest, None)
         if same is None:
             self._active = LoadedVersion(engine, version)
         else:  # jobs that wait for it go on
@@ -137,6 +171,8 @@ class LoadedVersions:
             self._retain_or_retire(old)
 
     def _retain_or_retire(self, old: LoadedVersion[Engine]) -> None:
+        if old.version.digest in self._tried:
+            return
         if not self._retains(old.version.digest):
             self._retire(old)
             return

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from app.api.connection_limits import HttpLimits
 from app.sessions.memory import MemoryStore
 from app.sessions.stores import store_for
 from app.settings import PolicyFolder, Settings
-from app.worker import _grace_s, _limits
+from app.worker import _grace_s
 from tests.support.worker_in_process import running
 
 pytestmark = pytest.mark.anyio
@@ -25,9 +26,9 @@ def test_accepted_requests_have_their_deadline_and_a_second_to_be_answered(deadl
 
 
 def test_the_largest_body_that_is_allowed_fits_among_the_unfinished_ones() -> None:
-    assert _limits(settings(buffered_limit_bytes=2**20, body_limit_bytes=2**20)).buffered_bytes > 2**20
-    assert _limits(settings(buffered_limit_bytes=2**25, body_limit_bytes=2**20)).buffered_bytes == 2**25
-    assert _limits(settings(keep_alive_s=3, client_timeout_s=4)).keep_alive_s == 3
+    assert HttpLimits.of(settings(buffered_limit_bytes=2**20, body_limit_bytes=2**20)).buffered_bytes > 2**20
+    assert HttpLimits.of(settings(buffered_limit_bytes=2**25, body_limit_bytes=2**20)).buffered_bytes == 2**25
+    assert HttpLimits.of(settings(keep_alive_s=3, client_timeout_s=4)).keep_alive_s == 3
 
 
 async def test_sessions_are_in_memory_where_one_worker_has_them_all() -> None:

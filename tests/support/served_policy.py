@@ -6,6 +6,7 @@ from app.inference.policy import Policy
 from app.inference.response import response_templates
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
+from app.traffic.arms import Arms
 from saver.artifact import PolicySpec, ServingInfo
 
 
@@ -19,5 +20,6 @@ def policy_of(spec: PolicySpec, serving: ServingInfo, *, rows_limit: int, **part
         "typed_decoder": TypedDecoder(spec, rows_limit=rows_limit),
         "reader": InputValidator(spec, rows_limit=rows_limit),
         "templates": response_templates(spec, serving),
+        "arms": Arms(parts.get("versions")),  # type: ignore[arg-type]
     }
     return Policy(**made | parts)

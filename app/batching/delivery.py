@@ -1,0 +1,61 @@
+"""The outcomes of a batch → what each job's waiter gets, and the jobs that the active version has to answer instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from app.batching.failures import why_failed
+from app.batching.rule import Job, Result
+from app.engine.base import Engine, InputRefused
+from app.errors import DoesNotFit, Problem
+from app.versions.lease import LoadedVersion, VersionInfo
+from app.wire.tensors import Arrays
+
+Outcomes: TypeAlias = "Sequence[Arrays | Exception]"
+
+
+class Traffic(Protocol):
+    """What is tried beside the active version: see `app.traffic.arms.Arms`."""
+
+    def delivers(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float) -> None:
+        """Notes what a version answers, before it is delivered. `now`: on the event loop's clock."""
+
+
+def without_failed(jobs: Sequence[Job], outcomes: Outcomes) -> tuple[Sequence[Job], Outcomes, list[Job]]:
+    """Parts jobs that fall back, and whose outcome is no answer, from the others and their outcomes."""
+    if not any(job.falls_back for job in jobs):
+        return jobs, outcomes, []
+    good: list[Job] = []
+    answers: list[Arrays | Exception] = []
+    failed: list[Job] = []
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        job.failed = why_failed(outcome) if job.falls_back else ""
+        if job.failed:
+            failed.append(job)
+        else:
+            good.append(job)
+            answers.append(outcome)
+    return good, answers, failed
+
+
+def fallen_back(jobs: Sequence[Job]) -> list[Job]:
+    """Has jobs wait for the version that serves; returns them, the last one first."""
+    for job in jobs:
+        job.loaded, job.falls_back = None, False
+    return [*reversed(jobs)]
+
+
+def deliver(version: VersionInfo, jobs: Sequence[Job], outcomes: Outcomes, fields: str) -> None:
+    """Gives each job that somebody waits for its result, or its error. `fields`: see `BatcherParts`."""
+    name, train_step, digest = version.name, version.train_step, version.digest
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.waiter.done():
+            continue
+        if isinstance(outcome, InputRefused):
+            problem = Problem(fields, f"the policy refused it: {outcome}", "an input it accepts")
+            job.waiter.set_exception(DoesNotFit([problem]))
+        elif isinstance(outcome, Exception):
+            job.waiter.set_exception(outcome)
+        else:
+            job.waiter.set_result(Result(outcome, name, train_step, digest))

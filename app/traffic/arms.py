@@ -1,0 +1,149 @@
+"""The versions that a worker tries beside the active one of a policy, and what each of them has come to.
+
+Event loop only. Which session belongs to which arm is decided once, when it begins, and kept in its record.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.batching.delivery import Outcomes
+from app.batching.rule import Job
+from app.engine.base import Engine
+from app.errors import EngineFailed, VersionNotLoaded
+from app.metrics import FINE_LATENCY_S
+from app.rpc.messages import ArmFigures, Returns, TrafficFigures, TrafficPlan
+from app.traffic.assignment import ACTIVE, CANARY, arm_of
+from app.traffic.returns import LENGTH, RETURN
+from app.versions.active import LoadedVersions
+from app.versions.lease import LoadedVersion
+from app.wire.tensors import Array, show
+
+
+class ArmCounts:
+    """What one arm has come to since it was asked the last time."""
+
+    def __init__(self) -> None:
+        self.sessions = self.episodes = self.steps = self.answers = self.failures = 0
+        self.failure = ""
+        self._returns = Returns()
+        self._seconds: Counter[int] = Counter()
+
+    def answered(self, seconds: float) -> None:
+        """Counts an answer."""
+        self.answers += 1
+        self._seconds[bisect_left(FINE_LATENCY_S, seconds)] += 1
+
+    def failed(self, reason: str) -> None:
+        """Counts a request that the version could not answer."""
+        self.failures += 1
+        self.failure = self.failure or reason
+
+    def ended(self, episodes: Array) -> None:
+        """Counts episodes: [episodes, 2] returns and lengths, see `app.traffic.returns`."""
+        self.episodes += len(episodes)
+        self.steps += int(episodes[:, LENGTH].sum())
+        gained = episodes[np.isfinite(episodes[:, RETURN]), RETURN]
+        if len(gained):
+            mean = float(gained.mean())
+            self._returns = self._returns.joined(Returns(len(gained), mean, float(np.square(gained - mean).sum())))
+
+    def taken(self) -> ArmFigures:
+        """Returns what was counted."""
+        return ArmFigures(
+            self.sessions,
+            self.episodes,
+            self.steps,
+            self._returns,
+            self.answers,
+            self.failures,
+            self.failure,
+            dict(self._seconds),
+        )
+
+
+class Arms:
+    """The arms of one policy. `canary`, `shadow`: None where there is none; `share`: of the sessions, the canary's."""
+
+    def __init__(self, versions: LoadedVersions) -> None:
+        self.canary: LoadedVersion[Engine] | None = None
+        self.shadow: LoadedVersion[Engine] | None = None
+        self.share = 0.0
+        self._versions = versions
+        self._counts = {ACTIVE: ArmCounts(), CANARY: ArmCounts()}
+
+    async def follow(self, plan: TrafficPlan) -> None:
+        """Loads the versions of a plan, has them take part, and ends the trial of others.
+
+        Raises:
+          SwapRefused: this process cannot load one; what took part before still does.
+        """
+        loaded = [await self._versions.try_beside(arm.name, arm.graph, arm.bundle) for arm in plan.arms]
+        of_digest = {one.version.digest: one for one in loaded}
+        before = self.canary
+        self.canary = of_digest[plan.canary.bundle.digest] if plan.canary is not None else None
+        self.shadow = of_digest[plan.shadow.bundle.digest] if plan.shadow is not None else None
+        self.share = plan.canary.share if plan.canary is not None else 0.0
+        if self.canary is not before:
+            self._counts = {ACTIVE: ArmCounts(), CANARY: ArmCounts()}
+        self._versions.try_only(of_digest)
+
+    def for_new(self, session: str) -> LoadedVersion[Engine] | None:
+        """Returns the version of a session that begins, where that is the canary."""
+        canary = self.canary
+        if canary is not None and arm_of(session, canary.version.digest, self.share) == CANARY:
+            return canary
+        return None
+
+    def of(self, digest: str) -> LoadedVersion[Engine] | None:
+        """Returns the canary, where that is the version of this digest; None where it has gone."""
+        return self.canary if self.canary is not None and self.canary.version.digest == digest else None
+
+    def asked(self, name: str) -> LoadedVersion[Engine]:
+        """Returns the version that a request asks for: `canary`, or by its name.
+
+        Raises:
+          VersionNotLoaded: it is not loaded here; says which are.
+        """
+        loaded = self._versions.all
+        if name == CANARY and self.canary is not None:
+            return self.canary
+        for one in loaded:
+            if one.version.name == name:
+                return one
+        there = ", ".join(dict.fromkeys(one.version.name for one in loaded))
+        which = f"the canary is {self.canary.version.name}" if self.canary is not None else "there is no canary"
+        raise VersionNotLoaded(f"version {show(name)} is not loaded; there are: {there}; {which}")
+
+    def delivers(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float) -> None:
+        """See `Traffic`. What a canary could not answer is a failure of it where the active version could."""
+        arm = CANARY if loaded is self.canary else ACTIVE
+        if arm == ACTIVE and loaded is not self._versions.active:
+            return  # of a session that keeps another one, or a shadow's
+        counts, canary = self._counts[arm], self._counts[CANARY]
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                if arm == CANARY and isinstance(outcome, EngineFailed):
+                    counts.failed(str(outcome))
+            elif not job.waiter.done():
+                counts.answered(now - job.asked_at)
+                if job.failed:
+                    canary.failed(job.failed)
+
+    def begun(self, arm: str) -> None:
+        """Counts a session of this arm."""
+        self._counts[arm].sessions += 1
+
+    def ended(self, arm: str, episodes: Array) -> None:
+        """Counts episodes of this arm: see `ArmCounts.ended`."""
+        if len(episodes):
+            self._counts[arm].ended(episodes)
+
+    def take_figures(self) -> TrafficFigures:
+        """Returns what was counted since the last call."""
+        taken, self._counts = self._counts, {ACTIVE: ArmCounts(), CANARY: ArmCounts()}
+        return TrafficFigures({name: counts.taken() for name, counts in taken.items()})
