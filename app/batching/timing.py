@@ -54,6 +54,11 @@ class TimedEngine:
         self._engine = engine
         self._batch = batch
 
+    @property
+    def draws(self) -> bool:
+        """See `Engine`."""
+        return self._engine.draws
+
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine`."""
         started = perf_counter()

@@ -64,19 +64,19 @@ class LiteRTEngine:
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
         }
         self._noise = noise
-        self._draws = "action" not in names
+        self.draws = "action" not in names
         # Of this engine alone, and seeded by the operating system: no two copies or processes draw the same numbers.
         self._generator = np.random.default_rng()
         self._answer = tuple(spec.signatures["action"].outputs)
         # Packs the weights, which takes 1 ms for each MB: no request should pay for it.
         shapes = {n: tuple(size or 1 for size in t.shape) for n, t in spec.signatures["action"].inputs.items()}
-        if self._draws:
+        if self.draws:
             shapes |= {n: a.shape for n, a in fresh_noise(noise, spec.batch_size or 1, self._generator).items()}
-        self._functions["sample" if self._draws else "action"].prepare(shapes)
+        self._functions["sample" if self.draws else "action"].prepare(shapes)
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""
-        if self._draws and function == "action":
+        if self.draws and function == "action":
             return self._drawn(inputs)
         rows = len(next(iter(inputs.values())))
         if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.sharing.dependent)):

@@ -100,7 +100,6 @@ class ArmFigures:
 
     def joined(self, other: ArmFigures) -> ArmFigures:
         """Returns those of both, where this one came first."""
-        buckets = self.seconds.keys() | other.seconds.keys()
         return ArmFigures(
             self.sessions + other.sessions,
             self.episodes + other.episodes,
@@ -109,29 +108,47 @@ class ArmFigures:
             self.answers + other.answers,
             self.failures + other.failures,
             self.failure or other.failure,
-            {bucket: self.seconds.get(bucket, 0) + other.seconds.get(bucket, 0) for bucket in sorted(buckets)},
+            _added(self.seconds, other.seconds),
         )
 
 
 @dataclass(frozen=True)
 class ShadowFigures:
-    """How a shadow's answers compare with those that were sent: sums, which control adds up.
+    """How a shadow's answers compare with those that were sent. All but the last four count rows.
 
-    `rows`: that were compared, of which `agreeing` are equal. `kl`: the sum over `kl_rows` of them. `skipped`: requests
-    that would have been compared, and were not: the queue was full, or requests waited.
+    `compared`: whose actions were compared, of which `agreed` are the same; `max_difference`: the largest of any number
+    of an action. `kl`: the sum of the divergences of `kl_rows`; of `kl_infinite` more it is infinite. `skipped`: that
+    were not asked, so that others are answered. `answers`, `failures`, `failure`, `seconds`: see `ArmFigures`; a
+    request takes as long as the call that it is part of.
     """
 
     compared: int = 0
-    rows: int = 0
-    agreeing: int = 0
+    agreed: int = 0
     max_difference: float = 0.0
     kl: float = 0.0
     kl_rows: int = 0
+    kl_infinite: int = 0
     skipped: int = 0
     answers: int = 0
     failures: int = 0
     failure: str = ""
     seconds: Mapping[int, int] = field(default_factory=dict)
+
+    def joined(self, other: ShadowFigures) -> ShadowFigures:
+        """Returns those of both, where this one came first."""
+        return ShadowFigures(
+            self.compared + other.compared,
+            self.agreed + other.agreed,
+            max(self.max_difference, other.max_difference),
+            self.kl + other.kl,
+            self.kl_rows + other.kl_rows,
+            self.kl_infinite + other.kl_infinite,
+            self.skipped + other.skipped,
+            self.answers + other.answers,
+            self.failures + other.failures,
+            self.failure or other.failure,
+            _added(self.seconds, other.seconds),
+        )
 
 
 @dataclass(frozen=True)
@@ -266,6 +283,11 @@ class ExperienceFigures(NamedTuple):
     lost_events: int = 0
     behind: Sequence[int] = ()
     returns: Sequence[VersionReturns] = ()
+
+
+def _added(first: Mapping[int, int], second: Mapping[int, int]) -> Mapping[int, int]:
+    """The sum of two counts by bucket."""
+    return {bucket: first.get(bucket, 0) + second.get(bucket, 0) for bucket in sorted(first.keys() | second.keys())}
 
 
 def now_s() -> float:
