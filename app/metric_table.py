@@ -20,7 +20,7 @@ ENGINE_CALL_S = (0.000025, 0.00005, 0.0001, 0.00025, *LATENCY_S)
 # A stage may take a millisecond; a swap of a large graph goes on beyond the two minutes that a reload waits for it.
 _SWAP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-_POLICY, _ROUTE = ("policy",), ("policy", "route")
+_POLICY, _ROUTE, _ARM = ("policy",), ("policy", "route"), ("policy", "arm")
 # Of a gauge that processes set: the value set last counts, or the values of those that run are added up.
 LAST, SUM = "mostrecent", "livesum"
 ENGINES = ("litert", "tensorflow")
@@ -32,6 +32,10 @@ RESTARTED = ("builder", "worker", "recorder")
 LOST = ("limit", "disk")
 # Why a worker did not record a step: the disk, too much that is not read yet, and what should not happen.
 LOST_STEPS = ("disk", "unread", "error")
+# What answers sessions, and what is asked beside them.
+ARMS = ("active", "canary", "shadow")
+# How the trial of a canary ends.
+DECISIONS = ("stop", "promote", "end")
 
 
 class Metric(NamedTuple):
@@ -107,6 +111,20 @@ METRICS = (
         Gauge,
         "Time within which a new checkpoint is expected, in seconds; 0 where none is.",
         (),
+    ),
+    Metric(
+        "arm_share", Gauge, "Share of the sessions, or of the shadow's requests, that an arm gets; 0 for none.", _ARM
+    ),
+    Metric("arm_sessions", Counter, "Sessions that began while a canary was tried, by arm.", _ARM),
+    Metric("arm_episodes", Counter, "Episodes that ended while a canary was tried, by arm.", _ARM),
+    Metric("arm_mean_return", Gauge, "Mean return of those episodes, of the present canary or the last one.", _ARM),
+    Metric("arm_answers", Counter, "Requests that were answered while a canary was tried, by arm.", _ARM),
+    Metric("arm_failures", Counter, "Requests that an arm could not answer: the active version did.", _ARM),
+    Metric(
+        "canary_decisions",
+        Counter,
+        "Trials of canaries that ended: stop (refused), promote (active), end (an operator chose another version).",
+        (*_POLICY, "decision"),
     ),
     Metric("sessions", Gauge, "Sessions that are open.", ()),
     Metric("sessions_limit", Gauge, "Most sessions that may be open.", ()),

@@ -268,6 +268,10 @@ class PolicyMetrics:
         for stage in STAGES:  # or those of the first swap would be no increase
             metrics["swap_stage_seconds"].labels(policy, stage)
 
+    def labelled(self, name: str, label: str) -> Any:
+        """Returns the metric of a row of `METRICS` that has one more label than the policy."""
+        return self._metrics[name].labels(self._policy, label)
+
     def active(self, train_step: int, engine: str) -> None:
         """Records that other weights serve from now on: their train step, and the engine that runs them."""
         self._train_step.set(train_step)

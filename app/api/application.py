@@ -26,6 +26,7 @@ from app.api.routes.openpi import openpi_router
 from app.api.routes.policies import policies_router
 from app.api.routes.sessions import sessions_router
 from app.api.routes.tensorflow_serving import models_route
+from app.api.routes.traffic import traffic_router
 from app.api.routes.uploads import uploads_router
 from app.api.server_timing import ServerTiming
 from app.inference.service import Service
@@ -58,6 +59,7 @@ def build_app(
     app.include_router(policies_router(service, guard))
     only_admins = admin_guard(settings.admin_token)
     app.include_router(admin_router(service, only_admins))
+    app.include_router(traffic_router(service, only_admins))
     app.include_router(uploads_router(service, only_admins))
     app.include_router(fleet_router(service, only_admins))
     app.include_router(health_router(service, metrics))

@@ -11,7 +11,7 @@ from app.artifacts.bundle import Bundle, Graph
 from app.control.manager import Manager
 from app.errors import Unsupported
 from app.rpc.link import Handlers
-from app.rpc.messages import Swapped
+from app.rpc.messages import Swapped, TrafficWish
 from app.settings import variable
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
     return {
         **_fleet_calls(fleet),
+        **_traffic_calls(managers, fleet),
         **{call.__name__: swapping(of_policy(call)) for call in (Manager.reload_export, Manager.rollback)},
         **{call.__name__: swapping(call) for call in (reload, reload_for)},
         **{call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)},
@@ -84,6 +85,23 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
         "pause": pause,
         "resume": resume,
     }
+
+
+def _traffic_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet]) -> Handlers:
+    """What is tried beside the active version."""
+
+    async def put_traffic(policy: str, wish: TrafficWish) -> dict[str, Any]:
+        if policy in fleet and wish != TrafficWish():
+            raise Unsupported("a server of a fleet tries nothing beside the active version")
+        return await managers[policy].traffic.put(wish)
+
+    async def traffic(policy: str) -> dict[str, Any]:
+        return await managers[policy].traffic.current_report()
+
+    async def promote(policy: str) -> Swapped:
+        return await managers[policy].traffic.promote()
+
+    return {call.__name__: call for call in (put_traffic, traffic, promote)}
 
 
 def _fleet_calls(fleet: Mapping[str, InFleet]) -> Handlers:

@@ -56,6 +56,11 @@ class History:
         self.metrics.refused()
         log.warning("%s: refused %s: %s", self._policy, version.name, reason, extra=about(self._policy, version.name))
 
+    def explain(self, version: Version, reason: str) -> None:
+        """Notes why a version is in its state."""
+        version.reason = readable(reason)
+        self.revision += 1
+
     def mended(self, name: str) -> None:
         """Forgets what was unreadable under that name: it is so no more."""
         if self._versions.pop((name, ""), None) is not None:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from app.artifacts.names import EXPORT
-from app.artifacts.records import Pin
 from app.control import pins, plan
 from app.control.changes import Changes
 from app.control.history import History
@@ -28,8 +26,10 @@ from app.control.scanner import REST_S, Scanner
 from app.control.source import Scan
 from app.control.states import Version
 from app.control.targets import Past, Target, TargetSwapper
+from app.control.traffic import Traffic
+from app.control.trials import Trials
 from app.control.waiters import Waiters
-from app.errors import FleetLost, SwapRefused, TooOld, UnknownVersion
+from app.errors import FleetLost, SwapRefused, TooOld
 from app.logs import about
 from app.rpc.messages import Swapped
 
@@ -62,6 +62,7 @@ class Manager:
         self._swapper, self.admission = targets.swapper, targets.admission
         self._waiters = Waiters(self._serves, self._start_scan)
         self.changes = Changes(targets.swapper)
+        self.traffic = Traffic(Trials(name, history, scanner, targets), scanner, targets, self.changes, self.swap)
         self._nothing_in: object = None
 
     @property
@@ -72,7 +73,7 @@ class Manager:
     @property
     def pinned(self) -> str | None:
         """The name of the version that an operator wants to stay at; None while the newest serves."""
-        return self.records.pin.name if self.records.pin is not None else None
+        return None if self.records.pin is None else self.records.pin.name
 
     async def start(self) -> None:
         """Finds what to serve: what was pinned before a restart, or the newest that may serve.
@@ -84,29 +85,17 @@ class Manager:
         await self.export.open()
         saved_state = await self.records.load(self.export.graph)
         self.export.saved_again = saved_state.saved_again
+        await self.traffic.trials.load()
         async with self.changes.lock:
-            if saved_state.pin is not None:
-                await self._resume_pin(saved_state.pin)
-            if self._swapper.serves:
-                await self._catch_up(everything=True)  # it drops a pin on what is gone
-            elif not await self._swap_to_first(plan.ranked((await self.scanner.scan()).complete, self.export.own())):
+            scan = await self.scanner.scan()
+            self.records.pin = await self.targets.resume(saved_state.pin, self.traffic.served_before, scan)
+            resumed = self._swapper.serves
+            if not resumed and not await self._swap_to_first(self.traffic.ranked(scan, self.export.own())):
                 await self.swap(self.export.graph)
+            await self.traffic.resume()
+            if resumed:
+                await self._catch_up(everything=True)  # it drops a pin on what is gone
             await self.targets.persist(self.records.pin)
-
-    async def _resume_pin(self, pin: Pin) -> None:
-        """Goes back to the version that was pinned before a restart."""
-        scan = await self.scanner.scan()
-        try:
-            record = self.records.named(pin.name)
-            await self.swap(Past(record, scan) if record is not None else self._named(pin.name, scan))
-        except (SwapRefused, UnknownVersion) as error:
-            log.warning("%s: the pin on %s is dropped: %s", self.name, pin.name, error, extra=about(self.name))
-            self.records.pin = pins.after(pin, Event.NOT_RESUMED)
-        else:
-            self.records.pin = pin
-
-    def _named(self, name: str, scan: Scan) -> Target:
-        return self.export.graph if name == EXPORT else scan.named(name)
 
     async def check(self, folder: Path) -> int:
         """Checks a checkpoint that lies anywhere, without restoring it; returns its train step, -1 if unknown.
@@ -158,10 +147,15 @@ class Manager:
 
     async def _reload_from(self, scan: Scan, name: str | None) -> None:
         if name is not None:
-            await self.swap(self._named(name, scan))
+            await self.swap(self.targets.named(name, scan))
         else:
             await self._swap_to_newest(scan)
-        await self.targets.persist(pins.after(self.records.pin, pins.reloaded(name), name or ""))
+        await self._changed(pins.reloaded(name), name or "")
+
+    async def _changed(self, event: Event, name: str = "") -> None:
+        """Notes what an operator has asked for, and done."""
+        await self.traffic.changed(event)
+        await self.targets.persist(pins.after(self.records.pin, event, name))
 
     async def reload_export(self) -> Swapped:
         """Loads the graph anew from the export's folder, serves its weights and stays there.
@@ -178,7 +172,7 @@ class Manager:
             self.records.replace_graph(graph.digest)
         self.export.adopt(graph, watched=False)
         # Pinned, or watching would put an older checkpoint in its place at once.
-        await self.targets.persist(pins.after(self.records.pin, Event.RELOADED_EXPORT))
+        await self._changed(Event.RELOADED_EXPORT)
 
     async def rollback(self) -> Swapped:
         """Swaps back to the version that served before the active one, and stays there.
@@ -196,10 +190,11 @@ class Manager:
             raise SwapRefused(f"no version served before {self.active.name} that is still known")
         await self.swap(Past(before, await self.scanner.scan(only={before.name})))
         self.records.roll_back()
-        await self.targets.persist(pins.after(self.records.pin, Event.ROLLED_BACK, before.name))
+        await self._changed(Event.ROLLED_BACK, before.name)
 
     async def close(self) -> None:
         """See `Changes.close`."""
+        await self.traffic.close()
         await self.changes.close()
 
     def stale(self) -> bool:
@@ -207,7 +202,7 @@ class Manager:
         return self.export.stale or self._swapper.offer()[1].digest != self.export.graph.digest
 
     async def catch_up(self) -> float | None:
-        """Scans once for something newer, and swaps to it where there is any. Does nothing while pinned.
+        """Scans once for something newer, and swaps to it where there is any: not while pinned, or a canary is tried.
 
         Returns:
           Seconds after which another scan is worth it (a checkpoint is still being written), else None.
@@ -220,18 +215,21 @@ class Manager:
 
     async def _catch_up(self, everything: bool = False) -> float | None:
         pin = self.records.pin
-        if pins.needs_no_scan(pin):
+        if pins.needs_no_scan(pin) and not self.traffic.has_canary:
             return None
         try:
             scan = await self.scanner.scan(only=None if everything else {self.active.name})
         except SwapRefused as error:
             log.warning("%s: %s", self.name, error, extra=about(self.name))
             return LATER_S
+        await self.traffic.scanned(scan)
         if pin is not None:
-            if self.records.pin_stays(scan.has(pin.name)):
+            if pins.needs_no_scan(pin) or self.records.pin_stays(scan.has(pin.name)):
                 return None
             log.warning("%s: %s is gone, and the pin on it is dropped", self.name, pin.name, extra=about(self.name))
             await self.targets.persist(pins.after(pin, Event.DELETED))
+        if self.traffic.has_canary:
+            return None
         still_changing = await self.scanner.scan_export()
         active = Candidate(self.active.name, Path(), self.active.digest, self.active.train_step)
         own, fresh = self.export.own(), self.export.fresh_own()
@@ -269,7 +267,7 @@ class Manager:
         """Swaps to the newest that may serve; where all are refused, raises the first one's reason."""
         first_refusal: SwapRefused | None = None
         own = self.export.fresh_own() or self.export.own()
-        for target in plan.ranked(scan.complete, own):
+        for target in self.traffic.ranked(scan, own):
             try:
                 await self.swap(target)
                 return

@@ -40,6 +40,7 @@ class Openings:
     """All policies of a server. `managers` are those that are open, `failures` says why the others are not.
 
     `opened`: the folders of those that are open, which for a folder of exports is the newest that was there.
+    `metrics`: of the server.
     """
 
     def __init__(self, policies: Iterable[PolicyFolder], metrics: Metrics, progress: Progress) -> None:
@@ -47,7 +48,7 @@ class Openings:
         self.failures: dict[str, str] = {}
         self.opened: dict[str, PolicyFolder] = {}
         self._policies = {named.name: named for named in policies}
-        self._metrics = metrics
+        self.metrics = metrics
         self._progress = progress
         # Taken before each try, so that what changes meanwhile is seen.
         self._stamps = {name: stamp_with_series(named.folder) for name, named in self._policies.items()}
@@ -116,14 +117,14 @@ class Openings:
                 stack.push_async_callback(own.pop_all().aclose)
                 self.managers[named.name], self.opened[named.name] = manager, named
                 self.failures.pop(named.name, None)
-                self._metrics.ready(named.name, True)
+                self.metrics.ready(named.name, True)
                 version = manager.active
                 what = f"version {version.name}, engine {version.engine}"
                 self._progress.opened(named.name, what, time.perf_counter() - began)
 
     def _fail(self, name: str, reason: str) -> None:
         self.failures[name] = reason = readable(reason)
-        self._metrics.ready(name, False)
+        self.metrics.ready(name, False)
         if len(self._policies) > 1:  # a server of this one alone ends with the reason
             self._progress.failed(name, reason)
 
@@ -162,6 +163,12 @@ class RunningWorkers:
         for name, args in self._sent.items():
             await worker.call(name, *args)
         await worker.call("listen")
+
+    def ended(self, how: str) -> None:
+        """Counts a worker that has ended; where it crashed, what was tried in it may be why."""
+        self._openings.metrics.restarted("worker")
+        for manager in self._openings.managers.values():
+            manager.traffic.worker_ended(how)
 
     async def broadcast(self, name: str, *args: Any) -> None:
         """Calls all workers, and those that start later; one that does not answer at once is not waited for."""

@@ -32,7 +32,7 @@ class RecorderProcess:
             self._start,
             self._prepare,
             lambda child: child.end(_END_S),
-            lambda: metrics.restarted("recorder"),
+            lambda _: metrics.restarted("recorder"),
         )
 
     async def start(self) -> None:

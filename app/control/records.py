@@ -10,6 +10,7 @@ from app.artifacts.bundle import Graph
 from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
 from app.control.state_dir import MOST_RECORDS, SavedState, StateDir
+from app.control.trial import SavedTraffic
 from app.offload import in_executor
 
 
@@ -38,6 +39,14 @@ class Records:
             self.served = [*self.served, active][-MOST_RECORDS:]
         saved_state = SavedState(export, tuple(self.served), pin, saved_again)
         await in_executor(self._executor, self._state_dir.save, saved_state, in_use)
+
+    async def load_traffic(self) -> SavedTraffic:
+        """Loads what was tried before a restart."""
+        return await in_executor(self._executor, self._state_dir.load_traffic)
+
+    async def save_traffic(self, traffic: SavedTraffic) -> None:
+        """Saves what is tried."""
+        await in_executor(self._executor, self._state_dir.save_traffic, traffic)
 
     def adopt(self, served: Sequence[VersionRecord], pin: Pin | None) -> None:
         """Takes over what another server of the fleet recorded: the next `save` saves it."""

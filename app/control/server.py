@@ -158,7 +158,7 @@ class Server:
             start,
             prepare,
             lambda child: child.end(_END_BUILDER_S),
-            lambda: self._metrics.restarted("builder"),
+            lambda _: self._metrics.restarted("builder"),
         )
         await self._builder.start()
 
@@ -201,7 +201,7 @@ class Server:
                     await child.link.call("stop")
             await child.end()
 
-        return Keeper(f"worker {number + 1}", start, prepare, end, lambda: self._metrics.restarted("worker"))
+        return Keeper(f"worker {number + 1}", start, prepare, end, self._running.ended)
 
     async def _end_workers(self) -> None:
         for listener in self._listeners:

@@ -3,6 +3,7 @@
 So that neither a restart nor a trainer who cleans up takes anything from an operator. Blocks; control thread only.
 
     STATE_DIR/<policy>/state.json             what served last, and the pin
+    STATE_DIR/<policy>/traffic.json           what is tried beside it, and what has come of that
     STATE_DIR/<policy>/graphs/<digest>/       the export's graph      (app/artifacts/bundle.py)
     STATE_DIR/<policy>/versions/<digest>/     the versions' bundles
 """
@@ -13,13 +14,17 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from app.artifacts.bundle import AUTO, BUNDLE_MANIFEST, GRAPHS, VERSIONS, Bundle, Graph
 from app.artifacts.records import Pin, VersionRecord
+from app.control.trial import SavedTraffic
 from app.errors import UnusablePolicy
 from app.logs import about
 from saver.artifact import IncompleteError
@@ -30,6 +35,7 @@ log = logging.getLogger("policy_server.swap")
 
 FORMAT = 1
 _STATE_FILE = "state.json"
+_TRAFFIC_FILE = "traffic.json"
 # The active version, and as many to roll back to.
 MOST_RECORDS = 6
 
@@ -56,6 +62,8 @@ class StateDir:
         self._versions = folder / VERSIONS
         self.graphs = folder / GRAPHS
         self._known: dict[str, tuple[object, Bundle]] = {}
+        # A look that is given up may be saving when the last word is to be saved.
+        self._saving = threading.Lock()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[StateDir]:
@@ -83,8 +91,9 @@ class StateDir:
 
     def _tidy(self) -> None:
         """Deletes what a server that was killed was writing."""
-        for path in self._folder.glob(f".{_STATE_FILE}.*"):
-            path.unlink(missing_ok=True)
+        for name in (_STATE_FILE, _TRAFFIC_FILE):
+            for path in self._folder.glob(f".{name}.*"):
+                path.unlink(missing_ok=True)
         for folder in (self._versions, self.graphs, self._folder / "uploads"):
             if folder.is_dir():
                 sweep(folder)
@@ -132,6 +141,28 @@ class StateDir:
         except OSError as error:
             log.warning(
                 "%s: a restart will not know what served last: %s",
+                self._folder.name,
+                error,
+                extra=about(self._folder.name),
+            )
+
+    def load_traffic(self) -> SavedTraffic:
+        """Reads what was tried; nothing where there is none, or it cannot be read."""
+        try:
+            data = read_manifest(self._folder / _TRAFFIC_FILE, FORMAT)
+            return SavedTraffic() if data is None else SavedTraffic.from_json(data)
+        except (IncompleteError, msgspec.ValidationError) as error:
+            log.warning("%s: what was tried is unknown: %s", self._folder.name, error, extra=about(self._folder.name))
+            return SavedTraffic()
+
+    def save_traffic(self, traffic: SavedTraffic) -> None:
+        """Replaces what is saved of what is tried; a disk that takes nothing costs the record, as in `save`."""
+        try:
+            with self._saving:
+                write_json(self._folder / _TRAFFIC_FILE, {"format": FORMAT, **traffic.to_json()}, sync=True)
+        except OSError as error:
+            log.warning(
+                "%s: a restart will not know what is tried: %s",
                 self._folder.name,
                 error,
                 extra=about(self._folder.name),

@@ -4,7 +4,8 @@
       └──────────┴───────────┴────► refused
 
 `found`: seen in the folder. `loaded`: its files were copied, read and restored into the builder's copy.
-`verified`: it answers probe inputs as its spec says; the workers make it ready. `active`: new batches run on it.
+`verified`: it answers probe inputs as its spec says; the workers make it ready. A version that is only tried beside the
+active one stays verified, and is released where its trial ends without a judgement. `active`: new batches run on it.
 `draining`: it finishes the batches that began on it. `released`: nothing runs on it. `refused`: it may not serve, and
 `reason` says why. A version that was released or refused may be found again, when someone asks for it by name.
 """
@@ -38,7 +39,7 @@ class State(enum.Enum):
 _LEGAL = {
     State.FOUND: {State.LOADED, State.REFUSED},
     State.LOADED: {State.VERIFIED, State.REFUSED},
-    State.VERIFIED: {State.ACTIVE, State.REFUSED},
+    State.VERIFIED: {State.ACTIVE, State.REFUSED, State.RELEASED},
     State.ACTIVE: {State.DRAINING},
     State.DRAINING: {State.RELEASED},
     State.RELEASED: {State.FOUND},
@@ -80,9 +81,15 @@ class Version:
 
     def want(self) -> None:
         """Records the start of a swap to this version."""
+        self.find()
+        self._note(WANTED)
+
+    def find(self) -> None:
+        """Has the version begin anew, whatever became of it before."""
+        if self.state is State.VERIFIED:  # it was tried
+            self.move(State.RELEASED)
         if self.state is not State.FOUND:
             self.move(State.FOUND)
-        self._note(WANTED)
 
     def stages(self) -> dict[str, float]:
         """Seconds that each step to serving took: loaded (since it was wanted), verified, active."""

@@ -83,25 +83,14 @@ class Swapper:
         await self.protocol.begin()
         await self.drained()  # it may be this very version that still drains
         version.want()
-        try:
-            prepared = await prepare()
-            bundle = prepared.bundle
-            version.move(State.LOADED, at=prepared.loaded_at)
-            version.train_step, version.engine = bundle.train_step, bundle.engine
-            version.move(State.VERIFIED)
-            self._log_dependent_rows(bundle)
-            self._log_probes(version, bundle)
+        with self._refusing(version, stamp):
+            bundle = await self._verified(version, prepare)
             record = VersionRecord(version.name, version.digest, bundle.train_step, graph.digest)
             await self.protocol.announce(record)  # the others load it while the workers here do
             ready = await self.workers.prepare(graph, bundle)
             if not self.protocol.alone:
                 await self._commit(record)
                 await self.workers.prepare(graph, bundle, ready)
-        except SwapRefused as refusal:
-            # What is refused for now is tried again, whatever its files look like.
-            for_now = refusal.for_now or is_passing(refusal)
-            self._history.refuse(version, str(refusal), object() if for_now else stamp)
-            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", for_now) from None
         self._next = version, graph, bundle  # with no wait since all were ready: nobody is admitted in between
         try:
             await self.workers.activate(*version.key)
@@ -111,6 +100,40 @@ class Swapper:
         if not self.protocol.alone:
             self._metrics.held(time.perf_counter() - self._held_at)
         await self.protocol.switched()
+
+    async def verify(
+        self, version: Version, prepare: Callable[[], Awaitable[Prepared]], stamp: object = None
+    ) -> Bundle:
+        """Takes a version from found to loaded and verified, or refused, to be tried beside the active one.
+
+        Raises:
+          SwapRefused: it may not serve.
+        """
+        await self.drained()  # as in `to`
+        version.find()
+        with self._refusing(version, stamp):
+            return await self._verified(version, prepare)
+
+    async def _verified(self, version: Version, prepare: Callable[[], Awaitable[Prepared]]) -> Bundle:
+        prepared = await prepare()
+        bundle = prepared.bundle
+        version.move(State.LOADED, at=prepared.loaded_at)
+        version.train_step, version.engine = bundle.train_step, bundle.engine
+        version.move(State.VERIFIED)
+        self._log_dependent_rows(bundle)
+        self._log_probes(version, bundle)
+        return bundle
+
+    @contextlib.contextmanager
+    def _refusing(self, version: Version, stamp: object) -> Iterator[None]:
+        """Within, a version that may not serve is refused. `stamp`: of the files it came from."""
+        try:
+            yield
+        except SwapRefused as refusal:
+            # What is refused for now is tried again, whatever its files look like.
+            for_now = refusal.for_now or is_passing(refusal)
+            self._history.refuse(version, str(refusal), object() if for_now else stamp)
+            raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", for_now) from None
 
     async def _commit(self, record: VersionRecord) -> None:
         """Returns when all servers have agreed to serve a version, with every worker's requests held."""

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from app.artifacts.bundle import Graph, Prepared
+from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
+from app.control import pins
 from app.control.history import History
 from app.control.plan import Candidate, OwnWeights
 from app.control.prepare import Preparing
 from app.control.records import Records
 from app.control.reexport import ExportFolder
 from app.control.source import Scan
+from app.control.states import Version
 from app.control.swap import Swapper
 from app.control.worker_admission import Admission
-from app.errors import SwapRefused
+from app.errors import SwapRefused, UnknownVersion
 from app.logs import about
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class TargetSwapper:
         self._policy = policy
         self._history = history
         self._export = export
-        self._records = records
+        self.records = records
 
     async def to(self, target: Target) -> None:
         """Has the target serve.
@@ -74,6 +76,40 @@ class TargetSwapper:
             case Past():
                 await self._to_past(target)
 
+    def named(self, name: str, scan: Scan) -> Candidate | Graph:
+        """Returns the checkpoint of that name, or the export; raises as `Scan.named` does."""
+        return self._export.graph if name == EXPORT else scan.named(name)
+
+    async def beside(self, target: Candidate | Graph) -> tuple[Version, Graph, Bundle]:
+        """Verifies a target, to be tried beside the active version.
+
+        Raises:
+          SwapRefused: it may not serve, or serves already.
+        """
+        if target.digest == self.swapper.active.digest:
+            raise SwapRefused(f"version {self.swapper.active.name} serves already")
+        if isinstance(target, Graph):
+            version = self._history.version(EXPORT, target.digest, target.train_step)
+            return version, target, await self.swapper.verify(version, lambda: self.preparing.export(target))
+        version = self._history.version(target.name, target.digest, target.train_step)
+        graph = await self._graph_for(version, target)
+        bundle = await self.swapper.verify(version, partial(self._prepared, graph, target), target.stamp)
+        return version, graph, bundle
+
+    async def resume(self, pin: Pin | None, served: str, scan: Scan) -> Pin | None:
+        """Has a version serve as before a restart, where it was pinned, or is `served`; returns the pin that stays."""
+        name = served if pin is None else pin.name
+        if not name:
+            return None
+        record = self.records.named(name)
+        try:
+            await self.to(Past(record, scan) if record is not None else self.named(name, scan))
+        except (SwapRefused, UnknownVersion) as error:
+            what = f"{name} does not serve again" if pin is None else f"the pin on {name} is dropped"
+            log.warning("%s: %s: %s", self._policy, what, error, extra=about(self._policy))
+            return pins.after(pin, pins.Event.NOT_RESUMED)
+        return pin
+
     async def persist(self, pin: Pin | None) -> None:
         """Saves, for a restart and for the fleet, what serves now and whether it is pinned."""
         version, fresh = self.swapper.active, self._export.fresh
@@ -81,21 +117,24 @@ class TargetSwapper:
         in_use = [*self.admission.protected(), *([fresh.digest] if fresh is not None else [])]
         if self.preparing.fetch is not None:  # other servers may ask for what sessions keep
             in_use += await self.swapper.workers.retained()
-        await self._records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
-        await self.swapper.protocol.agree(tuple(self._records.served), pin)
+        await self.records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
+        await self.swapper.protocol.agree(tuple(self.records.served), pin)
 
     async def _to_checkpoint(self, candidate: Candidate) -> None:
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
         if self.swapper.serves and self.swapper.active is version:
             return
+        graph = await self._graph_for(version, candidate)
+        await self.swapper.to(version, graph, partial(self._prepared, graph, candidate), candidate.stamp)
+
+    async def _graph_for(self, version: Version, candidate: Candidate) -> Graph:
         try:
-            graph = await self._with_room(lambda: self.preparing.graph_for(self._export.graph, candidate))
+            return await self._with_room(lambda: self.preparing.graph_for(self._export.graph, candidate))
         except SwapRefused as refusal:
             await self.swapper.drained()  # it may be this very version that still drains
-            version.want()
+            version.find()
             self._history.refuse(version, str(refusal), object() if refusal.for_now else candidate.stamp)
             raise SwapRefused(f"checkpoint {version.name} is refused: {refusal}", refusal.for_now) from None
-        await self.swapper.to(version, graph, partial(self._prepared, graph, candidate), candidate.stamp)
 
     async def _prepared(self, graph: Graph, candidate: Candidate) -> Prepared:
         prepared = await self._with_room(lambda: self.preparing.checkpoint(graph, candidate))
@@ -110,7 +149,7 @@ class TargetSwapper:
             try:
                 return await make()
             except SwapRefused as refusal:
-                spare = self._records.spare()
+                spare = self.records.spare()
                 if not refusal.no_room or spare is None or not self.swapper.serves:
                     raise
                 log.warning(
@@ -119,11 +158,11 @@ class TargetSwapper:
                     spare.name,
                     extra=about(self._policy, spare.name),
                 )
-                await self._records.forget(spare)
+                await self.records.forget(spare)
 
     async def _to_past(self, past: Past) -> None:
         await self._with_room(lambda: self.preparing.obtain(past.record, self._export.graph))
-        graph = await self._records.graph_of(past.record, self._export.graph)
+        graph = await self.records.graph_of(past.record, self._export.graph)
         record = past.record
         if record.name == EXPORT and record.digest == graph.digest:
             await self._to_export(graph)

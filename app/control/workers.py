@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from app.artifacts.bundle import Bundle, Graph
 from app.errors import LinkLost
+from app.rpc.messages import TrafficFigures, TrafficPlan
 from app.wire.tensors import Arrays
 
 
@@ -40,6 +41,12 @@ class Worker(Protocol):
 
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, one row each."""
+
+    async def traffic(self, plan: TrafficPlan) -> None:
+        """Loads and tries the versions of a plan; SwapRefused where one cannot be loaded."""
+
+    async def traffic_figures(self) -> TrafficFigures:
+        """Returns what has come of what is tried since the last call."""
 
 
 class Workers:
@@ -98,6 +105,18 @@ class Workers:
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, from all."""
         return [inputs for one in await self._ask(lambda worker: worker.recorded()) for inputs in one]
+
+    async def traffic(self, plan: TrafficPlan) -> None:
+        """Has all try the versions of a plan.
+
+        Raises:
+          SwapRefused: one of them cannot load one.
+        """
+        await self._ask(lambda worker: worker.traffic(plan))
+
+    async def traffic_figures(self) -> list[TrafficFigures]:
+        """Returns what has come of it, on each."""
+        return await self._ask(lambda worker: worker.traffic_figures())
 
     async def _ask(self, ask: Callable[[Worker], Awaitable[Any]], some: list[Worker] | None = None) -> list[Any]:
         asked = list(self._workers) if some is None else some

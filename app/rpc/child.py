@@ -136,7 +136,8 @@ class Keeper:
     """Keeps one child of a kind running.
 
     `start` starts it; `prepare` makes it useful, each time anew; `end` ends it. A child that ends by itself, or that
-    `prepare` fails on, is replaced after a pause that grows while they end young; `restarted` is called each time.
+    `prepare` fails on, is replaced after a pause that grows while they end young; `restarted` is called each time, with
+    how it ended.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Keeper:
         start: Callable[[], Awaitable[Child]],
         prepare: Callable[[Child], Awaitable[None]],
         end: Callable[[Child], Awaitable[None]],
-        restarted: Callable[[], None],
+        restarted: Callable[[str], None],
     ) -> None:
         self._name = name
         self._start = start
@@ -184,7 +185,7 @@ class Keeper:
             began = time.monotonic()
             how = await child.ended()
             log.error("%s ended (%s); it is started again", self._name, how)
-            self._restarted()
+            self._restarted(how)
             settled = time.monotonic() - began >= _SETTLED_S
             pause_s = 0.0 if settled else _longer(pause_s)
             child = await self._replaced(pause_s)
@@ -201,7 +202,7 @@ class Keeper:
                 log.error("%s could not start: %s: %s", self._name, type(error).__name__, error)
                 if child is not None:
                     await child.end()
-                    self._restarted()
+                    self._restarted("could not start")
                 pause_s = _longer(pause_s)
 
 

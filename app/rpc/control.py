@@ -9,7 +9,7 @@ from typing import Any
 from app.artifacts.bundle import Bundle, Graph
 from app.errors import DeadlinePassed
 from app.rpc.link import Link
-from app.rpc.messages import SHOWN, Swapped
+from app.rpc.messages import SHOWN, Swapped, TrafficWish
 
 
 class RemoteManager:
@@ -35,11 +35,28 @@ class RemoteManager:
         """See `Manager.rollback`; raises DeadlinePassed where that takes long."""
         return await self._swapped("rollback")
 
+    async def promote(self) -> Swapped:
+        """See `Traffic.promote`; raises DeadlinePassed where that takes long."""
+        return await self._swapped("promote")
+
+    async def put_traffic(self, wish: TrafficWish) -> dict[str, Any]:
+        """See `Traffic.put`; raises DeadlinePassed where that takes long."""
+        report: dict[str, Any] = await self._in_time("put_traffic", wish)
+        return report
+
+    async def traffic(self) -> dict[str, Any]:
+        """See `Traffic.current_report`."""
+        report: dict[str, Any] = await self._link.call("traffic", self._policy)
+        return report
+
     async def _swapped(self, call: str, *args: Any) -> Swapped:
+        swapped: Swapped = await self._in_time(call, *args)
+        return swapped
+
+    async def _in_time(self, call: str, *args: Any) -> Any:
         try:
             async with asyncio.timeout(self._swap_deadline_s):
-                swapped: Swapped = await self._link.call(call, self._policy, *args)
-                return swapped
+                return await self._link.call(call, self._policy, *args)
         except TimeoutError:
             raise DeadlinePassed(
                 f"no end after {self._swap_deadline_s:g} s; what was asked goes on, or waits for its turn: "

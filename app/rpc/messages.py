@@ -11,6 +11,7 @@ from typing import NamedTuple
 from app.artifacts.bundle import Bundle, Graph
 from app.local_histogram import AnswerCounts
 from app.rate_history import Sample
+from app.returns import Returns
 
 # A folder of checkpoints may hold thousands; so many versions are listed where nobody asks for more.
 SHOWN = 100
@@ -43,6 +44,24 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class ArmWish:
+    """What an operator wants to try: a checkpoint, or "export", on a share; the rules are a canary's: see `Rule`."""
+
+    checkpoint: str
+    share: float
+    promote_after_episodes: int | None = None
+    stop_if_return_drops: float | None = None
+
+
+@dataclass(frozen=True)
+class TrafficWish:
+    """What an operator wants to try beside the active version; None ends what is tried."""
+
+    canary: ArmWish | None = None
+    shadow: ArmWish | None = None
+
+
+@dataclass(frozen=True)
 class TrafficPlan:
     """The versions that a policy's workers try beside the active one."""
 
@@ -56,43 +75,16 @@ class TrafficPlan:
 
 
 @dataclass(frozen=True)
-class Returns:
-    """The returns of episodes: how many, their mean, and the sum of the squares of their distances from it."""
-
-    count: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-
-    def joined(self, other: Returns) -> Returns:
-        """Returns those of both, by Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm", 1979."""
-        count = self.count + other.count
-        if not count:
-            return self
-        away = other.mean - self.mean
-        mean = self.mean + away * other.count / count
-        return Returns(count, mean, self.m2 + other.m2 + away * away * self.count * other.count / count)
-
-    @property
-    def variance(self) -> float:
-        """The sample variance; 0 of fewer than two."""
-        return self.m2 / (self.count - 1) if self.count > 1 else 0.0
-
-
-NONE = Returns()
-
-
-@dataclass(frozen=True)
 class ArmFigures:
     """What an arm of a policy's traffic has come to.
 
-    `episodes`, `steps`: those that have ended, and their steps, of which `returns` has those that brought rewards.
-    `seconds`: how many answers took how long, by bucket (`app.metrics.FINE_LATENCY_S`). `failure`: the first one.
+    `sessions`: that have begun; `returns`: of the episodes that have ended. `failures`: requests that the version could
+    not answer, the first for the reason `failure`. `seconds`: how many answers took how long, by their bucket of
+    `app.metrics.FINE_LATENCY_S`.
     """
 
     sessions: int = 0
-    episodes: int = 0
-    steps: int = 0
-    returns: Returns = NONE
+    returns: Returns = field(default_factory=Returns)
     answers: int = 0
     failures: int = 0
     failure: str = ""
@@ -102,8 +94,6 @@ class ArmFigures:
         """Returns those of both, where this one came first."""
         return ArmFigures(
             self.sessions + other.sessions,
-            self.episodes + other.episodes,
-            self.steps + other.steps,
             self.returns.joined(other.returns),
             self.answers + other.answers,
             self.failures + other.failures,

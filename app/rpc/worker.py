@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.artifacts.bundle import Bundle, Graph
 from app.rpc.child import Child
+from app.rpc.messages import TrafficFigures, TrafficPlan
 from app.wire.tensors import Arrays
 
 
@@ -51,3 +52,12 @@ class RemoteWorker:
         """See `Worker`."""
         inputs: list[Arrays] = await self._child.call("recorded", self._policy)
         return inputs
+
+    async def traffic(self, plan: TrafficPlan) -> None:
+        """See `Worker`."""
+        await self._child.call("traffic", self._policy, plan)
+
+    async def traffic_figures(self) -> TrafficFigures:
+        """See `Worker`."""
+        figures: TrafficFigures = await self._child.call("traffic_figures", self._policy)
+        return figures

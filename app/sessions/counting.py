@@ -7,9 +7,9 @@ from typing import Any
 from app.batching.rule import Job
 from app.inference.policy import Policy
 from app.inputs.names import top_level
-from app.sessions.record import Record, Run, Tally
+from app.sessions.record import Record, Run, Sums
 from app.traffic.assignment import ACTIVE, CANARY
-from app.traffic.returns import finished, followed
+from app.traffic.sums import finished, followed
 from app.versions.lease import LoadedVersion
 from saver.artifact import leaves
 
@@ -32,28 +32,28 @@ class Counting:
         names = [leaf.name for _, leaf in leaves(nest)]
         self._reward = names[0] if len(names) == 1 else ""
 
-    def tally(self, before: Record | None, job: Job) -> Tally | None:
+    def sums(self, before: Record | None, job: Job) -> Sums | None:
         """Returns what is known of a session's episodes after a step; None where no canary is tried."""
         canary = self._policy.arms.canary
         if canary is None:
             return None
         digest, known, ended = canary.version.digest, None, None
-        if before is not None and before.tally is not None and before.tally.canary == digest:
-            known, ended = before.tally.sums, before.ended
+        if before is not None and before.sums is not None and before.sums.canary == digest:
+            known, ended = before.sums.rows, before.ended
         types, reward = job.inputs[self._step_type], job.inputs.get(self._reward)
-        return Tally(digest, followed(known, ended, types, reward))
+        return Sums(digest, followed(known, ended, types, reward))
 
     def count(self, after: Record, job: Job) -> None:
         """Counts a step that was stored, where that began a session or ended episodes."""
-        arms, tally = self._policy.arms, after.tally
-        if arms.canary is None or tally is None or arms.canary.version.digest != tally.canary:
+        arms, sums = self._policy.arms, after.sums
+        if arms.canary is None or sums is None or arms.canary.version.digest != sums.canary:
             return
-        arm = self._arm(after.run, tally.canary)
+        arm = self._arm(after.run, sums.canary)
         if not arm:
             return
         if after.step == 0:
             arms.begun(arm)
-        arms.ended(arm, finished(tally.sums, job.inputs[self._step_type]))
+        arms.ended(arm, finished(sums.rows, job.inputs[self._step_type]))
 
     def _arm(self, run: Run, canary: str) -> str:
         """The arm that a session counts for; "" where it keeps a version that is in none."""

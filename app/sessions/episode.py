@@ -239,12 +239,12 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
             ended = None
         answer = Answer(codec.media_type, self._body(result, codec))
         step, arms = self.fields["step"], self.episodes.policy.arms
-        tally = None if arms.canary is None else self.episodes.counting.tally(self.before, self.pending.job)
+        sums = None if arms.canary is None else self.episodes.counting.sums(self.before, self.pending.job)
         if not self.episodes.keeps_events:
-            return Record(run, step, state, ended, result.version, result.train_step, answer, tally=tally)
+            return Record(run, step, state, ended, result.version, result.train_step, answer, sums=sums)
         event = self.event(result)
         place = self.episodes.writer.place if event and self.episodes.writer is not None else ""
-        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place, tally)
+        return Record(run, step, state, ended, result.version, result.train_step, answer, event, place, sums)
 
     def event(self, result: Result) -> bytes:
         """Returns what is recorded of the step; b"" where that is nothing."""
@@ -257,7 +257,7 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
     def record(self, event: bytes, after: Record) -> None:
         """Records the step, which is stored now. `event`: of the step; `after`: its record."""
         writer, before = self.episodes.writer, self.before
-        if after.tally is not None:
+        if after.sums is not None:
             self.episodes.counting.count(after, self.pending.job)
         if writer is None or not self.run.recorded:
             return

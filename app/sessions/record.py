@@ -50,14 +50,14 @@ class Run(msgspec.Struct, frozen=True):
     arm: str = ""
 
 
-class Tally(msgspec.Struct, frozen=True, eq=False):
+class Sums(msgspec.Struct, frozen=True, eq=False):
     """What is known of the episodes that a session is in, while the canary of this digest is tried.
 
-    `sums`: [rows, 2] float64, see `app.traffic.returns.followed`.
+    `rows`: [rows, 2] float64, see `app.traffic.sums.followed`.
     """
 
     canary: str
-    sums: np.ndarray  # type: ignore[type-arg]
+    rows: np.ndarray  # type: ignore[type-arg]
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):
@@ -65,7 +65,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
 
     `state`: [rows, …] by the names that `action` takes it by. `ended`: [rows] booleans, where the last step type was
     LAST; None where it was nowhere. `event`: what is recorded of the step, where other servers may have to write it
-    too, and `place`: of the folder that it was written in. `tally`: None where the policy has no canary.
+    too, and `place`: of the folder that it was written in. `sums`: None where the policy has no canary.
     """
 
     run: Run
@@ -77,14 +77,14 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     answer: Answer
     event: bytes = b""
     place: str = ""
-    tally: Tally | None = None
+    sums: Sums | None = None
 
     @property
     def size(self) -> int:
         """The memory that it takes, in bytes."""
         arrays = [*self.state.values(), *([] if self.ended is None else [self.ended])]
-        if self.tally is not None:
-            arrays.append(self.tally.sums)
+        if self.sums is not None:
+            arrays.append(self.sums.rows)
         return (
             _OVERHEAD_BYTES
             + len(self.answer.body)

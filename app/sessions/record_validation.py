@@ -38,7 +38,7 @@ class Fitting:
         ended = record.ended
         if ended is not None and (ended.dtype != bool or ended.shape != (run.rows,)):
             return f"ended is {ended.dtype} {ended.shape}"
-        sums = None if record.tally is None else record.tally.sums
+        sums = None if record.sums is None else record.sums.rows
         if sums is not None and (sums.dtype != np.float64 or sums.shape != (run.rows, 2)):
             return f"its returns are {sums.dtype} {sums.shape}"
         return next((text for name in self.state if (text := self._misfit(name, record.state[name], run.rows))), "")

@@ -1,1 +1,1 @@
-"""Versions tried beside the active one: a canary for some sessions, and a shadow that answers nobody."""
+"""A new version on a share of the episodes, or asked beside the active one without answering anybody."""

@@ -9,26 +9,26 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from app.batching.delivery import Outcomes
+from app.batching.failures import why_failed
 from app.batching.rule import Job
 from app.engine.base import Engine
 from app.errors import EngineFailed, VersionNotLoaded
 from app.metrics import FINE_LATENCY_S
-from app.rpc.messages import ArmFigures, Returns, TrafficFigures, TrafficPlan
+from app.returns import Returns
+from app.rpc.messages import ArmFigures, TrafficFigures, TrafficPlan
 from app.traffic.assignment import ACTIVE, CANARY, arm_of
-from app.traffic.returns import LENGTH, RETURN
+from app.traffic.sums import LENGTH, RETURN
 from app.versions.active import LoadedVersions
 from app.versions.lease import LoadedVersion
-from app.wire.tensors import Array, show
+from app.wire.tensors import Array
 
 
 class ArmCounts:
     """What one arm has come to since it was asked the last time."""
 
     def __init__(self) -> None:
-        self.sessions = self.episodes = self.steps = self.answers = self.failures = 0
+        self.sessions = self.answers = self.failures = 0
         self.failure = ""
         self._returns = Returns()
         self._seconds: Counter[int] = Counter()
@@ -44,26 +44,12 @@ class ArmCounts:
         self.failure = self.failure or reason
 
     def ended(self, episodes: Array) -> None:
-        """Counts episodes: [episodes, 2] returns and lengths, see `app.traffic.returns`."""
-        self.episodes += len(episodes)
-        self.steps += int(episodes[:, LENGTH].sum())
-        gained = episodes[np.isfinite(episodes[:, RETURN]), RETURN]
-        if len(gained):
-            mean = float(gained.mean())
-            self._returns = self._returns.joined(Returns(len(gained), mean, float(np.square(gained - mean).sum())))
+        """Counts episodes: [episodes, 2] returns and lengths, see `app.traffic.sums`."""
+        self._returns = self._returns.joined(Returns.of(episodes[:, RETURN], episodes[:, LENGTH]))
 
     def taken(self) -> ArmFigures:
         """Returns what was counted."""
-        return ArmFigures(
-            self.sessions,
-            self.episodes,
-            self.steps,
-            self._returns,
-            self.answers,
-            self.failures,
-            self.failure,
-            dict(self._seconds),
-        )
+        return ArmFigures(self.sessions, self._returns, self.answers, self.failures, self.failure, dict(self._seconds))
 
 
 class Arms:
@@ -117,22 +103,26 @@ class Arms:
                 return one
         there = ", ".join(dict.fromkeys(one.version.name for one in loaded))
         which = f"the canary is {self.canary.version.name}" if self.canary is not None else "there is no canary"
-        raise VersionNotLoaded(f"version {show(name)} is not loaded; there are: {there}; {which}")
+        raise VersionNotLoaded(f"version {name!r} is not loaded; there are: {there}; {which}")
 
     def delivers(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float) -> None:
         """See `Traffic`. What a canary could not answer is a failure of it where the active version could."""
         arm = CANARY if loaded is self.canary else ACTIVE
         if arm == ACTIVE and loaded is not self._versions.active:
             return  # of a session that keeps another one, or a shadow's
-        counts, canary = self._counts[arm], self._counts[CANARY]
+        counts = self._counts[arm]
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 if arm == CANARY and isinstance(outcome, EngineFailed):
-                    counts.failed(str(outcome))
+                    self.failed(str(outcome))
             elif not job.waiter.done():
                 counts.answered(now - job.asked_at)
-                if job.failed:
-                    canary.failed(job.failed)
+                if job.failed and not why_failed(outcome):
+                    self.failed(job.failed)
+
+    def failed(self, reason: str) -> None:
+        """Counts a request that the canary could not answer, and the active version could."""
+        self._counts[CANARY].failed(reason)
 
     def begun(self, arm: str) -> None:
         """Counts a session of this arm."""

@@ -63,7 +63,7 @@ class NotFound(PolicyError):
 
 
 class Conflict(PolicyError):
-    """409: not the session's next step, another run's session, or no weights as new as `min_train_step`."""
+    """409: not the session's next step, another run's session, or no weights as new, or of the version, as asked."""
 
 
 class DoesNotFit(PolicyError):

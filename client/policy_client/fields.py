@@ -58,6 +58,15 @@ class Drawing(TypedDict, total=False):
     log_prob: bool | None
 
 
+class Asked(TypedDict, total=False):
+    """Which version is asked.
+
+    version: "canary", or the name of a version that is loaded (else `Conflict`); the active one where it is left out.
+    """
+
+    version: str | None
+
+
 class ReadFields(TypedDict, total=False):
     """Which rows of experience are read, and how.
 
@@ -73,7 +82,7 @@ class ReadFields(TypedDict, total=False):
     complete_episodes: bool
 
 
-class DistributionFields(TimeStep, Patience, total=False):
+class DistributionFields(TimeStep, Patience, Asked, total=False):
     """policy_state: the nest of the last answer; left out, an episode begins."""
 
     policy_state: Nest
@@ -108,7 +117,7 @@ class StepFields(TimeStep, Patience, Drawing, total=False):
     first: ArrayLike | None
 
 
-OPTIONS = frozenset([*Patience.__annotations__, *Drawing.__annotations__])
+OPTIONS = frozenset([*Patience.__annotations__, *Drawing.__annotations__, *Asked.__annotations__])
 
 
 def body_of(observation: Nest, fields: Any, kind: Any) -> dict[str, Any]:

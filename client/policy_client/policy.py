@@ -59,12 +59,12 @@ class RemotePolicy:
         Args:
           observation: the policy's nest, each leaf of its spec's shape; or a batch, [rows, …], all leaves alike.
           **fields: `policy_state`, `reward`, `discount`, `step_type`, and the options `mode`, `seed`, `log_prob`,
-            `min_train_step`, `timeout_ms`: see policy_client/fields.py.
+            `min_train_step`, `timeout_ms`, `version`: see policy_client/fields.py.
 
         Raises:
           DoesNotFit: something is not what the policy's spec says.
           Unsupported: an option that the export cannot honour.
-          Conflict: no weights as new as `min_train_step`.
+          Conflict: no weights as new as `min_train_step`, or not that version.
           PolicyError: the others of the tree.
           TypeError: a field that does not exist, or a leaf that no tensor can hold.
         """

@@ -46,7 +46,7 @@ def test_an_observation_alone_is_sent_alone(connect: Connect) -> None:
 
 def test_every_field_and_option_is_sent_where_the_server_looks_for_it(connect: Connect) -> None:
     fields = {"reward": 0.5, "discount": 1.0, "step_type": 1, "policy_state": [ROW, ROW]}
-    options = {"mode": "sample", "seed": 7, "log_prob": True, "min_train_step": 3, "timeout_ms": 500}
+    options = {"mode": "sample", "seed": 7, "log_prob": True, "min_train_step": 3, "timeout_ms": 500, "version": "v1"}
     with scripted(said(action=1, log_prob=-0.5, info={"row": 2.0}, policy_state=[TENSOR])) as script:
         answer = connect(script.url).action({"camera": ROW, "gear": (1, 2)}, **fields, **options)
     assert script.asked[0].fields == {

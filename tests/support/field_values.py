@@ -13,6 +13,7 @@ FIELDS: dict[tuple[type, str], tuple[list[Any], list[Any]]] = {
     (Options, "log_prob"): ([True, False], [0, 1, "true", None]),
     (Options, "min_train_step"): ([-(2**63), -1, 0, 2**63 - 1], [-(2**63) - 1, 2**63, "7", False, 1.5]),
     (Options, "timeout_ms"): ([1, 600_000], [0, -1, 600_001, "1", True, 5.5]),
+    (Options, "version"): (["canary", "0000000700", "é x/y", "x" * 255], ["", "x" * 256, 7, None, True, ["canary"]]),
     (BeginRequest, "id"): (["a", "9.x_-", "x" * 128], ["", "x" * 129, ".a", "_a", "-a", "a b", "a/b", "é", 7]),
     (BeginRequest, "run_id"): RUN_IDS,
     (BeginRequest, "record"): ([True, False], [0, "true", [True]]),

@@ -19,7 +19,9 @@ from app.control.states import State
 from app.engine.fake import FakeEngine
 from app.errors import LinkLost, SwapRefused
 from app.metrics import Metrics
+from app.rpc.messages import TrafficFigures, TrafficPlan
 from app.settings import PolicyFolder
+from app.traffic.arms import Arms
 from app.versions.active import LoadedVersions
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest
 from tests.support.checkpoints import contents, identify, put
@@ -102,6 +104,7 @@ class LocalWorker:
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.loader = FakeLoader()
         self.copies = LoadedVersions(self.loader, executor)
+        self.arms = Arms(self.copies)
         self.gone_at = ""
         self.did: list[str] = []
 
@@ -140,6 +143,13 @@ class LocalWorker:
 
     async def recorded(self) -> list:
         return []
+
+    async def traffic(self, plan: TrafficPlan) -> None:
+        self._call("traffic")
+        await self.arms.follow(plan)
+
+    async def traffic_figures(self) -> TrafficFigures:
+        return self.arms.take_figures()
 
 
 class Harness:

@@ -88,11 +88,11 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
         response_model=Reloaded,
         response_model_exclude_unset=True,
         summary="Serve other weights",
-        openapi_extra=_body_of(Reload),
+        openapi_extra=body_of(Reload),
     )
     async def reload(policy: str, request: Request) -> dict[str, Any]:
         manager = service.policy(policy).manager
-        wanted = await _read(request, Reload)
+        wanted = await read_admin(request, Reload)
         if wanted.export and wanted.checkpoint is not None:
             raise DoesNotFit([Problem("export", "true beside a checkpoint", "one of the two")])
         return reloaded_json(await (manager.reload_export() if wanted.export else manager.reload(wanted.checkpoint)))
@@ -111,10 +111,10 @@ def admin_router(service: Service, guard: Guard) -> APIRouter:
         response_model=Paused,
         response_model_exclude_unset=True,
         summary="Stop answering; swaps go on",
-        openapi_extra=_body_of(PauseHow),
+        openapi_extra=body_of(PauseHow),
     )
     async def pause(policy: str, request: Request) -> dict[str, Any]:
-        how = await _read(request, PauseHow)
+        how = await read_admin(request, PauseHow)
         return await _paused(service, policy, await service.pause(service.policy(policy), Pause(how.mode)))
 
     @router.post("/{policy}/resume", response_model=Paused, response_model_exclude_unset=True, summary="Answer again")
@@ -152,7 +152,7 @@ def _members(count: int) -> dict[str, int]:
     return {"members": count} if count else {}
 
 
-async def _read(request: Request, model: type[M]) -> M:
+async def read_admin(request: Request, model: type[M]) -> M:
     """Reads the body as `model`, whatever content type curl gave it; an empty one has only defaults."""
     fields = json_body.decode(await read_body(request, _BODY_LIMIT_BYTES))
     if len(fields) > _MOST_FIELDS:  # each would be a finding of its own
@@ -163,5 +163,19 @@ async def _read(request: Request, model: type[M]) -> M:
         raise RequestValidationError(error.errors()) from None
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Returns the part of the OpenAPI document that says what a body may be."""
+    schema = model.model_json_schema()
+    inlined = _without_refs(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"content": {"application/json": {"schema": inlined}}}}
+
+
+def _without_refs(schema: Any, named: dict[str, Any]) -> Any:
+    """A schema in which the models that it refers to stand themselves: in the document, paths lead elsewhere."""
+    if isinstance(schema, list):
+        return [_without_refs(part, named) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _without_refs(named[schema["$ref"].rpartition("/")[2]], named)
+    return {key: _without_refs(part, named) for key, part in schema.items()}

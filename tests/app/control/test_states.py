@@ -15,6 +15,7 @@ LEGAL = {
     ("loaded", "refused"),
     ("verified", "active"),
     ("verified", "refused"),
+    ("verified", "released"),
     ("active", "draining"),
     ("draining", "released"),
     ("released", "found"),

@@ -39,7 +39,7 @@ class Harness:
             raise RuntimeError("not today")
         self.begun.put_nowait(child)
 
-    def _restarted(self) -> None:
+    def _restarted(self, how: str) -> None:
         self.restarts += 1
 
 

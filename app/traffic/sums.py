@@ -32,7 +32,7 @@ def followed(before: Array | None, ended: Array | None, types: Array, reward: Ar
     first = types == FIRST
     sums[:, LENGTH] += 1
     if reward is not None and reward.shape == types.shape:
-        gained = np.nan_to_num(sums[:, RETURN], nan=0.0) + reward
+        gained = np.where(np.isnan(sums[:, RETURN]), 0.0, sums[:, RETURN]) + reward
         sums[:, RETURN] = np.where(np.isnan(sums[:, LENGTH]), np.nan, gained)
     sums[first] = np.nan, 0
     return sums

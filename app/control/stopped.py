@@ -1,0 +1,41 @@
+"""Versions that were tried and stopped: nothing but their names, asked for by an operator, has them serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.control.history import History
+from app.control.plan import Candidate
+from app.control.source import Scan
+from app.control.trial import Stopped
+
+# The newest of them are known.
+_MOST = 50
+
+
+class StoppedVersions:
+    """Those of one policy. `known`: as they are saved."""
+
+    def __init__(self) -> None:
+        self.known: tuple[Stopped, ...] = ()
+
+    def add(self, digest: str, reason: str) -> None:
+        """Notes a version that was stopped."""
+        self.known = (*self.known, Stopped(digest, reason))[-_MOST:]
+
+    def forget(self, digest: str) -> None:
+        """Forgets one that serves now."""
+        self.known = tuple(stopped for stopped in self.known if stopped.digest != digest)
+
+    def allowed(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Returns the others of these."""
+        stopped = {stopped.digest for stopped in self.known}
+        return [candidate for candidate in candidates if candidate.digest not in stopped]
+
+    def refuse(self, history: History, scan: Scan, active: str) -> None:
+        """Refuses those that are there still, after a restart, but for the version of the digest `active`."""
+        reasons = {stopped.digest: stopped.reason for stopped in self.known if stopped.digest != active}
+        for candidate in scan.complete:
+            if candidate.digest in reasons:
+                version = history.version(candidate.name, candidate.digest, candidate.train_step)
+                history.refuse(version, reasons[candidate.digest], candidate.stamp)

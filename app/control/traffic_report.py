@@ -1,0 +1,76 @@
+"""What is tried beside the active version of a policy → JSON for a person. What is not known is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from app.control.states import Version
+from app.control.trial import Decided, Trial
+from app.local_histogram import quantile
+from app.metrics import FINE_LATENCY_S
+from app.rpc.messages import ArmFigures
+from app.traffic.assignment import ACTIVE, CANARY
+
+
+def report(
+    active: Version,
+    canary: Trial | None,
+    shadow: Trial | None,
+    figures: Mapping[str, ArmFigures],
+    decided: Decided | None,
+) -> dict[str, Any]:
+    """Returns the arms that there are, with their versions and what they have come to, and the last decision."""
+    rows: dict[str, Any] = {"active": _of(active)}
+    if canary is not None:
+        rows["active"] |= arm_row(figures.get(ACTIVE, ArmFigures()))
+        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(figures.get(CANARY, ArmFigures()))
+    if shadow is not None:
+        rows["shadow"] = _of(shadow.version) | _wish(shadow)
+    if decided is not None:
+        arms = {arm: dict(row) for arm, row in decided.arms.items()}
+        rows["decision"] = {
+            "action": decided.action.value,
+            "version": decided.version,
+            "reason": decided.reason,
+            "at": round(decided.at, 3),
+            **arms,
+        }
+    return rows
+
+
+def arm_row(figures: ArmFigures) -> dict[str, Any]:
+    """Returns what an arm has come to; returns to six digits, times in milliseconds to three."""
+    returns = figures.returns
+    row: dict[str, Any] = {"sessions": figures.sessions, "episodes": returns.episodes}
+    for name, value in (
+        ("mean_return", returns.mean),
+        ("stderr", returns.stderr),
+        ("mean_length", returns.mean_length),
+    ):
+        if math.isfinite(value):
+            row[name] = _rounded(value, 6)
+    row |= {"answers": figures.answers, "failures": figures.failures}
+    if figures.seconds:
+        for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
+            row[name] = _rounded(1000 * quantile(FINE_LATENCY_S, figures.seconds, share), 3)
+    return row
+
+
+def _of(version: Version) -> dict[str, Any]:
+    return {"version": version.name, "train_step": version.train_step}
+
+
+def _wish(trial: Trial) -> dict[str, Any]:
+    wish = trial.wish
+    rules = {"promote_after_episodes": wish.promote_after_episodes, "stop_if_return_drops": wish.stop_if_return_drops}
+    return {
+        "share": wish.share,
+        "began_at": round(trial.began_at, 3),
+        **{name: value for name, value in rules.items() if value is not None},
+    }
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")

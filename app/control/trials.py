@@ -1,0 +1,185 @@
+"""The versions that are tried beside the active one of a policy: how a trial begins, ends, and outlives a restart.
+
+A canary is verified like any version, and stays so: what ends its trial makes it active, refuses or releases it.
+
+    tried ──► promote     active: by its episodes, by an operator, or reloaded
+      ├─────► stop        refused: a lower return, a failure, a crash, a deletion, or an operator
+      └─────► end         released: an operator has another version serve
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+from app.control.arm_metrics import ArmMetrics
+from app.control.history import History
+from app.control.scanner import Scanner
+from app.control.source import Scan
+from app.control.states import State
+from app.control.stopped import StoppedVersions
+from app.control.targets import TargetSwapper
+from app.control.totals import Totals
+from app.control.traffic_report import arm_row
+from app.control.trial import Decided, Ended, SavedTraffic, SavedTrial, Trial, readable_reason
+from app.errors import SwapRefused, UnknownVersion
+from app.logs import about
+from app.rpc.messages import ArmWish, TrafficPlan
+from app.traffic.assignment import ACTIVE, CANARY
+
+log = logging.getLogger("policy_server.swap")
+audit = logging.getLogger("policy_server.audit")
+
+
+class Trials:
+    """Those of one policy. Event loop only; the caller of what changes them sees to it that nobody else does.
+
+    `totals`: what has come of the canary; `decided`: how the last one's trial ended; `stopped`: those that may not
+    serve since.
+    """
+
+    def __init__(self, policy: str, history: History, scanner: Scanner, targets: TargetSwapper) -> None:
+        self.canary: Trial | None = None
+        self.shadow: Trial | None = None
+        self.decided: Decided | None = None
+        self.totals = Totals(targets.swapper.workers, ArmMetrics(history.metrics))
+        self.stopped = StoppedVersions()
+        self._policy = policy
+        self._history = history
+        self._scanner = scanner
+        self._targets = targets
+        self._loaded = SavedTraffic()
+        self._saved_at = 0.0
+
+    async def load(self) -> None:
+        """Loads what was tried before a restart; `resume` tries it again."""
+        self._loaded = saved = await self._targets.records.load_traffic()
+        self.totals.begin(saved.figures)
+        self.decided, self.stopped.known = saved.decided, saved.stopped
+
+    @property
+    def resumes(self) -> bool:
+        """True where a restart has to find the version that served, as a canary was tried beside it."""
+        return self._loaded.canary is not None
+
+    async def resume(self) -> None:
+        """Tries again what was tried before a restart, now that a version serves."""
+        saved, self._loaded = self._loaded, SavedTraffic()
+        scan = await self._scanner.scan()
+        self.stopped.refuse(self._history, scan, self._targets.swapper.active.digest)
+        if saved.canary is not None or saved.shadow is not None:
+            await self.use(*[await self._resumed(one, scan) for one in (saved.canary, saved.shadow)])
+        if saved.canary is not None and self.canary is None:
+            reason = f"it could not be tried after a restart: {self._not_resumed}"
+            self.decided = Decided(Ended.END, saved.canary.record.name, readable_reason(reason), time.time())
+            await self.save()
+
+    _not_resumed = ""
+
+    async def _resumed(self, saved: SavedTrial | None, scan: Scan) -> Trial | None:
+        if saved is None:
+            return None
+        try:
+            trial = await self.made(saved.wish, scan)
+            if trial.version.digest != saved.record.digest:
+                self._release(trial)
+                raise SwapRefused("its files are others than before")
+        except (SwapRefused, UnknownVersion) as error:
+            name = saved.record.name
+            log.warning("%s: %s is not tried any more: %s", self._policy, name, error, extra=about(self._policy, name))
+            self._not_resumed = str(error)
+            return None
+        return replace(trial, began_at=saved.began_at)
+
+    async def made(self, wish: ArmWish, scan: Scan) -> Trial:
+        """Returns the trial that is wished, with a version that was verified.
+
+        Raises:
+          UnknownVersion: no checkpoint of that name.
+          SwapRefused: it may not serve, or serves already.
+        """
+        target = self._targets.named(wish.checkpoint, scan)
+        for known in (self.canary, self.shadow):
+            if known is not None and (known.wish.checkpoint, known.version.digest) == (wish.checkpoint, target.digest):
+                return replace(known, wish=wish)
+        version, graph, bundle = await self._targets.beside(target)
+        return Trial(wish, version, graph, bundle, getattr(target, "stamp", None), time.time())
+
+    async def use(self, canary: Trial | None, shadow: Trial | None) -> None:
+        """Has the workers try these, and nothing else.
+
+        Raises:
+          SwapRefused: one of them cannot load one, which is refused then; what was tried before still is.
+        """
+        before = self.canary, self.shadow
+        plan = TrafficPlan(None if canary is None else canary.arm, None if shadow is None else shadow.arm)
+        try:
+            await self._targets.admission.traffic(plan)
+        except SwapRefused as refusal:
+            for trial in (canary, shadow):
+                if trial is not None and not _is_in(trial, before):
+                    self._history.refuse(trial.version, str(refusal), trial.stamp)
+            raise
+        self.canary, self.shadow = canary, shadow
+        if before[1] is not None and not _is_in(before[1], (canary, shadow)):
+            self._release(before[1])
+        self.totals.metrics.shares(*(0.0 if one is None else one.wish.share for one in (canary, shadow)))
+        await self.save()
+        await self._targets.persist(self._targets.records.pin)  # keeps what they run from
+
+    def note_canary(self) -> None:
+        """Notes that the canary is another one than before, of which nothing has come yet."""
+        trial = self.canary
+        assert trial is not None, "it is tried now"
+        self.totals.begin()
+        name, share = trial.version.name, 100 * trial.wish.share
+        log.info("%s: %s is tried on %g %% of the sessions that begin", self._policy, name, share)
+
+    async def finish(self, action: Ended, reason: str) -> None:
+        """Ends the trial of the canary."""
+        await self.totals.collect()
+        trial = self.canary
+        assert trial is not None, "there is one to end"
+        self.conclude(trial, action, reason)
+        await self.use(None, self.shadow)
+
+    def conclude(self, trial: Trial, action: Ended, reason: str) -> None:
+        """Notes how the trial of a canary has ended; `save` is to be called after it."""
+        version, reason = trial.version, readable_reason(reason)
+        arms = {arm: arm_row(self.totals.of(arm)) for arm in (ACTIVE, CANARY)}
+        self.decided = Decided(action, version.name, reason, time.time(), arms)
+        if action is Ended.PROMOTE:
+            self._history.explain(version, f"promoted: {reason}")
+        elif action is Ended.END:
+            self._release(trial, f"its trial ended: {reason}")
+        else:
+            why = f"its trial as the canary was stopped: {reason}"
+            if version.state is not State.REFUSED:
+                self._history.refuse(version, why, trial.stamp)
+            self.stopped.add(version.digest, why)
+        self.totals.metrics.decided(action)
+        words = (self._policy, version.name, action, reason)
+        log.info("%s: the trial of %s ends (%s): %s", *words, extra=about(self._policy, version.name))
+        audit.info("%s: canary %s: %s: %s", *words)
+
+    def _release(self, trial: Trial, reason: str = "") -> None:
+        if trial.version.state is State.VERIFIED:
+            trial.version.move(State.RELEASED, reason)
+
+    @property
+    def unsaved_s(self) -> float:
+        """The seconds since the last `save`."""
+        return time.monotonic() - self._saved_at
+
+    async def save(self) -> None:
+        """Saves what is tried and what has come of it."""
+        self._saved_at = time.monotonic()
+        self.stopped.forget(self._targets.swapper.active.digest)
+        canary, shadow = SavedTrial.of(self.canary), SavedTrial.of(self.shadow)
+        saved = SavedTraffic(canary, shadow, dict(self.totals.by_arm), self.decided, self.stopped.known)
+        await self._targets.records.save_traffic(saved)
+
+
+def _is_in(trial: Trial, others: tuple[Trial | None, Trial | None]) -> bool:
+    return any(other is not None and other.version is trial.version for other in others)
