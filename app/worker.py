@@ -264,6 +264,8 @@ class Worker:
         name, spec, settings = named.name, offer.graph.spec, self._settings
         manager = RemoteManager(name, self.link, settings.swap_deadline_ms / 1000)
         versions = await self._versions(name, offer)
+        arms = Arms(versions)
+        self._policies.callback(arms.close)
         folders = upload_places(named, settings.state_dir)
         validator = InputValidator(
             spec,
@@ -279,7 +281,7 @@ class Worker:
             reader=validator,
             templates=response_templates(spec, offer.graph.serving),
             versions=versions,
-            arms=Arms(versions),
+            arms=arms,
             manager=manager,
             batcher=self._batcher(name, spec, versions),
             metrics=self._metrics.policy(name),

@@ -1,4 +1,4 @@
-"""What all workers have seen of a canary and of the active version beside it, and what follows from that."""
+"""What all workers have seen of the versions that are tried, and of the active one, and what follows from that."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from collections.abc import Mapping
 from app.control.arm_metrics import ArmMetrics
 from app.control.trial import Ended, Trial
 from app.control.workers import Workers
-from app.rpc.messages import ArmFigures
+from app.rpc.messages import ArmFigures, ShadowFigures
 from app.traffic.assignment import ACTIVE, CANARY
 from app.traffic.decision import decide
 
 
 class Totals:
-    """Figures by arm, since the canary is tried. Event loop only."""
+    """Figures by arm, since the canary is tried, and those of the shadow, since it is. Event loop only."""
 
     def __init__(self, workers: Workers, metrics: ArmMetrics) -> None:
         self.metrics = metrics
         self._workers = workers
-        self._began = 0
+        self._began = self._shadow_began = 0
         self.by_arm: dict[str, ArmFigures] = {}
+        self.shadow = ShadowFigures()
 
     def begin(self, figures: Mapping[str, ArmFigures] | None = None) -> None:
         """Starts for another canary, from what is known of it."""
         self._began += 1
         self.by_arm = dict(figures or {})
+
+    def begin_shadow(self, figures: ShadowFigures | None = None) -> None:
+        """Starts for another shadow, from what is known of it."""
+        self._shadow_began += 1
+        self.shadow = figures or ShadowFigures()
 
     def of(self, arm: str) -> ArmFigures:
         """Returns those of an arm."""
@@ -32,8 +38,12 @@ class Totals:
 
     async def collect(self) -> None:
         """Adds what the workers have seen since the last time."""
-        began = self._began
+        began, shadow_began = self._began, self._shadow_began
         taken = await self._workers.traffic_figures()
+        for one in taken:
+            if one.shadow is not None and shadow_began == self._shadow_began:
+                self.shadow = self.shadow.joined(one.shadow)
+                self.metrics.add_shadow(one.shadow)
         if began != self._began:
             return  # another canary is tried meanwhile
         for one in taken:

@@ -116,7 +116,10 @@ class Traffic:
         shadow = None if wish.shadow is None else await trials.made(wish.shadow, scan)
         if before is not None:
             await trials.totals.collect()
+        is_another_shadow = trials.shadow is None or shadow is None or shadow.version is not trials.shadow.version
         await trials.use(canary, shadow)
+        if is_another_shadow:
+            trials.totals.begin_shadow()
         is_another = before is None or canary is None or canary.version is not before.version
         if before is not None and is_another:
             why = (
@@ -152,11 +155,11 @@ class Traffic:
     def report(self) -> dict[str, Any]:
         """Returns what `GET …/traffic` shows."""
         trials = self.trials
-        return report(self._targets.swapper.active, trials.canary, trials.shadow, trials.totals.by_arm, trials.decided)
+        return report(self._targets.swapper.active, trials.canary, trials.shadow, trials.totals, trials.decided)
 
     async def current_report(self) -> dict[str, Any]:
         """Returns `report`, with what the workers have seen up to now."""
-        if self.has_canary:
+        if self.trials.canary is not None or self.trials.shadow is not None:
             await self.trials.totals.collect()
         return self.report()
 
@@ -204,8 +207,7 @@ class Traffic:
     async def _look(self) -> None:
         trials = self.trials
         trial = trials.canary
-        if trial is not None:
-            await trials.totals.collect()
+        await trials.totals.collect()
         decision = None if trial is None else self._decision(trial)
         if trial is not None and decision is not None:
             await self._changes.finish(self._changes.run(partial(self._act, trial, *decision)))

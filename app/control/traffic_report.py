@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.control.states import Version
+from app.control.totals import Totals
 from app.control.trial import Decided, Trial
 from app.local_histogram import quantile
 from app.metrics import FINE_LATENCY_S
-from app.rpc.messages import ArmFigures
+from app.rpc.messages import ArmFigures, ShadowFigures
 from app.traffic.assignment import ACTIVE, CANARY
 
 
@@ -18,16 +19,16 @@ def report(
     active: Version,
     canary: Trial | None,
     shadow: Trial | None,
-    figures: Mapping[str, ArmFigures],
+    totals: Totals,
     decided: Decided | None,
 ) -> dict[str, Any]:
     """Returns the arms that there are, with their versions and what they have come to, and the last decision."""
     rows: dict[str, Any] = {"active": _of(active)}
     if canary is not None:
-        rows["active"] |= arm_row(figures.get(ACTIVE, ArmFigures()))
-        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(figures.get(CANARY, ArmFigures()))
+        rows["active"] |= arm_row(totals.of(ACTIVE))
+        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(totals.of(CANARY))
     if shadow is not None:
-        rows["shadow"] = _of(shadow.version) | _wish(shadow)
+        rows["shadow"] = _of(shadow.version) | _wish(shadow) | shadow_row(totals.shadow)
     if decided is not None:
         arms = {arm: dict(row) for arm, row in decided.arms.items()}
         rows["decision"] = {
@@ -51,11 +52,32 @@ def arm_row(figures: ArmFigures) -> dict[str, Any]:
     ):
         if math.isfinite(value):
             row[name] = _rounded(value, 6)
-    row |= {"answers": figures.answers, "failures": figures.failures}
-    if figures.seconds:
-        for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
-            row[name] = _rounded(1000 * quantile(FINE_LATENCY_S, figures.seconds, share), 3)
+    return row | {"answers": figures.answers, "failures": figures.failures} | _times(figures.seconds)
+
+
+def shadow_row(figures: ShadowFigures) -> dict[str, Any]:
+    """Returns what a shadow has come to: see `arm_row`. `mean_kl` is of rows whose divergence is finite."""
+    row: dict[str, Any] = {"answers": figures.answers, "failures": figures.failures} | _times(figures.seconds)
+    row["compared"] = figures.compared
+    if figures.compared:
+        row["agreement"] = _rounded(figures.agreed / figures.compared, 6)
+        if math.isfinite(figures.max_difference):
+            row["max_difference"] = _rounded(figures.max_difference, 6)
+    if figures.kl_rows:
+        row["mean_kl"] = _rounded(figures.kl / figures.kl_rows, 6)
+    if figures.kl_infinite:
+        row["infinite_kl"] = figures.kl_infinite
+    row["skipped"] = figures.skipped
     return row
+
+
+def _times(seconds: Mapping[int, int]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    return {
+        name: _rounded(1000 * quantile(FINE_LATENCY_S, seconds, share), 3)
+        for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
+    }
 
 
 def _of(version: Version) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.artifacts.bundle import Bundle, Graph
 from app.artifacts.records import VersionRecord
 from app.control.states import Version
 from app.errors import readable
-from app.rpc.messages import Arm, ArmFigures, ArmWish
+from app.rpc.messages import Arm, ArmFigures, ArmWish, ShadowFigures
 from app.traffic.decision import Rule
 
 
@@ -94,6 +94,7 @@ class SavedTraffic:
     figures: Mapping[str, ArmFigures] = field(default_factory=dict)
     decided: Decided | None = None
     stopped: tuple[Stopped, ...] = ()
+    shadow_figures: ShadowFigures = field(default_factory=ShadowFigures)
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON, for `from_json`."""

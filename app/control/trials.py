@@ -56,6 +56,7 @@ class Trials:
         """Loads what was tried before a restart; `resume` tries it again."""
         self._loaded = saved = await self._targets.records.load_traffic()
         self.totals.begin(saved.figures)
+        self.totals.begin_shadow(saved.shadow_figures)
         self.decided, self.stopped.known = saved.decided, saved.stopped
 
     @property
@@ -177,7 +178,8 @@ class Trials:
         self._saved_at = time.monotonic()
         self.stopped.forget(self._targets.swapper.active.digest)
         canary, shadow = SavedTrial.of(self.canary), SavedTrial.of(self.shadow)
-        saved = SavedTraffic(canary, shadow, dict(self.totals.by_arm), self.decided, self.stopped.known)
+        totals = self.totals
+        saved = SavedTraffic(canary, shadow, dict(totals.by_arm), self.decided, self.stopped.known, totals.shadow)
         await self._targets.records.save_traffic(saved)
 
 

@@ -89,9 +89,8 @@ class Asking:
         """Asks requests of one function in one call; where that fails, in one call each."""
         began = perf_counter()
         try:
-            inputs = gathered(
-                self._engine, [one.job for one in sent], sum(one.job.rows for one in sent), self._complete
-            )
+            jobs = [one.job for one in sent]
+            inputs = gathered(self._engine, jobs, sum(job.rows for job in jobs), self._complete)
             outputs = _wanted(self._engine.run(function, inputs), self.names(function))
             # What excludes an action has infinite parameters.
             failed = "" if function == DISTRIBUTION else why_failed(outputs)
@@ -115,7 +114,8 @@ class Asking:
 
     def _actions(self, first: Arrays, second: Arrays) -> ShadowFigures:
         found = compare(first, second, ({}, {}), self._tolerance)
-        largest = max((float(apart.max()) for apart in found.differences.values()), default=0.0)
+        # An answer that is no number differs infinitely from others, of which there is no largest.
+        largest = max(float(apart.max(initial=0.0, where=np.isfinite(apart))) for apart in found.differences.values())
         return ShadowFigures(compared=len(found.agree), agreed=int(found.agree.sum()), max_difference=largest)
 
     def _distributions_of(self, versions: Sequence[LoadedVersion[Engine]], inputs: Arrays) -> ShadowFigures:

@@ -24,6 +24,7 @@ from app.traffic.asking import Asking, Sent
 from app.traffic.load import Load
 from app.versions.active import Loader
 from app.versions.lease import LoadedVersion
+from app.versions.loader import BundleLoader
 from app.wire.tensors import Arrays
 
 log = logging.getLogger("policy_server.traffic")
@@ -143,3 +144,8 @@ class Shadow:
             log.error("answers of a shadow were not compared", exc_info=error)
         if self._waiting:
             self._round = self._loop.call_later(COLLECT_S, self._ask)
+
+
+def with_own_engine(arm: Arm) -> Shadow:
+    """Makes a shadow that loads engines of its own."""
+    return Shadow(arm, BundleLoader())

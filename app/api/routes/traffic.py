@@ -84,7 +84,12 @@ class CanaryArm(ActiveArm):
 
 
 class ShadowArm(ActiveArm):
-    """The shadow, and how its answers compare with those that were sent."""
+    """The shadow, and how its answers compare with those that were sent; rows are counted, `answers` are requests.
+
+    `agreement`: the share of the compared rows with the same action. `mean_kl`: of the rows whose distributions have a
+    finite divergence; those where it is infinite are `infinite_kl`. `skipped`: rows that were not asked, so that others
+    are answered. Times are those of the shadow's calls.
+    """
 
     share: float
     began_at: float
@@ -92,6 +97,7 @@ class ShadowArm(ActiveArm):
     agreement: float | None = None
     max_difference: float | None = None
     mean_kl: float | None = None
+    infinite_kl: int | None = None
     skipped: int | None = None
 
 
