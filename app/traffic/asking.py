@@ -120,8 +120,9 @@ class Asking:
 
     def _distributions_of(self, versions: Sequence[LoadedVersion[Engine]], inputs: Arrays) -> ShadowFigures:
         """Compares the distributions that the actions came from, where their divergence has a closed form."""
-        if self._distributions.reason or any(loaded is not versions[0] for loaded in versions):
-            return ShadowFigures()  # what was asked over a swap
+        digests = {loaded.version.digest for loaded in versions}
+        if self._distributions.reason or len(digests) > 1:  # what was asked over a swap
+            return ShadowFigures()
         active = self._copy_of(versions[0])
         if active is None:
             return ShadowFigures()
