@@ -58,10 +58,9 @@ class BatcherParts:
 class Batcher:
     """Runs the jobs of one policy in batches, each batch on one version. `traffic`: None where nothing is tried."""
 
-    traffic: Traffic | None = None
-
     def __init__(self, parts: BatcherParts) -> None:
         self._parts = parts
+        self.traffic: Traffic | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
         self._in_thread: Sequence[Job] = ()

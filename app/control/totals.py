@@ -1,4 +1,4 @@
-"""What all workers have seen of the versions that are tried, and of the active one, and what follows from that."""
+"""What all workers have seen of what is tried, and of the active version beside it; what follows from that."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from app.traffic.decision import decide
 
 
 class Totals:
-    """Figures by arm, since the canary is tried, and those of the shadow, since it is. Event loop only."""
+    """Figures by arm, since the canary is tried, and how the shadow compares, since it is. Event loop only."""
 
     def __init__(self, workers: Workers, metrics: ArmMetrics) -> None:
         self.metrics = metrics
         self._workers = workers
-        self._began = self._shadow_began = 0
         self.by_arm: dict[str, ArmFigures] = {}
         self.shadow = ShadowFigures()
+        # Figures of what was tried before may be on their way.
+        self._canaries = self._shadows = 0
 
     def begin(self, figures: Mapping[str, ArmFigures] | None = None) -> None:
         """Starts for another canary, from what is known of it."""
-        self._began += 1
+        self._canaries += 1
         self.by_arm = dict(figures or {})
 
     def begin_shadow(self, figures: ShadowFigures | None = None) -> None:
         """Starts for another shadow, from what is known of it."""
-        self._shadow_began += 1
+        self._shadows += 1
         self.shadow = figures or ShadowFigures()
 
     def of(self, arm: str) -> ArmFigures:
@@ -38,18 +39,14 @@ class Totals:
 
     async def collect(self) -> None:
         """Adds what the workers have seen since the last time."""
-        began, shadow_began = self._began, self._shadow_began
-        taken = await self._workers.traffic_figures()
-        for one in taken:
-            if one.shadow is not None and shadow_began == self._shadow_began:
-                self.shadow = self.shadow.joined(one.shadow)
-                self.metrics.add_shadow(one.shadow)
-        if began != self._began:
-            return  # another canary is tried meanwhile
-        for one in taken:
-            for arm, figures in one.arms.items():
+        canaries, shadows = self._canaries, self._shadows
+        for one in await self._workers.traffic_figures():
+            for arm, figures in one.arms.items() if canaries == self._canaries else ():
                 self.by_arm[arm] = self.of(arm).joined(figures)
                 self.metrics.add(arm, figures, self.by_arm[arm].returns.mean)
+            if one.shadow is not None and shadows == self._shadows:
+                self.shadow = self.shadow.joined(one.shadow)
+                self.metrics.add_shadow(one.shadow)
 
     def decision(self, trial: Trial) -> tuple[Ended, str] | None:
         """Returns how a canary's trial is to end by its figures, and why; None while it goes on."""

@@ -112,14 +112,10 @@ class Traffic:
 
     async def _put(self, wish: TrafficWish, scan: Scan) -> None:
         trials, before = self.trials, self.trials.canary
-        canary = None if wish.canary is None else await trials.made(wish.canary, scan)
-        shadow = None if wish.shadow is None else await trials.made(wish.shadow, scan)
+        canary, shadow = await trials.wished(wish, scan)
         if before is not None:
             await trials.totals.collect()
-        is_another_shadow = trials.shadow is None or shadow is None or shadow.version is not trials.shadow.version
         await trials.use(canary, shadow)
-        if is_another_shadow:
-            trials.totals.begin_shadow()
         is_another = before is None or canary is None or canary.version is not before.version
         if before is not None and is_another:
             why = (
@@ -154,12 +150,13 @@ class Traffic:
 
     def report(self) -> dict[str, Any]:
         """Returns what `GET …/traffic` shows."""
-        trials = self.trials
-        return report(self._targets.swapper.active, trials.canary, trials.shadow, trials.totals, trials.decided)
+        trials, totals = self.trials, self.trials.totals
+        figures = totals.by_arm, totals.shadow
+        return report(self._targets.swapper.active, trials.canary, trials.shadow, figures, trials.decided)
 
     async def current_report(self) -> dict[str, Any]:
         """Returns `report`, with what the workers have seen up to now."""
-        if self.trials.canary is not None or self.trials.shadow is not None:
+        if self._is_tried:
             await self.trials.totals.collect()
         return self.report()
 
@@ -191,13 +188,16 @@ class Traffic:
             reason = f"a worker was {how} while it was tried"
             self._changes.start(self._changes.run(partial(self._act, trial, Ended.STOP, reason)))
 
+    @property
+    def _is_tried(self) -> bool:
+        return self.trials.canary is not None or self.trials.shadow is not None
+
     def _look_on(self) -> None:
-        is_tried = self.trials.canary is not None or self.trials.shadow is not None
-        if is_tried and (self._looking is None or self._looking.done()):
+        if self._is_tried and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_again_and_again())
 
     async def _look_again_and_again(self) -> None:
-        while self.trials.canary is not None or self.trials.shadow is not None:
+        while self._is_tried:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._look()

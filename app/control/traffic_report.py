@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.control.states import Version
-from app.control.totals import Totals
 from app.control.trial import Decided, Trial
 from app.local_histogram import quantile
 from app.metrics import FINE_LATENCY_S
@@ -19,16 +18,20 @@ def report(
     active: Version,
     canary: Trial | None,
     shadow: Trial | None,
-    totals: Totals,
+    figures: tuple[Mapping[str, ArmFigures], ShadowFigures],
     decided: Decided | None,
 ) -> dict[str, Any]:
-    """Returns the arms that there are, with their versions and what they have come to, and the last decision."""
+    """Returns the arms that there are, with their versions and what they have come to, and the last decision.
+
+    `figures`: of the canary and the active version by arm, and of the shadow.
+    """
+    by_arm, compared = figures
     rows: dict[str, Any] = {"active": _of(active)}
     if canary is not None:
-        rows["active"] |= arm_row(totals.of(ACTIVE))
-        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(totals.of(CANARY))
+        rows["active"] |= arm_row(by_arm.get(ACTIVE, ArmFigures()))
+        rows["canary"] = _of(canary.version) | _wish(canary) | arm_row(by_arm.get(CANARY, ArmFigures()))
     if shadow is not None:
-        rows["shadow"] = _of(shadow.version) | _wish(shadow) | shadow_row(totals.shadow)
+        rows["shadow"] = _of(shadow.version) | _wish(shadow) | _shadow_row(compared)
     if decided is not None:
         arms = {arm: dict(row) for arm, row in decided.arms.items()}
         rows["decision"] = {
@@ -52,32 +55,28 @@ def arm_row(figures: ArmFigures) -> dict[str, Any]:
     ):
         if math.isfinite(value):
             row[name] = _rounded(value, 6)
-    return row | {"answers": figures.answers, "failures": figures.failures} | _times(figures.seconds)
+    return row | _answers(figures)
 
 
-def shadow_row(figures: ShadowFigures) -> dict[str, Any]:
-    """Returns what a shadow has come to: see `arm_row`. `mean_kl` is of rows whose divergence is finite."""
-    row: dict[str, Any] = {"answers": figures.answers, "failures": figures.failures} | _times(figures.seconds)
-    row["compared"] = figures.compared
+def _shadow_row(figures: ShadowFigures) -> dict[str, Any]:
+    """What a shadow has come to. A divergence that is infinite somewhere has no mean: those rows are counted."""
+    row: dict[str, Any] = {"compared": figures.compared, "skipped": figures.skipped}
     if figures.compared:
         row["agreement"] = _rounded(figures.agreed / figures.compared, 6)
-        if math.isfinite(figures.max_difference):
-            row["max_difference"] = _rounded(figures.max_difference, 6)
+        row["max_difference"] = _rounded(figures.max_difference, 6)
     if figures.kl_rows:
         row["mean_kl"] = _rounded(figures.kl / figures.kl_rows, 6)
     if figures.kl_infinite:
         row["infinite_kl"] = figures.kl_infinite
-    row["skipped"] = figures.skipped
+    return row | _answers(figures)
+
+
+def _answers(figures: ArmFigures | ShadowFigures) -> dict[str, Any]:
+    row: dict[str, Any] = {"answers": figures.answers, "failures": figures.failures}
+    if figures.seconds:
+        for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
+            row[name] = _rounded(1000 * quantile(FINE_LATENCY_S, figures.seconds, share), 3)
     return row
-
-
-def _times(seconds: Mapping[int, int]) -> dict[str, float]:
-    if not seconds:
-        return {}
-    return {
-        name: _rounded(1000 * quantile(FINE_LATENCY_S, seconds, share), 3)
-        for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
-    }
 
 
 def _of(version: Version) -> dict[str, Any]:

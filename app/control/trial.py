@@ -92,9 +92,9 @@ class SavedTraffic:
     canary: SavedTrial | None = None
     shadow: SavedTrial | None = None
     figures: Mapping[str, ArmFigures] = field(default_factory=dict)
+    shadow_figures: ShadowFigures = field(default_factory=ShadowFigures)
     decided: Decided | None = None
     stopped: tuple[Stopped, ...] = ()
-    shadow_figures: ShadowFigures = field(default_factory=ShadowFigures)
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON, for `from_json`."""

@@ -25,7 +25,7 @@ from app.control.traffic_report import arm_row
 from app.control.trial import Decided, Ended, SavedTraffic, SavedTrial, Trial, readable_reason
 from app.errors import SwapRefused, UnknownVersion
 from app.logs import about
-from app.rpc.messages import ArmWish, TrafficPlan
+from app.rpc.messages import ArmWish, TrafficPlan, TrafficWish
 from app.traffic.assignment import ACTIVE, CANARY
 
 log = logging.getLogger("policy_server.swap")
@@ -107,6 +107,16 @@ class Trials:
         version, graph, bundle = await self._targets.beside(target)
         return Trial(wish, version, graph, bundle, getattr(target, "stamp", None), time.time())
 
+    async def wished(self, wish: TrafficWish, scan: Scan) -> tuple[Trial | None, Trial | None]:
+        """Returns the trials of a canary and of a shadow that are wished: see `made`."""
+        canary = None if wish.canary is None else await self.made(wish.canary, scan)
+        try:
+            return canary, None if wish.shadow is None else await self.made(wish.shadow, scan)
+        except (SwapRefused, UnknownVersion):
+            if canary is not None and not _is_in(canary, (self.canary, self.shadow)):
+                self._release(canary)
+            raise
+
     async def use(self, canary: Trial | None, shadow: Trial | None) -> None:
         """Has the workers try these, and nothing else.
 
@@ -123,6 +133,10 @@ class Trials:
                     self._history.refuse(trial.version, str(refusal), trial.stamp)
             raise
         self.canary, self.shadow = canary, shadow
+        if shadow is not None and before[1] is not None and shadow.version is not before[1].version:
+            self.totals.begin_shadow()
+        if shadow is None:
+            self.totals.begin_shadow()
         if before[1] is not None and not _is_in(before[1], (canary, shadow)):
             self._release(before[1])
         self.totals.metrics.shares(*(0.0 if one is None else one.wish.share for one in (canary, shadow)))
@@ -178,8 +192,8 @@ class Trials:
         self._saved_at = time.monotonic()
         self.stopped.forget(self._targets.swapper.active.digest)
         canary, shadow = SavedTrial.of(self.canary), SavedTrial.of(self.shadow)
-        totals = self.totals
-        saved = SavedTraffic(canary, shadow, dict(totals.by_arm), self.decided, self.stopped.known, totals.shadow)
+        figures = dict(self.totals.by_arm), self.totals.shadow
+        saved = SavedTraffic(canary, shadow, *figures, self.decided, self.stopped.known)
         await self._targets.records.save_traffic(saved)
 
 

@@ -241,7 +241,7 @@ class SessionStep(msgspec.Struct, frozen=True, eq=False):
         step, arms = self.fields["step"], self.episodes.policy.arms
         sums = None if arms.canary is None else self.episodes.counting.sums(self.before, self.pending.job)
         if not self.episodes.keeps_events:
-            return Record(run, step, state, ended, result.version, result.train_step, answer, sums=sums)
+            return Record(run, step, state, ended, result.version, result.train_step, answer, b"", "", sums)
         event = self.event(result)
         place = self.episodes.writer.place if event and self.episodes.writer is not None else ""
         return Record(run, step, state, ended, result.version, result.train_step, answer, event, place, sums)

@@ -1,7 +1,7 @@
 """Policies whose versions differ in their returns, and simulators that say so."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -47,7 +47,7 @@ class Simulators:
     steps: int = 2
     spread: float = 10.0
     versions: dict[str, list[str]] = field(default_factory=dict)
-    ids: Iterable[str] = field(default_factory=lambda: (f"episode-{number}" for number in itertools.count()))
+    ids: Iterator[str] = field(default_factory=lambda: (f"episode-{number}" for number in itertools.count()))
     noise: Random = field(default_factory=lambda: Random(3))
 
     @property
@@ -56,7 +56,7 @@ class Simulators:
 
     def begin(self, **fields: Any) -> tuple[str, dict[str, Any]]:
         """Begins a session; returns its id and its first answer."""
-        id_ = next(iter(self.ids))
+        id_ = next(self.ids)
         body = {"id": id_, "run_id": "r", "observation": [0.0] * 4} | fields
         answer = self.server.http.post(self.root, json=body).raise_for_status().json()
         self.versions[id_] = [answer["version"]]

@@ -84,21 +84,20 @@ class CanaryArm(ActiveArm):
 
 
 class ShadowArm(ActiveArm):
-    """The shadow, and how its answers compare with those that were sent; rows are counted, `answers` are requests.
+    """The shadow, and how its answers compare with those that were sent.
 
-    `agreement`: the share of the compared rows with the same action. `mean_kl`: of the rows whose distributions have a
-    finite divergence; those where it is infinite are `infinite_kl`. `skipped`: rows that were not asked, so that others
-    are answered. Times are those of the shadow's calls.
+    `compared`: rows, of which the share `agreement` has the same action; `skipped`: rows that it was not asked, so that
+    others are answered. `mean_kl`: of the distributions, in nats; `infinite_kl`: rows where that is infinite.
     """
 
     share: float
     began_at: float
-    compared: int | None = None
+    compared: int = 0
     agreement: float | None = None
     max_difference: float | None = None
     mean_kl: float | None = None
     infinite_kl: int | None = None
-    skipped: int | None = None
+    skipped: int = 0
 
 
 class DecisionRow(BaseModel):

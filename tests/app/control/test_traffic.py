@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from app.control import traffic as traffic_module
 from app.engine.fake import FakeEngine
 from app.errors import SwapRefused, UnknownVersion
-from app.rpc.messages import ArmWish, TrafficWish
+from app.rpc.messages import ArmWish, ShadowFigures, TrafficWish
 from app.traffic.assignment import ACTIVE, CANARY
 from tests.support.manager import Harness, LocalWorker, open_harness, until
 
@@ -423,6 +424,14 @@ async def test_a_shadow_ends_with_the_next_wish_or_when_it_serves(tmp_path: Path
         assert harness.worker.arms.shadow is None
 
 
+async def test_a_wish_of_two_is_granted_or_not_as_a_whole(tmp_path: Path) -> None:
+    async with trying(tmp_path) as harness:
+        with pytest.raises(UnknownVersion):
+            await harness.manager.traffic.put(TrafficWish(ArmWish("c", 0.5), ArmWish("nothing", 1.0)))
+        assert canary(harness) == "b"
+        assert harness.states["c"] == "released"
+
+
 async def test_one_version_may_be_canary_and_shadow(tmp_path: Path) -> None:
     async with trying(tmp_path) as harness:
         await harness.manager.traffic.put(TrafficWish(ArmWish("b", 0.5), ArmWish("b", 1.0)))
@@ -441,3 +450,31 @@ async def test_a_worker_that_cannot_load_the_canary_stops_it(tmp_path: Path) -> 
             await harness.manager.admission.admit(late, version.key)
         await until(lambda: harness.manager.traffic.trials.canary is None)
         assert decided(harness) == ("stop", "a worker cannot load it: no memory is left")
+
+
+async def test_how_a_shadow_compares_is_added_up_and_outlives_a_restart(tmp_path: Path) -> None:
+    async with open_harness(tmp_path / "p", ("a", 1), state=tmp_path / "state") as harness:
+        await harness.manager.reload("a")
+        harness.put("b", 2)
+        seen = [
+            ShadowFigures(compared=4, agreed=3, max_difference=0.5, kl=0.2, kl_rows=4, skipped=1, answers=2),
+            ShadowFigures(compared=4, agreed=4, max_difference=0.1, kl=0.2, kl_rows=3, kl_infinite=1, answers=1),
+        ]
+        take_figures = harness.worker.arms.take_figures
+        harness.worker.arms.take_figures = lambda: replace(  # type: ignore[method-assign]
+            take_figures(), shadow=seen.pop() if seen else None
+        )
+        await harness.manager.traffic.put(TrafficWish(shadow=ArmWish("b", 0.5)))
+        figures = {
+            "compared": 8, "agreement": 0.875, "max_difference": 0.5, "mean_kl": 0.0571429, "infinite_kl": 1,
+            "skipped": 1, "answers": 3, "failures": 0,
+        }  # fmt: skip
+        await until(lambda: harness.manager.traffic.report()["shadow"]["compared"] == 8)
+        row = harness.manager.traffic.report()["shadow"]
+        assert row | figures == row
+    async with open_harness(tmp_path / "p", state=tmp_path / "state") as harness:
+        row = harness.manager.traffic.report()["shadow"]
+        assert row | figures == row
+        await harness.manager.traffic.put(TrafficWish())
+        await harness.manager.traffic.put(TrafficWish(shadow=ArmWish("b", 0.5)))
+        assert harness.manager.traffic.report()["shadow"]["compared"] == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from app.sessions.record import Answer, Record, Run
+from app.sessions.record import Answer, Record, Run, Sums
 from app.sessions.record_validation import Fitting
 from saver.artifact import Leaf
 
@@ -39,6 +39,9 @@ MISFITS = {
     "a part too many": {"state": state(x=np.zeros(2, np.int64))},
     "ended of other rows": {"ended": np.zeros(3, bool)},
     "ended of numbers": {"ended": np.zeros(2, np.int32)},
+    "returns of other rows": {"sums": Sums("digest", np.zeros((3, 2)))},
+    "returns without lengths": {"sums": Sums("digest", np.zeros(2))},
+    "returns in half as many bytes": {"sums": Sums("digest", np.zeros((2, 2), np.float32))},
     "a negative step": {"step": -1},
     "a step beyond all": {"step": 2**63},
     "negative rows": {"run": run(rows=-2)},
@@ -56,6 +59,7 @@ def test_record_that_does_not_fit_the_policy_is_found_out(fields: dict[str, Any]
 def test_record_that_fits_passes_and_that_of_another_policy_is_not_judged() -> None:
     assert FITTING.misfit(fitting_record()) == ""
     assert FITTING.misfit(fitting_record(ended=np.ones(2, bool), answer=Answer("application/msgpack", b"\x80"))) == ""
+    assert FITTING.misfit(fitting_record(sums=Sums("digest", np.full((2, 2), np.nan)))) == ""
     assert FITTING.misfit(fitting_record(run=run(policy="other", rows=-1))) == ""
     of_any_size = Fitting("identity", {"h": Leaf("h", "float32", (None,)), "n": Leaf("n", "int64", ())})
     assert of_any_size.misfit(fitting_record()) == ""

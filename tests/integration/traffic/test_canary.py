@@ -4,6 +4,7 @@ With sessions in memory, and in Redis behind two workers.
 """
 
 import contextlib
+import itertools
 import math
 import os
 import shutil
@@ -25,7 +26,12 @@ from tests.support.steady import until
 
 # The last two fail where the observation is CRASHES, and OVERFLOWS.
 ACTIVE, EQUAL, WORSE, BETTER, CRASHING, OVERFLOWING = VERSIONS = "v1", "v2", "v3", "v4", "v200", "v120"
+IDS = (f"canary-{number}" for number in itertools.count())
 GAINS = {1: 100.0, 2: 100.0, 3: 80.0, 4: 120.0}
+
+
+# What does not depend on where sessions are kept.
+ONLY_MEMORY = pytest.mark.parametrize("started", ["memory"], indirect=True)
 
 
 def trainer_in(folder: Path) -> NumberTrainer:
@@ -59,9 +65,8 @@ def operator(server: RunningServer) -> Operator:
 
 
 @pytest.fixture
-def simulators(server: RunningServer, request: pytest.FixtureRequest) -> Simulators:
-    ids = (f"{request.node.name.partition('[')[0]}-{number}" for number in range(10**6))
-    return Simulators(server, lambda number: GAINS.get(number, 100.0), ids=ids)
+def simulators(server: RunningServer) -> Simulators:
+    return Simulators(server, lambda number: GAINS.get(number, 100.0), ids=IDS)
 
 
 def arms(simulators: Simulators, digest: str, share: float) -> dict[str, set[str]]:
@@ -161,6 +166,7 @@ def test_sessions_of_a_canary_that_fails_end_up_on_the_active_version(
     server.http.delete(f"{simulators.root}/{keeper}").raise_for_status()
 
 
+@ONLY_MEMORY
 def test_sessions_of_a_canary_that_is_deleted_end_up_on_the_active_version(
     trainer: NumberTrainer, operator: Operator, simulators: Simulators
 ) -> None:
@@ -174,6 +180,7 @@ def test_sessions_of_a_canary_that_is_deleted_end_up_on_the_active_version(
     assert simulators.step(id_)["version"] == ACTIVE
 
 
+@ONLY_MEMORY
 def test_a_request_asks_for_a_version(server: RunningServer, operator: Operator, simulators: Simulators) -> None:
     def ask(version: str | None, route: str = "action", **more: Any) -> httpx.Response:
         options = {} if version is None else {"options": {"version": version}}
@@ -199,6 +206,7 @@ def test_a_request_asks_for_a_version(server: RunningServer, operator: Operator,
     assert "each keeps to its arm" in in_session.text
 
 
+@ONLY_MEMORY
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
@@ -224,12 +232,14 @@ def test_what_cannot_be_tried_is_refused(operator: Operator, body: Any, status: 
     assert operator.server.http.put(f"{operator.path}/traffic", json={}).status_code == 401
 
 
+@ONLY_MEMORY
 def test_without_a_canary_there_is_nothing_to_promote(operator: Operator) -> None:
     answer = operator.server.admin.post(f"{operator.path}/traffic/promote")
     assert answer.status_code == 409
     assert "no canary is tried" in answer.text
 
 
+@ONLY_MEMORY
 def test_a_paused_policy_holds_the_sessions_of_a_canary_too(
     server: RunningServer, operator: Operator, simulators: Simulators
 ) -> None:
@@ -242,6 +252,7 @@ def test_a_paused_policy_holds_the_sessions_of_a_canary_too(
     assert simulators.step(id_)["version"] == EQUAL
 
 
+@ONLY_MEMORY
 def test_an_episode_that_keeps_its_weights_keeps_those_of_the_canary(
     server: RunningServer, operator: Operator, simulators: Simulators
 ) -> None:
@@ -255,6 +266,7 @@ def test_an_episode_that_keeps_its_weights_keeps_those_of_the_canary(
     server.http.delete(f"{simulators.root}/{keeper}").raise_for_status()
 
 
+@ONLY_MEMORY
 def test_an_observation_that_no_version_can_answer_is_no_failure_of_the_canary(
     operator: Operator, simulators: Simulators
 ) -> None:
