@@ -10,7 +10,7 @@ DEPLOY := .deploy
 RAY := .ray
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-frames bench-stations bench-experience bench-fleet attack clients axe pictures
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-frames bench-stations bench-experience bench-shadow bench-fleet attack clients axe pictures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -113,6 +113,9 @@ bench-stations: $(READY)  ## what one request costs by station, from the socket 
 
 bench-experience: $(READY)  ## what keeping experience costs, and how fast a trainer reads it: some two minutes
 	$(BIN)/python -m bench.experience $(OPTIONS)
+
+bench-shadow: $(READY)  ## what a shadow costs those who are answered: a minute and a half
+	$(BIN)/python -m bench.shadow $(OPTIONS)
 
 bench-fleet: $(READY)  ## a fleet of three servers beside one, and three apart: new weights, and latency through HAProxy; some twenty minutes
 	$(BIN)/python -m bench.fleet $(OPTIONS)

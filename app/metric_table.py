@@ -36,6 +36,8 @@ LOST_STEPS = ("disk", "unread", "error")
 ARMS = ("active", "canary", "shadow")
 # How the trial of a canary ends.
 DECISIONS = ("stop", "promote", "end")
+# What becomes of the rows that a shadow is to be asked.
+COMPARISONS = ("agree", "differ", "skipped")
 
 
 class Metric(NamedTuple):
@@ -125,6 +127,12 @@ METRICS = (
         Counter,
         "Trials of canaries that ended: stop (refused), promote (active), end (an operator chose another version).",
         (*_POLICY, "decision"),
+    ),
+    Metric(
+        "shadow_rows",
+        Counter,
+        "Rows of a shadow's share: agree (the same action), differ, skipped (not asked, so that others are answered).",
+        (*_POLICY, "comparison"),
     ),
     Metric("sessions", Gauge, "Sessions that are open.", ()),
     Metric("sessions_limit", Gauge, "Most sessions that may be open.", ()),

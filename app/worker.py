@@ -273,6 +273,8 @@ class Worker:
         name, spec, settings = named.name, offer.graph.spec, self._settings
         manager = RemoteManager(name, self.link, settings.swap_deadline_ms / 1000)
         versions = await self._versions(name, offer)
+        arms = Arms(versions)
+        self._policies.callback(arms.close)
         folders = upload_places(named, settings.state_dir)
         parts = self._spec_parts.of(spec, offer.graph.serving)
         return Policy(
@@ -283,7 +285,7 @@ class Worker:
             reader=parts.reader,
             templates=parts.templates,
             versions=versions,
-            arms=Arms(versions),
+            arms=arms,
             manager=manager,
             batcher=self._batcher(name, spec, parts.defaults, versions),
             metrics=self._metrics.policy(name),

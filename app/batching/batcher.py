@@ -303,7 +303,7 @@ class Batcher:
             jobs, outcomes, failed = without_failed(jobs, outcomes)
             self._waiting.extendleft(fallen_back(failed))
         if self.traffic is not None:
-            self.traffic.delivers(loaded, jobs, outcomes, self._loop.time())
+            self.traffic.delivers(loaded, jobs, outcomes, self._loop.time(), bool(self._waiting))
         deliver(loaded.version, jobs, outcomes, self._parts.fields)
 
     def _why_late(self) -> str:

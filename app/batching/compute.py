@@ -64,7 +64,7 @@ def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, ap
     if function == INITIAL_STATE:
         outputs = engine.initial_state(rows)
     else:
-        inputs = _gathered(engine, jobs, rows, complete)
+        inputs = gathered(engine, jobs, rows, complete)
         fixed = jobs[0].isolated and not apart
         outputs = _run_isolated(engine, function, inputs) if fixed else engine.run(function, inputs)
     if len(jobs) == 1:
@@ -77,8 +77,11 @@ def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, ap
     return shares
 
 
-def _gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete) -> Arrays:
-    """The inputs of all jobs, one below the other. What is left out is added once where all leave out the same."""
+def gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete) -> Arrays:
+    """Returns the inputs of all jobs, one below the other, in `rows` rows; what they leave out is added.
+
+    That is added once where all leave out the same. `engine`: gives the initial policy state.
+    """
     first = jobs[0]
     if len(jobs) == 1:
         return _completed(engine, first, complete)

@@ -17,8 +17,18 @@ from app.wire.tensors import Arrays
 class Traffic(Protocol):
     """What is tried beside the active version: see `app.traffic.arms.Arms`."""
 
-    def delivers(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float) -> None:
-        """Notes what a version answers, before it is delivered. `now`: on the event loop's clock."""
+    def delivers(
+        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float, waits: bool
+    ) -> None:
+        """Notes what a version answers, before it is delivered.
+
+        Args:
+          loaded: the version.
+          jobs: those of a batch.
+          outcomes: for each its outputs, or an error.
+          now: on the event loop's clock.
+          waits: whether others wait for an answer.
+        """
 
 
 def without_failed(jobs: Sequence[Job], outcomes: Outcomes) -> tuple[Sequence[Job], Outcomes, list[Job]]:

@@ -43,6 +43,11 @@ class BatchTiming:
             timing.batch = self
         self.taken_at = perf_counter()
 
+    @property
+    def draws(self) -> bool:
+        """See `Engine`."""
+        return self._engine.draws
+
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine`."""
         started = perf_counter()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from app.metric_table import ARMS, DECISIONS
+from app.metric_table import ARMS, COMPARISONS, DECISIONS
 from app.metrics import PolicyMetrics
-from app.rpc.messages import ArmFigures
+from app.rpc.messages import ArmFigures, ShadowFigures
+from app.traffic.assignment import SHADOW
 
 
 class ArmMetrics:
@@ -17,6 +18,8 @@ class ArmMetrics:
         # Or the first of each would be no increase.
         for decision in DECISIONS:
             metrics.labelled("canary_decisions", decision)
+        for comparison in COMPARISONS:
+            metrics.labelled("shadow_rows", comparison)
         for arm in ARMS:
             self.add(arm, ArmFigures(), math.nan)
         self.shares(0.0, 0.0)
@@ -37,6 +40,14 @@ class ArmMetrics:
         for name, count in counts:
             self._metrics.labelled(name, arm).inc(count)
         self._metrics.labelled("arm_mean_return", arm).set(mean_return)
+
+    def add_shadow(self, figures: ShadowFigures) -> None:
+        """Counts what has come of the shadow."""
+        differ = figures.compared - figures.agreed
+        for comparison, rows in zip(COMPARISONS, (figures.agreed, differ, figures.skipped), strict=True):
+            self._metrics.labelled("shadow_rows", comparison).inc(rows)
+        self._metrics.labelled("arm_answers", SHADOW).inc(figures.answers)
+        self._metrics.labelled("arm_failures", SHADOW).inc(figures.failures)
 
     def decided(self, decision: str) -> None:
         """Counts the end of a canary's trial."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from app.control.arm_metrics import ArmMetrics
 from app.control.trial import Ended, Trial
 from app.control.workers import Workers
 from app.rpc.messages import ArmFigures, ShadowFigures
-from app.traffic.assignment import ACTIVE, CANARY, SHADOW
+from app.traffic.assignment import ACTIVE, CANARY
 from app.traffic.decision import decide
 
 
@@ -47,8 +46,7 @@ class Totals:
                 self.metrics.add(arm, figures, self.by_arm[arm].returns.mean)
             if one.shadow is not None and shadows == self._shadows:
                 self.shadow = self.shadow.joined(one.shadow)
-                asked = ArmFigures(answers=one.shadow.answers, failures=one.shadow.failures)
-                self.metrics.add(SHADOW, asked, math.nan)
+                self.metrics.add_shadow(one.shadow)
 
     def decision(self, trial: Trial) -> tuple[Ended, str] | None:
         """Returns how a canary's trial is to end by its figures, and why; None while it goes on."""

@@ -19,6 +19,10 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def draws(self) -> bool:
+        """True where `action` may answer equal inputs differently: it draws random numbers, or keeps something."""
+
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Runs a function of the policy on [rows, …] arrays by flattened name.
 

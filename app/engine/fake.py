@@ -16,6 +16,7 @@ class FakeEngine:
     """Answers `action` with its `number` for every row. `calls` keeps the rows of each call."""
 
     name = "fake"
+    draws = False
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

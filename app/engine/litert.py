@@ -93,6 +93,11 @@ class LiteRTEngine:
         pieces = split(inputs, self._batch_size) if self._batch_size else _slices(inputs, rows)
         return join([self._call(function, piece) for piece in pieces], rows)
 
+    @property
+    def draws(self) -> bool:
+        """See `Engine.draws`."""
+        return bool(self._noise.get("action"))
+
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
         return {name: array[np.arange(rows) % len(array)] for name, array in self._initial.items()}

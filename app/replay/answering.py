@@ -10,14 +10,15 @@ from app.engine.noise import fresh_noise
 from app.errors import UnusablePolicy
 from app.inputs.defaults import Defaults
 from app.replay.calls import Asked, noise_of, run_as_then, run_together
-from app.replay.comparison import Compared, Totals, compare
-from app.replay.distributions import Distributions
 from app.replay.environments import CameWith, PerEnvironment, starts_anew, waves
 from app.replay.findings import Findings
 from app.replay.picture_data import Along, Joints
 from app.replay.rows import Names, Rows
 from app.replay.segments import Piece
+from app.replay.totals import Totals
 from app.replay.versions import Version, Versions
+from app.traffic.comparison import Compared, compare
+from app.traffic.distributions import Distributions
 from app.wire.tensors import Array, Arrays
 from saver.artifact import LOG_PROB
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from app.replay.comparison import Totals
 from app.replay.picture_data import Along, Joints
+from app.replay.totals import Totals
 
 
 @dataclass

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.replay.comparison import ROUNDING, Numbers, Totals
 from app.replay.findings import Findings
+from app.replay.totals import Totals
 from app.tables import add_row, titled_table
+from app.traffic.comparison import ROUNDING, Numbers
 
 _MOST_GONE = 5
 _COMPARED = ("bit-equal", "equal but for rounding", "agreement", "largest difference")

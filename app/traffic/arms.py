@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.batching.delivery import Outcomes
 from app.batching.failures import why_failed
@@ -16,8 +16,9 @@ from app.engine.base import Engine
 from app.errors import EngineFailed, VersionNotLoaded
 from app.metrics import FINE_LATENCY_S
 from app.returns import Returns
-from app.rpc.messages import ArmFigures, TrafficFigures, TrafficPlan
+from app.rpc.messages import Arm, ArmFigures, TrafficFigures, TrafficPlan
 from app.traffic.assignment import ACTIVE, CANARY, arm_of
+from app.traffic.shadow import Shadow, with_own_engine
 from app.traffic.sums import LENGTH, RETURN
 from app.versions.active import LoadedVersions
 from app.versions.lease import LoadedVersion
@@ -53,13 +54,17 @@ class ArmCounts:
 
 
 class Arms:
-    """The arms of one policy. `canary`, `shadow`: None where there is none; `share`: of the sessions, the canary's."""
+    """The arms of one policy. `canary`, `shadow`: None where there is none; `share`: of the sessions, the canary's.
 
-    def __init__(self, versions: LoadedVersions) -> None:
+    `shadow_of`: makes what asks a shadow.
+    """
+
+    def __init__(self, versions: LoadedVersions, shadow_of: Callable[[Arm], Shadow] = with_own_engine) -> None:
         self.canary: LoadedVersion[Engine] | None = None
         self.shadow: LoadedVersion[Engine] | None = None
         self.share = 0.0
-        self._versions = versions
+        self._asked_beside: Shadow | None = None
+        self._versions, self._shadow_of = versions, shadow_of
         self._counts = {ACTIVE: ArmCounts(), CANARY: ArmCounts()}
 
     async def follow(self, plan: TrafficPlan) -> None:
@@ -69,6 +74,7 @@ class Arms:
           SwapRefused: this process cannot load one; what took part before still does.
         """
         loaded = [await self._versions.try_beside(arm.name, arm.graph, arm.bundle) for arm in plan.arms]
+        await self._ask_beside(plan.shadow)
         of_digest = {one.version.digest: one for one in loaded}
         before = self.canary
         self.canary = of_digest[plan.canary.bundle.digest] if plan.canary is not None else None
@@ -77,6 +83,25 @@ class Arms:
         if self.canary is not before:
             self._counts = {ACTIVE: ArmCounts(), CANARY: ArmCounts()}
         self._versions.try_only(of_digest)
+
+    async def _ask_beside(self, arm: Arm | None) -> None:
+        """Has a shadow asked, which has an engine of its own, or none."""
+        before = self._asked_beside
+        if before is not None and arm is not None and before.digest == arm.bundle.digest:
+            before.share = arm.share
+            return
+        new = None if arm is None else self._shadow_of(arm)
+        if new is not None:
+            await new.open()
+        self._asked_beside = new
+        if before is not None:
+            before.close()
+
+    def close(self) -> None:
+        """Asks no shadow any more."""
+        if self._asked_beside is not None:
+            self._asked_beside.close()
+            self._asked_beside = None
 
     def for_new(self, session: str) -> LoadedVersion[Engine] | None:
         """Returns the version of a session that begins, where that is the canary."""
@@ -105,11 +130,15 @@ class Arms:
         which = f"the canary is {self.canary.version.name}" if self.canary is not None else "there is no canary"
         raise VersionNotLoaded(f"version {name!r} is not loaded; there are: {there}; {which}")
 
-    def delivers(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float) -> None:
+    def delivers(
+        self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, now: float, waits: bool
+    ) -> None:
         """See `Traffic`. What a canary could not answer is a failure of it where the active version could."""
         arm = CANARY if loaded is self.canary else ACTIVE
         if arm == ACTIVE and loaded is not self._versions.active:
             return  # of a session that keeps another one, or a shadow's
+        if self._asked_beside is not None and arm == ACTIVE:
+            self._asked_beside.offer(loaded, jobs, outcomes, now, waits)
         counts = self._counts[arm]
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -136,4 +165,5 @@ class Arms:
     def take_figures(self) -> TrafficFigures:
         """Returns what was counted since the last call."""
         taken, self._counts = self._counts, {ACTIVE: ArmCounts(), CANARY: ArmCounts()}
-        return TrafficFigures({name: counts.taken() for name, counts in taken.items()})
+        shadow = None if self._asked_beside is None else self._asked_beside.take_figures()
+        return TrafficFigures({name: counts.taken() for name, counts in taken.items()}, shadow)

@@ -49,7 +49,7 @@ class LoadedVersions:
         self._most_retained = most_retained
         self._loader = loader
         self._executor = executor
-        self._ready: tuple[Bundle, Engine] | None = None
+        self._ready: tuple[Graph, Bundle, Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._active: LoadedVersion[Engine] | None = None
         self._retained: dict[str, LoadedVersion[Engine]] = {}
@@ -115,7 +115,7 @@ class LoadedVersions:
         """
         await self.drained()  # the copy that served before may be the one to restore into
         self._forget_ready()
-        self._ready = bundle, await self._load(graph, bundle)
+        self._ready = graph, bundle, await self._load(graph, bundle)
 
     async def _load(self, graph: Graph, bundle: Bundle) -> Engine:
         try:
@@ -142,7 +142,7 @@ class LoadedVersions:
         found = self.find(bundle.digest)
         if found is not None:
             self._loader.give_back(engine)
-        return found or LoadedVersion(engine, VersionInfo.of(name, bundle))
+        return found or LoadedVersion(engine, VersionInfo.of(name, bundle), (graph, bundle))
 
     async def load_first(self, name: str, graph: Graph, bundle: Bundle) -> None:
         """Loads and activates the first version, and what the next one will need.
@@ -157,13 +157,13 @@ class LoadedVersions:
     def activate(self, name: str, digest: str) -> None:
         """Switches to the version that was prepared, under this name: the one assignment that changes what serves."""
         assert self._ready is not None, f"{name} was not prepared"
-        (bundle, engine), self._ready = self._ready, None
+        (graph, bundle, engine), self._ready = self._ready, None
         assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
         version, old = VersionInfo.of(name, bundle), self._active
         same = old if old is not None and old.version.digest == digest else None
         same = same or self._tried.get(digest) or self._retained.pop(digest, None)
         if same is None:
-            self._active = LoadedVersion(engine, version)
+            self._active = LoadedVersion(engine, version, (graph, bundle))
         else:  # jobs that wait for it go on
             self._loader.give_back(engine)
             self._active, same.version = same, version
@@ -204,5 +204,5 @@ class LoadedVersions:
     def _forget_ready(self) -> None:
         """Drops the version that a swap prepared and gave up."""
         if self._ready is not None:
-            self._loader.give_back(self._ready[1])
+            self._loader.give_back(self._ready[-1])
             self._ready = None

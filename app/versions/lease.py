@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from app.artifacts.bundle import Bundle
+from app.artifacts.bundle import Bundle, Graph
 
 E = TypeVar("E")
 
@@ -40,13 +40,17 @@ class VersionInfo:
 
 
 class LoadedVersion(Generic[E]):
-    """One copy of a policy: an engine and the version in it. `retired`: no batch may start on it any more."""
+    """One copy of a policy: an engine and the version in it. `retired`: no batch may start on it any more.
+
+    `made_of`: what another copy can be loaded from, where that is known.
+    """
 
     retired = False
 
-    def __init__(self, engine: E, version: VersionInfo) -> None:
+    def __init__(self, engine: E, version: VersionInfo, made_of: tuple[Graph, Bundle] | None = None) -> None:
         self.engine = engine
         self.version = version
+        self.made_of = made_of
         self._leases = 0
         self._waiting: asyncio.Event | None = None
 

@@ -25,6 +25,7 @@ from app.traffic.arms import Arms
 from app.versions.active import LoadedVersions
 from saver.artifact import Noise, PolicySpec, ServingInfo, read_checkpoint_manifest
 from tests.support.checkpoints import contents, identify, put
+from tests.support.shadows import Unasked
 
 SPEC = PolicySpec((), (), (), (), (), None, True, {})
 SERVING = ServingInfo({}, {}, Noise(0, 0), {})
@@ -104,7 +105,7 @@ class LocalWorker:
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.loader = FakeLoader()
         self.copies = LoadedVersions(self.loader, executor)
-        self.arms = Arms(self.copies)
+        self.arms = Arms(self.copies, Unasked)  # type: ignore[arg-type]
         self.gone_at = ""
         self.did: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from app.engine.chunks import check_whole, join, split
 from app.errors import Unsupported
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, leaves
+from saver.impure_ops import impurities
 
 # What a graph raises when the values of an input, and not the policy, are to blame.
 _INPUT_ERRORS = (
@@ -75,6 +77,11 @@ class TensorFlowEngine:
         self._ranks = {
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)
         }
+
+    @functools.cached_property
+    def draws(self) -> bool:
+        """See `Engine.draws`; read off the graph when it is first asked for."""
+        return bool(impurities(self.functions["action"].concrete))
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine.run`."""

@@ -25,7 +25,7 @@ class Tried:
         self.batcher.traffic = self
         self.delivered: list[tuple[str, int, list[str]]] = []
 
-    def delivers(self, loaded: Any, jobs: Any, outcomes: Any, now: float) -> None:
+    def delivers(self, loaded: Any, jobs: Any, outcomes: Any, now: float, waits: bool) -> None:
         assert len(jobs) == len(outcomes)
         assert all(now >= job.asked_at for job in jobs)
         self.delivered.append((loaded.version.name, len(jobs), [job.failed for job in jobs]))

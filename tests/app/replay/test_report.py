@@ -6,11 +6,12 @@ from collections import Counter
 import numpy as np
 from rich.console import Console
 
-from app.replay.comparison import Totals, compare
 from app.replay.findings import Findings
 from app.replay.picture import picture_of
 from app.replay.picture_data import Along, Joints
 from app.replay.report import Report
+from app.replay.totals import Totals
+from app.traffic.comparison import compare
 from saver.artifact import Leaf
 
 

@@ -12,10 +12,11 @@ import pytest
 from app.artifacts.bundle import Bundle
 from app.batching.rule import Job
 from app.errors import EngineFailed, SwapRefused, VersionNotLoaded
-from app.rpc.messages import Arm, TrafficPlan
+from app.rpc.messages import Arm, ShadowFigures, TrafficPlan
 from app.traffic.arms import Arms
 from app.traffic.assignment import ACTIVE, CANARY
 from app.versions.active import LoadedVersions
+from tests.support.shadows import Unasked
 
 pytestmark = pytest.mark.anyio
 GRAPH: Any = None
@@ -73,7 +74,7 @@ async def serve(versions: LoadedVersions, digest: str) -> None:
 async def arms(versions: LoadedVersions) -> Arms:
     """Version a serves, and b is the canary."""
     await serve(versions, "a")
-    made = Arms(versions)
+    made = Arms(versions, Unasked)  # type: ignore[arg-type]
     await made.follow(TrafficPlan(arm("b")))
     return made
 
@@ -118,7 +119,7 @@ async def test_what_sessions_keep_does_not_go_for_a_canary(versions: LoadedVersi
     needed |= {"a"}
     await serve(versions, "a")
     await serve(versions, "c")
-    arms = Arms(versions)
+    arms = Arms(versions, Unasked)  # type: ignore[arg-type]
     await arms.follow(TrafficPlan(arm("b")))
     assert versions.retained == {"a"}
     assert {loaded.version.digest for loaded in versions.all} == {"a", "b", "c"}
@@ -151,13 +152,19 @@ def job(failed: str = "") -> Job:
 
 async def test_answers_count_for_the_version_that_gave_them(versions: LoadedVersions, arms: Arms) -> None:
     assert arms.canary is not None
-    arms.delivers(arms.canary, [job(), job()], [{}, {}], 10.25)
-    arms.delivers(versions.active, [job(), job("it broke"), job("and again")], [{}, {}, EngineFailed("as well")], 11.0)
-    arms.delivers(versions.active, [job("neither could")], [{"state": np.array([np.inf])}], 11.0)
-    arms.delivers(arms.canary, [job()], [EngineFailed("asked by its name")], 10.0)
+    arms.delivers(arms.canary, [job(), job()], [{}, {}], 10.25, waits=False)
+    arms.delivers(
+        versions.active,
+        [job(), job("it broke"), job("and again")],
+        [{}, {}, EngineFailed("as well")],
+        11.0,
+        waits=False,
+    )
+    arms.delivers(versions.active, [job("neither could")], [{"state": np.array([np.inf])}], 11.0, waits=False)
+    arms.delivers(arms.canary, [job()], [EngineFailed("asked by its name")], 10.0, waits=False)
     gone = job()
     gone.waiter.cancel()  # type: ignore[attr-defined]
-    arms.delivers(arms.canary, [gone], [{}], 10.0)
+    arms.delivers(arms.canary, [gone], [{}], 10.0, waits=False)
     figures = arms.take_figures().arms
     assert (figures[CANARY].answers, figures[ACTIVE].answers) == (2, 3)
     assert (figures[CANARY].failures, figures[CANARY].failure) == (2, "it broke")
@@ -184,3 +191,24 @@ async def test_another_canary_begins_at_nothing(arms: Arms) -> None:
     arms.begun(CANARY)
     await arms.follow(TrafficPlan(arm("c")))
     assert arms.take_figures().arms[CANARY].sessions == 0
+
+
+async def test_a_shadow_is_offered_what_the_active_version_answers_and_nothing_else(
+    versions: LoadedVersions, arms: Arms
+) -> None:
+    assert arms.canary is not None
+    await arms.follow(TrafficPlan(arm("b"), arm("c")))
+    shadow: Any = arms._asked_beside
+    jobs, outcomes = [job()], [{}]
+    arms.delivers(versions.active, jobs, outcomes, 10.0, waits=True)
+    arms.delivers(arms.canary, jobs, outcomes, 10.0, waits=False)
+    assert shadow.offered == [(versions.active, jobs, outcomes, 10.0, True)]
+    assert arms.take_figures().shadow is not None
+    await arms.follow(TrafficPlan(arm("b"), arm("c", 0.25)))
+    assert arms._asked_beside is shadow
+    assert shadow.share == 0.25
+    await arms.follow(TrafficPlan(arm("b"), arm("d")))
+    assert shadow.closed
+    assert arms.take_figures().shadow == ShadowFigures()
+    arms.close()
+    assert arms.take_figures().shadow is None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from app.replay.divergence import divergence, needed
+from app.traffic.divergence import divergence, needed
 from app.wire.tensors import Array, Arrays
 from saver.artifact import PolicySpec, ServingInfo, leaves
 

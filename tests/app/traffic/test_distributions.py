@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.replay.distributions import Distributions
+from app.traffic.distributions import Distributions
 from saver.artifact import DistributionInfo, Leaf, Nest, Noise, PolicySpec, ServingInfo
 
 DIAGONAL = DistributionInfo("multivariate_normal_diag", ("loc", "scale_diag"), ("mean",))

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from app.replay.comparison import Numbers, Totals, compare
+from app.traffic.comparison import Numbers, compare
 
 
 def test_bits_rounding_and_tolerance_are_three_things():
@@ -30,6 +30,19 @@ def test_discrete_actions_agree_only_where_they_are_equal_however_wide_the_toler
     }
 
 
+def test_each_number_of_an_action_may_have_a_tolerance_of_its_own():
+    then = {"arm": np.zeros((3, 2), np.float32), "hand": np.zeros(3, np.float32), "grip": np.zeros(3, np.int64)}
+    now = {
+        "arm": np.array([[0.1, 9.0], [0.2, 0.0], [0.1, 9.0]], np.float32),
+        "hand": np.array([0.5, 0.5, 0.6], np.float32),
+        "grip": np.zeros(3, np.int64),
+    }
+    tolerance = {"arm": np.array([0.15, 10.0]), "hand": 0.55, "grip": 5.0}
+    found = compare(then, now, ({}, {}), tolerance)
+    assert found.agree.tolist() == [True, False, False]
+    np.testing.assert_allclose(found.differences["arm"], [9.0, 0.2, 9.0], rtol=1e-6)
+
+
 def test_what_else_was_answered_has_to_be_equal_too_but_not_to_agree():
     actions = {"a": np.array([1, 1])}
     info = ({"value": np.array([0.5, 0.5], np.float32)}, {"value": np.array([0.5, 0.6], np.float32)})
@@ -51,20 +64,5 @@ def test_rows_are_replaced_where_others_come_nearer():
     np.testing.assert_allclose(found.differences["a"], [0, 0, 1, 1e-6], atol=3e-7)
 
 
-def test_totals_add_up():
-    then, now = {"a": np.array([1, 2, 3, 4])}, {"a": np.array([1, 2, 3, 9])}
-    one, other = Totals(), Totals()
-    one.add(compare(then, now, ({}, {}), 0.0), seeded=3)
-    other.add(compare(then, then, ({}, {}), 0.0), seeded=0)
-    other.sampled += 2
-    one.divergence.add(np.array([0.5, math.inf, math.nan]))
-    one.include(other)
-    assert (one.rows, one.compared, one.greedy, one.seeded, one.sampled) == (10, 8, 5, 3, 2)
-    assert (one.equal, one.close, one.agree, one.agreement, one.largest) == (7, 7, 7, 0.875, 5.0)
-    assert (one.divergence.count, one.divergence.infinite, one.divergence.mean) == (1, 1, 0.5)
-    assert one.divergence.largest == math.inf
-
-
 def test_numbers_without_any_have_no_mean():
     assert math.isnan(Numbers().mean)
-    assert math.isnan(Totals().agreement)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_probability as tfp
 
-from app.replay.divergence import divergence, needed
+from app.traffic.divergence import divergence, needed
 from saver.artifact import DistributionInfo
 
 tfd = tfp.distributions
