@@ -34,10 +34,11 @@ demo: $(READY)  ## an agent learns CartPole through the server, its weights swap
 serve: $(READY)  ## serve policies: make serve POLICIES="name=folder …"
 	$(BIN)/python -m app serve $(POLICIES)
 
-# Two at a time: half of the time is TensorFlow's, which uses one core to make a policy. A file stays together, for what
-# its tests share, and so do those that share exports or a server; long ones come first (tests/conftest.py).
+# Three at a time on two cores: a third of the time tests wait, for a lease that ends or a process that stops. A file
+# stays together, for what its tests share, and so do those that share exports or a server; long ones come first
+# (tests/conftest.py).
 test: $(READY)  ## all tests, every scenario with small counts
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # tests/support/fast.py says what is in it, by what tests import.
 test-fast: $(READY)  ## what needs neither TensorFlow nor a server: under a minute
