@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from app.batching.call_times import CallTimes
-from app.batching.compute import Complete, compute
+from app.batching.compute import Complete, Outcomes, compute
 from app.batching.deadlines import Deadlines
-from app.batching.delivery import Outcomes, Traffic, deliver, fallen_back, without_failed
+from app.batching.delivery import Traffic, deliver, fallen_back, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
 from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch

@@ -46,7 +46,7 @@ class BatchTiming:
     @property
     def draws(self) -> bool:
         """See `Engine`."""
-        return self._engine.draws
+        return self._running.draws
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """See `Engine`."""

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from app.batching.delivery import Outcomes
+from app.batching.compute import Outcomes
 from app.batching.failures import why_failed
 from app.batching.rule import Job
 from app.engine.base import Engine

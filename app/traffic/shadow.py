@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from app.batching.delivery import Outcomes
+from app.batching.compute import Outcomes
 from app.batching.rule import INITIAL_STATE, Job
 from app.engine.base import Engine
 from app.errors import SwapRefused, is_passing
