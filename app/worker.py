@@ -96,11 +96,7 @@ class Worker:
         """Builds everything but the policies. `recorder`: where the recorder's socket lies, where there is one."""
         self._settings, self._metrics = settings, Metrics()
         self._turns = Turns(asyncio.get_running_loop())
-        self._spec_parts = AllSpecParts(
-            rows_limit=settings.rows_limit,
-            strict_bounds=settings.strict_bounds,
-            non_finite=settings.non_finite == "accept",
-        )
+        self._spec_parts = AllSpecParts.under(settings)
         metrics, offload, memory = self._metrics, Offload(), FreedMemory()
         self._stack.callback(offload.close)
         self._stack.callback(memory.close)
@@ -273,8 +269,7 @@ class Worker:
         name, spec, settings = named.name, offer.graph.spec, self._settings
         manager = RemoteManager(name, self.link, settings.swap_deadline_ms / 1000)
         versions = await self._versions(name, offer)
-        arms = Arms(versions)
-        self._policies.callback(arms.close)
+        self._policies.callback((arms := Arms(versions)).close)
         folders = upload_places(named, settings.state_dir)
         parts = self._spec_parts.of(spec, offer.graph.serving)
         return Policy(

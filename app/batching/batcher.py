@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from time import perf_counter
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, Outcomes, compute
 from app.batching.deadlines import Deadlines
-from app.batching.delivery import Traffic, deliver, fallen_back, without_failed
+from app.batching.delivery import Traffic, deliver, fallen_back, refuse_gone, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
 from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch
 from app.batching.timing import BatchTiming, Timing
 from app.batching.turns import Arrivals, Turns
 from app.engine.base import Engine
-from app.errors import DeadlinePassed, NotReady, Overloaded, TooOld, WeightsGone
+from app.errors import DeadlinePassed, NotReady, Overloaded, TooOld
 from app.metrics import PolicyMetrics
 from app.versions.lease import LoadedVersion
 from app.wire.tensors import Arrays
@@ -72,7 +72,7 @@ class Batcher:
         self._deadlines = Deadlines(self._loop, lambda: (*self._waiting, *self._in_thread), self._why_late)
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
-        self._call_times: dict[str, CallTimes] = {}
+        self._call_times: defaultdict[str, CallTimes] = defaultdict(CallTimes)
         self._sample = InputSample(parts.spread)
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
@@ -121,8 +121,7 @@ class Batcher:
         else:
             self._try([job])
             self._arrivals.note_alone()  # after the answer has left
-            if self._waiting:  # it falls back on the version that serves
-                self._go_on()
+            self._go_on()  # where it falls back on the version that serves
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -225,8 +224,6 @@ class Batcher:
         while self._waiting:
             fail(self._waiting.popleft(), NotReady(reason))
 
-    # From here on: which batch runs where.
-
     def _go_on(self) -> None:
         if self._waiting and self._next_step is None and self._running is None:
             self._next_step = self._loop.call_soon(self._step)
@@ -253,15 +250,11 @@ class Batcher:
     def _run(self, batch: Sequence[Job]) -> None:
         loaded = batch[0].loaded or self._parts.active()
         if loaded.retired:
-            self._waiting.extendleft(fallen_back([job for job in batch if job.falls_back]))
-            gone = f"the weights of version {loaded.version.name} are not kept any more"
-            fail_all([job for job in batch if job.loaded is not None], WeightsGone(gone))
+            self._waiting.extendleft(refuse_gone(loaded.version, batch))
             return
         version, engine = loaded.version, loaded.engine
         jobs = _new_enough(batch, version.train_step, version.name)
-        call_times = self._call_times.get(engine.name)
-        if call_times is None:
-            call_times = self._call_times[engine.name] = CallTimes()
+        call_times = self._call_times[engine.name]
         rows, apart = _rows(jobs), bool(version.dependent_rows)
         self._most_rows = 1 if apart else MOST_ROWS
         if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from app.batching.compute import Outcomes
-from app.batching.failures import why_failed
+from app.batching.failures import fail_all, why_failed
 from app.batching.rule import Job, Result
 from app.engine.base import Engine, InputRefused
-from app.errors import DoesNotFit, Problem
+from app.errors import DoesNotFit, Problem, WeightsGone
 from app.versions.lease import LoadedVersion, VersionInfo
 from app.wire.tensors import Arrays
 
@@ -46,6 +46,14 @@ def without_failed(jobs: Sequence[Job], outcomes: Outcomes) -> tuple[Sequence[Jo
             good.append(job)
             answers.append(outcome)
     return good, answers, failed
+
+
+def refuse_gone(version: VersionInfo, jobs: Sequence[Job]) -> list[Job]:
+    """Fails jobs whose version is gone; returns those that fall back, to wait as `fallen_back` says."""
+    waiting = fallen_back([job for job in jobs if job.falls_back])
+    gone = WeightsGone(f"the weights of version {version.name} are not kept any more")
+    fail_all([job for job in jobs if job.loaded is not None], gone)
+    return waiting
 
 
 def fallen_back(jobs: Sequence[Job]) -> list[Job]:

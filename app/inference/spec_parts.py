@@ -11,6 +11,7 @@ from app.inference.response import ResponseTemplates, response_templates
 from app.inputs.defaults import Defaults
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import InputValidator
+from app.settings import Settings
 from saver.artifact import PolicySpec, ServingInfo
 
 
@@ -30,6 +31,12 @@ class AllSpecParts:
     def __init__(self, *, rows_limit: int, strict_bounds: bool, non_finite: bool) -> None:
         self._rows_limit, self._strict_bounds, self._non_finite = rows_limit, strict_bounds, non_finite
         self._made: list[tuple[PolicySpec, ServingInfo, SpecParts]] = []
+
+    @classmethod
+    def under(cls, settings: Settings) -> AllSpecParts:
+        """Makes none, to be made as a server's settings say."""
+        non_finite = settings.non_finite == "accept"
+        return cls(rows_limit=settings.rows_limit, strict_bounds=settings.strict_bounds, non_finite=non_finite)
 
     def of(self, spec: PolicySpec, serving: ServingInfo) -> SpecParts:
         """Returns the parts for a spec; makes them where there are none so far."""

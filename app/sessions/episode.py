@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import secrets
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -131,7 +130,7 @@ class Episodes:
         carries = resets is None or not resets.all()
         if carries:
             arrays |= record.state
-        options = _joined(run, request.options)
+        options = run.joined(request.options)
         pending = self._inference_request(run, arrays, needs_state, inputs.outside_bounds, options, step)
         if needs_state and carries:
             pending.job.reset_mask = resets
@@ -316,18 +315,6 @@ def _constant(rows: int, step_type: int) -> Array:
     array = np.full(rows, step_type, np.int32)
     array.flags.writeable = False  # it serves many requests
     return array
-
-
-def _joined(run: Run, options: Options) -> Options:
-    """What a step asks, and where it asks nothing, the session."""
-    if run.mode is None and run.seed is None and not run.log_prob:
-        return options
-    return replace(
-        options,
-        mode=run.mode if options.mode is None else options.mode,
-        seed=run.seed if options.seed is None else options.seed,
-        log_prob=run.log_prob or options.log_prob,
-    )
 
 
 def _names(spec: PolicySpec) -> tuple[str, list[tuple[str, str]]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
+from app.inputs.options import Options
 from app.wire.tensors import Array
 
 # Python's objects around the arrays and texts of one record, roughly.
@@ -48,6 +50,17 @@ class Run(msgspec.Struct, frozen=True):
     retained: str | None = None
     recorded: bool = False
     arm: str = ""
+
+    def joined(self, options: Options) -> Options:
+        """Returns what a step asks for, and where it asks for nothing, what the session does."""
+        if self.mode is None and self.seed is None and not self.log_prob:
+            return options
+        return replace(
+            options,
+            mode=self.mode if options.mode is None else options.mode,
+            seed=self.seed if options.seed is None else options.seed,
+            log_prob=self.log_prob or options.log_prob,
+        )
 
 
 class Sums(msgspec.Struct, frozen=True, eq=False):
