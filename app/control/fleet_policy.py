@@ -8,6 +8,7 @@ from typing import Any
 from app.artifacts.names import EXPORT
 from app.artifacts.records import Pin, VersionRecord
 from app.control.fleet_files import FleetFiles
+from app.control.fleet_traffic import FleetTraffic
 from app.control.manager import Manager
 from app.control.state_dir import MOST_RECORDS
 from app.control.targets import Past
@@ -30,11 +31,13 @@ class FleetPolicy:
         self._records = manager.records
         manager.targets.preparing.fetch = files.fetch
         manager.targets.preparing.note = files.note
+        self._traffic = FleetTraffic(fleet, manager)
         self._member, self._coordinator = fleet.member(manager.name, lambda: manager.active.name, MOST_RECORDS)
 
     async def join(self) -> None:
         """Takes part from now on: see `Fleet.join`."""
         self._targets.swapper.protocol = self._coordinator
+        self._traffic.join()
         await self._fleet.join(self._member, self)
 
     async def members(self) -> int:
@@ -96,8 +99,7 @@ class FleetPolicy:
         """Pauses the policy on every server of the fleet, or resumes it; returns what is in force then."""
 
         async def change() -> str | None:
-            served, pin = self.serving()
-            await self._coordinator.agree(served, pin, mode)
+            await self._coordinator.pause(mode)
             return await self._set_pause(mode)
 
         return await self._manager.changes.finish(self._manager.changes.run(change))
@@ -113,6 +115,7 @@ class FleetPolicy:
                     await protocol.held()
                 committed = agreed()
                 self._records.adopt(committed.served, committed.pin)
+                await self._traffic.adopt(committed.traffic)
                 await self._targets.persist(committed.pin)
             await self._set_pause(committed.paused)
 

@@ -54,7 +54,7 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
         return answer
 
-    def swapping(call: Callable[[str, Any], Awaitable[Swapped]]) -> Call:
+    def swapping(call: Callable[..., Awaitable[Swapped]]) -> Call:
         async def answer(policy: str, *args: Any) -> Swapped:
             swapped = await call(policy, *args)
             members = await fleet[policy].members() if policy in fleet else 0
@@ -68,6 +68,9 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     async def reload_for(policy: str, *args: Any) -> Swapped:
         return await _in_fleet(fleet, policy).reload_for(*args)
 
+    async def promote(policy: str) -> Swapped:
+        return await managers[policy].traffic.promote()
+
     async def pause(policy: str, mode: str) -> str | None:
         return await (fleet[policy].pause(mode) if policy in fleet else managers[policy].admission.pause(mode))
 
@@ -76,7 +79,8 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
 
     return {
         **_fleet_calls(fleet),
-        **_traffic_calls(managers, fleet),
+        **_traffic_calls(managers),
+        "promote": swapping(promote),
         **{call.__name__: swapping(of_policy(call)) for call in (Manager.reload_export, Manager.rollback)},
         **{call.__name__: swapping(call) for call in (reload, reload_for)},
         **{call.__name__: of_policy(call) for call in (Manager.wait_for, Manager.check)},
@@ -86,21 +90,16 @@ def manager_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet])
     }
 
 
-def _traffic_calls(managers: Mapping[str, Manager], fleet: Mapping[str, InFleet]) -> Handlers:
+def _traffic_calls(managers: Mapping[str, Manager]) -> Handlers:
     """What is tried beside the active version."""
 
     async def put_traffic(policy: str, wish: TrafficWish) -> dict[str, Any]:
-        if policy in fleet and wish != TrafficWish():
-            raise Unsupported("a server of a fleet tries nothing beside the active version")
         return await managers[policy].traffic.put(wish)
 
     async def traffic(policy: str) -> dict[str, Any]:
         return await managers[policy].traffic.current_report()
 
-    async def promote(policy: str) -> Swapped:
-        return await managers[policy].traffic.promote()
-
-    return {call.__name__: call for call in (put_traffic, traffic, promote)}
+    return {call.__name__: call for call in (put_traffic, traffic)}
 
 
 def _fleet_calls(fleet: Mapping[str, InFleet]) -> Handlers:

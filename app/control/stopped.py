@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from app.control.history import History
 from app.control.plan import Candidate
 from app.control.source import Scan
+from app.control.states import State
 from app.control.trial import Stopped
 
 # The newest of them are known.
@@ -38,4 +39,5 @@ class StoppedVersions:
         for candidate in scan.complete:
             if candidate.digest in reasons:
                 version = history.version(candidate.name, candidate.digest, candidate.train_step)
-                history.refuse(version, reasons[candidate.digest], candidate.stamp)
+                if version.state is not State.REFUSED:
+                    history.refuse(version, reasons[candidate.digest], candidate.stamp)

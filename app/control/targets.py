@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.names import EXPORT
@@ -59,6 +59,8 @@ class TargetSwapper:
         self._history = history
         self._export = export
         self.records = records
+        # What is tried beside the active version, for the fleet: see `app.fleet.protocol.Committed`.
+        self.tried: dict[str, Any] = {}
 
     async def to(self, target: Target) -> None:
         """Has the target serve.
@@ -80,14 +82,18 @@ class TargetSwapper:
         """Returns the checkpoint of that name, or the export; raises as `Scan.named` does."""
         return self._export.graph if name == EXPORT else scan.named(name)
 
-    async def beside(self, target: Candidate | Graph) -> tuple[Version, Graph, Bundle]:
+    async def beside(self, target: Candidate | Graph | Past) -> tuple[Version, Graph, Bundle]:
         """Verifies a target, to be tried beside the active version.
 
         Raises:
           SwapRefused: it may not serve, or serves already.
         """
-        if target.digest == self.swapper.active.digest:
+        digest = target.record.digest if isinstance(target, Past) else target.digest
+        if digest == self.swapper.active.digest:
             raise SwapRefused(f"version {self.swapper.active.name} serves already")
+        if isinstance(target, Past):
+            version, graph = await self._obtained(target)
+            return version, graph, await self.swapper.verify(version, partial(self._prepared_again, graph, target))
         if isinstance(target, Graph):
             version = self._history.version(EXPORT, target.digest, target.train_step)
             return version, target, await self.swapper.verify(version, lambda: self.preparing.export(target))
@@ -118,7 +124,7 @@ class TargetSwapper:
         if self.preparing.fetch is not None:  # other servers may ask for what sessions keep
             in_use += await self.swapper.workers.retained()
         await self.records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
-        await self.swapper.protocol.agree(tuple(self.records.served), pin)
+        await self.swapper.protocol.agree(tuple(self.records.served), pin, self.tried)
 
     async def _to_checkpoint(self, candidate: Candidate) -> None:
         version = self._history.version(candidate.name, candidate.digest, candidate.train_step)
@@ -161,14 +167,20 @@ class TargetSwapper:
                 await self.records.forget(spare)
 
     async def _to_past(self, past: Past) -> None:
-        await self._with_room(lambda: self.preparing.obtain(past.record, self._export.graph))
-        graph = await self.records.graph_of(past.record, self._export.graph)
+        version, graph = await self._obtained(past)
+        await self.swapper.to(version, graph, partial(self._prepared_again, graph, past))
+
+    async def _obtained(self, past: Past) -> tuple[Version, Graph]:
+        record = past.record
+        await self._with_room(lambda: self.preparing.obtain(record, self._export.graph))
+        graph = await self.records.graph_of(record, self._export.graph)
+        return self._history.version(record.name, record.digest, record.train_step), graph
+
+    async def _prepared_again(self, graph: Graph, past: Past) -> Prepared:
         record = past.record
         if record.name == EXPORT and record.digest == graph.digest:
-            await self._to_export(graph)
-            return
-        version = self._history.version(record.name, record.digest, record.train_step)
-        await self.swapper.to(version, graph, lambda: self.preparing.past(graph, record, past.scan))
+            return await self.preparing.export(graph)
+        return await self.preparing.past(graph, record, past.scan)
 
     async def _to_own_weights(self, own: OwnWeights) -> None:
         """Swaps to the weights of the graph, or of the one that was saved over it, which then is the graph."""

@@ -24,8 +24,9 @@ from app.control.targets import Past, Target, TargetSwapper
 from app.control.traffic_report import report
 from app.control.trial import Ended, Trial
 from app.control.trials import Trials
-from app.errors import SwapRefused
+from app.errors import FleetLost, SwapRefused
 from app.rpc.messages import Swapped, TrafficWish
+from app.traffic.assignment import ACTIVE, CANARY
 
 log = logging.getLogger("policy_server.swap")
 
@@ -57,6 +58,8 @@ class Traffic:
         self._targets = targets
         self._changes = changes
         self._swap = swap
+        # In a fleet one server decides for all.
+        self.decides: Callable[[], bool] = lambda: True
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -77,7 +80,7 @@ class Traffic:
     async def resume(self) -> None:
         """Tries again what was tried before a restart, with the lock acquired."""
         await self.trials.resume()
-        self._look_on()
+        self.look_on()
 
     async def close(self) -> None:
         """Looks no more, and saves what has come of it."""
@@ -125,7 +128,8 @@ class Traffic:
         if canary is not None and is_another:
             trials.note_canary()
         await trials.save()
-        self._look_on()
+        await self._targets.persist(self._targets.records.pin)  # with how the one before has ended
+        self.look_on()
 
     async def promote(self) -> Swapped:
         """Makes the canary active, and stays there.
@@ -151,13 +155,14 @@ class Traffic:
     def report(self) -> dict[str, Any]:
         """Returns what `GET …/traffic` shows."""
         trials, totals = self.trials, self.trials.totals
-        figures = totals.by_arm, totals.shadow
+        figures = {arm: totals.of(arm) for arm in (ACTIVE, CANARY)}, totals.shadow
         return report(self._targets.swapper.active, trials.canary, trials.shadow, figures, trials.decided)
 
     async def current_report(self) -> dict[str, Any]:
         """Returns `report`, with what the workers have seen up to now."""
         if self._is_tried:
-            await self.trials.totals.collect()
+            with contextlib.suppress(FleetLost):  # what this server knows, then
+                await self.trials.totals.collect()
         return self.report()
 
     async def changed(self, event: Event) -> None:
@@ -192,7 +197,8 @@ class Traffic:
     def _is_tried(self) -> bool:
         return self.trials.canary is not None or self.trials.shadow is not None
 
-    def _look_on(self) -> None:
+    def look_on(self) -> None:
+        """Looks at what is tried from now on, where anything is."""
         if self._is_tried and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_again_and_again())
 
@@ -201,6 +207,8 @@ class Traffic:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._look()
+            except FleetLost:
+                pass  # the fleet's part says it: nothing is decided meanwhile
             except Exception:
                 log.exception("what is tried cannot be looked at; the next look may succeed")
 
@@ -208,17 +216,25 @@ class Traffic:
         trials = self.trials
         trial = trials.canary
         await trials.totals.collect()
-        decision = None if trial is None else self._decision(trial)
+        decision = None if trial is None else self._trouble(trial)
+        if trial is not None and decision is None and self.decides():
+            decision = self._decision(trial)
         if trial is not None and decision is not None:
             await self._changes.finish(self._changes.run(partial(self._act, trial, *decision)))
         elif trials.unsaved_s >= SAVE_EVERY_S:
             await trials.save()
 
-    def _decision(self, trial: Trial) -> tuple[Ended, str] | None:
-        if trial.version.state is not State.VERIFIED:
+    def _trouble(self, trial: Trial) -> tuple[Ended, str] | None:
+        """Returns how a trial has to end that cannot go on here, and why."""
+        if trial.version.state not in (State.VERIFIED, State.ACTIVE):
             return Ended.STOP, trial.version.reason
         if self._targets.admission.not_tried:
             return Ended.STOP, f"a worker cannot load it: {self._targets.admission.not_tried}"
+        return None
+
+    def _decision(self, trial: Trial) -> tuple[Ended, str] | None:
+        if trial.version.state is State.ACTIVE:  # by a server of the fleet that was killed just then
+            return Ended.PROMOTE, "another server of the fleet has it serve"
         return self.trials.totals.decision(trial)
 
     async def _act(self, trial: Trial, action: Ended, reason: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -40,6 +40,11 @@ class Trial:
     def arm(self) -> Arm:
         """What the workers try."""
         return Arm(self.version.name, self.graph, self.bundle, self.wish.share)
+
+    @property
+    def key(self) -> str:
+        """What no other trial has, on any server."""
+        return f"{self.version.digest} {self.began_at}"
 
     @property
     def rule(self) -> Rule:
@@ -95,6 +100,12 @@ class SavedTraffic:
     shadow_figures: ShadowFigures = field(default_factory=ShadowFigures)
     decided: Decided | None = None
     stopped: tuple[Stopped, ...] = ()
+
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """What the servers of a fleet agree on, as JSON: all but the figures; empty where nothing was ever tried."""
+        agreed = replace(self, figures={}, shadow_figures=ShadowFigures())
+        return {} if agreed == SavedTraffic() else agreed.to_json()
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON, for `from_json`."""

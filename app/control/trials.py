@@ -9,6 +9,7 @@ A canary is verified like any version, and stays so: what ends its trial makes i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -23,7 +24,7 @@ from app.control.targets import TargetSwapper
 from app.control.totals import Totals
 from app.control.traffic_report import arm_row
 from app.control.trial import Decided, Ended, SavedTraffic, SavedTrial, Trial, readable_reason
-from app.errors import SwapRefused, UnknownVersion
+from app.errors import FleetLost, SwapRefused, UnknownVersion
 from app.logs import about
 from app.rpc.messages import ArmWish, TrafficPlan, TrafficWish
 from app.traffic.assignment import ACTIVE, CANARY
@@ -68,13 +69,17 @@ class Trials:
         """Tries again what was tried before a restart, now that a version serves."""
         saved, self._loaded = self._loaded, SavedTraffic()
         scan = await self._scanner.scan()
-        self.stopped.refuse(self._history, scan, self._targets.swapper.active.digest)
+        self.refuse_stopped(scan)
         if saved.canary is not None or saved.shadow is not None:
             await self.use(*[await self._resumed(one, scan) for one in (saved.canary, saved.shadow)])
         if saved.canary is not None and self.canary is None:
             reason = f"it could not be tried after a restart: {self._not_resumed}"
             self.decided = Decided(Ended.END, saved.canary.record.name, readable_reason(reason), time.time())
             await self.save()
+
+    def refuse_stopped(self, scan: Scan) -> None:
+        """Refuses what was stopped and is there still."""
+        self.stopped.refuse(self._history, scan, self._targets.swapper.active.digest)
 
     _not_resumed = ""
 
@@ -123,6 +128,7 @@ class Trials:
         Raises:
           SwapRefused: one of them cannot load one, which is refused then; what was tried before still is.
         """
+        await self._targets.swapper.protocol.begin()
         before = self.canary, self.shadow
         plan = TrafficPlan(None if canary is None else canary.arm, None if shadow is None else shadow.arm)
         try:
@@ -133,6 +139,7 @@ class Trials:
                     self._history.refuse(trial.version, str(refusal), trial.stamp)
             raise
         self.canary, self.shadow = canary, shadow
+        self.totals.keys = _key(canary), _key(shadow)
         if shadow is not None and before[1] is not None and shadow.version is not before[1].version:
             self.totals.begin_shadow()
         if shadow is None:
@@ -153,7 +160,9 @@ class Trials:
 
     async def finish(self, action: Ended, reason: str) -> None:
         """Ends the trial of the canary."""
-        await self.totals.collect()
+        await self._targets.swapper.protocol.begin()
+        with contextlib.suppress(FleetLost):
+            await self.totals.collect()
         trial = self.canary
         assert trial is not None, "there is one to end"
         self.conclude(trial, action, reason)
@@ -192,9 +201,14 @@ class Trials:
         self._saved_at = time.monotonic()
         self.stopped.forget(self._targets.swapper.active.digest)
         canary, shadow = SavedTrial.of(self.canary), SavedTrial.of(self.shadow)
-        figures = dict(self.totals.by_arm), self.totals.shadow
+        figures = dict(self.totals.own), self.totals.own_shadow
         saved = SavedTraffic(canary, shadow, *figures, self.decided, self.stopped.known)
+        self._targets.tried = saved.agreed
         await self._targets.records.save_traffic(saved)
+
+
+def _key(trial: Trial | None) -> str:
+    return "" if trial is None else trial.key
 
 
 def _is_in(trial: Trial, others: tuple[Trial | None, Trial | None]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.artifacts.records import Pin, VersionRecord
 
 
@@ -35,8 +37,11 @@ class CommitProtocol:
     async def switched(self) -> None:
         """Returns when the others serve it too, as this server does."""
 
-    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None) -> None:
-        """Returns when the others have recorded which versions served, and the pin."""
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: dict[str, Any]) -> None:
+        """Returns when the others have recorded which versions served and the pin, and try what this server tries.
+
+        `traffic`: see `app.fleet.protocol.Committed`.
+        """
 
     async def end(self) -> None:
         """Ends the change: another server may begin one."""

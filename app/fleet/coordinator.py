@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from app.fleet import protocol
 from app.fleet.commit import CommitProtocol
 from app.fleet.member import PolicyMember, same, served_after
 from app.fleet.notice import Notice
-from app.fleet.protocol import Busy, Committed, Fenced, PolicyState, Refused, Reports
+from app.fleet.protocol import Busy, Fenced, PolicyState, Refused, Reports
 from app.fleet.store import Snapshot
 
 # A change that an operator wants waits so long for Redis.
@@ -119,18 +120,22 @@ class Coordinator(CommitProtocol):
         await member.report(applied=member.local.applied)
         await self._until_none(protocol.unapplied)
 
-    async def agree(
-        self, served: tuple[VersionRecord, ...], pin: Pin | None, paused: str | msgspec.UnsetType | None = msgspec.UNSET
-    ) -> None:
-        """See `CommitProtocol`; `paused`: the pause that is to be in force, as it is where that is left out."""
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: dict[str, Any]) -> None:
+        """See `CommitProtocol`."""
+        if not same(self._member.known, served, pin, traffic):
+            await self._agree(served=served, pin=pin, traffic=traffic)
+
+    async def pause(self, mode: str | None) -> None:
+        """Returns when the others know of a pause that is to be in force, or that none is."""
+        await self._agree(paused=mode)
+
+    async def _agree(self, **changes: Any) -> None:
+        """Commits what was committed with these changes, which need nothing to be prepared."""
         member = self._member
-        if paused is msgspec.UNSET and same(member.known, served, pin):
-            return
         await self.begin()
 
         def commit(state: PolicyState, seen: Snapshot) -> PolicyState:
-            mode = state.committed.paused if isinstance(paused, msgspec.UnsetType) else paused
-            return protocol.committed(state, member.id, Committed(0, served, pin, mode), seen.live)
+            return protocol.committed(state, member.id, msgspec.structs.replace(state.committed, **changes), seen.live)
 
         try:
             seen = await member.step(commit)

@@ -118,6 +118,15 @@ class Fleet:
         known = {"name": self.name, "member": self.id, "leased": status.leased, "reaches": status.reaches}
         return {**known, "members": members}
 
+    @property
+    def decides(self) -> bool:
+        """True for one of the members that hold a lease: the one with the least id."""
+        return self.status().leased and all(self.id < peer.id for peer in self.peers)
+
+    async def exchange(self, policy: str, seen: bytes) -> dict[str, bytes]:
+        """See `FleetStore.exchange`."""
+        return await self._store.exchange(policy, self.id, seen)
+
     async def describe(self) -> dict[str, Any]:
         """Returns what `GET /admin/fleet` answers; raises FleetLost."""
         seen = {policy: await self._store.read(policy) for policy in self.members}

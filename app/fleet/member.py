@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -100,6 +101,6 @@ def served_after(served: tuple[VersionRecord, ...], record: VersionRecord, most:
     return served if served and served[-1] == record else (*served, record)[-most:]
 
 
-def same(known: Committed | None, served: tuple[VersionRecord, ...], pin: Pin | None) -> bool:
+def same(known: Committed | None, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: dict[str, Any]) -> bool:
     """Returns whether that is what was committed."""
-    return known is not None and (known.served, known.pin) == (served, pin)
+    return known is not None and (known.served, known.pin, known.traffic) == (served, pin, traffic)

@@ -4,6 +4,7 @@
     policy-server:fleet:{NAME}:members           hash: member → what it says of itself
     policy-server:fleet:{NAME}:policy:POLICY     the state: app/fleet/protocol.py as JSON
     policy-server:fleet:{NAME}:reports:POLICY    hash: member → its report
+    policy-server:fleet:{NAME}:traffic:POLICY    hash: member → what it has seen of what is tried
     policy-server:fleet:{NAME}:secret            what members show each other when they ask for files
     policy-server:fleet:{NAME}:changes           channel: the name of a policy whose state has changed, "" for all
     policy-server:fleet:{NAME}:reported          channel: the name of a policy about which a member has reported
@@ -30,6 +31,8 @@ LEASE_S = 5.0
 _PATIENCE_S = 1.5
 # What is known of a member that is gone is kept so long.
 _FORGET_MS = 60_000
+# What was seen of a trial is kept so long after nobody has added to it.
+_FORGET_TRAFFIC_S = 7 * 24 * 3600
 
 _NOW = """
 local time = redis.call('TIME')
@@ -77,6 +80,12 @@ return 1
 _REPORT = """
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
+"""
+# KEYS: traffic. ARGV: member, what it has seen, and for how many seconds it is kept.
+_EXCHANGE = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return redis.call('HGETALL', KEYS[1])
 """
 # KEYS: leases, members.
 _MEMBERS = (
@@ -127,6 +136,7 @@ class FleetStore:
         self._leases, self._members = prefix + "leases", prefix + "members"
         self._channel, self._reported = prefix + "changes", prefix + "reported"
         scripts = {"renew": _RENEW, "end": _END, "read": _READ, "swap": _SWAP, "report": _REPORT, "members": _MEMBERS}
+        scripts["exchange"] = _EXCHANGE
         self._scripts = {name: self._redis.register_script(text) for name, text in scripts.items()}
 
     async def close(self) -> None:
@@ -202,6 +212,12 @@ class FleetStore:
     async def report(self, policy: str, member: str, report: Report) -> None:
         """Writes what a member has done."""
         await self._run("report", self._keys(policy)[1:], [member, msgspec.json.encode(report), self._reported, policy])
+
+    async def exchange(self, policy: str, member: str, seen: bytes) -> dict[str, bytes]:
+        """Writes what a member has seen of what is tried; returns what the others have, by their ids."""
+        found = await self._run("exchange", [f"{self._prefix}traffic:{policy}"], [member, seen, _FORGET_TRAFFIC_S])
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {_text(other): bytes(text) for other, text in pairs if _text(other) != member}
 
     async def changes(self) -> AsyncIterator[tuple[str, bool]]:
         """Yields the names of policies about which something has changed, "" for all, which comes first.
