@@ -30,7 +30,7 @@ class Turns:
 
 
 class Arrivals:
-    """Decides whether a job may run as soon as it comes: where several come in a turn, one call for all costs less."""
+    """Decides whether a job runs as soon as it comes: where several come in one turn, one call for all costs less."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
