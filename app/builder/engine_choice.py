@@ -126,7 +126,7 @@ class EngineChoice:
         def noise(function: str, count: int, seed: int) -> Arrays:
             return noise_for(reference.functions[function], count, seed)
 
-        pair = Pair(engine, reference, spec, serving, noise)
+        pair = Pair(engine, reference, spec, serving, noise, copy)
         check_equivalence(pair, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
         self.report("compared with TensorFlow")
         self._checked_once = True

@@ -75,6 +75,7 @@ class _Comparison:
         self._apart = apart
         self._compiled = pair.compiled
         self._reference = pair.reference
+        self._original = pair.original
         self._function = function
         self._inputs = inputs
 
@@ -101,10 +102,16 @@ class _Comparison:
             differing_rows(*answers)
 
     def check_fresh(self, inputs: Arrays) -> None:
-        """Compares names, dtypes and shapes of the answer to the same inputs without noise; raises `Unequal`."""
+        """Compares names, dtypes and shapes of the answer to the same inputs without noise.
+
+        Raises:
+          Unequal: they differ, or the function refuses inputs that it answers where it draws for itself.
+        """
         answers = self._answers()
         if answers is not None:
             differing_rows(self._compiled.run(self._function, inputs), answers[1])
+        elif self._original is not None and _answers(self._original, self._function, inputs):
+            raise Unequal(f"{self._function}: with its noise as an input it refuses what TensorFlow answers")
 
     def _answers(self) -> tuple[Arrays, Arrays] | None:
         """What the compiled policy and TensorFlow say; None where both refuse."""
@@ -147,6 +154,14 @@ class _Comparison:
         if not self._apart:  # with all that it belongs to
             answers = [rows_of(answer, [row]) for answer in answers]
         return is_among(found, {name: np.concatenate([answer[name] for answer in answers]) for name in found})
+
+
+def _answers(engine: Engine, function: str, inputs: Arrays) -> bool:
+    try:
+        engine.run(function, inputs)
+    except InputRefused:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

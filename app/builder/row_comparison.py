@@ -28,7 +28,7 @@ class Pair:
 
     `compiled` may serve if all is equal; `reference` is TensorFlow's. `spec` is that of the policy, `serving` says
     which functions it has beside `action`. `noise`: for a function that takes noise as inputs and is not `sample`, so
-    many rows, and a seed, those inputs.
+    many rows, and a seed, those inputs. `original`: TensorFlow's own functions, where those of `reference` take noise.
     """
 
     compiled: Engine
@@ -36,6 +36,7 @@ class Pair:
     spec: PolicySpec
     serving: ServingInfo
     noise: Callable[[str, int, int], Arrays] = lambda *_: {}
+    original: Engine | None = None
 
     def noise_of(self, function: str, rows: int, seed: int) -> Arrays:
         """The inputs of a function that are noise, from a generator of that seed; none for one that takes none."""

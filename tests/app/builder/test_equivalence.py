@@ -169,6 +169,15 @@ def test_engine_that_answers_what_tensorflow_refuses_is_unequal():
         check_equivalence(Pair(Values(), Stubborn(), SPEC, SERVING))
 
 
+def test_noise_as_an_input_may_not_make_it_refuse_more():
+    def noise(_: str, rows: int, __: int) -> Arrays:
+        return {"noise/uniform": np.zeros((rows, 1), np.float32)}
+
+    check_equivalence(Pair(Stubborn(), Stubborn(), SPEC, SERVING, noise, Stubborn()))
+    with pytest.raises(Unequal, match="with its noise as an input it refuses what TensorFlow answers"):
+        check_equivalence(Pair(Stubborn(), Stubborn(), SPEC, SERVING, noise, Values()))
+
+
 def test_both_may_refuse():
     check_equivalence(Pair(Stubborn(), Stubborn(), SPEC, SERVING))
 
