@@ -91,7 +91,7 @@ check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/mypy app saver client/policy_client
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## answers a second beside a bare echo and a naive server: some fifteen minutes
+bench: $(READY)  ## answers a second beside a bare echo and a naive server: some twenty minutes
 	$(BIN)/python -m bench.serving $(OPTIONS)
 
 bench-peers: $(READY)  ## the same beside other model servers, in environments of their own under .bench-peers
