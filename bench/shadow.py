@@ -42,7 +42,7 @@ def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
     shutil.copytree(checkpoint, served / "checkpoints" / checkpoint.name, dirs_exist_ok=True)
     with serving({SWAPPED: served}, folder / "log", ["--no-watch"]) as server:
         load = generator(folder, server.action, json.dumps(BODY).encode())
-        yield from _by_turns(server, load, checkpoint.name, options)
+        yield from _by_turns(server, load, "export", options)  # the checkpoint, which is newer, serves
 
 
 def _by_turns(server: Server, load: Generator, checkpoint: str, options: argparse.Namespace) -> Iterator[Found]:

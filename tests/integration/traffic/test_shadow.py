@@ -81,6 +81,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(trainers: dict[str, Nudging], words: Path) -> Iterator[RunningServer]:
     folders = {name: trainer.folder for name, trainer in trainers.items()} | {"words": words}
     with serving(folders, "--no-watch") as running:
+        for name in folders:  # the newest checkpoint serves first
+            running.reload(name, checkpoint="export").raise_for_status()
         yield running
 
 
