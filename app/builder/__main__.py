@@ -19,6 +19,9 @@ from saver.stderr import hushed
 
 # A worker gets about nine times as much of a contended core as the builder.
 _NICENESS = 10
+# A server that has all that it serves in its state folder asks nothing of its builder. The import of TensorFlow, two
+# seconds of a core, then leaves the first seconds to the workers; it comes by itself, for the sake of the first swap.
+_FIRST_CALL_S = 5.0
 
 
 def main() -> None:
@@ -30,6 +33,8 @@ def main() -> None:
     os.nice(_NICENESS)  # first: the threads that TensorFlow starts are as nice as the one that starts them
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
+    if not _is_called(int(link)):
+        return
     imported = threading.Event()
     threading.Thread(target=_end_with, args=(int(link), imported), daemon=True).start()
     gc.disable()  # it would look at TensorFlow's objects again and again, for a fifth of the import's time
@@ -39,6 +44,13 @@ def main() -> None:
     gc.enable()
     imported.set()
     asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))
+
+
+def _is_called(link: int) -> bool:
+    """Waits for the first call, or `_FIRST_CALL_S` seconds; returns whether the link's other end is still there."""
+    call = select.poll()
+    call.register(link, select.POLLIN)
+    return not any(event & select.POLLHUP for _, event in call.poll(_FIRST_CALL_S * 1000))
 
 
 def _end_with(link: int, imported: threading.Event) -> None:
