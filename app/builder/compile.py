@@ -230,13 +230,20 @@ def _one_row(function: FlatFunction) -> Callable[..., dict[str, tf.Tensor]]:
     return one_row
 
 
-def _save(constants: FoldedConstants, folder: str) -> None:
+def _save(constants: FoldedConstants, folder: Path) -> None:
+    """Writes the functions as a SavedModel: their graph once, and with each call the values of their variables."""
+    file = folder / "saved_model.pb"
+    if constants.saved_model:
+        file.write_bytes(constants.saved_model)
+        tf.train.Checkpoint(weights=constants.variables).write(str(folder / "variables" / "variables"))
+        return
     module = tf.Module()
     module.weights = constants.variables
     # Gradients are not converted, and some cannot be saved.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, folder, constants.functions, options)
-    rewrite_ops(Path(folder), constants.fed_back)
+    tf.saved_model.save(module, str(folder), constants.functions, options)
+    rewrite_ops(folder, constants.fed_back)
+    constants.saved_model = file.read_bytes()
 
 
 def _converted(constants: FoldedConstants, values: Weights) -> bytes:
@@ -253,7 +260,7 @@ def _convert(constants: FoldedConstants) -> bytes:
     """
     with tempfile.TemporaryDirectory() as folder, hushed():
         try:
-            _save(constants, folder)
+            _save(constants, Path(folder))
             # Its public way loads the SavedModel three times before it converts what lies in the folder.
             converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, list(constants.functions))
             data: bytes = converter._convert_from_saved_model(tf.compat.v1.GraphDef())

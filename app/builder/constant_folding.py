@@ -33,6 +33,7 @@ class FoldedConstants:
 
     `functions`: by name, over `variables`: one for each constant, which hold the values for the weights that the
     functions were given with. `explained`: nothing else is worked out from variables alone, in a loop or branch.
+    `saved_model`: the functions as they are converted, once they have been saved; the variables' values are not in it.
 
     Args:
       functions: tf.functions with input signatures that return dicts, by name. They change no variables.
@@ -42,6 +43,7 @@ class FoldedConstants:
 
     def __init__(self, functions: Mapping[str, Any], variables: Sequence[Any], fed_back: bool = False) -> None:
         self.fed_back = fed_back
+        self.saved_model = b""
         numbers = {id(variable.handle): number for number, variable in enumerate(variables)}
         frozen = {name: _Frozen(function, numbers) for name, function in functions.items()}
         sources: dict[bytes, tuple[_Frozen, Any]] = {}

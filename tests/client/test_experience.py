@@ -105,7 +105,8 @@ def recording(
     policies = {}
     for name, agent in agents.items():
         policies[name] = folder / name
-        PolicySaver(agent.collect_policy, train_step=agent.train_step_counter).save(str(policies[name]))
+        saver = PolicySaver(agent.collect_policy, train_step=agent.train_step_counter)
+        saver.save(str(policies[name]), verify=False)
     with serving(policies, "--no-watch", "--experience-dir", str(recorded_in), prepared=True) as running:
         for name in policies:
             with RemotePolicy(running.url, name) as policy:

@@ -84,7 +84,7 @@ class Trainer:
         self.folder = folder
         self._train_step = tf.Variable(0, dtype=tf.int64)
         self._saver = PolicySaver(self.policy, train_step=self._train_step)
-        self._saver.save(str(folder))
+        self._saver.save(str(folder), verify=False)
 
     def publish(self, train_step: int) -> str:
         """Saves a checkpoint of somewhat other weights; returns its name."""

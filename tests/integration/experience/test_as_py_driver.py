@@ -1,6 +1,7 @@
 """The server records what TF-Agents' PyDriver collects from the same environment and policy in process."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,21 @@ def local() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def driven(local: dict[str, Any]) -> Callable[..., Any]:
+    """The policy by that name as a driver of `rows` environments runs it, traced when it is first asked for."""
+
+    @functools.cache
+    def made(name: str, rows: int | None) -> Any:
+        return py_tf_eager_policy.PyTFEagerPolicy(local[name], use_tf_function=True, batch_time_steps=rows is None)
+
+    return made
+
+
+@pytest.fixture(scope="module")
 def server(local: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("driven")
     for name, policy in local.items():
-        PolicySaver(policy).save(str(folder / name))
+        PolicySaver(policy).save(str(folder / name), verify=False)  # for time: tests/saver looks at that
     served = {name: folder / name for name in local}
     with serving(served, "--no-watch", "--experience-dir", str(folder / "recorded"), prepared=True) as running:
         yield running
@@ -94,15 +106,20 @@ def packed(spec: Any, columns: dict[str, Any], path: str, at: int) -> Any:
 @pytest.mark.parametrize("rows", [None, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_trajectories_of_a_driver(
-    server: RunningServer, local: dict[str, Any], name: str, rows: int | None, truncates: bool
+    server: RunningServer,
+    local: dict[str, Any],
+    driven: Callable[..., Any],
+    name: str,
+    rows: int | None,
+    truncates: bool,
 ) -> None:
     options = {"truncates": truncates, **OPTIONS.get(name, {})}
-    driven = py_tf_eager_policy.PyTFEagerPolicy(local[name], batch_time_steps=rows is None)
-    theirs = collected(driven, rows, STEPS, **options)
+    policy = driven(name, rows)
+    theirs = collected(policy, rows, STEPS, **options)
     with Experience(server.url, name, cursor="end", wait_ms=0) as experience:
         experience.read()
         before = experience.cursor
-    environment = Drifting(driven.time_step_spec.observation, driven.action_spec, rows, **options)
+    environment = Drifting(policy.time_step_spec.observation, policy.action_spec, rows, **options)
     with RemotePolicy(server.url, name) as remote:
         play(remote, environment, len(theirs))
     columns = recorded(server, name, before, len(theirs) * (rows or 1))

@@ -32,9 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path, exports: Path, warm: tuple[str, str]) -> Iterator[RunningServer]:
     options = ("--experience-dir", str(folder), "--experience-segment-bytes", "200000")
-    with serving(
-        {"cartpole": exports / "cartpole"}, *options, "--sessions-limit", "4096", "--no-watch", *warm
-    ) as running:
+    options += ("--sessions-limit", "4096", "--no-watch", *warm)
+    with serving({"cartpole": exports / "cartpole"}, *options, prepared=True) as running:
         yield running
 
 

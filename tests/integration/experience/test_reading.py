@@ -53,7 +53,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path])
 @pytest.fixture(scope="module")
 def server(recorded: Path, folders: dict[str, Path], warm: tuple[str, str]) -> Iterator[RunningServer]:
     options = ("--workers", "2", "--experience-dir", str(recorded), "--stalled-s", "4", "--no-watch", *warm)
-    with serving(folders, *options, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
+    with serving(folders, *options, prepared=True, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         running.http.headers.update(BEARER)
         yield running
 

@@ -20,13 +20,12 @@ OF_A_FLEET = {"app.control.fleet_files", "app.control.fleet_policy"} | {
 }
 
 
-def test_it_imports_nothing_of_a_fleet_and_starts_no_process_more(
-    exports: Path, warm: tuple[str, str], tmp_path: Path
-) -> None:
+def test_it_imports_nothing_of_a_fleet_and_starts_no_process_more(exports: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NOTES)
     imported = tmp_path / "imported"
     imported.mkdir()
-    with serving({"cartpole": exports / "cartpole"}, *warm, PYTHONPATH=str(tmp_path), IMPORTED=str(imported)) as server:
+    served = {"cartpole": exports / "cartpole"}  # not prepared, so that the builder has all imported that it needs
+    with serving(served, PYTHONPATH=str(tmp_path), IMPORTED=str(imported)) as server:
         for path in ("/action", "/sessions"):
             server.http.post(path, json={"observation": [0.1, 0.0, 0.0, 0.0]}).raise_for_status()
         assert server.reload("cartpole").json().get("members", 0) == 0

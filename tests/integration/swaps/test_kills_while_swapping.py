@@ -135,8 +135,8 @@ def leftovers(server: RunningServer, place: Path) -> dict[str, int]:
 
 
 def conversions(place: Path) -> list[Path]:
-    """Folders that builders convert in; TensorFlow has files of its own beside them."""
-    return [path for path in place.glob("*/.builder/*") if path.is_dir()]
+    """Folders that builders convert in; TensorFlow has files of its own beside them, and Python compiles those."""
+    return [path for path in place.glob("*/.builder/*") if path.is_dir() and path.name != "__pycache__"]
 
 
 def kill_while_it_converts(server: RunningServer, place: Path, name: str, tries: Counter[str]) -> None:
