@@ -15,6 +15,7 @@ from app.control.source import Scan
 from app.control.targets import Past
 from app.control.totals import Seen
 from app.control.trial import Decided, Ended, SavedTraffic, SavedTrial, Trial
+from app.control.trials import Conclusion
 from app.errors import SwapRefused
 from app.fleet.fleet import Fleet
 from app.logs import about
@@ -60,9 +61,10 @@ class FleetTraffic:
         scan = await self._manager.scanner.scan(only=set(wanted))
         canary, reason = await self._adopted(saved.canary, scan)
         shadow, _ = await self._adopted(saved.shadow, scan)
+        ended = None
         if before is not None and (canary is None or canary.version is not before.version):
-            trials.conclude(before, *_how(saved.decided, before, reason))
-        reason = await self._use(canary, shadow) or reason
+            ended = before, *_how(saved.decided, before, reason)
+        reason = await self._use(canary, shadow, ended) or reason
         if trials.canary is not None and (before is None or before.version is not trials.canary.version):
             trials.note_canary()
         if reason:
@@ -95,12 +97,12 @@ class FleetTraffic:
             return None, str(refusal)
         return Trial(saved.wish, version, graph, bundle, None, saved.began_at), ""
 
-    async def _use(self, canary: Trial | None, shadow: Trial | None) -> str:
+    async def _use(self, canary: Trial | None, shadow: Trial | None, ended: Conclusion | None) -> str:
         try:
-            await self._trials.use(canary, shadow)
+            await self._trials.use(canary, shadow, ended)
         except SwapRefused as refusal:
             with contextlib.suppress(SwapRefused):
-                await self._trials.use(None, None)
+                await self._trials.use(None, None, ended)
             return str(refusal)
         return ""
 

@@ -40,4 +40,5 @@ class StoppedVersions:
             if candidate.digest in reasons:
                 version = history.version(candidate.name, candidate.digest, candidate.train_step)
                 if version.state is not State.REFUSED:
+                    version.find()
                     history.refuse(version, reasons[candidate.digest], candidate.stamp)

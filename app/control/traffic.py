@@ -118,17 +118,17 @@ class Traffic:
         canary, shadow = await trials.wished(wish, scan)
         if before is not None:
             await trials.totals.collect()
-        await trials.use(canary, shadow)
         is_another = before is None or canary is None or canary.version is not before.version
+        ended = None
         if before is not None and is_another:
             why = (
                 "an operator ended its trial" if canary is None else f"an operator tries {canary.version.name} instead"
             )
-            trials.conclude(before, Ended.STOP, why)
+            ended = before, Ended.STOP, why
+        await trials.use(canary, shadow, ended)
         if canary is not None and is_another:
             trials.note_canary()
         await trials.save()
-        await self._targets.persist(self._targets.records.pin)  # with how the one before has ended
         self.look_on()
 
     async def promote(self) -> Swapped:

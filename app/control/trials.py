@@ -33,6 +33,10 @@ log = logging.getLogger("policy_server.swap")
 audit = logging.getLogger("policy_server.audit")
 
 
+# A trial, how it has ended, and why.
+Conclusion = tuple[Trial, Ended, str]
+
+
 class Trials:
     """Those of one policy. Event loop only; the caller of what changes them sees to it that nobody else does.
 
@@ -122,8 +126,8 @@ class Trials:
                 self._release(canary)
             raise
 
-    async def use(self, canary: Trial | None, shadow: Trial | None) -> None:
-        """Has the workers try these, and nothing else.
+    async def use(self, canary: Trial | None, shadow: Trial | None, ended: Conclusion | None = None) -> None:
+        """Has the workers try these, and nothing else. `ended`: the trial of a canary that ends by it, see `conclude`.
 
         Raises:
           SwapRefused: one of them cannot load one, which is refused then; what was tried before still is.
@@ -138,6 +142,8 @@ class Trials:
                 if trial is not None and not _is_in(trial, before):
                     self._history.refuse(trial.version, str(refusal), trial.stamp)
             raise
+        if ended is not None:
+            self.conclude(*ended)
         self.canary, self.shadow = canary, shadow
         self.totals.keys = _key(canary), _key(shadow)
         if shadow is not None and before[1] is not None and shadow.version is not before[1].version:
@@ -165,8 +171,7 @@ class Trials:
             await self.totals.collect()
         trial = self.canary
         assert trial is not None, "there is one to end"
-        self.conclude(trial, action, reason)
-        await self.use(None, self.shadow)
+        await self.use(None, self.shadow, (trial, action, reason))
 
     def conclude(self, trial: Trial, action: Ended, reason: str) -> None:
         """Notes how the trial of a canary has ended; `save` is to be called after it."""
