@@ -75,7 +75,8 @@ class Trials:
         scan = await self._scanner.scan()
         self.refuse_stopped(scan)
         if saved.canary is not None or saved.shadow is not None:
-            await self.use(*[await self._resumed(one, scan) for one in (saved.canary, saved.shadow)])
+            canary, shadow = [await self._resumed(one, scan) for one in (saved.canary, saved.shadow)]
+            await self.use(canary, shadow)
         if saved.canary is not None and self.canary is None:
             reason = f"it could not be tried after a restart: {self._not_resumed}"
             self.decided = Decided(Ended.END, saved.canary.record.name, readable_reason(reason), time.time())
