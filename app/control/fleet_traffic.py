@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 
@@ -47,11 +45,11 @@ class FleetTraffic:
         for member, text in (await self._fleet.exchange(self._policy, own)).items():
             try:
                 others.append(msgspec.convert(msgspec.json.decode(text), Seen, strict=False))
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            except msgspec.DecodeError as error:
                 log.warning("%s: what member %s has seen cannot be read: %s", self._policy, member, error)
         return others
 
-    async def adopt(self, agreed: Mapping[str, Any]) -> None:
+    async def adopt(self, agreed: str) -> None:
         """Tries here what is agreed on, and ends what is not, with the lock acquired."""
         trials, before = self._trials, self._trials.canary
         if agreed == self._manager.targets.tried:
@@ -63,7 +61,7 @@ class FleetTraffic:
         shadow, _ = await self._adopted(saved.shadow, scan)
         ended = None
         if before is not None and (canary is None or canary.version is not before.version):
-            ended = before, *_how(saved.decided, before, reason)
+            ended = _how(saved.decided, before, reason)
         reason = await self._use(canary, shadow, ended) or reason
         if trials.canary is not None and (before is None or before.version is not trials.canary.version):
             trials.note_canary()
@@ -75,10 +73,10 @@ class FleetTraffic:
         await trials.save()
         self._traffic.look_on()
 
-    def _read(self, agreed: Mapping[str, Any]) -> SavedTraffic:
+    def _read(self, agreed: str) -> SavedTraffic:
         try:
-            return SavedTraffic.from_json(agreed)
-        except msgspec.ValidationError as error:
+            return SavedTraffic.from_json(msgspec.json.decode(agreed or "{}"))
+        except msgspec.DecodeError as error:
             log.warning("%s: what the fleet tries cannot be read, and is not tried here: %s", self._policy, error)
             return SavedTraffic()
 
@@ -107,8 +105,8 @@ class FleetTraffic:
         return ""
 
 
-def _how(decided: Decided | None, trial: Trial, reason: str) -> tuple[Ended, str]:
+def _how(decided: Decided | None, trial: Trial, reason: str) -> Conclusion:
     """How a trial that the fleet agrees on no more has ended."""
     if decided is not None and decided.version == trial.version.name:
-        return decided.action, decided.reason
-    return Ended.END, reason or "the fleet tries it no more"
+        return trial, decided.action, decided.reason, decided
+    return trial, Ended.END, reason or "the fleet tries it no more"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from app.artifacts.bundle import Bundle, Graph, Prepared
 from app.artifacts.names import EXPORT
@@ -60,7 +60,7 @@ class TargetSwapper:
         self._export = export
         self.records = records
         # What is tried beside the active version, for the fleet: see `app.fleet.protocol.Committed`.
-        self.tried: dict[str, Any] = {}
+        self.tried = ""
 
     async def to(self, target: Target) -> None:
         """Has the target serve.

@@ -102,10 +102,10 @@ class SavedTraffic:
     stopped: tuple[Stopped, ...] = ()
 
     @property
-    def agreed(self) -> dict[str, Any]:
+    def agreed(self) -> str:
         """What the servers of a fleet agree on, as JSON: all but the figures; empty where nothing was ever tried."""
         agreed = replace(self, figures={}, shadow_figures=ShadowFigures())
-        return {} if agreed == SavedTraffic() else agreed.to_json()
+        return "" if agreed == SavedTraffic() else msgspec.json.encode(agreed.to_json()).decode()
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON, for `from_json`."""

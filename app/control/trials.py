@@ -33,8 +33,8 @@ log = logging.getLogger("policy_server.swap")
 audit = logging.getLogger("policy_server.audit")
 
 
-# A trial, how it has ended, and why.
-Conclusion = tuple[Trial, Ended, str]
+# See `Trials.conclude`.
+Conclusion = tuple[Trial, Ended, str] | tuple[Trial, Ended, str, Decided]
 
 
 class Trials:
@@ -174,11 +174,11 @@ class Trials:
         assert trial is not None, "there is one to end"
         await self.use(None, self.shadow, (trial, action, reason))
 
-    def conclude(self, trial: Trial, action: Ended, reason: str) -> None:
-        """Notes how the trial of a canary has ended; `save` is to be called after it."""
+    def conclude(self, trial: Trial, action: Ended, reason: str, decided: Decided | None = None) -> None:
+        """Notes how the trial of a canary has ended; `save` is to be called after it. `decided`: elsewhere, by then."""
         version, reason = trial.version, readable_reason(reason)
         arms = {arm: arm_row(self.totals.of(arm)) for arm in (ACTIVE, CANARY)}
-        self.decided = Decided(action, version.name, reason, time.time(), arms)
+        self.decided = decided or Decided(action, version.name, reason, time.time(), arms)
         if action is Ended.PROMOTE:
             self._history.explain(version, f"promoted: {reason}")
         elif action is Ended.END:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from app.artifacts.records import Pin, VersionRecord
 
 
@@ -37,7 +35,7 @@ class CommitProtocol:
     async def switched(self) -> None:
         """Returns when the others serve it too, as this server does."""
 
-    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: dict[str, Any]) -> None:
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: str) -> None:
         """Returns when the others have recorded which versions served and the pin, and try what this server tries.
 
         `traffic`: see `app.fleet.protocol.Committed`.

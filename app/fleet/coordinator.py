@@ -120,7 +120,7 @@ class Coordinator(CommitProtocol):
         await member.report(applied=member.local.applied)
         await self._until_none(protocol.unapplied)
 
-    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: dict[str, Any]) -> None:
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: str) -> None:
         """See `CommitProtocol`."""
         if not same(self._member.known, served, pin, traffic):
             await self._agree(served=served, pin=pin, traffic=traffic)

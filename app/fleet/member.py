@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -101,6 +100,6 @@ def served_after(served: tuple[VersionRecord, ...], record: VersionRecord, most:
     return served if served and served[-1] == record else (*served, record)[-most:]
 
 
-def same(known: Committed | None, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: dict[str, Any]) -> bool:
+def same(known: Committed | None, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: str) -> bool:
     """Returns whether that is what was committed."""
     return known is not None and (known.served, known.pin, known.traffic) == (served, pin, traffic)

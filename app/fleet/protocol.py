@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import msgspec
 
@@ -35,14 +34,14 @@ class Committed(msgspec.Struct, frozen=True):
 
     `served`: the versions that served, the oldest first and the active one last; `pin`: None while the newest serves;
     `paused`: the mode of the pause that is in force, None for none; `traffic`: what is tried beside the active version,
-    and how the last trial ended, as JSON of `app.control.trial.SavedTraffic`; empty where nothing was ever tried.
+    and how the last trial ended: JSON of `app.control.trial.SavedTraffic`; empty where nothing was ever tried.
     """
 
     epoch: int
     served: tuple[VersionRecord, ...]
     pin: Pin | None = None
     paused: str | None = None
-    traffic: dict[str, Any] = {}
+    traffic: str = ""
 
     @property
     def active(self) -> VersionRecord:

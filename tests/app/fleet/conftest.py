@@ -33,6 +33,7 @@ class Policy:
         self.served: tuple[VersionRecord, ...] = (record(version),)
         self.pin: Pin | None = None
         self.paused: str | None = None
+        self.traffic = ""
         self.refuses = ""
         self.did: list[str] = []
         self.member, self.coordinator = fleet.member(name, lambda: self.served[-1].name, 6)
@@ -74,6 +75,7 @@ class Policy:
 
     def _adopt(self, committed: Committed) -> None:
         self.served, self.pin, self.paused = committed.served, committed.pin, committed.paused
+        self.traffic = committed.traffic
 
 
 def record(name: str) -> VersionRecord:

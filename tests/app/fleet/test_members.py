@@ -72,14 +72,17 @@ async def test_a_change_that_comes_no_further_is_not_waited_for_for_ever(
         await waiting
 
 
-async def test_pins_pauses_and_what_served_before_are_agreed_on_without_a_swap(redis: str) -> None:
+async def test_pins_pauses_trials_and_what_served_before_are_agreed_on_without_a_swap(redis: str) -> None:
     async with joined(redis, "pins") as one, joined(redis, "pins") as two:
-        await one.coordinator.agree(one.served, Pin("v0"), "reject")
-        assert (two.pin, two.paused) == (Pin("v0"), "reject")
+        await one.coordinator.agree(one.served, Pin("v0"), "what is tried")
+        await one.coordinator.pause("reject")
+        assert (two.pin, two.paused, two.traffic) == (Pin("v0"), "reject", "what is tried")
         await one.coordinator.end()
-        await two.coordinator.agree(two.served, None, None)
+        await two.coordinator.agree(two.served, None, "")
+        assert (one.pin, one.paused, one.traffic) == (None, "reject", "")
+        await two.coordinator.pause(None)
         await two.coordinator.end()
-        assert (one.pin, one.paused) == (None, None)
+        assert one.paused is None
         assert not one.did
 
 
