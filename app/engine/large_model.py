@@ -185,7 +185,8 @@ class LargeFunction:
         self._passed = {place: places[gives[n]] for place, (n, _) in enumerate(self._outputs) if gives[n] in places}
         self._buffers: tuple[Any, Any] = ((c_void_p * 0)(), (c_void_p * 0)())
         self._kept: list[int] = []
-        self._shapes: list[tuple[int, ...]] = []
+        self._room: list[tuple[int, ...]] = []  # of each input
+        self._shapes: list[tuple[int, ...]] = []  # of each output
         self._rows: int | None = None
 
     def _tensors(self, signature: c_void_p, side: str) -> list[tuple[str, _Type]]:
@@ -222,6 +223,7 @@ class LargeFunction:
                 self._model, self.number, c_size_t(place), (c_int * len(shape))(*shape), c_size_t(len(shape)),
             )  # fmt: skip
         rows = next((shapes[name][0] for name, kind in self._inputs if kind.layout.shape[:1] == (-1,)), 1)
+        self._room = [shapes[name] for name, _ in self._inputs]
         given = [self._buffer(kind, shapes[name]) for name, kind in self._inputs]
         self._shapes = [tuple(rows if size < 0 else size for size in kind.layout.shape) for _, kind in self._outputs]
         outputs = enumerate(zip(self._outputs, self._shapes, strict=True))
@@ -261,7 +263,9 @@ class LargeFunction:
             self.prepare({name: inputs[name].shape for name, _ in self._inputs})
             self._rows = rows
         given, taken = self._buffers
-        for (name, kind), buffer in zip(self._inputs, given, strict=True):
+        for (name, kind), shape, buffer in zip(self._inputs, self._room, given, strict=True):
+            if inputs[name].shape != shape:  # more than there is room for would be written over something else
+                raise InputRefused(f"{name} has the shape {inputs[name].shape}; expected {shape}")
             self._copy(buffer, np.ascontiguousarray(inputs[name], _DTYPES[kind.element]), into=True)
         try:
             self._library.call(

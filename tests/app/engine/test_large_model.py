@@ -86,6 +86,22 @@ def test_what_the_policy_refuses_is_refused_and_the_next_call_is_answered(
     assert engine.run("action", inputs | {"0/observation": np.array([3], np.int32)})["action"] == [3.0]
 
 
+def test_more_than_there_is_room_for_is_refused(
+    compiled_policies: CompiledPolicies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows, each of them longer: nothing is written beyond the room of an input."""
+    compiled = compiled_policies.compiled("dqn-greedy")
+    engine = large(compiled, monkeypatch)
+    inputs = probe_inputs(compiled.opened.export.spec, {}, 2)
+    answer = engine.run("action", inputs)
+    (name,) = [name for name in inputs if name.endswith("observation")]
+    longer = inputs | {name: np.concatenate([inputs[name]] * 1000, axis=-1)}
+    with pytest.raises(InputRefused, match="expected"):
+        engine.run("action", longer)
+    for leaf, array in engine.run("action", inputs).items():
+        np.testing.assert_array_equal(array, answer[leaf])
+
+
 def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.tflite").write_bytes(b"no model, but long enough to be one")
     with pytest.raises(ValueError, match="no model that LiteRT can run"):
