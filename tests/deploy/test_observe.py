@@ -125,6 +125,20 @@ def swap(server: RunningServer, trainer: NumberTrainer) -> None:
     assert server.reload("p", checkpoint=corrupted(trainer, 2)).status_code == 409
 
 
+def try_canary(server: RunningServer, trainer: NumberTrainer) -> None:
+    """An episode with a reward, in a session of a canary, beside a shadow; the trial ends with it."""
+    path = "/admin/policies/p/traffic"
+    wish = {"checkpoint": trainer.publish(3), "share": 1.0, "promote_after_episodes": 1}
+    shadow = {"checkpoint": trainer.publish(4)}
+    server.admin.put(path, json={"canary": wish, "shadow": shadow}).raise_for_status()
+    body = {"observation": [0, 0, 0, 0]}
+    id_ = server.http.post("/sessions", json=body).raise_for_status().json()["id"]
+    server.http.post(f"/sessions/{id_}/action", json=body | {"reward": 1.0, "step_type": 2}).raise_for_status()
+    server.http.delete(f"/sessions/{id_}").raise_for_status()
+    until(lambda: "decision" in server.admin.get(path).raise_for_status().json())
+    server.admin.put(path, json={}).raise_for_status()
+
+
 def ask(server: RunningServer, timeout_ms: int, _: int) -> int:
     """Returns the status of an answer."""
     body = {"observation": [0, 0, 0, 0], "options": {"timeout_ms": timeout_ms}}
@@ -165,6 +179,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         policies = {"p": trainer.folder, "broken": folder / "broken"}
         kept = ("--experience-dir", str(folder / "experience"))
         server = stack.enter_context(serving(policies, *OPTIONS, *kept, POLICY_SERVER_TYPO="1", **env))
+        try_canary(server, trainer)
         for _ in range(2):
             server.http.post("/sessions", json={"observation": [0, 0, 0, 0]}).raise_for_status()
         if shutil.which("prometheus"):
@@ -247,8 +262,10 @@ def test_every_line_of_a_log_as_json_is_an_object(seen: Seen) -> None:
 
 def test_lines_say_which_policy_and_which_version(seen: Seen) -> None:
     objects = [json.loads(line) for line in seen.lines]
-    for text, version, level in ((" serves: loaded", "0000000001", "info"), ("refused ", "0000000002", "warning")):
+    serving, refused = {"0000000001", "0000000003"}, {"0000000002"}  # the canary was promoted first
+    for text, versions, level in ((" serves: loaded", serving, "info"), ("refused ", refused, "warning")):
         found = [each for each in objects if text in each["message"]]
-        assert {(each["policy"], each["version"], each["level"]) for each in found} == {("p", version, level)}
+        said = {(each["policy"], each["version"], each["level"]) for each in found}
+        assert said == {("p", version, level) for version in versions}
     for said in ("POLICY_SERVER_TYPO is no setting", "Listening on http://", "Limits: ", "broken: NOT SERVED"):
         assert any(each["message"].startswith(said) for each in objects), said

@@ -127,8 +127,8 @@ def test_checkpoints_and_exports_serve_with_their_metadata(tmp_path: Path, kind:
     for name in ("checkpoint", "export"):
         bundle = builder.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundles" / name).bundle
         assert (bundle.train_step, bundle.metadata) == (7, EXPECTED[kind])
-        assert builder._copy is not None
-        for variable in builder._copy.model.model_variables:
+        assert builder._of_graph.copy is not None
+        for variable in builder._of_graph.copy.model.model_variables:
             assert np.all(variable.numpy() == (0.25 if variable.dtype == tf.float32 else 7)), variable.name
         if saver == "ours":
             assert builder.check(tmp_path / name) == 7
@@ -187,8 +187,8 @@ def test_two_variables_may_be_one_in_the_checkpoint(tmp_path: Path) -> None:
         save(str(tmp_path / name))
         bundle = builder.prepare(tmp_path / name, digest(tmp_path / name), tmp_path / "bundle").bundle
         assert (bundle.train_step, bundle.metadata) == (7, {"epsilon": 0.25})
-        assert builder._copy is not None
-        assert builder._copy.model.model_variables[0].numpy() == 0.25
+        assert builder._of_graph.copy is not None
+        assert builder._of_graph.copy.model.model_variables[0].numpy() == 0.25
 
 
 def test_a_train_step_that_is_no_number_is_unknown(tmp_path: Path) -> None:

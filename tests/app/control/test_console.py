@@ -48,7 +48,9 @@ class Server:
             version.move(state)
         export = SimpleNamespace(fresh=None, reason="")
         admission = SimpleNamespace(paused=None)
-        return SimpleNamespace(active=version, history=history, export=export, admission=admission, pinned=None)
+        traffic = SimpleNamespace(report=lambda: {"active": {"version": name}})
+        kept = {"history": history, "export": export, "admission": admission, "traffic": traffic}
+        return SimpleNamespace(active=version, pinned=None, **kept)
 
     async def _ask(self, name: str, spread: bool) -> list[WorkerFigures]:
         assert name == "figures"

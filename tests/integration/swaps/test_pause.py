@@ -166,14 +166,20 @@ def test_queue_has_its_bound(server: RunningServer, clients: ThreadPoolExecutor)
     assert {job.result().status_code for job in held} == {200}
 
 
-def test_clients_that_go_away_leave_the_queue(server: RunningServer) -> None:
-    pause(server)
+def asking(server: RunningServer) -> socket.socket:
+    """A connection on which a request has been sent."""
     host, port = server.url.removeprefix("http://").split(":")
     body = b'{"observation": [7, 0, 0, 0]}'
-    connections = [socket.create_connection((host, int(port)), 5) for _ in range(2 * ROOM)]
-    for connection in connections:
-        connection.sendall(b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-    until(lambda: full(server))
+    connection = socket.create_connection((host, int(port)), 5)
+    connection.sendall(b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    return connection
+
+
+def test_clients_that_go_away_leave_the_queue(server: RunningServer) -> None:
+    pause(server)
+    connections = [asking(server) for _ in range(ROOM)]
+    while not full(server):  # where a look was in the queue, one of them was refused
+        connections.append(asking(server))
     began = time.monotonic()
     for connection in connections:
         connection.close()
