@@ -46,6 +46,8 @@ async def shadow(loader: WeightLoader, monkeypatch: pytest.MonkeyPatch) -> Async
     await made.open()
     yield made
     made.close()
+    if isinstance(made._round, asyncio.Future):  # it may have begun to ask just then
+        await asyncio.wait({made._round})
 
 
 async def figures(shadow: Shadow, answers: int) -> ShadowFigures:
