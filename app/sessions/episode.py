@@ -93,8 +93,7 @@ class Episodes:
         )
         arrays = {**inputs.arrays, self._step_type: types}
         pending = self._inference_request(run, arrays, bool(self._carried), inputs.outside_bounds, options, 0)
-        if arm is not None:
-            use_canary(pending.job, arm)
+        use_canary(pending.job, arm)
         return SessionStep(
             episodes=self,
             before=None,
