@@ -156,9 +156,8 @@ class View:
             row["sessions"] = sessions
         if name in self._experience:
             row["experience"] = self._experience[name]
-        tried = manager.traffic.report()
-        if len(tried) > 1:  # more than the active version
-            row["traffic"] = tried
+        if manager.traffic.has_report:
+            row["traffic"] = manager.traffic.report()
         if manager.admission.paused is not None:
             row["paused"] = manager.admission.paused
         if manager.pinned is not None:

@@ -13,7 +13,7 @@ from app.control.source import Scan
 from app.control.targets import Past
 from app.control.totals import Seen
 from app.control.trial import Decided, Ended, SavedTraffic, SavedTrial, Trial
-from app.control.trials import Conclusion
+from app.control.trials import Conclusion, is_same
 from app.errors import SwapRefused
 from app.fleet.fleet import Fleet
 from app.logs import about
@@ -59,11 +59,9 @@ class FleetTraffic:
         scan = await self._manager.scanner.scan(only=set(wanted))
         canary, reason = await self._adopted(saved.canary, scan)
         shadow, _ = await self._adopted(saved.shadow, scan)
-        ended = None
-        if before is not None and (canary is None or canary.version is not before.version):
-            ended = _how(saved.decided, before, reason)
+        ended = None if before is None else _how(saved.decided, before, reason)
         reason = await self._use(canary, shadow, ended) or reason
-        if trials.canary is not None and (before is None or before.version is not trials.canary.version):
+        if trials.canary is not None and not is_same(trials.canary, before):
             trials.note_canary()
         if reason:
             trials.totals.failed(f"member {self._fleet.id}: {reason}")
@@ -108,5 +106,5 @@ class FleetTraffic:
 def _how(decided: Decided | None, trial: Trial, reason: str) -> Conclusion:
     """How a trial that the fleet agrees on no more has ended."""
     if decided is not None and decided.version == trial.version.name:
-        return trial, decided.action, decided.reason, decided
-    return trial, Ended.END, reason or "the fleet tries it no more"
+        return decided.action, decided.reason, decided
+    return Ended.END, reason or "the fleet tries it no more"

@@ -62,7 +62,7 @@ class Manager:
         self._swapper, self.admission = targets.swapper, targets.admission
         self._waiters = Waiters(self._serves, self._start_scan)
         self.changes = Changes(targets.swapper)
-        self.traffic = Traffic(Trials(name, history, scanner, targets), scanner, targets, self.changes, self.swap)
+        self.traffic = Traffic(Trials(name, history, targets), scanner, targets, self.changes, self.swap)
         self._nothing_in: object = None
 
     @property
@@ -92,7 +92,7 @@ class Manager:
             resumed = self._swapper.serves
             if not resumed and not await self._swap_to_first(self.traffic.ranked(scan, self.export.own())):
                 await self.swap(self.export.graph)
-            await self.traffic.resume()
+            await self.traffic.resume(scan)
             if resumed:
                 await self._catch_up(everything=True)  # it drops a pin on what is gone
             await self.targets.persist(self.records.pin)

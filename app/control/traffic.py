@@ -23,7 +23,7 @@ from app.control.states import State
 from app.control.targets import Past, Target, TargetSwapper
 from app.control.traffic_report import report
 from app.control.trial import Ended, Trial
-from app.control.trials import Trials
+from app.control.trials import Trials, is_same
 from app.errors import FleetLost, SwapRefused
 from app.rpc.messages import Swapped, TrafficWish
 from app.traffic.assignment import ACTIVE, CANARY
@@ -77,9 +77,9 @@ class Traffic:
         """Returns what may serve, the newest first: see `plan.ranked`; what was tried and stopped is left out."""
         return plan.ranked(self.trials.stopped.allowed(scan.complete), own)
 
-    async def resume(self) -> None:
+    async def resume(self, scan: Scan) -> None:
         """Tries again what was tried before a restart, with the lock acquired."""
-        await self.trials.resume()
+        await self.trials.resume(scan)
         self.look_on()
 
     async def close(self) -> None:
@@ -118,15 +118,9 @@ class Traffic:
         canary, shadow = await trials.wished(wish, scan)
         if before is not None:
             await trials.totals.collect()
-        is_another = before is None or canary is None or canary.version is not before.version
-        ended = None
-        if before is not None and is_another:
-            why = (
-                "an operator ended its trial" if canary is None else f"an operator tries {canary.version.name} instead"
-            )
-            ended = before, Ended.STOP, why
-        await trials.use(canary, shadow, ended)
-        if canary is not None and is_another:
+        instead = "ended its trial" if canary is None else f"tries {canary.version.name} instead"
+        await trials.use(canary, shadow, (Ended.STOP, f"an operator {instead}"))
+        if canary is not None and not is_same(canary, before):
             trials.note_canary()
         await trials.save()
         self.look_on()
@@ -151,6 +145,11 @@ class Traffic:
             raise
         await self.trials.finish(Ended.PROMOTE, reason)
         await targets.persist(pins.after(targets.records.pin, pins.reloaded(name), name))
+
+    @property
+    def has_report(self) -> bool:
+        """True where anything is tried beside the active version, or a canary was."""
+        return self._is_tried or self.trials.decided is not None
 
     def report(self) -> dict[str, Any]:
         """Returns what `GET …/traffic` shows."""

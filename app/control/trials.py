@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from app.control.arm_metrics import ArmMetrics
 from app.control.history import History
-from app.control.scanner import Scanner
 from app.control.source import Scan
 from app.control.states import State
 from app.control.stopped import StoppedVersions
@@ -33,8 +32,8 @@ log = logging.getLogger("policy_server.swap")
 audit = logging.getLogger("policy_server.audit")
 
 
-# See `Trials.conclude`.
-Conclusion = tuple[Trial, Ended, str] | tuple[Trial, Ended, str, Decided]
+# How the trial of a canary ends, and why; and as another server has noted it, where one has.
+Conclusion = tuple[Ended, str] | tuple[Ended, str, Decided]
 
 
 class Trials:
@@ -44,7 +43,7 @@ class Trials:
     serve since.
     """
 
-    def __init__(self, policy: str, history: History, scanner: Scanner, targets: TargetSwapper) -> None:
+    def __init__(self, policy: str, history: History, targets: TargetSwapper) -> None:
         self.canary: Trial | None = None
         self.shadow: Trial | None = None
         self.decided: Decided | None = None
@@ -52,7 +51,6 @@ class Trials:
         self.stopped = StoppedVersions()
         self._policy = policy
         self._history = history
-        self._scanner = scanner
         self._targets = targets
         self._loaded = SavedTraffic()
         self._saved_at = 0.0
@@ -69,16 +67,16 @@ class Trials:
         """True where a restart has to find the version that served, as a canary was tried beside it."""
         return self._loaded.canary is not None
 
-    async def resume(self) -> None:
+    async def resume(self, scan: Scan) -> None:
         """Tries again what was tried before a restart, now that a version serves."""
         saved, self._loaded = self._loaded, SavedTraffic()
-        scan = await self._scanner.scan()
         self.refuse_stopped(scan)
+        canary, reason = await self._resumed(saved.canary, scan)
+        shadow, _ = await self._resumed(saved.shadow, scan)
         if saved.canary is not None or saved.shadow is not None:
-            canary, shadow = [await self._resumed(one, scan) for one in (saved.canary, saved.shadow)]
             await self.use(canary, shadow)
-        if saved.canary is not None and self.canary is None:
-            reason = f"it could not be tried after a restart: {self._not_resumed}"
+        if saved.canary is not None and canary is None:
+            reason = f"it could not be tried after a restart: {reason}"
             self.decided = Decided(Ended.END, saved.canary.record.name, readable_reason(reason), time.time())
             await self.save()
 
@@ -86,11 +84,10 @@ class Trials:
         """Refuses what was stopped and is there still."""
         self.stopped.refuse(self._history, scan, self._targets.swapper.active.digest)
 
-    _not_resumed = ""
-
-    async def _resumed(self, saved: SavedTrial | None, scan: Scan) -> Trial | None:
+    async def _resumed(self, saved: SavedTrial | None, scan: Scan) -> tuple[Trial | None, str]:
+        """Returns the trial of before a restart, or why there is none."""
         if saved is None:
-            return None
+            return None, ""
         try:
             trial = await self.made(saved.wish, scan)
             if trial.version.digest != saved.record.digest:
@@ -99,9 +96,8 @@ class Trials:
         except (SwapRefused, UnknownVersion) as error:
             name = saved.record.name
             log.warning("%s: %s is not tried any more: %s", self._policy, name, error, extra=about(self._policy, name))
-            self._not_resumed = str(error)
-            return None
-        return replace(trial, began_at=saved.began_at)
+            return None, str(error)
+        return replace(trial, began_at=saved.began_at), ""
 
     async def made(self, wish: ArmWish, scan: Scan) -> Trial:
         """Returns the trial that is wished, with a version that was verified.
@@ -128,7 +124,7 @@ class Trials:
             raise
 
     async def use(self, canary: Trial | None, shadow: Trial | None, ended: Conclusion | None = None) -> None:
-        """Has the workers try these, and nothing else. `ended`: the trial of a canary that ends by it, see `conclude`.
+        """Has the workers try these, and nothing else. `ended`: how the trial of a canary ends that is not among them.
 
         Raises:
           SwapRefused: one of them cannot load one, which is refused then; what was tried before still is.
@@ -143,13 +139,11 @@ class Trials:
                 if trial is not None and not _is_in(trial, before):
                     self._history.refuse(trial.version, str(refusal), trial.stamp)
             raise
-        if ended is not None:
-            self.conclude(*ended)
+        if before[0] is not None and ended is not None and not is_same(before[0], canary):
+            self._conclude(before[0], *ended)
         self.canary, self.shadow = canary, shadow
         self.totals.keys = _key(canary), _key(shadow)
-        if shadow is not None and before[1] is not None and shadow.version is not before[1].version:
-            self.totals.begin_shadow()
-        if shadow is None:
+        if shadow is None or (before[1] is not None and not is_same(before[1], shadow)):
             self.totals.begin_shadow()
         if before[1] is not None and not _is_in(before[1], (canary, shadow)):
             self._release(before[1])
@@ -167,15 +161,13 @@ class Trials:
 
     async def finish(self, action: Ended, reason: str) -> None:
         """Ends the trial of the canary."""
-        await self._targets.swapper.protocol.begin()
+        assert self.canary is not None, "there is one to end"
         with contextlib.suppress(FleetLost):
             await self.totals.collect()
-        trial = self.canary
-        assert trial is not None, "there is one to end"
-        await self.use(None, self.shadow, (trial, action, reason))
+        await self.use(None, self.shadow, (action, reason))
 
-    def conclude(self, trial: Trial, action: Ended, reason: str, decided: Decided | None = None) -> None:
-        """Notes how the trial of a canary has ended; `save` is to be called after it. `decided`: elsewhere, by then."""
+    def _conclude(self, trial: Trial, action: Ended, reason: str, decided: Decided | None = None) -> None:
+        """Notes how the trial of a canary has ended. `decided`: as another server has noted it."""
         version, reason = trial.version, readable_reason(reason)
         arms = {arm: arm_row(self.totals.of(arm)) for arm in (ACTIVE, CANARY)}
         self.decided = decided or Decided(action, version.name, reason, time.time(), arms)
@@ -217,5 +209,10 @@ def _key(trial: Trial | None) -> str:
     return "" if trial is None else trial.key
 
 
+def is_same(trial: Trial, other: Trial | None) -> bool:
+    """Returns whether the other one tries the same version."""
+    return other is not None and other.version is trial.version
+
+
 def _is_in(trial: Trial, others: tuple[Trial | None, Trial | None]) -> bool:
-    return any(other is not None and other.version is trial.version for other in others)
+    return any(is_same(trial, other) for other in others)

@@ -48,7 +48,7 @@ class Server:
             version.move(state)
         export = SimpleNamespace(fresh=None, reason="")
         admission = SimpleNamespace(paused=None)
-        traffic = SimpleNamespace(report=lambda: {"active": {"version": name}})
+        traffic = SimpleNamespace(has_report=False)
         kept = {"history": history, "export": export, "admission": admission, "traffic": traffic}
         return SimpleNamespace(active=version, pinned=None, **kept)
 
