@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from app.control.history import History
 from app.control.plan import Candidate
@@ -33,9 +33,9 @@ class StoppedVersions:
         stopped = {stopped.digest for stopped in self.known}
         return [candidate for candidate in candidates if candidate.digest not in stopped]
 
-    def refuse(self, history: History, scan: Scan, active: str) -> None:
-        """Refuses those that are there still, after a restart, but for the version of the digest `active`."""
-        reasons = {stopped.digest: stopped.reason for stopped in self.known if stopped.digest != active}
+    def refuse(self, history: History, scan: Scan, used: Collection[str]) -> None:
+        """Refuses those that are there still. `used`: digests of what serves or is tried again: an operator asked."""
+        reasons = {stopped.digest: stopped.reason for stopped in self.known if stopped.digest not in used}
         for candidate in scan.complete:
             if candidate.digest in reasons:
                 version = history.version(candidate.name, candidate.digest, candidate.train_step)

@@ -81,8 +81,9 @@ class Trials:
             await self.save()
 
     def refuse_stopped(self, scan: Scan) -> None:
-        """Refuses what was stopped and is there still."""
-        self.stopped.refuse(self._history, scan, self._targets.swapper.active.digest)
+        """Refuses what was stopped and is there still, but for what is used now."""
+        tried = [trial.version.digest for trial in (self.canary, self.shadow) if trial is not None]
+        self.stopped.refuse(self._history, scan, {self._targets.swapper.active.digest, *tried})
 
     async def _resumed(self, saved: SavedTrial | None, scan: Scan) -> tuple[Trial | None, str]:
         """Returns the trial of before a restart, or why there is none."""

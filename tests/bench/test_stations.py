@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError
+from bench.stations import stopwatch
 from bench.stations.stopwatch import Stopwatch, WrapperCost, replaced
 from bench.stations.table import FUNCTIONS, WHAT
 from tests.support.server import ROOT
@@ -21,12 +22,28 @@ def work(seconds: float) -> None:
         pass
 
 
-def test_time_is_charged_to_the_innermost_station_without_the_cost_of_wrappers() -> None:
+class Clock:
+    """Goes on by a microsecond whenever it is read, as if that were what a wrapper costs, and by the work done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def work(self, microseconds: int) -> None:
+        self.now += microseconds * 1e-6
+
+
+def test_time_is_charged_to_the_innermost_station_without_the_cost_of_wrappers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(stopwatch, "perf_counter", clock)
     watch, cost = Stopwatch(), WrapperCost.measured()
-    inner = watch.wrapped("inner", lambda: work(0.00002))
+    inner = watch.wrapped("inner", lambda: clock.work(20))
 
     def both() -> None:
-        work(0.00003)
+        clock.work(30)
         inner()
         inner()
 
@@ -38,7 +55,7 @@ def test_time_is_charged_to_the_innermost_station_without_the_cost_of_wrappers()
     assert watch.entered == {"outer": 300, "inner": 600}
     assert watch.called == {"base": 300, "outer": 600}
     found = {station: cost.net_s(watch, station) / 300 for station in ("base", "outer", "inner")}
-    assert 0 <= found["base"] < found["outer"] < found["inner"]  # 0, 30 and 40 µs
+    assert found == pytest.approx({"base": 0.0, "outer": 30e-6, "inner": 40e-6}, abs=1e-7)
     assert all(cost.net_s(watch, station) < watch.seconds[station] for station in found)
 
 

@@ -105,6 +105,8 @@ def test_returns_of_all_servers_stop_it_everywhere(operators: list[Operator], si
 def test_any_server_promotes_it_on_all(fleet: Fleet, operators: list[Operator], simulators: list[Simulators]) -> None:
     operators[0].put(canary={"checkpoint": EQUAL, "share": 0.5})
     simulators[0].episodes(4)
+    for operator in operators:  # it was stopped before, and is asked for again
+        assert operator.version(EQUAL)["state"] == "verified"
     promoted = operators[1].promote()
     assert (promoted["version"], promoted["previous"], promoted["members"]) == (EQUAL, ACTIVE, MEMBERS)
     assert serving(fleet, "version") == [EQUAL] * MEMBERS
