@@ -33,6 +33,7 @@ from app.api.console import Pages
 from app.api.fast_path import FastPath
 from app.api.models import Models
 from app.api.openpi import OpenPi
+from app.api.protocol import protocol_with
 from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
 from app.batching.batcher import Batcher, BatcherParts
@@ -105,7 +106,7 @@ class Worker:
         names = [named.name for named in settings.policies]
         self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
         self._service.fleet = FleetStatus() if settings.fleet_url else None
-        writers = StepWriters(settings, metrics)
+        writers = StepWriters(settings, metrics, self._turns.cork)
         self._stack.callback(writers.close)
         self._sessions = Sessions(self._service, store_for(settings), rows_limit=settings.rows_limit, writers=writers)
         self._stack.push_async_callback(self._sessions.close)
@@ -126,10 +127,9 @@ class Worker:
         self._limits = SharedLimits(HttpLimits.of(settings), memory)
         self._http = HttpServer(
             app,
-            self._fast_path,
+            protocol_with(self._fast_path, self._limits, self._turns.cork),
             settings.root_path,
             _grace_s(settings),
-            self._limits,
             trusted_proxies=settings.trusted_proxies,
         )
         metrics.measure_with(functools.partial(_measure, metrics, self._service, self._limits))

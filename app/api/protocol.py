@@ -28,6 +28,7 @@ from app.api.request_cycle import FastPathCycle, Route
 from app.api.timeouts import CHECK_AFTER_S, Timeouts
 from app.api.websocket import Upgrade
 from app.api.writer import CLOSED
+from app.batching.cork import Cork
 from app.errors import Overloaded, RequestTimeout, Unsupported
 from app.sockets import unread_bytes
 from app.wire.limits import SMALL_BYTES
@@ -39,7 +40,7 @@ _STOPPING_S = 0.1
 
 
 class FastPathProtocol(RequestReader):
-    """One connection. `fast_path`, `shared` and `heads` are set by `protocol_with`."""
+    """One connection. `fast_path`, `shared`, `cork` and `heads` are set by `protocol_with`."""
 
     fast_path: FastPath
     heads: KnownHeads
@@ -290,8 +291,7 @@ class FastPathProtocol(RequestReader):
             self._timeouts.check_after(self.shared.client_timeout_s)
 
 
-def protocol_with(fast_path: FastPath, shared: SharedLimits) -> type[asyncio.Protocol]:
+def protocol_with(fast_path: FastPath, shared: SharedLimits, cork: Cork) -> type[asyncio.Protocol]:
     """Makes the protocol of a server."""
-    return type(
-        "FastPathProtocol", (FastPathProtocol,), {"fast_path": fast_path, "shared": shared, "heads": KnownHeads()}
-    )
+    common = {"fast_path": fast_path, "shared": shared, "cork": cork, "heads": KnownHeads()}
+    return type("FastPathProtocol", (FastPathProtocol,), common)

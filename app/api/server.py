@@ -12,14 +12,12 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.connection_limits import SharedLimits
-from app.api.fast_path import FastPath
-from app.api.protocol import FastPathProtocol, protocol_with
+from app.api.protocol import FastPathProtocol
 from app.sockets import accept_waiting
 
 
 class HttpServer(uvicorn.Server):
-    """Serves `app`, and what needs no framework by `fast_path`, between `start` and `stop`.
+    """Serves `app` between `start` and `stop`. `protocol`: that of its connections, see `protocol_with`.
 
     `grace_s`: how long what was accepted has to be answered, once it stops. `trusted_proxies`: addresses whose
     X-Forwarded-For is believed.
@@ -28,14 +26,12 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: FastAPI,
-        fast_path: FastPath,
+        protocol: Any,
         root_path: str,
         grace_s: int,
-        shared: SharedLimits,
         *,
         trusted_proxies: str,
     ) -> None:
-        protocol: Any = protocol_with(fast_path, shared)
         config = uvicorn.Config(
             app,
             http=protocol,

@@ -267,6 +267,10 @@ class WebSocket(AnswerWriter):
         if not self.closing:
             self.write(framed(body, opcode))
 
+    def write(self, data: bytes) -> None:
+        """See `Connection`. Messages are sent at once."""
+        self.write_now(data)
+
     def write_answer(self, media_type: bytes, body: bytes) -> None:  # noqa: ARG002
         """See `Receiver`: the message under way is answered."""
         self.cycle = None

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from app.api.access import client_at
 from app.api.connection_limits import SharedLimits
+from app.batching.cork import Cork
 
 _OK = STATUS_LINE[200]
 
@@ -39,11 +40,12 @@ class AnswerWriter(asyncio.Protocol):
     """The half of a connection that writes.
 
     `stays`: whether the connection is open after the answer under way. `odd`: whether there is more to do after it
-    than to wait for the next request. `closing`: whether nothing is read or written any more. `shared` is set by
-    `protocol_with`.
+    than to wait for the next request. `closing`: whether nothing is read or written any more. `shared` and `cork` are
+    set by `protocol_with`.
     """
 
     shared: SharedLimits
+    cork: Cork
     _common: tuple[Any, bytes] = (None, b"")
 
     def __init__(self, server_state: ServerState) -> None:
@@ -102,7 +104,15 @@ class AnswerWriter(asyncio.Protocol):
         self.write(b"".join((status, self._common_head(), fields, end, body)))
 
     def write(self, data: bytes) -> None:
-        """See `Connection`."""
+        """See `Connection`. What is not the usual answer is sent at once: the connection may be closed behind it."""
+        if self.odd or not self.stays:
+            self.cork.send_all()
+        elif self.cork.hold(self, data):
+            return
+        self.write_now(data)
+
+    def write_now(self, data: bytes) -> None:
+        """See `Sender`."""
         if self.closing:
             return
         self.transport.write(data)

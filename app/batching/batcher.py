@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from app.batching.call_times import CallTimes
@@ -78,7 +79,8 @@ class Batcher:
         self._released: asyncio.Event | None = None
         self._stopping = False
         self._closed = False
-        self._arrivals = Arrivals(parts.turns or Turns(self._loop))
+        turns = parts.turns or Turns(self._loop)
+        self._arrivals, self._cork = Arrivals(turns), turns.cork
         self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
@@ -111,7 +113,7 @@ class Batcher:
         if self._running is not None or self._paused:
             self._deadlines.watch(job.deadline)
         elif self._next_step is None:
-            self._next_step = self._loop.call_soon(self._step)
+            self._next_step = self._cork.call_soon(self._step)
 
     def submit_alone(self, job: Job) -> None:
         """Does what `submit` does, and runs the job now where nothing else waits or runs; see `Arrivals`."""
@@ -226,7 +228,7 @@ class Batcher:
 
     def _go_on(self) -> None:
         if self._waiting and self._next_step is None and self._running is None:
-            self._next_step = self._loop.call_soon(self._step)
+            self._next_step = self._cork.call_soon(self._step)
 
     def _step(self) -> None:
         """Runs the next batch, or has it run; between two batches the event loop does what else there is to do."""
@@ -279,7 +281,7 @@ class Batcher:
             work = self._loop.run_in_executor(
                 self._parts.executor, compute, engine, jobs, rows, self._parts.complete, call_times, apart
             )
-            self._deliver(loaded, jobs, await work, engine)
+            self._cork.run(partial(self._deliver, loaded, jobs, await work, engine))
             self._parts.metrics.batch(rows, call_times.take_last())
         except Exception as error:  # as in `_try`
             fail_all(jobs, error)

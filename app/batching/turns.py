@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+from app.batching.cork import Cork
+
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
 _GATHERED = 16
 
 
 class Turns:
-    """Numbers the turns of an event loop that somebody notes; one for all batchers of a process."""
+    """Numbers the turns of an event loop that somebody notes; one for all batchers of a process. `cork`: their own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.cork = Cork(loop)
         self._loop = loop
         self._number = 0
         self._noted: list[None] = []

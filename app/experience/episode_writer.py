@@ -27,5 +27,5 @@ class EpisodeWriter:
             self._who = who if self._writer.is_recorded(who.session, None) else None
             self._step, self._rows = 0, job.rows
         if self._who is not None:
-            self._writer.record(self._who.session, self._who, self._step, options, job, result)
+            self._writer.record_now(self._who.session, self._who, self._step, options, job, result)
         self._step += 1

@@ -3,7 +3,8 @@
     magic, 8 bytes · digest of the layout, 16 · the end of the records, u64 · nothing, up to byte 64 · records
 
 The worker sets the end after each step, so what it has answered is there however it ends, and no system call is paid.
-Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. The writer holds a lock on
+Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. They are written, too: the
+first write to a page of a block that was not costs thirty times as much. The writer holds a lock on
 the file: where it can be taken, the writer is gone or has moved on.
 """
 
@@ -147,7 +148,7 @@ def _created(folder: Path, digest: bytes, size: int) -> mmap.mmap:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(number, 0, size)
-        os.pwrite(number, (_MAGIC + digest + _END.pack(_START)).ljust(_START, b"\x00"), 0)
+        os.pwrite(number, (_MAGIC + digest + _END.pack(_START)).ljust(size, b"\x00"), 0)
         made = mmap.mmap(number, size)
         partial.rename(path)
     except BaseException:

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from app import logs, tasks
+from app.background import give_way, set_session_niceness
 from app.errors import NotReady, Overloaded
 from app.experience.following import Follower
 from app.experience.limits import RowLogLimits
@@ -36,13 +37,14 @@ from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
 
-# A worker gets about three times as much of a contended core.
-_NICENESS = 5
 # Between two looks at the journals: while somebody asks for rows, the same after many rows, and else. A thousand rows
 # at once cost a third of what they do a hundred at a time.
 _SOON_S, _BUSY_S, _IDLE_S = 0.012, 0.035, 0.5
 _MANY_ROWS = 100
 _CLOSE_EVERY_S = 0.25
+# It gives way to everything else, unless so many rows have come since its last look, until they are few again.
+_NICE, _HURRIED = 19, 5
+_TOO_MANY_ROWS, _FEW_ROWS = 4096, 1024
 # Each has a place in the worker that it asks, too.
 MOST_WAITING = 64
 _RETRY_S = 2
@@ -178,9 +180,13 @@ class Recorder:
             recording.close()
 
     def _follow(self) -> None:
+        now = 0
         while not self._stopped.is_set():
             self._wake.clear()
             rows = sum(self._guarded(recording.advance) for recording in self._recordings.values())
+            wanted = niceness(rows, now)
+            if wanted != now and set_session_niceness(wanted):
+                now = wanted
             if rows:
                 self._loop.call_soon_threadsafe(self._release)
             self._loop.call_soon_threadsafe(self._pass)
@@ -214,6 +220,13 @@ class Recorder:
         passed.set()
 
 
+def niceness(rows: int, before: int) -> int:
+    """Returns how nice the process is to be. `rows`: of the last look; `before`: how nice it is."""
+    if rows >= _TOO_MANY_ROWS:
+        return _HURRIED
+    return _NICE if rows < _FEW_ROWS else before or _NICE
+
+
 async def serve(link: int, folder: Path) -> None:
     """Serves the link with the given number, until its other end is gone."""
     recorder = Recorder(Follower)
@@ -229,7 +242,7 @@ def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # the control process says when to stop
     link, level, form, folder = sys.argv[1:]
-    os.nice(_NICENESS)
+    give_way()
     logs.configure(level, form, process="recorder")
     asyncio.run(serve(int(link), Path(folder)))
 

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
+from app.batching.cork import Cork
 from app.batching.rule import Job, Result
 from app.experience.event import MODES, STEP, Names, as_copy, read_head
 from app.experience.journal import FOLDER, JournalFull, JournalLimits, JournalWriter
@@ -53,10 +54,14 @@ class Kept(Protocol):
 class StepWriter:
     """Writes the steps of the recorded sessions of one policy. `folder`: the policy's.
 
-    Only the event loop's thread writes; `event` may be called by others too.
+    Only the event loop's thread writes; `event` may be called by others too. `cork`: what holds answers back.
     """
 
-    def __init__(self, policy: str, spec: PolicySpec, folder: Path, limits: JournalLimits, share: float) -> None:
+    def __init__(
+        self, policy: str, spec: PolicySpec, folder: Path, limits: JournalLimits, share: float, cork: Cork
+    ) -> None:
+        self._cork = cork
+        self._answered: list[tuple[str, Names, int, Options, Job, Result]] = []
         self._policy = policy
         self._layout = Layout(spec)
         self._folder = folder / FOLDER
@@ -91,7 +96,20 @@ class StepWriter:
             return b""
 
     def record(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
-        """Writes an answered step, as `event` and `write` do one after the other, with few calls where all is known."""
+        """Writes an answered step before its answer leaves by the cork: with those of its batch, which costs half."""
+        answered = session, names, step, options, job, result
+        if self._answered or self._cork.before_sending(self._record_all):
+            self._answered.append(answered)
+        else:
+            self.record_now(*answered)
+
+    def _record_all(self) -> None:
+        all_answered, self._answered = self._answered, []
+        for answered in all_answered:
+            self.record_now(*answered)
+
+    def record_now(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
+        """Does what `event` and `write` do one after the other, with few calls where all is known."""
         journal, plan = self._journal, self._layout.plans.get((job.function, result.digest, job.rows))
         known, version = journal.sessions.get(names.incarnation), journal.versions.get(result.version)
         if (
@@ -180,7 +198,8 @@ class StepWriter:
 class StepWriters:
     """Those of a worker's policies; none where nothing is recorded."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, cork: Cork) -> None:
+        self._cork = cork
         self._folder = Path(settings.experience_dir).expanduser().absolute() if settings.experience_dir else None
         self._share = settings.experience_share
         size = min(max(settings.experience_bytes_limit // 256, _LEAST_JOURNAL), _MOST_JOURNAL)
@@ -194,7 +213,9 @@ class StepWriters:
         if self._folder is None or not spec.takes_time_step or not isinstance(spec.inputs, dict):
             return None
         if policy not in self._writers:
-            self._writers[policy] = StepWriter(policy, spec, self._folder / policy, self._limits, self._share)
+            self._writers[policy] = StepWriter(
+                policy, spec, self._folder / policy, self._limits, self._share, self._cork
+            )
         return self._writers[policy]
 
     def _measure(self) -> None:

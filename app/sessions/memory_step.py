@@ -45,7 +45,7 @@ class MemoryStep:
         return self._won(codec)
 
     def answer(self, result: Result, codec: Codec) -> bytes:
-        """Writes, stores and records, and returns the body of the answer."""
+        """Writes, stores and records, and returns the body of the answer, which leaves by the cork."""
         after = self._step.after(result, codec)
         if self._store.put(self._key, self._before, after):
             self._step.record_result(result, after)

@@ -145,8 +145,10 @@ class Sessions:
             return step
         result = await self._service.answered(step)
         if isinstance(step, LargeMemoryStep):
-            return Answer(writes.media_type, step.kept(await self._service.write_elsewhere(step, result, writes)))
-        return Answer(writes.media_type, step.answer(result, writes))
+            written = await self._service.write_elsewhere(step, result, writes)
+        else:
+            written = step.written(result, writes)
+        return Answer(writes.media_type, step.kept(written))
 
     def step_at_once(self, policy: Policy, id_: str, reads: Codec, writes: Codec, body: bytes) -> MemoryStep | Answer:
         """Returns the pending request of a step where sessions are in memory; it stores the record when answered."""

@@ -2,13 +2,14 @@
 
 import os
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from app.background import give_way
+from app.background import give_way, set_session_niceness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own there")
 
@@ -39,3 +40,20 @@ def test_a_thread_and_those_that_it_starts_give_way() -> None:
     kernel = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
     assert before[1] is None or own[1] == 100_000_000 or kernel < (6, 12)
     assert (niceness(), slice_ns()) == before
+
+
+def test_a_process_gives_way_as_a_whole_where_it_leads_a_session_that_shares_the_cores_with_others() -> None:
+    """As the builder and the recorder do; whoever started them keeps its share."""
+    file = Path("/proc/self/autogroup")
+    before = file.read_text() if file.exists() else ""
+    assert os.getsid(0) == os.getpid() or not set_session_niceness(7)
+    code = "from app.background import give_way\ngive_way()\nprint(open('/proc/self/autogroup').read())"
+    if before:
+        said = subprocess.run(
+            [sys.executable, "-c", code], start_new_session=True, capture_output=True, text=True
+        ).stdout
+        assert said.split() in (
+            [],
+            [said.split()[0], "nice", "10"],
+        )  # empty where this process is in a group of cgroups
+        assert file.read_text() == before

@@ -15,6 +15,7 @@ from app.api.connection_limits import HttpLimits, SharedLimits
 from app.api.parser import HttpParser
 from app.api.protocol import FastPathProtocol, protocol_with
 from app.api.request_cycle import Route
+from app.batching.cork import Cork
 from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
@@ -99,7 +100,7 @@ def connected(submitted: Submitted, **limits: float) -> tuple[FastPathProtocol, 
     config.load()
     bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
     shared = SharedLimits(bounds, FreedMemory())
-    protocol: Any = protocol_with(submitted, shared)(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
+    protocol: Any = protocol_with(submitted, shared, Cork(asyncio.get_running_loop()))(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
     transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport
@@ -354,3 +355,26 @@ async def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_wit
             while b"HTTP/1.1 408" not in transport.written:
                 await asyncio.sleep(0.01)
             assert transport.ended
+
+
+async def test_answers_of_a_batch_leave_together_and_one_that_closes_its_connection_with_those_before_it() -> None:
+    submitted, written = Submitted(), []
+    (one, transport), (other, closing) = connected(submitted), connected(submitted)
+    other.cork = one.cork
+    one.data_received(REQUEST)
+    submitted.cycles.pop().set_result(b"the first, whose head was not known")
+    transport.written = b""
+    for protocol, request in ((one, REQUEST), (other, REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))):
+        protocol.data_received(request)
+
+    def deliver() -> None:
+        submitted.cycles[0].set_result(b"an answer")
+        written.append(transport.written)
+        submitted.cycles[1].set_result(b"the last one")
+        written.append(transport.written)
+
+    one.cork.run(deliver)
+    assert written[0] == b""
+    assert written[1].endswith(b"an answer")
+    assert closing.written.endswith(b"the last one")
+    assert closing.ended or closing.closed.is_set()

@@ -1,5 +1,6 @@
 """Steps of sessions are recorded where they should be; what cannot be is counted, said once, and costs no answer."""
 
+import asyncio
 import json
 import logging
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.batching.cork import Cork
 from app.errors import Unsupported
 from app.experience.episode_writer import EpisodeWriter
 from app.experience.following import Follower
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def recording(folder: Path, share: float = 1.0) -> AsyncIterator[tuple[ServedPolicy, StepWriter]]:
     settings = Settings(policies=(), experience_dir=str(folder), experience_share=share)
-    writers = StepWriters(settings, Metrics())
+    writers = StepWriters(settings, Metrics(), Cork(asyncio.get_running_loop()))
     async with ServedPolicy.open(writers=writers) as policy:
         writer = writers.of("p", SPEC)
         assert writer is not None

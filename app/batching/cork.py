@@ -1,0 +1,81 @@
+"""Answers of batches that run one after the other leave together, after the last: sending costs half then.
+
+Between two answers that are written tens of microseconds apart, the client's process falls asleep and has to be woken
+up, and the kernel's code leaves the cache: some 18 µs an answer, and 9 where the sends follow each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+# More are not held back: the first would wait for too long.
+_MOST_HELD = 16
+
+
+class Sender(Protocol):
+    """A connection that an answer goes to."""
+
+    def write_now(self, data: bytes) -> None:
+        """Sends it."""
+
+
+class Cork:
+    """One for all batchers and connections of an event loop: holds answers back while batches are delivered."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._scheduled = 0
+        self._to_end = 0
+        self._held: list[tuple[Sender, bytes]] = []
+        self._before: list[Callable[[], None]] = []
+
+    def call_soon(self, deliver: Callable[[], None]) -> asyncio.Handle:
+        """Has the event loop call what delivers a batch, and all answers leave together that are delivered by then."""
+        self._scheduled += 1
+        return self._loop.call_soon(self._run_scheduled, deliver)
+
+    def run(self, deliver: Callable[[], None]) -> None:
+        """Calls what delivers a batch; its answers leave together."""
+        self._to_end += 1
+        self._run(deliver)
+
+    def _run_scheduled(self, deliver: Callable[[], None]) -> None:
+        self._scheduled -= 1
+        if not self._to_end:
+            self._to_end = 1 + self._scheduled
+        self._run(deliver)
+
+    def _run(self, deliver: Callable[[], None]) -> None:
+        try:
+            deliver()
+        finally:
+            self._to_end -= 1
+            if not self._to_end:
+                self.send_all()
+
+    def hold(self, sender: Sender, data: bytes) -> bool:
+        """Holds an answer back while a batch is delivered; returns whether it does, and else the caller sends it."""
+        if not self._to_end:
+            return False
+        self._held.append((sender, data))
+        if len(self._held) >= _MOST_HELD:
+            self.send_all()
+        return True
+
+    def before_sending(self, call: Callable[[], None]) -> bool:
+        """Has something called before any other answer is sent; returns whether it will be, while answers are held."""
+        if not self._to_end:
+            return False
+        self._before.append(call)
+        return True
+
+    def send_all(self) -> None:
+        """Sends what is held back now."""
+        before, self._before = self._before, []
+        for call in before:
+            call()
+        held, self._held = self._held, []
+        for sender, data in held:
+            sender.write_now(data)

@@ -1,0 +1,95 @@
+"""Answers leave together, after the last batch that was to be delivered then, and after what has to come before."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from app.batching.cork import Cork
+
+pytestmark = pytest.mark.anyio
+
+
+class Events:
+    """What has happened, in its order; a sender that notes what it sends."""
+
+    def __init__(self) -> None:
+        self.cork = Cork(asyncio.get_running_loop())
+        self.all: list[str] = []
+
+    def write_now(self, data: bytes) -> None:
+        self.all.append(f"sent {data.decode()}")
+
+    def answering(self, *answers: str) -> Callable[[], None]:
+        """Returns what delivers a batch with these answers."""
+
+        def deliver() -> None:
+            for answer in answers:
+                self.all.append(answer)
+                assert self.cork.hold(self, answer.encode())
+
+        return deliver
+
+
+async def test_answers_of_a_batch_leave_after_the_last_was_written() -> None:
+    events = Events()
+    events.cork.call_soon(events.answering("a", "b"))
+    await asyncio.sleep(0)
+    assert events.all == ["a", "b", "sent a", "sent b"]
+
+
+async def test_batches_that_are_due_at_the_same_time_leave_together_and_a_later_one_by_itself() -> None:
+    events = Events()
+
+    def first() -> None:
+        events.answering("a")()
+        events.cork.call_soon(events.answering("later"))
+
+    events.cork.call_soon(first)
+    events.cork.call_soon(events.answering("b"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert events.all == ["a", "b", "sent a", "sent b", "later", "sent later"]
+
+
+async def test_many_answers_leave_in_parts() -> None:
+    events = Events()
+    answers = [str(number) for number in range(20)]
+    events.cork.run(events.answering(*answers))
+    assert events.all[:32] == [*answers[:16], *(f"sent {answer}" for answer in answers[:16])]
+    assert [event for event in events.all if event.startswith("sent")] == [f"sent {answer}" for answer in answers]
+
+
+async def test_what_has_to_come_before_comes_before_any_answer() -> None:
+    events = Events()
+
+    def deliver() -> None:
+        assert events.cork.before_sending(lambda: events.all.append("before"))
+        events.answering("a", "b")()
+
+    events.cork.run(deliver)
+    assert events.all == ["a", "b", "before", "sent a", "sent b"]
+    assert not events.cork.before_sending(lambda: None)
+
+
+async def test_nothing_is_held_back_outside_of_a_batch_nor_after_one_that_fails() -> None:
+    events = Events()
+    assert not events.cork.hold(events, b"a")
+
+    def failing() -> None:
+        events.answering("b")()
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        events.cork.run(failing)
+    assert events.all == ["b", "sent b"]
+    assert not events.cork.hold(events, b"c")
+
+
+async def test_a_batch_from_a_thread_that_comes_between_two_leaves_with_them() -> None:
+    events = Events()
+    events.cork.call_soon(events.answering("a"))
+    asyncio.get_running_loop().call_soon(events.cork.run, events.answering("of a thread"))
+    events.cork.call_soon(events.answering("b"))
+    await asyncio.sleep(0)
+    assert events.all == ["a", "of a thread", "b", "sent a", "sent of a thread", "sent b"]
