@@ -3,8 +3,8 @@
     magic, 8 bytes · digest of the layout, 16 · the end of the records, u64 · nothing, up to byte 64 · records
 
 The worker sets the end after each step, so what it has answered is there however it ends, and no system call is paid.
-Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. They are written, too: the
-first write to a page of a block that was not costs thirty times as much. The writer holds a lock on
+Blocks are allocated beforehand: a full disk is an error then, and not a signal that kills. They are written piece by
+piece, too, as the first write to a page of a block that was not costs thirty times as much. The writer holds a lock on
 the file: where it can be taken, the writer is gone or has moved on.
 """
 
@@ -31,6 +31,8 @@ _DIGEST_AT, _END_AT, _START = 8, 24, 64
 _END = struct.Struct("=Q")
 # After an error, until it is tried again.
 _AGAIN_S = 1.0
+# Some 30 µs of writing at a time.
+_AHEAD_BYTES = 2**17
 # A file that was not finished, and has no writer, is not one that is just being made.
 _ABANDONED_S = 60.0
 
@@ -63,7 +65,9 @@ class JournalWriter:
         self._again_at = -_AGAIN_S
         self._error = OSError()
         self.at = self.size = 0
+        self._file = -1
         self._map: mmap.mmap | None = None
+        self._zeroed = 0  # how far its blocks are written
         self.sessions: dict[str, tuple[int, str]] = {}
         self.versions: dict[str, int] = {}
         self._said = 0
@@ -84,14 +88,23 @@ class JournalWriter:
         """Writes a step that has its numbers, and for which there is room; it is kept from then on."""
         end, written = self.at + len(step), self._map
         assert written is not None, "there is room"
+        if end > self._zeroed:
+            self._write_ahead(end)
         written[self.at : end] = step
         _END.pack_into(written, _END_AT, end)
         self.at = end
 
+    def _write_ahead(self, end: int) -> None:
+        """Writes the blocks that come next. Where that fails, the steps themselves do."""
+        start, self._zeroed = self._zeroed, min(self.size, max(end, self._zeroed + _AHEAD_BYTES))
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, bytes(self._zeroed - start), start)
+
     def close(self) -> None:
         """Ends the file: a reader may take it away."""
         if self._map is not None:
-            self._map.close()  # and with it goes the lock
+            self._map.close()
+            os.close(self._file)  # and with both goes the lock
         self._map, self.at, self.size = None, 0, 0
         self.sessions.clear()
         self.versions.clear()
@@ -127,11 +140,11 @@ class JournalWriter:
         try:
             size = max(self._limits.file, _START + size)
             self._check_room(size)
-            self._map = _created(self._folder, self._digest, size)
+            self._file, self._map = _created(self._folder, self._digest, size)
         except OSError as error:
             self._error, self._again_at = error, self._clock() + _AGAIN_S
             raise
-        self.at, self.size = _START, size
+        self.at, self.size, self._zeroed = _START, size, _START
 
     def _check_room(self, size: int) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -140,7 +153,8 @@ class JournalWriter:
             raise JournalFull(f"{size} bytes of experience wait to be read, at most {self._limits.unread} may")
 
 
-def _created(folder: Path, digest: bytes, size: int) -> mmap.mmap:
+def _created(folder: Path, digest: bytes, size: int) -> tuple[int, mmap.mmap]:
+    """Makes a journal; returns its descriptor and its map, which hold the lock together."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{time.time_ns():016x}-{secrets.token_hex(4)}{SUFFIX}"
     partial = path.with_suffix(_PARTIAL)
@@ -148,16 +162,15 @@ def _created(folder: Path, digest: bytes, size: int) -> mmap.mmap:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(number, 0, size)
-        os.pwrite(number, (_MAGIC + digest + _END.pack(_START)).ljust(size, b"\x00"), 0)
+        os.pwrite(number, (_MAGIC + digest + _END.pack(_START)).ljust(_START, b"\x00"), 0)
         made = mmap.mmap(number, size)
         partial.rename(path)
     except BaseException:
+        os.close(number)
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-    finally:
-        os.close(number)  # the map has its own, with the lock
-    return made
+    return number, made
 
 
 class JournalReader:
