@@ -96,7 +96,8 @@ class JournalWriter:
 
     def _write_ahead(self, end: int) -> None:
         """Writes the blocks that come next. Where that fails, the steps themselves do."""
-        start, self._zeroed = self._zeroed, min(self.size, max(end, self._zeroed + _AHEAD_BYTES))
+        start = max(self.at, self._zeroed)  # names may be further than what was written ahead
+        self._zeroed = min(self.size, max(end, start + _AHEAD_BYTES))
         with contextlib.suppress(OSError):
             os.pwrite(self._file, bytes(self._zeroed - start), start)
 
