@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.background import give_way, set_session_niceness
+from app.background import LeftoverTime, give_way
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own there")
 
@@ -46,7 +46,6 @@ def test_a_process_gives_way_as_a_whole_where_it_leads_a_session_that_shares_the
     """As the builder and the recorder do; whoever started them keeps its share."""
     file = Path("/proc/self/autogroup")
     before = file.read_text() if file.exists() else ""
-    assert os.getsid(0) == os.getpid() or not set_session_niceness(7)
     code = "from app.background import give_way\ngive_way()\nprint(open('/proc/self/autogroup').read())"
     if before:
         said = subprocess.run(
@@ -57,3 +56,27 @@ def test_a_process_gives_way_as_a_whole_where_it_leads_a_session_that_shares_the
             [said.split()[0], "nice", "10"],
         )  # empty where this process is in a group of cgroups
         assert file.read_text() == before
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_call_runs_on_leftover_time_and_in_the_callers_thread_after_one_that_took_too_long() -> None:
+    clock = Clock()
+    leftover = LeftoverTime(most_s=0.5, own_s=10.0, clock=clock)
+
+    def ran(seconds: float) -> int:
+        clock.now += seconds
+        return os.sched_getscheduler(0)
+
+    assert [leftover.run(lambda: ran(0.4)), leftover.run(lambda: ran(0.6))] == [os.SCHED_IDLE] * 2
+    assert [leftover.run(lambda: ran(6.0)), leftover.run(lambda: ran(6.0))] == [os.sched_getscheduler(0)] * 2
+    assert leftover.run(lambda: ran(0.1)) == os.SCHED_IDLE
+    with pytest.raises(ValueError, match="of the call"):
+        leftover.run(lambda: int("of the call"))
+    leftover.close()
