@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.artifacts.checkpoint import Identity, identify
+from app.artifacts.checkpoint_identity import Identity, identify
 from app.artifacts.export import check_folder
 from app.artifacts.names import EXPORT
 from app.artifacts.series import resolved

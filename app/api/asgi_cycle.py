@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
-from app.api.parser import RequestHead
+from app.api.http_parser import RequestHead
 from app.api.problems import problem_response
 from app.api.request_cycle import Receiver
 

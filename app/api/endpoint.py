@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from app.api.bodies import read_body
+from app.api.body_bytes import read_body
 from app.api.disconnect import giving_up_with_client
 from app.api.problems import kind_of, problem_response
 from app.api.request_cycle import Cycle, Receiver

@@ -21,7 +21,7 @@ from app.api.websocket import WebSockets
 from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
-from app.inference.request import PendingRequest
+from app.inference.request_parser import PendingRequest
 from app.inference.service import Service
 from app.metrics import Metrics
 from app.sessions.record import Answer

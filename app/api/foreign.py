@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from app.api.bodies import read_body
+from app.api.body_bytes import read_body
 from app.api.endpoint import AwaitedAnswer, answered
 from app.api.problems import error_response
 from app.api.request_cycle import FastPathCycle, Route

@@ -21,7 +21,7 @@ from app.dialects.open_inference_answer import Form
 from app.dialects.open_inference_body import BodyReader, Call
 from app.errors import DoesNotFit, Problem, SequenceNotStarted, UnknownSession
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, PendingRequest
+from app.inference.request_parser import InferenceRequest, PendingRequest
 from app.inference.service import Service
 from app.inputs.arrays import ArrayReader
 from app.metrics import Metrics

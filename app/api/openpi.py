@@ -23,7 +23,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from app.api.access import check_api_key
-from app.api.parser import RequestHead
+from app.api.http_parser import RequestHead
 from app.api.problems import detail_of, status_of
 from app.api.request_cycle import Large, Receiver, RequestCycle, Route
 from app.api.websocket import WebSocket
@@ -36,7 +36,7 @@ from app.errors import DoesNotFit, Forbidden, Malformed, NotMsgpack, NotWebSocke
 from app.experience.episode_writer import EpisodeWriter
 from app.experience.writing import StepWriters
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, function_of
+from app.inference.request_parser import InferenceRequest, function_of
 from app.inference.service import Service
 from app.inputs.arrays import ArrayReader
 from app.inputs.defaults import FIRST, default_leaves

@@ -20,8 +20,8 @@ from uvicorn.server import ServerState
 from app.api.asgi_cycle import TRANSPORT, AsgiCycle, scope_of
 from app.api.connection_limits import SharedLimits
 from app.api.fast_path import FastPath
+from app.api.http_parser import RequestHead
 from app.api.known_head import Head, KnownHeads
-from app.api.parser import RequestHead
 from app.api.problems import problem_response
 from app.api.reader import SWALLOWED_BYTES, RequestReader
 from app.api.request_cycle import FastPathCycle, Route

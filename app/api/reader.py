@@ -11,7 +11,7 @@ import asyncio
 from uvicorn.server import ServerState
 
 from app.api.asgi_cycle import AsgiCycle
-from app.api.parser import HttpParser, RequestHead
+from app.api.http_parser import HttpParser, RequestHead
 from app.api.request_cycle import FastPathCycle
 from app.api.timeouts import CHECK_AFTER_S, HalfCloseCheck
 from app.api.websocket import Upgrade

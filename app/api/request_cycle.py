@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import Response
 
-from app.api.bodies import BodyBuffer
+from app.api.body_bytes import BodyBuffer
 from app.api.problems import kind_of, problem_response, status_of
 from app.batching.rule import Result
 from app.dialects.calls import LargeForeignRequest
 from app.errors import BodyTooLarge, ClientGone, NotJson
 from app.inference.policy import Policy
-from app.inference.request import LargeRequest, PendingRequest
+from app.inference.request_parser import LargeRequest, PendingRequest
 from app.inference.service import Service
 from app.metrics import DataMetrics
 from app.sessions.memory_step import LargeMemoryStep

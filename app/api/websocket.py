@@ -19,7 +19,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from app.api.connection_limits import SharedLimits
-from app.api.parser import RequestHead
+from app.api.http_parser import RequestHead
 from app.api.timeouts import Timeouts
 from app.api.websocket_frames import framed, whole_message
 from app.api.writer import CLOSED, AnswerWriter

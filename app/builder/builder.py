@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared, RowSharing
-from app.artifacts.checkpoint import manifest_of, plain_files
+from app.artifacts.checkpoint_identity import manifest_of, plain_files
 from app.builder import checkpoint_validation, probe
 from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from app.artifacts.checkpoint import Identity, identify
+from app.artifacts.checkpoint_identity import Identity, identify
 from app.control.state_dir import StateDir
 from app.rpc.builder import BuilderCalls
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.artifacts.bundle import GRAPHS, VERSIONS, Bundle, Graph, Prepared
-from app.artifacts.checkpoint import manifest_of
+from app.artifacts.checkpoint_identity import manifest_of
 from app.artifacts.records import VersionRecord
 from app.control.plan import Candidate
 from app.control.source import Scan

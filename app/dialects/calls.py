@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from app.batching.rule import INITIAL_STATE, Result
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, LargeRequest, RequestParser
+from app.inference.request_parser import InferenceRequest, LargeRequest, RequestParser
 from app.inputs.names import OPTIONS, request_name, top_level
 from app.wire.codecs import Codec
 from app.wire.tensors import Arrays

@@ -10,7 +10,7 @@ from app.batching.rule import Pause, Result, Waiter
 from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
-from app.inference.request import PendingRequest, RequestParser
+from app.inference.request_parser import PendingRequest, RequestParser
 from app.offload import Offload
 from app.rpc.messages import FleetStatus
 from app.wire.codecs import Codec

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.artifacts.bundle import AUTO, Bundle, Graph
-from app.artifacts.checkpoint import Identity, identify
+from app.artifacts.checkpoint_identity import Identity, identify
 from app.artifacts.export import check_folder
 from app.artifacts.names import EXPORT
 from app.artifacts.series import resolved

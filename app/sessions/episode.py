@@ -17,7 +17,7 @@ from app.batching.rule import Result
 from app.errors import DoesNotFit, NotReady, Problem, SessionConflict, UnknownSession, Unsupported, WeightsGone
 from app.experience.writing import StepWriter
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, RequestParser, function_of
+from app.inference.request_parser import InferenceRequest, RequestParser, function_of
 from app.inference.response import ResponseTemplates, action_templates
 from app.inputs.defaults import FIRST, LAST, MID
 from app.inputs.options import Options

@@ -15,7 +15,7 @@ from app.batching.rule import Result
 from app.errors import DeadlinePassed, SessionConflict, Unsupported
 from app.experience.writing import StepWriters
 from app.inference.policy import Policy
-from app.inference.request import LargeRequest
+from app.inference.request_parser import LargeRequest
 from app.inference.service import Service
 from app.inputs.options import Options
 from app.logs import about

@@ -1,5 +1,7 @@
 """The returns of two arms → to stop the canary, to promote it, or to wait. Pure.
 
+Whatever else stops one (a failed request, a crash, a deletion, an operator): see `app.control.traffic`.
+
 Looks that go on until something is found find something: Welch's test at every look stops every third equal canary
 or more. In its place is a bound on all looks together, a confidence sequence: with a chance of at least 95 %, no look
 at all shows more than the bound where there is nothing to show. It is the normal mixture of Robbins, "Statistical

@@ -30,7 +30,7 @@ FUNCTIONS = {
     "app.wire.codecs:Codec.decode_any": DECODE,
     "app.sessions.reading:SessionReader.read_step": DECODE,
     "app.sessions.sessions:Sessions.step_at_once": SESSION,
-    "app.inference.request:RequestParser.request": CHECK,
+    "app.inference.request_parser:RequestParser.request": CHECK,
     "app.batching.batcher:Batcher._step": QUEUE,
     "app.batching.batcher:Batcher._run": LEASE,
     "app.batching.batcher:compute": FILL,

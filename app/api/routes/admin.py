@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
 from app.api.access import Guard
-from app.api.bodies import read_body
+from app.api.body_bytes import read_body
 from app.batching.rule import Pause
 from app.errors import DoesNotFit, Problem
 from app.inference.service import Service

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app import __version__
 from app.api.access import Guard
-from app.api.bodies import read_body
+from app.api.body_bytes import read_body
 from app.api.foreign import answer_by
 from app.api.models import JSON_LENGTH, AwaitedInference, Models, ServedModel
 from app.api.problems import kind_of, status_of

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from app.api.access import Guard
-from app.api.bodies import body_parts
+from app.api.body_bytes import body_parts
 from app.api.routes.admin import Reloaded, reloaded_json
 from app.errors import UnknownMediaType
 from app.inference.service import Service

@@ -19,7 +19,7 @@ from app.dialects.tensorflow_serving.inputs import INPUTS, INSTANCES, InputParse
 from app.dialects.tensorflow_serving.models import not_served, values_of
 from app.errors import DoesNotFit, Malformed, Problem
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, RequestParser
+from app.inference.request_parser import InferenceRequest, RequestParser
 from app.inputs.options import Options
 from app.inputs.typed import TypedDecoder
 from app.inputs.validate import Inputs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.api.asgi_cycle import AsgiCycle, scope_of
-from app.api.parser import RequestHead
+from app.api.http_parser import RequestHead
 from app.errors import RequestTimeout
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.api import encodings
-from app.api.bodies import BodyBuffer
+from app.api.body_bytes import BodyBuffer
 from tests.app.api.test_connections import Client, Clients, anyio_backend, clients, post, until
 
 __all__ = ["anyio_backend"]

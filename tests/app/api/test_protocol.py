@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.api.connection_limits import HttpLimits, SharedLimits
-from app.api.parser import HttpParser
+from app.api.http_parser import HttpParser
 from app.api.protocol import FastPathProtocol, protocol_with
 from app.api.request_cycle import Route
 from app.batching.cork import Cork

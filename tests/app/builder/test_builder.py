@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from app.artifacts.bundle import TENSORFLOW, Bundle
-from app.artifacts.checkpoint import INDEX, identify
+from app.artifacts.checkpoint_identity import INDEX, identify
 from app.builder import builder as builder_module
 from app.builder import engine_choice
 from app.builder.builder import Builder

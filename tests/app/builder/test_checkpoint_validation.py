@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import policy_saver
 
-from app.artifacts import checkpoint as folders
-from app.artifacts.checkpoint import INDEX, Identity
+from app.artifacts import checkpoint_identity as folders
+from app.artifacts.checkpoint_identity import INDEX, Identity
 from app.builder.checkpoint_validation import check, train_step_in, variables_of
 from app.engine.savedmodel.checkpoint_reader import Stored, prefix
 from app.errors import Incomplete, SwapRefused

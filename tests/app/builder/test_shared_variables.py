@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import epsilon_greedy_policy, policy_saver, tf_policy
 
-from app.artifacts.checkpoint import identify
+from app.artifacts.checkpoint_identity import identify
 from app.builder.builder import Builder
 from app.builder.checkpoint_validation import train_step_in
 from app.errors import SwapRefused

@@ -12,7 +12,7 @@ from app.batching.rule import Result
 from app.dialects.calls import Reply
 from app.dialects.open_inference import DATATYPES, Model
 from app.errors import PolicyServerError
-from app.inference.request import RequestParser
+from app.inference.request_parser import RequestParser
 from app.inputs.arrays import ArrayReader
 from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON

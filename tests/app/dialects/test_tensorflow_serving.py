@@ -19,7 +19,7 @@ from app.dialects.tensorflow_serving.models import status, train_step_of
 from app.dialects.tensorflow_serving.predict import PredictParser
 from app.errors import DoesNotFit, Malformed, NotJson, Refusal, UnknownVersion
 from app.inference.policy import Policy
-from app.inference.request import RequestParser
+from app.inference.request_parser import RequestParser
 from app.inputs.validate import InputValidator
 from app.wire.codecs import JSON
 from app.wire.limits import SMALL_BYTES

@@ -9,7 +9,7 @@ import pytest
 from app.batching.rule import INITIAL_STATE
 from app.errors import DoesNotFit, NotJson, Unsupported
 from app.inference.policy import Policy
-from app.inference.request import InferenceRequest, LargeRequest, RequestParser, function_of
+from app.inference.request_parser import InferenceRequest, LargeRequest, RequestParser, function_of
 from app.inputs.options import Options
 from app.wire.codecs import JSON, MSGPACK, Codec
 from app.wire.limits import FEW_NUMBERS

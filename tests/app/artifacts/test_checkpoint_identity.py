@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.artifacts.checkpoint import Identity, identify, manifest_of, plain_files
+from app.artifacts.checkpoint_identity import Identity, identify, manifest_of, plain_files
 from app.errors import Incomplete, SwapRefused
 from saver.artifact import write_checkpoint_manifest
 

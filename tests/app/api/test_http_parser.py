@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.api.parser import FIELDS_LIMIT, HEAD_LIMIT_BYTES, HttpParser, RequestHead
+from app.api.http_parser import FIELDS_LIMIT, HEAD_LIMIT_BYTES, HttpParser, RequestHead
 from app.errors import HeadTooLarge, NotHttp, Refusal, TargetTooLong, Unsupported
 
 PLAIN = b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
 
-from app.api.bodies import BodyBuffer, body_parts, read_body
+from app.api.body_bytes import BodyBuffer, body_parts, read_body
 from app.errors import BodyTooLarge, NotDecodable, NotJson, Refusal, UnknownEncoding
 from app.wire.limits import SHORT_BODY_BYTES
 
