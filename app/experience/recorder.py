@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from app import logs, tasks
-from app.background import LeftoverTime, give_way, take_leftover
+from app.background import give_way, set_session_niceness
 from app.errors import NotReady, Overloaded
 from app.experience.following import Follower
 from app.experience.limits import RowLogLimits
@@ -42,10 +42,9 @@ log = logging.getLogger("policy_server.experience")
 _SOON_S, _BUSY_S, _IDLE_S = 0.012, 0.035, 0.5
 _MANY_ROWS = 100
 _CLOSE_EVERY_S = 0.25
-# A worker gets about three times as much of a contended core, and all that it wants as long as this process keeps up:
-# a look may take so many seconds.
-_NICENESS = 5
-_LONG_LOOK_S = 0.5
+# It gives way to everything else, unless so many rows have come since its last look, until they are few again.
+_NICE, _HURRIED = 19, 5
+_TOO_MANY_ROWS, _FEW_ROWS = 4096, 1024
 # Each has a place in the worker that it asks, too.
 MOST_WAITING = 64
 _RETRY_S = 2
@@ -181,24 +180,23 @@ class Recorder:
             recording.close()
 
     def _follow(self) -> None:
-        leftover = LeftoverTime(_LONG_LOOK_S)
+        now = 0
         while not self._stopped.is_set():
             self._wake.clear()
-            rows = leftover.run(self._advance)
+            rows = sum(self._guarded(recording.advance) for recording in self._recordings.values())
+            wanted = niceness(rows, now)
+            if wanted != now and set_session_niceness(wanted):
+                now = wanted
             if rows:
                 self._loop.call_soon_threadsafe(self._release)
             self._loop.call_soon_threadsafe(self._pass)
             self._stopped.wait(_SOON_S if rows < _MANY_ROWS else _BUSY_S)
             if not self.waiting and not self._stopped.is_set():
                 self._wake.wait(_IDLE_S)
-        self._advance()
-        leftover.close()
-
-    def _advance(self) -> int:
-        return sum(self._guarded(recording.advance) for recording in self._recordings.values())
+        for recording in self._recordings.values():
+            self._guarded(recording.advance)
 
     def _close(self) -> None:
-        take_leftover()
         while not self._stopped.wait(_CLOSE_EVERY_S):
             for recording in self._recordings.values():
                 while self._guarded(recording.close_next) and not self._stopped.is_set():
@@ -222,6 +220,13 @@ class Recorder:
         passed.set()
 
 
+def niceness(rows: int, before: int) -> int:
+    """Returns how nice the process is to be. `rows`: of the last look; `before`: how nice it is."""
+    if rows >= _TOO_MANY_ROWS:
+        return _HURRIED
+    return _NICE if rows < _FEW_ROWS else before or _NICE
+
+
 async def serve(link: int, folder: Path) -> None:
     """Serves the link with the given number, until its other end is gone."""
     recorder = Recorder(Follower)
@@ -237,7 +242,7 @@ def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # the control process says when to stop
     link, level, form, folder = sys.argv[1:]
-    give_way(_NICENESS)
+    give_way()
     logs.configure(level, form, process="recorder")
     asyncio.run(serve(int(link), Path(folder)))
 

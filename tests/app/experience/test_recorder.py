@@ -13,7 +13,7 @@ import pytest
 from app.errors import DoesNotFit, NotReady, Overloaded
 from app.experience import recorder as module
 from app.experience.query import Query
-from app.experience.recorder import Recorder
+from app.experience.recorder import Recorder, niceness
 from app.experience.schema import columns_of
 from app.rpc.messages import RecorderSettings
 from app.wire import json_body, msgpack_body
@@ -182,3 +182,11 @@ async def test_a_second_server_in_the_same_folder_records_nothing(tmp_path, capl
         with pytest.raises(NotReady, match=f"{tmp_path / name} is used by another server"):
             await read(other, name)
     assert f"{tmp_path / name} is used by another server" in caplog.text
+
+
+def test_it_gives_way_to_everything_unless_it_falls_behind() -> None:
+    seen, now = [], 0
+    for rows in (0, 100, 5000, 2000, 100, 2000):
+        now = niceness(rows, now)
+        seen.append(now)
+    assert seen == [19, 19, 5, 5, 19, 19]
