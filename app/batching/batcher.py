@@ -2,7 +2,7 @@
 
 The event loop owns the queue. A call that is known to be short runs on it, between two rounds of reading requests, or
 as soon as its request is read where those come one at a time; any other runs in the policy's data thread. A pause is a
-gate before all: it closes between batches.
+gate before all: it closes between batches. Which jobs make a batch: `app.batching.rule`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""A checkpoint's values, checked against the variables of a policy, before anything is restored from them."""
+"""A checkpoint's values, checked against the variables of a policy, before anything is restored from them.
+
+Others may refuse one, too: `app.artifacts.checkpoint_identity` and `app.control.prepare` before, for its files and its
+specs; `app.builder.builder` after, for the answers that it gives.
+"""
 
 from __future__ import annotations
 

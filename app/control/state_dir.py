@@ -6,6 +6,8 @@ So that neither a restart nor a trainer who cleans up takes anything from an ope
     STATE_DIR/<policy>/traffic.json           what is tried beside it, and what has come of that
     STATE_DIR/<policy>/graphs/<digest>/       the export's graph      (app/artifacts/bundle.py)
     STATE_DIR/<policy>/versions/<digest>/     the versions' bundles
+
+What folders of policies and checkpoints hold: `saver.artifact`; what experience is kept in: `app.experience.row_log`.
 """
 
 from __future__ import annotations
