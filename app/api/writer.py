@@ -104,7 +104,7 @@ class AnswerWriter(asyncio.Protocol):
         self.write(b"".join((status, self._common_head(), fields, end, body)))
 
     def write(self, data: bytes) -> None:
-        """See `Connection`. What is not the usual answer is sent at once: the connection may be closed behind it."""
+        """See `Connection`. What is not the usual answer is never held back: the connection may be closed behind it."""
         if self.odd or not self.stays:
             self.cork.send_all()
         elif self.cork.hold(self, data):

@@ -1,7 +1,8 @@
-"""Answers of batches that run one after the other leave together, after the last: sending costs half then.
+"""Answers of batches that were recorded leave together, after what is recorded of all: both cost half then.
 
 Between two answers that are written tens of microseconds apart, the client's process falls asleep and has to be woken
-up, and the kernel's code leaves the cache: some 18 µs an answer, and 9 where the sends follow each other.
+up, and code leaves the cache: some 18 µs a send, and 9 where sends follow each other. Answers that are written faster
+leave at once, so that whoever asked goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Sender(Protocol):
 
 
 class Cork:
-    """One for all batchers and connections of an event loop: holds answers back while batches are delivered."""
+    """One for all batchers and connections of an event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -32,12 +33,12 @@ class Cork:
         self._before: list[Callable[[], None]] = []
 
     def call_soon(self, deliver: Callable[[], None]) -> asyncio.Handle:
-        """Has the event loop call what delivers a batch, and all answers leave together that are delivered by then."""
+        """Has the event loop call what delivers a batch; what is held back leaves after the last that was due then."""
         self._scheduled += 1
         return self._loop.call_soon(self._run_scheduled, deliver)
 
     def run(self, deliver: Callable[[], None]) -> None:
-        """Calls what delivers a batch; its answers leave together."""
+        """Calls what delivers a batch."""
         self._to_end += 1
         self._run(deliver)
 
@@ -56,8 +57,8 @@ class Cork:
                 self.send_all()
 
     def hold(self, sender: Sender, data: bytes) -> bool:
-        """Holds an answer back while a batch is delivered; returns whether it does, and else the caller sends it."""
-        if not self._to_end:
+        """Holds an answer back where something has to come before; returns whether it does. Else the caller sends it."""
+        if not self._before:
             return False
         self._held.append((sender, data))
         if len(self._held) >= _MOST_HELD:
@@ -65,7 +66,7 @@ class Cork:
         return True
 
     def before_sending(self, call: Callable[[], None]) -> bool:
-        """Has something called before any other answer is sent; returns whether it will be, while answers are held."""
+        """Has something called before any other answer is sent; returns whether it will be, as a batch is delivered."""
         if not self._to_end:
             return False
         self._before.append(call)

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,8 +43,10 @@ log = logging.getLogger("policy_server.experience")
 _SOON_S, _BUSY_S, _IDLE_S = 0.012, 0.035, 0.5
 _MANY_ROWS = 100
 _CLOSE_EVERY_S = 0.25
-# It gives way to everything else, unless so many rows have come since its last look, until they are few again.
+# It gives way to everything else, unless somebody has read within these seconds, or so many rows have come since its
+# last look, until they are few again.
 _NICE, _HURRIED = 19, 5
+_READ_S = 2.0
 _TOO_MANY_ROWS, _FEW_ROWS = 4096, 1024
 # Each has a place in the worker that it asks, too.
 MOST_WAITING = 64
@@ -67,6 +70,7 @@ class Recorder:
         self._changed = asyncio.Event()
         self._passed = asyncio.Event()
         self.waiting = 0
+        self._read_at = -_READ_S
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._follow, self._close)]
@@ -123,6 +127,7 @@ class Recorder:
         recording = self._recordings.get(policy)
         if recording is None:
             raise NotReady(f"the experience of policy {policy} cannot be read yet", 1)
+        self._read_at = time.monotonic()
         while not recording.was_tried:
             await self.alive()
         ends = self._loop.time() + query.wait_ms / 1000
@@ -180,13 +185,14 @@ class Recorder:
             recording.close()
 
     def _follow(self) -> None:
-        now = 0
+        now = rows = 0
         while not self._stopped.is_set():
             self._wake.clear()
-            rows = sum(self._guarded(recording.advance) for recording in self._recordings.values())
-            wanted = niceness(rows, now)
+            is_read = self.waiting > 0 or time.monotonic() - self._read_at < _READ_S
+            wanted = niceness(rows, now, is_read)
             if wanted != now and set_session_niceness(wanted):
                 now = wanted
+            rows = sum(self._guarded(recording.advance) for recording in self._recordings.values())
             if rows:
                 self._loop.call_soon_threadsafe(self._release)
             self._loop.call_soon_threadsafe(self._pass)
@@ -220,9 +226,9 @@ class Recorder:
         passed.set()
 
 
-def niceness(rows: int, before: int) -> int:
+def niceness(rows: int, before: int, is_read: bool) -> int:
     """Returns how nice the process is to be. `rows`: of the last look; `before`: how nice it is."""
-    if rows >= _TOO_MANY_ROWS:
+    if is_read or rows >= _TOO_MANY_ROWS:
         return _HURRIED
     return _NICE if rows < _FEW_ROWS else before or _NICE
 

@@ -357,7 +357,9 @@ async def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_wit
             assert transport.ended
 
 
-async def test_answers_of_a_batch_leave_together_and_one_that_closes_its_connection_with_those_before_it() -> None:
+async def test_answers_that_are_recorded_leave_together_and_one_that_closes_its_connection_with_those_before_it() -> (
+    None
+):
     submitted, written = Submitted(), []
     (one, transport), (other, closing) = connected(submitted), connected(submitted)
     other.cork = one.cork
@@ -368,6 +370,7 @@ async def test_answers_of_a_batch_leave_together_and_one_that_closes_its_connect
         protocol.data_received(request)
 
     def deliver() -> None:
+        one.cork.before_sending(lambda: None)
         submitted.cycles[0].set_result(b"an answer")
         written.append(transport.written)
         submitted.cycles[1].set_result(b"the last one")

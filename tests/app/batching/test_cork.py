@@ -25,17 +25,22 @@ class Events:
 
         def deliver() -> None:
             for answer in answers:
+                assert self.cork.before_sending(lambda answer=answer: self.all.append(f"recorded {answer}"))
                 self.all.append(answer)
                 assert self.cork.hold(self, answer.encode())
 
         return deliver
 
 
-async def test_answers_of_a_batch_leave_after_the_last_was_written() -> None:
+def leaving(*answers: str) -> list[str]:
+    return [f"recorded {answer}" for answer in answers] + [f"sent {answer}" for answer in answers]
+
+
+async def test_answers_of_a_batch_leave_after_the_last_was_written_and_all_are_recorded() -> None:
     events = Events()
     events.cork.call_soon(events.answering("a", "b"))
     await asyncio.sleep(0)
-    assert events.all == ["a", "b", "sent a", "sent b"]
+    assert events.all == ["a", "b", *leaving("a", "b")]
 
 
 async def test_batches_that_are_due_at_the_same_time_leave_together_and_a_later_one_by_itself() -> None:
@@ -49,32 +54,26 @@ async def test_batches_that_are_due_at_the_same_time_leave_together_and_a_later_
     events.cork.call_soon(events.answering("b"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert events.all == ["a", "b", "sent a", "sent b", "later", "sent later"]
+    assert events.all == ["a", "b", *leaving("a", "b"), "later", *leaving("later")]
 
 
 async def test_many_answers_leave_in_parts() -> None:
     events = Events()
     answers = [str(number) for number in range(20)]
     events.cork.run(events.answering(*answers))
-    assert events.all[:32] == [*answers[:16], *(f"sent {answer}" for answer in answers[:16])]
-    assert [event for event in events.all if event.startswith("sent")] == [f"sent {answer}" for answer in answers]
+    assert events.all == [*answers[:16], *leaving(*answers[:16]), *answers[16:], *leaving(*answers[16:])]
 
 
-async def test_what_has_to_come_before_comes_before_any_answer() -> None:
+async def test_what_needs_nothing_before_it_leaves_at_once() -> None:
     events = Events()
-
-    def deliver() -> None:
-        assert events.cork.before_sending(lambda: events.all.append("before"))
-        events.answering("a", "b")()
-
-    events.cork.run(deliver)
-    assert events.all == ["a", "b", "before", "sent a", "sent b"]
-    assert not events.cork.before_sending(lambda: None)
+    held = []
+    events.cork.run(lambda: held.append(events.cork.hold(events, b"a")))
+    assert held == [False]
+    assert not events.cork.before_sending(lambda: None), "no batch is delivered"
 
 
-async def test_nothing_is_held_back_outside_of_a_batch_nor_after_one_that_fails() -> None:
+async def test_what_a_batch_has_written_before_it_fails_leaves() -> None:
     events = Events()
-    assert not events.cork.hold(events, b"a")
 
     def failing() -> None:
         events.answering("b")()
@@ -82,7 +81,7 @@ async def test_nothing_is_held_back_outside_of_a_batch_nor_after_one_that_fails(
 
     with pytest.raises(ValueError, match="a bug"):
         events.cork.run(failing)
-    assert events.all == ["b", "sent b"]
+    assert events.all == ["b", *leaving("b")]
     assert not events.cork.hold(events, b"c")
 
 
@@ -92,4 +91,4 @@ async def test_a_batch_from_a_thread_that_comes_between_two_leaves_with_them() -
     asyncio.get_running_loop().call_soon(events.cork.run, events.answering("of a thread"))
     events.cork.call_soon(events.answering("b"))
     await asyncio.sleep(0)
-    assert events.all == ["a", "of a thread", "b", "sent a", "sent of a thread", "sent b"]
+    assert events.all == ["a", "of a thread", "b", *leaving("a", "of a thread", "b")]

@@ -184,9 +184,10 @@ async def test_a_second_server_in_the_same_folder_records_nothing(tmp_path, capl
     assert f"{tmp_path / name} is used by another server" in caplog.text
 
 
-def test_it_gives_way_to_everything_unless_it_falls_behind() -> None:
+def test_it_gives_way_to_everything_unless_it_falls_behind_or_somebody_reads() -> None:
     seen, now = [], 0
     for rows in (0, 100, 5000, 2000, 100, 2000):
-        now = niceness(rows, now)
+        now = niceness(rows, now, is_read=False)
         seen.append(now)
     assert seen == [19, 19, 5, 5, 19, 19]
+    assert niceness(0, 19, is_read=True) == 5

@@ -162,6 +162,7 @@ def test_readers_miss_and_repeat_nothing_whoever_is_killed(server: RunningServer
                 readers[0].kill()
                 readers[0].start()
             if turn in (60, 100):
+                until(lambda: len(server.processes(RECORDER)) == 1)  # the one of before has come back
                 (pid,) = server.processes(RECORDER)
                 os.kill(pid, signal.SIGKILL)
         expected = Counter(row for simulator in simulators for row in simulator.rows())
