@@ -57,7 +57,7 @@ class Cork:
                 self.send_all()
 
     def hold(self, sender: Sender, data: bytes) -> bool:
-        """Holds an answer back where something has to come before; returns whether it does. Else the caller sends it."""
+        """Holds an answer back where something has to come before; returns whether it does. Its caller sends others."""
         if not self._before:
             return False
         self._held.append((sender, data))
