@@ -1,4 +1,4 @@
-"""Threads that give way to those that answer requests: the builder's, and those that fetch files."""
+"""What gives way to threads that answer requests: the builder, the recorder, and threads that fetch files."""
 
 from __future__ import annotations
 

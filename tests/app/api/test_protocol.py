@@ -357,9 +357,7 @@ async def test_a_head_that_is_known_without_its_body_is_given_up_in_time_and_wit
             assert transport.ended
 
 
-async def test_answers_that_are_recorded_leave_together_and_one_that_closes_its_connection_with_those_before_it() -> (
-    None
-):
+async def test_answers_that_are_recorded_leave_together_and_before_one_that_closes_its_connection() -> None:
     submitted, written = Submitted(), []
     (one, transport), (other, closing) = connected(submitted), connected(submitted)
     other.cork = one.cork
