@@ -158,8 +158,8 @@ def test_traces_and_pages_are_held_to_the_same_server_without() -> None:
 
 
 @contextlib.contextmanager
-def streaming(events: list[bytes], sent: threading.Event) -> Iterator[int]:
-    """A server of one page of the console, whose events are sent one by one."""
+def streaming(events: list[bytes], sent: threading.Event, *, goes_on: bool = False) -> Iterator[int]:
+    """A server of one page of the console, whose events are sent one by one, and more until the page goes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -169,8 +169,11 @@ def streaming(events: list[bytes], sent: threading.Event) -> Iterator[int]:
                 for event in events:
                     page.sendall(event)
                 sent.set()
-                while page.recv(1 << 16):
-                    pass
+                with contextlib.suppress(OSError):  # the page goes
+                    while goes_on:
+                        page.sendall(b"x" * (1 << 16))
+                    while page.recv(1 << 16):
+                        pass
             assert asked.startswith(b"GET /console/events HTTP/1.1\r\n")
 
         serving = threading.Thread(target=serve)
@@ -184,7 +187,7 @@ def test_pages_are_read_until_they_are_closed(monkeypatch: pytest.MonkeyPatch) -
     sent = threading.Event()
     # More than sockets hold: somebody reads.
     events = [b"HTTP/1.1 200 OK\r\n\r\nretry: 1000\n\nevent: ", b"state\ndata: {}\n\n", b"x" * (32 << 20)]
-    with streaming(events, sent) as port, console_pages.open_on(port, 1):
+    with streaming(events, sent, goes_on=True) as port, console_pages.open_on(port, 1):
         assert sent.wait(20)
 
 
