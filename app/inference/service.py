@@ -128,7 +128,7 @@ class Service:
     def submit_alone(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
         """Submits a request as `submit` does; see `Batcher.submit_alone`."""
         job = pending.job
-        job.deadline, job.waiter = asked_at + self._timeout_s(pending), waiter
+        job.asked_at, job.deadline, job.waiter = asked_at, asked_at + self._timeout_s(pending), waiter
         pending.policy.batcher.submit_alone(job)
 
     async def answered(self, pending: PendingRequest) -> Result:

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,20 @@ def test_a_request_asks_for_a_version(server: RunningServer, operator: Operator,
     in_session = server.http.post(simulators.root, json={"observation": [0.0] * 4, "options": {"version": ACTIVE}})
     assert in_session.status_code == 422
     assert "each keeps to its arm" in in_session.text
+
+
+def test_latency_of_each_arm_is_that_of_its_answers(server: RunningServer, operator: Operator) -> None:
+    """Of those, too, that come alone, and are answered as soon as they are read."""
+    operator.put(canary={"checkpoint": EQUAL, "share": 0.5})
+    began = time.perf_counter()
+    for version in [ACTIVE, "canary"] * 20:
+        body = {"observation": [0.0] * 4, "options": {"version": version}}
+        server.http.post("/v1/policies/p/action", json=body).raise_for_status()
+    most_ms = 1000 * (time.perf_counter() - began)
+    report = operator.report()
+    for arm in (report["active"], report["canary"]):
+        assert arm["answers"] == 20
+        assert 0 < arm["p50_ms"] <= arm["p99_ms"] <= most_ms
 
 
 @ONLY_MEMORY
