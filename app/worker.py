@@ -169,12 +169,12 @@ class Worker:
             await self._start_grpc()
 
     async def _start_grpc(self) -> None:
-        from app.api.grpc_server import GrpcServer  # of an extra, and some 20 MB
+        from app.api import grpc_calls, grpc_server  # of an extra, and some 20 MB
 
         assert self._sessions is not None, "open comes first"
-        models, settings = Models(self._service, self._sessions), self._settings
-        unfinished = self._limits.unfinished
-        server = GrpcServer(models, self._metrics, settings, _grace_s(settings), unfinished, self._traced)
+        models, note = Models(self._service, self._sessions), self._pages.note_call
+        parts = grpc_calls.WorkerParts(models, self._limits.unfinished, self._metrics, self._settings, note)
+        server = grpc_server.GrpcServer(parts, _grace_s(self._settings), self._traced)
         await server.start()
         self._stack.push_async_callback(server.stop)
 

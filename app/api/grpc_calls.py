@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -33,8 +34,9 @@ from app.errors import (
     UnknownVersion,
     Unsupported,
 )
-from app.inputs.options import LONGEST_TIMEOUT_MS
+from app.inputs.options import LONGEST_TIMEOUT_MS, OPTION_FIELDS
 from app.metrics import Metrics
+from app.rpc.messages import AdminCall
 from app.settings import Settings, variable
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import MSGPACK
@@ -64,23 +66,26 @@ CODES = {
 }
 
 
+# Those that everybody may make, and the one that needs the admin token.
+_WITHOUT_DATA_TOKEN = ("ServerLive", "ServerReady", "RepositoryModelLoad")
+
+
+class WorkerParts(NamedTuple):
+    """What calls share with the rest of a worker. `note`: called with each call of an admin's."""
+
+    models: Models
+    unfinished: UnfinishedRequests
+    metrics: Metrics
+    settings: Settings
+    note: Callable[[AdminCall], None]
+
+
 class InferenceCalls:
     """Answers the calls of one worker. `stopping`: set when the server stops, which ends streams."""
 
-    def __init__(
-        self,
-        models: Models,
-        unfinished: UnfinishedRequests,
-        metrics: Metrics,
-        settings: Settings,
-        messages: Messages,
-        stopping: asyncio.Event,
-    ) -> None:
-        self._service = models.service
-        self._models = models
-        self._unfinished = unfinished
-        self._metrics = metrics
-        self._settings = settings
+    def __init__(self, parts: WorkerParts, messages: Messages, stopping: asyncio.Event) -> None:
+        self._models, self._unfinished, self._metrics, self._settings, self._note = parts
+        self._service = parts.models.service
         self._messages = messages
         self._stopping = stopping
 
@@ -109,7 +114,7 @@ class InferenceCalls:
     def _unary(self, name: str, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         async def answered(request: Any, context: Any) -> Any:
             try:
-                if name not in ("ServerLive", "ServerReady"):
+                if name not in _WITHOUT_DATA_TOKEN:
                     self._check_token(context)
                 return await call(request if name == "ModelInfer" else _readable(request), context)
             except Exception as error:
@@ -181,6 +186,7 @@ class InferenceCalls:
             took = (perf_counter() - started) * 1000
             name = ascii(request.model_name[:100])
             audit.info("gRPC RepositoryModelLoad %s from %s: %s after %.0f ms", name, _host(context), status, took)
+            self._note(AdminCall(round(time.time(), 3), f"gRPC RepositoryModelLoad {name}", status, round(took, 3)))
         return self._response("RepositoryModelLoadResponse")
 
     def _check_admin(self, context: Any) -> None:
@@ -224,7 +230,7 @@ class InferenceCalls:
             call = await self._service.offload.run(size, call_in, served.model, request)
         call = self._in_time(call, context)
         if call.sequence is not None:
-            return await served.sequence(call).outputs(client_at(_host(context)))
+            return await served.sequence(call, loaded).outputs(client_at(_host(context)))
         pending = served.request(call)
         names = check_outputs(call.form.names, pending.template.names)
         if loaded is not None:
@@ -239,7 +245,8 @@ class InferenceCalls:
             return call
         given = call.options.get("timeout_ms", self._settings.deadline_ms)
         left_ms = max(1, min(LONGEST_TIMEOUT_MS, math.ceil(left_s * 1000)))
-        if type(given) is int and given <= left_ms:
+        is_wrong = OPTION_FIELDS["timeout_ms"].problem("options.timeout_ms", given) is not None
+        if is_wrong or given <= left_ms:  # what is wrong is refused where all options are read
             return call
         return Call(call.fields, {**call.options, "timeout_ms": left_ms}, call.form, call.sequence)
 

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from app.api.connection_limits import UnfinishedRequests
-from app.api.grpc_calls import InferenceCalls
+from app.api.grpc_calls import InferenceCalls, WorkerParts
 from app.api.grpc_health import health_handler, reflection_handlers
-from app.api.models import Models
 from app.dialects.open_inference_messages import Messages
-from app.metrics import Metrics
-from app.settings import Settings
 from app.wire.limits import LARGEST_BYTES, SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -27,20 +23,12 @@ class GrpcServer:
     `grace_s`: how long what was accepted has to be answered, once it stops. `traced`: None without traces.
     """
 
-    def __init__(
-        self,
-        models: Models,
-        metrics: Metrics,
-        settings: Settings,
-        grace_s: float,
-        unfinished: UnfinishedRequests,
-        traced: TracedRequests | None = None,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, parts: WorkerParts, grace_s: float, traced: TracedRequests | None = None) -> None:
+        self._settings = settings = parts.settings
         self._grace_s = grace_s
         self._stopping = asyncio.Event()
         messages = Messages()
-        calls = InferenceCalls(models, unfinished, metrics, settings, messages, self._stopping)
+        calls = InferenceCalls(parts, messages, self._stopping)
         most = max(LARGEST_BYTES, settings.body_limit_bytes) + SMALL_BYTES
         interceptors = []
         if traced is not None:
@@ -55,7 +43,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
             ],
         )
-        health = health_handler(models.service, messages, self._stopping)
+        health = health_handler(parts.models.service, messages, self._stopping)
         self._server.add_generic_rpc_handlers((calls.handler(), health, *reflection_handlers(messages, self._stopping)))
 
     async def start(self) -> None:

@@ -153,7 +153,7 @@ class ServedModel:
         if pending is None:
             call = self._reader.read(body, json_length)
             if call.sequence is not None:
-                return self.sequence(call)
+                return self.sequence(call, loaded)
             request = self.request(call)
             pending = _foreign(request, call.form)
             if learns:
@@ -187,8 +187,15 @@ class ServedModel:
         model = self.model
         return request_of(self._service.parser, model.policy, model.function, call.fields, call.options)
 
-    def sequence(self, call: Call) -> SequenceCall:
-        """Returns the step of a session that a call is; raises DoesNotFit where the model has none."""
+    def sequence(self, call: Call, loaded: LoadedVersion[Any] | None = None) -> SequenceCall:
+        """Returns the step of a session that a call is.
+
+        Raises:
+          DoesNotFit: the model has none, or `loaded`, a version that is named, would have to answer.
+        """
+        if loaded is not None:
+            expected = "a model without a version: each sequence keeps to its own"
+            raise DoesNotFit([Problem("parameters.sequence_id", f"is for version {loaded.version.name}", expected)])
         if self.model.name != self.model.policy.name:
             expected = f"model {self.model.policy.name} for sequences"
             raise DoesNotFit([Problem("parameters.sequence_id", f"is for actions, not {self.model.name}", expected)])

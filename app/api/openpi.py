@@ -154,6 +154,8 @@ class Episode:
         # Of the version that the episode keeps, and whether it is not known yet which one that will be.
         self._digest: str | None = None
         self._is_beginning = False
+        # What the answer under way changes: it may be written in another thread.
+        self._go_on: Callable[[], None] | None = None
         limit = policy.body_limit("action", MSGPACK)
         large = Large(service, limit, self._at_once, self._read, lambda pending: pending)
         self._route = Route(cast(Any, self._read), MSGPACK, metrics.data(policy.name, ROUTE), large, cast(Any, None))
@@ -168,7 +170,13 @@ class Episode:
 
     def refused(self) -> None:
         """Goes on from the step before: the one under way is not answered."""
-        self._is_beginning = False
+        self._is_beginning, self._go_on = False, None
+
+    def answered(self) -> None:
+        """Goes one step on, before the answer leaves."""
+        go_on, self._go_on = self._go_on, None
+        if go_on is not None:
+            go_on()
 
     def greeting(self) -> bytes:
         """See `Talk`."""
@@ -176,7 +184,7 @@ class Episode:
 
     def answer(self, message: bytes, is_text: bool, to: WebSocket) -> None:
         """See `Talk`."""
-        cycle = MessageCycle(self._route, to, self.refused)
+        cycle = MessageCycle(self._route, to, self.refused, self.answered)
         to.cycle = cycle
         if is_text:
             cycle.set_exception(NotMsgpack("a text message, expected a binary one: a msgpack map of the observation"))
@@ -241,16 +249,26 @@ class Episode:
         started: float,
         result: Result,
     ) -> Reply:
-        """Writes an answer, and goes one step on."""
-        if self._state_names:
-            # Copies: a view would keep the arrays of a whole batch.
-            self._state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
-        if self._is_beginning:
-            self._digest, self._is_beginning = result.digest, False
-        self._step = 1 if begins else self._step + 1
-        self._session_id = self._session_id if session_id is None else session_id
-        if self._records is not None:
-            self._records.write(begins, self._session_id, options, request.job, result)
+        """Writes an answer. Nothing of the episode changes before that leaves: this may be another thread.
+
+        Raises:
+          DoesNotFit: the policy state is not finite then, and such inputs are refused.
+        """
+        # Copies: a view would keep the arrays of a whole batch.
+        state = {name: np.array(result.outputs[output]) for output, name in self._state_names.items()}
+        for array in state.values():
+            self._policy.reader.check_state_after(array)
+
+        def go_on() -> None:
+            self._state = state or self._state
+            if self._is_beginning:
+                self._digest, self._is_beginning = result.digest, False
+            self._step = 1 if begins else self._step + 1
+            self._session_id = self._session_id if session_id is None else session_id
+            if self._records is not None:
+                self._records.write(begins, self._session_id, options, request.job, result)
+
+        self._go_on = go_on
         took_ms = (perf_counter() - started) * 1000
         return Reply(b"", self._writer.write(request.template, result, request.batched, took_ms))
 
@@ -263,11 +281,13 @@ class Episode:
 
 
 class MessageCycle(RequestCycle):
-    """One message, answered by a message: a text where it is refused, and `refused` is called then."""
+    """One message, answered by a message: a text where it is refused, and `refused` is called then, else `answered`."""
 
-    def __init__(self, route: Route, receiver: Receiver, refused: Callable[[], None]) -> None:
+    def __init__(
+        self, route: Route, receiver: Receiver, refused: Callable[[], None], answered: Callable[[], None]
+    ) -> None:
         super().__init__(route, receiver)
-        self._refused = refused
+        self._refused, self._answered = refused, answered
 
     def _problem(self, error: Exception) -> Response:
         self._refused()
@@ -275,6 +295,7 @@ class MessageCycle(RequestCycle):
 
     def _answer(self, body: Any) -> None:
         self._end(200)
+        self._answered()
         self._receiver.write_answer(b"", body.body if isinstance(body, Reply) else body)
 
 

@@ -153,6 +153,7 @@ class RequestCycle(Cycle):
     async def _read_elsewhere(self, service: Service, body: bytes, now: float) -> None:
         try:
             parsed = await service.offload.run(len(body), self.route.large.parse, body)
+            self.alone = False  # its turn is over, and perhaps its deadline
             self._put(service, self.route.large.asks(parsed), now)
         except Exception as error:
             self.set_exception(error)

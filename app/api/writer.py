@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.access import client_at
+from app.api.access import UNIX_SOCKET, client_at
 from app.api.connection_limits import SharedLimits
 from app.batching.cork import Cork
 
@@ -63,7 +63,7 @@ class AnswerWriter(asyncio.Protocol):
     def client(self) -> str:
         """Returns the address that sessions of this client count by; see `client_at`."""
         remote = get_remote_addr(self.transport)
-        return client_at(remote[0]) if remote else ""
+        return client_at(remote[0] if remote else UNIX_SOCKET)
 
     def may_stay(self) -> bool:
         """Returns whether the connection stays open after the answer under way."""

@@ -146,7 +146,7 @@ class Service:
             await _catch_up(pending, asked_at + self._timeout_s(pending))
         answer: asyncio.Future[Result] = loop.create_future()
         timing = timing_of_task.get()
-        if timing is not None:
+        if timing is not None and pending.job.timing is None:
             pending.policy.batcher.time(pending.job, timing)
         self.submit(pending, answer, asked_at)
         return await answer

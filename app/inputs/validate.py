@@ -19,7 +19,7 @@ from app.inputs.options import MOST_PROBLEMS, Options, read_options
 from app.wire import json_body
 from app.wire.limits import most_keys
 from app.wire.long_lists import LongList, LongString, read_long
-from app.wire.tensors import Array, Tensor, Unfit, expected_text, outline, read_tensor, show
+from app.wire.tensors import Array, Tensor, Unfit, all_finite, expected_text, outline, read_tensor, show
 from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
 
@@ -74,6 +74,16 @@ class InputValidator:
     def required(self) -> frozenset[str]:
         """The flattened names of what no request may leave out."""
         return frozenset(name for name in self._leaves if not self._optional(name))
+
+    def check_state_after(self, array: Array) -> None:
+        """Checks a leaf of the policy state after a step, which the server is to keep for the next one.
+
+        Raises:
+          DoesNotFit: it is not finite, and such inputs are refused.
+        """
+        if not self.non_finite and not all_finite(array):
+            expected = "an observation after which it is finite"
+            raise DoesNotFit([Problem("observation", "the policy state after it is not finite", expected)])
 
     def read(self, body: dict[str, Any]) -> Inputs:
         """Reads the fields of `body` (without `options`) as arrays.

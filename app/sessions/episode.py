@@ -31,7 +31,7 @@ from app.sessions.record_validation import Fitting
 from app.settings import variable
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, Codec
-from app.wire.tensors import Array, Arrays, all_finite
+from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, PolicySpec, leaves, nest_to_json
 
 # So many numbers are faster looked at one by one.
@@ -202,9 +202,7 @@ class Episodes:
         state = {}
         for name, output in self._carried:
             array = result.outputs[output]
-            if not self.policy.reader.non_finite and not all_finite(array):
-                expected = "an observation after which it is finite"
-                raise DoesNotFit([Problem("observation", "the policy state after it is not finite", expected)])
+            self.policy.reader.check_state_after(array)
             # Of a batch with others nothing else should stay.
             state[name] = array if array.base is None else array.copy()
         return state

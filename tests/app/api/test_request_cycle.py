@@ -104,9 +104,11 @@ async def test_what_is_answered_at_once_never_waits(body: bytes, status: int) ->
     assert not service.waiters
 
 
-async def test_a_large_body_that_takes_long_is_read_in_a_thread() -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_large_body_that_takes_long_is_read_in_a_thread_and_waits_for_its_batch(alone: bool) -> None:
     taken, service = Taken(), Submitted()
     cycle = cycle_of(taken, at_once=lambda _: None)
+    cycle.alone = alone  # whatever else has come, and its deadline, by when it is read
     cycle.ask(service, b"x" * (SMALL_BYTES + 1), 0.0)  # type: ignore[arg-type]
     assert not service.waiters
     assert cycle.waiting is not None

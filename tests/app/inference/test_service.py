@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.batching.rule import Pause
+from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, UnknownPolicy
 from app.inference.service import Service
 from app.wire.limits import SMALL_BYTES
@@ -88,3 +89,24 @@ async def test_large_body_without_another_reader_is_read_by_the_usual_one_elsewh
     service = Service(["p"], deadline_ms=10, rows_limit=1)
     thread = await service.read_body(bytes(SMALL_BYTES + 1), lambda _: threading.current_thread())
     assert thread is not threading.main_thread()
+
+
+@pytest.mark.parametrize("is_timed", [False, True])
+async def test_a_request_is_timed_once_by_whoever_reads_it_first(is_timed: bool) -> None:
+    """Or a batcher would wait for ever for the second of them."""
+    timed: list[Any] = []
+
+    def submit(job: Any) -> None:
+        job.waiter.set_result("answer")
+
+    batcher = SimpleNamespace(time=lambda job, timing: timed.append(timing), submit=submit)
+    timing: Any = object()
+    job = SimpleNamespace(min_train_step=None, loaded=None, timing=timing if is_timed else None)
+    pending: Any = SimpleNamespace(policy=named("p", batcher=batcher), job=job, timeout_s=None)
+    token = timing_of_task.set(timing)
+    try:
+        answer: Any = await Service(["p"], deadline_ms=1000, rows_limit=1).answered(pending)
+    finally:
+        timing_of_task.reset(token)
+    assert answer == "answer"
+    assert timed == ([] if is_timed else [timing])

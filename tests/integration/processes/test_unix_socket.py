@@ -71,6 +71,11 @@ def test_clients_on_it_count_as_one_and_the_audit_log_says_where_a_call_came_fro
     for _ in range(2):
         assert local.post("/v1/policies/p/sessions", json=BODY).status_code == 201
     assert local.post("/v1/policies/p/sessions", json=BODY).status_code == 429
+    row = {"name": "0/observation", "datatype": "FP32", "shape": [1, 4], "data": BODY["observation"]}
+    sequence = {"inputs": [row], "parameters": {"sequence_id": 7, "sequence_start": True}}
+    whole = json.dumps(sequence).encode()
+    for content in (whole, iter([whole])):  # the framework takes what comes in chunks
+        assert local.post("/v2/models/p/infer", content=content).status_code == 429
     assert server.http.post("/v1/policies/p/sessions", json=BODY).status_code == 201
     assert local.post("/admin/policies/p/reload").status_code == 401
     until(lambda: any("/admin/policies/p/reload from unix: 401" in line for line in server.lines))
