@@ -115,7 +115,7 @@ bench-stations: $(READY)  ## what one request costs by station, from the socket 
 bench-experience: $(READY)  ## what keeping experience costs, and how fast a trainer reads it: some two minutes
 	$(BIN)/python -m bench.experience $(OPTIONS)
 
-bench-shadow: $(READY)  ## what a shadow costs those who are answered: a minute and a half
+bench-shadow: $(READY)  ## what a shadow costs those who are answered: three minutes
 	$(BIN)/python -m bench.shadow $(OPTIONS)
 
 bench-fleet: $(READY)  ## a fleet of three servers beside one, and three apart: new weights, and latency through HAProxy; some twenty minutes

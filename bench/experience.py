@@ -100,8 +100,8 @@ def _steps_beside(
     late: list[list[float]] = [[], []]
     cpu = rows = 0.0
     for number in range(options.rounds):
-        turns = [(plain, 0), (recording, 1)]
-        for server, which in turns if number % 2 == 0 else reversed(turns):
+        turns = [(plain, 0), (recording, 1)] if number % 2 == 0 else [(recording, 1), (plain, 0)]
+        for server, which in turns:
             before = _recorder_s(server)
             answers = _checked(generator.run(server.port, options.seconds, CONNECTIONS))
             rates[which].append(answers.rate)

@@ -46,8 +46,8 @@ def _measured(options: argparse.Namespace, folder: Path) -> Iterator[Found]:
 
 
 def _by_turns(server: Server, load: Generator, checkpoint: str, options: argparse.Namespace) -> Iterator[Found]:
-    def run(rate: float = 0.0) -> Answers:
-        answers = load.run(server.port, options.seconds, CONNECTIONS, rate)
+    def run(rate: float = 0.0, share: float = 1.0) -> Answers:
+        answers = load.run(server.port, options.seconds * share, CONNECTIONS, rate)
         if answers.failures:
             raise BenchError(f"{answers.failures} requests failed: {answers.statuses}")
         return answers
@@ -61,6 +61,7 @@ def _by_turns(server: Server, load: Generator, checkpoint: str, options: argpars
         progress(f"round {number + 1} of {options.rounds}")
         for with_shadow in (False, True) if number % 2 == 0 else (True, False):
             _try(server, checkpoint if with_shadow else "")
+            run(most / 2, 0.2)  # what was just loaded, and has not run yet
             p99[with_shadow].append(run(most / 2).p99_ms)
             if with_shadow:
                 rows.append(_row(server))
@@ -74,7 +75,7 @@ def _by_turns(server: Server, load: Generator, checkpoint: str, options: argpars
         for with_shadow in (False, True):
             which = "with a shadow" if with_shadow else "without"
             yield Found(f"{name} {which} {unit}".strip(), statistics.median(samples[with_shadow]))
-        ratio = statistics.median(one / other for one, other in zip(samples[True], samples[False], strict=True))
+        ratio = statistics.median(samples[True]) / statistics.median(samples[False])
         good = ratio <= 1.1 if unit else ratio >= 0.95
         yield Found("… by that without", ratio, "at most 1.1" if unit else "at least 0.95", good)
     for name, found in (("half", rows[::2]), ("all", rows[1::2])):
@@ -100,7 +101,7 @@ def _row(server: Server) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.shadow", description=__doc__)
     add = parser.add_argument
-    add("--rounds", type=int, default=5, help="in which both have a turn (default: %(default)s)")
+    add("--rounds", type=int, default=12, help="in which both have a turn (default: %(default)s)")
     add("--seconds", type=float, default=3.0, help="of a turn (default: %(default)s)")
     add("--exports", type=Path, help="where the policies lie, or are made (default: a temporary folder)")
     return command.parsed(parser, QUICK)

@@ -172,7 +172,8 @@ class StepWriter:
         self._lost[_ERROR] += 1
         if not self._erred:
             self._erred = True
-            log.error("%s: a step is not recorded: %r; answers go on", self._policy, error, exc_info=error)
+            said = "%s: a step is not recorded: %r; answers go on"
+            log.error(said, self._policy, error, exc_info=error, extra=about(self._policy))
 
     def _lose(self, reason: str, error: Exception) -> None:
         self._lost[reason] += 1

@@ -6,7 +6,6 @@ Event loop only. Which session belongs to which arm is decided once, when it beg
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from app.batching.compute import Outcomes
@@ -29,15 +28,11 @@ class ArmCounts:
     """What one arm has come to since it was asked the last time."""
 
     def __init__(self) -> None:
-        self.sessions = self.answers = self.failures = 0
+        self.sessions = self.failures = 0
         self.failure = ""
+        # Answers by how long they took: those within the first of `FINE_LATENCY_S`, the second, … and beyond the last.
+        self.seconds = [0] * (1 + len(FINE_LATENCY_S))
         self._returns = Returns()
-        self._seconds: Counter[int] = Counter()
-
-    def answered(self, seconds: float) -> None:
-        """Counts an answer."""
-        self.answers += 1
-        self._seconds[bisect_left(FINE_LATENCY_S, seconds)] += 1
 
     def failed(self, reason: str) -> None:
         """Counts a request that the version could not answer."""
@@ -50,7 +45,9 @@ class ArmCounts:
 
     def taken(self) -> ArmFigures:
         """Returns what was counted."""
-        return ArmFigures(self.sessions, self._returns, self.answers, self.failures, self.failure, dict(self._seconds))
+        seconds = {bucket: count for bucket, count in enumerate(self.seconds) if count}
+        answers = sum(seconds.values())
+        return ArmFigures(self.sessions, self._returns, answers, self.failures, self.failure, seconds)
 
 
 class Arms:
@@ -139,13 +136,16 @@ class Arms:
             return  # of a session that keeps another one, or a shadow's
         if self._asked_beside is not None and arm == ACTIVE:
             self._asked_beside.offer(loaded, jobs, outcomes, now, waits)
-        counts = self._counts[arm]
+        seconds, asked_at, bucket = self._counts[arm].seconds, -1.0, 0
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 if arm == CANARY and isinstance(outcome, EngineFailed):
                     self.failed(str(outcome))
             elif not job.waiter.done():
-                counts.answered(now - job.asked_at)
+                if job.asked_at != asked_at:  # many of a batch came in the same turn
+                    asked_at = job.asked_at
+                    bucket = bisect_left(FINE_LATENCY_S, now - asked_at)
+                seconds[bucket] += 1
                 if job.failed and not why_failed(outcome):
                     self.failed(job.failed)
 

@@ -104,9 +104,15 @@ class Shadow:
           now: on the event loop's clock.
           waits: whether others wait for an answer.
         """
+        if jobs and jobs[0].function == INITIAL_STATE:
+            return
         busy = waits or self._load.at(now) > BUSY
+        if busy and self.share >= 1:  # as below, in less time
+            answered = zip(jobs, outcomes, strict=True)
+            self._skipped += sum([job.rows for job, outcome in answered if not isinstance(outcome, Exception)])
+            return
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.function == INITIAL_STATE or isinstance(outcome, Exception):
+            if isinstance(outcome, Exception):
                 continue
             if self.share < 1 and random.random() >= self.share:
                 continue
