@@ -38,18 +38,23 @@ class Audited:
             await self._app(scope, receive, noted)
         finally:
             client = scope.get("client")
-            method, path = _plain(scope["method"]), _plain(scope["path"])
-            took_ms = (time.perf_counter() - started) * 1000
-            audit.info(
-                "%s %s from %s: %s after %.0f ms",
-                method,
-                path,
-                _plain(client[0]) if client else UNIX_SOCKET,
-                noted.status or "no answer",
-                took_ms,
-            )
-            call = f"{method[:_LONGEST]} {path[:_LONGEST]}"
-            self._note(AdminCall(round(time.time(), 3), call, noted.status, round(took_ms, 3)))
+            host = _plain(client[0]) if client else UNIX_SOCKET
+            self._note(log_call((_plain(scope["method"]), _plain(scope["path"])), host, noted.status, started))
+
+
+def log_call(call: tuple[str, str], host: str, status: int, started: float) -> AdminCall:
+    """Logs a call of an admin's that has ended, and returns it.
+
+    Args:
+      call: its method and path, as they are to be read.
+      host: the client's.
+      status: of HTTP; 0 where there was no answer.
+      started: when it came, on the clock of `perf_counter`.
+    """
+    took_ms = (time.perf_counter() - started) * 1000
+    audit.info("%s %s from %s: %s after %.0f ms", *call, host, status or "no answer", took_ms)
+    shown = " ".join([part[:_LONGEST] for part in call])
+    return AdminCall(round(time.time(), 3), shown, status, round(took_ms, 3))
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import grpc
 
 from app import __version__
 from app.api.access import client_at, require_bearer
-from app.api.audit import audit
+from app.api.audit import log_call
 from app.api.connection_limits import UnfinishedRequests
 from app.api.grpc_health import until
 from app.api.grpc_messages import counted, reader_of
@@ -183,10 +182,8 @@ class InferenceCalls:
             status = status_of(error)
             raise
         finally:
-            took = (perf_counter() - started) * 1000
-            name = ascii(request.model_name[:100])
-            audit.info("gRPC RepositoryModelLoad %s from %s: %s after %.0f ms", name, _host(context), status, took)
-            self._note(AdminCall(round(time.time(), 3), f"gRPC RepositoryModelLoad {name}", status, round(took, 3)))
+            call = "gRPC RepositoryModelLoad", ascii(request.model_name[:100])
+            self._note(log_call(call, _host(context), status, started))
         return self._response("RepositoryModelLoadResponse")
 
     def _check_admin(self, context: Any) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from app.api.access import client_at
 from app.api.foreign import AwaitedReply, ForeignCycle
 from app.api.request_cycle import Large, Route
 from app.batching.rule import INITIAL_STATE, Result
@@ -108,15 +107,15 @@ class InferCycle(ForeignCycle):
 
 
 class AwaitedInference(AwaitedReply):
-    """Takes the answer of an `InferCycle` for an endpoint. `host`: the client's."""
+    """Takes the answer of an `InferCycle` for an endpoint. `client`: see `AnswerWriter.client`."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, client: str) -> None:
         super().__init__()
-        self._host = host
+        self._client = client
 
     def client(self) -> str:
         """See `AnswerWriter`."""
-        return client_at(self._host)
+        return self._client
 
 
 class ServedModel:
@@ -187,7 +186,7 @@ class ServedModel:
         model = self.model
         return request_of(self._service.parser, model.policy, model.function, call.fields, call.options)
 
-    def sequence(self, call: Call, loaded: LoadedVersion[Any] | None = None) -> SequenceCall:
+    def sequence(self, call: Call, loaded: LoadedVersion[Any] | None) -> SequenceCall:
         """Returns the step of a session that a call is.
 
         Raises:

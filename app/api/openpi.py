@@ -260,7 +260,7 @@ class Episode:
             self._policy.reader.check_state_after(array)
 
         def go_on() -> None:
-            self._state = state or self._state
+            self._state = state or None
             if self._is_beginning:
                 self._digest, self._is_beginning = result.digest, False
             self._step = 1 if begins else self._step + 1

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from app.batching.rule import Pause, Result, Waiter
+from app.batching.rule import Job, Pause, Result, Waiter
 from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
@@ -121,15 +121,17 @@ class Service:
 
     def submit(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
         """Submits a request that came `asked_at` (seconds of the event loop); raises as `Batcher.submit` does."""
-        job = pending.job
-        job.asked_at, job.deadline, job.waiter = asked_at, asked_at + self._timeout_s(pending), waiter
-        pending.policy.batcher.submit(job)
+        pending.policy.batcher.submit(self._asked(pending, waiter, asked_at))
 
     def submit_alone(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
         """Submits a request as `submit` does; see `Batcher.submit_alone`."""
+        pending.policy.batcher.submit_alone(self._asked(pending, waiter, asked_at))
+
+    def _asked(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> Job:
+        """Returns the job, with what is known when it is submitted."""
         job = pending.job
         job.asked_at, job.deadline, job.waiter = asked_at, asked_at + self._timeout_s(pending), waiter
-        pending.policy.batcher.submit_alone(job)
+        return job
 
     async def answered(self, pending: PendingRequest) -> Result:
         """Returns what the policy answers, once it has weights that are new enough.

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from app import __version__
-from app.api.access import UNIX_SOCKET, Guard
+from app.api.access import Guard, client_of
 from app.api.body_bytes import read_body
 from app.api.foreign import answer_by
 from app.api.models import JSON_LENGTH, AwaitedInference, Models, ServedModel
@@ -107,8 +107,7 @@ class _Endpoints:
         except Exception as error:
             self._metrics.data("", "v2/action").refused(kind_of(error), status_of(error), perf_counter() - started)
             raise
-        host = request.client.host if request.client is not None else UNIX_SOCKET
-        return await answer_by(request, self._service, route, AwaitedInference(host))
+        return await answer_by(request, self._service, route, AwaitedInference(client_of(request)))
 
     def _all(self) -> list[ServedModel]:
         return [model for policy in self._service.policies for model in self._models.all_of(policy)]
