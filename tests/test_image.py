@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.support import processes
 from tests.support.server import ROOT, RunningServer, serving
 
 SITE = Path(sysconfig.get_paths()["purelib"])
@@ -118,8 +119,7 @@ def test_what_is_read_from_the_dockerfile() -> None:
 
 def has_all_it_wants(server: RunningServer, missed: Path) -> bool:
     """Whether no process of the server has asked for, or mapped, what the image has not."""
-    processes = [server.process.pid, *server.processes()]
-    maps = [Path(f"/proc/{process}/maps").read_text() for process in processes]
+    maps = [processes.read(pid, "maps") for pid in (server.process.pid, *server.processes())]
     assert sum("libtensorflow_cc" in text for text in maps) == 2, "builder and worker"
     assert not [path for path in PATHS for text in maps if f"{SITE}/{path}" in text]
     assert not missed.exists(), missed.read_text()

@@ -75,7 +75,7 @@ class View:
     async def _ask(self) -> None:
         now = time.monotonic()
         wants_spread = now - self._spread_at >= _SPREAD_EVERY_S
-        self._figures = await self._parts.running.ask("figures", wants_spread)
+        self._figures = await self._parts.running.figures(wants_spread)
         if wants_spread:
             self._spread_at = now
             self._spread = next((figures.spread for figures in self._figures if figures.spread is not None), None)

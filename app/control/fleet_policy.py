@@ -96,11 +96,15 @@ class FleetPolicy:
         return await self._manager.reload(name)
 
     async def pause(self, mode: str | None) -> str | None:
-        """Pauses the policy on every server of the fleet, or resumes it; returns what is in force then."""
+        """Pauses the policy on every server of the fleet, or resumes it; returns what is in force then.
+
+        A pause that is in force already is returned, too, when no batch runs here any more.
+        """
 
         async def change() -> str | None:
             await self._coordinator.pause(mode)
-            return await self._set_pause(mode)
+            await self._set_pause(mode)
+            return mode
 
         return await self._manager.changes.finish(self._manager.changes.run(change))
 
@@ -117,13 +121,12 @@ class FleetPolicy:
                 self._records.adopt(committed.served, committed.pin)
                 await self._traffic.adopt(committed.traffic)
                 await self._targets.persist(committed.pin)
-            await self._set_pause(committed.paused)
+            if committed.paused != manager.admission.paused:
+                await self._set_pause(committed.paused)
 
-    async def _set_pause(self, mode: str | None) -> str | None:
+    async def _set_pause(self, mode: str | None) -> None:
         admission = self._manager.admission
-        if mode != admission.paused:
-            await (admission.resume() if mode is None else admission.pause(mode))
-        return mode
+        await (admission.resume() if mode is None else admission.pause(mode))
 
     async def describe(self) -> dict[str, Any]:
         """See `Fleet.describe`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,7 +21,7 @@ from app.errors import LinkLost, PolicyServerError, SwapRefused, UnusablePolicy,
 from app.logs import about
 from app.metrics import Metrics
 from app.rpc.child import Child
-from app.rpc.messages import Offer
+from app.rpc.messages import Offer, WorkerFigures
 from app.rpc.worker import RemoteWorker
 from app.settings import PolicyFolder, SettingsError
 
@@ -145,6 +145,8 @@ class RunningWorkers:
         self._openings = openings
         self._workers: list[Child] = []
         self._sent: dict[str, tuple[Any, ...]] = {}
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._asked: dict[Child, asyncio.Task[WorkerFigures]] = {}
 
     async def start(self, worker: Child, *settings: Any) -> None:
         """Has a worker load what serves, and listen: it takes part in every swap by then.
@@ -173,18 +175,37 @@ class RunningWorkers:
     async def broadcast(self, name: str, *args: Any) -> None:
         """Calls all workers, and those that start later; one that does not answer at once is not waited for."""
         self._sent[name] = args
-        calls = [asyncio.wait_for(worker.call(name, *args), _SOON_S) for worker in self._workers]
-        await asyncio.gather(*calls, return_exceptions=True)
+        if calls := [self._begun(worker.call(name, *args)) for worker in self._workers]:
+            await asyncio.wait(calls, timeout=_SOON_S)
 
-    async def ask(self, name: str, *args: Any) -> list[Any]:
-        """Returns what the workers answer at once; one that has ended is asked no more."""
-        asked = list(self._workers)
-        calls = [asyncio.wait_for(worker.link.call(name, *args), _SOON_S) for worker in asked]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        for worker, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, LinkLost) and worker in self._workers:
+    async def figures(self, spread: bool) -> list[WorkerFigures]:
+        """Returns what has happened in the workers since they were asked the last time; one that has ended is forgotten.
+
+        What a worker does not answer at once is returned by a later call: it counts from zero again.
+        """
+        for worker in self._workers:
+            if worker not in self._asked:
+                self._asked[worker] = self._begun(worker.link.call("figures", spread))
+        if self._asked:
+            await asyncio.wait(self._asked.values(), timeout=_SOON_S)
+        answers = [(worker, task) for worker, task in self._asked.items() if task.done()]
+        for worker, task in answers:
+            del self._asked[worker]
+            if isinstance(task.exception(), LinkLost) and worker in self._workers:
                 self._workers.remove(worker)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [task.result() for _, task in answers if task.exception() is None]
+
+    def _begun(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A call that goes on when it is waited for no more; how it ends is for whoever asks."""
+        task = asyncio.create_task(call)
+        self._under_way.add(task)
+        task.add_done_callback(self._end)
+        return task
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # or it would be logged as one that nobody has asked for
 
     @property
     def count(self) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from app import testing
 from app.testing import ServerFailed
+from tests.support import processes
 
 ENDLESS = "import time; time.sleep(600)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -25,13 +26,6 @@ def printed(log: Path) -> str:
     while not (text := log.read_text()):
         pass
     return text
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_it_needs_the_standard_library_alone() -> None:
@@ -69,9 +63,9 @@ def test_processes_that_it_left_behind_are_killed(tmp_path: Path) -> None:
     process, log = launched(tmp_path, PARENT % ENDLESS)
     child = int(printed(log))
     assert process.wait() == 0
-    assert runs(child)
+    assert processes.state(child)
     testing.stop(process)
-    while runs(child):
+    while processes.state(child):
         pass
 
 

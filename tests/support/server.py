@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from app import testing
+from tests.support import processes
 from tests.support.prepared import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -36,24 +37,12 @@ class RunningServer(testing.RunningServer):
 
     def processes(self, module: str = "") -> list[int]:
         """The ids of the processes that it has started: those that run `module`, or all; the oldest first."""
-        pid = self.process.pid
-        listed = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _words(task / "children")]
-        return sorted(
-            int(child) for child in listed if module in _words(Path(f"/proc/{child}/cmdline"), "\0") or not module
-        )
+        return processes.children(self.process.pid, module)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and returns the exit status."""
         self.process.send_signal(number)
         return self.process.wait()
-
-
-def _words(path: Path, separator: str | None = None) -> list[str]:
-    """Of a file in /proc; none where its process has ended."""
-    try:
-        return path.read_text().split(separator)
-    except OSError:
-        return []
 
 
 def command(*arguments: str) -> list[str]:

@@ -9,11 +9,11 @@ import socket
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.memory import resident_bytes
 from app.settings import Settings
 from tests.support.requests import FAST, FRAMEWORK, UPGRADES, Answer, next_answer
 from tests.support.worker_in_process import TOKEN, Running, running
@@ -335,12 +335,9 @@ async def test_a_closed_connection_is_freed_without_the_garbage_collector(way: s
 
 @both_ways
 async def test_memory_of_bodies_that_were_left_goes_back_to_the_system(way: str) -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
     async with clients(body_limit_bytes=2**26) as there:
         await there.works()
-        before = resident()
+        before = resident_bytes()
         piece = b" " * 2**20
         for _ in range(8):
             client = await there.open()
@@ -348,7 +345,7 @@ async def test_memory_of_bodies_that_were_left_goes_back_to_the_system(way: str)
             for _ in range(40):
                 await client.send(piece)
             await client.close()
-        await until(lambda: there.worker.unfinished_bytes == 0 and resident() - before < 30 * 2**20)
+        await until(lambda: there.worker.unfinished_bytes == 0 and resident_bytes() - before < 30 * 2**20)
 
 
 @both_ways

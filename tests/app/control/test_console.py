@@ -34,7 +34,7 @@ class Server:
         names = [f"p{number}" for number in range(policies)]
         self.managers = {name: self._manager(name, versions) for name in names[:-1]}
         openings: Any = SimpleNamespace(managers=self.managers, failures={names[-1]: "/nowhere is no export"})
-        running: Any = SimpleNamespace(ask=self._ask, count=2)
+        running: Any = SimpleNamespace(figures=self._of_workers, count=2)
         settings = Settings(tuple(PolicyFolder(name, None) for name in names), workers=2)  # type: ignore[arg-type]
         parts = Parts(settings, openings, running, self.swaps, self.metrics, lambda: fleet)
         self.console = Console(parts)
@@ -52,8 +52,7 @@ class Server:
         kept = {"history": history, "export": export, "admission": admission, "traffic": traffic}
         return SimpleNamespace(active=version, pinned=None, **kept)
 
-    async def _ask(self, name: str, spread: bool) -> list[WorkerFigures]:
-        assert name == "figures"
+    async def _of_workers(self, spread: bool) -> list[WorkerFigures]:
         self.asked += 1
         if self.error is not None:
             raise self.error

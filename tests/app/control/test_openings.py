@@ -251,3 +251,72 @@ async def test_a_worker_that_is_gone_is_not_notified_again_and_one_that_cannot_l
     calls = [len(worker.did) for worker in (gone, full, good)]
     await running.notify("a")
     assert [len(worker.did) - before for worker, before in zip((gone, full, good), calls, strict=True)] == [0, 2, 2]
+
+
+class Asked(Worker):
+    """One that counts from zero with each answer, which it gives when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.link = self
+        self.count = 0
+        self.lets = asyncio.Event()
+
+    async def call(self, name, *arguments):
+        await super().call(name, *arguments)
+        if name == "figures":
+            await self.lets.wait()
+            count, self.count = self.count, 0
+            return count
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(openings_module, "_SOON_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_worker_counted_is_returned_though_it_answers_late(tmp_path):
+    _, running = await opened(tmp_path, "a")
+    late, other = Asked(), Asked()
+    for worker in (late, other):
+        await running.start(worker)
+    late.count, other.count = 7, 3
+    other.lets.set()
+    assert await running.figures(False) == [3]
+    other.count = 4
+    late.lets.set()
+    assert sorted(await running.figures(False)) == [4, 7]
+    assert late.did.count(("figures", False)) == 1
+    assert await running.figures(False) == [0, 0]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_figures_of_a_worker_that_has_ended_are_asked_for_no_more(tmp_path):
+    _, running = await opened(tmp_path, "a")
+    gone, good = Asked(), Asked()
+    for worker in (gone, good):
+        await running.start(worker)
+    good.lets.set()
+    gone.errors["figures"] = LinkLost("gone")
+    assert await running.figures(True) == [0]
+    assert (await running.figures(True), running.count) == ([0], 1)
+    assert gone.did.count(("figures", True)) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_all_workers_are_told_and_those_that_start_later_though_one_answers_late(tmp_path):
+    _, running = await opened(tmp_path, "a")
+    late, other, next_one = Asked(), Asked(), Worker()
+    for worker in (late, other):
+        await running.start(worker)
+    other.lets.set()
+    other.errors["figures"] = RuntimeError("a bug")
+    await running.broadcast("figures", "told")
+    assert [worker.did[-1] for worker in (late, other)] == [("figures", "told")] * 2
+    await running.start(next_one)
+    assert next_one.did[-2:] == [("figures", "told"), ("listen",)]
+    late.count = 5
+    late.lets.set()
+    while late.count:
+        await asyncio.sleep(0)  # it was not called off

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -20,6 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from app.dialects.open_inference_messages import INFERENCE, Messages
+from app.memory import resident_bytes
 from app.testing import free_port
 from tests.integration.dialects.conftest import grpc_port
 from tests.support.policies import NumberTrainer
@@ -267,10 +267,10 @@ def one_client(server: RunningServer, name: str, number: int, ends: threading.Ev
                 seen.failures.append(f"{name}: {actions} is torn, or another's: expected {wanted}")
 
 
-def resident_bytes(server: RunningServer) -> dict[int, int]:
+def memory_of(server: RunningServer) -> dict[int, int]:
     """Of each process of the server: the control process, its worker, and what builds."""
     pids = [server.process.pid, *server.processes()]
-    return {pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in pids}
+    return {pid: resident_bytes(pid) for pid in pids}
 
 
 def test_clients_of_all_protocols_are_answered_while_weights_are_swapped(
@@ -287,7 +287,7 @@ def test_clients_of_all_protocols_are_answered_while_weights_are_swapped(
             for number in range(1, swaps + 1):
                 time.sleep(max(0.0, began + number * SWAP_EVERY_S - time.monotonic()))
                 server.reload("number", checkpoint=trainer.publish(number)).raise_for_status()
-                resident.append(resident_bytes(server))
+                resident.append(memory_of(server))
         finally:
             ends.set()
     for client in running:

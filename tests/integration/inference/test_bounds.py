@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from app.memory import resident_bytes
 from tests.support.server import RunningServer, serving
 
 ROW = b"[0.1,-0.25,3.5,0.125]"
@@ -49,7 +50,7 @@ def cpu_s(pid: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident_bytes(pid) / 1e6
 
 
 @pytest.mark.parametrize("kind", WORST)

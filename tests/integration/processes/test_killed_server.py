@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from app.artifacts.bundle import Bundle, Graph
+from tests.support import processes
 from tests.support.policies import NumberTrainer
 from tests.support.server import ADMIN_TOKEN, RunningServer, serving
 from tests.support.steady import SteadyLoad, until
@@ -36,20 +37,13 @@ def started(trainer: NumberTrainer, state: Path, *options: str) -> Iterator[Runn
         yield server
 
 
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def kill(server: RunningServer, moment: Callable[[], object] = lambda: None) -> None:
     """No chance to tidy up, when `moment` returns. What it has started may not outlive it: it would hold the folder."""
     pids = [server.process.pid, *server.processes()]
     moment()
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
-    until(lambda: not any(runs(pid) for pid in pids), "the end of every process of the server")
+    until(lambda: not any(processes.state(pid) for pid in pids), "the end of every process of the server")
 
 
 def serves(server: RunningServer) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import processes
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 from tests.support.steady import SteadyLoad, until
@@ -204,8 +205,7 @@ def test_a_builder_killed_at_any_moment_of_a_swap_costs_time_and_nothing_else(sc
 
 
 def test_nothing_stays_open_after_all_that(scenario: Scenario) -> None:
-    descriptors = list(Path(f"/proc/{scenario.server.process.pid}/fd").iterdir())
-    assert len(descriptors) < 60
+    assert 0 < len(processes.descriptors(scenario.server.process.pid)) < 60
     assert len(scenario.server.processes()) == 3
 
 
@@ -232,6 +232,6 @@ def test_server_that_is_killed_takes_its_processes_with_it_and_its_port_is_free(
         assert len(children) == 3
         server.process.kill()
         server.process.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the end of its processes")
+        until(lambda: not any(processes.state(pid) for pid in children), "the end of its processes")
         with pytest.raises(httpx.ConnectError):
             server.http.get("/livez")

@@ -3,11 +3,11 @@
 import os
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.integration.processes.test_stalled import train_step
+from tests.support import processes
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 from tests.support.steady import until
@@ -50,7 +50,7 @@ def test_checkpoint_that_could_not_be_read_for_a_while_serves_later_untouched(
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     until(lambda: train_step(watching.http) == step, "the version that could not be read before")
-    assert Path(f"/proc/{pid}").exists()
+    assert processes.runs(pid)
     assert not any("Traceback" in line for line in watching.lines[lines:])
 
 

@@ -4,11 +4,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support import processes
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 from tests.support.steady import until
@@ -104,7 +104,7 @@ def test_worker_that_is_stopped_is_replaced_and_never_answers_from_older_weights
     until(lambda: len(strict.processes(WORKER)) == 2, "two workers")
     stopped, alive = strict.processes(WORKER)
     os.kill(stopped, signal.SIGSTOP)
-    until(lambda: Path(f"/proc/{stopped}/stat").read_text().split()[2] == "T", "the stop")
+    until(lambda: processes.state(stopped) == processes.STOPPED, "the stop")
     until(lambda: answers(strict), "an answer of the other")
     found: list[httpx.Response] = []
     name = trainer.publish(11)
@@ -118,7 +118,7 @@ def test_worker_that_is_stopped_is_replaced_and_never_answers_from_older_weights
     thread.start()
     thread.join(60)
     assert found[0].json()["train_step"] == 11, found[0].text
-    until(lambda: not Path(f"/proc/{stopped}").exists(), "its end")
+    until(lambda: not processes.state(stopped), "its end")
     until(lambda: len(strict.processes(WORKER)) == 2, "two workers")
     assert alive in strict.processes(WORKER)
     for _ in range(20):
@@ -134,5 +134,5 @@ def test_worker_that_is_stopped_is_replaced_also_while_nothing_is_swapped(strict
         os.kill(pid, signal.SIGSTOP)
     with httpx.Client(base_url=strict.url, trust_env=False, timeout=60) as client:
         assert train_step(client) >= 0  # accepted by a successor
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "their end")
+    until(lambda: not any(processes.state(pid) for pid in workers), "their end")
     until(lambda: len(strict.processes(WORKER)) == 2, "two workers")

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import processes
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 from tests.support.steady import threads_running, until
@@ -89,26 +90,18 @@ def reload(server: RunningServer, name: str, tries: Counter[str]) -> int:
     raise AssertionError(f"{name} cannot be reloaded: {tries}")
 
 
-def state_of(pid: int) -> str:
-    """One letter, see proc(5)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "gone"
-
-
 def strike(server: RunningServer, module: str, number: int, after_s: float, draw: random.Random) -> None:
     """Sends the signal to one of these processes, as soon as there is one that runs."""
     time.sleep(after_s)
     running: list[int] = []
     while not running:
-        running = [pid for pid in server.processes(module) if state_of(pid) in "RS"]
+        running = [pid for pid in server.processes(module) if processes.runs(pid)]
     os.kill(draw.choice(running), number)
 
 
 def is_whole(server: RunningServer) -> bool:
     pids = server.processes(WORKER), server.processes(BUILDER)
-    return [len(kind) for kind in pids] == [WORKERS, 1] and all(state_of(pid) in "RS" for kind in pids for pid in kind)
+    return [len(kind) for kind in pids] == [WORKERS, 1] and all(processes.runs(pid) for kind in pids for pid in kind)
 
 
 def of_this_server(place: Path) -> list[int]:
@@ -128,7 +121,7 @@ def leftovers(server: RunningServer, place: Path) -> dict[str, int]:
     return {
         "processes": len(of_this_server(place)),
         "children": len(server.processes()),
-        "descriptors": len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())),
+        "descriptors": len(processes.descriptors(server.process.pid)),
         "temporary": len(list(place.iterdir())),
         "counts": len(list(place.glob("*/*.db"))),
     }

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from app.memory import resident_bytes
 from tests.integration.swaps.test_reload import Load, check_answers
+from tests.support import processes
 from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 
@@ -18,14 +20,13 @@ FILLER = 50_000  # floats between the two ends of the weights
 
 def resident_kib(server: RunningServer) -> int:
     """Of all processes of the server together; memory that they share counts for each."""
-    lines = [line for pid in family(server) for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return sum(resident_bytes(pid) for pid in family(server)) // 1024
 
 
 def open_things(server: RunningServer) -> tuple[int, int, int]:
     """(processes, file descriptors, threads) of the server."""
     pids = family(server)
-    count = [sum(len(list(Path(f"/proc/{pid}/{kind}").iterdir())) for pid in pids) for kind in ("fd", "task")]
+    count = [sum(len(processes.listed(pid, kind)) for pid in pids) for kind in ("fd", "task")]
     return len(pids), count[0], count[1]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.memory import resident_bytes
 from tests.integration.swaps.bad_checkpoints.scenario import (
     SHARD,
     UPLOAD_LIMIT,
@@ -150,10 +151,6 @@ def bytes_below(folder: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
-def resident_bytes(server: RunningServer) -> int:
-    return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_tar_bomb_is_refused_early_and_fills_nothing(scenario: Scenario, kind: str) -> None:
     body, status, names = BOMBS[kind]
@@ -161,7 +158,7 @@ def test_a_tar_bomb_is_refused_early_and_fills_nothing(scenario: Scenario, kind:
     before = (
         sorted(os.listdir(scenario.checkpoints)),
         bytes_below(scenario.checkpoints),
-        resident_bytes(scenario.server),
+        resident_bytes(scenario.server.process.pid),
     )
     answered, problem, sent = flood(scenario.server, good.name, body(good))
     assert (answered, problem["status"]) == (status, status), problem
@@ -170,7 +167,7 @@ def test_a_tar_bomb_is_refused_early_and_fills_nothing(scenario: Scenario, kind:
     assert sent < UPLOAD_LIMIT + (16 << 20), "what lies in the sockets' buffers, and no more"
     until(lambda: sorted(os.listdir(scenario.checkpoints)) == before[0], "nothing left behind")
     assert bytes_below(scenario.checkpoints) == before[1]
-    assert resident_bytes(scenario.server) < before[2] + (64 << 20)
+    assert resident_bytes(scenario.server.process.pid) < before[2] + (64 << 20)
     assert scenario.row(good.name) is None
     scenario.check_unchanged()
     shutil.rmtree(good)
