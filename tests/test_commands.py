@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tf_agents.policies import policy_saver
 
-from app.testing import free_port
 from tests.support import saver_policies as policies
+from tests.support.ports import port_below_outgoing
 from tests.support.saver_policies import SAVERS, Saved
 from tests.support.server import ROOT
 
@@ -97,7 +97,7 @@ def test_serve_serves_plain_and_own_exports_from_elsewhere(saved: Saved, plain: 
     """Until it is asked to stop; folders are relative to where it is started."""
     (tmp_path / "own").symlink_to(saved.folder("q"))
     (tmp_path / "plain").symlink_to(plain)
-    command = [sys.executable, "-m", "app", "serve", "own", "other=plain", "--port", str(free_port())]
+    command = [sys.executable, "-m", "app", "serve", "own", "other=plain", "--port", str(port_below_outgoing())]
     env = bare(PYTHONPATH=str(ROOT))
     server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None

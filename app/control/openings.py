@@ -179,7 +179,7 @@ class RunningWorkers:
             await asyncio.wait(calls, timeout=_SOON_S)
 
     async def figures(self, spread: bool) -> list[WorkerFigures]:
-        """Returns what has happened in the workers since they were asked the last time; one that has ended is forgotten.
+        """Returns what has happened in the workers since they were asked last; one that has ended is forgotten.
 
         What a worker does not answer at once is returned by a later call: it counts from zero again.
         """

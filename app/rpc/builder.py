@@ -89,7 +89,7 @@ class BuilderCalls:
         try:
             return await child.call(name, *args)
         except LinkLost:
-            if not self._closed:
+            if not self._closed and self._child is child:  # its successor may be there by now
                 self._there.clear()
             raise _Ended(name, await child.process.wait()) from None
 

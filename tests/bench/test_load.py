@@ -135,7 +135,7 @@ def test_several_requests_take_turns(load: Generator, start: Start, tmp_path: Pa
     for size in (3, 5_000_000, 7):
         files.append(tmp_path / str(size))
         files[-1].write_bytes(request_bytes("/action", b"x" * size))
-    found = Generator(load.program, tuple(files)).run(start(lambda n: (0, b""), Counting), 1, 1)
+    found = Generator(load.program, tuple(files)).run(start(lambda n: (0, b""), Counting), 3, 1)
     assert found.failures == 0
     assert len(sizes) > 3
     assert sizes == ([3, 5_000_000, 7] * len(sizes))[: len(sizes)]
@@ -201,7 +201,7 @@ def test_calls_of_grpc_are_made_one_after_the_other_and_refused_ones_are_failure
     request, preface = tmp_path / "request", tmp_path / "preface"
     request.write_bytes(grpc_frames("/toy.Toy/Ask", b"x" * 1000))
     preface.write_bytes(HTTP2_PREFACE)
-    found = Generator(load.program, (request,), preface=preface).run(port, 1, 2)
+    found = Generator(load.program, (request,), preface=preface).run(port, 3, 2)
     server.stop(None).wait()
     assert seen == {b"x" * 1000}
     assert found.requests > 200

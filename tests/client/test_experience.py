@@ -111,6 +111,10 @@ def recording(
         for name in policies:
             with RemotePolicy(running.url, name) as policy:
                 play(policy)
+            with Experience(running.url, name, wait_ms=50_000) as experience:  # the recorder works when others do not
+                seen = 0
+                while seen < ROWS * STEPS:
+                    seen += experience.read().rows
         yield running
 
 

@@ -134,12 +134,12 @@ def test_connections_are_spread_in_turn(url: str) -> None:
 
 def test_requests_of_a_connection_stay_with_their_member(url: str) -> None:
     for _ in range(3):
-        with httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+        with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=600) as client:
             assert len({client.post(ACTION, json={}).json()["member"] for _ in range(20)}) == 1
 
 
 def test_a_connection_outlives_its_member(url: str, members: list[Member]) -> None:
-    with httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+    with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=600) as client:
         first = client.post(ACTION, json={}).json()["member"]
         by_name = {member.name: member for member in members}
         by_name[first].ready = False

@@ -30,8 +30,8 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from app import __version__
-from app.testing import free_port
 from tests.support.environments import packages_of
+from tests.support.ports import port_below_outgoing
 from tests.support.saver_policies import Saved
 from tests.support.server import ROOT
 from tests.zoo.kind import FLOATS
@@ -142,7 +142,7 @@ def ran(script: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
 @contextlib.contextmanager
 def serving(script: Path, policies: dict[str, Path], cwd: Path) -> Iterator[tuple[httpx.Client, str]]:
     """The server that the script starts, and what it said until it listened; it has to end well."""
-    port = free_port()
+    port = port_below_outgoing()
     command = [script, "serve", *(f"{name}={folder}" for name, folder in policies.items()), "--port", str(port)]
     with subprocess.Popen(
         command, cwd=cwd, env=environment(cwd), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,5 +1,6 @@
 """What libraries print on standard error is silenced, from C++ too; where something fails, all of it is shown."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -40,8 +41,9 @@ def test_after_an_exception_all_of_it_is_shown(capfd: pytest.CaptureFixture[str]
 
 
 def test_no_descriptor_is_left_open() -> None:
+    gc.collect()  # what tests before have left
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with hushed():
             pass
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

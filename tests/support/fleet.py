@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from app.fleet.paths import MACHINE_HEADER
+from tests.support import processes
 from tests.support.haproxy import HaProxy, haproxy_running
 from tests.support.ports import port_below_outgoing
 from tests.support.redis_server import RedisServer, running_redis
@@ -58,6 +59,7 @@ class Member:
         self._plan = plan
         self._stack: contextlib.ExitStack | None = None
         self._server: RunningServer | None = None
+        self._killed: list[int] = []
 
     @property
     def server(self) -> RunningServer:
@@ -77,6 +79,8 @@ class Member:
     def start(self, tree: Path = ROOT) -> None:
         """Returns once it listens; also after it was killed. `tree`: the source folder that it runs from."""
         self.close()
+        until(lambda: not any(processes.state(pid) for pid in self._killed), "the end of all its processes")
+        self._killed = []
         plan, url = self._plan, f"redis://127.0.0.1:{self.redis.port}/0"
         options = ["--port", str(self.port), "--state-dir", str(self.state), *plan.options]
         environment = dict(plan.environment)
@@ -92,12 +96,15 @@ class Member:
 
     def kill(self) -> None:
         """Ends all its processes at once, as where a machine loses power. Any thread; does not wait."""
-        self.signal(signal.SIGKILL)
+        self._killed = self.signal(signal.SIGKILL)
 
-    def signal(self, number: int) -> None:
-        """Sends a signal to all its processes."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.server.process.pid, number)
+    def signal(self, number: int) -> list[int]:
+        """Sends a signal to all its processes; returns which they are."""
+        pids = [self.server.process.pid, *self.server.processes()]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return pids
 
     def close(self) -> None:
         """Stops it, if it has not ended."""

@@ -14,6 +14,9 @@ from tests.support.steady import threads_running, until
 
 _TIMEOUT_S = 60.0
 _PAUSE_S = 0.02
+# A lease is renewed each second and lasts for three: a machine that stands still for longer may let it end.
+STOOD_STILL_S = 1.5
+_LOOK_S = 0.1
 _WRONG_KEPT = 20
 # Answers that say that a member, or all, could not be asked just now.
 _REFUSALS = (502, 503, 504)
@@ -38,6 +41,7 @@ class FleetLoad:
 
     `lost`: connections that ended in a request; `refused`: statuses of `_REFUSALS`; `refused_newest`: the same, of
     requests for the newest weights. None is wrong where members are killed. `names`: versions not called by their step.
+    `stood_still_s`: for how long nothing ran here, at most.
     """
 
     expected: Expected = field(default_factory=Expected)
@@ -48,6 +52,7 @@ class FleetLoad:
     wrong: list[str] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
     slowest_s: float = 0.0
+    stood_still_s: float = 0.0
     over: threading.Event = field(default_factory=threading.Event)
 
     def is_wrong(self, what: str) -> None:
@@ -58,6 +63,18 @@ class FleetLoad:
     @property
     def failed(self) -> int:
         return self.lost.total() + self.refused.total() + self.refused_newest.total()
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether the machine did, for longer than leases bear: then some may be refused."""
+        return self.stood_still_s > STOOD_STILL_S
+
+    def watch(self) -> None:
+        """Notes how long the machine stands still, until all is over."""
+        last = time.clock_gettime(time.CLOCK_BOOTTIME)
+        while not self.over.wait(_LOOK_S):
+            before, last = last, time.clock_gettime(time.CLOCK_BOOTTIME)
+            self.stood_still_s = max(self.stood_still_s, last - before - _LOOK_S)
 
     def acknowledged(self, step: int) -> None:
         """A reload to this train step was answered."""
@@ -155,7 +172,7 @@ class _Client(threading.Thread):
 def fleet_load(port: int, clients: int = 4, pause_s: float = _PAUSE_S, **names: int) -> Iterator[FleetLoad]:
     """Clients that ask 127.0.0.1:`port` while the block runs, of which each has had some answers when it begins."""
     load = FleetLoad(names=names)
-    threads = [_Client(port, load, mark, pause_s) for mark in range(clients)]
+    threads = [threading.Thread(target=load.watch), *(_Client(port, load, mark, pause_s) for mark in range(clients))]
     with threads_running(threads, load.over):
         load.more(10 * clients)
         yield load

@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.testing import free_port
 from tests.support.ports import port_below_outgoing
 from tests.support.server import ROOT
 from tests.support.steady import until
@@ -124,7 +123,7 @@ def haproxy_running(members: Sequence[int], config: Path | None = None) -> Itera
 def proxied(members: Sequence[str], log: Path) -> Iterator[str]:
     """Its URL, once it answers; `members` are three addresses, "host:port". Skips where there is no HAProxy."""
     found = _found()
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port_below_outgoing()}"
     environment = {f"MEMBER_{number}": member for number, member in enumerate(members, 1)} | {"LISTEN": address}
     with _started([found, "-f", CONFIGURATION], environment, log) as process:
         _wait_for(f"http://{address}", process, log)

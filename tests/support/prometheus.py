@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from app.testing import free_port
+from tests.support.ports import port_below_outgoing
 from tests.support.server import ROOT
 
 OBSERVE = ROOT / "deploy" / "observe"
@@ -41,7 +41,7 @@ class Prometheus:
     def __init__(self, folder: Path) -> None:
         self._targets = folder / "targets.json"
         self.targets: dict[str, str] = {}
-        url = f"127.0.0.1:{free_port()}"
+        url = f"127.0.0.1:{port_below_outgoing()}"
         self._http = httpx.Client(base_url=f"http://{url}", trust_env=False)
         self._words = [
             program("prometheus"), f"--config.file={_rendered(folder)}", f"--storage.tsdb.path={folder / 'data'}",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from app.testing import free_port
+from tests.support.ports import port_below_outgoing
 
 
 class RedisServer:
@@ -23,7 +23,7 @@ class RedisServer:
         found = shutil.which("redis-server")
         if found is None:
             pytest.skip("no redis-server on this machine: what servers share in Redis is not tested")
-        self.port = port or free_port()
+        self.port = port or port_below_outgoing()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._words = [found, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,6 +37,7 @@ class RedisServer:
                 self.ask("PING")
                 return
             except redis.ConnectionError:
+                assert self._process.poll() is None, f"redis-server has ended: {self._process.returncode}"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from app.testing import free_port
+from tests.support.ports import port_below_outgoing
 
 
 @dataclass(frozen=True)
@@ -139,4 +139,4 @@ def scripted(*acts: Act) -> Iterator[Scripted]:
 
 def nobody() -> str:
     """The address of a server that does not run."""
-    return f"http://127.0.0.1:{free_port()}"
+    return f"http://127.0.0.1:{port_below_outgoing()}"

@@ -68,7 +68,7 @@ def serving(
       **env: variables of its environment.
     """
     variables = {"POLICY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN} | env
-    limits = httpx.Limits(max_connections=64)
+    limits = httpx.Limits(max_connections=64, keepalive_expiry=60)  # the server's is longer
     bearer = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     with tempfile.TemporaryDirectory(prefix="test-server-") as folder:
         log = Path(folder, "log")
@@ -79,7 +79,7 @@ def serving(
         found = testing.start(policies, *options, log=log, environment=variables, tree=tree, timeout_s=_PATIENCE_S)
         with (
             httpx.Client(base_url=found.url, timeout=600, trust_env=False, limits=limits) as http,
-            httpx.Client(base_url=found.url, timeout=600, trust_env=False, headers=bearer) as admin,
+            httpx.Client(base_url=found.url, timeout=600, trust_env=False, limits=limits, headers=bearer) as admin,
         ):
             running = RunningServer(found.url, ADMIN_TOKEN, log, found.process, http, admin)
             try:

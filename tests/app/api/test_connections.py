@@ -245,9 +245,9 @@ async def test_a_body_that_comes_drop_by_drop_is_not_waited_for(way: str) -> Non
 async def test_an_idle_connection_is_closed_when_the_setting_says() -> None:
     async with clients(keep_alive_s=1) as there:
         silent, used = await there.open(), await there.open()
+        started = asyncio.get_running_loop().time()
         await used.send(post("/action"))
         await used.answer()
-        started = asyncio.get_running_loop().time()
         assert await used.rest() == await silent.rest() == b""
         assert asyncio.get_running_loop().time() - started > 0.8
     assert Settings(()).keep_alive_s > 60  # load balancers keep theirs for 60 s, and have to be the first to close

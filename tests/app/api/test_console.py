@@ -357,7 +357,7 @@ async def test_a_page_that_reads_nothing_holds_nobody_up_and_is_given_up(
     worker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = worker.worker._http.config.http_protocol_class.shared
-    monkeypatch.setattr(shared.unread, "_timeout_s", 0.3)
+    monkeypatch.setattr(shared.unread, "_timeout_s", 3)
     source = worker.source  # type: ignore[attr-defined]
     source.filler = "x" * 200_000
     slow = stream(worker)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from app.dialects.open_inference_messages import INFERENCE, Messages
-from app.testing import free_port
+from tests.support.ports import port_below_outgoing
 from tests.support.worker_in_process import TOKEN, Running, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -47,7 +47,7 @@ class Caller:
 @asynccontextmanager
 async def calling(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Caller]:
     async with running(monkeypatch, data_token=DATA_TOKEN) as there:
-        port = free_port()
+        port = port_below_outgoing()
         there.worker._settings = replace(there.worker._settings, grpc_port=port)
         await there.worker._start_grpc()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -9,7 +9,7 @@ import pytest
 
 from app.batching.rule import Pause
 from app.dialects.open_inference_messages import INFERENCE, Messages
-from app.testing import free_port
+from tests.support.ports import port_below_outgoing
 from tests.support.worker_in_process import running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -30,7 +30,7 @@ async def test_the_largest_is_given_up_and_the_others_are_answered(monkeypatch: 
             return error.code(), error.details()
 
     async with running(monkeypatch, buffered_limit_bytes=2**20, body_limit_bytes=600_000) as there:
-        port, batcher = free_port(), there.worker._service.policy("echo").batcher
+        port, batcher = port_below_outgoing(), there.worker._service.policy("echo").batcher
         there.worker._settings = replace(there.worker._settings, grpc_port=port)
         await there.worker._start_grpc()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -110,10 +110,10 @@ async def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
     submitted = Submitted()
     protocol, transport = connected(submitted)
     for _ in range(3):
+        began = asyncio.get_running_loop().time()
         protocol.data_received(REQUEST)
         submitted.cycles[-1].set_result(b"an answer")
     assert transport.written.count(b"an answer") == 3
-    began = asyncio.get_running_loop().time()
     await transport.closed.wait()
     assert asyncio.get_running_loop().time() - began >= IDLE_S * 0.9
 

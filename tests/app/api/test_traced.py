@@ -340,7 +340,9 @@ async def test_a_call_over_grpc_is_traced(monkeypatch: pytest.MonkeyPatch) -> No
             request.model_name = "no such"
             with pytest.raises(grpc.RpcError):
                 await infer(request, metadata=[("traceparent", SAMPLED)])
-            (refused,) = worker.spans()
+            while not (of_refused := worker.spans()):  # it ends when the library has sent the status
+                await asyncio.sleep(0)
+            (refused,) = of_refused
     assert [span.name for span in spans] == ["queue", "batch", "engine", f"{INFERENCE}/ModelInfer"]
     attributes: Any = spans[-1].attributes
     assert attributes["rpc.service"] == INFERENCE

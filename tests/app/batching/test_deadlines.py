@@ -36,7 +36,8 @@ async def test_held_job_past_its_deadline_is_never_computed():
 async def test_deadline_of_a_job_whose_batch_runs_passes_while_it_runs():
     async with open_harness() as harness:
         harness.engine.go_on.clear()
-        running, waiting = harness.submit(1, timeout=0.01), harness.submit(2, function="distribution", timeout=0.02)
+        running, waiting = harness.submit(1, timeout=0.2), harness.submit(2, function="distribution", timeout=0.2)
+        await harness.held()
         for job in (running, waiting):
             with pytest.raises(DeadlinePassed):
                 await job

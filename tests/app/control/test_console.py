@@ -179,9 +179,9 @@ async def test_figures_of_all_workers_are_added_up_and_calls_listed() -> None:
     assert rates["p50_ms"] <= rates["p99_ms"]
     late = Follower(server.console)
     await late.follow()
-    ((at, answers_per_s, *_),) = late.state["history"]["p0"]
+    at, answers_per_s, *_ = late.state["history"]["p0"][0]
     assert (answers_per_s, type(at)) == (rates["answers_per_s"], float)
-    (samples,) = [update.samples for update in follower.updates if update.samples]
+    samples = next(update.samples for update in follower.updates if update.samples)
     assert samples["p0"][0] == at
     assert follower.state["server"]["sessions"] == 7
     assert [call["at"] for call in follower.state["audit"]] == [float(at) for at in range(14, -1, -1)]

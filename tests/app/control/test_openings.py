@@ -264,10 +264,11 @@ class Asked(Worker):
 
     async def call(self, name, *arguments):
         await super().call(name, *arguments)
-        if name == "figures":
-            await self.lets.wait()
-            count, self.count = self.count, 0
-            return count
+        if name != "figures":
+            return None
+        await self.lets.wait()
+        count, self.count = self.count, 0
+        return count
 
 
 @pytest.fixture

@@ -225,11 +225,11 @@ async def test_what_is_being_written_is_waited_for(tmp_path):
         assert await harness.manager.catch_up() is not None
         assert harness.serves == ("export", 0)
         (harness.policy / "policy_specs.pbtxt").write_text("")
-        for name, ago_s in (("saved_model.pb", 1.0), ("policy_specs.pbtxt", 1.5)):
+        for name, ago_s in (("saved_model.pb", 0.6), ("policy_specs.pbtxt", 0.9)):
             os.utime(harness.policy / name, (time.time() - ago_s,) * 2)
         assert await harness.manager.catch_up() is not None, "its specs come last"
         assert harness.serves == ("export", 0)
-        os.utime(harness.policy / "policy_specs.pbtxt", (time.time() - 0.5,) * 2)
+        os.utime(harness.policy / "policy_specs.pbtxt", (time.time() - 0.4,) * 2)
         assert await harness.manager.catch_up() is None
         assert harness.serves == ("export", 10)
 

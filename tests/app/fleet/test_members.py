@@ -1,6 +1,7 @@
 """What members of a fleet do together, over a real Redis; real servers are in tests/integration/fleet."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,9 +64,12 @@ async def test_a_change_that_comes_no_further_is_not_waited_for_for_ever(
         await one.coordinator.begin()
         with pytest.raises(FleetLost, match=f"for 0.5 s: member {one.fleet.id} changes it"):
             await two.coordinator.free()
+        now = [0.0]
+        monkeypatch.setattr(coordinator, "time", SimpleNamespace(monotonic=lambda: now[0]))
         waiting = asyncio.create_task(two.coordinator.free())
         for _ in range(4):  # each step is waited for anew
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
+            now[0] += 0.3
             await one.coordinator.announce(record("v1"))
         assert not waiting.done()
         await one.coordinator.end()

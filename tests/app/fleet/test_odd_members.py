@@ -99,6 +99,7 @@ async def test_what_a_member_has_is_not_given_up_for_one_that_cannot_have_it(
     monkeypatch.setattr(follower, "_NOBODY_S", 0.0)
     monkeypatch.setattr(follower, "_AGAIN_S", 0.05)
     async with joined(redis, "kept", "v5", fleet="kept") as one:
+        await until(lambda: one.member.local.joined)
         monkeypatch.setattr(Policy, "serve", without_v5)
         async with joined(redis, "kept", "v6", fleet="kept") as two:
             await asyncio.sleep(0.5)

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def fds() -> set[str]:
+    gc.collect()  # what tests before have left
     return set(os.listdir("/proc/self/fd"))
 
 
@@ -53,14 +55,12 @@ def test_a_child_answers_and_ends_with_its_link():
     run(test)
 
 
-def test_a_child_that_does_not_end_is_killed(monkeypatch):
-    monkeypatch.setattr(child_module, "_PATIENCE_S", 0.1)
-
+def test_a_child_that_does_not_end_is_killed():
     async def test() -> None:
         child = await Child.start(ECHO, (), {})
         await child.link.call("pid")
         os.kill(child.process.pid, signal.SIGSTOP)
-        await child.end()
+        await child.end(0.1)
         assert child.process.returncode == -signal.SIGKILL
 
     run(test)
@@ -80,7 +80,7 @@ def test_a_child_that_ends_is_replaced_and_nothing_of_it_stays_open(caplog):
             child = await harness.begun.get()
             assert await child.link.call("echo", number) == (number,)
             assert harness.restarts == number
-        assert len(fds()) == len(before)
+        assert len(fds()) <= len(before)
         await harness.keeper.close()
         assert child.process.returncode == 0
 
@@ -139,7 +139,7 @@ def test_a_first_child_that_cannot_begin_is_reported():
 def test_call_that_a_stopped_process_does_not_answer_ends_with_it(caplog):
     async def test() -> None:
         child = await Child.start(ECHO, (), {}, stalled_s=0.2)
-        await child.call("pid")
+        await child.link.call("pid")  # it is not watched while it starts
         os.kill(child.process.pid, signal.SIGSTOP)
         with pytest.raises(LinkLost):
             await child.call("pid")

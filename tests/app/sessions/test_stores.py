@@ -153,7 +153,7 @@ async def test_sessions_that_were_left_do_not_count_for_their_client_in_memory()
 async def test_sessions_that_were_left_do_not_count_for_their_client_in_redis(url: str) -> None:
     """The client that started them may have been killed; those that are stepped count on, in whichever worker."""
 
-    limits = LIMITS._replace(idle_s=0.4)
+    limits = LIMITS._replace(idle_s=2)
     stores = [RedisStore(url, limits) for _ in range(2)]
     try:
         await stores[0]._redis.flushdb()

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from policy_client import RemotePolicy
 from tests.integration.console.conftest import OpenPage
 from tests.support.browser import PATIENCE_MS, violations
 from tests.support.console_page import give_token, wait_for_stream
+from tests.support.ports import port_below_outgoing
 from tests.support.server import RunningServer, serving
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def whole(
     trainers: "dict[str, Trainer]", tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], contextlib.AbstractContextManager[RunningServer]]:
     """Starts the server when it is entered, each time at the same port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = port_below_outgoing()
     state, recorded = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("recorded")
 
     @contextlib.contextmanager

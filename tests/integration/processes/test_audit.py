@@ -24,7 +24,7 @@ def audited(server: RunningServer, count: int) -> list[tuple[str, ...]]:
 def raw(server: RunningServer, path: str) -> None:
     """A request as no client library would send it."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), 5) as connection:
+    with socket.create_connection((host, int(port)), 600) as connection:
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         while connection.recv(4096):
             pass

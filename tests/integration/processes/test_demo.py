@@ -66,8 +66,10 @@ def test_demo_leaves_nothing_running_when_it_is_stopped(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     with subprocess.Popen(_demo(runs_dir), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         deadline = time.monotonic() + 600
-        while not _processes_with(f"cartpole={runs_dir}") and time.monotonic() < deadline:
+        log = runs_dir / "server.log"  # the demo knows its server before that has written a word
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.2)
+        assert _processes_with(f"cartpole={runs_dir}")
         assert demo.poll() is None
         demo.send_signal(signal.SIGTERM)
         _, said = demo.communicate()

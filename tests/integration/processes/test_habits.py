@@ -292,8 +292,11 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(scenario: Scenario) -> N
 
 
 def test_one_inotify_instance_is_enough(scenario: Scenario) -> None:
-    open_now = processes.descriptors(scenario.server.process.pid)
-    assert sum("inotify" in place for place in open_now) == 1
+    def instances() -> int:
+        return sum("inotify" in place for place in processes.descriptors(scenario.server.process.pid))
+
+    until(lambda: instances() == 1, "one that watches")  # it is made anew where a folder could not be watched
+    assert {instances() for _ in range(20)} <= {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -312,8 +315,7 @@ def test_one_inotify_instance_is_enough(scenario: Scenario) -> None:
 )
 def test_what_is_no_export_is_called_what_it_is(tmp_path: Path, make: Any, says: str) -> None:
     make(tmp_path / "given")
-    done = subprocess.run(
-        command(str(tmp_path / "given")), capture_output=True, text=True, timeout=60, env=environment(), check=False
-    )
+    words = command(str(tmp_path / "given"), "--port", "0")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment(), check=False)
     assert done.returncode == 1
     assert says in done.stderr

@@ -6,6 +6,7 @@ and nothing half-written is left or taken for a version.
 
 import contextlib
 import io
+import os
 import random
 import resource
 import shutil
@@ -58,7 +59,8 @@ def pinned(server: RunningServer) -> str | None:
 
 def litter(state: Path) -> list[Path]:
     """Hidden names are those of files and folders that are being written."""
-    return [path for path in state.rglob("*") if path.name.startswith(".")]
+    found = [(at, name) for at, folders, files in os.walk(state) for name in folders + files]
+    return [Path(at, name) for at, name in found if name.startswith(".")]
 
 
 def check_copies(state: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_worker_that_is_killed_comes_back_on_the_version_that_serves_by_then(s
         until(lambda: len(scenario.server.processes(WORKER)) == 2, "another worker")
     assert len(before) == len(scenario.server.processes())
     until(
-        lambda: any(" worker 1 ended (killed by SIGKILL)" in line for line in scenario.server.lines),
+        lambda: any(re.search(" worker [12] ended .killed by SIGKILL.", line) for line in scenario.server.lines),
         "a line in the log",
     )
     with scenario.clients() as clients:
@@ -163,6 +163,7 @@ def test_a_worker_killed_in_the_middle_of_a_swap_holds_nobody_up(scenario: Scena
             killer.join()
             assert answer.status_code == 200, answer.text
             assert ask(client) == scenario.step
+        until(lambda killed=killed: killed not in scenario.server.processes(WORKER), "its end")
         with scenario.clients() as clients:
             assert [ask(client) for client in clients] == [scenario.step] * len(clients)
 

@@ -38,6 +38,7 @@ def test_checkpoint_that_could_not_be_read_for_a_while_serves_later_untouched(
     step = train_step(watching.http) + 1
     pid = process_of(watching, module)
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    watching.admin.get("/admin/policies/p/versions").raise_for_status()  # on a connection that stays
     lines = len(watching.lines)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
     try:

@@ -104,7 +104,7 @@ def test_worker_that_is_stopped_is_replaced_and_never_answers_from_older_weights
     until(lambda: len(strict.processes(WORKER)) == 2, "two workers")
     stopped, alive = strict.processes(WORKER)
     os.kill(stopped, signal.SIGSTOP)
-    until(lambda: processes.state(stopped) == processes.STOPPED, "the stop")
+    until(lambda: not processes.runs(stopped), "the stop")
     until(lambda: answers(strict), "an answer of the other")
     found: list[httpx.Response] = []
     name = trainer.publish(11)

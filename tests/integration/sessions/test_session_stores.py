@@ -54,7 +54,7 @@ def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full:
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
 def test_sessions_are_bounded_and_given_back(exports: Path, warm: tuple[str, str], store: str) -> None:
-    limits = ("--sessions-limit", "5", "--sessions-idle-s", "1", *warm)
+    limits = ("--sessions-limit", "5", "--sessions-idle-s", "5", *warm)
     with server_of(store, {"recurrent": exports / "recurrent"}, *limits) as server:
         open_ones = [Session(server, "recurrent") for _ in range(5)]
         beyond = Session(server, "recurrent")

@@ -203,7 +203,7 @@ def test_a_new_run_takes_over_whatever_the_old_one_does_meanwhile(sessions: Runn
     statuses = set()
 
     def go_on() -> None:
-        with httpx.Client(base_url=sessions.url, trust_env=False) as http:
+        with httpx.Client(base_url=sessions.url, trust_env=False, timeout=600) as http:
             while not fenced.is_set():
                 body = {"observation": OBSERVATION, "run_id": "old"}
                 statuses.add(http.post(f"{session.root}/{session.id}/action", json=body).status_code)
@@ -325,7 +325,9 @@ def test_the_first_seeded_step_is_that_of_a_request_without_a_session(sessions: 
 def test_two_that_send_the_same_step_at_once_get_the_same_answer(sessions: RunningServer) -> None:
     session = Session(sessions, "boltzmann")
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(httpx.Client(base_url=sessions.url, trust_env=False)) for _ in range(4)]
+        clients = [
+            stack.enter_context(httpx.Client(base_url=sessions.url, trust_env=False, timeout=600)) for _ in range(4)
+        ]
         for step in range(1, 25):
             answers: list[bytes] = []
 

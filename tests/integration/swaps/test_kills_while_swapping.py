@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,7 +129,9 @@ def leftovers(server: RunningServer, place: Path) -> dict[str, int]:
 
 def conversions(place: Path) -> list[Path]:
     """Folders that builders convert in; TensorFlow has files of its own beside them, and Python compiles those."""
-    return [path for path in place.glob("*/.builder/*") if path.is_dir() and path.name != "__pycache__"]
+    with suppress(FileNotFoundError):  # a builder begins anew meanwhile
+        return [path for path in place.glob("*/.builder/*") if path.is_dir() and path.name != "__pycache__"]
+    return []
 
 
 def kill_while_it_converts(server: RunningServer, place: Path, name: str, tries: Counter[str]) -> None:
@@ -196,7 +198,9 @@ def test_processes_killed_or_stopped_while_swapping_cost_time_and_nothing_else(t
             f"{max(took_s):.1f} s; asked again for: {dict(tries)}; {story.answers} answers, 0 wrong or old, "
             f"{story.lost.total()} lost with their worker; before {before}, after {after}"
         )
-        assert kills - kills // 10 <= ended <= kills + 2  # one may be hit twice before it is gone
+        # One may be hit twice before it is gone. And one that gets nothing done on a busy machine is started again.
+        idle = sum("got nothing done" in line for line in server.lines)
+        assert kills - kills // 10 <= ended <= kills + 2 + idle
         assert list(place.glob("*/.builder")) != []
         assert conversions(place) == []
         assert {kind: after[kind] for kind in ("processes", "children", "temporary")} == {

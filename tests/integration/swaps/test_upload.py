@@ -17,8 +17,8 @@ import httpx
 import numpy as np
 import pytest
 
-from app.testing import free_port
 from tests.support.policies import NumberTrainer
+from tests.support.ports import port_below_outgoing
 from tests.support.server import ADMIN_TOKEN, ROOT, RunningServer, environment, serving
 
 LIMIT = 4 << 20
@@ -389,7 +389,7 @@ def test_what_cannot_be_pushed_is_reported_in_one_line(
     good = elsewhere / trainers["ours"].publish(1, "good", elsewhere)
     other = elsewhere / "other"
     _of_another_policy(trainers["ours"], elsewhere)
-    nowhere = f"http://127.0.0.1:{free_port()}"
+    nowhere = f"http://127.0.0.1:{port_below_outgoing()}"
     large = elsewhere / "large"
     (large / "variables").mkdir(parents=True)
     (large / "variables" / "variables.index").write_bytes(bytes(2 * LIMIT))

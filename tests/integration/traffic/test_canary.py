@@ -134,12 +134,11 @@ def test_returns_decide(
     assert row["state"] == ("refused" if action == "stop" else "active")
     assert decision["reason"] in row["reason"]
     for start in ("policy_server.swap: p: the trial of", "policy_server.audit: p: canary"):
-        assert any(start in line and decision["reason"] in line for line in server.lines)
+        until(lambda start=start: any(start in line and decision["reason"] in line for line in server.lines), start)
     counted = f'policy_server_canary_decisions_total{{decision="{action}",policy="p"}} '
     until(lambda: f"{counted}0.0" not in (text := server.http.get("/metrics").text) and counted in text)
     assert simulators.episode() == active
-    pinned = server.http.get("/v1/policies/p").json()["pinned"]
-    assert pinned == active
+    until(lambda: server.http.get("/v1/policies/p").json()["pinned"] == active, "the pin")
 
 
 @pytest.mark.parametrize(("fragile", "observation"), [(CRASHING, CRASHES), (OVERFLOWING, OVERFLOWS)])

@@ -16,16 +16,19 @@ from tests.support.steady import until
 
 
 class Writer(threading.Thread):
-    """Copies a checkpoint in place, in small steps, one file after the other; `pause_s` is the longest between two."""
+    """Copies a checkpoint in place, in small steps, one file after the other.
+
+    `pause_s`: the longest time between two; `took_s`: that of all.
+    """
 
     def __init__(self, source: Path, destination: Path, order: tuple[str, ...], parts: int = 40) -> None:
         super().__init__()
-        self.pause_s = 0.0
+        self.pause_s = self.took_s = 0.0
         self.begun = threading.Event()
         self._source, self._destination, self._order, self._parts = source, destination, order, parts
 
     def run(self) -> None:
-        last = time.monotonic()
+        began = last = time.monotonic()
         for name in self._order:
             content = (self._source / name).read_bytes()
             (self._destination / name).parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +40,7 @@ class Writer(threading.Thread):
                     last = time.monotonic()
                     time.sleep(0.01)
                     self.begun.set()
+        self.took_s = time.monotonic() - began
 
 
 ORDERS = {
@@ -77,10 +81,11 @@ def test_a_checkpoint_being_written_serves_once_it_is_whole(scenario: Scenario, 
 def test_a_reload_waits_for_a_checkpoint_that_is_being_written(scenario: Scenario, order: str) -> None:
     name, writer = write_slowly(scenario, order)
     response = scenario.server.reload("p", checkpoint=name)
-    if writer.pause_s < 0.2:
-        assert response.status_code == 200, response.text
-        assert not writer.is_alive()
+    has_written = not writer.is_alive()
     writer.join()
+    if writer.pause_s < 0.2 and writer.took_s < 4.0:  # or the machine stood still, and it looked finished, or given up
+        assert response.status_code == 200, response.text
+        assert has_written
     until(lambda: scenario.active() == name, f"{name} serving")
     scenario.base = name
 
