@@ -1,4 +1,4 @@
-"""What the kernel tells of a process in /proc, see proc(5). It goes on meanwhile, or ends: neither is an error here."""
+"""What the kernel says of a process in /proc, see proc(5). It goes on meanwhile, or ends: neither is an error here."""
 
 import os
 from pathlib import Path

@@ -306,17 +306,17 @@ async def test_figures_of_a_worker_that_has_ended_are_asked_for_no_more(tmp_path
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_all_workers_are_told_and_those_that_start_later_though_one_answers_late(tmp_path):
+async def test_all_workers_hear_it_and_those_that_start_later_though_one_answers_late(tmp_path):
     _, running = await opened(tmp_path, "a")
     late, other, next_one = Asked(), Asked(), Worker()
     for worker in (late, other):
         await running.start(worker)
     other.lets.set()
     other.errors["figures"] = RuntimeError("a bug")
-    await running.broadcast("figures", "told")
-    assert [worker.did[-1] for worker in (late, other)] == [("figures", "told")] * 2
+    await running.broadcast("figures", "said")
+    assert [worker.did[-1] for worker in (late, other)] == [("figures", "said")] * 2
     await running.start(next_one)
-    assert next_one.did[-2:] == [("figures", "told"), ("listen",)]
+    assert next_one.did[-2:] == [("figures", "said"), ("listen",)]
     late.count = 5
     late.lets.set()
     while late.count:
