@@ -17,19 +17,24 @@ class Turns:
         self.cork = Cork(loop)
         self._loop = loop
         self._number = 0
-        self._noted: list[None] = []
+        self.is_open = False  # whether one was noted that is not over
 
     def note(self) -> int:
         """Returns the number of this turn."""
-        if not self._noted:
+        if not self.is_open:
             self._number += 1
-            self._noted.append(None)
-            self._loop.call_soon(self._noted.clear)  # runs once all that came in this turn was read
+            self.is_open = True
+            self._loop.call_soon(self._end)  # runs once all that came in this turn was read
         return self._number
 
     def is_now(self, number: int) -> bool:
         """Returns whether the turn of this number is not over."""
-        return number == self._number and bool(self._noted)
+        return self.is_open and number == self._number
+
+    def _end(self) -> None:
+        self.is_open = False
+        if self.cork.gathers:
+            self.cork.send_all()
 
 
 class Arrivals:
@@ -41,12 +46,17 @@ class Arrivals:
         self._gathering = 0
 
     def is_alone(self) -> bool:
-        """Returns whether the job that comes now may run at once."""
+        """Returns whether the job that comes now may run at once.
+
+        Where one of another policy has run in this turn, its answer leaves with others when the turn is over.
+        """
         if self._gathering:
             return False
         if self._turns.is_now(self._last):
             self._gathering = _GATHERED
             return False
+        if self._turns.is_open:
+            self._turns.cork.gather()
         return True
 
     def note_alone(self) -> None:

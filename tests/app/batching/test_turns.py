@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from app.batching.cork import Cork
 from app.batching.rule import Pause
 from app.batching.turns import Arrivals, Turns
 from app.errors import NotReady
@@ -63,6 +64,45 @@ async def test_policies_share_turns_but_not_those_who_wait() -> None:
     assert found == [True, True, False, False]
     await asyncio.sleep(0)
     assert [arrivals.is_alone() for arrivals in (one, Arrivals(turns))] == [False, True]
+
+
+class Sender:
+    """A connection that notes what it sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def write_now(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def answered(self, arrivals: Arrivals, cork: Cork, data: bytes) -> None:
+        """A job that comes now runs at once, and is answered."""
+        assert arrivals.is_alone()
+        if not cork.hold(self, data):
+            self.write_now(data)
+        arrivals.note_alone()
+
+
+async def test_answers_of_several_policies_in_one_turn_leave_together_behind_the_first() -> None:
+    turns, sender = Turns(asyncio.get_running_loop()), Sender()
+    policies = [Arrivals(turns) for _ in range(3)]
+    for number, arrivals in enumerate(policies):
+        sender.answered(arrivals, turns.cork, b"%d" % number)
+    assert sender.sent == [b"0"]
+    await asyncio.sleep(0)
+    assert sender.sent == [b"0", b"1", b"2"]
+    sender.answered(policies[1], turns.cork, b"alone in the next turn")
+    assert sender.sent[3:] == [b"alone in the next turn"]
+
+
+async def test_many_answers_of_one_turn_leave_in_parts_and_none_overtakes() -> None:
+    turns, sender = Turns(asyncio.get_running_loop()), Sender()
+    answers = [b"%d" % number for number in range(40)]
+    for answer in answers:
+        sender.answered(Arrivals(turns), turns.cork, answer)
+    assert 16 < len(sender.sent) < 40
+    await asyncio.sleep(0)
+    assert sender.sent == answers
 
 
 async def test_a_long_call_runs_in_the_thread_and_the_next_jobs_wait_for_it() -> None:
