@@ -29,6 +29,8 @@ def whole_message(data: bytes, most: int) -> bytes | None:
         size, start = data[2] << 8 | data[3], 4
         if size < 126:
             return None
+    elif size == 127:  # a length of eight bytes: longer than what is read here
+        return None
     if got != start + 4 + size or size > min(most, 0xFFFF):
         return None
     return apply_mask(data[start + 4 :], data[start : start + 4])

@@ -70,7 +70,7 @@ class Form:
             text = b"}}," if is_raw else b"},"
         end = (text[:-1] if outputs else text) + b"]}"
         if not sized or not outputs:
-            return pieces, Reply(b"", end)
+            return pieces, Reply(_JSON_HEAD, end)
         sizes = [b"%d" % array.nbytes for array in outputs.values()]
         whole = b"".join([part for pair in zip(pieces, sizes, strict=True) for part in pair]) + end
         return [], Reply(_BINARY_HEAD % len(whole), whole)
