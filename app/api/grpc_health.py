@@ -54,10 +54,10 @@ def health_handler(service: Service, messages: Messages, stopping: asyncio.Event
     async def watch(request: Any, _: Any) -> AsyncIterator[Any]:
         last = None
         while True:
-            now = status(request.service)
+            stops, now = stopping.is_set(), status(request.service)
             if now != last:
                 yield response(status=now)
-            if stopping.is_set():
+            if stops:  # and the client has heard of it
                 return
             last = now
             with contextlib.suppress(TimeoutError):

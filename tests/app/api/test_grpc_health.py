@@ -96,6 +96,15 @@ async def test_a_watch_gives_the_status_at_once_and_when_the_server_stops() -> N
     assert seen == [SERVING, NOT_SERVING]
 
 
+async def test_a_stop_while_a_status_is_sent_is_seen_too() -> None:
+    server = Server()
+    seen = []
+    async for status in server.watch(""):
+        seen.append(status)
+        server.stopping.set()
+    assert seen == [SERVING, NOT_SERVING]
+
+
 async def test_a_watch_gives_changes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.api.grpc_health._WATCH_S", 0)
     server = Server()
