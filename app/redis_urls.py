@@ -1,4 +1,4 @@
-"""Options behind the `?` of a Redis URL. Redis' client itself finds out when it connects, or not at all."""
+"""What is wrong with a URL, and with the options behind the `?` of Redis's, which its client says late, or never."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def _is_number(least: float, whole: bool = False) -> Callable[[str], bool]:
     def is_one(text: str) -> bool:
         try:
             number = int(text) if whole else float(text)
-        except ValueError:
+            return math.isfinite(number) and number >= least
+        except (ValueError, OverflowError):
             return False
-        return math.isfinite(number) and number >= least
 
     return is_one
 
@@ -48,6 +48,14 @@ _TLS_OPTIONS = {
     "ssl_keyfile": _TEXT,
     "ssl_password": _TEXT,
 }
+
+
+def is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    """Returns whether a text is a URL of one of these schemes, such as `http://`."""
+    try:
+        return text.startswith(schemes) and urlsplit(text).port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def wrong_option(url: str) -> str:

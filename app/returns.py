@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+# The squares of many such numbers have a sum; no return is as large but of a simulator that has gone wrong.
+_LARGEST = 1e140
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -53,7 +56,7 @@ class Moments:
 class Returns:
     """The episodes of an arm that have ended: moments of their returns, and of their lengths in steps.
 
-    An episode without rewards has a length alone, as has one whose return is no finite number.
+    An episode without rewards has a length alone, as has one whose return is no number that can be squared.
     """
 
     returns: Moments = Moments()
@@ -62,11 +65,11 @@ class Returns:
     @classmethod
     def of(cls, returns: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> Returns:
         """Returns those of episodes that ended: [episodes] each; the return of one without rewards is NaN."""
-        return cls(Moments.of(returns[np.isfinite(returns)]), Moments.of(lengths))
+        return cls(Moments.of(returns[np.abs(returns) <= _LARGEST]), Moments.of(lengths))
 
     def with_episode(self, gained: float | None, length: int) -> Returns:
         """Returns these and one more. `gained`: its return; None without rewards."""
-        known = gained is not None and math.isfinite(gained)
+        known = gained is not None and abs(gained) <= _LARGEST
         one = Moments(1, float(gained)) if known and gained is not None else Moments()
         return self.joined(Returns(one, Moments(1, float(length))))
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from app.redis_urls import wrong_option
+from app.redis_urls import is_url, wrong_option
 from saver.artifact import is_name
 
 PREFIX = "POLICY_SERVER_"
+_PATHS = ("uds", "state_dir", "probe_inputs", "experience_dir")
 _REDIS = ("redis://", "rediss://", "unix://")
 
 
@@ -221,6 +221,8 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
             given, source = _from_environment(f, env)
         if given is not None:
             values[f.name] = _parsed(f, given, source)
+            if f.name in _PATHS and given:
+                values[f.name] = str(_absolute(given, source))
     if not is_name(values.get("fleet", "default")):
         raise SettingsError(f"{values['fleet']!r} cannot name a fleet: expected letters, digits, '.', '_' and '-'")
     listed = list(policies) or env.get(variable("policies"), "").split()
@@ -312,7 +314,7 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
         return number
     if limits["choices"] and given not in limits["choices"]:
         raise SettingsError(f"{source} is {given!r}, expected one of {', '.join(limits['choices'])}")
-    if limits["schemes"] and given and not _is_url(given, limits["schemes"]):
+    if limits["schemes"] and given and not is_url(given, limits["schemes"]):
         # The value is left out of the message: it may contain a password.
         raise SettingsError(f"{source} is no URL that starts with {', '.join(limits['schemes'])}")
     if given and limits["schemes"] == _REDIS and (wrong := wrong_option(given)):
@@ -320,11 +322,11 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
     return given
 
 
-def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+def _absolute(text: str, source: str) -> Path:
     try:
-        return text.startswith(schemes) and urlsplit(text).port != 0
-    except ValueError:  # a port that is none
-        return False
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise SettingsError(f"{source} is {text!r}, but that user has no home, or is unknown") from None
 
 
 def _policies(listed: Sequence[str]) -> tuple[PolicyFolder, ...]:
@@ -333,7 +335,7 @@ def _policies(listed: Sequence[str]) -> tuple[PolicyFolder, ...]:
     found: dict[str, PolicyFolder] = {}
     for text in listed:
         name, separator, folder = text.partition("=")
-        path = Path(folder if separator else text).expanduser().absolute()
+        path = _absolute(folder if separator else text, "the folder of a policy")
         name = name if separator else path.name
         if not is_name(name):
             raise SettingsError(f"{name!r} cannot name a policy: expected letters, digits, '.', '_' and '-'")

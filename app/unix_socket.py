@@ -24,7 +24,7 @@ def unix_socket(settings: Settings) -> Iterator[socket.socket]:
     Raises:
       SettingsError: it cannot be made, or another server is using it.
     """
-    path = Path(settings.uds).expanduser().absolute()
+    path = Path(settings.uds).absolute()
     mode = _mode(settings.uds_mode)
     with contextlib.ExitStack() as stack:
         try:
@@ -86,7 +86,7 @@ def _give_to(path: Path, owner: str) -> None:
             shutil.chown(path, user=_number(user))
         if group:
             shutil.chown(path, group=_number(group))
-    except LookupError as error:
+    except (LookupError, OverflowError) as error:
         raise SettingsError(f"--uds-owner is {owner!r}: {error}") from None
 
 

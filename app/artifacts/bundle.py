@@ -11,6 +11,7 @@ Both manifests are written last and list the sha256 of every file. Nothing in su
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -160,6 +161,13 @@ class Bundle:
             return cls(folder, **fields, sharing=RowSharing(**data["sharing"]))
         except (KeyError, TypeError):
             return None
+
+    @staticmethod
+    def is_of_this_format(folder: Path) -> bool:
+        """Returns whether the manifest in `folder` says that it is of the format that is read here."""
+        with contextlib.suppress(IncompleteError):
+            return read_manifest(folder / BUNDLE_MANIFEST, BUNDLE_FORMAT) is not None
+        return False
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _is_bundle(digest: str, folder: Path, hashes: Mapping[str, str]) -> bool:
     """Whether what has arrived is the version with this digest; one of another format has its weights all the same."""
     found = Bundle.read(folder, hashes)
     if found is None:
-        return (folder / "variables").is_dir()
+        return not Bundle.is_of_this_format(folder) and (folder / "variables").is_dir()
     weights = {name: sha256 for name, sha256 in found.files.items() if name != COMPILED_FILE}
     return found.digest == digest and (not weights or found.graph == digest or digest_of(weights) == digest)
 

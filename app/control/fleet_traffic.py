@@ -67,7 +67,7 @@ class FleetTraffic:
             trials.totals.failed(f"member {self._fleet.id}: {reason}")
         trials.decided = saved.decided or trials.decided
         trials.stopped.known = saved.stopped
-        trials.refuse_stopped(scan)
+        await trials.refuse_stopped(scan)
         await trials.save()
         self._traffic.look_on()
 

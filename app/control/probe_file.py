@@ -33,7 +33,7 @@ class ProbeFile:
     def __init__(self, path: Path, policies: Collection[str]) -> None:
         self._path = path
         try:
-            text = path.expanduser().read_text("utf-8")
+            text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"the probe inputs {path} cannot be read: {error}") from None
         self._bodies = self._by_policy(text, policies)

@@ -55,7 +55,7 @@ class RecorderProcess:
         self._child = child
         settings = self._settings
         limits = (settings.experience_bytes_limit, settings.experience_segment_bytes, settings.experience_segment_s)
-        folder = Path(settings.experience_dir).expanduser().absolute()
+        folder = Path(settings.experience_dir).absolute()
         await child.call("open", RecorderSettings(folder, *limits, len(settings.policies)))
         for policy in list(self._managers):
             await self._open(child, policy)

@@ -221,7 +221,7 @@ class Server:
         starting = asyncio.gather(*(keeper.start() for keeper in self._workers))
         try:
             self._join_fleet()
-            self._state = Path(settings.state_dir).expanduser().absolute() if settings.state_dir else own
+            self._state = Path(settings.state_dir).absolute() if settings.state_dir else own
             await self.openings.open_all(self._open_policy, self._managers)
             await self._start_recorder(own / ".recorder")
             for listener in self._listeners:

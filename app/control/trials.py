@@ -70,7 +70,7 @@ class Trials:
     async def resume(self, scan: Scan) -> None:
         """Tries again what was tried before a restart, now that a version serves."""
         saved, self._loaded = self._loaded, SavedTraffic()
-        self.refuse_stopped(scan)
+        await self.refuse_stopped(scan)
         canary, reason = await self._resumed(saved.canary, scan)
         shadow, _ = await self._resumed(saved.shadow, scan)
         if saved.canary is not None or saved.shadow is not None:
@@ -80,8 +80,9 @@ class Trials:
             self.decided = Decided(Ended.END, saved.canary.record.name, readable_reason(reason), time.time())
             await self.save()
 
-    def refuse_stopped(self, scan: Scan) -> None:
+    async def refuse_stopped(self, scan: Scan) -> None:
         """Refuses what was stopped and is there still, but for what is used now."""
+        await self._targets.swapper.drained()  # what served until now may be one of them
         tried = [trial.version.digest for trial in (self.canary, self.shadow) if trial is not None]
         self.stopped.refuse(self._history, scan, {self._targets.swapper.active.digest, *tried})
 

@@ -92,7 +92,10 @@ def fetch(urls: Callable[[], Iterable[str]], wanted: Wanted) -> Mapping[str, str
             except OSError as error:  # or it claims to give more than anybody has room for
                 unstored = error
         if unstored is not None:
-            raise unstored
+            try:
+                raise unstored
+            finally:
+                unstored = None  # it would keep this frame, and what is open in it, until they are collected
         if not busy or time.monotonic() > until:
             raise SwapRefused(f"no member gives it: {'; '.join(reasons) or 'there is none'}", for_now=True)
         time.sleep(pause_s * random.uniform(0.5, 1.0))

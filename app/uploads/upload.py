@@ -107,7 +107,7 @@ def upload_folders(policy: PolicyFolder, state_dir: str) -> list[Path]:
     """Makes the folder of uploads where the policy's own cannot be written; now, so that it can be watched."""
     if not state_dir:
         return []
-    folder = Path(state_dir).expanduser().absolute() / policy.name / "uploads"
+    folder = Path(state_dir).absolute() / policy.name / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     return [folder]
 

@@ -41,11 +41,18 @@ def test_episodes_added_one_by_one_and_merged_over_workers_are_those_of_one_proc
 
 
 def test_episodes_without_a_return_have_a_length_alone() -> None:
-    for gained in (None, math.nan, math.inf, -math.inf):
+    for gained in (None, math.nan, math.inf, -math.inf, 1e200, -1e200):
         arm = Returns().with_episode(2.0, 10).with_episode(gained, 20)
         assert (arm.episodes, arm.count, arm.mean, arm.mean_length) == (2, 1, 2.0, 15.0)
-    arm = Returns.of(np.array([2.0, math.nan, math.inf]), np.array([1, 2, 6]))
-    assert (arm.episodes, arm.count, arm.mean, arm.mean_length) == (3, 1, 2.0, 3.0)
+    arm = Returns.of(np.array([2.0, math.nan, math.inf, -1e200]), np.array([1, 2, 5, 4]))
+    assert (arm.episodes, arm.count, arm.mean, arm.mean_length) == (4, 1, 2.0, 3.0)
+
+
+def test_returns_of_a_simulator_that_has_gone_wrong_are_numbers_still() -> None:
+    arm = Returns.of(np.array([1e140, -1e140] * 50), np.ones(100)).joined(Returns().with_episode(-1e140, 1))
+    assert arm.count == 101
+    assert math.isfinite(arm.returns.m2)
+    assert math.isfinite(arm.stderr)
 
 
 def test_an_arm_without_episodes_has_no_mean() -> None:

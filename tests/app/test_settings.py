@@ -179,6 +179,23 @@ def test_folders_become_absolute(tmp_path, monkeypatch):
     assert [p.folder for p in policies] == [tmp_path / "here", Path("/home/someone/there"), tmp_path]
 
 
+@pytest.mark.parametrize("name", ["uds", "state_dir", "probe_inputs", "experience_dir"])
+def test_a_path_becomes_absolute_and_may_begin_at_the_home(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for text, path in (("here", tmp_path / "here"), ("~/there", "/home/someone/there"), ("", "")):
+        assert getattr(settings_from(["p=/p"], {name: text}, {}), name) == str(path)
+    assert getattr(settings_from(["p=/p"], {}, {f"POLICY_SERVER_{name.upper()}": "~"}), name) == "/home/someone"
+
+
+def test_the_home_of_somebody_who_is_unknown_is_refused_by_what_names_it():
+    for name, listed in (("--state-dir", "p=/p"), ("the folder of a policy", "p=~nobody-here/p")):
+        with pytest.raises(SettingsError, match=f"^{name} is '~nobody-here/p', but that user has no home"):
+            settings_from([listed], {"state_dir": "~nobody-here/p"} if name.startswith("--") else {}, {})
+    with pytest.raises(SettingsError, match="POLICY_SERVER_UDS is '~nobody-here/s'"):
+        settings_from(["p=/p"], {}, {"POLICY_SERVER_UDS": "~nobody-here/s"})
+
+
 def test_policies_may_come_from_the_environment_but_the_command_line_wins():
     env = {"POLICY_SERVER_POLICIES": "a=/a  b=/b"}
     assert [p.name for p in settings_from([], {}, env).policies] == ["a", "b"]
