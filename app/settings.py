@@ -222,7 +222,7 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
         if given is not None:
             values[f.name] = _parsed(f, given, source)
             if f.name in _PATHS and given:
-                values[f.name] = str(_absolute(given, source))
+                values[f.name] = str(_with_home(given, source))
     if not is_name(values.get("fleet", "default")):
         raise SettingsError(f"{values['fleet']!r} cannot name a fleet: expected letters, digits, '.', '_' and '-'")
     listed = list(policies) or env.get(variable("policies"), "").split()
@@ -322,9 +322,9 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
     return given
 
 
-def _absolute(text: str, source: str) -> Path:
+def _with_home(text: str, source: str) -> Path:
     try:
-        return Path(text).expanduser().absolute()
+        return Path(text).expanduser()
     except RuntimeError:
         raise SettingsError(f"{source} is {text!r}, but that user has no home, or is unknown") from None
 
@@ -335,7 +335,7 @@ def _policies(listed: Sequence[str]) -> tuple[PolicyFolder, ...]:
     found: dict[str, PolicyFolder] = {}
     for text in listed:
         name, separator, folder = text.partition("=")
-        path = _absolute(folder if separator else text, "the folder of a policy")
+        path = _with_home(folder if separator else text, "the folder of a policy").absolute()
         name = name if separator else path.name
         if not is_name(name):
             raise SettingsError(f"{name!r} cannot name a policy: expected letters, digits, '.', '_' and '-'")
