@@ -77,10 +77,9 @@ class Batcher:
         self._sample = InputSample(parts.spread)
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
-        self._stopping = False
-        self._closed = False
+        self._stopping = self._closed = False
         turns = parts.turns or Turns(self._loop)
-        self._arrivals, self._cork = Arrivals(turns), turns.cork
+        self._arrivals, self._cork, self._poll = Arrivals(turns), turns.cork, turns.poll
         self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
@@ -300,6 +299,7 @@ class Batcher:
         if self.traffic is not None:
             self.traffic.delivers(loaded, jobs, outcomes, self._loop.time(), bool(self._waiting))
         deliver(loaded.version, jobs, outcomes, self._parts.fields)
+        self._poll.answered()
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""

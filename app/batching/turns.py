@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from app.batching.busy_poll import BusyPoll
 from app.batching.cork import Cork
 
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
@@ -11,10 +12,14 @@ _GATHERED = 16
 
 
 class Turns:
-    """Numbers the turns of an event loop that somebody notes; one for all batchers of a process. `cork`: their own."""
+    """Numbers the turns of an event loop that somebody notes; one for all batchers of a process.
+
+    `cork`, `poll`: all batchers' own.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.cork = Cork(loop)
+        self.poll = BusyPoll(loop)
         self._loop = loop
         self._number = 0
         self.is_open = False  # whether one was noted that is not over
