@@ -17,7 +17,6 @@ from app.redis_urls import is_url, wrong_option
 from saver.artifact import is_name
 
 PREFIX = "POLICY_SERVER_"
-_PATHS = ("uds", "state_dir", "probe_inputs", "experience_dir")
 _REDIS = ("redis://", "rediss://", "unix://")
 
 
@@ -29,6 +28,7 @@ def setting(default: Any, text: str, **bounds: Any) -> Any:
     """Declares one setting.
 
     `bounds`: the `choices`, or the `least` and the `most` of a number, themselves allowed, or the `schemes` of a URL.
+    `path`: whether `~` at its start is the home.
     """
     return _declared(default, {"help": text, "least": None, "most": None, **bounds})
 
@@ -42,7 +42,7 @@ def secret(text: str, *, schemes: tuple[str, ...] = ()) -> Any:
 
 
 def _declared(default: Any, metadata: Mapping[str, Any]) -> Any:
-    return field(default=default, metadata={"choices": (), "secret": False, "schemes": (), **metadata})
+    return field(default=default, metadata={"choices": (), "secret": False, "schemes": (), "path": False, **metadata})
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Settings:
     grpc_port: int = setting(
         0, "port for the Open Inference Protocol over gRPC (needs the extra grpc); 0: none", least=0, most=65535
     )
-    uds: str = setting("", "path of a unix socket to listen on beside the port; empty: none")
+    uds: str = setting("", "path of a unix socket to listen on beside the port; empty: none", path=True)
     uds_mode: str = setting("660", "who may connect to it, as chmod takes it, in octal digits")
     uds_owner: str = setting("", "USER:GROUP that it belongs to, either left out where it stays; empty: it stays")
     openpi: str = setting("", "name of the policy that OpenPI clients find at the path /; empty: none")
@@ -79,10 +79,12 @@ class Settings:
     )
     watch: bool = setting(True, "swap in new checkpoints as they appear")
     state_dir: str = setting(
-        "", "folder for what survives a restart: pins, and the files of the last versions; empty: nothing survives"
+        "",
+        "folder for what survives a restart: pins, and the files of the last versions; empty: nothing survives",
+        path=True,
     )
     probe_inputs: str = setting(
-        "", "file of requests that the policies can answer; every new version is tried on them too"
+        "", "file of requests that the policies can answer; every new version is tried on them too", path=True
     )
     strict_bounds: bool = setting(False, "refuse floats outside the bounds of the spec")
     non_finite: str = setting(
@@ -128,7 +130,7 @@ class Settings:
     # Each is a copy of the weights.
     retained_versions: int = setting(4, "most versions of a policy that sessions may retain at once", least=1)
     experience_dir: str = setting(
-        "", "folder in which the experience of sessions is kept (needs the extra experience); empty: none is"
+        "", "folder in which the experience of sessions is kept (needs the extra experience); empty: none is", path=True
     )
     experience_share: float = setting(
         1.0, "share of the sessions that is recorded, chosen by their ids", least=0.0, most=1.0
@@ -221,8 +223,6 @@ def settings_from(policies: Sequence[str], options: Mapping[str, Any], env: Mapp
             given, source = _from_environment(f, env)
         if given is not None:
             values[f.name] = _parsed(f, given, source)
-            if f.name in _PATHS and given:
-                values[f.name] = str(_with_home(given, source))
     if not is_name(values.get("fleet", "default")):
         raise SettingsError(f"{values['fleet']!r} cannot name a fleet: expected letters, digits, '.', '_' and '-'")
     listed = list(policies) or env.get(variable("policies"), "").split()
@@ -319,7 +319,7 @@ def _parsed(f: Field[Any], given: Any, source: str) -> Any:
         raise SettingsError(f"{source} is no URL that starts with {', '.join(limits['schemes'])}")
     if given and limits["schemes"] == _REDIS and (wrong := wrong_option(given)):
         raise SettingsError(f"{source} {wrong}")
-    return given
+    return str(_with_home(given, source)) if given and limits["path"] else given
 
 
 def _with_home(text: str, source: str) -> Path:

@@ -96,13 +96,15 @@ async def test_a_watch_gives_the_status_at_once_and_when_the_server_stops() -> N
     assert seen == [SERVING, NOT_SERVING]
 
 
-async def test_a_stop_while_a_status_is_sent_is_seen_too() -> None:
+@pytest.mark.parametrize(("service", "statuses"), [("", [SERVING, NOT_SERVING]), ("none", [UNKNOWN])])
+async def test_a_watch_ends_though_the_stop_comes_while_a_status_is_sent(service: str, statuses: list[int]) -> None:
+    """With the status of a service that is known; another one stays unknown."""
     server = Server()
     seen = []
-    async for status in server.watch(""):
+    async for status in server.watch(service):
         seen.append(status)
         server.stopping.set()
-    assert seen == [SERVING, NOT_SERVING]
+    assert seen == statuses
 
 
 async def test_a_watch_gives_changes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,15 +120,6 @@ async def test_a_watch_gives_changes_alone(monkeypatch: pytest.MonkeyPatch) -> N
     changing = asyncio.create_task(change())
     assert [status async for status in server.watch("")] == [SERVING, NOT_SERVING, SERVING, NOT_SERVING]
     await changing
-
-
-async def test_a_watch_of_another_service_says_that_it_is_unknown() -> None:
-    server = Server()
-    seen = []
-    async for status in server.watch("none"):
-        seen.append(status)
-        server.stopping.set()
-    assert seen == [UNKNOWN]
 
 
 @pytest.mark.parametrize("release", REFLECTION)

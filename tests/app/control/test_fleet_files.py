@@ -2,11 +2,10 @@
 
 import hashlib
 import shutil
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from app.control.fleet_files import FleetFiles
 from app.errors import FleetLost, SwapRefused, Unauthorized, UnknownVersion
 from app.fleet.stream import files_in, stream_of
 from saver.artifact import digest_of, hash_files, write_checkpoint_manifest
+from tests.support.answering import AnsweringHandler, answering
 from tests.support.manager import FakeBuilder, Harness, open_harness
 from tests.support.swapping import GRAPH
 
@@ -36,31 +36,20 @@ class Giver(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class GiverHandler(BaseHTTPRequestHandler):
+class GiverHandler(AnsweringHandler):
     server: Giver
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         folder = self.server.gives.get(self.path)
         data = b"" if folder is None else b"".join(stream_of(folder, files_in(folder)))
-        self.send_response(404 if folder is None else 200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(404 if folder is None else 200, data)
 
 
 @pytest.fixture
 def giver() -> Iterator[Giver]:
-    with Giver() as giver:
-        thread = threading.Thread(target=giver.serve_forever, args=(0.01,))
-        thread.start()
+    with answering(Giver()) as giver:
         yield giver
-        giver.shutdown()
-        thread.join()
 
 
 class Fleet:

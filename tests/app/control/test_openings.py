@@ -272,16 +272,18 @@ class Asked(Worker):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+async def two(tmp_path, monkeypatch):
+    """Workers that run, where nobody is waited for for long; and two of them."""
     monkeypatch.setattr(openings_module, "_SOON_S", 0.01)
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_what_a_worker_counted_is_returned_though_it_answers_late(tmp_path):
     _, running = await opened(tmp_path, "a")
-    late, other = Asked(), Asked()
-    for worker in (late, other):
+    one, other = Asked(), Asked()
+    for worker in (one, other):
         await running.start(worker)
+    return running, one, other
+
+
+async def test_what_a_worker_counted_is_returned_though_it_answers_late(two):
+    running, late, other = two
     late.count, other.count = 7, 3
     other.lets.set()
     assert await running.figures(False) == [3]
@@ -292,12 +294,8 @@ async def test_what_a_worker_counted_is_returned_though_it_answers_late(tmp_path
     assert await running.figures(False) == [0, 0]
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_figures_of_a_worker_that_has_ended_are_asked_for_no_more(tmp_path):
-    _, running = await opened(tmp_path, "a")
-    gone, good = Asked(), Asked()
-    for worker in (gone, good):
-        await running.start(worker)
+async def test_figures_of_a_worker_that_has_ended_are_asked_for_no_more(two):
+    running, gone, good = two
     good.lets.set()
     gone.errors["figures"] = LinkLost("gone")
     assert await running.figures(True) == [0]
@@ -305,12 +303,9 @@ async def test_figures_of_a_worker_that_has_ended_are_asked_for_no_more(tmp_path
     assert gone.did.count(("figures", True)) == 1
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_all_workers_hear_it_and_those_that_start_later_though_one_answers_late(tmp_path):
-    _, running = await opened(tmp_path, "a")
-    late, other, next_one = Asked(), Asked(), Worker()
-    for worker in (late, other):
-        await running.start(worker)
+async def test_all_workers_hear_it_and_those_that_start_later_though_one_answers_late(two):
+    running, late, other = two
+    next_one = Worker()
     other.lets.set()
     other.errors["figures"] = RuntimeError("a bug")
     await running.broadcast("figures", "said")

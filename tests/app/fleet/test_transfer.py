@@ -1,8 +1,7 @@
 """Which member is asked for files, how often, and when that ends; what a member gives is in test_stream.py."""
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ from app.fleet import transfer
 from app.fleet.paths import MACHINE_HEADER, machine
 from app.fleet.stream import head_of
 from app.fleet.transfer import Accepts, Wanted, fetch
+from tests.support.answering import AnsweringHandler, answering
 
 NOWHERE = "http://127.0.0.1:9"
 BUSY = 503
@@ -31,9 +31,8 @@ class Members(ThreadingHTTPServer):
         return [f"http://127.0.0.1:{self.server_address[1]}/{name}" for name in names]
 
 
-class MemberHandler(BaseHTTPRequestHandler):
+class MemberHandler(AnsweringHandler):
     server: Members
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         _, name, path = self.path.split("/", 2)
@@ -43,23 +42,13 @@ class MemberHandler(BaseHTTPRequestHandler):
         gives = self.server.gives[name]
         given = gives.pop(0) if len(gives) > 1 else gives[0]
         data = b"" if isinstance(given, int) else head_of({"a": len(given)}) + given
-        self.send_response(given if isinstance(given, int) else 200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(given if isinstance(given, int) else 200, data)
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    with Members() as members:
-        thread = threading.Thread(target=members.serve_forever, args=(0.01,))
-        thread.start()
+    with answering(Members()) as members:
         yield members
-        members.shutdown()
-        thread.join()
 
 
 @pytest.fixture
