@@ -6,8 +6,10 @@ import pytest
 
 from app.api import known_head
 from app.api.known_head import Head, KnownHeads
+from app.api.request_cycle import Route
 
-ROUTE: Any = "the route"
+NOTHING: Any = None
+ROUTE = Route(NOTHING, NOTHING, NOTHING, NOTHING)
 HEAD = b"POST /action HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n"
 
 

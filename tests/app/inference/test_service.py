@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.batching.rule import Pause
+from app.batching.rule import Job, Pause
 from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, UnknownPolicy
 from app.inference.service import Service
@@ -101,7 +101,7 @@ async def test_a_request_is_timed_once_by_whoever_reads_it_first(is_timed: bool)
 
     batcher = SimpleNamespace(time=lambda job, timing: timed.append(timing), submit=submit)
     timing: Any = object()
-    job = SimpleNamespace(min_train_step=None, loaded=None, timing=timing if is_timed else None)
+    job = Job("action", {}, 1, timing=timing if is_timed else None)
     pending: Any = SimpleNamespace(policy=named("p", batcher=batcher), job=job, timeout_s=None)
     token = timing_of_task.set(timing)
     try:

@@ -2,14 +2,13 @@ import asyncio
 
 import pytest
 
-from app.control.states import Version
-from app.versions.lease import LoadedVersion
+from app.versions.lease import LoadedVersion, VersionInfo
 
 pytestmark = pytest.mark.anyio
 
 
 def loaded() -> LoadedVersion[str]:
-    return LoadedVersion("engine", Version("a", "digest", 7))
+    return LoadedVersion("engine", VersionInfo("a", "digest", 7))
 
 
 async def test_a_version_without_a_lease_is_drained():
