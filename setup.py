@@ -14,6 +14,7 @@ from setuptools import setup
 COMPILED = [
     "app/api/known_head.py",
     "app/api/request_cycle.py",
+    "app/batching/batch.py",
     "app/batching/batcher.py",
     "app/batching/busy_poll.py",
     "app/batching/call_times.py",

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
+from app.batching.batch import Batch, new_enough
 from app.batching.call_times import CallTimes
-from app.batching.compute import Complete, Outcomes, compute
+from app.batching.compute import Complete, Outcomes
 from app.batching.deadlines import Deadlines
 from app.batching.delivery import Traffic, deliver, fallen_back, refuse_gone, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
 from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch
-from app.batching.timing import BatchTiming, Timing
+from app.batching.timing import Timing
 from app.batching.turns import Arrivals, Turns
 from app.engine.base import Engine
-from app.errors import DeadlinePassed, NotReady, Overloaded, TooOld
+from app.errors import DeadlinePassed, NotReady, Overloaded
 from app.metrics import PolicyMetrics
 from app.versions.lease import LoadedVersion
 from app.wire.tensors import Arrays
@@ -69,7 +70,6 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._in_thread: Sequence[Job] = ()
         self._running: asyncio.Task[None] | None = None
-        self._next_step: asyncio.Handle | None = None
         self._deadlines = Deadlines(self._loop, lambda: (*self._waiting, *self._in_thread), self._why_late)
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
@@ -77,9 +77,9 @@ class Batcher:
         self._sample = InputSample(parts.spread)
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
-        self._stopping = self._closed = False
-        turns = parts.turns or Turns(self._loop)
-        self._arrivals, self._cork, self._poll = Arrivals(turns), turns.cork, turns.poll
+        self._is_due = self._stopping = self._closed = False
+        self._turns = parts.turns or Turns(self._loop)
+        self._arrivals = Arrivals(self._turns)
         self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
@@ -111,8 +111,8 @@ class Batcher:
         self._waiting.append(job)
         if self._running is not None or self._paused:
             self._deadlines.watch(job.deadline)
-        elif self._next_step is None:
-            self._next_step = self._cork.call_soon(self._step)
+        else:
+            self._go_on()
 
     def submit_alone(self, job: Job) -> None:
         """Does what `submit` does, and runs the job now where nothing else waits or runs; see `Arrivals`."""
@@ -120,9 +120,9 @@ class Batcher:
         if is_busy or not self._arrivals.is_alone():
             self.submit(job)
         else:
-            self._try([job])
+            if (delivery := self._computed([job])) is not None:
+                delivery()
             self._arrivals.note_alone()  # after the answer has left
-            self._go_on()  # where it falls back on the version that serves
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -226,80 +226,81 @@ class Batcher:
             fail(self._waiting.popleft(), NotReady(reason))
 
     def _go_on(self) -> None:
-        if self._waiting and self._next_step is None and self._running is None:
-            self._next_step = self._cork.call_soon(self._step)
+        if self._waiting and not self._is_due and self._running is None:
+            self._is_due = True
+            self._turns.add(self)
 
-    def _step(self) -> None:
-        """Runs the next batch, or has it run; between two batches the event loop does what else there is to do."""
-        self._next_step = None
+    def compute(self) -> Callable[[], None] | None:
+        """See `Due`; between two batches the event loop does what else there is to do."""
+        self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
-            return
+            return None
         batch, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
         for job in expired:
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
-        if batch:
-            self._arrivals.note(len(batch))
-            self._try(batch)
-        self._go_on()
+        self._arrivals.note(len(batch))
+        return self._computed(batch) if batch else None
 
-    def _try(self, batch: Sequence[Job]) -> None:
+    def _computed(self, batch: Sequence[Job]) -> Callable[[], None] | None:
+        """Runs a batch, or has it run; returns what delivers it."""
         try:
-            self._run(batch)
+            return self._run(batch)
         except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
             fail_all(batch, error)
-
-    def _run(self, batch: Sequence[Job]) -> None:
-        loaded = batch[0].loaded or self._parts.active()
-        if loaded.retired:
-            self._waiting.extendleft(refuse_gone(loaded.version, batch))
-            return
-        version, engine = loaded.version, loaded.engine
-        jobs = _new_enough(batch, version.train_step, version.name)
-        call_times = self._call_times[engine.name]
-        rows, apart = _rows(jobs), bool(version.dependent_rows)
-        self._most_rows = 1 if apart else MOST_ROWS
-        if self._timed and (timings := [job.timing for job in jobs if job.timing is not None]):
-            self._timed -= len(timings)
-            engine = BatchTiming(loaded, timings, len(jobs), rows)
-        if jobs and call_times.expected_s(jobs[0].function, rows) <= self._parts.inline_s:
-            # Without a lease: nothing else runs on the event loop meanwhile.
-            self._deliver(loaded, jobs, compute(engine, jobs, rows, self._parts.complete, call_times, apart), engine)
-            self._parts.metrics.batch(rows, call_times.take_last())
-        elif jobs:
-            self._in_thread = jobs
-            loaded.acquire()
-            self._running = self._loop.create_task(self._run_in_thread(loaded, engine, jobs, rows, call_times))
-            self._deadlines.watch_all()
-
-    async def _run_in_thread(
-        self, loaded: LoadedVersion[Engine], engine: Engine, jobs: Sequence[Job], rows: int, call_times: CallTimes
-    ) -> None:
-        """Takes over one lease of the version. `engine`: that of the version, or one that notes its calls."""
-        try:
-            apart = bool(loaded.version.dependent_rows)
-            work = self._loop.run_in_executor(
-                self._parts.executor, compute, engine, jobs, rows, self._parts.complete, call_times, apart
-            )
-            self._cork.run(partial(self._deliver, loaded, jobs, await work, engine))
-            self._parts.metrics.batch(rows, call_times.take_last())
-        except Exception as error:  # as in `_try`
-            fail_all(jobs, error)
+            return None
         finally:
-            loaded.release()
+            self._go_on()
+
+    def _run(self, waited: Sequence[Job]) -> Callable[[], None] | None:
+        loaded = waited[0].loaded or self._parts.active()
+        version = loaded.version
+        if loaded.retired:
+            self._waiting.extendleft(refuse_gone(version, waited))
+            return None
+        self._most_rows = 1 if version.dependent_rows else MOST_ROWS
+        jobs = new_enough(waited, version.train_step, version.name)
+        if not jobs:
+            return None
+        batch = Batch(loaded, jobs, self._call_times[loaded.engine.name])
+        if self._timed:
+            self._timed -= batch.time()
+        if batch.expected_s <= self._parts.inline_s:
+            # Without a lease: nothing but other batches runs on the event loop until it is delivered.
+            return partial(self._deliver, batch, batch.compute(self._parts.complete))
+        self._in_thread = jobs
+        loaded.acquire()
+        self._running = self._loop.create_task(self._run_in_thread(batch))
+        self._deadlines.watch_all()
+        return None
+
+    async def _run_in_thread(self, batch: Batch) -> None:
+        """Takes over one lease of the version."""
+        try:
+            outcomes = await self._loop.run_in_executor(self._parts.executor, batch.compute, self._parts.complete)
+            self._turns.cork.run([partial(self._deliver, batch, outcomes)])
+        except Exception as error:  # as in `_computed`
+            fail_all(batch.jobs, error)
+        finally:
+            batch.loaded.release()
             self._running, self._in_thread = None, ()
             self._go_on()
 
-    def _deliver(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], outcomes: Outcomes, engine: Engine) -> None:
-        if isinstance(engine, BatchTiming):
-            engine.batch_ended()
-        self._record(jobs[0], outcomes[0])
-        if jobs[0].loaded is not None:
-            jobs, outcomes, failed = without_failed(jobs, outcomes)
-            self._waiting.extendleft(fallen_back(failed))
-        if self.traffic is not None:
-            self.traffic.delivers(loaded, jobs, outcomes, self._loop.time(), bool(self._waiting))
-        deliver(loaded.version, jobs, outcomes, self._parts.fields)
-        self._poll.answered()
+    def _deliver(self, batch: Batch, outcomes: Outcomes) -> None:
+        jobs = batch.jobs
+        try:
+            batch.note_end()
+            self._record(jobs[0], outcomes[0])
+            if jobs[0].loaded is not None:
+                jobs, outcomes, failed = without_failed(jobs, outcomes)
+                self._waiting.extendleft(fallen_back(failed))
+            if self.traffic is not None:
+                self.traffic.delivers(batch.loaded, jobs, outcomes, self._loop.time(), bool(self._waiting))
+            deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
+        except Exception as error:  # as in `_computed`
+            fail_all(jobs, error)
+        self._turns.poll.answered()
+        self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
+        self._go_on()
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""
@@ -309,18 +310,3 @@ class Batcher:
         if self._sample.wants(now) and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
             whole = self._parts.complete(job.inputs, job.rows, {} if job.needs_state else None)
             self._sample.offer(whole, outcome, now)
-
-
-def _new_enough(batch: Sequence[Job], train_step: int, version: str) -> list[Job]:
-    """Those that may run on the version; the others are refused."""
-    jobs = []
-    for job in batch:
-        if job.min_train_step is not None and train_step < job.min_train_step:
-            fail(job, TooOld(f"version {version} has train step {train_step}"))
-        else:
-            jobs.append(job)
-    return jobs
-
-
-def _rows(jobs: Sequence[Job]) -> int:
-    return sum([job.rows for job in jobs])

@@ -7,8 +7,7 @@ machine three times as much. Answers that are written faster leave at once, so t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 # More are not held back: the first would wait for too long.
@@ -25,61 +24,39 @@ class Sender(Protocol):
 class Cork:
     """One for all batchers and connections of an event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._scheduled = 0
-        self._to_end = 0
+    def __init__(self) -> None:
+        self._delivers = self._together = False
         self._held: list[tuple[Sender, bytes]] = []
         self._before: list[Callable[[], None]] = []
-        self.gathers = False
 
-    def call_soon(self, deliver: Callable[[], None]) -> asyncio.Handle:
-        """Has the event loop call what delivers a batch; what is held back leaves after the last that was due then."""
-        self._scheduled += 1
-        return self._loop.call_soon(self._run_scheduled, deliver)
-
-    def run(self, deliver: Callable[[], None]) -> None:
-        """Calls what delivers a batch."""
-        self._to_end += 1
-        self._run(deliver)
-
-    def _run_scheduled(self, deliver: Callable[[], None]) -> None:
-        self._scheduled -= 1
-        if not self._to_end:
-            self._to_end = 1 + self._scheduled
-        self._run(deliver)
-
-    def _run(self, deliver: Callable[[], None]) -> None:
+    def run(self, deliveries: Sequence[Callable[[], None]]) -> None:
+        """Calls what delivers batches, one after the other; what is held back meanwhile leaves after the last."""
+        self._delivers, self._together = True, len(deliveries) > 1
         try:
-            deliver()
+            for deliver in deliveries:
+                deliver()
         finally:
-            self._to_end -= 1
-            if not self._to_end:
-                self.send_all()
+            self._delivers = self._together = False
+            self.send_all()
 
     def hold(self, sender: Sender, data: bytes) -> bool:
         """Holds an answer back where others are to leave with it; returns whether it does. Its caller sends others."""
-        if not self._before and not self.gathers:
+        if not self._before and not self._together:
             return False
         self._held.append((sender, data))
         if len(self._held) >= _MOST_HELD:
             self.send_all()
         return True
 
-    def gather(self) -> None:
-        """Holds all answers back until `send_all`, which the caller has called soon."""
-        self.gathers = True
-
     def before_sending(self, call: Callable[[], None]) -> bool:
         """Has something called before any other answer is sent; returns whether it will be, as a batch is delivered."""
-        if not self._to_end:
+        if not self._delivers:
             return False
         self._before.append(call)
         return True
 
     def send_all(self) -> None:
         """Sends what is held back now."""
-        self.gathers = False
         before, self._before = self._before, []
         for call in before:
             call()

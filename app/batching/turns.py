@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
 
 from app.batching.busy_poll import BusyPoll
 from app.batching.cork import Cork
 
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
 _GATHERED = 16
+# So many batches are computed before the first is delivered, and none once the first has waited for so long.
+_MOST_TOGETHER, _MOST_WAIT_S = 16, 0.001
+
+
+class Due(Protocol):
+    """A batcher whose next batch is due."""
+
+    def compute(self) -> Callable[[], None] | None:
+        """Runs the batch, and returns what delivers it; None where there is none, or another thread runs it."""
 
 
 class Turns:
-    """Numbers the turns of an event loop that somebody notes; one for all batchers of a process.
+    """Numbers the turns of an event loop that somebody notes, and runs what is due when one is over.
 
-    `cork`, `poll`: all batchers' own.
+    One for all batchers of a process. `cork`, `poll`: all batchers' own; `clock`: seconds.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.cork = Cork(loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
+        self.cork = Cork()
         self.poll = BusyPoll(loop)
-        self._loop = loop
+        self._loop, self._clock = loop, clock
         self._number = 0
         self.is_open = False  # whether one was noted that is not over
+        self._due: list[Due] = []
 
     def note(self) -> int:
         """Returns the number of this turn."""
@@ -36,10 +49,35 @@ class Turns:
         """Returns whether the turn of this number is not over."""
         return self.is_open and number == self._number
 
+    def add(self, batcher: Due) -> None:
+        """Has the next batch of a batcher run when this turn is over."""
+        self.note()
+        self._due.append(batcher)
+
     def _end(self) -> None:
         self.is_open = False
-        if self.cork.gathers:
-            self.cork.send_all()
+        due, self._due = self._due, []
+        while due:
+            del due[: self._run_some(due)]
+
+    def _run_some(self, due: Sequence[Due]) -> int:
+        """Computes several batches, and then delivers them; returns how many.
+
+        The same code for one policy after the other is in the processor's cache; all of it for each is not.
+        """
+        deliveries: list[Callable[[], None]] = []
+        until = self._clock() + _MOST_WAIT_S
+        count = 0
+        for batcher in due[:_MOST_TOGETHER]:
+            count += 1
+            delivery = batcher.compute()
+            if delivery is not None:
+                deliveries.append(delivery)
+                if self._clock() > until:
+                    break
+        if deliveries:
+            self.cork.run(deliveries)
+        return count
 
 
 class Arrivals:
@@ -51,18 +89,12 @@ class Arrivals:
         self._gathering = 0
 
     def is_alone(self) -> bool:
-        """Returns whether the job that comes now may run at once.
-
-        Where one of another policy has run in this turn, its answer leaves with others when the turn is over.
-        """
+        """Returns whether the job that comes now may run at once: nothing else has come in this turn, or lately."""
         if self._gathering:
             return False
         if self._turns.is_now(self._last):
             self._gathering = _GATHERED
-            return False
-        if self._turns.is_open:
-            self._turns.cork.gather()
-        return True
+        return not self._turns.is_open
 
     def note_alone(self) -> None:
         """Notes that a job has run as soon as it came."""

@@ -100,7 +100,7 @@ def connected(submitted: Submitted, **limits: float) -> tuple[FastPathProtocol, 
     config.load()
     bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
     shared = SharedLimits(bounds, FreedMemory())
-    protocol: Any = protocol_with(submitted, shared, Cork(asyncio.get_running_loop()))(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
+    protocol: Any = protocol_with(submitted, shared, Cork())(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
     transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport
@@ -374,7 +374,7 @@ async def test_answers_that_are_recorded_leave_together_and_before_one_that_clos
         submitted.cycles[1].set_result(b"the last one")
         written.append(transport.written)
 
-    one.cork.run(deliver)
+    one.cork.run([deliver])
     assert written[0] == b""
     assert written[1].endswith(b"an answer")
     assert closing.written.endswith(b"the last one")

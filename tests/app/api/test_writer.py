@@ -1,6 +1,7 @@
 """Answers become bytes: framed, held back with others where they may be, and bounded where nobody reads them."""
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -42,7 +43,7 @@ class Writer(AnswerWriter):
     def __init__(self, state: ServerState | None = None, peer: object = "") -> None:
         super().__init__(state or ServerState())
         self.shared = SharedLimits(HttpLimits(), FreedMemory())
-        self.cork = Cork(asyncio.get_running_loop())
+        self.cork = Cork()
         self.sent = Transport(peer)
         self.transport = self.sent
         self.answers = self.settled = 0
@@ -112,32 +113,39 @@ async def test_one_that_is_to_close_says_so_even_where_it_might_stay() -> None:
     assert writer.sent.written.endswith(b"\r\nconnection: close\r\n\r\n")
 
 
-async def test_usual_answers_leave_together_where_others_are_gathered() -> None:
+def delivered_together(writer: Writer, *calls: Callable[[], None]) -> None:
+    """Makes the calls as batches that are delivered together."""
+    writer.cork.run([*calls, lambda: None])
+
+
+async def test_usual_answers_leave_together_where_batches_are_delivered_together() -> None:
     writer = Writer()
-    writer.cork.gather()
-    writer.write(b"one,")
-    writer.write(b"two")
-    assert writer.sent.written == b""
-    writer.cork.send_all()
+
+    def first() -> None:
+        writer.write(b"one,")
+        writer.write(b"two")
+        assert writer.sent.written == b""
+
+    delivered_together(writer, first)
     assert writer.sent.written == b"one,two"
 
 
 @pytest.mark.parametrize("why", ["odd", "closes"])
 async def test_what_is_not_the_usual_answer_leaves_at_once_and_behind_those_before_it(why: str) -> None:
     writer = Writer()
-    writer.cork.gather()
-    writer.write(b"usual,")
-    writer.odd, writer.stays = why == "odd", why != "closes"
-    writer.write(b"last")
-    assert writer.sent.written == b"usual,last"
+
+    def deliver() -> None:
+        writer.write(b"usual,")
+        writer.odd, writer.stays = why == "odd", why != "closes"
+        writer.write(b"last")
+        assert writer.sent.written == b"usual,last"
+
+    delivered_together(writer, deliver)
 
 
 async def test_nothing_is_written_to_a_connection_that_closes() -> None:
     writer = Writer()
-    writer.cork.gather()
-    writer.write(b"held")
-    writer.abort()
-    writer.cork.send_all()
+    delivered_together(writer, lambda: writer.write(b"held"), writer.abort)
     assert writer.sent.aborted
     assert writer.sent.written == b""
 

@@ -1,20 +1,17 @@
 """Answers leave together, after the last batch that was to be delivered then, and after what has to come before."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from app.batching.cork import Cork
 
-pytestmark = pytest.mark.anyio
-
 
 class Events:
     """What has happened, in its order; a sender that notes what it sends."""
 
     def __init__(self) -> None:
-        self.cork = Cork(asyncio.get_running_loop())
+        self.cork = Cork()
         self.all: list[str] = []
 
     def write_now(self, data: bytes) -> None:
@@ -36,43 +33,44 @@ def leaving(*answers: str) -> list[str]:
     return [f"recorded {answer}" for answer in answers] + [f"sent {answer}" for answer in answers]
 
 
-async def test_answers_of_a_batch_leave_after_the_last_was_written_and_all_are_recorded() -> None:
+def test_answers_of_a_batch_leave_after_the_last_was_written_and_all_are_recorded() -> None:
     events = Events()
-    events.cork.call_soon(events.answering("a", "b"))
-    await asyncio.sleep(0)
+    events.cork.run([events.answering("a", "b")])
     assert events.all == ["a", "b", *leaving("a", "b")]
 
 
-async def test_batches_that_are_due_at_the_same_time_leave_together_and_a_later_one_by_itself() -> None:
+def test_batches_that_are_delivered_together_leave_together_and_a_later_one_by_itself() -> None:
     events = Events()
-
-    def first() -> None:
-        events.answering("a")()
-        events.cork.call_soon(events.answering("later"))
-
-    events.cork.call_soon(first)
-    events.cork.call_soon(events.answering("b"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    events.cork.run([events.answering("a"), events.answering("b")])
+    events.cork.run([events.answering("later")])
     assert events.all == ["a", "b", *leaving("a", "b"), "later", *leaving("later")]
 
 
-async def test_many_answers_leave_in_parts() -> None:
+def test_answers_of_several_batches_are_held_back_though_nothing_comes_before_them() -> None:
+    events = Events()
+    held = []
+    events.cork.run([lambda: held.append(events.cork.hold(events, b"a"))] * 20)
+    assert held == [True] * 20
+    assert events.all == ["sent a"] * 20
+    assert not events.cork.hold(events, b"alone")
+
+
+def test_many_answers_leave_in_parts() -> None:
     events = Events()
     answers = [str(number) for number in range(20)]
-    events.cork.run(events.answering(*answers))
+    events.cork.run([events.answering(*answers)])
     assert events.all == [*answers[:16], *leaving(*answers[:16]), *answers[16:], *leaving(*answers[16:])]
 
 
-async def test_what_needs_nothing_before_it_leaves_at_once() -> None:
+def test_what_needs_nothing_before_it_leaves_at_once() -> None:
     events = Events()
     held = []
-    events.cork.run(lambda: held.append(events.cork.hold(events, b"a")))
+    events.cork.run([lambda: held.append(events.cork.hold(events, b"a"))])
     assert held == [False]
     assert not events.cork.before_sending(lambda: None), "no batch is delivered"
 
 
-async def test_what_a_batch_has_written_before_it_fails_leaves() -> None:
+def test_what_a_batch_has_written_before_it_fails_leaves() -> None:
     events = Events()
 
     def failing() -> None:
@@ -80,15 +78,6 @@ async def test_what_a_batch_has_written_before_it_fails_leaves() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        events.cork.run(failing)
+        events.cork.run([failing])
     assert events.all == ["b", *leaving("b")]
     assert not events.cork.hold(events, b"c")
-
-
-async def test_a_batch_from_a_thread_that_comes_between_two_leaves_with_them() -> None:
-    events = Events()
-    events.cork.call_soon(events.answering("a"))
-    asyncio.get_running_loop().call_soon(events.cork.run, events.answering("of a thread"))
-    events.cork.call_soon(events.answering("b"))
-    await asyncio.sleep(0)
-    assert events.all == ["a", "of a thread", "b", *leaving("a", "of a thread", "b")]

@@ -1,10 +1,12 @@
 """Jobs that run as soon as they come, and those that wait for others of the same turn of the event loop."""
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from app.batching.cork import Cork
 from app.batching.rule import Pause
 from app.batching.turns import Arrivals, Turns
 from app.errors import NotReady
@@ -53,7 +55,7 @@ async def test_jobs_run_alone_again_after_some_turns_with_one() -> None:
         assert 1 <= waited < 100
 
 
-async def test_policies_share_turns_but_not_those_who_wait() -> None:
+async def test_what_comes_with_others_waits_for_the_end_of_the_turn_whatever_its_policy() -> None:
     turns = Turns(asyncio.get_running_loop())
     one, other = Arrivals(turns), Arrivals(turns)
     found = []
@@ -61,48 +63,77 @@ async def test_policies_share_turns_but_not_those_who_wait() -> None:
         found.append(arrivals.is_alone())
         if found[-1]:
             arrivals.note_alone()
-    assert found == [True, True, False, False]
+    assert found == [True, False, False, False]
     await asyncio.sleep(0)
-    assert [arrivals.is_alone() for arrivals in (one, Arrivals(turns))] == [False, True]
+    assert [arrivals.is_alone() for arrivals in (one, other)] == [False, True], "only one has had two in a turn"
 
 
-class Sender:
-    """A connection that notes what it sends."""
+class Policies:
+    """Batchers with a batch each, and what happens to them, in its order."""
 
     def __init__(self) -> None:
-        self.sent: list[bytes] = []
+        self.now = 7.0
+        self.turns = Turns(asyncio.get_running_loop(), lambda: self.now)
+        self.all: list[str] = []
 
     def write_now(self, data: bytes) -> None:
-        self.sent.append(data)
+        self.all.append(f"sent {data.decode()}")
 
-    def answered(self, arrivals: Arrivals, cork: Cork, data: bytes) -> None:
-        """A job that comes now runs at once, and is answered."""
-        assert arrivals.is_alone()
-        if not cork.hold(self, data):
-            self.write_now(data)
-        arrivals.note_alone()
+    def batcher(self, name: str, takes_s: float = 0, is_in_thread: bool = False) -> Any:
+        def deliver() -> None:
+            self.all.append(f"delivered {name}")
+            if not self.turns.cork.hold(self, name.encode()):
+                self.write_now(name.encode())
+
+        def compute() -> Callable[[], None] | None:
+            self.all.append(f"computed {name}")
+            self.now += takes_s
+            return None if is_in_thread else deliver
+
+        return SimpleNamespace(compute=compute)
+
+    async def run(self, *batchers: Any) -> list[str]:
+        for batcher in batchers:
+            self.turns.add(batcher)
+        assert self.all == []
+        await asyncio.sleep(0)
+        return self.all
 
 
-async def test_answers_of_several_policies_in_one_turn_leave_together_behind_the_first() -> None:
-    turns, sender = Turns(asyncio.get_running_loop()), Sender()
-    policies = [Arrivals(turns) for _ in range(3)]
-    for number, arrivals in enumerate(policies):
-        sender.answered(arrivals, turns.cork, b"%d" % number)
-    assert sender.sent == [b"0"]
+def phases(*names: str) -> list[str]:
+    return [f"{what} {name}" for what in ("computed", "delivered", "sent") for name in names]
+
+
+async def test_policies_of_one_turn_are_computed_then_delivered_then_sent() -> None:
+    policies = Policies()
+    assert await policies.run(*map(policies.batcher, "abc")) == phases("a", "b", "c")
+
+
+async def test_many_policies_take_several_rounds() -> None:
+    policies = Policies()
+    names = [str(number) for number in range(20)]
+    assert await policies.run(*map(policies.batcher, names)) == phases(*names[:16]) + phases(*names[16:])
+
+
+async def test_who_is_computed_does_not_wait_for_long() -> None:
+    policies = Policies()
+    batchers = [policies.batcher("a"), policies.batcher("b", takes_s=0.01), policies.batcher("c")]
+    assert await policies.run(*batchers) == phases("a", "b") + phases("c")
+
+
+async def test_a_batch_that_runs_in_a_thread_is_not_delivered_here() -> None:
+    policies = Policies()
+    found = await policies.run(policies.batcher("a", is_in_thread=True), policies.batcher("b"))
+    assert found == ["computed a", "computed b", "delivered b", "sent b"]
+
+
+async def test_what_becomes_due_meanwhile_has_the_next_turn() -> None:
+    policies = Policies()
+    later = policies.batcher("later")
+    first = SimpleNamespace(compute=lambda: policies.turns.add(later))
+    assert await policies.run(first) == []
     await asyncio.sleep(0)
-    assert sender.sent == [b"0", b"1", b"2"]
-    sender.answered(policies[1], turns.cork, b"alone in the next turn")
-    assert sender.sent[3:] == [b"alone in the next turn"]
-
-
-async def test_many_answers_of_one_turn_leave_in_parts_and_none_overtakes() -> None:
-    turns, sender = Turns(asyncio.get_running_loop()), Sender()
-    answers = [b"%d" % number for number in range(40)]
-    for answer in answers:
-        sender.answered(Arrivals(turns), turns.cork, answer)
-    assert 16 < len(sender.sent) < 40
-    await asyncio.sleep(0)
-    assert sender.sent == answers
+    assert policies.all == phases("later")
 
 
 async def test_a_long_call_runs_in_the_thread_and_the_next_jobs_wait_for_it() -> None:

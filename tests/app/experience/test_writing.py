@@ -1,6 +1,5 @@
 """Steps of sessions are recorded where they should be; what cannot be is counted, said once, and costs no answer."""
 
-import asyncio
 import json
 import logging
 import shutil
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def recording(folder: Path, share: float = 1.0) -> AsyncIterator[tuple[ServedPolicy, StepWriter]]:
     settings = Settings(policies=(), experience_dir=str(folder), experience_share=share)
-    writers = StepWriters(settings, Metrics(), Cork(asyncio.get_running_loop()))
+    writers = StepWriters(settings, Metrics(), Cork())
     async with ServedPolicy.open(writers=writers) as policy:
         writer = writers.of("p", SPEC)
         assert writer is not None

@@ -1,0 +1,70 @@
+"""Jobs that run together, on one version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.batching.call_times import CallTimes
+from app.batching.compute import Complete, Outcomes, compute
+from app.batching.failures import fail
+from app.batching.rule import Job
+from app.batching.timing import BatchTiming
+from app.engine.base import Engine
+from app.errors import TooOld
+from app.versions.lease import LoadedVersion
+
+
+class Batch:
+    """Jobs of one function, and the version that they run on.
+
+    Args:
+      loaded: the version.
+      jobs: that are to run on it, one at least; see `new_enough`.
+      call_times: how long calls of its engine take.
+
+    Attributes:
+      engine: that of the version; or one that notes its calls, in a batch that is timed.
+      rows: of all jobs.
+    """
+
+    __slots__ = ("call_times", "engine", "jobs", "loaded", "rows")
+
+    def __init__(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], call_times: CallTimes) -> None:
+        self.loaded = loaded
+        self.engine: Engine = loaded.engine
+        self.jobs = jobs
+        self.rows = sum([job.rows for job in jobs])
+        self.call_times = call_times
+
+    @property
+    def expected_s(self) -> float:
+        """How long its call will take, in seconds."""
+        return self.call_times.expected_s(self.jobs[0].function, self.rows)
+
+    def time(self) -> int:
+        """Has its times noted where jobs ask for that; returns how many do."""
+        timings = [job.timing for job in self.jobs if job.timing is not None]
+        if timings:
+            self.engine = BatchTiming(self.loaded, timings, len(self.jobs), self.rows)
+        return len(timings)
+
+    def note_end(self) -> None:
+        """Notes that it has run, where it is timed."""
+        if isinstance(self.engine, BatchTiming):
+            self.engine.batch_ended()
+
+    def compute(self, complete: Complete) -> Outcomes:
+        """Runs it: see `compute`. `complete`: adds what jobs leave out."""
+        apart = bool(self.loaded.version.dependent_rows)
+        return compute(self.engine, self.jobs, self.rows, complete, self.call_times, apart)
+
+
+def new_enough(jobs: Sequence[Job], train_step: int, version: str) -> list[Job]:
+    """Returns those that may run on the version; the others are refused."""
+    taken = []
+    for job in jobs:
+        if job.min_train_step is not None and train_step < job.min_train_step:
+            fail(job, TooOld(f"version {version} has train step {train_step}"))
+        else:
+            taken.append(job)
+    return taken
