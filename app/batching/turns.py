@@ -13,7 +13,7 @@ from app.batching.cork import Cork
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
 _GATHERED = 16
 # So many batches are computed before the first is delivered, and none once the first has waited for so long.
-_MOST_TOGETHER, _MOST_WAIT_S = 16, 0.001
+_MOST_TOGETHER, _MOST_WAIT_S = 32, 0.001
 
 
 class Due(Protocol):
