@@ -48,15 +48,13 @@ class Batch:
             self.engine = BatchTiming(self.loaded, timings, len(self.jobs), self.rows)
         return len(timings)
 
-    def note_end(self) -> None:
-        """Notes that it has run, where it is timed."""
-        if isinstance(self.engine, BatchTiming):
-            self.engine.batch_ended()
-
     def compute(self, complete: Complete) -> Outcomes:
         """Runs it: see `compute`. `complete`: adds what jobs leave out."""
         apart = bool(self.loaded.version.dependent_rows)
-        return compute(self.engine, self.jobs, self.rows, complete, self.call_times, apart)
+        outcomes = compute(self.engine, self.jobs, self.rows, complete, self.call_times, apart)
+        if isinstance(self.engine, BatchTiming):
+            self.engine.batch_ended()
+        return outcomes
 
 
 def new_enough(jobs: Sequence[Job], train_step: int, version: str) -> list[Job]:

@@ -236,8 +236,7 @@ class Batcher:
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None
         batch, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
-        for job in expired:
-            fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
+        fail_all(expired, DeadlinePassed("the deadline passed while the request waited for its batch"))
         self._arrivals.note(len(batch))
         return self._computed(batch) if batch else None
 
@@ -288,7 +287,6 @@ class Batcher:
     def _deliver(self, batch: Batch, outcomes: Outcomes) -> None:
         jobs = batch.jobs
         try:
-            batch.note_end()
             self._record(jobs[0], outcomes[0])
             if jobs[0].loaded is not None:
                 jobs, outcomes, failed = without_failed(jobs, outcomes)
@@ -296,11 +294,12 @@ class Batcher:
             if self.traffic is not None:
                 self.traffic.delivers(batch.loaded, jobs, outcomes, self._loop.time(), bool(self._waiting))
             deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
+            self._turns.poll.answered()
+            self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
         except Exception as error:  # as in `_computed`
             fail_all(jobs, error)
-        self._turns.poll.answered()
-        self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
-        self._go_on()
+        finally:
+            self._go_on()
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""

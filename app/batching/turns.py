@@ -1,4 +1,4 @@
-"""The turns of the event loop in which requests come: whether they come one at a time, or several in one turn."""
+"""The turns of the event loop in which requests come: one at a time, or several, whose batches run when it is over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Protocol
 
 from app.batching.busy_poll import BusyPoll
-from app.batching.cork import Cork
+from app.batching.cork import Cork, guarded
 
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
 _GATHERED = 16
@@ -70,7 +70,7 @@ class Turns:
         count = 0
         for batcher in due[:_MOST_TOGETHER]:
             count += 1
-            delivery = batcher.compute()
+            delivery = guarded(batcher.compute)
             if delivery is not None:
                 deliveries.append(delivery)
                 if self._clock() > until:
@@ -81,7 +81,7 @@ class Turns:
 
 
 class Arrivals:
-    """Decides whether a job runs as soon as it comes: where several come in one turn, one call for all costs less."""
+    """Decides whether a job of a policy runs as soon as it comes: several in one turn cost less together."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -89,7 +89,7 @@ class Arrivals:
         self._gathering = 0
 
     def is_alone(self) -> bool:
-        """Returns whether the job that comes now may run at once: nothing else has come in this turn, or lately."""
+        """Returns whether the job that comes now may run at once: nothing is due, and lately they came one by one."""
         if self._gathering:
             return False
         if self._turns.is_now(self._last):

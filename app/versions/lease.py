@@ -55,7 +55,7 @@ class LoadedVersion(Generic[E]):
         self._waiting: asyncio.Event | None = None
 
     def acquire(self) -> None:
-        """Starts a lease, for a batch that ends later than the call which starts it: until then nothing is restored."""
+        """Starts a lease, for a batch that ends in a later call of the event loop: until then nothing is restored."""
         self._leases += 1
 
     def release(self) -> None:

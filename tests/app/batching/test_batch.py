@@ -62,7 +62,6 @@ def test_nobody_asks_for_its_times() -> None:
     made = batch(job(), job())
     assert made.time() == 0
     assert made.engine is made.loaded.engine
-    made.note_end()
 
 
 def test_its_times_are_noted_once_for_all_who_ask() -> None:
@@ -71,6 +70,6 @@ def test_its_times_are_noted_once_for_all_who_ask() -> None:
     assert made.time() == 2
     assert isinstance(made.engine, BatchTiming)
     assert (made.engine.requests, made.engine.rows) == (3, 4)
-    made.note_end()
+    made.compute(complete)
     assert timings[0].batch is timings[1].batch is made.engine
     assert made.engine.ended_at > 0

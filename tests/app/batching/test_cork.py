@@ -70,14 +70,32 @@ def test_what_needs_nothing_before_it_leaves_at_once() -> None:
     assert not events.cork.before_sending(lambda: None), "no batch is delivered"
 
 
-def test_what_a_batch_has_written_before_it_fails_leaves() -> None:
+def test_a_batch_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
     events = Events()
 
     def failing() -> None:
         events.answering("b")()
         raise ValueError("a bug")
 
-    with pytest.raises(ValueError, match="a bug"):
-        events.cork.run([failing])
+    events.cork.run([failing, events.answering("c")])
+    assert events.all == ["b", "c", *leaving("b", "c")]
+    assert not events.cork.hold(events, b"d")
+    assert "a bug" in caplog.text
+
+
+def test_neither_does_what_comes_before_an_answer_nor_a_connection_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    events = Events()
+
+    class Broken:
+        def write_now(self, data: bytes) -> None:
+            raise ValueError("no connection")
+
+    def deliver() -> None:
+        events.cork.before_sending(lambda: 1 / 0)
+        events.cork.hold(Broken(), b"lost")
+        events.answering("b")()
+
+    events.cork.run([deliver])
     assert events.all == ["b", *leaving("b")]
-    assert not events.cork.hold(events, b"c")
+    assert "no connection" in caplog.text
+    assert "ZeroDivisionError" in caplog.text

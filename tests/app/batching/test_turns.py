@@ -132,6 +132,13 @@ async def test_a_batch_that_runs_in_a_thread_is_not_delivered_here() -> None:
     assert found == ["computed a", "computed b", "delivered b", "sent b"]
 
 
+async def test_a_policy_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    policies = Policies()
+    broken = SimpleNamespace(compute=lambda: 1 / 0)
+    assert await policies.run(broken, policies.batcher("b")) == ["computed b", "delivered b", "sent b"]
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_what_becomes_due_meanwhile_has_the_next_turn() -> None:
     policies = Policies()
     later = policies.batcher("later")
