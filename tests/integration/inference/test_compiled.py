@@ -40,9 +40,8 @@ def test_each_worker_runs_what_was_compiled(compiled: RunningServer) -> None:
 
 @pytest.mark.parametrize("module", runpy.run_path(str(ROOT / "setup.py"))["COMPILED"])
 def test_a_module_is_compiled(compiled: RunningServer, module: str) -> None:
-    source = TREE / module
-    assert source.read_bytes() == (ROOT / module).read_bytes()
-    (built,) = source.parent.glob(f"{source.stem}.cpython-*.so")
+    source = ROOT / module
+    (built,) = (TREE / module).parent.glob(f"{source.stem}.cpython-*.so")
     assert built.stat().st_mtime > source.stat().st_mtime
 
 
