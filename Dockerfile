@@ -28,11 +28,9 @@ ARG UV_DEFAULT_INDEX
 COPY pyproject.toml ./
 RUN /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate --extra opentelemetry --extra experience \
         --no-emit-package libclang --no-emit-package keras --no-emit-package optree --no-emit-package namex \
-        --python python3 --constraint requirements.lock --output-file serving.txt pyproject.toml \
-    && printf 'mypy\nsetuptools\n' | /opt/uv/bin/uv pip compile --quiet --no-header --no-annotate \
-        --python python3 --constraint requirements.lock --output-file compiling.txt -
+        --python python3 --constraint requirements.lock --output-file serving.txt pyproject.toml
 
-FROM uv AS installed
+FROM uv AS packages
 ARG UV_DEFAULT_INDEX
 COPY --from=names /build/serving.txt ./
 # The hashes come from the lock, and a package that has none there stops the build. What a source package is built with
@@ -42,8 +40,6 @@ RUN /opt/uv/bin/uv venv --quiet --python python3 /opt/venv \
     && PYC_INVALIDATION_MODE=CHECKED_HASH /opt/uv/bin/uv pip install --python /opt/venv --compile-bytecode \
         --no-deps --require-hashes --constraint requirements.lock --build-constraint requirements.lock \
         --requirement serving.txt
-
-FROM installed AS packages
 # What no process of the server opens, whichever the engine (docs/how-to/deploy.md: The size of the image). C++
 # headers are for compiling custom operations; tensorflow_probability's substrates are for JAX and NumPy; LiteRT's
 # tools and vendors are for phones, its accelerator for a GPU; Arrow's Flight is for other servers; nothing refers to
@@ -69,26 +65,12 @@ RUN site=/opt/venv/lib/python3.11/site-packages \
     && mkdir -p "/opt/tensorflow$site" \
     && mv "$site/tensorflow" "/opt/tensorflow$site/"
 
-# Modules that most requests pass become C (docs/how-to/compile.md). mypy reads the types of what they import.
-FROM installed AS code
-ARG UV_DEFAULT_INDEX
-COPY --from=names /build/compiling.txt ./
-RUN apt-get update -qq \
-    && apt-get install -qq -y --no-install-recommends gcc libc6-dev > /dev/null \
-    && headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
-    && if [ ! -f "$headers/Python.h" ]; then apt-get install -qq -y --no-install-recommends python3-dev > /dev/null; fi \
-    && /opt/uv/bin/uv pip install --python /opt/venv --no-deps --require-hashes --constraint requirements.lock \
-        --requirement compiling.txt
+FROM ${BASE} AS code
 WORKDIR /srv/policy-server
 COPY LICENSE ./
-COPY pyproject.toml setup.py /build/
 COPY app app
 COPY saver saver
 COPY deploy/entrypoint.sh deploy/healthcheck.py deploy/
-RUN cp /build/pyproject.toml /build/setup.py . \
-    && COMPILE_MODULES=1 /opt/venv/bin/python setup.py --quiet build_ext --inplace \
-    && rm -r build .mypy_cache pyproject.toml setup.py \
-    && find . -name '*.so' -exec strip --strip-unneeded {} +
 # A checkout made under a strict umask would otherwise be unreadable to the server's user.
 RUN chmod -R a+rX . && python3 -m compileall -q --invalidation-mode checked-hash app saver
 

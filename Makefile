@@ -8,10 +8,9 @@ READY := $(VENV)/lib/python3.11/site-packages/checkout.pth
 SITE := .site
 DEPLOY := .deploy
 RAY := .ray
-COMPILED := .compiled
 export TF_USE_LEGACY_KERAS := 1
 
-.PHONY: help setup demo serve compiled test test-fast test-compiled coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-frames bench-stations bench-experience bench-shadow bench-fleet attack clients axe pictures
+.PHONY: help setup demo serve test test-fast coverage test-full test-trainers test-packages test-deploy test-ray check fmt lock docs docs-operations site bench bench-peers bench-checkpoint bench-swap bench-sessions bench-frames bench-stations bench-experience bench-shadow bench-fleet attack clients axe pictures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -71,22 +70,6 @@ axe: $(READY)  ## axe-core, with which tests look at the console's page, from np
 pictures: $(READY)  ## make docs/pictures/ anew: the console of a real server in Chromium; some two minutes
 	$(BIN)/python -m tests.support.pictures docs/pictures
 
-# A copy of all that git has or could have, beside whose modules the compiled ones lie: there and nowhere else, as Python
-# would take them for the source that they were made of, however that has changed.
-COPY := git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory $(COMPILED)
-$(COMPILED)/.made: setup.py pyproject.toml $(shell find app saver client -name '*.py' 2> /dev/null) | $(READY)
-	rm -rf $(COMPILED)
-	mkdir $(COMPILED)
-	$(COPY)
-	cd $(COMPILED) && COMPILE_MODULES=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
-
-compiled: $(COMPILED)/.made  ## the server as the image has it, the modules of most requests compiled, under .compiled; a minute
-	@$(COPY)
-
-test-compiled: compiled  ## the tests of the server's parts, with compiled modules
-	cd $(COMPILED) && PYTHONPATH=$(CURDIR)/$(COMPILED)/client $(CURDIR)/$(BIN)/python -m pytest -n 3 --dist loadfile tests/app
-
 test-packages: $(READY)  ## the packages as users install them: every Python that is here, pip, uv and pipx; some ten minutes
 	$(BIN)/python -m pytest tests/packages --packages --full
 
@@ -108,40 +91,38 @@ check: $(READY)  ## style, types, import rules; writes nothing
 	$(BIN)/mypy app saver client/policy_client
 	$(BIN)/lint-imports
 
-# What is measured is what the image runs.
-BENCH := PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -P
-bench: compiled  ## answers a second beside a bare echo and a naive server: some twenty minutes
-	$(BENCH) -m bench.serving $(OPTIONS)
+bench: $(READY)  ## answers a second beside a bare echo and a naive server: some twenty minutes
+	$(BIN)/python -m bench.serving $(OPTIONS)
 
-bench-peers: compiled  ## the same beside other model servers, in environments of their own under .bench-peers
-	$(BENCH) -m bench.serving --peers .bench-peers --scenario one-row-1 one-row-32 rows-64 $(OPTIONS)
+bench-peers: $(READY)  ## the same beside other model servers, in environments of their own under .bench-peers
+	$(BIN)/python -m bench.serving --peers .bench-peers --scenario one-row-1 one-row-32 rows-64 $(OPTIONS)
 
 bench-checkpoint: $(READY)  ## save_checkpoint beside TF-Agents' own
 	$(BIN)/python -m bench.save_checkpoint
 
-bench-swap: compiled  ## how soon new weights answer, and latency while they are swapped: some ten minutes
-	$(BENCH) -m bench.swaps $(OPTIONS)
+bench-swap: $(READY)  ## how soon new weights answer, and latency while they are swapped: some ten minutes
+	$(BIN)/python -m bench.swaps $(OPTIONS)
 
-bench-sessions: compiled  ## what sessions cost, and the client: some two minutes
-	$(BENCH) -m bench.sessions $(OPTIONS)
+bench-sessions: $(READY)  ## what sessions cost, and the client: some two minutes
+	$(BIN)/python -m bench.sessions $(OPTIONS)
 
-bench-frames: compiled  ## how many environments are stepped at 60 frames a second while weights are swapped: some five minutes
-	$(BENCH) -m bench.frames $(OPTIONS)
+bench-frames: $(READY)  ## how many environments are stepped at 60 frames a second while weights are swapped: some five minutes
+	$(BIN)/python -m bench.frames $(OPTIONS)
 
 bench-stations: $(READY)  ## what one request costs by station, from the socket to the engine and back: a minute
 	$(BIN)/python -m bench.stations $(OPTIONS)
 
-bench-experience: compiled  ## what keeping experience costs, and how fast a trainer reads it: some two minutes
-	$(BENCH) -m bench.experience $(OPTIONS)
+bench-experience: $(READY)  ## what keeping experience costs, and how fast a trainer reads it: some two minutes
+	$(BIN)/python -m bench.experience $(OPTIONS)
 
-bench-shadow: compiled  ## what a shadow costs those who are answered: three minutes
-	$(BENCH) -m bench.shadow $(OPTIONS)
+bench-shadow: $(READY)  ## what a shadow costs those who are answered: three minutes
+	$(BIN)/python -m bench.shadow $(OPTIONS)
 
-bench-fleet: compiled  ## a fleet of three servers beside one, and three apart: new weights, and latency through HAProxy; some twenty minutes
-	$(BENCH) -m bench.fleet $(OPTIONS)
+bench-fleet: $(READY)  ## a fleet of three servers beside one, and three apart: new weights, and latency through HAProxy; some twenty minutes
+	$(BIN)/python -m bench.fleet $(OPTIONS)
 
-attack: compiled  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes
-	$(BENCH) -m bench.attack $(OPTIONS)
+attack: $(READY)  ## hostile requests of every kind beside a neighbour: latency and memory; some five minutes
+	$(BIN)/python -m bench.attack $(OPTIONS)
 
 docs: $(READY)  ## make docs/reference/policies.md anew from exports of every kind of policy
 	$(BIN)/python -m tests.zoo.table > $(VENV)/policies.md

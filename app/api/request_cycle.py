@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 from fastapi import Response
-from mypy_extensions import mypyc_attr
 
 from app.api.body_bytes import BodyBuffer
 from app.api.problems import kind_of, problem_response, status_of
@@ -52,7 +51,6 @@ class Receiver(Protocol):
         """Takes any other answer."""
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Cycle:
     """One request and its answer, which is counted. Subclasses set the attributes, and ask.
 
@@ -111,7 +109,6 @@ class Cycle:
         self._metrics.answered(status, perf_counter() - self._started)
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class RequestCycle(Cycle):
     """One request that the batcher answers: the waiter of its job."""
 
@@ -198,7 +195,6 @@ class RequestCycle(Cycle):
         self._count(200)  # when the answer has left
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class FastPathCycle(RequestCycle):
     """A request that the fast path answers."""
 

@@ -165,7 +165,7 @@ class Batcher:
         elif self._running is not None:
             await asyncio.wait({self._running})
         self._deadlines.watch_all()
-        return self.paused
+        return self._paused
 
     def resume(self) -> None:
         """Opens the gate; what waits goes on at once, on the weights that serve now."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,7 +42,7 @@ class ResponseTemplate:
         self._with_version = with_version
         self._pieces = _pieces(build(_Slot))
         # Of the outputs that it has, in their order.
-        self.names = tuple([piece.name for piece in self._pieces if isinstance(piece, _Slot)])
+        self.names = tuple(str(piece) for piece in self._pieces if isinstance(piece, _Slot))
         found = [(shapes or {}).get(name, ()) for name in self.names]
         # How many it has in each row.
         self.numbers = sum(math.prod(size or 1 for size in shape) for shape in found)
@@ -58,7 +57,7 @@ class ResponseTemplate:
         """Returns the answer as JSON: what `json_body.encode` makes of its structure, sooner where all is finite."""
         parts = []
         for piece in self._pieces:
-            part = piece if isinstance(piece, bytes) else numbers_json(result.outputs[piece.name], batched)
+            part = piece if isinstance(piece, bytes) else numbers_json(result.outputs[piece], batched)
             if part is None:
                 return json_body.encode(self.structure(result, batched))
             parts.append(part)
@@ -135,11 +134,10 @@ def _rest(spec: PolicySpec, outputs: Mapping[str, Any], value: ValueOf) -> dict[
     return rest
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """Stands in a template where the output of this name goes."""
+class _Slot(str):
+    """Stands in a template where an output goes; it is the output's name."""
 
-    name: str
+    __slots__ = ()
 
 
 def _pieces(structure: dict[str, Any]) -> list[bytes | _Slot]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.batching import batcher
 from bench.harness.command import progress
 
 _BUSY_CORES = 0.15
@@ -28,7 +27,6 @@ def machine() -> dict[str, Any]:
         "processor": models[0] if models else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 2),
-        "compiled": batcher.__file__.endswith(".so"),  # whether our servers run from a tree of compiled modules
     }
 
 

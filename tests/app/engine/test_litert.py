@@ -139,7 +139,6 @@ def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(compiled_poli
         assert runs.run("action", inputs | {"0/observation": good})["action"].tolist() == [0, 4, 2]
 
 
-@pytest.mark.skipif(litert.__file__.endswith(".so"), reason="a compiled class keeps its methods")
 @pytest.mark.parametrize(
     ("sharing", "rows", "calls"),
     [
