@@ -235,17 +235,18 @@ class Batcher:
         self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None
-        batch, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
-        fail_all(expired, DeadlinePassed("the deadline passed while the request waited for its batch"))
-        self._arrivals.note(len(batch))
-        return self._computed(batch) if batch else None
+        jobs, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
+        for job in expired:
+            fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
+        self._arrivals.note(len(jobs))
+        return self._computed(jobs) if jobs else None
 
-    def _computed(self, batch: Sequence[Job]) -> Callable[[], None] | None:
+    def _computed(self, jobs: Sequence[Job]) -> Callable[[], None] | None:
         """Runs a batch, or has it run; returns what delivers it."""
         try:
-            return self._run(batch)
+            return self._run(jobs)
         except Exception as error:  # a bug of ours: this batch fails, and those that wait go on
-            fail_all(batch, error)
+            fail_all(jobs, error)
             return None
         finally:
             self._go_on()

@@ -7,27 +7,13 @@ machine three times as much. Those of one batch that is not recorded leave at on
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-T = TypeVar("T")
+from app.batching.failures import guarded
 
 # More are not held back: the first would wait for too long.
 _MOST_HELD = 16
-
-
-log = logging.getLogger("policy_server.batching")
-
-
-def guarded(call: Callable[[], T]) -> T | None:
-    """Returns what a call returns; None where it raises, which is a bug of ours, and is logged: others go on."""
-    try:
-        return call()
-    except Exception:
-        log.exception("a batch, or what belongs to one, was not finished")
-        return None
 
 
 class Sender(Protocol):
@@ -48,12 +34,10 @@ class Cork:
     def run(self, deliveries: Sequence[Callable[[], None]]) -> None:
         """Calls what delivers batches, one after the other; what is held back meanwhile leaves after the last."""
         self._delivers, self._together = True, len(deliveries) > 1
-        try:
-            for deliver in deliveries:
-                guarded(deliver)
-        finally:
-            self._delivers = self._together = False
-            self.send_all()
+        for deliver in deliveries:
+            guarded(deliver)
+        self._delivers = self._together = False
+        self.send_all()
 
     def hold(self, sender: Sender, data: bytes) -> bool:
         """Holds an answer back where others are to leave with it; returns whether it does. Its caller sends others."""
@@ -78,4 +62,4 @@ class Cork:
             guarded(call)
         held, self._held = self._held, []
         for sender, data in held:
-            guarded(partial(sender.write_now, data))
+            guarded(sender.write_now, data)

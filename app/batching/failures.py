@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from app.wire.tensors import Arrays
 from saver.artifact import LOG_PROB
 
 log = logging.getLogger("policy_server.batching")
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 def fail(job: Job, error: Exception) -> None:
@@ -38,6 +42,15 @@ def explained(error: Exception) -> Exception:
         return error
     log.error("the engine failed", exc_info=error)
     return EngineFailed(f"the policy failed: {type(error).__name__}")
+
+
+def guarded(call: Callable[[*Args], T], *args: *Args) -> T | None:
+    """Returns what a call returns; None where it raises, which is a bug of ours, and is logged: others go on."""
+    try:
+        return call(*args)
+    except Exception:
+        log.exception("a batch, or what belongs to one, was not finished")
+        return None
 
 
 def why_failed(outcome: Arrays | Exception) -> str:

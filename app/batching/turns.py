@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Protocol
 
 from app.batching.busy_poll import BusyPoll
-from app.batching.cork import Cork, guarded
+from app.batching.cork import Cork
+from app.batching.failures import guarded
 
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
 _GATHERED = 16
@@ -56,28 +57,24 @@ class Turns:
 
     def _end(self) -> None:
         self.is_open = False
-        due, self._due = self._due, []
-        while due:
-            del due[: self._run_some(due)]
+        due, self._due = iter(self._due), []
+        while deliveries := self._computed(due):
+            self.cork.run(deliveries)
 
-    def _run_some(self, due: Sequence[Due]) -> int:
-        """Computes several batches, and then delivers them; returns how many.
+    def _computed(self, due: Iterator[Due]) -> list[Callable[[], None]]:
+        """Computes the next batches, and returns what delivers them.
 
         The same code for one policy after the other is in the processor's cache; all of it for each is not.
         """
         deliveries: list[Callable[[], None]] = []
         until = self._clock() + _MOST_WAIT_S
-        count = 0
-        for batcher in due[:_MOST_TOGETHER]:
-            count += 1
+        for batcher in due:
             delivery = guarded(batcher.compute)
             if delivery is not None:
                 deliveries.append(delivery)
-                if self._clock() > until:
+                if len(deliveries) >= _MOST_TOGETHER or self._clock() > until:
                     break
-        if deliveries:
-            self.cork.run(deliveries)
-        return count
+        return deliveries
 
 
 class Arrivals:

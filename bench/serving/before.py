@@ -18,15 +18,9 @@ def source_of(revision: str, folder: Path) -> Path:
     Raises:
       BenchError: git knows no such revision.
     """
-
-    def git(*words: str, where: Path) -> bytes:
-        done = subprocess.run(["git", *words], cwd=where, capture_output=True, check=False)
-        if done.returncode:
-            raise BenchError(f"--before {revision}: {done.stderr.decode(errors='replace').strip()}")
-        return done.stdout
-
-    # In a folder below it, as the compiled copy is, git would archive that alone.
-    top = Path(git("rev-parse", "--show-toplevel", where=ROOT).decode().rstrip("\n"))
-    with tarfile.open(fileobj=BytesIO(git("archive", "--format=tar", revision, where=top))) as archive:
+    done = subprocess.run(["git", "archive", "--format=tar", revision], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise BenchError(f"--before {revision}: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder
