@@ -13,6 +13,10 @@ from app.engine.base import Engine
 from app.errors import TooOld
 from app.versions.lease import LoadedVersion
 
+# Reading so many requests and answering them takes the event loop longer than a short call. What has piled up in a
+# stall would be handed to a thread again and again, and hardly get less.
+_JOBS_A_SHARE, _MOST_SHARES = 32, 8
+
 
 class Batch:
     """Jobs of one function, and the version that they run on.
@@ -36,10 +40,10 @@ class Batch:
         self.rows = sum([job.rows for job in jobs])
         self.call_times = call_times
 
-    @property
-    def expected_s(self) -> float:
-        """How long its call will take, in seconds."""
-        return self.call_times.expected_s(self.jobs[0].function, self.rows)
+    def is_short(self, inline_s: float) -> bool:
+        """Returns whether its call will take `inline_s` seconds at most, or as long for each 32 of many jobs."""
+        shares = min(max(1.0, len(self.jobs) / _JOBS_A_SHARE), _MOST_SHARES)
+        return self.call_times.expected_s(self.jobs[0].function, self.rows) <= shares * inline_s
 
     def time(self) -> int:
         """Has its times noted where jobs ask for that; returns how many do."""

@@ -43,7 +43,7 @@ class BatcherParts:
     """The collaborators and limits of a batcher.
 
     `active()` gives the version that serves; `complete` adds what requests have left out. `queue_limit`: the most jobs
-    that wait. A call expected to take at most `inline_s` seconds runs on the event loop, any other in `executor`.
+    that wait. `inline_s`: which calls run on the event loop, see `Batch.is_short`; any other runs in `executor`.
     `fields`: what a refusal names where the policy has refused its inputs. `spread`: how a few inputs are kept, see
     `InputSample`. `turns`: those of the event loop, for all batchers on it.
     """
@@ -264,7 +264,7 @@ class Batcher:
         batch = Batch(loaded, jobs, self._call_times[loaded.engine.name])
         if self._timed:
             self._timed -= batch.time()
-        if batch.expected_s <= self._parts.inline_s:
+        if batch.is_short(self._parts.inline_s):
             # Without a lease: nothing but other batches runs on the event loop until it is delivered.
             return partial(self._deliver, batch, batch.compute(self._parts.complete))
         self._in_thread = jobs

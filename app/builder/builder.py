@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared, RowSharing
 from app.artifacts.checkpoint_identity import manifest_of, plain_files
+from app.background import rest, resting
 from app.builder import checkpoint_validation, probe
 from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice
@@ -31,6 +32,9 @@ from saver.artifact import (
     digest_of,
 )
 from saver.artifact.publishing import publish, staged_folder
+
+# Rather than keep answers waiting, a version comes by so much later.
+_MOST_REST_S = 0.3
 
 
 @dataclass
@@ -87,8 +91,10 @@ class Builder:
         Raises:
           SwapRefused: it may not serve; the message says why. Nothing lies at `destination`.
         """
+        # What opens has nobody to give way to.
+        most_rest_s = _MOST_REST_S if trial.serving is not None else 0.0
         try:
-            with staged_folder(destination) as staged:
+            with resting(most_rest_s), staged_folder(destination) as staged:
                 promised = manifest_of(source) if source is not None else None
                 files = self._copied(source, promised, digest, staged) if source is not None else {}
                 unfinished = Bundle(staged, self.graph.digest, digest, -1, "", "", {}, files)
@@ -168,6 +174,7 @@ class Builder:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
+        rest()
         self._check_variables(staged, source)
         return files
 
@@ -186,7 +193,9 @@ class Builder:
         """A copy of the policy with these weights; the same one each time, unless a restore has failed half-way."""
         shared = self._of_graph
         copy, shared.copy = shared.copy or load_copy(self.graph), None
+        rest()
         restore(copy, self.graph, bundle)
+        rest()
         shared.copy = copy
         return copy
 

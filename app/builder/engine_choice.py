@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.artifacts.bundle import COMPILED_FILE, LITERT, TENSORFLOW, Bundle, Graph, RowSharing
+from app.background import rest
 from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import check_equivalence
 from app.builder.noise_inputs import noise_for
@@ -111,14 +112,18 @@ class EngineChoice:
         """Raises CannotCompile or Unequal."""
         compiler = self._compiler_of(copy)
         file = bundle.folder / COMPILED_FILE
+        rest()
         patched = compiler.compile(copy, file)
+        rest()
         spec, serving = self._graph.spec, self._graph.serving
-        rows = _LATER_ROWS if self._checked_once and patched else _FIRST_ROWS
+        is_later = self._checked_once and patched
+        rows = _LATER_ROWS if is_later else _FIRST_ROWS
         try:
             engine = LiteRTEngine(file, spec, serving.noise)
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
         self.report("compiled")
+        rest()
         if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
         reference = compiler.of_noise(copy)
@@ -127,7 +132,7 @@ class EngineChoice:
             return noise_for(reference.functions[function], count, seed)
 
         pair = Pair(engine, reference, spec, serving, noise, copy)
-        check_equivalence(pair, rows, recorded, compiler.draws, apart=self._rows.dependence is None)
+        check_equivalence(pair, rows, recorded, compiler.draws, self._rows.dependence is None, joined=is_later)
         self.report("compared with TensorFlow")
         self._checked_once = True
 

@@ -7,16 +7,22 @@ that TensorFlow itself gives to inputs that differ by no more than rounding.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from app.background import rest
 from app.builder.equivalence_episodes import check_episodes
 from app.builder.equivalence_inputs import probes_of_action
 from app.builder.row_comparison import NUDGES, Pair, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.engine.base import Engine, InputRefused
+from app.engine.noise import OF_A_CALL
 from app.wire.tensors import Arrays
+
+# Rows of a call that is made of several: more than those of all probes that have three each.
+_MOST_JOINED = 24
 
 
 def check_equivalence(
@@ -25,6 +31,7 @@ def check_equivalence(
     recorded: Sequence[Arrays] = (),
     draws: bool = False,
     apart: bool = True,
+    joined: bool = False,
 ) -> None:
     """Calls every function of the policy on probe inputs, in both engines.
 
@@ -35,6 +42,7 @@ def check_equivalence(
       draws: whether `action` is answered by `sample` from fresh noise. Then `sample` is compared, with the same noise,
         and `action` has to give the same outputs as TensorFlow's, in kind.
       apart: whether a row has to be answered alone as it is among others; else all rows of a call belong together.
+      joined: whether calls may be made one, where rows are answered apart: the same rows are compared, in few calls.
 
     Raises:
       Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
@@ -42,24 +50,40 @@ def check_equivalence(
     spec, serving, reference = pair.spec, pair.serving, pair.reference
     first = "sample" if draws else "action"
     functions = [first, *(n for n in ("distribution", "greedy", "sample") if n in serving.signatures and n != first)]
+    most_rows = _MOST_JOINED if joined and apart else 1
     for count in rows:
         state = reference.initial_state(count)
         _check_same_state(pair.compiled.initial_state(count), state)
-        for probe, inputs in enumerate(probes_of_action(spec, state, count)):
-            for function in functions:
-                noise = pair.noise_of(function, count, probe)
-                comparison = _Comparison(pair, function, inputs | noise, apart)
-                comparison.check()
-                if noise and function != "sample":
+        probes = list(probes_of_action(spec, state, count))
+        for function in functions:
+            noise = [pair.noise_of(function, count, probe) for probe in range(len(probes))]
+            comparisons = [
+                _Comparison(pair, function, inputs | drawn, apart) for inputs, drawn in zip(probes, noise, strict=True)
+            ]
+            _check_all(comparisons, most_rows // count)
+            for comparison, inputs, drawn in zip(comparisons, probes, noise, strict=True):
+                if drawn and function != "sample":
                     comparison.check_fresh(inputs)
-            if draws:
-                _Comparison(pair, "action", inputs, apart).check_form()
+        for inputs in probes if draws else ():
+            _Comparison(pair, "action", inputs, apart).check_form()
     if not spec.batch_size or apart:
         check_episodes(pair, first)
-    for probe, row in enumerate(recorded):
-        known = {name: row[name] for name in spec.signatures["action"].inputs if name in row}
-        inputs = spec.state_inputs(reference.initial_state(1)) | known
-        _Comparison(pair, first, inputs | pair.noise_of(first, 1, probe), apart).check()
+    if recorded:
+        state = spec.state_inputs(reference.initial_state(1))
+        wanted = spec.signatures["action"].inputs
+        asked = [state | {name: row[name] for name in wanted if name in row} for row in recorded]
+        noise = [pair.noise_of(first, 1, probe) for probe in range(len(asked))]
+        _check_all([_Comparison(pair, first, i | n, apart) for i, n in zip(asked, noise, strict=True)], most_rows)
+
+
+def _check_all(comparisons: Sequence[_Comparison], most: int) -> None:
+    """Makes each comparison; `most`: so many of them by one call, where that is possible."""
+    for start in range(0, len(comparisons), max(1, most)):
+        some = comparisons[start : start + max(1, most)]
+        joined = _Comparison.joined(some) if len(some) > 1 else None
+        if joined is None or not joined.check_joined():
+            for each in some:
+                each.check()
 
 
 def _check_same_state(found: Arrays, expected: Arrays) -> None:
@@ -79,12 +103,32 @@ class _Comparison:
         self._function = function
         self._inputs = inputs
 
+    @classmethod
+    def joined(cls, some: Sequence[_Comparison]) -> _Comparison | None:
+        """Makes one of several of one function, in which each row is answered apart; None where their inputs differ."""
+        inputs = [each._inputs for each in some]
+        kinds = {tuple((name, array.dtype, array.shape[1:]) for name, array in one.items()) for one in inputs}
+        if len(kinds) > 1 or not inputs[0].keys().isdisjoint(OF_A_CALL):
+            return None
+        joined = copy.copy(some[0])
+        joined._inputs = {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+        return joined
+
     def check(self) -> None:
         """Compares all values of the answers; raises `Unequal`."""
         answers = self._answers()
-        if answers is None:
-            return
-        found, expected = answers
+        if answers is not None:
+            self._check(*answers)
+
+    def check_joined(self) -> bool:
+        """Does the same; returns False, with nothing compared, where one row or another is refused."""
+        expected, found = self._answer(self._reference), self._answer(self._compiled)
+        if expected is None or found is None:
+            return False
+        self._check(found, expected)
+        return True
+
+    def _check(self, found: Arrays, expected: Arrays) -> None:
         self._compare(found, expected)
         again = self._compiled.run(self._function, self._inputs)
         if any(not identical(again[name], array) for name, array in found.items()):
@@ -92,6 +136,7 @@ class _Comparison:
         if not self._apart:
             return
         rows = len(next(iter(self._inputs.values())))
+        rest()
         alone = [self._compiled.run(self._function, rows_of(self._inputs, [row])) for row in range(rows)]
         self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
 
@@ -123,6 +168,7 @@ class _Comparison:
         return found, expected
 
     def _answer(self, engine: Engine) -> Arrays | None:
+        rest()
         try:
             return engine.run(self._function, self._inputs)
         except InputRefused:

@@ -18,7 +18,7 @@ from app.builder.draws import CATEGORY, INTEGER, NORMAL, CannotReplace, Draw, dr
 from app.builder.random_ops import changes_state, reached
 from app.builder.traced_again import OpenGraph
 from app.builder.unrolled_loops import CannotUnroll, runs_others, unrolled
-from app.engine.noise import CALL_NORMAL, CALL_UNIFORM
+from app.engine.noise import CALL_NORMAL, CALL_UNIFORM, NOISE_INPUTS
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.wire.tensors import Arrays
 from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, PolicySpec
@@ -76,10 +76,12 @@ def of_noise(function: FlatFunction, probes: Sequence[Arrays]) -> FlatFunction:
 
 def noise_for(function: FlatFunction, rows: int, seed: int) -> Arrays:
     """Noise for probes: for each input of the function that is noise, numbers from a generator of that seed."""
-    generator = np.random.default_rng(seed)
     arrays: Arrays = {}
+    if not function.dtypes.keys() & set(NOISE_INPUTS):
+        return arrays
+    generator = np.random.default_rng(seed)
     for spec in tf.nest.flatten(function.concrete.structured_input_signature):
-        if spec.name in (NOISE_UNIFORM, NOISE_NORMAL, CALL_UNIFORM, CALL_NORMAL):
+        if spec.name in NOISE_INPUTS:
             shape = [rows if size is None else size for size in spec.shape]
             uniform = spec.name in (NOISE_UNIFORM, CALL_UNIFORM)
             drawn = generator.uniform(0.001, 0.999, shape) if uniform else generator.standard_normal(shape)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.artifacts.bundle import Bundle, Graph, RowSharing
+from app.background import rest
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.errors import SwapRefused
 from app.wire.tensors import Arrays
@@ -168,6 +169,7 @@ def check_no_worse(found: Probed, before: Probed) -> None:
 
 def _answers(engine: TensorFlowEngine, spec: PolicySpec, rows: Sequence[Arrays]) -> Arrays | str:
     """The outputs of `action`, or what went wrong. A row without policy state starts from the initial one."""
+    rest()
     try:
         initial = spec.state_inputs(engine.initial_state(len(rows)))
         # Those of the rows that have none of their own, one below the other.

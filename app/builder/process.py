@@ -28,6 +28,9 @@ from app.rpc.link import Handlers, Link
 
 T = TypeVar("T")
 
+# Once a policy is open, only steps that take so long are worth a word: a trainer may publish every second.
+_LONG_STEP_S = 1.0
+
 
 class Calls:
     """Calls that other processes may make; one thread runs them all."""
@@ -59,7 +62,7 @@ class Calls:
         *how: Any,
     ) -> Prepared:
         """See `Builder.prepare`. `how`: the parts of a `Trial`, in their order, and whether it may be compiled."""
-        report = self._reporter(policy)
+        report = self._reporter(policy, _LONG_STEP_S if policy in self._builders else 0.0)
         builder = self._builder(policy, graph)
         report("loaded")
         builder.report = report
@@ -78,13 +81,15 @@ class Calls:
         """See `checkpoint_validation.train_step_in`."""
         return checkpoint_validation.train_step_in(folder)
 
-    def _reporter(self, policy: str) -> Callable[[str], None]:
-        """A function that reports each step to the control process, with the seconds since the step before."""
+    def _reporter(self, policy: str, least_s: float) -> Callable[[str], None]:
+        """A function that reports each step of so many seconds to the control process."""
         last = time.perf_counter()
 
         def report(step: str) -> None:
             nonlocal last
             last, before = time.perf_counter(), last
+            if last - before < least_s:
+                return
             asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, last - before), self._loop)
 
         return report

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from app.background import rest
 from app.builder import random_ops
 from app.builder.equivalence_inputs import random_inputs
 from app.builder.row_comparison import NUDGES, differing_rows, is_among, nudged, rows_of
@@ -251,6 +252,7 @@ def _column(flags: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> np.ndar
 
 def _run(engine: TensorFlowEngine, function: str, inputs: Arrays) -> Arrays | None:
     """The answer; None where there is none."""
+    rest()
     try:
         return engine.run(function, inputs)
     except Exception:  # whatever a graph makes TensorFlow raise

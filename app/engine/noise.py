@@ -12,7 +12,8 @@ from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, Noise
 
 # Numbers for a whole call, [size], of functions whose rows all get the same.
 CALL_UNIFORM, CALL_NORMAL = f"{NOISE_UNIFORM}/call", f"{NOISE_NORMAL}/call"
-NOISE_INPUTS = (NOISE_UNIFORM, NOISE_NORMAL, CALL_UNIFORM, CALL_NORMAL)
+OF_A_CALL = (CALL_UNIFORM, CALL_NORMAL)
+NOISE_INPUTS = (NOISE_UNIFORM, NOISE_NORMAL, *OF_A_CALL)
 
 # Uniform numbers are odd multiples of 2^-24: never 0 or 1, and exact in float32.
 _BITS = 23
@@ -39,7 +40,7 @@ def fresh_inputs(sizes: Mapping[str, int], rows: int, generator: np.random.Gener
     """
     arrays: Arrays = {}
     for name, size in sizes.items():
-        shape = (size,) if name in (CALL_UNIFORM, CALL_NORMAL) else (rows, size)
+        shape = (size,) if name in OF_A_CALL else (rows, size)
         if name in (NOISE_UNIFORM, CALL_UNIFORM):
             arrays[name] = _uniform(generator.integers(0, 1 << _BITS, shape, np.uint32))
         else:

@@ -6,7 +6,9 @@ import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 
@@ -47,8 +49,12 @@ def _numbers(tensors: Iterable[schema.TensorMap]) -> dict[str, int]:
 
 
 def _read_in(graph: schema.SubGraph) -> set[int]:
-    read = {graph.Outputs(index) for index in range(graph.OutputsLength())}
+    read = _numbers_in(graph.OutputsAsNumpy())
     for index in range(graph.OperatorsLength()):
-        operator = graph.Operators(index)
-        read |= {operator.Inputs(place) for place in range(operator.InputsLength())}
+        read |= _numbers_in(graph.Operators(index).InputsAsNumpy())
     return read
+
+
+def _numbers_in(vector: Any) -> set[int]:
+    """The elements of a vector: an array, or 0 where there is none."""
+    return set(vector.tolist()) if isinstance(vector, np.ndarray) else set()

@@ -31,8 +31,10 @@ def probe_inputs(spec: PolicySpec, initial: Mapping[str, np.ndarray[Any, Any]], 
 
 def probe_noise(noise: Noise, rows: int, seed: int = 0) -> Arrays:
     """The noise inputs of `sample`, from a generator of that seed."""
-    generator = np.random.default_rng(seed)
     arrays: Arrays = {}
+    if not (noise.uniform or noise.normal):
+        return arrays
+    generator = np.random.default_rng(seed)
     if noise.uniform:
         arrays[NOISE_UNIFORM] = generator.uniform(0.001, 0.999, (rows, noise.uniform)).astype(np.float32)
     if noise.normal:

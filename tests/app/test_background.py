@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from app.background import give_way, set_session_niceness
+from app.background import all_cores_are_wanted, give_way, rest, resting, set_session_niceness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own there")
 
@@ -42,6 +43,45 @@ def test_a_thread_and_those_that_it_starts_give_way() -> None:
     assert (niceness(), slice_ns()) == before
 
 
+def worked(milliseconds: float) -> None:
+    """Returns when this thread has run for so long."""
+    until = time.thread_time() + milliseconds / 1000
+    while time.thread_time() < until:
+        pass
+
+
+def test_what_works_in_turns_rests_where_all_cores_are_wanted_and_not_for_ever() -> None:
+    slept: list[float] = []
+    cores = iter([True, False, True, True])
+    with resting(0.01, lambda: next(cores), slept.append):
+        rest()  # has not worked yet
+        assert not slept
+        for expected in (1, 1, 2, 2, 2):  # the second time nobody else wants a core; then it has rested for long enough
+            worked(0.6)
+            rest()
+            rest()
+            assert slept == [0.004] * expected
+    worked(0.6)
+    rest()  # nobody has asked for it any more
+    assert len(slept) == 2
+
+
+def test_a_thread_that_works_on_is_counted_among_those_that_want_a_core() -> None:
+    code = "while True: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range((os.cpu_count() or 1) + 1)]
+    try:
+        for _ in range(1000):
+            if all_cores_are_wanted():
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("nobody noticed")
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
 def test_a_process_that_leads_a_session_gives_way_as_a_whole_and_hurries_again() -> None:
     """For nothing else it is written: builder, workers and whoever started them keep their shares."""
     file = Path("/proc/self/autogroup")
@@ -57,7 +97,7 @@ def test_a_process_that_leads_a_session_gives_way_as_a_whole_and_hurries_again()
 # The system takes changes once in a tenth of a second.
 SHARES = """
 import time
-from app.background import give_way, set_session_niceness
+from app.background import all_cores_are_wanted, give_way, rest, resting, set_session_niceness
 said = lambda: print(open("/proc/self/autogroup").read().split()[-1])
 give_way()
 said()

@@ -7,6 +7,7 @@ a weight and metadata is `metadata/epsilon` in what `save` writes, and `model_va
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ class StoredValues:
             if key != _GRAPH_KEY
         ]
         return sorted(stored, key=lambda value: value.name)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers there are in all values."""
+        return sum(math.prod(stored.shape) for stored in self.all)
 
     @cached_property
     def by_name(self) -> dict[str, Stored]:

@@ -1,6 +1,7 @@
 """Which jobs form a batch, on which version it runs, and where."""
 
 import asyncio
+import itertools
 import threading
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import uvloop
 
 from app.batching import batcher as batcher_module
+from app.batching import compute
 from app.errors import Overloaded, TooOld
 from tests.support.batcher import answers, depend, open_harness, threads_of
 
@@ -179,6 +181,19 @@ async def test_a_call_that_is_known_to_be_short_runs_on_the_event_loop():
         for value in range(3):
             assert answers(await harness.submit(value)) == [value]
         assert threads[0] != threads[1] == threads[2] == threading.current_thread().name
+
+
+async def test_a_longer_call_runs_on_the_event_loop_where_it_answers_many_jobs(monkeypatch):
+    """Reading and answering so many takes the event loop longer than their call."""
+    seconds = itertools.count()
+    monkeypatch.setattr(compute, "perf_counter", lambda: next(seconds))  # a call takes one
+    async with open_harness(inline_s=0.5) as harness:
+        threads = threads_of(harness)
+        for jobs in (63, 64, 64, 1, 1):
+            await asyncio.gather(*(harness.submit(0) for _ in range(jobs)))
+        on_loop = [thread == threading.current_thread().name for thread in threads]
+    assert harness.engine.calls == [63, 64, 64, 1, 1]
+    assert on_loop == [False, False, True, False, False]
 
 
 async def test_jobs_of_one_round_of_the_event_loop_are_one_batch():

@@ -354,8 +354,9 @@ def test_what_is_compiled_is_compared_on_the_probes_that_are_answered(tmp_path, 
     graph = opened(tmp_path / "p")
     compared = []
 
-    def check_equivalence(pair, rows, recorded, draws, apart):
+    def check_equivalence(pair, rows, recorded, draws, apart, joined):
         assert apart
+        assert not joined
         compared.extend(float(row["0/observation"][0]) for row in recorded)
 
     monkeypatch.setattr(engine_choice, "check_equivalence", check_equivalence)

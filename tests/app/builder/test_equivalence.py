@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from app.builder.equivalence_episodes import STEPS, check_episodes
 from app.builder.row_comparison import Pair, Unequal
 from app.engine.base import InputRefused
 from app.engine.litert import LiteRTEngine
+from app.engine.noise import CALL_NORMAL
 from app.wire.tensors import Arrays
 from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
 from tests.support.compiled import CompiledPolicies
@@ -130,19 +132,74 @@ class Asleep(Values):
         return {"0": np.zeros((rows, 2), np.float32)}
 
 
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("engine", [Values(), Rounding()])
-def test_equal_up_to_rounding(engine):
-    check_equivalence(Pair(engine, Values(), SPEC, SERVING))
+def test_equal_up_to_rounding(engine, joined):
+    check_equivalence(Pair(engine, Values(), SPEC, SERVING), joined=joined)
 
 
-def test_rounding_may_decide_between_equal_values():
-    check_equivalence(Pair(Tied(0), Tied(1), SPEC, SERVING), rows=(1, 3))
+@pytest.mark.parametrize("joined", [False, True])
+def test_rounding_may_decide_between_equal_values(joined):
+    check_equivalence(Pair(Tied(0), Tied(1), SPEC, SERVING), rows=(1, 3), joined=joined)
 
 
-def test_rounding_may_be_made_large():
-    check_equivalence(Pair(Steep(1 + 1e-7), Steep(), SPEC, SERVING))
+@pytest.mark.parametrize("joined", [False, True])
+def test_rounding_may_be_made_large(joined):
+    check_equivalence(Pair(Steep(1 + 1e-7), Steep(), SPEC, SERVING), joined=joined)
     with pytest.raises(Unequal):
-        check_equivalence(Pair(Steep(1 + 1e-4), Steep(), SPEC, SERVING))
+        check_equivalence(Pair(Steep(1 + 1e-4), Steep(), SPEC, SERVING), joined=joined)
+
+
+class Noting(Values):
+    """Notes the rows of each call, and the size of what is drawn for a call as a whole."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[bytes]] = []
+        self.drawn: set[int] = set()
+
+    def run(self, function, inputs):
+        self.calls.append([row.tobytes() for row in inputs["0/observation"]])
+        self.drawn |= {len(array) for name, array in inputs.items() if name == CALL_NORMAL}
+        return super().run(function, inputs)
+
+
+@pytest.mark.parametrize("recorded", [1, 25])
+def test_the_same_rows_are_compared_where_calls_are_joined(recorded):
+    spec = replace(SPEC, signatures={"action": Signature({"0/observation": TensorInfo("float32", (None, 2))}, {})})
+    rows = [{"0/observation": np.full((1, 2), value, np.float32)} for value in range(recorded)]
+    apart, joined = Noting(), Noting()
+    check_equivalence(Pair(Values(), apart, spec, SERVING), (3,), rows)
+    check_equivalence(Pair(Values(), joined, spec, SERVING), (3,), rows, joined=True)
+    assert sorted(itertools.chain(*joined.calls)) == sorted(itertools.chain(*apart.calls))
+    assert [len(call) for call in joined.calls] == ([21, 1] if recorded == 1 else [21, 24, 1])
+    assert len(apart.calls) == 7 + recorded
+
+
+def test_what_is_drawn_once_for_a_call_is_not_joined():
+    engine = Noting()
+
+    def noise(_: str, rows: int, __: int) -> Arrays:
+        return {CALL_NORMAL: np.zeros(rows, np.float32)}
+
+    check_equivalence(Pair(Values(), engine, SPEC, SERVING, noise, Values()), (3,), joined=True)
+    assert engine.drawn == {3}
+    assert {len(call) for call in engine.calls} == {3}
+
+
+@pytest.mark.parametrize("compiled", [Values, Off])
+def test_rows_beside_one_that_is_refused_are_compared(compiled):
+    class Gentle(Values):
+        def values(self, observation):
+            if np.abs(observation).max() > 100:
+                raise InputRefused("no")
+            return super().values(observation)
+
+    class Both(Gentle, compiled):
+        pass
+
+    judged = contextlib.nullcontext() if compiled is Values else pytest.raises(Unequal, match="action: value is")
+    with judged:
+        check_equivalence(Pair(Both(), Gentle(), SPEC, SERVING), (3,), joined=True)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +216,10 @@ def test_rounding_may_be_made_large():
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Values) else "",
 )
-def test_engine_that_errs_is_unequal(engine, says):
+@pytest.mark.parametrize("joined", [False, True])
+def test_engine_that_errs_is_unequal(engine, says, joined):
     with pytest.raises(Unequal, match=says):
-        check_equivalence(Pair(engine, Values(), SPEC, SERVING))
+        check_equivalence(Pair(engine, Values(), SPEC, SERVING), joined=joined)
 
 
 def test_engine_that_answers_what_tensorflow_refuses_is_unequal():

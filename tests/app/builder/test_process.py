@@ -78,6 +78,10 @@ async def test_a_call_names_all_that_it_is_about_and_each_step_is_reported(tmp_p
         # In the order in which `app.rpc.builder` sends them: recorded, given, serving, whether to compile.
         how = ([], [("a line", {})], None, False)
         prepared = await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "version", *how)
+        await anyio.wait_all_tasks_blocked()
+        assert reports.steps == ["loaded", "probe inputs asked"]
+        # Versions to come are not worth a line for each step, unless one takes long.
+        await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "again", *how)
         # Policies that differ in weights alone share what is compiled; others do not.
         weights = replace(graph, digest="other weights", train_step=7)
         functions = replace(weights, files={**graph.files, "serving/saved_model.pb": "others"})

@@ -9,9 +9,11 @@ import pytest
 import tensorflow as tf
 from tf_agents.policies import policy_saver
 
-from app.artifacts.bundle import Graph
+from app.artifacts.bundle import Bundle, Graph
 from app.builder.open_export import metadata_of, train_step_of
 from app.engine.base import InputRefused
+from app.engine.savedmodel import load
+from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy
 from app.errors import UnusablePolicy
 from app.inputs.defaults import Defaults
@@ -102,6 +104,33 @@ def test_digest_differs_between_exports_and_is_stable(saved: Saved, export):
     plain = opened(export).digest
     assert plain == opened(export).digest
     assert plain not in ("", first)
+
+
+# How do weights get into a copy?
+
+
+@pytest.mark.parametrize("most", [-1, load._FEW], ids=["by TensorFlow", "one by one"])
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("name", SAVERS)
+def test_a_restored_copy_has_all_values_of_the_files(saved: Saved, tmp_path, monkeypatch, name, plain, most):
+    folder = Path(shutil.copytree(saved.folder(name), tmp_path / "export"))
+    if plain:
+        (folder / POLICY_FILE).unlink()
+    graph = opened(folder)
+    expected, copy = load_copy(graph), load_copy(graph)
+    for variable in variables_of(copy):
+        variable.assign(tf.zeros_like(variable) if variable.dtype != tf.string else tf.fill(variable.shape, ""))
+    monkeypatch.setattr(load, "_FEW", most)
+    load.restore(copy, graph, Bundle(tmp_path, graph.digest, graph.digest, -1, "", "", {}))
+    found = [variable.numpy() for variable in variables_of(copy)]
+    assert found
+    for one, other in zip(found, variables_of(expected), strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+def variables_of(copy: TensorFlowEngine) -> list[tf.Variable]:
+    model = copy.model
+    return [*getattr(model, "model_variables", ()), *getattr(model, "metadata", {}).values(), model.train_step]
 
 
 # What is no policy
