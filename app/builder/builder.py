@@ -169,7 +169,7 @@ class Builder:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
         hashes = promised.files if promised is not None else {}
         try:
-            files = copy_files(source, hashes or plain_files(source), staged, hashes)
+            files = copy_files(source, hashes or plain_files(source), staged, hashes, rest)
         except IncompleteError as error:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from app.background import rest
 from app.engine.savedmodel.checkpoint_reader import TRAIN_STEP, Stored, StoredValues, as_train_step
 from app.errors import SwapRefused
 
@@ -50,7 +51,9 @@ def check(folder: Path, expected: Iterable[Stored]) -> None:
     for stored, copies in found.items():
         for copy in copies:
             _check_kind(stored, copy)
+            rest()
             value = values.read(copy)
+            rest()
             if stored.is_weight:
                 _check_finite(stored.name, value)
         _check_same(copies, values)
