@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.artifacts.bundle import AUTO, Bundle, Graph, Prepared, RowSharing
 from app.artifacts.checkpoint_identity import manifest_of, plain_files
-from app.background import rest, resting
+from app.background import all_cores_are_wanted, rest, resting
 from app.builder import checkpoint_validation, probe
 from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice
@@ -51,6 +51,8 @@ class _OfGraph:
 class Builder:
     """Prepares the versions of one policy. `report` is called with the name of each step done.
 
+    `gives_way`: whether others want the core that a version is prepared on.
+
     Args:
       graph: the policy's.
       engine: what every version has to run on, or "auto".
@@ -65,6 +67,7 @@ class Builder:
         self._variables = checkpoint_validation.variables_of(model_folder(graph))
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
+        self.gives_way: Callable[[], bool] = all_cores_are_wanted
 
     @property
     def action_draws(self) -> bool:
@@ -91,10 +94,10 @@ class Builder:
         Raises:
           SwapRefused: it may not serve; the message says why. Nothing lies at `destination`.
         """
-        # What opens has nobody to give way to.
+        # A policy that opens is waited for.
         most_rest_s = _MOST_REST_S if trial.serving is not None else 0.0
         try:
-            with resting(most_rest_s), staged_folder(destination) as staged:
+            with resting(most_rest_s, self.gives_way), staged_folder(destination) as staged:
                 promised = manifest_of(source) if source is not None else None
                 files = self._copied(source, promised, digest, staged) if source is not None else {}
                 unfinished = Bundle(staged, self.graph.digest, digest, -1, "", "", {}, files)

@@ -136,9 +136,12 @@ class _Comparison:
         if not self._apart:
             return
         rows = len(next(iter(self._inputs.values())))
-        rest()
-        alone = [self._compiled.run(self._function, rows_of(self._inputs, [row])) for row in range(rows)]
+        alone = [self._alone(row) for row in range(rows)]
         self._compare({n: np.concatenate([answer[n] for answer in alone]) for n in found}, expected)
+
+    def _alone(self, row: int) -> Arrays:
+        rest()
+        return self._compiled.run(self._function, rows_of(self._inputs, [row]))
 
     def check_form(self) -> None:
         """Compares names, dtypes and shapes, as the values are drawn; raises `Unequal`."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.artifacts.bundle import Graph, Prepared
+from app.background import all_cores_are_wanted
 from app.builder import checkpoint_validation
 from app.builder.builder import Builder
 from app.builder.open_export import open_export
@@ -27,9 +28,6 @@ from app.offload import in_executor
 from app.rpc.link import Handlers, Link
 
 T = TypeVar("T")
-
-# Once a policy is open, only steps that take so long are worth a word: a trainer may publish every second.
-_LONG_STEP_S = 1.0
 
 
 class Calls:
@@ -42,6 +40,7 @@ class Calls:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._builders: dict[str, Builder] = {}
+        self._calls = 0  # that are under way, or wait for it
 
     def handlers(self) -> Handlers:
         """The calls by name; see the methods."""
@@ -62,10 +61,11 @@ class Calls:
         *how: Any,
     ) -> Prepared:
         """See `Builder.prepare`. `how`: the parts of a `Trial`, in their order, and whether it may be compiled."""
-        report = self._reporter(policy, _LONG_STEP_S if policy in self._builders else 0.0)
+        report = self._reporter(policy)
         builder = self._builder(policy, graph)
         report("loaded")
         builder.report = report
+        builder.gives_way = self._gives_way
         *tried_on, compiled = how
         return builder.prepare(source, digest, destination, Trial(*tried_on), compiled)
 
@@ -81,15 +81,17 @@ class Calls:
         """See `checkpoint_validation.train_step_in`."""
         return checkpoint_validation.train_step_in(folder)
 
-    def _reporter(self, policy: str, least_s: float) -> Callable[[str], None]:
-        """A function that reports each step of so many seconds to the control process."""
+    def _gives_way(self) -> bool:
+        """Whether others want its core, and nobody waits for the thread."""
+        return self._calls <= 1 and all_cores_are_wanted()
+
+    def _reporter(self, policy: str) -> Callable[[str], None]:
+        """A function that reports each step to the control process, with the seconds since the step before."""
         last = time.perf_counter()
 
         def report(step: str) -> None:
             nonlocal last
             last, before = time.perf_counter(), last
-            if last - before < least_s:
-                return
             asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, last - before), self._loop)
 
         return report
@@ -107,7 +109,11 @@ class Calls:
 
     def _in_executor(self, call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
         async def answer(*args: object) -> T:
-            return await in_executor(self._executor, _blamed, call, *args)
+            self._calls += 1
+            try:
+                return await in_executor(self._executor, _blamed, call, *args)
+            finally:
+                self._calls -= 1
 
         return answer
 

@@ -27,7 +27,7 @@ from saver.impure_ops import impurities
 
 # Rows that are asked alone, and then among others: so many for the first version, and for those after it.
 _ALONE, _ALONE_LATER = 12, 4
-_SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (7,)
+_SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (67,)
 # Of one call's inputs: beyond, only the smaller calls are made.
 _MOST_NUMBERS = 1 << 20
 _POISONED = (2, 7, 67)

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 _FAREWELL_S = 5.0
 # It has nothing to finish. While it imports TensorFlow, which takes seconds, it does not see that its link is closed.
 _END_BUILDER_S = 0.5
+# Where a policy serves, only steps of a swap that take so long are worth a line: a trainer may publish every second.
+_LONG_STEP_S = 1.0
 
 
 @asynccontextmanager
@@ -142,7 +144,8 @@ class Server:
         settings = self._settings
 
         async def step(policy: str, name: str, seconds: float) -> None:
-            self._progress.step(policy, name, seconds)
+            if seconds >= _LONG_STEP_S or not self._swaps.serves(policy):
+                self._progress.step(policy, name, seconds)
             self._swaps.step(policy, name, seconds)
 
         async def start() -> Child:

@@ -42,6 +42,10 @@ class SwapLog:
             self._proceed(policy, version, name)
         self.changed()
 
+    def serves(self, policy: str) -> bool:
+        """Returns whether a version of the policy serves, or has served."""
+        return policy in self._active
+
     def step(self, policy: str, name: str, seconds: float) -> None:
         """Notes a step of the builder that is done."""
         number, _ = self._running.get(policy, ("", None))

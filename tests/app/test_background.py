@@ -97,7 +97,7 @@ def test_a_process_that_leads_a_session_gives_way_as_a_whole_and_hurries_again()
 # The system takes changes once in a tenth of a second.
 SHARES = """
 import time
-from app.background import all_cores_are_wanted, give_way, rest, resting, set_session_niceness
+from app.background import give_way, set_session_niceness
 said = lambda: print(open("/proc/self/autogroup").read().split()[-1])
 give_way()
 said()

@@ -132,22 +132,26 @@ class Asleep(Values):
         return {"0": np.zeros((rows, 2), np.float32)}
 
 
-@pytest.mark.parametrize("joined", [False, True])
+# As a first version is compared, and as those after it are: calls of 16 rows are never joined.
+WAYS = pytest.mark.parametrize("how", [{}, {"rows": (3,), "joined": True}], ids=["first", "joined"])
+
+
+@WAYS
 @pytest.mark.parametrize("engine", [Values(), Rounding()])
-def test_equal_up_to_rounding(engine, joined):
-    check_equivalence(Pair(engine, Values(), SPEC, SERVING), joined=joined)
+def test_equal_up_to_rounding(engine, how):
+    check_equivalence(Pair(engine, Values(), SPEC, SERVING), **how)
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_rounding_may_decide_between_equal_values(joined):
-    check_equivalence(Pair(Tied(0), Tied(1), SPEC, SERVING), rows=(1, 3), joined=joined)
+@WAYS
+def test_rounding_may_decide_between_equal_values(how):
+    check_equivalence(Pair(Tied(0), Tied(1), SPEC, SERVING), **{"rows": (1, 3), **how})
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_rounding_may_be_made_large(joined):
-    check_equivalence(Pair(Steep(1 + 1e-7), Steep(), SPEC, SERVING), joined=joined)
+@WAYS
+def test_rounding_may_be_made_large(how):
+    check_equivalence(Pair(Steep(1 + 1e-7), Steep(), SPEC, SERVING), **how)
     with pytest.raises(Unequal):
-        check_equivalence(Pair(Steep(1 + 1e-4), Steep(), SPEC, SERVING), joined=joined)
+        check_equivalence(Pair(Steep(1 + 1e-4), Steep(), SPEC, SERVING), **how)
 
 
 class Noting(Values):
@@ -173,6 +177,19 @@ def test_the_same_rows_are_compared_where_calls_are_joined(recorded):
     assert sorted(itertools.chain(*joined.calls)) == sorted(itertools.chain(*apart.calls))
     assert [len(call) for call in joined.calls] == ([21, 1] if recorded == 1 else [21, 24, 1])
     assert len(apart.calls) == 7 + recorded
+
+
+def test_recorded_rows_that_are_joined_are_each_compared():
+    class OffAtSeven(Values):
+        def values(self, observation):
+            return observation + np.where(observation == 7, np.float32(1e-3), np.float32(0))
+
+    spec = replace(SPEC, signatures={"action": Signature({"0/observation": TensorInfo("float32", (None, 2))}, {})})
+    rows = [{"0/observation": np.full((1, 2), value, np.float32)} for value in range(7)]
+    check_equivalence(Pair(OffAtSeven(), Values(), spec, SERVING), (3,), rows, joined=True)
+    rows.append({"0/observation": np.full((1, 2), 7, np.float32)})
+    with pytest.raises(Unequal, match="action: value is"):
+        check_equivalence(Pair(OffAtSeven(), Values(), spec, SERVING), (3,), rows, joined=True)
 
 
 def test_what_is_drawn_once_for_a_call_is_not_joined():
@@ -216,10 +233,10 @@ def test_rows_beside_one_that_is_refused_are_compared(compiled):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Values) else "",
 )
-@pytest.mark.parametrize("joined", [False, True])
-def test_engine_that_errs_is_unequal(engine, says, joined):
+@WAYS
+def test_engine_that_errs_is_unequal(engine, says, how):
     with pytest.raises(Unequal, match=says):
-        check_equivalence(Pair(engine, Values(), SPEC, SERVING), joined=joined)
+        check_equivalence(Pair(engine, Values(), SPEC, SERVING), **how)
 
 
 def test_engine_that_answers_what_tensorflow_refuses_is_unequal():

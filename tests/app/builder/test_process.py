@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from app.builder import process
 from app.builder.process import Calls, _blamed
 from app.errors import PolicyServerError, SwapRefused, UnusablePolicy
 from saver import PolicySaver
@@ -78,10 +80,6 @@ async def test_a_call_names_all_that_it_is_about_and_each_step_is_reported(tmp_p
         # In the order in which `app.rpc.builder` sends them: recorded, given, serving, whether to compile.
         how = ([], [("a line", {})], None, False)
         prepared = await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "version", *how)
-        await anyio.wait_all_tasks_blocked()
-        assert reports.steps == ["loaded", "probe inputs asked"]
-        # Versions to come are not worth a line for each step, unless one takes long.
-        await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "again", *how)
         # Policies that differ in weights alone share what is compiled; others do not.
         weights = replace(graph, digest="other weights", train_step=7)
         functions = replace(weights, files={**graph.files, "serving/saved_model.pb": "others"})
@@ -91,3 +89,37 @@ async def test_a_call_names_all_that_it_is_about_and_each_step_is_reported(tmp_p
     assert prepared.bundle.probed["asked"] == 5
     assert prepared.bundle.engine_reason == "the builder process crashed while compiling it"
     assert reports.steps == ["loaded", "probe inputs asked"]
+
+
+@pytest.mark.anyio
+async def test_a_version_gives_way_to_answers_unless_another_policy_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PolicySaver(saver_policies.q()).save(tmp_path / "p")
+    wanted = True
+    monkeypatch.setattr(process, "all_cores_are_wanted", lambda: wanted)
+    goes_on = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        calls = Calls(executor, "auto")
+        calls.link = Reports()  # type: ignore[assignment]
+        handlers = calls.handlers()
+        graph = await handlers["open"](tmp_path / "p", tmp_path / "graphs")
+        await handlers["prepare"]("p", graph, None, graph.digest, tmp_path / "version", [], [], None, False)
+        builder = calls._builders["p"]
+        assert builder.gives_way()
+        wanted = False
+        assert not builder.gives_way()
+        wanted = True
+        executor.submit(goes_on.wait, 60)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(handlers["check"], "p", graph, tmp_path / "p")
+                await anyio.wait_all_tasks_blocked()
+                assert builder.gives_way()  # that is the one under way
+                tasks.start_soon(handlers["check"], "p", graph, tmp_path / "p")
+                await anyio.wait_all_tasks_blocked()
+                assert not builder.gives_way()
+                goes_on.set()
+        finally:
+            goes_on.set()
+        assert builder.gives_way()

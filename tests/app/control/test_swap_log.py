@@ -45,7 +45,10 @@ class Log:
 def test_a_swap_goes_through_its_stages() -> None:
     log = Log()
     first, second = log.version("export"), log.version("a")
+    assert not log.log.serves("p")
     log.activate(first)
+    assert log.log.serves("p")
+    assert not log.log.serves("q")
     (start,) = log.shown
     assert (start["state"], start["stages"]) == ("done", {"loaded": 0.25, "verified": 0.25, "active": 0.25})
     assert "previous" not in start

@@ -109,10 +109,10 @@ def test_digest_differs_between_exports_and_is_stable(saved: Saved, export):
 # How do weights get into a copy?
 
 
-@pytest.mark.parametrize("most", [-1, load._FEW], ids=["by TensorFlow", "one by one"])
+@pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("name", SAVERS)
-def test_a_restored_copy_has_all_values_of_the_files(saved: Saved, tmp_path, monkeypatch, name, plain, most):
+def test_a_restored_copy_has_all_values_of_the_files(saved: Saved, tmp_path, monkeypatch, name, plain, one_by_one):
     folder = Path(shutil.copytree(saved.folder(name), tmp_path / "export"))
     if plain:
         (folder / POLICY_FILE).unlink()
@@ -120,12 +120,31 @@ def test_a_restored_copy_has_all_values_of_the_files(saved: Saved, tmp_path, mon
     expected, copy = load_copy(graph), load_copy(graph)
     for variable in variables_of(copy):
         variable.assign(tf.zeros_like(variable) if variable.dtype != tf.string else tf.fill(variable.shape, ""))
-    monkeypatch.setattr(load, "_FEW", most)
+    monkeypatch.setattr(*((tf.train, "Checkpoint", None) if one_by_one else (load, "_FEW", -1)))
     load.restore(copy, graph, Bundle(tmp_path, graph.digest, graph.digest, -1, "", "", {}))
     found = [variable.numpy() for variable in variables_of(copy)]
     assert found
     for one, other in zip(found, variables_of(expected), strict=True):
         np.testing.assert_array_equal(one, other.numpy())
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_restored_copy_has_all_values_of_a_checkpoint(tmp_path, monkeypatch, one_by_one):
+    """As TF-Agents' own saver writes it, and so does ours: the policy is a child of what is saved."""
+    policy, train_step = policies.q(), tf.Variable(7, dtype=tf.int64)
+    saver = PolicySaver(policy, train_step=train_step)
+    saver.save(tmp_path / "q")
+    train_step.assign(9)
+    for number, variable in enumerate(policy.variables()):
+        variable.assign(tf.random.stateless_normal(variable.shape, (3, number)))
+    saver.save_checkpoint(tmp_path / "checkpoint")
+    graph = opened(tmp_path / "q")
+    copy = load_copy(graph)
+    monkeypatch.setattr(*((tf.train, "Checkpoint", None) if one_by_one else (load, "_FEW", -1)))
+    load.restore(copy, graph, Bundle(tmp_path / "checkpoint", graph.digest, "others", -1, "", "", {}))
+    assert train_step_of(copy.model) == 9
+    for found, variable in zip(copy.model.model_variables, policy.variables(), strict=True):
+        np.testing.assert_array_equal(found.numpy(), variable.numpy())
 
 
 def variables_of(copy: TensorFlowEngine) -> list[tf.Variable]:
