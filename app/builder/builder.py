@@ -5,6 +5,7 @@ Every method blocks. All calls come from one thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,8 +34,9 @@ from saver.artifact import (
 )
 from saver.artifact.publishing import publish, staged_folder
 
-# Rather than keep answers waiting, a version comes by so much later.
-_MOST_REST_S = 0.3
+# Rather than keep answers waiting, a version comes by so much later; of more numbers, a call takes longer than a turn,
+# and rests between calls were of no use.
+_MOST_REST_S, _MOST_NUMBERS = 0.3, 2**21
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Builder:
             _OfGraph(EngineChoice(graph, engine), load_copy(graph)) if like is None else like._of_graph
         )
         self._variables = checkpoint_validation.variables_of(model_folder(graph))
+        self._numbers = sum(math.prod(stored.shape) for stored in self._variables)
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
         self.gives_way: Callable[[], bool] = all_cores_are_wanted
@@ -95,7 +98,8 @@ class Builder:
           SwapRefused: it may not serve; the message says why. Nothing lies at `destination`.
         """
         # A policy that opens is waited for.
-        most_rest_s = _MOST_REST_S if trial.serving is not None else 0.0
+        rests = trial.serving is not None and self._numbers <= _MOST_NUMBERS
+        most_rest_s = _MOST_REST_S if rests else 0.0
         try:
             with resting(most_rest_s, self.gives_way), staged_folder(destination) as staged:
                 promised = manifest_of(source) if source is not None else None
@@ -172,7 +176,7 @@ class Builder:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
         hashes = promised.files if promised is not None else {}
         try:
-            files = copy_files(source, hashes or plain_files(source), staged, hashes, rest)
+            files = copy_files(source, hashes or plain_files(source), staged, hashes)
         except IncompleteError as error:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:

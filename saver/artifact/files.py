@@ -63,13 +63,7 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             _compare(name, _sha256(file), expected)
 
 
-def copy_files(
-    folder: Path,
-    names: Iterable[str],
-    destination: Path,
-    hashes: Mapping[str, str],
-    between: Callable[[], None] = lambda: None,
-) -> dict[str, str]:
+def copy_files(folder: Path, names: Iterable[str], destination: Path, hashes: Mapping[str, str]) -> dict[str, str]:
     """Copies files of `folder` into the folder `destination` and compares them with `hashes`, in one reading.
 
     What was compared is then what is used, whatever becomes of the originals.
@@ -79,7 +73,6 @@ def copy_files(
       names: paths relative to `folder`, with slashes.
       destination: where the copies go, under the same names.
       hashes: sha256 (hex) by name; a name that is not in it is not compared.
-      between: called after each piece of a file.
 
     Returns:
       sha256 (hex) of each copy, by name.
@@ -98,7 +91,6 @@ def copy_files(
                 while chunk := _read_chunk(original, name):
                     digest.update(chunk)
                     copy.write(chunk)
-                    between()
         found[name] = digest.hexdigest()
         _compare(name, found[name], hashes.get(name, found[name]))
     return found
