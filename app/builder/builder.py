@@ -5,7 +5,6 @@ Every method blocks. All calls come from one thread.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from app.builder.engine_choice import EngineChoice
 from app.builder.open_export import train_step_of
 from app.builder.probe import NO_TRIAL, Probed, Trial
 from app.builder.unsupported import draws
+from app.engine.savedmodel.checkpoint_reader import numbers_in
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
@@ -67,7 +67,6 @@ class Builder:
             _OfGraph(EngineChoice(graph, engine), load_copy(graph)) if like is None else like._of_graph
         )
         self._variables = checkpoint_validation.variables_of(model_folder(graph))
-        self._numbers = sum(math.prod(stored.shape) for stored in self._variables)
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
         self.gives_way: Callable[[], bool] = all_cores_are_wanted
@@ -98,7 +97,7 @@ class Builder:
           SwapRefused: it may not serve; the message says why. Nothing lies at `destination`.
         """
         # A policy that opens is waited for.
-        rests = trial.serving is not None and self._numbers <= _MOST_NUMBERS
+        rests = trial.serving is not None and numbers_in(self._variables) <= _MOST_NUMBERS
         most_rest_s = _MOST_REST_S if rests else 0.0
         try:
             with resting(most_rest_s, self.gives_way), staged_folder(destination) as staged:
@@ -181,7 +180,6 @@ class Builder:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
-        rest()
         self._check_variables(staged, source)
         return files
 
@@ -202,7 +200,6 @@ class Builder:
         copy, shared.copy = shared.copy or load_copy(self.graph), None
         rest()
         restore(copy, self.graph, bundle)
-        rest()
         shared.copy = copy
         return copy
 

@@ -53,7 +53,6 @@ def check(folder: Path, expected: Iterable[Stored]) -> None:
             _check_kind(stored, copy)
             rest()
             value = values.read(copy)
-            rest()
             if stored.is_weight:
                 _check_finite(stored.name, value)
         _check_same(copies, values)

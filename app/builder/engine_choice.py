@@ -123,7 +123,6 @@ class EngineChoice:
         except (RuntimeError, ValueError) as error:
             raise CannotCompile(f"LiteRT cannot load what it was converted to: {str(error)[:200]}") from error
         self.report("compiled")
-        rest()
         if self._rows.dependence is not None and spec.batch_size is not None:
             rows = (spec.batch_size,)
         reference = compiler.of_noise(copy)

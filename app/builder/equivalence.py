@@ -56,14 +56,13 @@ def check_equivalence(
         _check_same_state(pair.compiled.initial_state(count), state)
         probes = list(probes_of_action(spec, state, count))
         for function in functions:
-            noise = [pair.noise_of(function, count, probe) for probe in range(len(probes))]
             comparisons = [
-                _Comparison(pair, function, inputs | drawn, apart) for inputs, drawn in zip(probes, noise, strict=True)
+                _Comparison(pair, function, inputs, apart, pair.noise_of(function, count, probe))
+                for probe, inputs in enumerate(probes)
             ]
             _check_all(comparisons, most_rows // count)
-            for comparison, inputs, drawn in zip(comparisons, probes, noise, strict=True):
-                if drawn and function != "sample":
-                    comparison.check_fresh(inputs)
+            for comparison in comparisons:
+                comparison.check_fresh()
         for inputs in probes if draws else ():
             _Comparison(pair, "action", inputs, apart).check_form()
     if not spec.batch_size or apart:
@@ -72,14 +71,18 @@ def check_equivalence(
         state = spec.state_inputs(reference.initial_state(1))
         wanted = spec.signatures["action"].inputs
         asked = [state | {name: row[name] for name in wanted if name in row} for row in recorded]
-        noise = [pair.noise_of(first, 1, probe) for probe in range(len(asked))]
-        _check_all([_Comparison(pair, first, i | n, apart) for i, n in zip(asked, noise, strict=True)], most_rows)
+        comparisons = [
+            _Comparison(pair, first, inputs, apart, pair.noise_of(first, 1, probe))
+            for probe, inputs in enumerate(asked)
+        ]
+        _check_all(comparisons, most_rows)
 
 
 def _check_all(comparisons: Sequence[_Comparison], most: int) -> None:
     """Makes each comparison; `most`: so many of them by one call, where that is possible."""
-    for start in range(0, len(comparisons), max(1, most)):
-        some = comparisons[start : start + max(1, most)]
+    most = max(1, most)
+    for start in range(0, len(comparisons), most):
+        some = comparisons[start : start + most]
         joined = _Comparison.joined(some) if len(some) > 1 else None
         if joined is None or not joined.check_joined():
             for each in some:
@@ -93,15 +96,17 @@ def _check_same_state(found: Arrays, expected: Arrays) -> None:
 
 
 class _Comparison:
-    """One function and one batch of inputs."""
+    """One function and one batch of inputs. `noise`: what of its inputs is drawn."""
 
-    def __init__(self, pair: Pair, function: str, inputs: Arrays, apart: bool) -> None:
+    def __init__(self, pair: Pair, function: str, inputs: Arrays, apart: bool, noise: Arrays | None = None) -> None:
         self._apart = apart
         self._compiled = pair.compiled
         self._reference = pair.reference
         self._original = pair.original
         self._function = function
-        self._inputs = inputs
+        self._without_noise = inputs
+        self._noise = noise or {}
+        self._inputs = inputs | self._noise
 
     @classmethod
     def joined(cls, some: Sequence[_Comparison]) -> _Comparison | None:
@@ -149,13 +154,15 @@ class _Comparison:
         if answers is not None:
             differing_rows(*answers)
 
-    def check_fresh(self, inputs: Arrays) -> None:
-        """Compares names, dtypes and shapes of the answer to the same inputs without noise.
+    def check_fresh(self) -> None:
+        """Compares names, dtypes and shapes of the answer to the same inputs without noise; not of `sample`.
 
         Raises:
           Unequal: they differ, or the function refuses inputs that it answers where it draws for itself.
         """
-        answers = self._answers()
+        if not self._noise or self._function == "sample":
+            return
+        inputs, answers = self._without_noise, self._answers()
         if answers is not None:
             differing_rows(self._compiled.run(self._function, inputs), answers[1])
         elif self._original is not None and _answers(self._original, self._function, inputs):

@@ -18,7 +18,7 @@ from app.builder.draws import CATEGORY, INTEGER, NORMAL, CannotReplace, Draw, dr
 from app.builder.random_ops import changes_state, reached
 from app.builder.traced_again import OpenGraph
 from app.builder.unrolled_loops import CannotUnroll, runs_others, unrolled
-from app.engine.noise import CALL_NORMAL, CALL_UNIFORM, NOISE_INPUTS
+from app.engine.noise import CALL_UNIFORM, NOISE_INPUTS, OF_A_CALL
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.wire.tensors import Arrays
 from saver.artifact import NOISE_NORMAL, NOISE_UNIFORM, PolicySpec
@@ -180,7 +180,7 @@ def _places(
     places, sizes = [], dict[str, int]()
     for draw, *found in zip(draws, *shapes, strict=True):
         axis, count = _by_row(found, rows)
-        source = (CALL_UNIFORM, CALL_NORMAL) if axis is None else (NOISE_UNIFORM, NOISE_NORMAL)
+        source = OF_A_CALL if axis is None else (NOISE_UNIFORM, NOISE_NORMAL)
         name = source[draw.what == NORMAL]
         places.append((draw, _Place(name, sizes.get(name, 0), count, found[0], axis)))
         sizes[name] = sizes.get(name, 0) + count

@@ -96,11 +96,6 @@ class StoredValues:
         ]
         return sorted(stored, key=lambda value: value.name)
 
-    @property
-    def numbers(self) -> int:
-        """How many numbers there are in all values."""
-        return sum(math.prod(stored.shape) for stored in self.all)
-
     @cached_property
     def by_name(self) -> dict[str, Stored]:
         """Every value, by each of its names."""
@@ -168,6 +163,11 @@ class StoredValues:
             return self._reader.get_tensor(key)
         except Exception as error:
             raise SwapRefused(f"{name} cannot be read: {_line(error, self._folder)}") from None
+
+
+def numbers_in(values: Iterable[Stored]) -> int:
+    """Returns how many numbers there are in all of these values."""
+    return sum(math.prod(stored.shape) for stored in values)
 
 
 def prefix(folder: Path) -> str:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.savedmodel import missing_types
-from app.engine.savedmodel.checkpoint_reader import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, prefix
+from app.engine.savedmodel.checkpoint_reader import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, numbers_in, prefix
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.engine.savedmodel.generators import draw_afresh, generator_states
 from app.errors import SwapRefused, UnusablePolicy
@@ -82,20 +82,23 @@ def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
     source = model_folder(graph) if bundle.digest == graph.digest else bundle.folder
     values = StoredValues(source)
     try:
-        if values.numbers <= _FEW and _assigned(engine.model, values):
-            draw_afresh(engine.generators)
-            return
-        # A new object each time: one that is used again leaks (54 KiB a restore were measured).
-        checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": engine.model})
-        status = checkpoint.read(prefix(source))
-        try:
-            status.assert_consumed()
-        except AssertionError:
-            if not _assigned(engine.model, values):
-                raise
+        if numbers_in(values.all) > _FEW or not _assigned(engine.model, values):
+            _read(engine.model, values, source)
     except Exception as error:  # it has many kinds of errors for a file that it does not like
         raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
     draw_afresh(engine.generators)
+
+
+def _read(model: Any, values: StoredValues, source: Path) -> None:
+    """Has TensorFlow restore the values of a folder; raises whatever it raises."""
+    # A new object each time: one that is used again leaks (54 KiB a restore were measured).
+    checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": model})
+    status = checkpoint.read(prefix(source))
+    try:
+        status.assert_consumed()
+    except AssertionError:
+        if not _assigned(model, values):
+            raise
 
 
 def _assigned(model: Any, values: StoredValues) -> bool:
