@@ -67,10 +67,10 @@ class Batcher:
         self._parts = parts
         self.traffic: Traffic | None = None
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Job] = deque()
+        self.waiting: deque[Job] = deque()  # see `Due`
         self._in_thread: Sequence[Job] = ()
         self._running: asyncio.Task[None] | None = None
-        self._deadlines = Deadlines(self._loop, lambda: (*self._waiting, *self._in_thread), self._why_late)
+        self._deadlines = Deadlines(self._loop, lambda: (*self.waiting, *self._in_thread), self._why_late)
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
         self._call_times: defaultdict[str, CallTimes] = defaultdict(CallTimes)
@@ -93,7 +93,7 @@ class Batcher:
 
     def measure(self) -> None:
         """Records how many requests wait."""
-        self._parts.metrics.queue(len(self._waiting), self._parts.queue_limit)
+        self._parts.metrics.queue(len(self.waiting), self._parts.queue_limit)
 
     def submit(self, job: Job) -> None:
         """Puts a job into the queue; its waiter gets the result, or the error.
@@ -104,11 +104,11 @@ class Batcher:
         """
         if self._paused or self._closed:
             self.check_open()
-        if len(self._waiting) >= self._parts.queue_limit:
-            self._waiting = deque(waiting for waiting in self._waiting if not waiting.waiter.done())
-            if len(self._waiting) >= self._parts.queue_limit:
-                raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
-        self._waiting.append(job)
+        if len(self.waiting) >= self._parts.queue_limit:
+            self.waiting = deque(waiting for waiting in self.waiting if not waiting.waiter.done())
+            if len(self.waiting) >= self._parts.queue_limit:
+                raise Overloaded(f"{len(self.waiting)} requests wait already; try again")
+        self.waiting.append(job)
         if self._running is not None or self._paused:
             self._deadlines.watch(job.deadline)
         else:
@@ -116,7 +116,7 @@ class Batcher:
 
     def submit_alone(self, job: Job) -> None:
         """Does what `submit` does, and runs the job now where nothing else waits or runs; see `Arrivals`."""
-        is_busy = self._waiting or self._running or self._released or self._paused or self._closed
+        is_busy = self.waiting or self._running or self._released or self._paused or self._closed
         if is_busy or not self._arrivals.is_alone():
             self.submit(job)
         else:
@@ -212,7 +212,7 @@ class Batcher:
 
     async def _finished(self) -> None:
         """Returns when nothing waits any more but for the end of a pause."""
-        while self._running is not None or (self._waiting and self._paused is not Pause.WAIT):
+        while self._running is not None or (self.waiting and self._paused is not Pause.WAIT):
             if self._running is not None:
                 await asyncio.wait({self._running})
             elif self._closed or self._paused:
@@ -222,11 +222,11 @@ class Batcher:
                 return  # the pause was ended meanwhile
 
     def _refuse_waiting(self, reason: str) -> None:
-        while self._waiting:
-            fail(self._waiting.popleft(), NotReady(reason))
+        while self.waiting:
+            fail(self.waiting.popleft(), NotReady(reason))
 
     def _go_on(self) -> None:
-        if self._waiting and not self._is_due and self._running is None:
+        if self.waiting and not self._is_due and self._running is None:
             self._is_due = True
             self._turns.add(self)
 
@@ -235,7 +235,7 @@ class Batcher:
         self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None
-        jobs, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
+        jobs, expired = next_batch(self.waiting, self._most_rows, self._loop.time())
         for job in expired:
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
         self._arrivals.note(len(jobs))
@@ -255,7 +255,7 @@ class Batcher:
         loaded = waited[0].loaded or self._parts.active()
         version = loaded.version
         if loaded.retired:
-            self._waiting.extendleft(refuse_gone(version, waited))
+            self.waiting.extendleft(refuse_gone(version, waited))
             return None
         self._most_rows = 1 if version.dependent_rows else MOST_ROWS
         jobs = new_enough(waited, version.train_step, version.name)
@@ -288,12 +288,13 @@ class Batcher:
     def _deliver(self, batch: Batch, outcomes: Outcomes) -> None:
         jobs = batch.jobs
         try:
-            self._record(jobs[0], outcomes[0])
+            self._record(jobs[0], outcomes[0], now := self._loop.time())
             if jobs[0].loaded is not None:
                 jobs, outcomes, failed = without_failed(jobs, outcomes)
-                self._waiting.extendleft(fallen_back(failed))
+                self.waiting.extendleft(fallen_back(failed))
             if self.traffic is not None:
-                self.traffic.delivers(batch.loaded, jobs, outcomes, self._loop.time(), bool(self._waiting))
+                self.traffic.delivers(batch.loaded, jobs, outcomes, now, bool(self.waiting))
+            self._turns.cork.expect(len(jobs))
             deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
             self._turns.poll.answered()
             self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
@@ -305,8 +306,7 @@ class Batcher:
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""
 
-    def _record(self, job: Job, outcome: Arrays | Exception) -> None:
-        now = self._loop.time()
+    def _record(self, job: Job, outcome: Arrays | Exception, now: float) -> None:
         if self._sample.wants(now) and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
             whole = self._parts.complete(job.inputs, job.rows, {} if job.needs_state else None)
             self._sample.offer(whole, outcome, now)

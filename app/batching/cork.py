@@ -1,8 +1,8 @@
-"""Answers that are written some time apart leave together: those of a batch that is recorded, and of several policies'.
+"""Answers leave together: those of a batch that is recorded, of one with many, and of several policies'.
 
 Between two answers that are written tens of microseconds apart, the client's process falls asleep and has to be woken
 up, and code leaves the cache: some 18 µs a send, and 9 where sends follow each other; in a virtual machine of a virtual
-machine three times as much. Those of one batch that is not recorded leave at once: whoever asked goes on meanwhile.
+machine three times as much. The few of one batch that is not recorded leave at once: whoever asked goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Protocol
 
 from app.batching.failures import guarded
 
-# More are not held back: the first would wait for too long.
-_MOST_HELD = 16
+# More, or more bytes, are not held back: the first would wait for too long.
+_MOST_HELD, _MOST_BYTES = 64, 64 * 1024
+# So many of one batch leave together. With fewer, client and server would wait for each other by turns.
+_MANY = 8
 
 
 class Sender(Protocol):
@@ -29,6 +31,7 @@ class Cork:
     def __init__(self) -> None:
         self._delivers = self._together = False
         self._held: list[tuple[Sender, bytes]] = []
+        self._bytes = 0
         self._before: list[Callable[[], None]] = []
 
     def run(self, deliveries: Sequence[Callable[[], None]]) -> None:
@@ -39,12 +42,17 @@ class Cork:
         self._delivers = self._together = False
         self.send_all()
 
+    def expect(self, answers: int) -> None:
+        """Notes of how many answers the batch is that is delivered now."""
+        self._together = self._delivers and (self._together or answers >= _MANY)
+
     def hold(self, sender: Sender, data: bytes) -> bool:
         """Holds an answer back where others are to leave with it; returns whether it does. Its caller sends others."""
         if not self._before and not self._together:
             return False
         self._held.append((sender, data))
-        if len(self._held) >= _MOST_HELD:
+        self._bytes += len(data)
+        if len(self._held) >= _MOST_HELD or self._bytes >= _MOST_BYTES:
             self.send_all()
         return True
 
@@ -60,6 +68,6 @@ class Cork:
         before, self._before = self._before, []
         for call in before:
             guarded(call)
-        held, self._held = self._held, []
+        held, self._held, self._bytes = self._held, [], 0
         for sender, data in held:
             guarded(sender.write_now, data)

@@ -57,9 +57,33 @@ def test_answers_of_several_batches_are_held_back_though_nothing_comes_before_th
 
 def test_many_answers_leave_in_parts() -> None:
     events = Events()
-    answers = [str(number) for number in range(20)]
+    answers = [str(number) for number in range(70)]
     events.cork.run([events.answering(*answers)])
-    assert events.all == [*answers[:16], *leaving(*answers[:16]), *answers[16:], *leaving(*answers[16:])]
+    assert events.all == [*answers[:64], *leaving(*answers[:64]), *answers[64:], *leaving(*answers[64:])]
+
+
+def test_large_answers_leave_in_smaller_parts() -> None:
+    events = Events()
+    answers = ["a" * 30_000, "b" * 30_000, "c" * 30_000, "d" * 60_000, "e"]
+    events.cork.run([events.answering(*answers)])
+    assert events.all == [*answers[:3], *leaving(*answers[:3]), *answers[3:], *leaving(*answers[3:])]
+
+
+@pytest.mark.parametrize(("count", "leave_together"), [(7, False), (8, True)])
+def test_many_answers_of_one_batch_leave_together(count: int, leave_together: bool) -> None:
+    events = Events()
+    held = []
+
+    def deliver() -> None:
+        events.cork.expect(count)
+        held.append(events.cork.hold(events, b"a"))
+        events.all.append("written")
+
+    events.cork.run([deliver])
+    assert held == [leave_together]
+    assert events.all == ["written", "sent a"][: 1 + leave_together]
+    events.cork.expect(count)
+    assert not events.cork.hold(events, b"by itself"), "no batch is delivered"
 
 
 def test_what_needs_nothing_before_it_leaves_at_once() -> None:

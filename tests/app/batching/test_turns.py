@@ -79,7 +79,7 @@ class Policies:
     def write_now(self, data: bytes) -> None:
         self.all.append(f"sent {data.decode()}")
 
-    def batcher(self, name: str, takes_s: float = 0, is_in_thread: bool = False) -> Any:
+    def batcher(self, name: str, takes_s: float = 0, is_in_thread: bool = False, waiting: int = 1) -> Any:
         def deliver() -> None:
             self.all.append(f"delivered {name}")
             if not self.turns.cork.hold(self, name.encode()):
@@ -90,7 +90,7 @@ class Policies:
             self.now += takes_s
             return None if is_in_thread else deliver
 
-        return SimpleNamespace(compute=compute)
+        return SimpleNamespace(compute=compute, waiting=["a job"] * waiting)
 
     async def run(self, *batchers: Any) -> list[str]:
         for batcher in batchers:
@@ -113,11 +113,20 @@ async def test_many_policies_take_several_rounds() -> None:
     policies = Policies()
     names = [f"{number}" for number in range(40)]
     found = await policies.run(*map(policies.batcher, names))
-    # Of the first round the answers leave in two parts.
-    rounds = [phases(*names[:32])[:64], phases(*names[32:])]
-    assert [event for event in found if not event.startswith("sent")][:64] == [*rounds[0]]
-    assert found[96:] == rounds[1]
-    assert [event for event in found if event.startswith("sent")] == [f"sent {name}" for name in names]
+    assert found == phases(*names[:32]) + phases(*names[32:])
+
+
+async def test_a_turn_with_several_requests_of_a_policy_lasts_for_another_look_at_the_connections_and_no_more() -> None:
+    policies = Policies()
+    assert await policies.run(policies.batcher("a"), policies.batcher("b", waiting=2)) == []
+    assert policies.turns.is_open
+    policies.turns.add(policies.batcher("c", waiting=2))  # it has come meanwhile
+    await asyncio.sleep(0)
+    assert policies.all == phases("a", "b", "c")
+    policies.all.clear()
+    assert await policies.run(policies.batcher("d", waiting=2)) == [], "the next turn is looked at anew"
+    await asyncio.sleep(0)
+    assert policies.all == phases("d")
 
 
 async def test_who_is_computed_does_not_wait_for_long() -> None:
@@ -134,7 +143,7 @@ async def test_a_batch_that_runs_in_a_thread_is_not_delivered_here() -> None:
 
 async def test_a_policy_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
     policies = Policies()
-    broken = SimpleNamespace(compute=lambda: 1 / 0)
+    broken = SimpleNamespace(compute=lambda: 1 / 0, waiting=[])
     assert await policies.run(broken, policies.batcher("b")) == ["computed b", "delivered b", "sent b"]
     assert "ZeroDivisionError" in caplog.text
 
@@ -142,7 +151,7 @@ async def test_a_policy_that_fails_harms_no_other(caplog: pytest.LogCaptureFixtu
 async def test_what_becomes_due_meanwhile_has_the_next_turn() -> None:
     policies = Policies()
     later = policies.batcher("later")
-    first = SimpleNamespace(compute=lambda: policies.turns.add(later))
+    first = SimpleNamespace(compute=lambda: policies.turns.add(later), waiting=[])
     assert await policies.run(first) == []
     await asyncio.sleep(0)
     assert policies.all == phases("later")
