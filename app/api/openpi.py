@@ -14,6 +14,7 @@ from typing import Any, cast
 from urllib.parse import parse_qs, unquote
 from weakref import WeakSet
 
+import msgspec
 import numpy as np
 from fastapi import Response
 from websockets.datastructures import Headers
@@ -277,7 +278,7 @@ class Episode:
         if inputs.rows != rows:
             expected = f"{rows}, as in the step before: the episode goes on until it is reset"
             raise DoesNotFit([Problem("observation", f"rows: {inputs.rows}", expected)])
-        return inputs._replace(arrays=inputs.arrays | state, needs_state=False)
+        return msgspec.structs.replace(inputs, arrays=inputs.arrays | state, needs_state=False)
 
 
 class MessageCycle(RequestCycle):

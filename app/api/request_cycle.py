@@ -135,10 +135,8 @@ class RequestCycle(Cycle):
         self._pending = pending
         if service.waits(pending):
             self.waiting = asyncio.get_running_loop().create_task(self._wait(service, pending))
-        elif self.alone:
-            service.submit_alone(pending, self, now)
         else:
-            service.submit(pending, self, now)
+            service.submit(pending, self, now, self.alone)
 
     def _ask_large(self, service: Service, body: bytes, now: float) -> None:
         limit = self.route.large.limit
@@ -192,7 +190,7 @@ class RequestCycle(Cycle):
     def _answer(self, body: bytes) -> None:
         self.over, self._pending = True, None
         self._receiver.write_answer(self.route.writes.header, body)
-        self._count(200)  # when the answer has left
+        self._metrics.answered(200, perf_counter() - self._started)  # when the answer has left
 
 
 class FastPathCycle(RequestCycle):

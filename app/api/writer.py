@@ -101,7 +101,10 @@ class AnswerWriter(asyncio.Protocol):
         if self.odd and self.stays:
             self.stays = self.may_stay()
         end = b"\r\n" if self.stays else b"connection: close\r\n\r\n"
-        self.write(b"".join((status, self._common_head(), fields, end, body)))
+        headers, common = self._common
+        if headers is not self.server_state.default_headers:
+            common = self._new_common_head()
+        self.write(b"".join((status, common, fields, end, body)))
 
     def write(self, data: bytes) -> None:
         """See `Connection`. What is not the usual answer is never held back: the connection may be closed behind it."""
@@ -142,11 +145,9 @@ class AnswerWriter(asyncio.Protocol):
         """See `Owner`."""
         raise NotImplementedError
 
-    def _common_head(self) -> bytes:
+    def _new_common_head(self) -> bytes:
         """Returns the header fields that every answer has, date first: uvicorn makes a new list each second."""
         headers = self.server_state.default_headers
-        known, text = self._common
-        if known is not headers:
-            text = b"".join([b"%b: %b\r\n" % header for header in headers])
-            type(self)._common = headers, text
+        text = b"".join([b"%b: %b\r\n" % header for header in headers])
+        type(self)._common = headers, text
         return text

@@ -95,8 +95,12 @@ class Batcher:
         """Records how many requests wait."""
         self._parts.metrics.queue(len(self.waiting), self._parts.queue_limit)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, alone: bool = False) -> None:
         """Puts a job into the queue; its waiter gets the result, or the error.
+
+        Args:
+          job: one that was not submitted before.
+          alone: whether it may run now, where nothing else waits or runs; see `Arrivals`.
 
         Raises:
           Overloaded: the queue is full.
@@ -104,6 +108,12 @@ class Batcher:
         """
         if self._paused or self._closed:
             self.check_open()
+        is_busy = self.waiting or self._running or self._released or self._paused
+        if alone and not is_busy and self._arrivals.is_alone():
+            if (delivery := self._computed([job])) is not None:
+                delivery()
+            self._arrivals.note_alone()  # after the answer has left
+            return
         if len(self.waiting) >= self._parts.queue_limit:
             self.waiting = deque(waiting for waiting in self.waiting if not waiting.waiter.done())
             if len(self.waiting) >= self._parts.queue_limit:
@@ -111,18 +121,8 @@ class Batcher:
         self.waiting.append(job)
         if self._running is not None or self._paused:
             self._deadlines.watch(job.deadline)
-        else:
+        elif not self._is_due:
             self._go_on()
-
-    def submit_alone(self, job: Job) -> None:
-        """Does what `submit` does, and runs the job now where nothing else waits or runs; see `Arrivals`."""
-        is_busy = self.waiting or self._running or self._released or self._paused or self._closed
-        if is_busy or not self._arrivals.is_alone():
-            self.submit(job)
-        else:
-            if (delivery := self._computed([job])) is not None:
-                delivery()
-            self._arrivals.note_alone()  # after the answer has left
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""

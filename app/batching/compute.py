@@ -69,10 +69,12 @@ def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, ap
         outputs = _run_isolated(engine, function, inputs) if fixed else engine.run(function, inputs)
     if len(jobs) == 1:
         return [outputs]
-    shares, start = [], 0
+    shares, start, items = [], 0, list(outputs.items())
     for job in jobs:
-        end = start + job.rows
-        shares.append({name: array[start:end] for name, array in outputs.items()})
+        end, share = start + job.rows, {}
+        for name, array in items:
+            share[name] = array[start:end]
+        shares.append(share)
         start = end
     return shares
 
@@ -85,16 +87,19 @@ def gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete)
     first = jobs[0]
     if len(jobs) == 1:
         return _completed(engine, first, complete)
-    names = first.inputs.keys()
-    if all(_alike(first, job) and job.inputs.keys() == names for job in jobs):
+    if _are_alike(jobs):
         together = _concatenated([job.inputs for job in jobs])
         return complete(together, rows, engine.initial_state(rows) if first.needs_state else None)
     return _concatenated([_completed(engine, job, complete) for job in jobs])
 
 
-def _alike(first: Job, job: Job) -> bool:
-    """Whether what they leave out can be added to both at once."""
-    return job.needs_state is first.needs_state and job.reset_mask is first.reset_mask is None
+def _are_alike(jobs: Sequence[Job]) -> bool:
+    """Whether all leave out the same, and that can be added to all at once."""
+    needs_state, names = jobs[0].needs_state, jobs[0].inputs.keys()
+    for job in jobs:
+        if job.needs_state is not needs_state or job.reset_mask is not None or job.inputs.keys() != names:
+            return False
+    return True
 
 
 def _completed(engine: Engine, job: Job, complete: Complete) -> Arrays:

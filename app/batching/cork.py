@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from app.batching.failures import guarded
+from app.batching.failures import guarded, note_bug
 
 # More, or more bytes, are not held back: the first would wait for too long.
 _MOST_HELD, _MOST_BYTES = 64, 64 * 1024
@@ -70,4 +70,7 @@ class Cork:
             guarded(call)
         held, self._held, self._bytes = self._held, [], 0
         for sender, data in held:
-            guarded(sender.write_now, data)
+            try:
+                sender.write_now(data)
+            except Exception as error:
+                note_bug(error)

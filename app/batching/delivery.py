@@ -69,10 +69,10 @@ def deliver(version: VersionInfo, jobs: Sequence[Job], outcomes: Outcomes, field
     for job, outcome in zip(jobs, outcomes, strict=True):
         if job.waiter.done():
             continue
-        if isinstance(outcome, InputRefused):
+        if not isinstance(outcome, Exception):
+            job.waiter.set_result(Result(outcome, name, train_step, digest))
+        elif isinstance(outcome, InputRefused):
             problem = Problem(fields, f"the policy refused it: {outcome}", "an input it accepts")
             job.waiter.set_exception(DoesNotFit([problem]))
-        elif isinstance(outcome, Exception):
-            job.waiter.set_exception(outcome)
         else:
-            job.waiter.set_result(Result(outcome, name, train_step, digest))
+            job.waiter.set_exception(outcome)

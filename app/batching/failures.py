@@ -48,9 +48,14 @@ def guarded(call: Callable[[*Args], T], *args: *Args) -> T | None:
     """Returns what a call returns; None where it raises, which is a bug of ours, and is logged: others go on."""
     try:
         return call(*args)
-    except Exception:
-        log.exception("a batch, or what belongs to one, was not finished")
+    except Exception as error:
+        note_bug(error)
         return None
+
+
+def note_bug(error: Exception) -> None:
+    """Logs an error that is a bug of ours."""
+    log.error("a batch, or what belongs to one, was not finished", exc_info=error)
 
 
 def why_failed(outcome: Arrays | Exception) -> str:

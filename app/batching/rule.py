@@ -108,6 +108,7 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
     batch: list[Job] = []
     expired: list[Job] = []
     left: list[Job] = []
+    first: Job | None = None
     rows = 0
     while waiting:
         job = waiting.popleft()
@@ -115,7 +116,13 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
             continue
         if job.deadline <= now:
             expired.append(job)
-        elif not batch or (_together(batch[0], job) and rows + job.rows <= most_rows):
+        elif first is None or (
+            job.function == first.function
+            and job.loaded is first.loaded
+            and not job.isolated
+            and rows + job.rows <= most_rows
+        ):
+            first = first or job
             batch.append(job)
             rows += job.rows
             if rows >= most_rows or job.isolated:
@@ -124,7 +131,3 @@ def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Jo
             left.append(job)
     waiting.extendleft(reversed(left))
     return batch, expired
-
-
-def _together(first: Job, job: Job) -> bool:
-    return job.function == first.function and job.loaded is first.loaded and not job.isolated

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import Raw
 
@@ -163,8 +164,8 @@ class Kind(NamedTuple):
         inputs = reader.read(arrays, self.rows)
         if inputs is None:
             return None
-        if not self.batched:  # `_replace` takes four times as long
-            inputs = Inputs(inputs.arrays, inputs.rows, False, inputs.needs_state, inputs.outside_bounds)
+        if not self.batched:
+            inputs = msgspec.structs.replace(inputs, batched=False)
         return inputs, self.options
 
 

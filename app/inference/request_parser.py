@@ -6,6 +6,7 @@ What cannot be asked of a policy is refused here. Nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -91,34 +92,26 @@ class LargeRequest(InferenceRequest, frozen=True):
 
 
 class RequestParser:
-    """Reads the bodies of data requests; one for the whole server. `readers` are its methods by the route's name."""
+    """Reads the bodies of data requests; one for the whole server.
+
+    `readers`: by the route's name. They raise:
+      NotJson: the body is none of the codec's.
+      DoesNotFit: the input is not what the spec says.
+      Unsupported: an option that this policy's export cannot honour.
+    """
 
     def __init__(self, rows_limit: int) -> None:
         self._rows_limit = rows_limit
         self._generator = np.random.default_rng()
         self.readers: dict[str, Callable[[Policy, Codec, bytes], InferenceRequest]] = {
-            "action": self.action,
-            "distribution": self.distribution,
+            "action": partial(self._read, function_of),
+            "distribution": partial(self._read, _distribution),
             "get_initial_state": self.initial_state,
         }
         self._functions = {"action": function_of, "distribution": _distribution}
 
-    def action(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
-        """Reads a request for the policy's action.
-
-        Raises:
-          NotJson: the body is none of the codec's.
-          DoesNotFit: the input is not what the spec says.
-          Unsupported: an option that this policy's export cannot honour.
-        """
-        return self._read(policy, codec, body, function_of)
-
-    def distribution(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
-        """Reads a request for the distribution of the action; raises as `action` does."""
-        return self._read(policy, codec, body, _distribution)
-
     def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
-        """Reads {"batch_size": n}; without, one unbatched state is asked for. Raises as `action` does."""
+        """Reads {"batch_size": n}; without, one unbatched state is asked for. Raises as `readers` do."""
         fields = _decoded(policy, codec, body)
         unknown = sorted(fields.keys() - {"batch_size"})
         if unknown:
@@ -149,7 +142,7 @@ class RequestParser:
         return self.request(policy, self._functions[route](policy, options), inputs, options, policy.templates)
 
     def large(self, policy: Policy, route: str, codec: Codec, body: bytes) -> InferenceRequest:
-        """Reads a large body, in a thread of its own; raises as `action` does."""
+        """Reads a large body, in a thread of its own; raises as `readers` do."""
         function_of = self._functions[route]
         decoded = policy.typed_decoder.read_new(body) if codec is JSON and len(body) <= SHORT_BODY_BYTES else None
         if decoded is not None:
@@ -161,7 +154,7 @@ class RequestParser:
         return self.request(policy, function_of(policy, options), inputs, options, policy.templates)
 
     def _read(
-        self, policy: Policy, codec: Codec, body: bytes, function_of: Callable[[Policy, Options], str]
+        self, function_of: Callable[[Policy, Options], str], policy: Policy, codec: Codec, body: bytes
     ) -> InferenceRequest:
         typed = policy.typed_decoder
         decoded = typed.read(body) if codec is JSON else typed.read_binary(body)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from app.batching.rule import Job, Pause, Result, Waiter
+from app.batching.rule import Pause, Result, Waiter
 from app.batching.timing import timing_of_task
 from app.errors import DeadlinePassed, NotReady, TooOld, UnknownPolicy
 from app.inference.policy import Policy
@@ -119,19 +119,22 @@ class Service:
             raise NotReady("this server does not take part in its fleet now, where weights may be newer", _RETRY_S)
         return pending.policy.versions.active.version.train_step < wanted
 
-    def submit(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
-        """Submits a request that came `asked_at` (seconds of the event loop); raises as `Batcher.submit` does."""
-        pending.policy.batcher.submit(self._asked(pending, waiter, asked_at))
+    def submit(self, pending: PendingRequest, waiter: Waiter, asked_at: float, alone: bool = False) -> None:
+        """Submits a request, as `Batcher.submit` does.
 
-    def submit_alone(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> None:
-        """Submits a request as `submit` does; see `Batcher.submit_alone`."""
-        pending.policy.batcher.submit_alone(self._asked(pending, waiter, asked_at))
+        Args:
+          pending: the request.
+          waiter: gets its answer.
+          asked_at: when it came, in seconds of the event loop.
+          alone: whether it may run now.
 
-    def _asked(self, pending: PendingRequest, waiter: Waiter, asked_at: float) -> Job:
-        """Returns the job, with what is known when it is submitted."""
-        job = pending.job
-        job.asked_at, job.deadline, job.waiter = asked_at, asked_at + self._timeout_s(pending), waiter
-        return job
+        Raises:
+          Overloaded, NotReady: see `Batcher.submit`.
+        """
+        job, timeout_s = pending.job, pending.timeout_s
+        job.asked_at, job.waiter = asked_at, waiter
+        job.deadline = asked_at + (self._deadline_s if timeout_s is None else timeout_s)
+        pending.policy.batcher.submit(job, alone)
 
     async def answered(self, pending: PendingRequest) -> Result:
         """Returns what the policy answers, once it has weights that are new enough.

@@ -25,7 +25,7 @@ from saver.artifact import Leaf, Nest
 # All that numbers and the space around them are made of. The e of exponents goes from the names of fields, too.
 _NUMBERS = b"0123456789+-.eE \t\r\n"
 # A shorter body is read as fast without.
-_LEAST_BYTES = 600
+LEAST_BYTES = 600
 # A parser keeps as much memory as its largest body took: a larger one gets a parser of its own.
 _MOST_KEPT_BYTES = 2**20
 # Each client sends a few kinds of bodies. Where there are more, those go that were learned first.
@@ -104,13 +104,9 @@ class SkeletonCache:
         self._learning = Lock()
         self._names_differ = _stay_different(field.name for field in fields)
 
-    def learns(self, body: bytes) -> bool:
-        """Returns whether it is worth while to learn a body."""
-        return self._names_differ and len(body) >= _LEAST_BYTES
-
     def learn(self, body: bytes, inputs: Inputs, given: Sequence[FieldInBody]) -> None:
         """Stores the skeleton of a body that was read and contains the `inputs`, as these fields and nothing else."""
-        if not all(field.is_listed(inputs.batched) for field in given):
+        if not self._names_differ or not all(field.is_listed(inputs.batched) for field in given):
             return
         if body.count(b'"') != 2 * sum(
             field.keys for field in given
@@ -135,8 +131,6 @@ class SkeletonCache:
 
     def read(self, body: bytes) -> Inputs | None:
         """Reads a body whose skeleton is known; returns None where it is not, or where the body does not fit."""
-        if len(body) < _LEAST_BYTES:
-            return None
         known = self._known.get(body.translate(None, _NUMBERS))
         if known is None:
             return None

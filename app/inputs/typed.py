@@ -19,9 +19,18 @@ from msgspec import UNSET, Meta
 
 from app.inputs.bounds import bounds_of, limits_of, pairs_of
 from app.inputs.options import Options
-from app.inputs.skeletons import FieldInBody, SkeletonCache
+from app.inputs.skeletons import LEAST_BYTES, FieldInBody, SkeletonCache
 from app.inputs.typed_binary import BinaryDecoder
-from app.inputs.typed_fields import NO_OPTIONS, Field, NotTypable, fields_of_spec, nest_type, options_of, request_type
+from app.inputs.typed_fields import (
+    NO_OPTIONS,
+    Field,
+    NotTypable,
+    fields_of_spec,
+    nest_type,
+    options_of,
+    request_type,
+    whole,
+)
 from app.inputs.validate import Inputs
 from app.wire.tensors import Array, Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
@@ -69,10 +78,8 @@ class TypedDecoder:
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
-        known = self._skeletons.read(body)
-        if known is not None:
-            return known, NO_OPTIONS
-        return self.read_new(body)
+        known = self._skeletons.read(body) if len(body) >= LEAST_BYTES else None
+        return self.read_new(body) if known is None else (known, NO_OPTIONS)
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads, as `read` does, a body that differs only in its numbers from one that was read before."""
@@ -87,7 +94,7 @@ class TypedDecoder:
         request, inputs = found
         if request.options is not UNSET:
             return inputs, options_of(request.options)
-        if self._skeletons.learns(body):
+        if len(body) >= LEAST_BYTES:
             given = [field.in_body for field in self._fields if getattr(request, field.key) is not UNSET]
             self._skeletons.learn(body, inputs, given)
         return inputs, NO_OPTIONS
@@ -145,7 +152,7 @@ class TypedDecoder:
                 needs_state = False
                 state_fields += 1
             for leaf in field.leaves:
-                raw = leaf.raw(value)
+                raw = value if leaf.raw is None else leaf.raw(value)
                 if batched and rows is None:
                     rows = len(raw)
                 if batched and len(raw) != rows:
@@ -167,10 +174,13 @@ class _JsonField(Field):
 
 @dataclass(frozen=True)
 class _TypedLeaf:
-    """One leaf: how it is found in the decoded value of its field, and how it becomes an array."""
+    """One leaf: how it is found in the decoded value of its field, and how it becomes an array.
+
+    `raw`: finds it; None where it is all of the field.
+    """
 
     name: str
-    raw: Callable[[Any], Any]
+    raw: Callable[[Any], Any] | None
     shape: tuple[int, ...]
     numbers: int
     storage: np.dtype[Any]
@@ -194,7 +204,8 @@ class _TypedLeaf:
 def _typed(leaf: Leaf, get: Callable[[Any], Any]) -> _TypedLeaf:
     wide = {"f": ("d", float), "b": ("?", bool)}.get(leaf.storage.kind, ("q", np.int64))
     shape = tuple(size or 0 for size in leaf.shape)
-    return _TypedLeaf(leaf.name, get, shape, math.prod(shape), leaf.storage, wide[0], np.dtype(wide[1]))
+    raw = None if get is whole else get
+    return _TypedLeaf(leaf.name, raw, shape, math.prod(shape), leaf.storage, wide[0], np.dtype(wide[1]))
 
 
 def _mark_of_batch(fields: Iterable[_JsonField]) -> bytes:

@@ -33,7 +33,12 @@ class Field:
         self.optional = spec.takes_time_step and top in DEFAULTED
         self.is_state = top == "policy_state"
         self.is_step_type = top == "step_type" and self.optional
-        self.parts = list(_parts(nest, lambda value: value))
+        self.parts = list(_parts(nest, whole))
+
+
+def whole(value: Any) -> Any:
+    """Finds the leaf of a field that consists of nothing else."""
+    return value
 
 
 def fields_of_spec(spec: PolicySpec, without: Collection[str] = (), flattened: bool = False) -> list[tuple[Any, ...]]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
@@ -23,7 +24,7 @@ from app.wire.tensors import Array, Tensor, Unfit, all_finite, expected_text, ou
 from saver.artifact import Leaf, Nest, PolicySpec, leaves
 
 
-class Inputs(NamedTuple):
+class Inputs(msgspec.Struct, frozen=True):
     """Arrays [rows, …] by flattened name: what was sent.
 
     `needs_state`: the policy has state and none was sent, so the initial state is to be used.

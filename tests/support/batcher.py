@@ -66,7 +66,7 @@ class Harness:
 
     def submit_alone(self, *values: float, function: str = "action") -> asyncio.Future:
         job = self.job(*values, function=function)
-        self.batcher.submit_alone(job)
+        self.batcher.submit(job, alone=True)
         return job.waiter
 
     def job(self, *values: float, function: str = "action", timeout: float = 60.0, **more: Any) -> Job:

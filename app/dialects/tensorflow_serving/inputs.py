@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from app.errors import DoesNotFit, Problem
@@ -104,7 +105,7 @@ class InputParser:
                 raise
             moved = [replace(problem, where=f"{INSTANCES}[{at}:].{problem.where}"[:200]) for problem in error.problems]
             raise DoesNotFit(moved) from None
-        return inputs._replace(batched=True)
+        return msgspec.structs.replace(inputs, batched=True)
 
 
 def _decoded(value: Any, leaf: Leaf, rows_limit: int, where: str, levels: int = 8) -> Any:

@@ -115,7 +115,7 @@ class PredictParser:
         if decoded is None or decoded[0].batched is not batched:
             return None
         inputs, options = decoded
-        return self._request(function, inputs._replace(batched=True), options, in_rows, train_step)
+        return self._request(function, msgspec.structs.replace(inputs, batched=True), options, in_rows, train_step)
 
     def _read(self, body: dict[str, Any], train_step: int | None) -> ForeignRequest | Answer:
         name = body.get(SIGNATURE, "")

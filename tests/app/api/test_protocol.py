@@ -75,8 +75,7 @@ class Submitted:
         self.service = SimpleNamespace(
             read=self.read,
             waits=lambda _: False,
-            submit=lambda _, waiter, __: self.cycles.append(waiter),
-            submit_alone=lambda _, waiter, __: self.cycles.append(waiter),
+            submit=lambda _, waiter, *__: self.cycles.append(waiter),
         )
 
     def read(self, body: bytes) -> Any:
@@ -207,8 +206,7 @@ async def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None
     stream = b"".join(map(request_with, BODIES))
     for size in (*range(1, 90), len(stream)):
         submitted = Submitted()
-        submitted.service.submit = lambda _, waiter, __: waiter.set_result(b"")
-        submitted.service.submit_alone = submitted.service.submit
+        submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
         protocol, transport = connected(submitted)
         for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
             protocol.data_received(data)
@@ -265,7 +263,7 @@ async def test_nothing_of_a_request_is_left_for_the_garbage_collector() -> None:
         class Job:
             waiter: Any = None
 
-        def submit(pending: Any, waiter: Any, _: float, jobs: list[Any] = jobs) -> None:
+        def submit(pending: Any, waiter: Any, _: float, __: bool, jobs: list[Any] = jobs) -> None:
             pending.job.waiter = waiter
             jobs.append(pending.job)
 
@@ -317,8 +315,7 @@ async def test_a_head_that_is_known_may_come_before_its_body() -> None:
     ):
         submitted = Submitted()
         submitted.body_limit = 2**21
-        submitted.service.submit = lambda _, waiter, __: waiter.set_result(b"")
-        submitted.service.submit_alone = submitted.service.submit
+        submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
         protocol, transport = connected(submitted)
         protocol.data_received(request_with(b"learned"))
         for _ in range(2):

@@ -63,7 +63,7 @@ class Submitted:
     def waits(self, _: Any) -> bool:
         return False
 
-    def submit(self, _: Any, waiter: Any, __: float) -> None:
+    def submit(self, _: Any, waiter: Any, __: float, ___: bool) -> None:
         if self.refuses:
             raise Overloaded("full")
         self.waiters.append(waiter)

@@ -100,7 +100,7 @@ def in_rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
 def test_rows_and_columns_are_read_as_our_own_route_reads_them(name: str) -> None:
     for _, columns, own in requests(name, 25):
         found = parser_of(name)
-        wanted = RequestParser(LIMIT).action(found.policy, JSON, own).job
+        wanted = RequestParser(LIMIT).readers["action"](found.policy, JSON, own).job
         for body in (
             {"inputs": columns},
             {"instances": in_rows(columns)},
@@ -116,7 +116,9 @@ def test_the_only_input_needs_no_name(name: str) -> None:
     found = parser_of(name)
     for _, columns, _ in requests(name, 10):
         values = columns["0/observation"]
-        wanted = RequestParser(LIMIT).action(found.policy, JSON, json.dumps({"observation": values}).encode()).job
+        wanted = (
+            RequestParser(LIMIT).readers["action"](found.policy, JSON, json.dumps({"observation": values}).encode()).job
+        )
         for field in ("instances", "inputs"):
             same(found.read(json.dumps({field: values}).encode()).job, wanted)
 

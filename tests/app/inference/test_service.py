@@ -96,7 +96,7 @@ async def test_a_request_is_timed_once_by_whoever_reads_it_first(is_timed: bool)
     """Or a batcher would wait for ever for the second of them."""
     timed: list[Any] = []
 
-    def submit(job: Any) -> None:
+    def submit(job: Any, _: bool) -> None:
         job.waiter.set_result("answer")
 
     batcher = SimpleNamespace(time=lambda job, timing: timed.append(timing), submit=submit)

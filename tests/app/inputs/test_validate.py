@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 
@@ -34,7 +35,7 @@ def read(spec: PolicySpec, body: dict, *, rows_limit: int = 100, strict_bounds: 
     """With the defaults filled in."""
     inputs = InputValidator(spec, rows_limit=rows_limit, strict_bounds=strict_bounds).read(body)
     initial = {} if inputs.needs_state else None
-    return inputs._replace(arrays=Defaults(spec).complete(inputs.arrays, inputs.rows, initial))
+    return msgspec.structs.replace(inputs, arrays=Defaults(spec).complete(inputs.arrays, inputs.rows, initial))
 
 
 def problems(spec: PolicySpec, body: dict, **limits) -> list[Problem]:
