@@ -72,7 +72,7 @@ class FastPathProtocol(RequestReader):
     def data_received(self, data: bytes) -> None:
         """Handles received bytes. The parser never sees a request with a head that is known."""
         head = self._ready
-        if head is not None:
+        if head is not None and not self.write_paused:
             known = head.read(data)
             if known is not None and len(known[1]) <= self.fast_path.body_limit:
                 self._ready, route = None, known[0]

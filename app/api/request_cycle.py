@@ -190,7 +190,7 @@ class RequestCycle(Cycle):
     def _answer(self, body: bytes) -> None:
         self.over, self._pending = True, None
         self._receiver.write_answer(self.route.writes.header, body)
-        self._metrics.answered(200, perf_counter() - self._started)  # when the answer has left
+        self._metrics.answered(200, perf_counter() - self._started)  # it has left, or leaves with others
 
 
 class FastPathCycle(RequestCycle):

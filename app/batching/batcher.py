@@ -1,7 +1,7 @@
 """Zero-wait batches for one policy: an idle engine takes what is there; what arrives meanwhile goes next.
 
-The event loop owns the queue. A call that is known to be short runs on it, between two rounds of reading requests, or
-as soon as its request is read where those come one at a time; any other runs in the policy's data thread. A pause is a
+The event loop owns the queue. A call that is known to be short runs on it, between rounds of reading requests, or as
+soon as its request is read where those come one at a time; any other runs in the policy's data thread. A pause is a
 gate before all: it closes between batches. Which jobs make a batch: `app.batching.rule`.
 """
 
@@ -67,10 +67,10 @@ class Batcher:
         self._parts = parts
         self.traffic: Traffic | None = None
         self._loop = asyncio.get_running_loop()
-        self.waiting: deque[Job] = deque()  # see `Due`
+        self._waiting: deque[Job] = deque()
         self._in_thread: Sequence[Job] = ()
         self._running: asyncio.Task[None] | None = None
-        self._deadlines = Deadlines(self._loop, lambda: (*self.waiting, *self._in_thread), self._why_late)
+        self._deadlines = Deadlines(self._loop, lambda: (*self._waiting, *self._in_thread), self._why_late)
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
         self._call_times: defaultdict[str, CallTimes] = defaultdict(CallTimes)
@@ -93,14 +93,10 @@ class Batcher:
 
     def measure(self) -> None:
         """Records how many requests wait."""
-        self._parts.metrics.queue(len(self.waiting), self._parts.queue_limit)
+        self._parts.metrics.queue(len(self._waiting), self._parts.queue_limit)
 
     def submit(self, job: Job, alone: bool = False) -> None:
-        """Puts a job into the queue; its waiter gets the result, or the error.
-
-        Args:
-          job: one that was not submitted before.
-          alone: whether it may run now, where nothing else waits or runs; see `Arrivals`.
+        """Puts a job into the queue; one that is `alone` runs now, where nothing else waits or runs: see `Arrivals`.
 
         Raises:
           Overloaded: the queue is full.
@@ -108,17 +104,17 @@ class Batcher:
         """
         if self._paused or self._closed:
             self.check_open()
-        is_busy = self.waiting or self._running or self._released or self._paused
+        is_busy = self._waiting or self._running or self._released or self._paused
         if alone and not is_busy and self._arrivals.is_alone():
             if (delivery := self._computed([job])) is not None:
                 delivery()
             self._arrivals.note_alone()  # after the answer has left
             return
-        if len(self.waiting) >= self._parts.queue_limit:
-            self.waiting = deque(waiting for waiting in self.waiting if not waiting.waiter.done())
-            if len(self.waiting) >= self._parts.queue_limit:
-                raise Overloaded(f"{len(self.waiting)} requests wait already; try again")
-        self.waiting.append(job)
+        if len(self._waiting) >= self._parts.queue_limit:
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.waiter.done())
+            if len(self._waiting) >= self._parts.queue_limit:
+                raise Overloaded(f"{len(self._waiting)} requests wait already; try again")
+        self._waiting.append(job)
         if self._running is not None or self._paused:
             self._deadlines.watch(job.deadline)
         elif not self._is_due:
@@ -212,7 +208,7 @@ class Batcher:
 
     async def _finished(self) -> None:
         """Returns when nothing waits any more but for the end of a pause."""
-        while self._running is not None or (self.waiting and self._paused is not Pause.WAIT):
+        while self._running is not None or (self._waiting and self._paused is not Pause.WAIT):
             if self._running is not None:
                 await asyncio.wait({self._running})
             elif self._closed or self._paused:
@@ -222,11 +218,11 @@ class Batcher:
                 return  # the pause was ended meanwhile
 
     def _refuse_waiting(self, reason: str) -> None:
-        while self.waiting:
-            fail(self.waiting.popleft(), NotReady(reason))
+        while self._waiting:
+            fail(self._waiting.popleft(), NotReady(reason))
 
     def _go_on(self) -> None:
-        if self.waiting and not self._is_due and self._running is None:
+        if self._waiting and not self._is_due and self._running is None:
             self._is_due = True
             self._turns.add(self)
 
@@ -235,11 +231,15 @@ class Batcher:
         self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None
-        jobs, expired = next_batch(self.waiting, self._most_rows, self._loop.time())
+        jobs, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
         for job in expired:
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
         self._arrivals.note(len(jobs))
         return self._computed(jobs) if jobs else None
+
+    def takes_more(self) -> bool:
+        """See `Due`: rows that depend on each other, and an isolated job's, share no call."""
+        return len(self._waiting) > 1 < self._most_rows and not self._waiting[0].isolated
 
     def _computed(self, jobs: Sequence[Job]) -> Callable[[], None] | None:
         """Runs a batch, or has it run; returns what delivers it."""
@@ -255,7 +255,7 @@ class Batcher:
         loaded = waited[0].loaded or self._parts.active()
         version = loaded.version
         if loaded.retired:
-            self.waiting.extendleft(refuse_gone(version, waited))
+            self._waiting.extendleft(refuse_gone(version, waited))
             return None
         self._most_rows = 1 if version.dependent_rows else MOST_ROWS
         jobs = new_enough(waited, version.train_step, version.name)
@@ -277,7 +277,7 @@ class Batcher:
         """Takes over one lease of the version."""
         try:
             outcomes = await self._loop.run_in_executor(self._parts.executor, batch.compute, self._parts.complete)
-            self._turns.cork.run([partial(self._deliver, batch, outcomes)])
+            self._turns.deliver([partial(self._deliver, batch, outcomes)])
         except Exception as error:  # as in `_computed`
             fail_all(batch.jobs, error)
         finally:
@@ -291,12 +291,11 @@ class Batcher:
             self._record(jobs[0], outcomes[0], now := self._loop.time())
             if jobs[0].loaded is not None:
                 jobs, outcomes, failed = without_failed(jobs, outcomes)
-                self.waiting.extendleft(fallen_back(failed))
+                self._waiting.extendleft(fallen_back(failed))
             if self.traffic is not None:
-                self.traffic.delivers(batch.loaded, jobs, outcomes, now, bool(self.waiting))
-            self._turns.cork.expect(len(jobs))
+                self.traffic.delivers(batch.loaded, jobs, outcomes, now, bool(self._waiting))
+            self._turns.cork.expect(len(jobs), batch.rows)
             deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
-            self._turns.poll.answered()
             self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
         except Exception as error:  # as in `_computed`
             fail_all(jobs, error)

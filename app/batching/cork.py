@@ -14,8 +14,8 @@ from app.batching.failures import guarded, note_bug
 
 # More, or more bytes, are not held back: the first would wait for too long.
 _MOST_HELD, _MOST_BYTES = 64, 64 * 1024
-# So many of one batch leave together. With fewer, client and server would wait for each other by turns.
-_MANY = 8
+# So many of one batch leave together, where writing one does not take long: of fewer the clients go on meanwhile.
+_MANY, _MOST_ROWS_EACH = 8, 64
 
 
 class Sender(Protocol):
@@ -42,9 +42,10 @@ class Cork:
         self._delivers = self._together = False
         self.send_all()
 
-    def expect(self, answers: int) -> None:
-        """Notes of how many answers the batch is that is delivered now."""
-        self._together = self._delivers and (self._together or answers >= _MANY)
+    def expect(self, answers: int, rows: int) -> None:
+        """Notes how many answers, and rows in them, the batch has that is delivered now."""
+        is_many = answers >= _MANY and rows <= _MOST_ROWS_EACH * answers
+        self._together = self._delivers and (self._together or is_many)
 
     def hold(self, sender: Sender, data: bytes) -> bool:
         """Holds an answer back where others are to leave with it; returns whether it does. Its caller sends others."""

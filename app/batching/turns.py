@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -20,18 +20,17 @@ _MOST_TOGETHER, _MOST_WAIT_S = 32, 0.001
 class Due(Protocol):
     """A batcher whose next batch is due."""
 
-    @property
-    def waiting(self) -> Sized:
-        """The requests that the batch may be made of."""
-
     def compute(self) -> Callable[[], None] | None:
         """Runs the batch, and returns what delivers it; None where there is none, or another thread runs it."""
+
+    def takes_more(self) -> bool:
+        """Returns whether several requests wait for the batch, and others could join them."""
 
 
 class Turns:
     """Numbers the turns of an event loop that somebody notes, and runs what is due when one is over.
 
-    One for all batchers of a process. `cork`, `poll`: all batchers' own; `clock`: seconds.
+    One for all batchers of a process. `cork`: all batchers' own; `clock`: seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
@@ -65,14 +64,20 @@ class Turns:
 
         What has come while these were read joins their batch, which costs less than one more.
         """
-        self._is_long = not self._is_long and any(len(batcher.waiting) > 1 for batcher in self._due)
+        self._is_long = not self._is_long and any(batcher.takes_more() for batcher in self._due)
         if self._is_long:
+            self._number += 1  # a client that was answered in the first half may ask again in the second
             self._loop.call_soon(self._end)
             return
         self.is_open = False
         due, self._due = iter(self._due), []
         while deliveries := self._computed(due):
-            self.cork.run(deliveries)
+            self.deliver(deliveries)
+
+    def deliver(self, deliveries: Sequence[Callable[[], None]]) -> None:
+        """Calls what delivers batches, and looks for the next requests once their answers have left."""
+        self.cork.run(deliveries)
+        self.poll.answered()
 
     def _computed(self, due: Iterator[Due]) -> list[Callable[[], None]]:
         """Computes the next batches, and returns what delivers them.
@@ -107,8 +112,9 @@ class Arrivals:
         return not self._turns.is_open
 
     def note_alone(self) -> None:
-        """Notes that a job has run as soon as it came."""
+        """Notes that a job has run as soon as it came, and was answered."""
         self._last = self._turns.note()
+        self._turns.poll.answered()
 
     def note(self, jobs: int) -> None:
         """Notes how many jobs had waited for one call together."""

@@ -48,7 +48,7 @@ def request_of(
     fields: Mapping[str, Any],
     options: Mapping[str, Any] | None = None,
 ) -> InferenceRequest:
-    """Returns the pending request to one of `FUNCTIONS`; raises as the methods of `RequestParser` do.
+    """Returns the pending request to one of `FUNCTIONS`; raises as `RequestParser.readers` do.
 
     `fields`, `options`: see `codec_of`; for `get_initial_state` the one field `batch_size`, an integer.
     """

@@ -24,8 +24,6 @@ from saver.artifact import Leaf, Nest
 
 # All that numbers and the space around them are made of. The e of exponents goes from the names of fields, too.
 _NUMBERS = b"0123456789+-.eE \t\r\n"
-# A shorter body is read as fast without.
-LEAST_BYTES = 600
 # A parser keeps as much memory as its largest body took: a larger one gets a parser of its own.
 _MOST_KEPT_BYTES = 2**20
 # Each client sends a few kinds of bodies. Where there are more, those go that were learned first.

@@ -19,17 +19,17 @@ from msgspec import UNSET, Meta
 
 from app.inputs.bounds import bounds_of, limits_of, pairs_of
 from app.inputs.options import Options
-from app.inputs.skeletons import LEAST_BYTES, FieldInBody, SkeletonCache
+from app.inputs.skeletons import FieldInBody, SkeletonCache
 from app.inputs.typed_binary import BinaryDecoder
 from app.inputs.typed_fields import (
     NO_OPTIONS,
     Field,
     NotTypable,
     fields_of_spec,
+    itself,
     nest_type,
     options_of,
     request_type,
-    whole,
 )
 from app.inputs.validate import Inputs
 from app.wire.tensors import Array, Arrays
@@ -37,6 +37,8 @@ from saver.artifact import Leaf, Nest, PolicySpec
 
 # So many numbers are written into a buffer and read from there, which takes half as long as from lists.
 _FEW = 8
+# A shorter body is read as fast without a skeleton.
+_LEAST_BYTES = 600
 # Of more entries than these, types for each would take long to compile.
 _MOST_BOUNDS = 256
 
@@ -78,7 +80,7 @@ class TypedDecoder:
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
-        known = self._skeletons.read(body) if len(body) >= LEAST_BYTES else None
+        known = self._skeletons.read(body) if len(body) >= _LEAST_BYTES else None
         return self.read_new(body) if known is None else (known, NO_OPTIONS)
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
@@ -94,7 +96,7 @@ class TypedDecoder:
         request, inputs = found
         if request.options is not UNSET:
             return inputs, options_of(request.options)
-        if len(body) >= LEAST_BYTES:
+        if len(body) >= _LEAST_BYTES:
             given = [field.in_body for field in self._fields if getattr(request, field.key) is not UNSET]
             self._skeletons.learn(body, inputs, given)
         return inputs, NO_OPTIONS
@@ -204,7 +206,7 @@ class _TypedLeaf:
 def _typed(leaf: Leaf, get: Callable[[Any], Any]) -> _TypedLeaf:
     wide = {"f": ("d", float), "b": ("?", bool)}.get(leaf.storage.kind, ("q", np.int64))
     shape = tuple(size or 0 for size in leaf.shape)
-    raw = None if get is whole else get
+    raw = None if get is itself else get
     return _TypedLeaf(leaf.name, raw, shape, math.prod(shape), leaf.storage, wide[0], np.dtype(wide[1]))
 
 

@@ -33,10 +33,10 @@ class Field:
         self.optional = spec.takes_time_step and top in DEFAULTED
         self.is_state = top == "policy_state"
         self.is_step_type = top == "step_type" and self.optional
-        self.parts = list(_parts(nest, whole))
+        self.parts = list(_parts(nest, itself))
 
 
-def whole(value: Any) -> Any:
+def itself(value: Any) -> Any:
     """Finds the leaf of a field that consists of nothing else."""
     return value
 

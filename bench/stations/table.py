@@ -40,7 +40,7 @@ FUNCTIONS = {
     "app.api.request_cycle:RequestCycle.set_result": ENCODE,
     "app.sessions.memory_step:MemoryStep.answer": SESSION,
     "app.inference.response:ResponseTemplate.json": ENCODE,
-    "app.api.request_cycle:Cycle._count": COUNT,
+    "app.metrics:DataMetrics.answered": COUNT,
     "app.api.writer:AnswerWriter.write_answer": SEND,
     "app.api.writer:AnswerWriter.write": SEND,
 }

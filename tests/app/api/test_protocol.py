@@ -132,6 +132,26 @@ async def test_a_connection_is_not_closed_while_somebody_waits_on_it_or_is_about
     assert transport.written.endswith(b"another")
 
 
+async def test_a_client_that_does_not_read_an_answer_that_was_held_back_is_asked_nothing_more() -> None:
+    submitted = Submitted()
+    protocol, transport = connected(submitted)
+    protocol.data_received(REQUEST)
+    submitted.cycles[0].set_result(b"the head is known by now")
+
+    def answer() -> None:
+        protocol.cork.expect(8, 8)
+        submitted.cycles[1].set_result(b"an answer")
+        transport.write = lambda _: protocol.pause_writing()
+
+    protocol.data_received(REQUEST)
+    protocol.cork.run([answer])
+    protocol.data_received(REQUEST)
+    assert len(submitted.cycles) == 2
+    protocol.resume_writing()
+    await asyncio.sleep(0)
+    assert len(submitted.cycles) == 3
+
+
 async def test_a_client_that_goes_away_is_counted_and_sent_nothing() -> None:
     submitted = Submitted()
     whole, half = connected(submitted)[0], connected(submitted)[0]

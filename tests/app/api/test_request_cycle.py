@@ -58,15 +58,17 @@ class Submitted:
 
     def __init__(self) -> None:
         self.offload, self.waiters = Offload(), []
+        self.alone: list[bool] = []
         self.refuses = False
 
     def waits(self, _: Any) -> bool:
         return False
 
-    def submit(self, _: Any, waiter: Any, __: float, ___: bool) -> None:
+    def submit(self, _: Any, waiter: Any, __: float, alone: bool) -> None:
         if self.refuses:
             raise Overloaded("full")
         self.waiters.append(waiter)
+        self.alone.append(alone)
 
 
 def cycle_of(taken: Taken, **more: Any) -> RequestCycle:
@@ -81,14 +83,17 @@ def cycle_of(taken: Taken, **more: Any) -> RequestCycle:
     return RequestCycle(Route(read, JSON, metrics, large), taken)
 
 
-async def test_an_answer_is_written_and_counted_once() -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_an_answer_is_written_and_counted_once(alone: bool) -> None:
     taken, service = Taken(), Submitted()
     cycle = cycle_of(taken)
+    cycle.alone = alone
     cycle.ask(service, b"{}", 0.0)  # type: ignore[arg-type]
     assert not cycle.done()
     service.waiters[0].set_result([1])
     assert cycle.done()
     assert (taken.answers, taken.counted) == ([(200, b"[1]")], [200])
+    assert service.alone == [alone]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,7 @@ async def test_a_large_body_that_takes_long_is_read_in_a_thread_and_waits_for_it
     assert not service.waiters
     assert cycle.waiting is not None
     await cycle.waiting
+    assert service.alone == [False]
     service.waiters[0].set_result([2])
     assert taken.answers == [(200, b"[2]")]
     service.offload.close()

@@ -126,7 +126,7 @@ async def test_a_batch_is_linked_with_the_other_traced_requests_in_it(monkeypatc
         await batcher.hold(60)
         asked = [asyncio.create_task(worker.ask("/action")) for _ in range(3)]
         asked.append(asyncio.create_task(worker.ask("/action", f"traceparent: {UNSAMPLED}")))
-        while len(batcher.waiting) < 4:
+        while len(batcher._waiting) < 4:
             await asyncio.sleep(0)
         batcher.release()
         assert await asyncio.gather(*asked) == [200] * 4
@@ -240,7 +240,7 @@ async def test_a_client_that_goes_away_gets_no_status(monkeypatch: pytest.Monkey
         await batcher.hold(60)
         _, writer = await asyncio.open_connection("127.0.0.1", worker.there.port)
         writer.write(b"POST /action HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY))
-        while not batcher.waiting:
+        while not batcher._waiting:
             await asyncio.sleep(0)
         writer.transport.abort()
         while not (spans := worker.spans()):

@@ -69,20 +69,22 @@ def test_large_answers_leave_in_smaller_parts() -> None:
     assert events.all == [*answers[:3], *leaving(*answers[:3]), *answers[3:], *leaving(*answers[3:])]
 
 
-@pytest.mark.parametrize(("count", "leave_together"), [(7, False), (8, True)])
-def test_many_answers_of_one_batch_leave_together(count: int, leave_together: bool) -> None:
+@pytest.mark.parametrize(("count", "rows", "leave_together"), [(7, 7, False), (8, 512, True), (8, 513, False)])
+def test_many_answers_of_one_batch_leave_together_where_they_are_small(
+    count: int, rows: int, leave_together: bool
+) -> None:
     events = Events()
     held = []
 
     def deliver() -> None:
-        events.cork.expect(count)
+        events.cork.expect(count, rows)
         held.append(events.cork.hold(events, b"a"))
         events.all.append("written")
 
     events.cork.run([deliver])
     assert held == [leave_together]
     assert events.all == ["written", "sent a"][: 1 + leave_together]
-    events.cork.expect(count)
+    events.cork.expect(count, rows)
     assert not events.cork.hold(events, b"by itself"), "no batch is delivered"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,7 +80,7 @@ class Policies:
     def write_now(self, data: bytes) -> None:
         self.all.append(f"sent {data.decode()}")
 
-    def batcher(self, name: str, takes_s: float = 0, is_in_thread: bool = False, waiting: int = 1) -> Any:
+    def batcher(self, name: str, takes_s: float = 0, is_in_thread: bool = False, takes_more: bool = False) -> Any:
         def deliver() -> None:
             self.all.append(f"delivered {name}")
             if not self.turns.cork.hold(self, name.encode()):
@@ -90,7 +91,7 @@ class Policies:
             self.now += takes_s
             return None if is_in_thread else deliver
 
-        return SimpleNamespace(compute=compute, waiting=["a job"] * waiting)
+        return SimpleNamespace(compute=compute, takes_more=lambda: takes_more)
 
     async def run(self, *batchers: Any) -> list[str]:
         for batcher in batchers:
@@ -118,15 +119,91 @@ async def test_many_policies_take_several_rounds() -> None:
 
 async def test_a_turn_with_several_requests_of_a_policy_lasts_for_another_look_at_the_connections_and_no_more() -> None:
     policies = Policies()
-    assert await policies.run(policies.batcher("a"), policies.batcher("b", waiting=2)) == []
+    assert await policies.run(policies.batcher("a"), policies.batcher("b", takes_more=True)) == []
     assert policies.turns.is_open
-    policies.turns.add(policies.batcher("c", waiting=2))  # it has come meanwhile
+    policies.turns.add(policies.batcher("c", takes_more=True))  # it has come meanwhile
     await asyncio.sleep(0)
     assert policies.all == phases("a", "b", "c")
     policies.all.clear()
-    assert await policies.run(policies.batcher("d", waiting=2)) == [], "the next turn is looked at anew"
+    assert await policies.run(policies.batcher("d", takes_more=True)) == [], "the next turn is looked at anew"
     await asyncio.sleep(0)
     assert policies.all == phases("d")
+
+
+async def test_a_client_that_asks_again_in_the_second_half_of_a_long_turn_is_still_alone() -> None:
+    policies = Policies()
+    arrivals = Arrivals(policies.turns)
+    assert arrivals.is_alone()
+    arrivals.note_alone()
+    await policies.run(policies.batcher("b", takes_more=True))
+    assert not arrivals.is_alone(), "the turn goes on"
+    await asyncio.sleep(0)
+    assert policies.all == phases("b")
+    assert arrivals.is_alone()
+
+
+async def test_the_next_requests_are_looked_for_once_the_answers_have_left() -> None:
+    policies = Policies()
+    looked: list[list[str]] = []
+    policies.turns.poll = SimpleNamespace(answered=lambda: looked.append(policies.all.copy()))  # type: ignore[assignment]
+    await policies.run(policies.batcher("a"), policies.batcher("b"))
+    assert looked == [phases("a", "b")]
+    Arrivals(policies.turns).note_alone()
+    assert len(looked) == 2
+
+
+class Held:
+    """The waiter of a job whose answer is to leave by the cork. `sent`: how many of all had been written by then."""
+
+    def __init__(self, cork: Any, all_of_them: list[Any]) -> None:
+        self.cork, self.all = cork, all_of_them
+        self.is_done = False
+        self.sent: int | None = None
+
+    def done(self) -> bool:
+        return self.is_done
+
+    def set_result(self, _: Any) -> None:
+        self.is_done = True
+        if not self.cork.hold(self, b"an answer"):
+            self.write_now(b"")
+
+    def set_exception(self, error: Exception) -> None:
+        raise error
+
+    def write_now(self, _: bytes) -> None:
+        self.sent = sum(one.done() for one in self.all)
+
+
+@pytest.mark.parametrize(("count", "sent"), [(3, [1, 2, 3]), (9, [9] * 9)])
+async def test_many_answers_of_a_batch_leave_when_all_are_written_and_few_at_once(count: int, sent: list[int]) -> None:
+    async with open_harness(inline_s=SHORT_S) as harness:
+        await warm(harness)
+        waiters: list[Held] = []
+        for number in range(count):
+            job = harness.job(number)
+            job.waiter = Held(harness.batcher._turns.cork, waiters)
+            waiters.append(job.waiter)
+            harness.batcher.submit(job)
+        await settled()
+        assert [waiter.sent for waiter in waiters] == sent
+        assert harness.engine.calls == [count]
+
+
+@pytest.mark.parametrize(("dependent", "isolated"), [("a reason", False), ("", True)])
+async def test_a_turn_is_not_longer_for_jobs_that_share_no_call(dependent: str, isolated: bool) -> None:
+    async with open_harness(inline_s=SHORT_S) as harness:
+        harness.loaded.version = replace(harness.loaded.version, dependent_rows=dependent)
+        await warm(harness)
+        jobs = [harness.submit(number, isolated=isolated) for number in range(2)]
+        assert not harness.batcher.takes_more()
+        assert [answers(await job) for job in jobs] == [[0], [1]]
+    async with open_harness(inline_s=SHORT_S) as harness:
+        await warm(harness)
+        jobs = [harness.submit(number) for number in range(2)]
+        assert harness.batcher.takes_more()
+        await asyncio.gather(*jobs)
+        assert not harness.batcher.takes_more()
 
 
 async def test_who_is_computed_does_not_wait_for_long() -> None:
@@ -143,7 +220,7 @@ async def test_a_batch_that_runs_in_a_thread_is_not_delivered_here() -> None:
 
 async def test_a_policy_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
     policies = Policies()
-    broken = SimpleNamespace(compute=lambda: 1 / 0, waiting=[])
+    broken = SimpleNamespace(compute=lambda: 1 / 0, takes_more=lambda: False)
     assert await policies.run(broken, policies.batcher("b")) == ["computed b", "delivered b", "sent b"]
     assert "ZeroDivisionError" in caplog.text
 
@@ -151,7 +228,7 @@ async def test_a_policy_that_fails_harms_no_other(caplog: pytest.LogCaptureFixtu
 async def test_what_becomes_due_meanwhile_has_the_next_turn() -> None:
     policies = Policies()
     later = policies.batcher("later")
-    first = SimpleNamespace(compute=lambda: policies.turns.add(later), waiting=[])
+    first = SimpleNamespace(compute=lambda: policies.turns.add(later), takes_more=lambda: False)
     assert await policies.run(first) == []
     await asyncio.sleep(0)
     assert policies.all == phases("later")

@@ -37,7 +37,7 @@ def test_usual_requests_are_decoded_and_alike(name: str) -> None:
 @pytest.fixture(params=["long bodies", "all bodies"])
 def made_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "all bodies":
-        monkeypatch.setattr(typed, "LEAST_BYTES", 0)
+        monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
 
 
 @pytest.mark.usefixtures("made_known")
