@@ -16,6 +16,7 @@ from app.wire import json_ends, large_json, large_msgpack, long_lists
 from app.wire.codecs import JSON, MSGPACK, Codec
 from saver.artifact import Leaf, PolicySpec
 from tests.app.inputs.test_typed import SPECS, UNTYPED, bodies
+from tests.support import request_bodies
 from tests.support.specs import LSTM_STATE, NESTED, custom_spec, policy_spec
 
 ROWS = 100
@@ -58,12 +59,7 @@ def check_alike(spec: PolicySpec, codec: Codec, body: bytes, **more: Any) -> boo
         assert type(found) in (type(wanted), DoesNotFit), (body, found, wanted)
         return False
     assert not isinstance(found, PolicyServerError), (body, found)
-    assert found[1] == wanted[1]
-    assert found[0][1:] == wanted[0][1:]
-    assert found[0].arrays.keys() == wanted[0].arrays.keys()
-    for name, array in wanted[0].arrays.items():
-        assert found[0].arrays[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[0].arrays[name], array)
+    request_bodies.check_alike(found, wanted)
     return True
 
 
