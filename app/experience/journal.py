@@ -84,13 +84,13 @@ class JournalWriter:
             known, number = self._prepare(len(step), Who(session, names.run_id, names.incarnation), version)
         self.put(numbered(step, known[0], number))
 
-    def put(self, step: bytes) -> None:
-        """Writes a step that has its numbers, and for which there is room; it is kept from then on."""
-        end, written = self.at + len(step), self._map
+    def put(self, steps: bytes) -> None:
+        """Writes steps that have their numbers, and for which there is room; they are kept from then on."""
+        end, written = self.at + len(steps), self._map
         assert written is not None, "there is room"
         if end > self._zeroed:
             self._write_ahead(end)
-        written[self.at : end] = step
+        written[self.at : end] = steps
         _END.pack_into(written, _END_AT, end)
         self.at = end
 

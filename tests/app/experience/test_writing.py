@@ -74,6 +74,40 @@ async def test_steps_of_both_ways_and_answers_sent_again_are_rows_once(tmp_path:
         assert writer.take_counts() == (6, Counter())
 
 
+async def test_steps_of_batches_are_rows_once_and_in_their_order_wherever_a_file_ends(tmp_path: Path) -> None:
+    cork, sessions, steps = Cork(), "abc", 400
+    settings = Settings(policies=(), experience_dir=str(tmp_path), experience_bytes_limit=2**20)
+    writers = StepWriters(settings, Metrics(), cork)
+    async with ServedPolicy.open(writers=writers) as policy:
+        for id_ in sessions:
+            await begin(policy, id_)
+        for number in range(1, steps):
+            body = json.dumps({"observation": [number], "step": number}).encode()
+            ask = policy.sessions.step_at_once
+            pending: list[Any] = [ask(policy.policy, id_, JSON, JSON, body) for id_ in sessions]
+            results = [await policy.service.answered(one) for one in pending]
+            if number == 7:
+                outputs = results[1].outputs
+                results[1] = type(results[1])(outputs | {"action": outputs["action"][:, :0]}, "v0", 0, "d0")
+
+            def deliver(pending: list[Any] = pending, results: list[Any] = results) -> None:
+                for one, result in zip(pending, results, strict=True):
+                    one.answer(result, JSON)
+
+            cork.run([deliver])
+        writer = writers.of("p", SPEC)
+        assert writer is not None
+        assert writer.take_counts() == (steps * len(sessions), Counter({"error": 1}))
+        assert len(list(tmp_path.rglob("*.journal"))) > 1
+        rows = RowsInMemory()
+        Follower(tmp_path / "p", SPEC, rows).advance()
+        for id_ in sessions:
+            # A step of "b" is not there, nor what it was the end of.
+            expected = [n for n in range(steps - 1) if id_ != "b" or n not in (6, 7)]
+            assert [row["step"] for row in rows.rows if row["session"] == id_] == expected
+    writers.close()
+
+
 async def test_session_says_whether_it_is_recorded_and_else_the_share(tmp_path: Path) -> None:
     async with recording(tmp_path, share=0.0) as (policy, _):
         for id_, more in (("left", {}), ("on", {"record": True}), ("off", {"record": False})):
