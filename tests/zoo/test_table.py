@@ -15,7 +15,6 @@ from tests.zoo.table import PROVED, engines_in, row, total
 PAGE = (ROOT / "docs" / "reference" / "policies.md").read_text()
 ROWS = {line.split("`")[1]: line for line in PAGE.splitlines() if line.startswith("| `")}
 ROUNDED = re.compile(r" is \S+ for a probe input, TensorFlow says \S+$")
-MOST_ON_TENSORFLOW = 12
 REASONS = {reason: int(number) for number, reason in re.findall(r"^(\d+)\. (.*)$", PAGE, re.MULTILINE)}
 
 
@@ -25,6 +24,7 @@ def test_every_kind_has_its_row() -> None:
 
 def test_total_is_that_of_the_rows() -> None:
     assert total(engines_in(PAGE)) in PAGE
+    assert sum(engine != "litert" for engine in engines_in(PAGE).values()) <= 12
 
 
 def test_rows_are_what_the_exports_say(zoo: Exports, kinds: list[str]) -> None:
@@ -44,8 +44,5 @@ def test_engines_are_what_the_builder_chooses(zoo: Exports, full: bool, tmp_path
         engine = engine_of(zoo[name], tmp_path / name)
         if row(KINDS[name], read_policy_manifest(zoo[name].folder), engine, dict(REASONS)) != ROWS[name]:
             differ[name] = engine
-    print(differ)
+    print(f"{len(differ)} kinds are rounded otherwise here: {differ}")
     assert all(engine == "tensorflow" and ROUNDED.search(why) for engine, why in differ.values()), differ
-    page = engines_in(PAGE)
-    compiled = {name for name, engine in page.items() if engine == "litert"} - differ.keys()
-    assert len(page) - len(compiled) <= MOST_ON_TENSORFLOW
