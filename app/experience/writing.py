@@ -100,15 +100,21 @@ class StepWriter:
 
     def record(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
         """Writes an answered step before its answer leaves by the cork: with those of its batch, which costs half."""
-        answered = session, names, step, options, job, result
         if self._answered or self._cork.before_sending(self._record_all):
-            self._answered.append(answered)
+            self._answered.append((session, names, step, options, job, result))
         else:
-            self.record_now(*answered)
+            self.record_now(session, names, step, options, job, result)
 
     def _record_all(self) -> None:
-        """Writes the steps of a batch: in one piece where all is known, which saves a third of the time."""
         all_answered, self._answered = self._answered, []
+        self._record(all_answered)
+
+    def record_now(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
+        """Does what `event` and `write` do one after the other, with few calls where all is known."""
+        self._record([(session, names, step, options, job, result)])
+
+    def _record(self, all_answered: Sequence[_Answered]) -> None:
+        """Writes steps: in one piece where all is known, which saves a third of the time."""
         records: list[bytes] = []
         size = 0
         for answered in all_answered:
@@ -116,19 +122,12 @@ class StepWriter:
             if record is None:
                 self._put(records)
                 records, size = [], 0
-                self.record_now(*answered)
+                session, names, step, options, job, result = answered
+                self.write(self.event(step, options, job, result), session, names, result.version)
             else:
                 records.append(record)
                 size += len(record)
         self._put(records)
-
-    def record_now(self, session: str, names: Names, step: int, options: Options, job: Job, result: Result) -> None:
-        """Does what `event` and `write` do one after the other, with few calls where all is known."""
-        record = self._packed((session, names, step, options, job, result), 0)
-        if record is None:
-            self.write(self.event(step, options, job, result), session, names, result.version)
-        else:
-            self._put([record])
 
     def _packed(self, answered: _Answered, before: int) -> bytes | None:
         """Returns a step's record where names are known and there is room behind so many bytes; b"" after an error."""

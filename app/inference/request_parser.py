@@ -103,12 +103,11 @@ class RequestParser:
     def __init__(self, rows_limit: int) -> None:
         self._rows_limit = rows_limit
         self._generator = np.random.default_rng()
-        self.readers: dict[str, Callable[[Policy, Codec, bytes], InferenceRequest]] = {
-            "action": partial(self._read, function_of),
-            "distribution": partial(self._read, _distribution),
-            "get_initial_state": self.initial_state,
-        }
         self._functions = {"action": function_of, "distribution": _distribution}
+        self.readers: dict[str, Callable[[Policy, Codec, bytes], InferenceRequest]] = {
+            **{name: partial(self._read, function) for name, function in self._functions.items()},
+            INITIAL_STATE: self.initial_state,
+        }
 
     def initial_state(self, policy: Policy, codec: Codec, body: bytes) -> InferenceRequest:
         """Reads {"batch_size": n}; without, one unbatched state is asked for. Raises as `readers` do."""

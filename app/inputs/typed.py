@@ -80,8 +80,8 @@ class TypedDecoder:
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
-        known = self._skeletons.read(body) if len(body) >= _LEAST_BYTES else None
-        return self.read_new(body) if known is None else (known, NO_OPTIONS)
+        known = self.read_known(body) if len(body) >= _LEAST_BYTES else None
+        return self.read_new(body) if known is None else known
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads, as `read` does, a body that differs only in its numbers from one that was read before."""
