@@ -19,7 +19,7 @@ from app.builder.engine_choice import EngineChoice
 from app.builder.open_export import train_step_of
 from app.builder.probe import NO_TRIAL, Probed, Trial
 from app.builder.unsupported import draws
-from app.engine.savedmodel.checkpoint_reader import numbers_in
+from app.engine.savedmodel.checkpoint_reader import StoredValues, numbers_in
 from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy, model_folder, restore
 from app.errors import SwapRefused, UnusablePolicy
@@ -67,6 +67,7 @@ class Builder:
             _OfGraph(EngineChoice(graph, engine), load_copy(graph)) if like is None else like._of_graph
         )
         self._variables = checkpoint_validation.variables_of(model_folder(graph))
+        self._probes = probe.probes_of_spec(graph.spec)
         self._one_row = False
         self.report: Callable[[str], None] = lambda _: None
         self.gives_way: Callable[[], bool] = all_cores_are_wanted
@@ -102,18 +103,18 @@ class Builder:
         try:
             with resting(most_rest_s, self.gives_way), staged_folder(destination) as staged:
                 promised = manifest_of(source) if source is not None else None
-                files = self._copied(source, promised, digest, staged) if source is not None else {}
+                files, values = self._copied(source, promised, digest, staged) if source is not None else ({}, None)
                 unfinished = Bundle(staged, self.graph.digest, digest, -1, "", "", {}, files)
-                copy = self._restored(unfinished)
+                copy = self._restored(unfinished, values)
                 loaded_at = time.time()
-                probed = probe.examine(
-                    copy, self.graph.spec, probe.probes_of(self.graph.spec, trial.given, trial.recorded)
-                )
+                probes = self._probes + probe.probes_of_requests(self.graph.spec, trial.given, trial.recorded)
+                probed = probe.examine(copy, self.graph.spec, probes)
                 if probed.failed and (trial.serving is not None or source is not None):
                     probe.check_no_worse(probed, self._before(trial.serving, probed))
-                    copy = self._restored(unfinished)
+                    copy = self._restored(unfinished, values)
                 self.report("probe inputs asked")
-                _check_promise(promised, train_step_of(copy.model))
+                train_step = train_step_of(copy.model)
+                _check_promise(promised, train_step)
                 self._one_row = probed.one_row or (self._one_row and not probed.any_answered)
                 copy.sharing = RowSharing(one_row=self._one_row)
                 # Where some are not answered, those that are must not be missing from what is compared.
@@ -121,7 +122,7 @@ class Builder:
                 choice = self._of_graph.choice
                 choice.report = self.report
                 bundle = choice.finished(unfinished, copy, rows, compiled, probed.why_unchecked)
-                bundle = replace(bundle, probed=probed.public())
+                bundle = replace(bundle, train_step=train_step, probed=probed.public())
                 bundle.write()
                 publish(staged, destination, sync=False)
         except OSError as error:
@@ -171,7 +172,9 @@ class Builder:
             return False
         return embedded_constants(other) != embedded_constants(model_folder(self.graph))
 
-    def _copied(self, source: Path, promised: CheckpointManifest | None, digest: str, staged: Path) -> dict[str, str]:
+    def _copied(
+        self, source: Path, promised: CheckpointManifest | None, digest: str, staged: Path
+    ) -> tuple[dict[str, str], StoredValues]:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
         hashes = promised.files if promised is not None else {}
         try:
@@ -180,13 +183,12 @@ class Builder:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
-        self._check_variables(staged, source)
-        return files
+        return files, self._check_variables(staged, source)
 
-    def _check_variables(self, folder: Path, source: Path) -> None:
+    def _check_variables(self, folder: Path, source: Path) -> StoredValues:
         """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
         try:
-            checkpoint_validation.check(folder, self._variables)
+            return checkpoint_validation.check(folder, self._variables)
         except SwapRefused as refusal:
             if not (source / GRAPH_FILE).exists():
                 raise
@@ -194,12 +196,12 @@ class Builder:
                 f"it is an export, and its variables do not fit the graph that serves: {refusal}"
             ) from None
 
-    def _restored(self, bundle: Bundle) -> TensorFlowEngine:
+    def _restored(self, bundle: Bundle, values: StoredValues | None = None) -> TensorFlowEngine:
         """A copy of the policy with these weights; the same one each time, unless a restore has failed half-way."""
         shared = self._of_graph
         copy, shared.copy = shared.copy or load_copy(self.graph), None
         rest()
-        restore(copy, self.graph, bundle)
+        restore(copy, self.graph, bundle, values)
         shared.copy = copy
         return copy
 

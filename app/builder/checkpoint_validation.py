@@ -31,12 +31,15 @@ def train_step_in(folder: Path) -> int:
     return as_train_step(values.read(stored)) if stored is not None else -1
 
 
-def check(folder: Path, expected: Iterable[Stored]) -> None:
+def check(folder: Path, expected: Iterable[Stored]) -> StoredValues:
     """Reads every value of the checkpoint and compares it with what the policy has.
 
     Args:
       folder: the checkpoint, or another export.
       expected: the policy's own variables (see `variables_of`).
+
+    Returns:
+      The values, to be read again.
 
     Raises:
       SwapRefused: a variable missing, left over, of another shape or dtype, unreadable, or not finite; the message
@@ -56,6 +59,7 @@ def check(folder: Path, expected: Iterable[Stored]) -> None:
             if stored.is_weight:
                 _check_finite(stored.name, value)
         _check_same(copies, values)
+    return values
 
 
 def variables_of(folder: Path) -> list[Stored]:

@@ -10,9 +10,9 @@ from app.background import rest
 from app.builder.compile import CannotCompile, Compiler
 from app.builder.equivalence import check_equivalence
 from app.builder.noise_inputs import noise_for
-from app.builder.open_export import metadata_of, train_step_of
+from app.builder.open_export import metadata_of
 from app.builder.row_comparison import Pair, Unequal
-from app.builder.row_dependence import Dependence, Rows
+from app.builder.row_dependence import Rows
 from app.engine.large_model import is_known
 from app.engine.litert import LARGE_BYTES, LiteRTEngine
 from app.engine.savedmodel.engine import TensorFlowEngine
@@ -44,6 +44,7 @@ class EngineChoice:
         self._why_not = ""
         self._checked_once = False
         self._rows = Rows(graph.spec, graph.serving)
+        self._probes: dict[int, list[Arrays]] = {}  # of later versions
         self.report: Callable[[str], None] = lambda _: None
 
     def finished(
@@ -68,35 +69,48 @@ class EngineChoice:
         """
         if not compiled:
             self._why_not = "the builder process crashed while compiling it"
-        dependence = self._rows.judge(copy, recorded)
-        try:
-            if unchecked:
-                raise CannotCompile(unchecked)
-            self._compile(bundle, copy, recorded)
-            engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
-        except OSError:
-            raise  # the disk
-        except Exception as error:  # what its functions are made of may make any of the libraries raise
-            if not isinstance(error, (CannotCompile, Unequal)):
-                error = CannotCompile(f"compiling it fails: {type(error).__name__}: {str(error)[:200]}")
+        # A later version's rows are judged by comparing it: LiteRT is asked each of them alone, TensorFlow all at once.
+        later = self._checked_once
+        known = self._rows.dependence if later else self._rows.judge(copy, recorded)
+        problem = self._problem(bundle, copy, recorded, unchecked)
+        if problem is not None and later and self._rows.judge(copy, recorded) is not known:
+            problem = self._problem(bundle, copy, recorded, unchecked)
+        engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
+        if problem is not None:
             if self._engine == LITERT:
-                raise SwapRefused(f"LiteRT cannot run it: {error}") from error
+                raise SwapRefused(f"LiteRT cannot run it: {problem}") from problem
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
-            engine, reason = TENSORFLOW, str(error) + self._of_its_seed(copy, str(error))
+            engine, reason = TENSORFLOW, str(problem) + self._of_its_seed(copy, str(problem))
         files = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
         return replace(
             bundle,
-            train_step=train_step_of(copy.model),
             metadata=metadata_of(copy.model),
             engine=engine,
             engine_reason=reason,
             asked_for=self._engine,
             files=dict(bundle.files) | hash_files(bundle.folder, files),
-            sharing=self._sharing(copy, dependence),
+            sharing=self._sharing(copy),
         )
 
-    def _sharing(self, copy: TensorFlowEngine, dependence: Dependence | None) -> RowSharing:
+    def _problem(
+        self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays], unchecked: str
+    ) -> Exception | None:
+        """Why LiteRT may not run it; None where its file is in the bundle's folder."""
+        try:
+            if unchecked:
+                raise CannotCompile(unchecked)
+            self._compile(bundle, copy, recorded)
+        except OSError:
+            raise  # the disk
+        except (CannotCompile, Unequal) as error:
+            return error
+        except Exception as error:  # what its functions are made of may make any of the libraries raise
+            return CannotCompile(f"compiling it fails: {type(error).__name__}: {str(error)[:200]}")
+        return None
+
+    def _sharing(self, copy: TensorFlowEngine) -> RowSharing:
         """Which rows may share a call: `copy` has been probed with one row and with several."""
+        dependence = self._rows.dependence
         if dependence is None:
             return copy.sharing
         whole_batches = dependence.mixes and self._graph.spec.batch_size is not None
@@ -130,7 +144,7 @@ class EngineChoice:
         def noise(function: str, count: int, seed: int) -> Arrays:
             return noise_for(reference.functions[function], count, seed)
 
-        pair = Pair(engine, reference, spec, serving, noise, copy)
+        pair = Pair(engine, reference, spec, serving, noise, copy, compiler.aliases, self._probes if is_later else {})
         check_equivalence(pair, rows, recorded, compiler.draws, self._rows.dependence is None, joined=is_later)
         self.report("compared with TensorFlow")
         self._checked_once = True

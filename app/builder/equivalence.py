@@ -15,7 +15,6 @@ import numpy as np
 
 from app.background import rest
 from app.builder.equivalence_episodes import check_episodes
-from app.builder.equivalence_inputs import probes_of_action
 from app.builder.row_comparison import NUDGES, Pair, Unequal, differing_rows, identical, is_among, nudged, rows_of
 from app.engine.base import Engine, InputRefused
 from app.engine.noise import OF_A_CALL
@@ -43,6 +42,7 @@ def check_equivalence(
         and `action` has to give the same outputs as TensorFlow's, in kind.
       apart: whether a row has to be answered alone as it is among others; else all rows of a call belong together.
       joined: whether calls may be made one, where rows are answered apart: the same rows are compared, in few calls.
+        What is `action` under another name is not compared again.
 
     Raises:
       Unequal: an answer differs: from TensorFlow's, between two calls, or for a row alone and among others.
@@ -50,11 +50,12 @@ def check_equivalence(
     spec, serving, reference = pair.spec, pair.serving, pair.reference
     first = "sample" if draws else "action"
     functions = [first, *(n for n in ("distribution", "greedy", "sample") if n in serving.signatures and n != first)]
+    functions = [name for name in functions if not (joined and name in pair.aliases)]
     most_rows = _MOST_JOINED if joined and apart else 1
     for count in rows:
         state = reference.initial_state(count)
         _check_same_state(pair.compiled.initial_state(count), state)
-        probes = list(probes_of_action(spec, state, count))
+        probes = pair.probes_of_action(state, count)
         for function in functions:
             comparisons = [
                 _Comparison(pair, function, inputs, apart, pair.noise_of(function, count, probe))

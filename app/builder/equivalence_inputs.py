@@ -9,7 +9,6 @@ import numpy as np
 
 from app.wire.tensors import Arrays
 from saver.artifact import Leaf, PolicySpec, leaves
-from saver.artifact.probe import probe_inputs
 
 # Of floats in probes, where the spec allows them: gentle, and far out.
 _SCALES = (1.0, 0.01, 20.0, 1e3, 1e6)
@@ -21,9 +20,8 @@ _TIES = (-6.0, 2.0, 0.5, -0.5, 1.5, 2.5, -1.5, 6.0, 1.0, -1.0, 127.5, 0.0)
 _WHOLE = (2**33 + 2, 0, 2**32 + 1, 1, -(2**32) + 1, 6, 2**31, 2, -1, 3)
 
 
-def probes_of_action(spec: PolicySpec, state: Arrays, rows: int) -> Iterator[Arrays]:
-    """Inputs of `action`: those of the start of an episode, and random ones with every step type and any state."""
-    yield probe_inputs(spec, state, rows)
+def later_probes(spec: PolicySpec, rows: int) -> Iterator[Arrays]:
+    """Random inputs of `action` with every step type and any state, and some at the ends of their ranges."""
     for seed, scale in enumerate(_SCALES):
         yield random_inputs(spec, rows, scale, np.random.default_rng(seed))
     yield _at_ends(spec, random_inputs(spec, rows, 1.0, np.random.default_rng(len(_SCALES))), rows)

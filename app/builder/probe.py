@@ -113,13 +113,24 @@ def probes_of(
     spec: PolicySpec, given: Sequence[tuple[str, Arrays]] = (), recorded: Sequence[Arrays] = ()
 ) -> list[Probe]:
     """Rows made from the spec, those that an operator has given by name, and those of real requests."""
+    return [*probes_of_spec(spec), *probes_of_requests(spec, given, recorded)]
+
+
+def probes_of_spec(spec: PolicySpec) -> list[Probe]:
+    """Rows made from the spec alone."""
     unknown = {leaf.name: np.zeros(ROWS) for _, leaf in leaves(spec.initial_state)}
     state = spec.state_inputs(unknown)
     whole = {name: array for name, array in probe_inputs(spec, unknown, ROWS).items() if name not in state}
-    invented = [{name: array[row : row + 1] for name, array in whole.items()} for row in range(ROWS)]
+    rows = [{name: array[row : row + 1] for name, array in whole.items()} for row in range(ROWS)]
+    return [Probe(f"probe input {number} ({_shown(spec, row)})", row) for number, row in enumerate(rows, 1)]
+
+
+def probes_of_requests(
+    spec: PolicySpec, given: Sequence[tuple[str, Arrays]], recorded: Sequence[Arrays]
+) -> list[Probe]:
+    """Rows that an operator has given by name, and those of real requests."""
     wanted = spec.signatures["action"].inputs
     return [
-        *(Probe(f"probe input {number} ({_shown(spec, row)})", row) for number, row in enumerate(invented, 1)),
         *(Probe(name, _known(row, wanted)) for name, row in given),
         *(Probe("an input of a real request", _known(row, wanted), recorded=True) for row in recorded),
     ]

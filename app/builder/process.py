@@ -7,7 +7,6 @@ answer it when this one has died.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import socket
@@ -23,11 +22,12 @@ from app.builder import checkpoint_validation
 from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.builder.probe import Trial
-from app.errors import LinkLost, PolicyServerError, SwapRefused, is_lack_of_room, is_passing
+from app.errors import PolicyServerError, SwapRefused, is_lack_of_room, is_passing
 from app.offload import in_executor
 from app.rpc.link import Handlers, Link
 
 T = TypeVar("T")
+_GATHER_S = 0.05
 
 
 class Calls:
@@ -61,13 +61,16 @@ class Calls:
         *how: Any,
     ) -> Prepared:
         """See `Builder.prepare`. `how`: the parts of a `Trial`, in their order, and whether it may be compiled."""
-        report = self._reporter(policy)
+        steps = _Steps(lambda some: self._loop.call_soon_threadsafe(self.link.note, "steps", policy, some))
         builder = self._builder(policy, graph)
-        report("loaded")
-        builder.report = report
+        steps.add("loaded")
+        builder.report = steps.add
         builder.gives_way = self._gives_way
         *tried_on, compiled = how
-        return builder.prepare(source, digest, destination, Trial(*tried_on), compiled)
+        try:
+            return builder.prepare(source, digest, destination, Trial(*tried_on), compiled)
+        finally:
+            steps.send()
 
     def check(self, policy: str, graph: Graph, folder: Path) -> int:
         """See `Builder.check`."""
@@ -84,17 +87,6 @@ class Calls:
     def _gives_way(self) -> bool:
         """Whether others want its core, and nobody waits for the thread."""
         return self._calls <= 1 and all_cores_are_wanted()
-
-    def _reporter(self, policy: str) -> Callable[[str], None]:
-        """A function that reports each step to the control process, with the seconds since the step before."""
-        last = time.perf_counter()
-
-        def report(step: str) -> None:
-            nonlocal last
-            last, before = time.perf_counter(), last
-            asyncio.run_coroutine_threadsafe(_sent(self.link, policy, step, last - before), self._loop)
-
-        return report
 
     def _builder(self, policy: str, graph: Graph) -> Builder:
         """The policy's builder; a new one where its graph is another. Policies of one graph share what it takes."""
@@ -118,6 +110,32 @@ class Calls:
         return answer
 
 
+class _Steps:
+    """Steps that are done, each with the seconds since the one before, on their way to the control process.
+
+    Those of a short time go together: a message of its own for each takes two processes longer than the steps do.
+    """
+
+    def __init__(self, send: Callable[[list[tuple[str, float]]], object]) -> None:
+        self._send = send
+        self._done: list[tuple[str, float]] = []
+        self._last = self._sent = time.perf_counter()
+
+    def add(self, step: str) -> None:
+        """Notes that a step is done."""
+        self._last, before = time.perf_counter(), self._last
+        self._done.append((step, self._last - before))
+        if self._last - self._sent >= _GATHER_S:
+            self.send()
+
+    def send(self) -> None:
+        """Sends those that have not been sent."""
+        done, self._done = self._done, []
+        self._sent = self._last
+        if done:
+            self._send(done)
+
+
 def _blamed(call: Callable[..., T], *args: object) -> T:
     """Returns what `call` returns. A refusal that the machine is to blame for is one for now."""
     try:
@@ -130,11 +148,6 @@ def _blamed(call: Callable[..., T], *args: object) -> T:
         if isinstance(error, PolicyServerError) or not is_passing(error):
             raise
         raise SwapRefused(f"the builder cannot go on: {type(error).__name__}: {str(error)[:200]}", True) from error
-
-
-async def _sent(link: Link, policy: str, step: str, seconds: float) -> None:
-    with contextlib.suppress(LinkLost):
-        await link.call("step", policy, step, seconds)
 
 
 async def serve(end: socket.socket, engine: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from app.builder.equivalence_inputs import later_probes
 from app.engine.base import Engine
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, ServingInfo
-from saver.artifact.probe import probe_noise
+from saver.artifact.probe import probe_inputs, probe_noise
 
 TOLERANCE = 1e-5
 NUDGES = 64
@@ -29,6 +30,8 @@ class Pair:
     `compiled` may serve if all is equal; `reference` is TensorFlow's. `spec` is that of the policy, `serving` says
     which functions it has beside `action`. `noise`: for a function that takes noise as inputs and is not `sample`, so
     many rows, and a seed, those inputs. `original`: TensorFlow's own functions, where those of `reference` take noise.
+    `aliases`: functions that are `action` under another name, in both engines. `probes`: inputs made before, by their
+    rows, which no state and no weights are in; pairs of one spec may share them.
     """
 
     compiled: Engine
@@ -37,10 +40,18 @@ class Pair:
     serving: ServingInfo
     noise: Callable[[str, int, int], Arrays] = lambda *_: {}
     original: Engine | None = None
+    aliases: frozenset[str] = frozenset()
+    probes: dict[int, list[Arrays]] = field(default_factory=dict)
 
     def noise_of(self, function: str, rows: int, seed: int) -> Arrays:
         """The inputs of a function that are noise, from a generator of that seed; none for one that takes none."""
         return probe_noise(self.serving.noise, rows, seed) if function == "sample" else self.noise(function, rows, seed)
+
+    def probes_of_action(self, state: Arrays, rows: int) -> list[Arrays]:
+        """Inputs of `action`; `state`: an initial one of so many rows."""
+        if rows not in self.probes:
+            self.probes[rows] = list(later_probes(self.spec, rows))
+        return [probe_inputs(self.spec, state, rows), *self.probes[rows]]
 
 
 def is_among(found: Arrays, answers: Arrays) -> bool:

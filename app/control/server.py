@@ -143,15 +143,16 @@ class Server:
         """Starts the builder, whose temporary files lie in `folder`."""
         settings = self._settings
 
-        async def step(policy: str, name: str, seconds: float) -> None:
-            if seconds >= _LONG_STEP_S or not self._swaps.serves(policy):
-                self._progress.step(policy, name, seconds)
-            self._swaps.step(policy, name, seconds)
+        async def steps(policy: str, done: Sequence[tuple[str, float]]) -> None:
+            for name, seconds in done:
+                if seconds >= _LONG_STEP_S or not self._swaps.serves(policy):
+                    self._progress.step(policy, name, seconds)
+                self._swaps.step(policy, name, seconds)
 
         async def start() -> Child:
             await asyncio.to_thread(emptied, folder)
             arguments = (settings.engine, settings.log_level, settings.log_format, str(folder))
-            return await Child.start("app.builder", arguments, {"step": step}, stalled_s=settings.stalled_s)
+            return await Child.start("app.builder", arguments, {"steps": steps}, stalled_s=settings.stalled_s)
 
         async def prepare(child: Child) -> None:
             self._calls.use(child)

@@ -19,7 +19,7 @@ from app.errors import Fault, LinkLost
 log = logging.getLogger("policy_server.processes")
 
 _LENGTH_BYTES = 8
-_CALL, _RESULT, _ERROR, _CANCEL = range(4)
+_CALL, _RESULT, _ERROR, _CANCEL, _NOTE = range(5)
 Handlers = Mapping[str, Callable[..., Awaitable[Any]]]
 
 
@@ -62,6 +62,10 @@ class Link:
         finally:
             del self._waiting[number]
 
+    def note(self, name: str, *args: Any) -> None:
+        """Has the other side's handler `name` called; whatever becomes of it is not answered."""
+        self._send(_NOTE, next(self._numbers), (name, args))
+
     @property
     def is_lost(self) -> bool:
         """Whether the other process is known to be gone."""
@@ -92,8 +96,8 @@ class Link:
             self._writer.close()
 
     def _take(self, kind: int, number: int, content: Any) -> None:
-        if kind == _CALL:
-            task = asyncio.create_task(self._answer(number, *content))
+        if kind in (_CALL, _NOTE):
+            task = asyncio.create_task(self._answer(number, *content) if kind == _CALL else self._heed(*content))
             self._answering[number] = task
             task.add_done_callback(lambda _: self._answering.pop(number, None))
         elif kind == _CANCEL:
@@ -110,6 +114,12 @@ class Link:
             self._send(_RESULT, number, await self._handlers[name](*args))
         except Exception as error:
             self._send(_ERROR, number, error)
+
+    async def _heed(self, name: str, args: tuple[Any, ...]) -> None:
+        try:
+            await self._handlers[name](*args)
+        except Exception:
+            log.exception("a note to %s", name)
 
     def _send(self, kind: int, number: int, content: Any) -> None:
         if self._writer.is_closing():

@@ -102,6 +102,8 @@ class TensorFlowEngine:
 
     def initial_state(self, rows: int) -> Arrays:
         """See `Engine.initial_state`."""
+        if not self.functions["get_initial_state"].concrete.outputs:
+            return {}
         if self._batch_size is None:
             if self.sharing.one_row:
                 return join([self.functions["get_initial_state"]({"batch_size": 1}) for _ in range(rows)], rows)

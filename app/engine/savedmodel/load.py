@@ -71,16 +71,17 @@ def import_tf_agents_export() -> ModuleType:
     return tf_agents_export
 
 
-def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle) -> None:
+def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle, values: StoredValues | None = None) -> None:
     """Puts the weights of a version into a copy; what it draws from a generator's state is its own from then on.
 
-    After an exception the copy may be half overwritten: it has to be thrown away.
+    After an exception the copy may be half overwritten: it has to be thrown away. `values`: those of the version, where
+    its files have been opened already.
 
     Raises:
       SwapRefused: TensorFlow cannot read them.
     """
     source = model_folder(graph) if bundle.digest == graph.digest else bundle.folder
-    values = StoredValues(source)
+    values = values or StoredValues(source)
     try:
         if numbers_in(values.all) > _FEW or not _assigned(engine.model, values):
             _read(engine.model, values, source)
@@ -114,7 +115,7 @@ def _assigned(model: Any, values: StoredValues) -> bool:
     if not variables.keys() <= values.by_name.keys() or any(variables.keys().isdisjoint(v.names) for v in values.all):
         return False
     for name, variable in variables.items():
-        variable.assign(values.read(values.by_name[name]))
+        variable.assign(values.read(values.by_name[name]), read_value=False)
     return True
 
 

@@ -63,10 +63,10 @@ class Reports:
     def __init__(self) -> None:
         self.steps: list[str] = []
 
-    async def call(self, name: str, policy: str, step: str, seconds: float) -> None:
-        assert (name, policy) == ("step", "p")
-        assert seconds >= 0
-        self.steps.append(step)
+    def note(self, name: str, policy: str, steps: list[tuple[str, float]]) -> None:
+        assert (name, policy) == ("steps", "p")
+        assert all(seconds >= 0 for _, seconds in steps)
+        self.steps += [step for step, _ in steps]
 
 
 @pytest.mark.anyio
