@@ -318,10 +318,9 @@ class Server:
 
     def _follow(self, named: PolicyFolder, manager: Manager, watcher: FolderWatcher) -> None:
         # The folder of checkpoints may not be there yet, so that the one above it is watched too.
-        folders = {named.series or named.folder, *upload_folders(named, self._settings.state_dir)}
-        for checkpoints in checkpoint_folders(named.folder):
-            folders |= {checkpoints, checkpoints.parent}
-        changed = watcher.add(sorted(folders), manager.changed)
+        checkpoints = checkpoint_folders(named.folder)
+        folders = {named.series or named.folder, *checkpoints, *upload_folders(named, self._settings.state_dir)}
+        changed = watcher.add(sorted(folders), manager.changed, {folder.parent for folder in checkpoints})
         manager.watch()
         self._watch_in(asyncio.create_task(follow(manager, changed)))
 

@@ -43,17 +43,22 @@ class FolderWatcher:
 
     def __init__(self) -> None:
         self._folders: dict[Path, list[tuple[asyncio.Event, Listener]]] = {}
+        self._above: set[Path] = set()
         self._more = asyncio.Event()
         self._reported = ""
 
-    def add(self, folders: Iterable[Path], listener: Listener = _ignore) -> asyncio.Event:
+    def add(
+        self, folders: Iterable[Path], listener: Listener = _ignore, above: Iterable[Path] = ()
+    ) -> asyncio.Event:
         """An event that is set when something changes in one of the folders, which need not be there yet.
 
-        `listener` is called with the paths that have changed first, and None where that is not known.
+        `listener` is called with the paths that have changed first, and None where that is not known. `above`: folders
+        in which some of them may appear; what else changes there (a log, a trainer's summaries) concerns nobody.
         """
         changed = asyncio.Event()
         for folder in folders:
             self._folders.setdefault(folder, []).append((changed, listener))
+        self._above.update(above)
         self._more.set()
         return changed
 
@@ -101,7 +106,7 @@ class FolderWatcher:
     def _present(self) -> dict[Path, int]:
         """The folders that are there, and their inodes: one that is deleted and made again is another one."""
         found = {}
-        for folder in self._folders:
+        for folder in self._above.union(self._folders):
             try:
                 found[folder] = folder.stat().st_ino
             except OSError:
@@ -111,7 +116,7 @@ class FolderWatcher:
     def _few(self) -> bool:
         """Whether what lies in the folders can be watched too."""
         count = 0
-        for folder in self._folders:
+        for folder in self._above.union(self._folders):
             with contextlib.suppress(OSError):
                 count += len(os.listdir(folder))
         return count <= MOST_BELOW
@@ -119,7 +124,7 @@ class FolderWatcher:
     def _notify(self, paths: list[str]) -> None:
         for folder, listeners in self._folders.items():
             inside = f"{folder}/"
-            concerned = [path for path in paths if path.startswith(inside) or path == str(folder)]
+            concerned = [path for path in paths if path.startswith(inside) or inside.startswith(f"{path}/")]
             for event, listener in listeners if concerned else ():
                 listener(concerned)
                 event.set()

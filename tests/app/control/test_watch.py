@@ -75,6 +75,26 @@ def test_changes_are_reported_to_whom_they_concern(tmp_path):
     run(test)
 
 
+def test_what_changes_beside_a_folder_concerns_nobody_and_its_appearance_does(tmp_path):
+    async def test() -> None:
+        watcher = FolderWatcher()
+        paths: list[list[str] | None] = []
+        checkpoints, train = tmp_path / "checkpoints", tmp_path / "train"
+        train.mkdir()
+        changed = watcher.add([checkpoints], paths.append, above=[tmp_path])
+        neighbour = watcher.add([train])
+        async with running(watcher.run()):
+            await set_by(neighbour, (train / "events.out").touch)
+            await set_by(neighbour, (train / "events.out").touch)
+            assert not changed.is_set()
+            await set_by(changed, lambda: checkpoints.rmdir() if checkpoints.exists() else checkpoints.mkdir())
+            await set_by(changed, (checkpoints / "1").touch)
+        assert [str(checkpoints)] in paths
+        assert not any("train" in path for some in paths for path in some or ())
+
+    run(test)
+
+
 def test_folders_that_come_later_or_again_are_watched(tmp_path):
     async def test() -> None:
         watcher = FolderWatcher()
