@@ -14,10 +14,13 @@ _LOOK_S = 2.0
 _FREED_BYTES, _GROWN_BYTES = 2**20, 16 * 2**20
 _PAGE_BYTES = 4096
 # glibc's numbers for what mallopt sets.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # Larger blocks go back to the operating system when they are freed. The size of a request with a few images is below
 # it, and of the space at the end of the heap it takes: to get that again for each request costs more than to read it.
 _MMAP_BYTES, _TRIM_BYTES = 4 * 2**20, 16 * 2**20
+# A trainer that publishes again within so many seconds finds the memory of the version before; a larger block is not
+# kept, nor more than that of free space together.
+_KEPT_S, _KEPT_BYTES = 15.0, 256 * 2**20
 
 
 class FreedMemory:
@@ -60,6 +63,32 @@ class FreedMemory:
         resident = resident_bytes()
         self._after = self._after or resident
         return self._freed_bytes >= _FREED_BYTES or resident > self._after + _GROWN_BYTES
+
+
+class KeptMemory:
+    """Keeps what this process frees, where the C library is glibc, until nothing has been `used` for a while.
+
+    The weights of the next version take the place of those before: to get the same memory from the system again and
+    again takes a virtual machine as long as to read them. To be made before other threads are.
+    """
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        try:
+            self._libc: Any = ctypes.CDLL(None)
+            self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
+            # Other arenas than the first could keep no block of more than 64 MB.
+            for what, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _KEPT_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES)):
+                self._libc.mallopt(what, value)
+        except (AttributeError, OSError):
+            self._libc = None
+
+    def used(self) -> None:
+        """Notes that memory is used; on the event loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._libc is not None:
+            self._timer = asyncio.get_running_loop().call_later(_KEPT_S, self._libc.malloc_trim, 0)
 
 
 def resident_bytes(process: int | str = "self") -> int:

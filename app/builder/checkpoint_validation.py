@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from app.background import rest
-from app.engine.savedmodel.checkpoint_reader import TRAIN_STEP, Stored, StoredValues, as_train_step
+from app.engine.savedmodel.checkpoint_reader import TRAIN_STEP, Stored, StoredValues, as_train_step, numbers_in
 from app.errors import SwapRefused
 
 # What `tf.train.Checkpoint.save` adds.
 _SAVE_COUNTER = "save_counter"
+_MOST_KEPT = 2**25
 
 
 def train_step_in(folder: Path) -> int:
@@ -39,13 +40,14 @@ def check(folder: Path, expected: Iterable[Stored]) -> StoredValues:
       expected: the policy's own variables (see `variables_of`).
 
     Returns:
-      The values, to be read again.
+      The values, to be restored. Up to 128 MB of floats are kept for that, and not read again.
 
     Raises:
       SwapRefused: a variable missing, left over, of another shape or dtype, unreadable, or not finite; the message
         names the first. What is metadata, and no weight, may be of any shape and have any value.
     """
     values = StoredValues(folder)
+    values.kept = {} if numbers_in(values.all) <= _MOST_KEPT else None
     if not values.has_names:
         raise SwapRefused("it is a checkpoint of TensorFlow 1, which has no object graph; PolicySaver writes others")
     wanted = list(expected)

@@ -23,6 +23,7 @@ from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.builder.probe import Trial
 from app.errors import PolicyServerError, SwapRefused, is_lack_of_room, is_passing
+from app.memory import KeptMemory
 from app.offload import in_executor
 from app.rpc.link import Handlers, Link
 
@@ -36,6 +37,7 @@ class Calls:
     link: Link
 
     def __init__(self, executor: ThreadPoolExecutor, engine: str) -> None:
+        self._memory = KeptMemory()
         self._executor = executor
         self._engine = engine
         self._loop = asyncio.get_running_loop()
@@ -106,6 +108,7 @@ class Calls:
                 return await in_executor(self._executor, _blamed, call, *args)
             finally:
                 self._calls -= 1
+                self._memory.used()
 
         return answer
 

@@ -7,6 +7,7 @@ whole call, and variables that a call changes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,8 +27,8 @@ from saver.artifact.probe import probe_inputs, probe_noise
 from saver.impure_ops import impurities
 
 # Rows that are asked alone, and then among others: so many for the first version, and for those after it.
-_ALONE, _ALONE_LATER = 12, 4
-_SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (67,)
+_ALONE, _ALONE_LATER = 12, 3
+_SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (7,)
 # Of one call's inputs: beyond, only the smaller calls are made.
 _MOST_NUMBERS = 1 << 20
 _POISONED = (2, 7, 67)
@@ -142,8 +143,9 @@ class _Judge:
         self._spec = spec
         self._serving = serving
         self._first = first
-        self._count = _ALONE if first else _ALONE_LATER
-        self._candidates = list(_candidates(engine, spec, recorded, self._count))
+        # One of each kind is enough for those after the first version: each call reads all weights.
+        alone, most = (_ALONE, None) if first else (_ALONE_LATER + 1, _ALONE_LATER)
+        self._candidates = list(itertools.islice(_candidates(engine, spec, recorded, alone), most))
         numbers = sum(array.size for array in self._candidates[0].values())
         most = max(2, _MOST_NUMBERS // max(1, numbers))
         sizes = [min(size, most) for size in (_SIZES if first else _SIZES_LATER)]
@@ -190,7 +192,27 @@ class _Judge:
             if not wanted.draws:
                 self._compare_alone(function, inputs, outputs, rows_of(alone, chosen.tolist()))
             if size in _POISONED or self._spec.batch_size:
-                _compare_poisoned(engine, function, inputs, outputs, poisons if self._first else poisons[-1:])
+                self._compare_poisoned(engine, function, inputs, outputs, poisons)
+
+    def _compare_poisoned(
+        self, engine: TensorFlowEngine, function: str, inputs: Arrays, outputs: Arrays, poisons: Sequence[_Poison]
+    ) -> None:
+        """Changes every other row; those between have to be answered as before, in a call of the same shape.
+
+        Of a version after the first, the rows at one half of the places only, by the last of the poisons.
+        """
+        size = len(next(iter(inputs.values())))
+        generator = np.random.default_rng(size)
+        for kept, poison in itertools.product((0, 1), poisons) if self._first else [(0, poisons[-1])]:
+            stays = np.arange(size) % 2 == kept
+            changed = {n: poison(array, generator) for n, array in inputs.items()}
+            mixed = {n: np.where(_column(stays, a), a, changed[n]) for n, a in inputs.items()}
+            found = _run(engine, function, mixed)
+            if found is None:
+                continue  # it refuses such rows, which says nothing
+            for name in outputs:
+                if (_by_row({name: found[name]}, {name: outputs[name]}, size) & stays).any():
+                    raise _Dependent(f"{function}: {name} of a row depends on what other rows hold")
 
     def _answered(self, function: str, engine: TensorFlowEngine) -> Iterator[tuple[Arrays, Arrays]]:
         """Rows that the policy answers, each with its answer alone."""
@@ -216,25 +238,6 @@ class _Judge:
             if not is_among(rows_of(found, [row]), _joined([answer for answer in answers if answer is not None])):
                 name = next(n for n in found if _by_row({n: found[n]}, {n: alone[n]}, len(found[n]))[row])
                 raise _Dependent(f"{function}: {name} of a row alone differs from that among {len(found[name])}")
-
-
-def _compare_poisoned(
-    engine: TensorFlowEngine, function: str, inputs: Arrays, outputs: Arrays, poisons: Sequence[_Poison]
-) -> None:
-    """Changes every other row; those between have to be answered as before, in a call of the same shape."""
-    size = len(next(iter(inputs.values())))
-    generator = np.random.default_rng(size)
-    for kept in (0, 1):
-        stays = np.arange(size) % 2 == kept
-        for poison in poisons:
-            changed = {n: poison(array, generator) for n, array in inputs.items()}
-            mixed = {n: np.where(_column(stays, a), a, changed[n]) for n, a in inputs.items()}
-            found = _run(engine, function, mixed)
-            if found is None:
-                continue  # it refuses such rows, which says nothing
-            for name in outputs:
-                if (_by_row({name: found[name]}, {name: outputs[name]}, size) & stays).any():
-                    raise _Dependent(f"{function}: {name} of a row depends on what other rows hold")
 
 
 def _by_row(found: Arrays, expected: Arrays, rows: int) -> np.ndarray[Any, Any]:

@@ -53,11 +53,14 @@ class Stored:
 class StoredValues:
     """The values of the checkpoint, or of the export, in `folder`.
 
+    `kept`: those that have been read, by their keys; None where none are kept.
+
     Raises:
       SwapRefused: its index cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.kept: dict[str, Any] | None = None
         self._folder = folder
         self._reader = self._opened()
 
@@ -73,12 +76,16 @@ class StoredValues:
         raise SwapRefused(f"its index cannot be read: {reason}")
 
     def read(self, stored: Stored) -> Any:
-        """The value, its checksum compared.
+        """The value, its checksum compared; read once, where what has been read is `kept`.
 
         Raises:
           SwapRefused: it cannot be read.
         """
-        return self._tensor(stored.key, stored.name)
+        if self.kept is None:
+            return self._tensor(stored.key, stored.name)
+        if stored.key not in self.kept:
+            self.kept[stored.key] = self._tensor(stored.key, stored.name)
+        return self.kept[stored.key]
 
     @cached_property
     def all(self) -> list[Stored]:

@@ -83,7 +83,8 @@ def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle, values: Stor
     source = model_folder(graph) if bundle.digest == graph.digest else bundle.folder
     values = values or StoredValues(source)
     try:
-        if numbers_in(values.all) > _FEW or not _assigned(engine.model, values):
+        one_by_one = values.kept is not None or numbers_in(values.all) <= _FEW
+        if not one_by_one or not _assigned(engine.model, values):
             _read(engine.model, values, source)
     except Exception as error:  # it has many kinds of errors for a file that it does not like
         raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
