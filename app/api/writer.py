@@ -46,7 +46,8 @@ class AnswerWriter(asyncio.Protocol):
 
     shared: SharedLimits
     cork: Cork
-    _common: tuple[Any, bytes] = (None, b"")
+    # uvicorn's list of the header fields that every answer has, their text, and usual heads by type and length of body.
+    _common: tuple[Any, bytes, dict[tuple[bytes, int], bytes]] = (None, b"", {})
 
     def __init__(self, server_state: ServerState) -> None:
         self.server_state = server_state
@@ -87,7 +88,16 @@ class AnswerWriter(asyncio.Protocol):
 
     def write_answer(self, media_type: bytes, body: bytes) -> None:
         """See `Connection`."""
-        self.write_head(_OK, b"content-length: %d\r\ncontent-type: %b\r\n" % (len(body), media_type), body)
+        if self.odd or not self.stays:
+            self.write_head(_OK, _fields(media_type, len(body)), body)
+        else:
+            headers, common, heads = self._common
+            if headers is not self.server_state.default_headers:
+                common, heads = self._new_common_head()
+            head = heads.get((media_type, len(body)))
+            if head is None:
+                head = heads[media_type, len(body)] = b"".join((_OK, common, _fields(media_type, len(body)), b"\r\n"))
+            self.write(head + body)
         self.answered()
 
     def write_response(self, response: Response) -> None:
@@ -101,9 +111,9 @@ class AnswerWriter(asyncio.Protocol):
         if self.odd and self.stays:
             self.stays = self.may_stay()
         end = b"\r\n" if self.stays else b"connection: close\r\n\r\n"
-        headers, common = self._common
+        headers, common, _ = self._common
         if headers is not self.server_state.default_headers:
-            common = self._new_common_head()
+            common, _ = self._new_common_head()
         self.write(b"".join((status, common, fields, end, body)))
 
     def write(self, data: bytes) -> None:
@@ -145,9 +155,14 @@ class AnswerWriter(asyncio.Protocol):
         """See `Owner`."""
         raise NotImplementedError
 
-    def _new_common_head(self) -> bytes:
+    def _new_common_head(self) -> tuple[bytes, dict[tuple[bytes, int], bytes]]:
         """Returns the header fields that every answer has, date first: uvicorn makes a new list each second."""
         headers = self.server_state.default_headers
         text = b"".join([b"%b: %b\r\n" % header for header in headers])
-        type(self)._common = headers, text
-        return text
+        heads: dict[tuple[bytes, int], bytes] = {}
+        type(self)._common = headers, text, heads
+        return text, heads
+
+
+def _fields(media_type: bytes, length: int) -> bytes:
+    return b"content-length: %d\r\ncontent-type: %b\r\n" % (length, media_type)

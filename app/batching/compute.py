@@ -10,6 +10,7 @@ import numpy as np
 
 from app.batching.call_times import CallTimes
 from app.batching.failures import explained
+from app.batching.rows import parted
 from app.batching.rule import INITIAL_STATE, Job
 from app.engine.base import Engine
 from app.engine.chunks import join, split
@@ -59,7 +60,7 @@ def compute(
     return each
 
 
-def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, apart: bool) -> list[Arrays]:
+def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, apart: bool) -> Sequence[Arrays]:
     function = jobs[0].function
     if function == INITIAL_STATE:
         outputs = engine.initial_state(rows)
@@ -69,6 +70,8 @@ def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, ap
         outputs = _run_isolated(engine, function, inputs) if fixed else engine.run(function, inputs)
     if len(jobs) == 1:
         return [outputs]
+    if len(jobs) == rows:
+        return parted(outputs, rows)
     shares, start, items = [], 0, list(outputs.items())
     for job in jobs:
         end, share = start + job.rows, {}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
 
+from app.batching.rows import Row
 from app.batching.rule import INITIAL_STATE, Result
 from app.wire import json_body
 from app.wire.limits import FEW_NUMBERS
+from app.wire.tensors import Arrays
 from saver.artifact import LOG_PROB, Leaf, PolicySpec, ServingInfo, TensorInfo, leaves, pack
 
 # NumPy's letters of booleans, integers, and floats of 32 and 64 bits.
@@ -55,14 +58,34 @@ class ResponseTemplate:
 
     def json(self, result: Result, batched: bool) -> bytes:
         """Returns the answer as JSON: what `json_body.encode` makes of its structure, sooner where all is finite."""
+        outputs = result.outputs
+        if type(outputs) is Row and not batched:
+            written = outputs.together.written.get(self)
+            if written is None:
+                written = outputs.together.written[self] = self._all_json(outputs.together.outputs, result)
+            if written:
+                return written[outputs.place]
         parts = []
         for piece in self._pieces:
-            part = piece if isinstance(piece, bytes) else numbers_json(result.outputs[piece], batched)
+            part = piece if isinstance(piece, bytes) else numbers_json(outputs[piece], batched)
             if part is None:
                 return json_body.encode(self.structure(result, batched))
             parts.append(part)
-        parts.append(_version(result.version, result.train_step) if self._with_version else b"}")
+        parts.append(self._end(result))
         return b"".join(parts)
+
+    def _all_json(self, outputs: Arrays, result: Result) -> Sequence[bytes]:
+        """The answers to several rows that each come unbatched; () where they have to be written one by one."""
+        columns: list[Iterable[bytes]] = []
+        for piece in self._pieces:
+            column = itertools.repeat(piece) if isinstance(piece, bytes) else rows_json(outputs[piece])
+            if column is None:
+                return ()
+            columns.append(column)
+        return [b"".join(parts) for parts in zip(*columns, itertools.repeat(self._end(result)))] if self.names else ()
+
+    def _end(self, result: Result) -> bytes:
+        return _version(result.version, result.train_step) if self._with_version else b"}"
 
 
 def response_templates(spec: PolicySpec, serving: ServingInfo) -> ResponseTemplates:
@@ -187,6 +210,25 @@ def numbers_json(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:
     if array.dtype.kind == "f" and b"n" in text:  # null, which stands for what is not finite
         return None
     return text if batched or array.ndim > 1 else text[1:-1]
+
+
+def rows_json(array: np.ndarray[Any, Any]) -> list[bytes] | None:
+    """Returns each row of an output, as `numbers_json` returns the only one; None where it would, or of many numbers.
+
+    All are written at once: for rows of one number that takes a tenth of what it takes one by one.
+    """
+    if array.dtype.char not in _PLAIN or not 0 < array.size <= FEW_NUMBERS:
+        return None
+    try:
+        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # not contiguous
+        return None
+    if array.dtype.kind == "f" and b"n" in text:
+        return None
+    depth = array.ndim - 1
+    opens, closes = b"[" * depth, b"]" * depth
+    rows = text[depth + 1 : -depth - 1].split(closes + b"," + opens)
+    return [opens + row + closes for row in rows] if depth else rows
 
 
 @functools.lru_cache(maxsize=256)
