@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from app.api.access import check_bearer
+from app.api.gathering import Gathering
 from app.api.models import JSON_LENGTH, Models, model_of_path
 from app.api.request_cycle import Large, Route, data_route
 from app.api.routes.data import ROUTES, data_paths
@@ -108,14 +109,25 @@ class FastPath:
     def add(self, policy: Policy) -> None:
         """Takes the requests of a policy from now on."""
         for route in ROUTES:
-            counted = self._metrics.data(policy.name, route)
-            endpoint = _Endpoint(partial(data_route, self.service, policy, route, counted))
+            endpoint = _Endpoint(self._data(policy, route))
             self._endpoints |= dict.fromkeys(self._paths(route, policy), endpoint)
             self.body_limit = max(self.body_limit, *(policy.body_limit(route, codec) for codec in (JSON, MSGPACK)))
         predict = _Endpoint(self._predict(policy))
         self._endpoints |= {path.encode(): predict for path in predict_paths(policy.name)}
         if self._sessions.can_step_at_once:
             self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
+
+    def _data(self, policy: Policy, name: str) -> Callable[[Codec, Codec], Route]:
+        """Returns what makes the data route of that name in two codecs."""
+        counted = self._metrics.data(policy.name, name)
+        gathers = name == "action" and policy.typed_decoder.reads_rows
+        gathering = Gathering(self.service, policy) if gathers else None
+
+        def route(reads: Codec, writes: Codec) -> Route:
+            made = data_route(self.service, policy, name, counted, reads, writes)
+            return made if gathering is None or not reads is writes is JSON else made._replace(gathers=gathering.takes)
+
+        return route
 
     def _predict(self, policy: Policy) -> Callable[[Codec, Codec], Route]:
         """Returns what makes the route of predict requests: always the same one, when it is first asked for."""

@@ -54,13 +54,14 @@ class Receiver(Protocol):
 class Cycle:
     """One request and its answer, which is counted. Subclasses set the attributes, and ask.
 
-    `gone`: the client has closed the connection. `over`: the answer was sent. `waiting`: what is under way beside the
-    batcher.
+    `gone`: the client has closed the connection. `over`: the answer was sent. `alone`: the request came whole, by
+    itself. `asked`: it waits with others (see `app.api.gathering`). `waiting`: what is under way beside the batcher.
     """
 
     gone = False
     over = False
     alone = False
+    asked = False
     waiting: asyncio.Task[None] | None = None
     _pending: PendingRequest | None = None
     _metrics: DataMetrics
@@ -78,7 +79,7 @@ class Cycle:
     def give_up(self) -> None:
         """Abandons the request: the client has closed the connection, perhaps before the end of its body."""
         if not self.done():
-            asked = self._pending is not None or self.waiting is not None
+            asked = self.asked or self._pending is not None or self.waiting is not None
             error = ClientGone() if asked else NotJson()
             self._metrics.failed(kind_of(error))
             self._count(status_of(error))
@@ -121,6 +122,9 @@ class RequestCycle(Cycle):
     def ask(self, service: Service, body: bytes, now: float) -> None:
         """See `Cycle`."""
         try:
+            gathers = self.route.gathers
+            if gathers is not None and self.alone and gathers(self, body, now):
+                return
             if len(body) <= SMALL_BYTES:
                 self._put(service, self.route.read(body), now)
             else:
@@ -188,8 +192,12 @@ class RequestCycle(Cycle):
             self._answer(body)
 
     def _answer(self, body: bytes) -> None:
+        self.answer(self.route.writes.header, body)
+
+    def answer(self, media_type: bytes, body: bytes) -> None:
+        """Sends an answer, with status 200."""
         self.over, self._pending = True, None
-        self._receiver.write_answer(self.route.writes.header, body)
+        self._receiver.write_answer(media_type, body)
         self._metrics.answered(200, perf_counter() - self._started)  # it has left, or leaves with others
 
 
@@ -236,7 +244,8 @@ class Route(NamedTuple):
     """How requests with one path and the same headers are answered.
 
     `read`: a body → the pending request, or its answer at once. `cycle`: makes that of a request on its connection.
-    `target`: path and route as traces have them, where requests are traced.
+    `target`: path and route as traces have them, where requests are traced. `gathers`: takes a request that is read
+    with others of its turn, and returns whether it does; its time on the event loop's clock comes last.
     """
 
     read: Callable[[bytes], PendingRequest | Answer]
@@ -245,6 +254,7 @@ class Route(NamedTuple):
     large: Large
     cycle: Callable[[Route, Receiver], FastPathCycle] = FastPathCycle
     target: tuple[str, str] = "", ""
+    gathers: Callable[[RequestCycle, bytes, float], bool] | None = None
 
 
 def data_route(service: Service, policy: Policy, name: str, metrics: DataMetrics, reads: Codec, writes: Codec) -> Route:

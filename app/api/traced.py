@@ -117,6 +117,8 @@ def asked_by_http(method: str, path: str, route: str, status: int) -> Asked:
 class _FastPathTrace(RequestTrace):
     """A request on the fast path, in the place of its route and of the metrics that count its answer."""
 
+    gathers = None
+
     def __init__(self, route: Route, tracer: Tracer, parent: Parent | None) -> None:
         self.parent = parent
         self.started = perf_counter()

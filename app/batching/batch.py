@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, Outcomes, compute
 from app.batching.failures import fail
-from app.batching.rule import Job
+from app.batching.rule import Job, Parted
 from app.batching.timing import BatchTiming
 from app.engine.base import Engine
 from app.errors import TooOld
@@ -29,27 +29,29 @@ class Batch:
     Attributes:
       engine: that of the version; or one that notes its calls, in a batch that is timed.
       rows: of all jobs.
+      requests: how many have become these.
     """
 
-    __slots__ = ("call_times", "engine", "jobs", "loaded", "rows")
+    __slots__ = ("call_times", "engine", "jobs", "loaded", "requests", "rows")
 
     def __init__(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], call_times: CallTimes) -> None:
         self.loaded = loaded
         self.engine: Engine = loaded.engine
         self.jobs = jobs
         self.rows = sum([job.rows for job in jobs])
+        self.requests = sum([job.requests for job in jobs])
         self.call_times = call_times
 
     def is_short(self, inline_s: float) -> bool:
         """Returns whether its call will take `inline_s` seconds at most, or as long for each 32 of many jobs."""
-        shares = min(max(1.0, len(self.jobs) / _JOBS_A_SHARE), _MOST_SHARES)
+        shares = min(max(1.0, self.requests / _JOBS_A_SHARE), _MOST_SHARES)
         return self.call_times.expected_s(self.jobs[0].function, self.rows) <= shares * inline_s
 
     def time(self) -> int:
         """Has its times noted where jobs ask for that; returns how many do."""
         timings = [job.timing for job in self.jobs if job.timing is not None]
         if timings:
-            self.engine = BatchTiming(self.loaded, timings, len(self.jobs), self.rows)
+            self.engine = BatchTiming(self.loaded, timings, self.requests, self.rows)
         return len(timings)
 
     def compute(self, complete: Complete) -> Outcomes:
@@ -70,3 +72,11 @@ def new_enough(jobs: Sequence[Job], train_step: int, version: str) -> list[Job]:
         else:
             taken.append(job)
     return taken
+
+
+def whole(jobs: Sequence[Job]) -> list[Job]:
+    """Returns those of one request each, where rows depend on each other; the requests of others are asked again."""
+    for job in jobs:
+        if job.requests > 1:
+            fail(job, Parted())
+    return [job for job in jobs if job.requests == 1]

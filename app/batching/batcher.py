@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from app.batching.batch import Batch, new_enough
+from app.batching.batch import Batch, new_enough, whole
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, Outcomes
 from app.batching.deadlines import Deadlines
 from app.batching.delivery import Traffic, deliver, fallen_back, refuse_gone, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
-from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch
+from app.batching.rule import INITIAL_STATE, Gathered, Job, Pause, next_batch
 from app.batching.timing import Timing
 from app.batching.turns import Arrivals, Turns
 from app.engine.base import Engine
@@ -36,6 +36,8 @@ from app.wire.tensors import Arrays
 MOST_ROWS = 4096
 # Handing a call to a thread and its answer back takes some 100 µs, of which the event loop spends half.
 INLINE_S = 0.0003
+# To gather fewer takes as long as it saves.
+_MANY = 4
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Batcher:
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
         self._is_due = self._stopping = self._closed = False
+        self._gathered: Gathered | None = None
+        self._has_many = False  # whether the last batch had
         self._turns = parts.turns or Turns(self._loop)
         self._arrivals = Arrivals(self._turns)
         self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
@@ -93,7 +97,8 @@ class Batcher:
 
     def measure(self) -> None:
         """Records how many requests wait."""
-        self._parts.metrics.queue(len(self._waiting), self._parts.queue_limit)
+        waiting = sum(job.requests for job in self._waiting)
+        self._parts.metrics.queue(waiting, self._parts.queue_limit)
 
     def submit(self, job: Job, alone: bool = False) -> None:
         """Puts a job into the queue; one that is `alone` runs now, where nothing else waits or runs: see `Arrivals`.
@@ -119,6 +124,27 @@ class Batcher:
             self._deadlines.watch(job.deadline)
         elif not self._is_due:
             self._go_on()
+
+    def gathers(self, gathered: Gathered) -> bool:
+        """Returns whether one more request may join those, whose job is submitted at the end of this turn."""
+        if self._gathered is gathered:
+            return len(gathered) + len(self._waiting) < self._parts.queue_limit
+        if not self._has_many or self._gathered is not None or self.traffic is not None:
+            return False
+        if self._paused or self._closed or self._running or self._released or self._arrivals.is_alone():
+            return False
+        self._gathered = gathered
+        if not self._is_due:
+            self._is_due = True
+            self._turns.add(self)
+        return True
+
+    def _submit_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, None
+        if gathered is not None and (job := gathered.job()) is not None:
+            self._waiting.append(job)
+            if self._running is not None or self._paused:
+                self._deadlines.watch(job.deadline)
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -208,6 +234,7 @@ class Batcher:
 
     async def _finished(self) -> None:
         """Returns when nothing waits any more but for the end of a pause."""
+        self._submit_gathered()
         while self._running is not None or (self._waiting and self._paused is not Pause.WAIT):
             if self._running is not None:
                 await asyncio.wait({self._running})
@@ -228,17 +255,23 @@ class Batcher:
 
     def compute(self) -> Callable[[], None] | None:
         """See `Due`; between two batches the event loop does what else there is to do."""
+        if self._gathered is not None:
+            self._submit_gathered()
         self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None
         jobs, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
         for job in expired:
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
-        self._arrivals.note(len(jobs))
+        requests = len(jobs) if len(jobs) != 1 else jobs[0].requests
+        self._arrivals.note(requests)
+        self._has_many = requests >= _MANY
         return self._computed(jobs) if jobs else None
 
     def takes_more(self) -> bool:
         """See `Due`: rows that depend on each other, and an isolated job's, share no call."""
+        if self._gathered is not None and len(self._gathered) > 1:
+            return True
         return len(self._waiting) > 1 < self._most_rows and not self._waiting[0].isolated
 
     def _computed(self, jobs: Sequence[Job]) -> Callable[[], None] | None:
@@ -259,6 +292,8 @@ class Batcher:
             return None
         self._most_rows = 1 if version.dependent_rows else MOST_ROWS
         jobs = new_enough(waited, version.train_step, version.name)
+        if version.dependent_rows:
+            jobs = whole(jobs)
         if not jobs:
             return None
         batch = Batch(loaded, jobs, self._call_times[loaded.engine.name])
@@ -294,7 +329,7 @@ class Batcher:
                 self._waiting.extendleft(fallen_back(failed))
             if self.traffic is not None:
                 self.traffic.delivers(batch.loaded, jobs, outcomes, now, bool(self._waiting))
-            self._turns.cork.expect(len(jobs), batch.rows)
+            self._turns.cork.expect(batch.requests, batch.rows)
             deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
             self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
         except Exception as error:  # as in `_computed`

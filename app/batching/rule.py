@@ -47,6 +47,20 @@ class Waiter(Protocol):
         """Fails it."""
 
 
+class Parted(Exception):
+    """Requests that became one job may share no call: each has to be asked by itself."""
+
+
+class Gathered(Protocol):
+    """Requests that have come in this turn of the event loop and are to be one job."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def job(self) -> Job | None:
+        """Returns their job, which they are no more gathered for; None where each has been submitted by itself."""
+
+
 class Nobody:
     """The waiter of a job that was not submitted yet."""
 
@@ -72,7 +86,7 @@ class Job(msgspec.Struct, eq=False):
     of a fixed size, so that no neighbour changes their rounding. `reset_mask`: [rows] booleans, where only these rows
     start from the initial policy state. `loaded`: the version that it has to run on; None takes the one that serves.
     `falls_back`: where `loaded` has gone or fails, the version that serves answers; `failed` says why it did.
-    `timing`: where its times are noted, if anywhere; see `Batcher.time`.
+    `timing`: where its times are noted, if anywhere; see `Batcher.time`. `requests`: so many have become this job.
     The rest is known when it is submitted: `asked_at` and `deadline` are on the event loop's clock, in seconds;
     `waiter` gets a `Result`, or the error.
     """
@@ -91,6 +105,7 @@ class Job(msgspec.Struct, eq=False):
     deadline: float = math.inf
     waiter: Waiter = _NOBODY
     timing: Timing | None = None
+    requests: int = 1
 
 
 def next_batch(waiting: deque[Job], most_rows: int, now: float) -> tuple[list[Job], list[Job]]:

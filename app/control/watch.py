@@ -47,9 +47,7 @@ class FolderWatcher:
         self._more = asyncio.Event()
         self._reported = ""
 
-    def add(
-        self, folders: Iterable[Path], listener: Listener = _ignore, above: Iterable[Path] = ()
-    ) -> asyncio.Event:
+    def add(self, folders: Iterable[Path], listener: Listener = _ignore, above: Iterable[Path] = ()) -> asyncio.Event:
         """An event that is set when something changes in one of the folders, which need not be there yet.
 
         `listener` is called with the paths that have changed first, and None where that is not known. `above`: folders

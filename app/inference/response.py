@@ -8,10 +8,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import orjson
 
-from app.batching.rows import Row
+from app.batching.rows import Row, parted
 from app.batching.rule import INITIAL_STATE, Result
 from app.wire import json_body
 from app.wire.limits import FEW_NUMBERS
@@ -73,6 +74,15 @@ class ResponseTemplate:
             parts.append(part)
         parts.append(self._end(result))
         return b"".join(parts)
+
+    def json_of_each(self, result: Result) -> Sequence[bytes]:
+        """Returns the answers to several requests of one row each, which are the rows of a result."""
+        outputs, rows = result.outputs, len(result.outputs[self.names[0]]) if self.names else 0
+        written = self._all_json(outputs, result)
+        if written:
+            return written
+        each = (msgspec.structs.replace(result, outputs=row) for row in parted(outputs, rows))
+        return [self.json(one, batched=False) for one in each]
 
     def _all_json(self, outputs: Arrays, result: Result) -> Sequence[bytes]:
         """The answers to several rows that each come unbatched; () where they have to be written one by one."""

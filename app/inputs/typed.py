@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -66,7 +67,7 @@ class TypedDecoder:
         self._fields = [_JsonField(*field) for field in fields_of_spec(spec, without, flattened)]
         self._state_fields = sum(field.is_state for field in self._fields)
         self._more = {f"m{i}": (name, kind) for i, (name, kind) in enumerate((more or {}).items())}
-        self._has_state = any(field.is_state and field.leaves for field in self._fields)
+        self.has_state = any(field.is_state and field.leaves for field in self._fields)
         self._rows_limit = rows_limit
         self._batch_mark = _mark_of_batch(self._fields)
         self._skeletons = SkeletonCache(field.in_body for field in self._fields)
@@ -77,6 +78,42 @@ class TypedDecoder:
             self._batch = msgspec.json.Decoder(request_type(self._fields, self._more, _batch_type_of))
         except NotTypable:
             pass
+        # What has to be there, and what may be: the attributes, and what they are where it is not.
+        self._required = [field for field in self._fields if not field.optional]
+        optional = ["options", *(field.key for field in self._fields if field.optional), *self._more]
+        self._optional = attrgetter(*optional)
+        self._nothing = (UNSET,) * len(optional) if len(optional) > 1 else UNSET
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether `read_rows` may read any."""
+        leaves_ = [leaf for field in self._required for leaf in field.leaves]
+        return self._one is not None and bool(leaves_) and not any(field.is_state for field in self._required)
+
+    def read_rows(self, bodies: Sequence[bytes]) -> tuple[list[int], Arrays]:
+        """Reads JSON bodies of one row each that have in them what has to be there, and nothing else.
+
+        Returns:
+          The places of these among all; their rows, one below the other, by flattened name.
+        """
+        assert self._one is not None
+        decode, optional, nothing = self._one.decode, self._optional, self._nothing
+        places, requests = [], []
+        for place, body in enumerate(bodies):
+            try:
+                request = decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if optional(request) == nothing:
+                places.append(place)
+                requests.append(request)
+        arrays: Arrays = {}
+        for field in self._required if requests else ():
+            values = [*map(attrgetter(field.key), requests)]
+            for leaf in field.leaves:
+                raw = values if leaf.raw is None else [*map(leaf.raw, values)]
+                arrays[leaf.name] = leaf.array(raw, len(requests), True)
+        return places, arrays
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
@@ -145,7 +182,7 @@ class TypedDecoder:
     def _inputs_of(self, request: Any, batched: bool) -> Inputs | None:
         arrays: Arrays = {}
         rows = None if batched else 1
-        needs_state, state_fields = self._has_state, 0
+        needs_state, state_fields = self.has_state, 0
         for field in self._fields:
             value = getattr(request, field.key)
             if value is UNSET:
