@@ -36,7 +36,8 @@ from app.api.openpi import OpenPi
 from app.api.protocol import protocol_with
 from app.api.server import HttpServer
 from app.artifacts.bundle import Bundle, Graph
-from app.batching.batcher import Batcher, BatcherParts
+from app.batching.batcher import Batcher
+from app.batching.job_queue import BatcherParts
 from app.batching.rule import Pause
 from app.batching.turns import Turns
 from app.experience.writing import StepWriters
@@ -103,8 +104,7 @@ class Worker:
         self._stack.callback(memory.close)
         # A stack of its own, below all that uses policies: one that was opened late is closed after its requests too.
         self._stack.push_async_callback(self._policies.aclose)
-        names = [named.name for named in settings.policies]
-        self._service = Service(names, settings.deadline_ms, settings.rows_limit, offload)
+        self._service = Service([p.name for p in settings.policies], settings.deadline_ms, settings.rows_limit, offload)
         self._service.fleet = FleetStatus() if settings.fleet_url else None
         writers = StepWriters(settings, metrics, self._turns.cork)
         self._stack.callback(writers.close)

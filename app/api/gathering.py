@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.api.request_cycle import RequestCycle
+from app.batching.failures import guarded
 from app.batching.rule import Job, Parted, Result
 from app.errors import DoesNotFit, EngineFailed
 from app.inference.policy import Policy
 from app.inference.service import Service
+from app.inputs.typed import LEAST_BYTES
 from app.wire.codecs import JSON
 
 _ACTION = "action"
 _OF_ONE = (DoesNotFit, EngineFailed, Parted)
-# Longer ones are read by their skeletons, which takes less time.
-_MOST_BYTES = 600
 
 
 class Gathering:
@@ -36,7 +36,7 @@ class Gathering:
 
     def takes(self, cycle: RequestCycle, body: bytes, now: float) -> bool:
         """Returns whether a request waits here for the end of the turn; `now`: on the event loop's clock."""
-        if len(body) > _MOST_BYTES or not self._policy.batcher.gathers(self):
+        if len(body) >= LEAST_BYTES or not self._policy.batcher.gathers(self):
             return False
         if not self._cycles:
             self._asked_at = now
@@ -50,7 +50,8 @@ class Gathering:
         cycles, self._cycles = self._cycles, []
         bodies, self._bodies = self._bodies, []
         decoder = self._policy.typed_decoder
-        places, arrays = decoder.read_rows(bodies)
+        # What has none of the places is asked apart, so that no request is lost to a bug.
+        places, arrays = guarded(decoder.read_rows, bodies) or ([], {})
         group = _Group(self._service, self._policy, cycles, bodies, self._asked_at)
         if len(places) < len(bodies):
             group.ask_apart(sorted({*range(len(bodies))}.difference(places)))

@@ -8,6 +8,8 @@ copy of the weights.
 from __future__ import annotations
 
 import contextlib
+import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ MOST_ROWS = 4096
 _NO_NOISE = Noise(0, 0)
 # Of larger files the weights are packed without Python's lock: see `app.engine.large_model`.
 LARGE_BYTES = 8 << 20
+# An interpreter repeats, with each call that fails, all that it has said of others, and forgets nothing: after so many
+# characters another one takes its place.
+_MOST_SAID = 1 << 15
 # What has no signature in the file where it is the action itself.
 _SAME_AS_ACTION = ("greedy", "sample")
 
@@ -58,6 +63,8 @@ class LiteRTEngine:
     sharing = RowSharing()
 
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
+        self._file = os.open(model, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
         self._model, self._functions = _opened(model)
         names = self._functions.keys()
         self._initial = self._functions[INITIAL_STATE]({}, 1) if INITIAL_STATE in names else {}
@@ -117,12 +124,23 @@ class LiteRTEngine:
         if function in _SAME_AS_ACTION and function not in self._functions:
             function = "action"
         rows = len(next(iter(inputs.values())))
-        outputs = self._functions[function](inputs, rows)
+        try:
+            outputs = self._functions[function](inputs, rows)
+        except InputRefused:
+            self._forget()
+            raise
         for name, array in outputs.items():
             # Some policies give one value of their info for the whole batch.
             if array.ndim == self._ranks.get(name):
                 outputs[name] = np.broadcast_to(array, (rows, *array.shape))
         return outputs
+
+    def _forget(self) -> None:
+        """Opens the file again where too much is remembered of calls that have failed."""
+        one = next(iter(self._functions.values()))
+        if isinstance(one, _Function) and one.errors.length > _MOST_SAID:
+            with contextlib.suppress(OSError, ValueError):  # where the system has no such name for a file that is gone
+                self._model, self._functions = _opened(Path(f"/proc/self/fd/{self._file}"))
 
 
 def _opened(file: Path) -> tuple[Any, Mapping[str, _Function | LargeFunction]]:
@@ -133,8 +151,8 @@ def _opened(file: Path) -> tuple[Any, Mapping[str, _Function | LargeFunction]]:
             model = LargeModel(file)
         return model, model.functions
     interpreter = _interpreter(file)
-    read = tensors_read(file)
-    return interpreter, {name: _Function(interpreter, name, read) for name in interpreter.get_signature_list()}
+    read, errors = tensors_read(file), _Errors()
+    return interpreter, {name: _Function(interpreter, name, read, errors) for name in interpreter.get_signature_list()}
 
 
 _greeted = False
@@ -152,6 +170,20 @@ def _interpreter(model: Path) -> Any:
     return interpreter
 
 
+class _Errors:
+    """What an interpreter says of calls that fail. `length`: of all that it has said, which it repeats each time."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def new(self, error: RuntimeError) -> str:
+        """Returns the first line of what it says of one."""
+        text = str(error)
+        lines = (text[self.length :] or text).strip().splitlines()
+        self.length = len(text)
+        return lines[0][:300] if lines else type(error).__name__
+
+
 class _Function:
     """One signature of the file: a subgraph with tensors of its own.
 
@@ -159,7 +191,8 @@ class _Function:
     that is refused as for a lack of memory. `noise`: the sizes of its inputs that are noise, by name.
     """
 
-    def __init__(self, interpreter: Any, name: str, read: Sequence[set[int]]) -> None:
+    def __init__(self, interpreter: Any, name: str, read: Sequence[set[int]], errors: _Errors) -> None:
+        self.errors = errors
         self._runtime = interpreter._interpreter
         signature = self._runtime.GetSignatureDefs()[name]
         self._subgraph: int = self._runtime.GetSubgraphIndexFromSignature(name)
@@ -190,16 +223,10 @@ class _Function:
         try:
             runtime.Invoke(subgraph)
         except RuntimeError as error:  # a look-up outside its table, say: with other inputs it has been seen to run
-            raise InputRefused(_reason(error)) from error
+            raise InputRefused(self.errors.new(error)) from error
         return {name: runtime.GetTensor(tensor, subgraph) for name, tensor in self._outputs}
 
 
 def _slices(inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Iterator[Arrays]:
     for start in range(0, rows, MOST_ROWS):
         yield {name: array[start : start + MOST_ROWS] for name, array in inputs.items()}
-
-
-def _reason(error: RuntimeError) -> str:
-    """The first line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

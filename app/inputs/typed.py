@@ -39,7 +39,7 @@ from saver.artifact import Leaf, Nest, PolicySpec
 # So many numbers are written into a buffer and read from there, which takes half as long as from lists.
 _FEW = 8
 # A shorter body is read as fast without a skeleton.
-_LEAST_BYTES = 600
+LEAST_BYTES = 600
 # Of more entries than these, types for each would take long to compile.
 _MOST_BOUNDS = 256
 
@@ -117,7 +117,7 @@ class TypedDecoder:
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
-        known = self.read_known(body) if len(body) >= _LEAST_BYTES else None
+        known = self.read_known(body) if len(body) >= LEAST_BYTES else None
         return self.read_new(body) if known is None else known
 
     def read_known(self, body: bytes) -> tuple[Inputs, Options] | None:
@@ -133,7 +133,7 @@ class TypedDecoder:
         request, inputs = found
         if request.options is not UNSET:
             return inputs, options_of(request.options)
-        if len(body) >= _LEAST_BYTES:
+        if len(body) >= LEAST_BYTES:
             given = [field.in_body for field in self._fields if getattr(request, field.key) is not UNSET]
             self._skeletons.learn(body, inputs, given)
         return inputs, NO_OPTIONS

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from app.batching.batcher import Batcher, BatcherParts
+from app.batching.batcher import Batcher
+from app.batching.job_queue import BatcherParts
 from app.batching.rule import Job, Result
 from app.engine.fake import FakeEngine
 from app.metrics import Metrics

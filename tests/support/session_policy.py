@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from app.batching.batcher import Batcher, BatcherParts
+from app.batching.batcher import Batcher
+from app.batching.job_queue import BatcherParts
 from app.experience.writing import StepWriters
 from app.inference.policy import Policy
 from app.inference.service import Service

@@ -34,7 +34,11 @@ class Sessions:
 
 
 def policy(name: str) -> Policy:
-    found: Any = SimpleNamespace(name=name, body_limit=lambda route, _: LIMIT if route != "get_initial_state" else 100)
+    found: Any = SimpleNamespace(
+        name=name,
+        body_limit=lambda route, _: LIMIT if route != "get_initial_state" else 100,
+        typed_decoder=SimpleNamespace(reads_rows=name == "first"),
+    )
     return found  # type: ignore[no-any-return]
 
 

@@ -139,6 +139,31 @@ def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(compiled_poli
         assert runs.run("action", inputs | {"0/observation": good})["action"].tolist() == [0, 4, 2]
 
 
+def test_of_any_number_of_refusals_each_says_the_same_and_little_is_remembered(
+    compiled_policies: CompiledPolicies, tmp_path
+):
+    opened = compiled_policies.of(LookUp)
+    file = tmp_path / "m.tflite"
+    opened.compiler().compile(opened.engine, file)
+    engine = LiteRTEngine(file, opened.export.spec)
+    file.unlink()
+    inputs = probe_inputs(opened.export.spec, {}, 3)
+    bad = inputs | {"0/observation": np.array([0, 500, 2], np.int32)}
+    said, most = set(), 0
+    for _ in range(2000):
+        with pytest.raises(InputRefused) as refused:
+            engine.run("action", bad)
+        said.add(str(refused.value))
+        most = max(most, len(str(refused.value.__cause__)))
+    assert len(said) == 1
+    assert most < 2**16
+    assert engine.run("action", inputs | {"0/observation": np.array([0, 4, 2], np.int32)})["action"].tolist() == [
+        0,
+        4,
+        2,
+    ]
+
+
 @pytest.mark.parametrize(
     ("sharing", "rows", "calls"),
     [

@@ -56,7 +56,7 @@ NO_NUMBERS = [
 @pytest.mark.parametrize("name", SPECS)
 def test_known_bodies_are_read_alike_whatever_their_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies like one before but for the characters of numbers, among them what is no number."""
-    monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(typed, "LEAST_BYTES", 0)
     spec, draw = SPECS[name], random.Random(name)
     reader = TypedDecoder(spec, rows_limit=100)
     by_simdjson = 0
@@ -92,7 +92,7 @@ def test_known_bodies_are_read_alike_whatever_their_numbers(name: str, monkeypat
 def test_names_of_which_digits_and_e_are_taken_are_still_different(
     learned: str, body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(typed, "LEAST_BYTES", 0)
     spec = custom_spec({"a": Leaf("a", "float32", ()), "a2": Leaf("a2", "float32", ())})
     reader = TypedDecoder(spec, rows_limit=100)
     assert reader.read(learned.encode()) is not None
@@ -102,7 +102,7 @@ def test_names_of_which_digits_and_e_are_taken_are_still_different(
 
 
 def test_what_has_names_that_only_digits_make_different_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(typed, "LEAST_BYTES", 0)
     nested = {"a1": Leaf("0/observation/a1", "float32", (4,)), "a2": Leaf("0/observation/a2", "float32", (2, 2))}
     for spec, wrap in (
         (policy_spec(nested), '{"observation": %s}'),
@@ -118,7 +118,7 @@ def test_what_has_names_that_only_digits_make_different_is_read_alike(monkeypatc
 
 def test_leaves_in_a_list_are_read_alike_whichever_is_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their numbers come in one piece; a list of one number looks like an empty one."""
-    monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(typed, "LEAST_BYTES", 0)
     sizes = [(1,), (3,), (2, 1), ()]
     spec = policy_spec(state=tuple(Leaf(f"state/{i}", "float32", shape) for i, shape in enumerate(sizes)))
     reader = TypedDecoder(spec, rows_limit=100)
@@ -137,14 +137,14 @@ def test_leaves_in_a_list_are_read_alike_whichever_is_shorter(monkeypatch: pytes
 
 
 def test_fields_without_numbers_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(typed, "LEAST_BYTES", 0)
     reader = TypedDecoder(policy_spec({"x": FLOATS, "none": {}}), rows_limit=100)
     assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "none": {}}}') is not None
     assert reader.read(b'{"observation": {"x": [1, 2, 3, 4], "nonee": {}}}') is None
 
 
 def test_no_more_skeletons_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(typed, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(typed, "LEAST_BYTES", 0)
     reader = TypedDecoder(SPECS["flat"], rows_limit=10_000)
     for rows in range(1, 2 * skeletons._MOST_SKELETONS):
         assert reader.read(json.dumps({"observation": [ROW] * rows}).encode()) is not None
