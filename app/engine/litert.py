@@ -136,7 +136,7 @@ class LiteRTEngine:
         return outputs
 
     def _forget(self) -> None:
-        """Opens the file again where too much is remembered of calls that have failed."""
+        """Opens the file again where too much is kept of what calls have failed with."""
         one = next(iter(self._functions.values()))
         if isinstance(one, _Function) and one.errors.length > _MOST_SAID:
             with contextlib.suppress(OSError, ValueError):  # where the system has no such name for a file that is gone
