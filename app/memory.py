@@ -77,9 +77,10 @@ class KeptMemory:
         try:
             self._libc: Any = ctypes.CDLL(None)
             self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
-            # Other arenas than the first could keep no block of more than 64 MB.
-            for what, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _KEPT_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES)):
-                self._libc.mallopt(what, value)
+            self._libc.mallopt(_M_ARENA_MAX, 1)  # others than the first could keep no block of more than 64 MB
+            # Some take no more than 32 MB.
+            if any(self._libc.mallopt(_M_MMAP_THRESHOLD, most) for most in (_KEPT_BYTES, 2**25)):
+                self._libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         except (AttributeError, OSError):
             self._libc = None
 

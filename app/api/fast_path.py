@@ -125,7 +125,8 @@ class FastPath:
 
         def route(reads: Codec, writes: Codec) -> Route:
             made = data_route(self.service, policy, name, counted, reads, writes)
-            return made if gathering is None or not reads is writes is JSON else made._replace(gathers=gathering.takes)
+            usual = gathering is not None and reads is JSON and writes is JSON
+            return made._replace(gathers=gathering.takes) if gathering is not None and usual else made
 
         return route
 

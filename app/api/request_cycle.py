@@ -55,7 +55,8 @@ class Cycle:
     """One request and its answer, which is counted. Subclasses set the attributes, and ask.
 
     `gone`: the client has closed the connection. `over`: the answer was sent. `alone`: the request came whole, by
-    itself. `asked`: it waits with others (see `app.api.gathering`). `waiting`: what is under way beside the batcher.
+    itself. `asked`: it was gathered with others (see `app.api.gathering`). `waiting`: what is under way beside the
+    batcher.
     """
 
     gone = False

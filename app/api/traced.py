@@ -117,7 +117,7 @@ def asked_by_http(method: str, path: str, route: str, status: int) -> Asked:
 class _FastPathTrace(RequestTrace):
     """A request on the fast path, in the place of its route and of the metrics that count its answer."""
 
-    gathers = None
+    gathers = None  # it is noted what becomes of this one
 
     def __init__(self, route: Route, tracer: Tracer, parent: Parent | None) -> None:
         self.parent = parent

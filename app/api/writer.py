@@ -15,6 +15,7 @@ from app.api.connection_limits import SharedLimits
 from app.batching.cork import Cork
 
 _OK = STATUS_LINE[200]
+_MOST_HEADS = 1024
 
 
 class _Closed:
@@ -96,7 +97,9 @@ class AnswerWriter(asyncio.Protocol):
                 common, heads = self._new_common_head()
             head = heads.get((media_type, len(body)))
             if head is None:
-                head = heads[media_type, len(body)] = b"".join((_OK, common, _fields(media_type, len(body)), b"\r\n"))
+                head = b"".join((_OK, common, _fields(media_type, len(body)), b"\r\n"))
+                if len(heads) < _MOST_HEADS:
+                    heads[media_type, len(body)] = head
             self.write(head + body)
         self.answered()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from app.batching.call_times import CallTimes
 from app.batching.compute import Complete, Outcomes, compute
 from app.batching.failures import fail
-from app.batching.rule import Job, Parted
+from app.batching.rule import Job
 from app.batching.timing import BatchTiming
 from app.engine.base import Engine
 from app.errors import TooOld
@@ -72,11 +72,3 @@ def new_enough(jobs: Sequence[Job], train_step: int, version: str) -> list[Job]:
         else:
             taken.append(job)
     return taken
-
-
-def whole(jobs: Sequence[Job]) -> list[Job]:
-    """Returns those of one request each, where rows depend on each other; the requests of others are asked again."""
-    for job in jobs:
-        if job.requests > 1:
-            fail(job, Parted())
-    return [job for job in jobs if job.requests == 1]

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from app.batching.batch import Batch, new_enough, whole
+from app.batching.batch import Batch, new_enough
 from app.batching.call_times import CallTimes
 from app.batching.compute import Outcomes
 from app.batching.delivery import deliver, fallen_back, refuse_gone, without_failed
@@ -52,16 +52,15 @@ class Batcher(JobQueue):
         jobs, expired = next_batch(self._waiting, self._most_rows, self._loop.time())
         for job in expired:
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
-        requests = len(jobs) if len(jobs) != 1 else jobs[0].requests
+        requests = sum([job.requests for job in jobs])
         self._arrivals.note(requests)
         self._has_many = requests >= _MANY
         return self._computed(jobs) if jobs else None
 
     def takes_more(self) -> bool:
         """See `Due`: rows that depend on each other, and an isolated job's, share no call."""
-        if self._gathered is not None and len(self._gathered) > 1:
-            return True
-        return len(self._waiting) > 1 < self._most_rows and not self._waiting[0].isolated
+        count = len(self._waiting) + (0 if self._gathered is None else len(self._gathered))
+        return count > 1 < self._most_rows and not (self._waiting and self._waiting[0].isolated)
 
     def _computed(self, jobs: Sequence[Job]) -> Callable[[], None] | None:
         """Runs a batch, or has it run; returns what delivers it."""
@@ -81,8 +80,6 @@ class Batcher(JobQueue):
             return None
         self._most_rows = 1 if version.dependent_rows else MOST_ROWS
         jobs = new_enough(waited, version.train_step, version.name)
-        if version.dependent_rows:
-            jobs = whole(jobs)
         if not jobs:
             return None
         batch = Batch(loaded, jobs, self._call_times[loaded.engine.name])

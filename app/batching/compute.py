@@ -11,7 +11,7 @@ import numpy as np
 from app.batching.call_times import CallTimes
 from app.batching.failures import explained
 from app.batching.rows import parted
-from app.batching.rule import INITIAL_STATE, Job
+from app.batching.rule import INITIAL_STATE, Each, Job
 from app.engine.base import Engine
 from app.engine.chunks import join, split
 from app.wire.tensors import Arrays
@@ -40,24 +40,31 @@ def compute(
       apart: whether no two jobs may share a call, as the rows of the policy depend on each other.
 
     Returns:
-      For each job its rows of each output, or the error of that job alone.
+      For each job its rows of each output, or the error of that job alone, or `Each` where it has several requests.
     """
-    if len(jobs) == 1 or not apart:
+    if not apart or (len(jobs) == 1 and jobs[0].requests == 1):
         try:
             started_at = perf_counter()
             outcomes = _call(engine, jobs, rows, complete, apart)
             call_times.note(jobs[0].function, rows, perf_counter() - started_at)
             return outcomes
         except Exception as error:
-            if len(jobs) == 1:
+            if len(jobs) == 1 and jobs[0].requests == 1:
                 return [explained(error)]
-    each: list[Arrays | Exception] = []
-    for job in jobs:
+    return [_outcome(engine, job, complete, apart) for job in jobs]
+
+
+def _outcome(engine: Engine, job: Job, complete: Complete, apart: bool) -> Arrays | Exception:
+    """That of one job; of each of its requests, where it has several that may not share a call, or fail together."""
+    if job.requests == 1 or not apart:
         try:
-            each.append(_call(engine, [job], job.rows, complete, apart)[0])
+            return _call(engine, [job], job.rows, complete, apart)[0]
         except Exception as error:
-            each.append(explained(error))
-    return each
+            if job.requests == 1:
+                return explained(error)
+    inputs = [{name: array[row : row + 1] for name, array in job.inputs.items()} for row in range(job.rows)]
+    each = [Job(job.function, one, 1, job.needs_state) for one in inputs]
+    return Each([_outcome(engine, one, complete, apart) for one in each])
 
 
 def _call(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, apart: bool) -> Sequence[Arrays]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from app.batching.compute import Outcomes
 from app.batching.failures import fail_all, why_failed
-from app.batching.rule import Job, Result
+from app.batching.rule import Each, Job, Result
 from app.engine.base import Engine, InputRefused
 from app.errors import DoesNotFit, Problem, WeightsGone
 from app.versions.lease import LoadedVersion, VersionInfo
@@ -71,8 +71,18 @@ def deliver(version: VersionInfo, jobs: Sequence[Job], outcomes: Outcomes, field
             continue
         if not isinstance(outcome, Exception):
             job.waiter.set_result(Result(outcome, name, train_step, digest))
-        elif isinstance(outcome, InputRefused):
-            problem = Problem(fields, f"the policy refused it: {outcome}", "an input it accepts")
-            job.waiter.set_exception(DoesNotFit([problem]))
+        elif isinstance(outcome, Each):
+            each = [
+                _refusal(one, fields) if isinstance(one, Exception) else Result(one, name, train_step, digest)
+                for one in outcome.outcomes
+            ]
+            job.waiter.set_exception(Each(each))
         else:
-            job.waiter.set_exception(outcome)
+            job.waiter.set_exception(_refusal(outcome, fields))
+
+
+def _refusal(error: Exception, fields: str) -> Exception:
+    """An error as a caller sees it, who knows the names of the fields."""
+    if not isinstance(error, InputRefused):
+        return error
+    return DoesNotFit([Problem(fields, f"the policy refused it: {error}", "an input it accepts")])

@@ -16,7 +16,7 @@ from time import perf_counter
 from app.batching.compute import Complete
 from app.batching.deadlines import Deadlines
 from app.batching.delivery import Traffic
-from app.batching.failures import fail
+from app.batching.failures import fail, guarded
 from app.batching.rule import Gathered, Job, Pause
 from app.batching.timing import Timing
 from app.batching.turns import Arrivals, Turns
@@ -123,7 +123,7 @@ class JobQueue:
 
     def _submit_gathered(self) -> None:
         gathered, self._gathered = self._gathered, None
-        if gathered is not None and (job := gathered.job()) is not None:
+        if gathered is not None and (job := guarded(gathered.job)) is not None:
             self._waiting.append(job)
             if self._running is not None or self._paused:
                 self._deadlines.watch(job.deadline)
@@ -160,6 +160,7 @@ class JobQueue:
         """
         if self._stopping:
             raise NotReady("the server is stopping")
+        self._submit_gathered()
         before, self._paused = self._paused, mode
         self._parts.metrics.paused(True)
         if before is Pause.WAIT and mode is Pause.REJECT:
@@ -209,6 +210,7 @@ class JobQueue:
 
     async def close(self) -> None:
         """Finishes what was accepted and does not wait for the end of a pause, then takes nothing more."""
+        self._submit_gathered()
         self.refuse_paused()
         self._closed = True
         await self._finished()
@@ -216,7 +218,6 @@ class JobQueue:
 
     async def _finished(self) -> None:
         """Returns when nothing waits any more but for the end of a pause."""
-        self._submit_gathered()
         while self._running is not None or (self._waiting and self._paused is not Pause.WAIT):
             if self._running is not None:
                 await asyncio.wait({self._running})

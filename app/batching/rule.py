@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -47,8 +48,12 @@ class Waiter(Protocol):
         """Fails it."""
 
 
-class Parted(Exception):
-    """Requests that became one job may share no call: each has to be asked by itself."""
+class Each(Exception):
+    """In place of one outcome of a job: those of its requests, which were computed one by one. `outcomes`: in order."""
+
+    def __init__(self, outcomes: Sequence[Any]) -> None:
+        super().__init__("each of them by itself")
+        self.outcomes = outcomes
 
 
 class Gathered(Protocol):
@@ -58,7 +63,7 @@ class Gathered(Protocol):
         """How many there are."""
 
     def job(self) -> Job | None:
-        """Returns their job, which they are no more gathered for; None where each has been submitted by itself."""
+        """Returns their job, for which no more are gathered; None where each is a job of its own, or was refused."""
 
 
 class Nobody:
@@ -79,7 +84,7 @@ _NOBODY = Nobody()
 
 
 class Job(msgspec.Struct, eq=False):
-    """One request's share of a batch.
+    """The share that a request has in a batch, or several requests of one row each.
 
     `inputs` are those that were sent; what they leave out has defaults. `needs_state`: its rows start from the initial
     policy state. `min_train_step`: it may not run on older weights. `isolated`: its rows run in calls of their own,

@@ -188,7 +188,7 @@ class Builder:
     def _check_variables(self, folder: Path, source: Path) -> StoredValues:
         """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
         try:
-            return checkpoint_validation.check(folder, self._variables)
+            return checkpoint_validation.check(folder, self._variables, keep=True)
         except SwapRefused as refusal:
             if not (source / GRAPH_FILE).exists():
                 raise

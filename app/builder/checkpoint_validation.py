@@ -32,22 +32,23 @@ def train_step_in(folder: Path) -> int:
     return as_train_step(values.read(stored)) if stored is not None else -1
 
 
-def check(folder: Path, expected: Iterable[Stored]) -> StoredValues:
+def check(folder: Path, expected: Iterable[Stored], keep: bool = False) -> StoredValues:
     """Reads every value of the checkpoint and compares it with what the policy has.
 
     Args:
       folder: the checkpoint, or another export.
       expected: the policy's own variables (see `variables_of`).
+      keep: whether up to 128 MB of floats are kept, and not read again.
 
     Returns:
-      The values, to be restored. Up to 128 MB of floats are kept for that, and not read again.
+      The values.
 
     Raises:
       SwapRefused: a variable missing, left over, of another shape or dtype, unreadable, or not finite; the message
         names the first. What is metadata, and no weight, may be of any shape and have any value.
     """
     values = StoredValues(folder)
-    values.kept = {} if numbers_in(values.all) <= _MOST_KEPT else None
+    values.kept = {} if keep and numbers_in(values.all) <= _MOST_KEPT else None
     if not values.has_names:
         raise SwapRefused("it is a checkpoint of TensorFlow 1, which has no object graph; PolicySaver writes others")
     wanted = list(expected)

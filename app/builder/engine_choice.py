@@ -73,7 +73,7 @@ class EngineChoice:
         later = self._checked_once
         known = self._rows.dependence if later else self._rows.judge(copy, recorded)
         problem = self._problem(bundle, copy, recorded, unchecked)
-        if problem is not None and later and self._rows.judge(copy, recorded) is not known:
+        if problem is not None and later and self._rows.judge(copy, recorded, again=True) is not known:
             problem = self._problem(bundle, copy, recorded, unchecked)
         engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
         if problem is not None:

@@ -59,14 +59,18 @@ class Rows:
         self._judged_once = False
         self.dependence: Dependence | None = None
 
-    def judge(self, engine: TensorFlowEngine, recorded: Sequence[Arrays] = ()) -> Dependence | None:
+    def judge(
+        self, engine: TensorFlowEngine, recorded: Sequence[Arrays] = (), again: bool = False
+    ) -> Dependence | None:
         """Whether the rows of a version depend on each other; None where each row has an answer of its own.
 
         Args:
           engine: a copy with its weights. Calls of a policy that keeps state in variables change that.
           recorded: inputs of real requests, one row each.
+          again: whether to look as closely as at the first version.
         """
         if self.dependence is None and self._spec.batch_size != 1:  # else there are no others
+            self._judged_once = self._judged_once and not again
             self.dependence = self._judged(engine, recorded)
         return self.dependence
 
@@ -144,8 +148,8 @@ class _Judge:
         self._serving = serving
         self._first = first
         # One of each kind is enough for those after the first version: each call reads all weights.
-        alone, most = (_ALONE, None) if first else (_ALONE_LATER + 1, _ALONE_LATER)
-        self._candidates = list(itertools.islice(_candidates(engine, spec, recorded, alone), most))
+        of_each, all_ = (_ALONE, None) if first else (_ALONE_LATER + 1, _ALONE_LATER)
+        self._candidates = list(itertools.islice(_candidates(engine, spec, recorded, of_each), all_))
         numbers = sum(array.size for array in self._candidates[0].values())
         most = max(2, _MOST_NUMBERS // max(1, numbers))
         sizes = [min(size, most) for size in (_SIZES if first else _SIZES_LATER)]

@@ -104,7 +104,8 @@ class FolderWatcher:
     def _present(self) -> dict[Path, int]:
         """The folders that are there, and their inodes: one that is deleted and made again is another one."""
         found = {}
-        for folder in self._above.union(self._folders):
+        # The ones above first: of two names of one folder inotify reports the one that was watched last.
+        for folder in sorted(self._above.union(self._folders)):
             try:
                 found[folder] = folder.stat().st_ino
             except OSError:

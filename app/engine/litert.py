@@ -63,9 +63,10 @@ class LiteRTEngine:
     sharing = RowSharing()
 
     def __init__(self, model: Path, spec: PolicySpec, noise: Noise = _NO_NOISE) -> None:
-        self._file = os.open(model, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
         self._model, self._functions = _opened(model)
+        if not isinstance(self._model, LargeModel):
+            self._file = os.open(model, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
         names = self._functions.keys()
         self._initial = self._functions[INITIAL_STATE]({}, 1) if INITIAL_STATE in names else {}
         self._batch_size = spec.batch_size
@@ -139,7 +140,9 @@ class LiteRTEngine:
         """Opens the file again where too much is kept of what calls have failed with."""
         one = next(iter(self._functions.values()))
         if isinstance(one, _Function) and one.errors.length > _MOST_SAID:
-            with contextlib.suppress(OSError, ValueError):  # where the system has no such name for a file that is gone
+            with contextlib.suppress(
+                OSError, ValueError, RuntimeError
+            ):  # where the system has no such name for a file that is gone
                 self._model, self._functions = _opened(Path(f"/proc/self/fd/{self._file}"))
 
 
@@ -216,7 +219,11 @@ class _Function:
         """Arrays of so many rows by flattened name in, copies of the outputs out."""
         runtime, subgraph = self._runtime, self._subgraph
         if rows != self._rows:
-            self.prepare({name: inputs[name].shape for name, _ in self._inputs})
+            try:
+                self.prepare({name: inputs[name].shape for name, _ in self._inputs})
+            except RuntimeError as error:
+                self.errors.new(error)
+                raise
             self._rows = rows
         for name, tensor in self._inputs:
             runtime.SetTensor(tensor, inputs[name], subgraph)

@@ -81,7 +81,7 @@ class ResponseTemplate:
         written = self._all_json(outputs, result)
         if written:
             return written
-        each = (msgspec.structs.replace(result, outputs=row) for row in parted(outputs, rows))
+        each = (msgspec.structs.replace(result, outputs=dict(row)) for row in parted(outputs, rows))
         return [self.json(one, batched=False) for one in each]
 
     def _all_json(self, outputs: Arrays, result: Result) -> Sequence[bytes]:

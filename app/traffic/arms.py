@@ -145,7 +145,7 @@ class Arms:
                 if job.asked_at != asked_at:  # many of a batch came in the same turn
                     asked_at = job.asked_at
                     bucket = bisect_left(FINE_LATENCY_S, now - asked_at)
-                seconds[bucket] += 1
+                seconds[bucket] += job.requests
                 if job.failed and not why_failed(outcome):
                     self.failed(job.failed)
 

@@ -1,11 +1,12 @@
 """Requests that become one job at the end of the turn in which they come."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from app.batching.rule import Job, Parted, Pause
-from app.errors import DeadlinePassed, Overloaded
+from app.batching.rule import Each, Job, Pause
+from app.errors import DeadlinePassed, EngineFailed, Overloaded
 from tests.support.batcher import Harness, answers, depend, open_harness, settled
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +127,13 @@ async def test_while_a_call_runs_each_is_a_job_of_its_own() -> None:
         harness.engine.go_on.set()
 
 
-async def test_those_whose_rows_depend_on_each_other_are_parted() -> None:
+async def each_of(job: Job) -> list[Any]:
+    with pytest.raises(Each) as found:
+        await job.waiter
+    return [one if isinstance(one, Exception) else answers(one) for one in found.value.outcomes]
+
+
+async def test_those_whose_rows_depend_on_each_other_share_no_call() -> None:
     async with open_harness(inline_s=1.0) as harness:
         requests = Requests(harness)
         await crowded(harness)
@@ -134,7 +141,48 @@ async def test_those_whose_rows_depend_on_each_other_are_parted() -> None:
         assert requests.add(1.0)
         assert requests.add(2.0)
         alone = harness.submit(3.0)
+        harness.engine.functions.clear()
         await settled()
-        with pytest.raises(Parted):
-            await requests.jobs[0].waiter
+        assert await each_of(requests.jobs[0]) == [[1.0], [2.0]]
         assert answers(await alone) == [3.0]
+        assert len(harness.engine.functions) == 3
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "full", "reject", "wait", "close"])
+async def test_what_fails_for_one_fails_for_it_alone_whatever_has_happened_meanwhile(meanwhile: str) -> None:
+    async with open_harness(queue=6, inline_s=1.0) as harness:
+        requests = Requests(harness)
+        await crowded(harness)
+        harness.batcher._parts.__dict__["inline_s"] = 0.0
+        harness.engine.fails_at = 2.0
+        harness.engine.go_on.clear()
+        assert all(requests.add(value) for value in (1.0, 2.0, 3.0))
+        await harness.held()
+        ends: list[asyncio.Task[Any]] = []
+        if meanwhile == "full":
+            for value in range(6):
+                harness.submit(float(value))
+        elif meanwhile in ("reject", "wait"):
+            ends.append(asyncio.create_task(harness.batcher.pause(Pause(meanwhile))))
+        elif meanwhile == "close":
+            ends.append(asyncio.create_task(harness.batcher.close()))
+        await settled()
+        harness.engine.go_on.set()
+        first, second, third = await each_of(requests.jobs[0])
+        assert (first, third) == ([1.0], [3.0])
+        assert isinstance(second, EngineFailed)
+        await asyncio.gather(*ends)
+        harness.batcher.resume()
+
+
+async def test_many_beside_one_that_is_unusual_are_many() -> None:
+    async with open_harness(inline_s=1.0) as harness:
+        requests = Requests(harness)
+        await crowded(harness)
+        for _ in range(3):
+            assert all(requests.add(value) for value in (1.0, 2.0, 3.0))
+            unusual = harness.submit(4.0, function="distribution")
+            beside = harness.submit(5.0)
+            assert answers(await beside) == [5.0]
+            await unusual
+            await crowded(harness)

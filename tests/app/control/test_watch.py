@@ -95,6 +95,19 @@ def test_what_changes_beside_a_folder_concerns_nobody_and_its_appearance_does(tm
     run(test)
 
 
+def test_a_change_in_a_folder_that_a_link_beside_it_leads_to_is_reported_by_the_name_of_the_link(tmp_path):
+    async def test() -> None:
+        (tmp_path / "real").mkdir()
+        checkpoints = tmp_path / "checkpoints"
+        checkpoints.symlink_to(tmp_path / "real")
+        watcher = FolderWatcher()
+        changed = watcher.add([checkpoints], above=[tmp_path])
+        async with running(watcher.run()):
+            await set_by(changed, (checkpoints / "1").touch)
+
+    run(test)
+
+
 def test_folders_that_come_later_or_again_are_watched(tmp_path):
     async def test() -> None:
         watcher = FolderWatcher()

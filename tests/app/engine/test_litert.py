@@ -139,9 +139,7 @@ def test_what_the_policy_refuses_is_refused_and_the_next_call_runs(compiled_poli
         assert runs.run("action", inputs | {"0/observation": good})["action"].tolist() == [0, 4, 2]
 
 
-def test_of_any_number_of_refusals_each_says_the_same_and_little_is_kept(
-    compiled_policies: CompiledPolicies, tmp_path
-):
+def test_of_any_number_of_refusals_each_says_the_same_and_little_is_kept(compiled_policies: CompiledPolicies, tmp_path):
     opened = compiled_policies.of(LookUp)
     file = tmp_path / "m.tflite"
     opened.compiler().compile(opened.engine, file)
