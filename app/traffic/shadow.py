@@ -80,7 +80,7 @@ class Shadow:
     def close(self) -> None:
         """Asks nothing more, and forgets what waits."""
         self._closed = True
-        if isinstance(self._round, asyncio.TimerHandle):
+        if self._round is not None and not isinstance(self._round, asyncio.Future):
             self._round.cancel()
         self._waiting = []
         self._load.close()
@@ -136,12 +136,12 @@ class Shadow:
     def _ask(self) -> None:
         sent, self._waiting = self._waiting, []
         self._rows = self._bytes = 0
-        self._round = asyncio.ensure_future(in_executor(self._executor, self._asking.compared, sent))
+        self._round = self._loop.run_in_executor(self._executor, self._asking.compared, sent)
         self._round.add_done_callback(self._compared)
 
     def _compared(self, done: asyncio.Future[ShadowFigures]) -> None:
         self._round = None
-        if self._closed:
+        if self._closed or done.cancelled():
             return
         error = done.exception()
         if error is None:

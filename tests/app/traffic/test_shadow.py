@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from app.batching.rule import INITIAL_STATE, Job
 from app.errors import EngineFailed, SwapRefused
@@ -175,3 +176,28 @@ def busy_share() -> float:
     share = load.at(1.0)
     load.close()
     return share
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_one_that_is_closed_at_any_moment_ends_in_silence(
+    run: Any, loader: WeightLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop's handle of a call that is due later is none of asyncio's."""
+    monkeypatch.setattr(Load, "at", lambda self, now: 0.0)
+    monkeypatch.setattr(module, "COLLECT_S", 0.0)
+    wrong: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        for turns in range(4):
+            shadow = Shadow(arm("weight 1.00"), loader)
+            await shadow.open()
+            shadow.offer(ACTIVE, *batch(1), now=0.0, waits=False)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            shadow.close()
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+
+    run(main())
+    assert wrong == []
