@@ -20,6 +20,8 @@ from tensorflow.python.framework import op_def_registry
 # Those left out are less than a float's last digit.
 _LAST_POWER = 15
 _MOST_INT32 = 2**31 - 1
+# Larger floats are divided by 2 to this power before their logarithm is taken; the largest is not infinite.
+_FAR, _DOWN, _LARGEST = 1e37, 64, float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,17 @@ def _log1p_near_0(x: tf.Tensor) -> tf.Tensor:
     for power in range(_LAST_POWER - 2, 0, -2):
         series = series * square + 1.0 / power
     return 2.0 * s * series
+
+
+def _log(x: tf.Tensor) -> tf.Tensor:
+    """log(x), also where x is very large, infinite or no number: there LiteRT's stays near 88 on some processors."""
+    far = x > _FAR
+    near = tf.math.log(tf.where(far, x * 2.0**-_DOWN, x)) + tf.where(far, np.float32(_DOWN * np.log(2.0)), 0.0)
+    return tf.where(x <= _LARGEST, near, x)
+
+
+def _of_no_constant(node: Any, around: Around) -> bool:
+    return not around.is_constant(node.input[0])
 
 
 def _softplus(x: tf.Tensor) -> tf.Tensor:
@@ -249,6 +262,7 @@ _FLOAT, _INT, _LONG = tf.float32, tf.int32, tf.int64
 _PRODUCTS = ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative")
 FORMS = (
     # LiteRT works these out otherwise.
+    Form("Log", _log, (_FLOAT,), only=_of_no_constant),
     Form("Log1p", _log1p, (_FLOAT,)),
     Form("Softplus", _softplus, (_FLOAT,)),
     Form("FloorDiv", lambda x, y: tf.floor(x / y), (_FLOAT,) * 2, (None, None)),

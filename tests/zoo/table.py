@@ -19,7 +19,7 @@ HEAD = """# Which policies have what
 Made by `make docs` from exports of the policies in `tests/zoo`, where each answers as the live policy does. `sample` is
 what the options `"mode": "sample"` and `"seed"` need. `engine` is what a server runs the policy with: `litert`, after
 it was compiled and compared with TensorFlow function by function, or `tensorflow`.
-Processors round differently: on an AMD EPYC `ppo-values`, `sac`, `cql-sac` run on TensorFlow, and `cem` does not.
+Processors round differently: on an AMD EPYC `ppo-values` runs on TensorFlow, and `cem` does not.
 A number points to the reason below the table. How to read the families: [distributions](distributions.md).
 Single operations: [operations](operations.md).
 """

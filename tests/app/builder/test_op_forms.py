@@ -1,11 +1,15 @@
 """Other forms of operations: as exact as the functions themselves, worked out with twice the digits."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from app.builder import op_forms
 from app.builder.op_forms import Around, attribute, dtypes_of, name_of
+from saver.stderr import hushed
 
 GENERATOR = np.random.default_rng(0)
 SMALL = 10.0 ** GENERATOR.uniform(-12, -0.31, 2000)
@@ -21,6 +25,26 @@ def relative(found: tf.Tensor, expected: np.ndarray) -> float:
 def test_log1p_has_its_last_digits_also_where_x_is_small(x: np.ndarray) -> None:
     single = x.astype(np.float32)
     assert relative(op_forms._log1p(tf.constant(single)), np.log1p(single.astype(np.float64))) < LAST_DIGITS
+
+
+def in_litert(compute: Callable[[tf.Tensor], tf.Tensor], x: np.ndarray) -> np.ndarray:
+    function = tf.function(compute, input_signature=[tf.TensorSpec(x.shape, tf.float32)])
+    concrete = function.get_concrete_function()
+    with hushed():
+        content = tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    found: np.ndarray = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return found
+
+
+def test_a_logarithm_is_exact_to_the_ends_of_all_floats_in_litert() -> None:
+    ends = [0.0, -0.0, 1e-45, 1.2e-38, 9.9e36, 1.01e37, 3e38, 3.4e38, np.inf, -1.0, -np.inf, np.nan]
+    single = np.concatenate([ends, 10.0 ** np.linspace(-37, 38.5, 4000)]).astype(np.float32)
+    expected = tf.math.log(tf.constant(single)).numpy()
+    np.testing.assert_allclose(in_litert(op_forms._log, single), expected, rtol=LAST_DIGITS, atol=LAST_DIGITS)
 
 
 @pytest.mark.parametrize("x", [SMALL, -SMALL, np.linspace(-0.99, 0.99, 1999)])
