@@ -1,9 +1,10 @@
 """Other forms of operations: as exact as TensorFlow's own, of operations that LiteRT has and works out alike.
 
 LiteRT takes log(1 + exp(x)) for a softplus, which is infinite above 88 and 0 far below, and log(1 + x) for log1p(x),
-which is rough for small ones; it cuts integers of 64 bits to 32 where they are indices, rounds otherwise than
-TensorFlow in fake quantisation, and adds a bias before the products of a layer rather than after them. Its converter
-takes some sums for 0, and lets a clip of integers become an operation that only floats have.
+which is rough for small ones; on some processors no logarithm is above 88.4. It cuts integers of 64 bits to 32 where
+they are indices, rounds otherwise than TensorFlow in fake quantisation, and adds a bias before the products of a layer
+rather than after them. Its converter takes some sums for 0, and lets a clip of integers become an operation that only
+floats have.
 """
 
 from __future__ import annotations
