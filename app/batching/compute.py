@@ -51,7 +51,7 @@ def compute(
         except Exception as error:
             if len(jobs) == 1 and jobs[0].requests == 1:
                 return [explained(error)]
-    return [_outcome(engine, job, complete, apart) for job in jobs]
+    return [_outcome(engine, job, complete, apart or len(jobs) == 1) for job in jobs]
 
 
 def _outcome(engine: Engine, job: Job, complete: Complete, apart: bool) -> Arrays | Exception:
