@@ -192,7 +192,7 @@ def test_clients_that_go_away_leave_the_queue(server: RunningServer) -> None:
             map(float, re.findall(r'^policy_server_answers_total\{.*="action",status="499"\} (.*)$', text, re.M))
         )
 
-    until(lambda: gone() >= ROOM, "each is counted as gone")
+    until(lambda: gone() >= ROOM)
 
 
 def test_request_for_newer_weights_waits_for_them_and_then_for_the_resume(
