@@ -29,13 +29,10 @@ class FreedMemory:
     def __init__(self) -> None:
         self._freed_bytes = self._after = 0
         self._executor = ThreadPoolExecutor(1, "memory")
-        try:
-            self._libc: Any = ctypes.CDLL(None)
-            self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
+        self._libc = _glibc()
+        if self._libc is not None:
             self._libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
             self._libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
-        except (AttributeError, OSError):
-            self._libc = None
 
     def freed(self, size: int) -> None:
         """Counts bytes that were freed, or are about to be."""
@@ -74,15 +71,12 @@ class KeptMemory:
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
-        try:
-            self._libc: Any = ctypes.CDLL(None)
-            self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
+        self._libc = _glibc()
+        if self._libc is not None:
             self._libc.mallopt(_M_ARENA_MAX, 1)  # others than the first could keep no block of more than 64 MB
             # Some take no more than 32 MB.
             if any(self._libc.mallopt(_M_MMAP_THRESHOLD, most) for most in (_KEPT_BYTES, 2**25)):
                 self._libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        except (AttributeError, OSError):
-            self._libc = None
 
     def used(self) -> None:
         """Notes that memory is used; on the event loop."""
@@ -90,6 +84,16 @@ class KeptMemory:
             self._timer.cancel()
         if self._libc is not None:
             self._timer = asyncio.get_running_loop().call_later(_KEPT_S, self._libc.malloc_trim, 0)
+
+
+def _glibc() -> Any:
+    """The C library, where it is glibc; None elsewhere."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim.argtypes = [ctypes.c_size_t]
+        return libc if hasattr(libc, "mallopt") else None
+    except (AttributeError, OSError):
+        return None
 
 
 def resident_bytes(process: int | str = "self") -> int:

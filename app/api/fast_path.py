@@ -125,8 +125,9 @@ class FastPath:
 
         def route(reads: Codec, writes: Codec) -> Route:
             made = data_route(self.service, policy, name, counted, reads, writes)
-            usual = gathering is not None and reads is JSON and writes is JSON
-            return made._replace(gathers=gathering.takes) if gathering is not None and usual else made
+            if gathering is None or reads is not JSON or writes is not JSON:
+                return made
+            return made._replace(gathers=gathering.takes)
 
         return route
 

@@ -22,7 +22,8 @@ class ForeignCycle(FastPathCycle):
     def _problem(self, error: Exception) -> Response:
         return error_response(error)
 
-    def _answer(self, body: Any) -> None:
+    def answer(self, body: Any) -> None:
+        """See `RequestCycle`."""
         reply: Reply = body
         self._end(200)
         self._receiver.write_answer(reply.head, reply.body)

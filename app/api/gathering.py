@@ -15,7 +15,6 @@ from app.batching.rule import Each, Job, Result
 from app.inference.policy import Policy
 from app.inference.service import Service
 from app.inputs.typed import LEAST_BYTES
-from app.wire.codecs import JSON
 
 _ACTION = "action"
 
@@ -80,10 +79,9 @@ class _Group:
 
     def set_result(self, result: Result) -> None:
         """See `Waiter`."""
-        header = JSON.header
         for cycle, body in zip(self._cycles, self._template.json_of_each(result), strict=True):
             if not cycle.done():
-                cycle.answer(header, body)
+                cycle.answer(body)
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""
@@ -94,4 +92,4 @@ class _Group:
             if isinstance(outcome, Exception):
                 cycle.set_exception(outcome)
             else:
-                cycle.answer(JSON.header, self._template.json(outcome, batched=False))
+                cycle.answer(self._template.json(outcome, batched=False))

@@ -103,7 +103,7 @@ class InferCycle(ForeignCycle):
         except Exception as error:
             self.set_exception(error)
         else:
-            self._answer(reply)
+            self.answer(reply)
 
 
 class AwaitedInference(AwaitedReply):

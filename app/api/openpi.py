@@ -294,7 +294,8 @@ class MessageCycle(RequestCycle):
         self._refused()
         return Response(detail_of(error), status_of(error))
 
-    def _answer(self, body: Any) -> None:
+    def answer(self, body: Any) -> None:
+        """See `RequestCycle`."""
         self._end(200)
         self._answered()
         self._receiver.write_answer(b"", body.body if isinstance(body, Reply) else body)

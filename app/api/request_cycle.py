@@ -135,7 +135,7 @@ class RequestCycle(Cycle):
 
     def _put(self, service: Service, pending: PendingRequest | Answer, now: float) -> None:
         if isinstance(pending, Answer):
-            self._answer(pending.body)
+            self.answer(pending.body)
             return
         self._pending = pending
         if service.waits(pending):
@@ -182,7 +182,7 @@ class RequestCycle(Cycle):
         except Exception as error:
             self.set_exception(error)
             return
-        self._answer(body)
+        self.answer(body)
 
     async def _write_elsewhere(self, pending: PendingRequest, result: Result) -> None:
         try:
@@ -190,15 +190,12 @@ class RequestCycle(Cycle):
         except Exception as error:
             self.set_exception(error)
         else:
-            self._answer(body)
+            self.answer(body)
 
-    def _answer(self, body: bytes) -> None:
-        self.answer(self.route.writes.header, body)
-
-    def answer(self, media_type: bytes, body: bytes) -> None:
+    def answer(self, body: bytes) -> None:
         """Sends an answer, with status 200."""
         self.over, self._pending = True, None
-        self._receiver.write_answer(media_type, body)
+        self._receiver.write_answer(self.route.writes.header, body)
         self._metrics.answered(200, perf_counter() - self._started)  # it has left, or leaves with others
 
 

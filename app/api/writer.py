@@ -92,9 +92,7 @@ class AnswerWriter(asyncio.Protocol):
         if self.odd or not self.stays:
             self.write_head(_OK, _fields(media_type, len(body)), body)
         else:
-            headers, common, heads = self._common
-            if headers is not self.server_state.default_headers:
-                common, heads = self._new_common_head()
+            common, heads = self._usual_head()
             head = heads.get((media_type, len(body)))
             if head is None:
                 head = b"".join((_OK, common, _fields(media_type, len(body)), b"\r\n"))
@@ -114,10 +112,7 @@ class AnswerWriter(asyncio.Protocol):
         if self.odd and self.stays:
             self.stays = self.may_stay()
         end = b"\r\n" if self.stays else b"connection: close\r\n\r\n"
-        headers, common, _ = self._common
-        if headers is not self.server_state.default_headers:
-            common, _ = self._new_common_head()
-        self.write(b"".join((status, common, fields, end, body)))
+        self.write(b"".join((status, self._usual_head()[0], fields, end, body)))
 
     def write(self, data: bytes) -> None:
         """See `Connection`. What is not the usual answer is never held back: the connection may be closed behind it."""
@@ -158,12 +153,13 @@ class AnswerWriter(asyncio.Protocol):
         """See `Owner`."""
         raise NotImplementedError
 
-    def _new_common_head(self) -> tuple[bytes, dict[tuple[bytes, int], bytes]]:
-        """Returns the header fields that every answer has, date first: uvicorn makes a new list each second."""
+    def _usual_head(self) -> tuple[bytes, dict[tuple[bytes, int], bytes]]:
+        """Returns the header fields of every answer, date first, and heads that begin with them: see `_common`."""
+        known, text, heads = self._common
         headers = self.server_state.default_headers
-        text = b"".join([b"%b: %b\r\n" % header for header in headers])
-        heads: dict[tuple[bytes, int], bytes] = {}
-        type(self)._common = headers, text, heads
+        if headers is not known:  # uvicorn makes a new list each second
+            text, heads = b"".join([b"%b: %b\r\n" % header for header in headers]), {}
+            type(self)._common = headers, text, heads
         return text, heads
 
 

@@ -44,8 +44,7 @@ class Batcher(JobQueue):
 
     def compute(self) -> Callable[[], None] | None:
         """See `Due`; between two batches the event loop does what else there is to do."""
-        if self._gathered is not None:
-            self._submit_gathered()
+        self._submit_gathered()
         self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None

@@ -140,9 +140,8 @@ class LiteRTEngine:
         """Opens the file again where too much is kept of what calls have failed with."""
         one = next(iter(self._functions.values()))
         if isinstance(one, _Function) and one.errors.length > _MOST_SAID:
-            with contextlib.suppress(
-                OSError, ValueError, RuntimeError
-            ):  # where the system has no such name for a file that is gone
+            # Where the system has no such name for a file that is gone, the one that is open stays.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self._model, self._functions = _opened(Path(f"/proc/self/fd/{self._file}"))
 
 
