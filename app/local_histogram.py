@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
@@ -14,11 +15,11 @@ class LocalHistogram:
     `finer`: bounds between them, for a count with more buckets.
     """
 
+    __slots__ = ("_buckets", "_counts", "_empty", "_sum", "bounds")
+
     def __init__(self, bounds: Sequence[float], finer: Sequence[float] = ()) -> None:
-        self.bounds = tuple(sorted({*bounds, *finer}))
-        self._buckets = [bisect_left(bounds, bound) for bound in (*self.bounds, float("inf"))]
-        self._empty = [0] * len(self._buckets)
-        self._counts = self._empty.copy()
+        self.bounds, self._buckets, self._empty = _shared(tuple(bounds), tuple(finer))
+        self._counts = [*self._empty]
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
@@ -31,13 +32,21 @@ class LocalHistogram:
         counts, total = self._counts, self._sum
         if counts == self._empty:
             return {}
-        self._counts, self._sum = self._empty.copy(), 0.0
+        self._counts, self._sum = [*self._empty], 0.0
         counted = {fine: count for fine, count in enumerate(counts) if count}
         # The library has no call for counts that were made elsewhere.
         for fine, count in counted.items():
             histogram._buckets[self._buckets[fine]].inc(count)
         histogram._sum.inc(total)
         return counted
+
+
+@functools.cache
+def _shared(bounds: tuple[float, ...], finer: tuple[float, ...]) -> tuple[tuple[float, ...], list[int], list[int]]:
+    """What is the same for all histograms with these bounds: theirs, the bucket of each, and counts of nothing."""
+    all_bounds = tuple(sorted({*bounds, *finer}))
+    buckets = [bisect_left(bounds, bound) for bound in (*all_bounds, float("inf"))]
+    return all_bounds, buckets, [0] * len(buckets)
 
 
 def quantile(bounds: Sequence[float], counts: Mapping[int, int], share: float) -> float:

@@ -298,7 +298,7 @@ class Worker:
     def _batcher(self, name: str, spec: PolicySpec, defaults: Defaults, versions: LoadedVersions) -> Batcher:
         parts = BatcherParts(
             name,
-            lambda: versions.active,
+            versions,
             defaults.complete,
             self._policies.enter_context(ThreadPoolExecutor(1, f"data-{name}")),
             self._metrics.policy(name),

@@ -24,6 +24,7 @@ from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
 from app.inference.request_parser import PendingRequest
 from app.inference.service import Service
+from app.inputs.typed import TypedDecoder
 from app.metrics import Metrics
 from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
@@ -101,6 +102,7 @@ class FastPath:
         )
         self._endpoints: dict[bytes, _Endpoint] = {}
         self._sessions_of: dict[bytes, Policy] = {}
+        self._gatherings: dict[TypedDecoder, Gathering] = {}
         self._models = Models(service, sessions)
         self._inferring: dict[bytes, _InferEndpoint] = {}
         for policy in service.policies:
@@ -117,17 +119,23 @@ class FastPath:
         if self._sessions.can_step_at_once:
             self._sessions_of |= dict.fromkeys(self._paths(BEGIN, policy), policy)
 
+    def _gathering(self, policy: Policy) -> Gathering | None:
+        """What takes its requests, and those that are read alike; None where each is read by itself."""
+        decoder = policy.typed_decoder
+        if not decoder.reads_rows or not policy.templates["action", False].names:
+            return None
+        return self._gatherings.setdefault(decoder, Gathering(self.service, policy))
+
     def _data(self, policy: Policy, name: str) -> Callable[[Codec, Codec], Route]:
         """Returns what makes the data route of that name in two codecs."""
         counted = self._metrics.data(policy.name, name)
-        gathers = name == "action" and policy.typed_decoder.reads_rows
-        gathering = Gathering(self.service, policy) if gathers else None
+        gathering = self._gathering(policy) if name == "action" else None
 
         def route(reads: Codec, writes: Codec) -> Route:
             made = data_route(self.service, policy, name, counted, reads, writes)
             if gathering is None or reads is not JSON or writes is not JSON:
                 return made
-            return made._replace(gathers=gathering.takes)
+            return made._replace(gathers=partial(gathering.takes, policy))
 
         return route
 

@@ -1,95 +1,182 @@
-"""Requests of a route that come in one turn of the event loop: read together, one job together, written together.
+"""Requests that come in one turn of the event loop and are read alike: read together, and written together.
 
-That is for the most usual ones, which differ in their numbers alone: one observation as JSON, without options. Read one
-by one, each would take a job, its arrays and its result; together they take one of each. What any of them says that
-the others do not is read by itself.
+That is for the most usual ones, which differ in their numbers alone: one observation as JSON, without options, for one
+policy, or for several with the same spec. Read one by one, each would take a job, its arrays and its result; together
+those of a policy take one of each. What any of them says that the others do not is read by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from time import perf_counter
+from typing import TypeAlias
 
 from app.api.request_cycle import RequestCycle
-from app.batching.failures import guarded
+from app.batching.batcher import Batcher
+from app.batching.failures import explained, guarded
 from app.batching.rule import Each, Job, Result
+from app.batching.turns import MOST_TOGETHER, MOST_WAIT_S
 from app.inference.policy import Policy
+from app.inference.response import ResponseTemplate
 from app.inference.service import Service
 from app.inputs.typed import LEAST_BYTES
+from app.wire.tensors import Arrays
 
 _ACTION = "action"
 
 
 class Gathering:
-    """Those of `action` of one policy. Event loop only."""
+    """Those of `action` of a policy, and of all others with its spec. Event loop only."""
 
     def __init__(self, service: Service, policy: Policy) -> None:
-        self._service, self._policy = service, policy
-        self._cycles: list[RequestCycle] = []
-        self._bodies: list[bytes] = []
+        self._service = service
+        self._decoder, self._template = policy.typed_decoder, policy.templates[_ACTION, False]
+        self._turns = policy.batcher.turns
+        self._groups: _Groups = {}
+        self._jobs_left: Iterator[tuple[Batcher, _Group, Job]] = iter(())
         self._asked_at = 0.0
 
-    def __len__(self) -> int:
-        return len(self._cycles)
-
-    def takes(self, cycle: RequestCycle, body: bytes, now: float) -> bool:
+    def takes(self, policy: Policy, cycle: RequestCycle, body: bytes, now: float) -> bool:
         """Returns whether a request waits here for the end of the turn; `now`: on the event loop's clock."""
-        if len(body) >= LEAST_BYTES or not self._policy.batcher.gathers(self):
+        batcher = policy.batcher
+        if len(body) >= LEAST_BYTES or not batcher.gathers(self):
             return False
-        if not self._cycles:
-            self._asked_at = now
-        self._cycles.append(cycle)
-        self._bodies.append(body)
+        group = self._groups.get(batcher)
+        if group is None:
+            if not self._groups:
+                self._asked_at = now
+                self._turns.add_gathered(self)
+            group = self._groups[batcher] = _Group(self._template)
+        group.requests.append((cycle, body))
         cycle.asked = True
         return True
 
-    def job(self) -> Job | None:
-        """Returns the job of what waits here, from now on no more; None where each request has one of its own."""
-        cycles, self._cycles = self._cycles, []
-        bodies, self._bodies = self._bodies, []
-        decoder = self._policy.typed_decoder
-        # What has none of the places is asked apart, so that no request is lost to a bug.
-        places, arrays = guarded(decoder.read_rows, bodies) or ([], {})
-        if len(places) < len(bodies):
-            for place in sorted({*range(len(bodies))}.difference(places)):
-                self._ask_apart(cycles[place], bodies[place])
-            cycles = [cycles[place] for place in places]
-        if not cycles:
-            return None
-        job = Job(_ACTION, arrays, len(cycles), decoder.has_state, requests=len(cycles))
-        job.asked_at, job.waiter = self._asked_at, _Group(self._policy, cycles)
-        job.deadline = self._asked_at + self._service.timeout_s(None)
-        return job
+    def takes_more(self) -> bool:
+        """See `Due`."""
+        return len(self._groups) > 1 or any(len(group.requests) > 1 for group in self._groups.values())
 
-    def _ask_apart(self, cycle: RequestCycle, body: bytes) -> None:
-        """Asks one as if it had come by itself."""
-        if not cycle.done():
-            cycle.alone = False
-            guarded(cycle.ask, self._service, body, self._asked_at)
+    def submit(self, batcher: Batcher) -> None:
+        """See `Gathered`."""
+        group = self._groups.pop(batcher, None)
+        for _, _, job in self._jobs({} if group is None else {batcher: group}):
+            batcher.submit_gathered(job)
+
+    def compute(self) -> Callable[[], None] | None:
+        """Computes for the next policies, one after the other; see `Due`."""
+        if self._groups:
+            groups, self._groups = self._groups, {}
+            self._jobs_left = iter(self._jobs(groups))
+        computed: list[tuple[_Group, Result]] = []
+        now, until = asyncio.get_running_loop().time(), perf_counter() + MOST_WAIT_S
+        for batcher, group, job in self._jobs_left:
+            result = batcher.compute_gathered(job, now)
+            if result is not None:
+                computed.append((group, result))
+                if len(computed) >= MOST_TOGETHER or perf_counter() > until:
+                    break
+        return partial(self._deliver, computed) if computed else None
+
+    def _jobs(self, groups: _Groups) -> Sequence[tuple[Batcher, _Group, Job]]:
+        """Returns one for each policy, of what can be read together; what cannot is asked apart."""
+        try:
+            return self._jobs_of(groups, self._read(groups))
+        except Exception as error:  # a bug of ours: nobody waits for ever
+            _fail(groups.values(), error)
+            return ()
+
+    def _jobs_of(self, groups: _Groups, arrays: Arrays) -> Sequence[tuple[Batcher, _Group, Job]]:
+        """`arrays`: the rows of all groups, one below the other."""
+        deadline = self._asked_at + self._service.timeout_s(None)
+        jobs, start = [], 0
+        for batcher, group in groups.items():
+            count = len(group.requests)
+            if not count:
+                continue
+            inputs = arrays
+            if len(groups) > 1:
+                inputs = {}
+                for name, array in arrays.items():
+                    inputs[name] = array[start : start + count]
+            job = Job(_ACTION, inputs, count, self._decoder.has_state, requests=count)
+            job.asked_at, job.deadline, job.waiter = self._asked_at, deadline, group
+            jobs.append((batcher, group, job))
+            start += count
+        return jobs
+
+    def _read(self, groups: _Groups) -> Arrays:
+        """Returns the rows of all requests, one below the other."""
+        bodies = [body for group in groups.values() for _, body in group.requests]
+        # What has none of the places is asked apart, so that no request is lost to a bug.
+        places, arrays = guarded(self._decoder.read_rows, bodies) or ([], {})
+        if len(places) < len(bodies):
+            self._keep_only({*places}, groups)
+        return arrays
+
+    def _keep_only(self, places: Collection[int], groups: _Groups) -> None:
+        """Keeps the requests with these places among all; asks each of the others as if it had come by itself."""
+        place = itertools.count()
+        for batcher, group in groups.items():
+            requests, group.requests = group.requests, []
+            batcher.end_gathering()  # or they would find their own places in the queue taken
+            for cycle, body in requests:
+                if next(place) in places:
+                    group.requests.append((cycle, body))
+                elif not cycle.done():
+                    cycle.alone = False
+                    guarded(cycle.ask, self._service, body, self._asked_at)
+
+    def _deliver(self, computed: Sequence[tuple[_Group, Result]]) -> None:
+        try:
+            counts = [len(group.requests) for group, _ in computed]
+            cycles = [cycle for group, _ in computed for cycle, _ in group.requests]
+            self._turns.cork.expect(len(cycles), len(cycles), len(computed))
+            _answer(cycles, self._template.json_of_each([result for _, result in computed], counts))
+        except Exception as error:  # as in `_jobs`
+            _fail([group for group, _ in computed], error)
 
 
 class _Group:
-    """The waiter of their job."""
+    """The requests of one policy, with their bodies; the waiter of their job."""
 
-    def __init__(self, policy: Policy, cycles: Sequence[RequestCycle]) -> None:
-        self._template, self._cycles = policy.templates[_ACTION, False], cycles
+    __slots__ = ("_template", "requests")
+
+    def __init__(self, template: ResponseTemplate) -> None:
+        self._template = template
+        self.requests: list[tuple[RequestCycle, bytes]] = []
 
     def done(self) -> bool:
         """See `Waiter`."""
-        return all(cycle.done() for cycle in self._cycles)
+        return all(cycle.done() for cycle, _ in self.requests)
 
     def set_result(self, result: Result) -> None:
         """See `Waiter`."""
-        for cycle, body in zip(self._cycles, self._template.json_of_each(result), strict=True):
-            if not cycle.done():
-                cycle.answer(body)
+        _answer([cycle for cycle, _ in self.requests], self._template.json_of_each([result], [len(self.requests)]))
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""
-        outcomes = error.outcomes if isinstance(error, Each) else [error] * len(self._cycles)
-        for cycle, outcome in zip(self._cycles, outcomes, strict=True):
+        outcomes = error.outcomes if isinstance(error, Each) else [error] * len(self.requests)
+        for (cycle, _), outcome in zip(self.requests, outcomes, strict=True):
             if cycle.done():
                 continue
             if isinstance(outcome, Exception):
                 cycle.set_exception(outcome)
             else:
                 cycle.answer(self._template.json(outcome, batched=False))
+
+
+_Groups: TypeAlias = dict[Batcher, _Group]
+
+
+def _fail(groups: Iterable[_Group], error: Exception) -> None:
+    for_callers = explained(error)
+    for group in groups:
+        guarded(group.set_exception, for_callers)
+
+
+def _answer(cycles: Sequence[RequestCycle], bodies: Sequence[bytes]) -> None:
+    for cycle, body in zip(cycles, bodies, strict=True):
+        if not cycle.done():
+            cycle.answer(body)

@@ -43,9 +43,8 @@ class Batch:
         self.call_times = call_times
 
     def is_short(self, inline_s: float) -> bool:
-        """Returns whether its call will take `inline_s` seconds at most, or as long for each 32 of many jobs."""
-        shares = min(max(1.0, self.requests / _JOBS_A_SHARE), _MOST_SHARES)
-        return self.call_times.expected_s(self.jobs[0].function, self.rows) <= shares * inline_s
+        """Returns whether its call may run on the event loop: see `most_s`."""
+        return self.call_times.expected_s(self.jobs[0].function, self.rows) <= most_s(self.requests, inline_s)
 
     def time(self) -> int:
         """Has its times noted where jobs ask for that; returns how many do."""
@@ -61,6 +60,11 @@ class Batch:
         if isinstance(self.engine, BatchTiming):
             self.engine.batch_ended()
         return outcomes
+
+
+def most_s(requests: int, inline_s: float) -> float:
+    """Returns how many seconds a call for these may take on the event loop: `inline_s`, or as much for every 32."""
+    return min(max(1.0, requests / _JOBS_A_SHARE), _MOST_SHARES) * inline_s
 
 
 def new_enough(jobs: Sequence[Job], train_step: int, version: str) -> list[Job]:

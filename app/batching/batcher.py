@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 
-from app.batching.batch import Batch, new_enough
+from app.batching.batch import Batch, most_s, new_enough
 from app.batching.call_times import CallTimes
-from app.batching.compute import Outcomes
+from app.batching.compute import Outcomes, completed
 from app.batching.delivery import deliver, fallen_back, refuse_gone, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
 from app.batching.job_queue import BatcherParts, JobQueue
-from app.batching.rule import INITIAL_STATE, Job, Pause, next_batch
+from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
+from app.engine.base import Engine
 from app.errors import DeadlinePassed
 from app.wire.tensors import Arrays
 
 # A batch of this many rows costs milliseconds for small policies: more would make the next ones wait.
 MOST_ROWS = 4096
-# To gather fewer takes as long as it saves.
-_MANY = 4
 
 
 class Batcher(JobQueue):
@@ -44,7 +44,6 @@ class Batcher(JobQueue):
 
     def compute(self) -> Callable[[], None] | None:
         """See `Due`; between two batches the event loop does what else there is to do."""
-        self._submit_gathered()
         self._is_due = False
         if self._paused is Pause.WAIT or self._running is not None or self._released is not None:
             return None
@@ -53,13 +52,48 @@ class Batcher(JobQueue):
             fail(job, DeadlinePassed("the deadline passed while the request waited for its batch"))
         requests = sum([job.requests for job in jobs])
         self._arrivals.note(requests)
-        self._has_many = requests >= _MANY
+        self.turns.requests += requests
         return self._computed(jobs) if jobs else None
 
     def takes_more(self) -> bool:
         """See `Due`: rows that depend on each other, and an isolated job's, share no call."""
-        count = len(self._waiting) + (0 if self._gathered is None else len(self._gathered))
-        return count > 1 < self._most_rows and not (self._waiting and self._waiting[0].isolated)
+        return len(self._waiting) > 1 < self._most_rows and not self._waiting[0].isolated
+
+    def compute_gathered(self, job: Job, now: float) -> Result | None:
+        """Computes a job of what was gathered, as the whole of a batch, in less time than `compute` takes.
+
+        Returns:
+          What is to be delivered before anything else runs on the event loop; None where the job went into the queue.
+        """
+        self.end_gathering()
+        outputs = None
+        if not self._waiting and job.deadline > now and self._is_free():
+            loaded = self._parts.versions.active
+            version, call_times = loaded.version, self._call_times[loaded.engine.name]
+            expected_s = call_times.expected_s(job.function, job.rows)
+            if expected_s <= most_s(job.requests, self._parts.inline_s) and not version.dependent_rows:
+                outputs = self._outputs(loaded.engine, job, call_times)
+        if outputs is None:
+            self._put(job)
+            return None
+        self._record(job, outputs, now)
+        self._arrivals.note(job.requests)
+        self.turns.requests += job.requests
+        self._parts.metrics.batch(job.rows, call_times.take_last())
+        return Result(outputs, version.name, version.train_step, version.digest)
+
+    def _outputs(self, engine: Engine, job: Job, call_times: CallTimes) -> Arrays | None:
+        """Those of one call; None where it fails, or some have other rows: a usual batch finds out what is wrong."""
+        started_at = perf_counter()
+        try:
+            outputs = engine.run(job.function, completed(engine, job, self._parts.complete))
+        except Exception:
+            return None
+        call_times.note(job.function, job.rows, perf_counter() - started_at)
+        for array in outputs.values():
+            if len(array) != job.rows:
+                return None
+        return outputs
 
     def _computed(self, jobs: Sequence[Job]) -> Callable[[], None] | None:
         """Runs a batch, or has it run; returns what delivers it."""
@@ -72,7 +106,7 @@ class Batcher(JobQueue):
             self._go_on()
 
     def _run(self, waited: Sequence[Job]) -> Callable[[], None] | None:
-        loaded = waited[0].loaded or self._parts.active()
+        loaded = waited[0].loaded or self._parts.versions.active
         version = loaded.version
         if loaded.retired:
             self._waiting.extendleft(refuse_gone(version, waited))
@@ -97,7 +131,7 @@ class Batcher(JobQueue):
         """Takes over one lease of the version."""
         try:
             outcomes = await self._loop.run_in_executor(self._parts.executor, batch.compute, self._parts.complete)
-            self._turns.deliver([partial(self._deliver, batch, outcomes)])
+            self.turns.deliver([partial(self._deliver, batch, outcomes)])
         except Exception as error:  # as in `_computed`
             fail_all(batch.jobs, error)
         finally:
@@ -114,7 +148,7 @@ class Batcher(JobQueue):
                 self._waiting.extendleft(fallen_back(failed))
             if self.traffic is not None:
                 self.traffic.delivers(batch.loaded, jobs, outcomes, now, bool(self._waiting))
-            self._turns.cork.expect(batch.requests, batch.rows)
+            self.turns.cork.expect(batch.requests, batch.rows)
             deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
             self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
         except Exception as error:  # as in `_computed`
@@ -123,6 +157,6 @@ class Batcher(JobQueue):
             self._go_on()
 
     def _record(self, job: Job, outcome: Arrays | Exception, now: float) -> None:
-        if self._sample.wants(now) and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
+        if now >= self._sample.due and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
             whole = self._parts.complete(job.inputs, job.rows, {} if job.needs_state else None)
             self._sample.offer(whole, outcome, now)

@@ -14,6 +14,8 @@ class CallTimes:
     Calls are distinguished by the power of two above their rows.
     """
 
+    __slots__ = ("_last_s", "_seconds")
+
     def __init__(self) -> None:
         self._seconds: dict[str, dict[int, float]] = {}
         self._last_s: float | None = None

@@ -96,11 +96,11 @@ def gathered(engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete)
     """
     first = jobs[0]
     if len(jobs) == 1:
-        return _completed(engine, first, complete)
+        return completed(engine, first, complete)
     if _are_alike(jobs):
         together = _concatenated([job.inputs for job in jobs])
         return complete(together, rows, engine.initial_state(rows) if first.needs_state else None)
-    return _concatenated([_completed(engine, job, complete) for job in jobs])
+    return _concatenated([completed(engine, job, complete) for job in jobs])
 
 
 def _are_alike(jobs: Sequence[Job]) -> bool:
@@ -112,7 +112,8 @@ def _are_alike(jobs: Sequence[Job]) -> bool:
     return True
 
 
-def _completed(engine: Engine, job: Job, complete: Complete) -> Arrays:
+def completed(engine: Engine, job: Job, complete: Complete) -> Arrays:
+    """Returns the inputs of one job, with what it leaves out."""
     initial = engine.initial_state(job.rows) if job.needs_state else None
     return complete(job.inputs, job.rows, initial, *([] if job.reset_mask is None else [job.reset_mask]))
 

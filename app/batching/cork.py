@@ -42,10 +42,10 @@ class Cork:
         self._delivers = self._together = False
         self.send_all()
 
-    def expect(self, answers: int, rows: int) -> None:
-        """Notes how many answers, and rows in them, the batch has that is delivered now."""
+    def expect(self, answers: int, rows: int, policies: int = 1) -> None:
+        """Notes how many answers are delivered now, how many rows are in them, and of how many policies they are."""
         is_many = answers >= _MANY and rows <= _MOST_ROWS_EACH * answers
-        self._together = self._delivers and (self._together or is_many)
+        self._together = self._delivers and (self._together or is_many or policies > 1)
 
     def hold(self, sender: Sender, data: bytes) -> bool:
         """Holds an answer back where others are to leave with it; returns whether it does. Its caller sends others."""

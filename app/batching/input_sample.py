@@ -21,21 +21,20 @@ class InputSample:
     """Keeps a row now and then, of those that were answered well: others say nothing of new weights.
 
     `spread`: not the last ones, but some that lie far from each other, of a sample of all that were offered.
+    `due`: when it is time for another one, in seconds of any clock.
     """
+
+    __slots__ = ("_candidates", "_rows", "due")
 
     def __init__(self, spread: bool = False) -> None:
         self._rows: deque[Arrays] = deque(maxlen=KEPT_ROWS)
         self._candidates: Candidates | None = Candidates() if spread else None
-        self._next = 0.0
-
-    def wants(self, now: float) -> bool:
-        """Returns whether it is time for another row."""
-        return now >= self._next
+        self.due = 0.0
 
     def offer(self, inputs: Arrays, outputs: Arrays, now: float) -> None:
-        """Keeps the first row of `inputs` where it is time for one. `now` is any clock, in seconds."""
-        if self.wants(now) and all(map(_finite, outputs.values())):
-            self._next = now + _EVERY_S
+        """Keeps the first row of `inputs` where it is time for one. `now`: on the clock of `due`."""
+        if now >= self.due and all(map(_finite, outputs.values())):
+            self.due = now + _EVERY_S
             row = {name: array[:1].copy() for name, array in inputs.items()}
             self._rows.append(row)
             if self._candidates is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 from app.batching.compute import Complete
 from app.batching.deadlines import Deadlines
@@ -29,18 +30,26 @@ from app.versions.lease import LoadedVersion
 INLINE_S = 0.0003
 
 
+class Versions(Protocol):
+    """What knows the version that serves."""
+
+    @property
+    def active(self) -> LoadedVersion[Engine]:
+        """That version."""
+
+
 @dataclass(frozen=True)
 class BatcherParts:
     """The collaborators and limits of a batcher.
 
-    `active()` gives the version that serves; `complete` adds what requests have left out. `queue_limit`: the most jobs
+    `versions`: those of the policy; `complete` adds what requests have left out. `queue_limit`: the most jobs
     that wait. `inline_s`: which calls run on the event loop, see `Batch.is_short`; any other runs in `executor`.
     `fields`: what a refusal names where the policy has refused its inputs. `spread`: how a few inputs are kept, see
     `InputSample`. `turns`: those of the event loop, for all batchers on it.
     """
 
     name: str
-    active: Callable[[], LoadedVersion[Engine]]
+    versions: Versions
     complete: Complete
     executor: Executor
     metrics: PolicyMetrics
@@ -63,12 +72,12 @@ class JobQueue:
         self._running: asyncio.Task[None] | None = None
         self._deadlines = Deadlines(self._loop, lambda: (*self._waiting, *self._in_thread), self._why_late)
         self._gathered: Gathered | None = None
-        self._has_many = False  # whether the last batch had
+        self._gathered_count = 0
         self._paused: Pause | None = None
         self._released: asyncio.Event | None = None
         self._is_due = self._stopping = self._closed = False
-        self._turns = parts.turns or Turns(self._loop)
-        self._arrivals = Arrivals(self._turns)
+        self.turns = parts.turns or Turns(self._loop)
+        self._arrivals = Arrivals(self.turns)
         self._timed = 0  # jobs that are timed and not in a batch so far; those that nobody waits for any more, too
 
     @property
@@ -96,37 +105,49 @@ class JobQueue:
                 delivery()
             self._arrivals.note_alone()  # after the answer has left
             return
-        gathered = 0 if self._gathered is None else len(self._gathered)
+        gathered = self._gathered_count
         if len(self._waiting) + gathered >= self._parts.queue_limit:
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.waiter.done())
             if len(self._waiting) + gathered >= self._parts.queue_limit:
                 raise Overloaded(f"{len(self._waiting) + gathered} requests wait already; try again")
+        self._put(job)
+
+    def gathers(self, gathered: Gathered) -> bool:
+        """Returns whether one more request may wait there for the end of the turn; it counts as one that waits here."""
+        if self._gathered is None:
+            if not self.turns.crowded or self._closed or not self._is_free():
+                return False
+            if self._parts.versions.active.version.dependent_rows:  # none of these would share a call
+                return False
+        if len(self._waiting) + self._gathered_count >= self._parts.queue_limit:
+            return False
+        self._gathered = gathered
+        self._gathered_count += 1
+        return True
+
+    def submit_gathered(self, job: Job) -> None:
+        """Puts the job of what was gathered into the queue."""
+        self.end_gathering()
+        self._put(job)
+
+    def end_gathering(self) -> None:
+        """Notes that what was gathered is about to become jobs."""
+        self._gathered, self._gathered_count = None, 0
+
+    def _is_free(self) -> bool:
+        """Whether a job of the version that serves may run as the next batch, and nothing else is asked beside it."""
+        return self._running is None and self._released is None and self._paused is None and self.traffic is None
+
+    def _put(self, job: Job) -> None:
         self._waiting.append(job)
         if self._running is not None or self._paused:
             self._deadlines.watch(job.deadline)
         elif not self._is_due:
             self._go_on()
 
-    def gathers(self, gathered: Gathered) -> bool:
-        """Returns whether one more request may join those, whose job is submitted at the end of this turn."""
-        if self._gathered is gathered:
-            return not self._paused and len(gathered) + len(self._waiting) < self._parts.queue_limit
-        if not self._has_many or self._gathered is not None or self.traffic is not None:
-            return False
-        if self._paused or self._closed or self._running or self._released or self._arrivals.is_alone():
-            return False
-        self._gathered = gathered
-        if not self._is_due:
-            self._is_due = True
-            self._turns.add(self)
-        return True
-
-    def _submit_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, None
-        if gathered is not None and (job := guarded(gathered.job)) is not None:
-            self._waiting.append(job)
-            if self._running is not None or self._paused:
-                self._deadlines.watch(job.deadline)
+    def _submit_what_was_gathered(self) -> None:
+        if self._gathered is not None:
+            guarded(self._gathered.submit, self)
 
     def time(self, job: Job, timing: Timing) -> None:
         """Has the times of a job that is about to be submitted noted."""
@@ -160,7 +181,7 @@ class JobQueue:
         """
         if self._stopping:
             raise NotReady("the server is stopping")
-        self._submit_gathered()
+        self._submit_what_was_gathered()
         before, self._paused = self._paused, mode
         self._parts.metrics.paused(True)
         if before is Pause.WAIT and mode is Pause.REJECT:
@@ -210,7 +231,7 @@ class JobQueue:
 
     async def close(self) -> None:
         """Finishes what was accepted and does not wait for the end of a pause, then takes nothing more."""
-        self._submit_gathered()
+        self._submit_what_was_gathered()
         self.refuse_paused()
         self._closed = True
         await self._finished()
@@ -234,7 +255,7 @@ class JobQueue:
     def _go_on(self) -> None:
         if self._waiting and not self._is_due and self._running is None:
             self._is_due = True
-            self._turns.add(self)
+            self.turns.add(self)
 
     def _why_late(self) -> str:
         return f": policy {self._parts.name} is paused" if self._paused else ""

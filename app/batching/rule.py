@@ -57,13 +57,10 @@ class Each(Exception):
 
 
 class Gathered(Protocol):
-    """Requests that have come in this turn of the event loop and are to be one job."""
+    """Requests that have come in this turn of the event loop, and are computed when it is over."""
 
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def job(self) -> Job | None:
-        """Returns their job, for which no more are gathered; None where each is a job of its own, or was refused."""
+    def submit(self, batcher: Any) -> None:
+        """Submits those of one policy now."""
 
 
 class Nobody:

@@ -13,24 +13,27 @@ from app.batching.failures import guarded
 
 # After a turn with several requests, so many more have theirs wait for each other, though they have but one.
 _GATHERED = 16
+# After a turn with so many requests those of the next ones are gathered: with fewer that takes as long as it saves.
+_MANY = 4
 # So many batches are computed before the first is delivered, and none once the first has waited for so long.
-_MOST_TOGETHER, _MOST_WAIT_S = 32, 0.001
+MOST_TOGETHER, MOST_WAIT_S = 32, 0.001
 
 
 class Due(Protocol):
-    """A batcher whose next batch is due."""
+    """A batcher whose next batch is due, or what has requests of several of them."""
 
     def compute(self) -> Callable[[], None] | None:
-        """Runs the batch, and returns what delivers it; None where there is none, or another thread runs it."""
+        """Runs the batch, and returns what delivers it; None where there is none, or it runs elsewhere or later."""
 
     def takes_more(self) -> bool:
-        """Returns whether several requests wait for the batch, and others could join them."""
+        """Returns whether several requests wait here, and others could join them."""
 
 
 class Turns:
     """Numbers the turns of an event loop that somebody notes, and runs what is due when one is over.
 
-    One for all batchers of a process. `cork`: all batchers' own; `clock`: seconds.
+    One for all batchers of a process. `cork`: all batchers' own; `clock`: seconds. `requests`: how many are in the
+    batches of this turn so far. `crowded`: for how many more turns many are expected, as there were lately.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
@@ -39,8 +42,11 @@ class Turns:
         self._loop, self._clock = loop, clock
         self._number = 0
         self.is_open = False  # whether one was noted that is not over
+        self.requests = 0
+        self.crowded = 0
         self._is_long = False
         self._due: list[Due] = []
+        self._gathered: list[Due] = []
 
     def note(self) -> int:
         """Returns the number of this turn."""
@@ -59,20 +65,31 @@ class Turns:
         self.note()
         self._due.append(batcher)
 
-    def _end(self) -> None:
-        """Ends the turn; one with several requests of a policy after another look at all connections.
+    def add_gathered(self, gathered: Due) -> None:
+        """Has what was gathered for batchers computed before their own batches, until it returns None."""
+        self.note()
+        self._gathered.append(gathered)
 
-        What has come while these were read joins their batch, which costs less than one more.
+    def _end(self) -> None:
+        """Ends the turn; one with several requests for a batch, or gathered, after another look at all connections.
+
+        What has come while these were read joins them, which costs less than another turn.
         """
-        self._is_long = not self._is_long and any(batcher.takes_more() for batcher in self._due)
+        self._is_long = not self._is_long and any(due.takes_more() for due in (*self._gathered, *self._due))
         if self._is_long:
             self._number += 1  # a client that was answered in the first half may ask again in the second
             self._loop.call_soon(self._end)
             return
+        gathered, self._gathered = self._gathered, []
+        for due in gathered:
+            while (delivery := guarded(due.compute)) is not None:
+                self.deliver([delivery])
         self.is_open = False
-        due, self._due = iter(self._due), []
-        while deliveries := self._computed(due):
+        batchers, self._due = iter(self._due), []
+        while deliveries := self._computed(batchers):
             self.deliver(deliveries)
+        self.crowded = _GATHERED if self.requests >= _MANY else max(0, self.crowded - 1)
+        self.requests = 0
 
     def deliver(self, deliveries: Sequence[Callable[[], None]]) -> None:
         """Calls what delivers batches, and looks for the next requests once their answers have left."""
@@ -85,18 +102,20 @@ class Turns:
         The same code for one policy after the other is in the processor's cache; all of it for each is not.
         """
         deliveries: list[Callable[[], None]] = []
-        until = self._clock() + _MOST_WAIT_S
+        until = self._clock() + MOST_WAIT_S
         for batcher in due:
             delivery = guarded(batcher.compute)
             if delivery is not None:
                 deliveries.append(delivery)
-                if len(deliveries) >= _MOST_TOGETHER or self._clock() > until:
+                if len(deliveries) >= MOST_TOGETHER or self._clock() > until:
                     break
         return deliveries
 
 
 class Arrivals:
     """Decides whether a job of a policy runs as soon as it comes: several in one turn cost less together."""
+
+    __slots__ = ("_gathering", "_last", "_turns")
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns

@@ -95,11 +95,11 @@ class LiteRTEngine:
             return self._drawn(function, inputs)
         rows = len(next(iter(inputs.values())))
         if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.sharing.dependent)):
-            return self._call(function, inputs)
+            return self._call(function, inputs, rows)
         if self.sharing.whole_batches and self._batch_size:
             check_whole(rows, self._batch_size)
         pieces = split(inputs, self._batch_size) if self._batch_size else _slices(inputs, rows)
-        return join([self._call(function, piece) for piece in pieces], rows)
+        return join([self._call(function, piece, len(next(iter(piece.values())))) for piece in pieces], rows)
 
     @property
     def draws(self) -> bool:
@@ -121,10 +121,9 @@ class LiteRTEngine:
     def _fresh(self, function: str, rows: int) -> Arrays:
         return fresh_inputs(self._noise.get(function, {}), rows, self._generator)
 
-    def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Arrays:
         if function in _SAME_AS_ACTION and function not in self._functions:
             function = "action"
-        rows = len(next(iter(inputs.values())))
         try:
             outputs = self._functions[function](inputs, rows)
         except InputRefused:
@@ -230,7 +229,10 @@ class _Function:
             runtime.Invoke(subgraph)
         except RuntimeError as error:  # a look-up outside its table, say: with other inputs it has been seen to run
             raise InputRefused(self.errors.new(error)) from error
-        return {name: runtime.GetTensor(tensor, subgraph) for name, tensor in self._outputs}
+        outputs = {}  # in a loop: a comprehension is a call of its own, for the one output that most have
+        for name, tensor in self._outputs:
+            outputs[name] = runtime.GetTensor(tensor, subgraph)
+        return outputs
 
 
 def _slices(inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Iterator[Arrays]:

@@ -63,7 +63,9 @@ class ResponseTemplate:
         if type(outputs) is Row and not batched:
             written = outputs.together.written.get(self)
             if written is None:
-                written = outputs.together.written[self] = self._all_json(outputs.together.outputs, result)
+                written = outputs.together.written[self] = self._all_json(
+                    outputs.together.outputs, itertools.repeat(self._end(result))
+                )
             if written:
                 return written[outputs.place]
         parts = []
@@ -75,16 +77,26 @@ class ResponseTemplate:
         parts.append(self._end(result))
         return b"".join(parts)
 
-    def json_of_each(self, result: Result) -> Sequence[bytes]:
-        """Returns the answers to several requests of one row each, which are the rows of a result."""
-        outputs, rows = result.outputs, len(result.outputs[self.names[0]]) if self.names else 0
-        written = self._all_json(outputs, result)
+    def json_of_each(self, results: Sequence[Result], counts: Sequence[int]) -> Sequence[bytes]:
+        """Returns the answers to requests of one row each, which are the rows of some results, in their order.
+
+        The template has at least one output. `counts`: of the rows of each result.
+        """
+        ends: list[bytes] = []
+        for result, count in zip(results, counts, strict=True):
+            ends += [self._end(result)] * count
+        outputs = _together([result.outputs for result in results], self.names)
+        written = self._all_json(outputs, ends) if outputs is not None else ()
         if written:
             return written
-        each = (msgspec.structs.replace(result, outputs=dict(row)) for row in parted(outputs, rows))
-        return [self.json(one, batched=False) for one in each]
+        rows = [
+            msgspec.structs.replace(result, outputs=row)
+            for result, count in zip(results, counts, strict=True)
+            for row in parted(result.outputs, count)
+        ]
+        return [self.json(row, batched=False) for row in rows]
 
-    def _all_json(self, outputs: Arrays, result: Result) -> Sequence[bytes]:
+    def _all_json(self, outputs: Arrays, ends: Iterable[bytes]) -> Sequence[bytes]:
         """The answers to several rows that each come unbatched; () where they have to be written one by one."""
         columns: list[Iterable[bytes]] = []
         for piece in self._pieces:
@@ -92,7 +104,7 @@ class ResponseTemplate:
             if column is None:
                 return ()
             columns.append(column)
-        return [b"".join(parts) for parts in zip(*columns, itertools.repeat(self._end(result)))] if self.names else ()
+        return [b"".join(parts) for parts in zip(*columns, ends, strict=False)] if self.names else ()
 
     def _end(self, result: Result) -> bytes:
         return _version(result.version, result.train_step) if self._with_version else b"}"
@@ -203,6 +215,20 @@ def _write(value: Any, pieces: list[bytes | _Slot]) -> None:
         pieces.append(b"]" if value else b"[]")
     else:
         pieces.append(orjson.dumps(value))
+
+
+def _together(outputs: Sequence[Arrays], names: Sequence[str]) -> Arrays | None:
+    """The rows of all, one below the other; None where they differ in their shapes or dtypes."""
+    if len(outputs) == 1:
+        return outputs[0]
+    together = {}
+    for name in names:
+        arrays = [one[name] for one in outputs]
+        try:
+            together[name] = np.concatenate(arrays, dtype=arrays[0].dtype, casting="no")
+        except (TypeError, ValueError):
+            return None
+    return together
 
 
 def numbers_json(array: np.ndarray[Any, Any], batched: bool) -> bytes | None:

@@ -33,7 +33,8 @@ class Defaults:
             policy has none, or where it was sent.
           reset_mask: [rows] booleans, where `inputs` contains a policy state and only these rows start from `initial`.
         """
-        whole = self._of_rows(rows, initial is not None and reset_mask is None) | inputs
+        first = initial is not None and reset_mask is None
+        whole = (self._kept[first].get(rows) or self._of_rows(rows, first)) | inputs
         if not initial:
             return whole
         state = self._spec.state_inputs(initial)
@@ -44,10 +45,7 @@ class Defaults:
     def _of_rows(self, rows: int, first: bool) -> Arrays:
         if rows > _ROWS_KEPT:
             return self._defaults(rows, first)
-        kept = self._kept[first].get(rows)
-        if kept is None:
-            kept = {name: array[:rows] for name, array in self._made[first].items()}
-            self._kept[first][rows] = kept
+        kept = self._kept[first][rows] = {name: array[:rows] for name, array in self._made[first].items()}
         return kept
 
     def _defaults(self, rows: int, first: bool) -> Arrays:

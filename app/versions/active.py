@@ -34,9 +34,12 @@ class Loader(Protocol):
 class LoadedVersions:
     """The loaded versions of one policy. Methods run on the event loop; loading runs in `executor`.
 
-    `retains`: whether a session may need the version of a digest when it serves no more; `most_retained`: beyond this
-    number those go first that were asked for the longest time ago.
+    `active`: the version that serves, with its engine; there is none before the first one was activated. `retains`:
+    whether a session may need the version of a digest when it serves no more; `most_retained`: beyond this number those
+    go first that were asked for the longest time ago.
     """
+
+    active: LoadedVersion[Engine]
 
     def __init__(
         self,
@@ -51,15 +54,8 @@ class LoadedVersions:
         self._executor = executor
         self._ready: tuple[Graph, Bundle, Engine] | None = None
         self._draining: set[asyncio.Task[None]] = set()
-        self._active: LoadedVersion[Engine] | None = None
         self._retained: dict[str, LoadedVersion[Engine]] = {}
         self._tried: dict[str, LoadedVersion[Engine]] = {}
-
-    @property
-    def active(self) -> LoadedVersion[Engine]:
-        """The version that serves, with its engine."""
-        assert self._active is not None, "nothing serves before the first version was activated"
-        return self._active
 
     def forget(self, digest: str) -> None:
         """Drops a retained version; jobs that still wait for it fail. The version that serves stays."""
@@ -104,7 +100,7 @@ class LoadedVersions:
         """Ends the trial of all other versions, which stay only where they serve, or a session keeps them."""
         for digest in self._tried.keys() - set(digests):
             loaded = self._tried.pop(digest)
-            if loaded is not self._active:
+            if loaded is not self.active:
                 self._retain_or_retire(loaded)
 
     async def prepare(self, graph: Graph, bundle: Bundle) -> None:
@@ -159,15 +155,15 @@ class LoadedVersions:
         assert self._ready is not None, f"{name} was not prepared"
         (graph, bundle, engine), self._ready = self._ready, None
         assert bundle.digest == digest, f"{bundle.digest} was prepared, and not {name}"
-        version, old = VersionInfo.of(name, bundle), self._active
+        version, old = VersionInfo.of(name, bundle), getattr(self, "active", None)
         same = old if old is not None and old.version.digest == digest else None
         same = same or self._tried.get(digest) or self._retained.pop(digest, None)
         if same is None:
-            self._active = LoadedVersion(engine, version, (graph, bundle))
+            self.active = LoadedVersion(engine, version, (graph, bundle))
         else:  # jobs that wait for it go on
             self._loader.give_back(engine)
-            self._active, same.version = same, version
-        if old is not None and old is not self._active:
+            self.active, same.version = same, version
+        if old is not None and old is not self.active:
             self._retain_or_retire(old)
 
     def _retain_or_retire(self, old: LoadedVersion[Engine]) -> None:

@@ -47,11 +47,10 @@ class Harness:
         self.loaded = LoadedVersion(self.engine, VersionInfo("v0", "d0", 0))
         self.leased: list[str] = []
         self.metrics = Metrics()
-        self.batcher = Batcher(
-            BatcherParts("p", self._active, _complete, executor, self.metrics.policy("p"), queue, inline_s)
-        )
+        self.batcher = Batcher(BatcherParts("p", self, _complete, executor, self.metrics.policy("p"), queue, inline_s))
 
-    def _active(self):
+    @property
+    def active(self):
         self.leased.append(self.loaded.version.name)
         return self.loaded
 

@@ -71,7 +71,7 @@ class ServedPolicy:
         serving = ServingInfo({}, {}, Noise(0, 0), {})
         metrics = Metrics().policy("p")
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(BatcherParts("p", lambda: loaded, Defaults(SPEC).complete, executor, metrics, 100))
+            batcher = Batcher(BatcherParts("p", versions, Defaults(SPEC).complete, executor, metrics, 100))
             policy = policy_of(
                 SPEC, serving, rows_limit=rows_limit, versions=versions, batcher=batcher, metrics=metrics
             )

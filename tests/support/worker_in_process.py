@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,18 +25,18 @@ SPEC = policy_spec(action=Leaf("action", "float32", ()), signatures=SIGNATURES)
 
 
 class EchoEngine(FakeEngine):
-    """Answers each row with its observation's first number, and keeps them."""
+    """Answers each row with its observation's first number plus `number`, and keeps what was asked."""
 
     name = "echo"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, number: int = 0) -> None:
+        super().__init__(number)
         self.seen: list[float] = []
 
     def run(self, function: str, inputs: Mapping[str, Any]) -> Any:
         first = inputs["0/observation"][:, 0]
         self.seen += first.tolist()
-        return {"action": first.copy()}
+        return {"action": first + self.number}
 
 
 class Control:
@@ -58,10 +58,11 @@ class Control:
 
 
 class Running:
-    """A worker that listens on `port`."""
+    """A worker that listens on `port`; `engine`: that of the first policy."""
 
-    def __init__(self, worker: Worker, engine: EchoEngine, control: Control, port: int) -> None:
-        self.worker, self.engine, self.control, self.port = worker, engine, control, port
+    def __init__(self, worker: Worker, engines: Mapping[str, EchoEngine], control: Control, port: int) -> None:
+        self.worker, self.engines, self.control, self.port = worker, engines, control, port
+        self.engine = next(iter(engines.values()))
 
     @property
     def unfinished_bytes(self) -> int:
@@ -73,9 +74,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Running]:
-    engine, control = EchoEngine(), Control()
-    loader = SimpleNamespace(load=lambda *_: engine, stand_by=lambda *_: None, give_back=lambda *_: None)
+async def running(
+    monkeypatch: pytest.MonkeyPatch, names: Sequence[str] = ("echo",), **settings: Any
+) -> AsyncIterator[Running]:
+    """Policies with the same spec: the first adds 0 to what it is asked, the second 1000, …"""
+    engines, control = {name: EchoEngine(1000 * place) for place, name in enumerate(names)}, Control()
+    loader = SimpleNamespace(
+        load=lambda _, bundle: engines.get(bundle.digest, engines[names[0]]),
+        stand_by=lambda *_: None,
+        give_back=lambda *_: None,
+    )
     monkeypatch.setattr(worker_module, "BundleLoader", lambda: loader)
     listener = socket.create_server(("127.0.0.1", 0))
     worker = Worker([listener])
@@ -84,13 +92,14 @@ async def running(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIter
         {}, {}, Noise(0, 0), dict.fromkeys(("distribution", "greedy", "sample", "log_prob"), "not here")
     )
     graph = Graph(Path("nowhere"), "graph", SPEC, serving, plain=False)
-    bundle = Bundle(Path("nowhere"), "graph", "digest", 7, "echo", "", {})
-    known = Settings((PolicyFolder("echo", Path("nowhere")),), admin_token=TOKEN, **settings)
-    await worker.open(known)
-    await worker.open_policy("echo", Offer("export", graph, bundle))
+    folders = tuple(PolicyFolder(name, Path("nowhere")) for name in names)
+    await worker.open(Settings(folders, admin_token=TOKEN, **settings))
+    for place, name in enumerate(names):
+        bundle = Bundle(Path("nowhere"), "graph", name, 7 + place, "echo", "", {})
+        await worker.open_policy(name, Offer("export", graph, bundle))
     await worker._http.start([listener])
     try:
-        yield Running(worker, engine, control, listener.getsockname()[1])
+        yield Running(worker, engines, control, listener.getsockname()[1])
     finally:
         await worker._http.stop()
         await worker.stop()

@@ -33,11 +33,18 @@ class Sessions:
     stepping_at_once = step_of = stepping
 
 
+class Decoder:
+    def __init__(self, reads_rows: bool) -> None:
+        self.reads_rows = reads_rows
+
+
 def policy(name: str) -> Policy:
     found: Any = SimpleNamespace(
         name=name,
         body_limit=lambda route, _: LIMIT if route != "get_initial_state" else 100,
-        typed_decoder=SimpleNamespace(reads_rows=name == "first"),
+        typed_decoder=Decoder(name == "first"),
+        templates={("action", False): SimpleNamespace(names=("action",))},
+        batcher=SimpleNamespace(turns=None),
     )
     return found  # type: ignore[no-any-return]
 

@@ -1,10 +1,14 @@
 """Requests that become one job at the end of the turn in which they come."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from app.batching.batcher import Batcher
 from app.batching.rule import Each, Job, Pause
 from app.errors import DeadlinePassed, EngineFailed, Overloaded
 from tests.support.batcher import Harness, answers, depend, open_harness, settled
@@ -20,21 +24,32 @@ class Requests:
         self.values: list[float] = []
         self.jobs: list[Job] = []
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     def add(self, value: float) -> bool:
-        taken = self.harness.batcher.gathers(self)
+        batcher = self.harness.batcher
+        taken = batcher.gathers(self)
         if taken:
+            if not self.values:
+                batcher.turns.add_gathered(self)
             self.values.append(value)
         return taken
 
-    def job(self) -> Job | None:
+    def takes_more(self) -> bool:
+        return len(self.values) > 1
+
+    def job(self) -> Job:
         values, self.values = self.values, []
-        if not values:
-            return None
         self.jobs.append(self.harness.job(*values, timeout=self.timeout, requests=len(values)))
         return self.jobs[-1]
+
+    def submit(self, batcher: Batcher) -> None:
+        batcher.submit_gathered(self.job())
+
+    def compute(self) -> Callable[[], None] | None:
+        if not self.values:
+            return None
+        job = self.job()
+        result = self.harness.batcher.compute_gathered(job, asyncio.get_running_loop().time())
+        return None if result is None else partial(job.waiter.set_result, result)
 
 
 async def crowded(harness: Harness) -> None:
@@ -56,24 +71,16 @@ async def test_they_are_one_job_once_many_have_come_at_once() -> None:
         assert answers(await job.waiter) == [1.0, 2.0, 3.0, 4.0]
 
 
-async def test_few_are_gathered_no_more() -> None:
+async def test_few_are_gathered_no_more_after_some_turns() -> None:
     async with open_harness(inline_s=1.0) as harness:
         requests = Requests(harness)
         await crowded(harness)
-        assert requests.add(1.0)
-        await settled()
-        assert answers(await requests.jobs[0].waiter) == [1.0]
-        assert not requests.add(2.0)
-
-
-async def test_another_group_waits_by_itself() -> None:
-    async with open_harness(inline_s=1.0) as harness:
-        one, other = Requests(harness), Requests(harness)
-        await crowded(harness)
-        assert one.add(1.0)
-        assert not other.add(2.0)
-        await settled()
-        assert answers(await one.jobs[0].waiter) == [1.0]
+        turns = 0
+        while requests.add(float(turns)):
+            await settled()
+            assert answers(await requests.jobs[-1].waiter) == [float(turns)]
+            turns += 1
+        assert 1 < turns < 100
 
 
 async def test_they_count_in_the_queue() -> None:
@@ -133,12 +140,20 @@ async def each_of(job: Job) -> list[Any]:
     return [one if isinstance(one, Exception) else answers(one) for one in found.value.outcomes]
 
 
-async def test_those_whose_rows_depend_on_each_other_share_no_call() -> None:
+async def test_those_whose_rows_depend_on_each_other_are_not_gathered() -> None:
     async with open_harness(inline_s=1.0) as harness:
         requests = Requests(harness)
         await crowded(harness)
         depend(harness)
+        assert not requests.add(1.0)
+
+
+async def test_those_whose_rows_depend_on_each_other_since_they_came_share_no_call() -> None:
+    async with open_harness(inline_s=1.0) as harness:
+        requests = Requests(harness)
+        await crowded(harness)
         assert requests.add(1.0)
+        depend(harness)
         assert requests.add(2.0)
         alone = harness.submit(3.0)
         harness.engine.functions.clear()
@@ -146,6 +161,62 @@ async def test_those_whose_rows_depend_on_each_other_share_no_call() -> None:
         assert await each_of(requests.jobs[0]) == [[1.0], [2.0]]
         assert answers(await alone) == [3.0]
         assert len(harness.engine.functions) == 3
+
+
+async def test_a_call_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_harness(inline_s=1.0) as harness:
+        requests = Requests(harness)
+        await crowded(harness)
+        counted: list[tuple[int, bool]] = []
+        monkeypatch.setattr(
+            harness.batcher._parts.metrics, "batch", lambda rows, seconds: counted.append((rows, seconds is not None))
+        )
+        assert all(requests.add(value) for value in (1.0, 2.0))
+        await settled()
+        harness.engine.fails_at = 3.0
+        assert requests.add(3.0)
+        await settled()
+        with pytest.raises(EngineFailed):
+            await requests.jobs[1].waiter
+        assert counted == [(2, True), (1, False)]
+
+
+async def test_a_hold_keeps_them_for_the_next_weights() -> None:
+    async with open_harness(inline_s=1.0) as harness:
+        requests = Requests(harness)
+        await crowded(harness)
+        assert requests.add(1.0)
+        await harness.batcher.hold(60)
+        await settled()
+        assert not requests.jobs[0].waiter.done()
+        harness.swap(10)
+        harness.batcher.release()
+        await settled()
+        assert answers(await requests.jobs[0].waiter) == [11.0]
+
+
+async def test_a_deadline_that_has_passed_in_the_turn_is_kept() -> None:
+    async with open_harness(inline_s=1.0) as harness:
+        requests = Requests(harness, timeout=-0.001)
+        await crowded(harness)
+        assert requests.add(1.0)
+        await settled()
+        with pytest.raises(DeadlinePassed):
+            await requests.jobs[0].waiter
+
+
+async def test_what_begins_to_be_tried_in_the_turn_sees_them() -> None:
+    async with open_harness(inline_s=1.0) as harness:
+        requests = Requests(harness)
+        await crowded(harness)
+        seen: list[int] = []
+        assert all(requests.add(value) for value in (1.0, 2.0))
+        delivers = lambda loaded, jobs, outcomes, now, waits: seen.append(sum(job.requests for job in jobs))  # noqa: E731
+        harness.batcher.traffic = SimpleNamespace(delivers=delivers)  # type: ignore[assignment]
+        await settled()
+        assert answers(await requests.jobs[0].waiter) == [1.0, 2.0]
+        assert seen == [2]
+        assert not requests.add(3.0)
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "full", "reject", "wait", "close"])
@@ -179,10 +250,8 @@ async def test_many_beside_one_that_is_unusual_are_many() -> None:
     async with open_harness(inline_s=1.0) as harness:
         requests = Requests(harness)
         await crowded(harness)
-        for _ in range(3):
+        for _ in range(30):
             assert all(requests.add(value) for value in (1.0, 2.0, 3.0))
             unusual = harness.submit(4.0, function="distribution")
-            beside = harness.submit(5.0)
-            assert answers(await beside) == [5.0]
+            assert answers(await harness.submit(5.0)) == [5.0]
             await unusual
-            await crowded(harness)

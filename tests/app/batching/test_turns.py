@@ -130,6 +130,52 @@ async def test_a_turn_with_several_requests_of_a_policy_lasts_for_another_look_a
     assert policies.all == phases("d")
 
 
+async def test_what_was_gathered_is_computed_first_and_what_batchers_get_by_it_in_the_same_turn() -> None:
+    policies = Policies()
+    late, gathered = policies.batcher("late"), [policies.batcher("one"), policies.batcher("two")]
+
+    def compute() -> Callable[[], None] | None:
+        if gathered:
+            return gathered.pop(0).compute()  # type: ignore[no-any-return]
+        policies.turns.add(late)
+        return None
+
+    policies.turns.add(policies.batcher("b"))
+    policies.turns.add_gathered(SimpleNamespace(compute=compute, takes_more=lambda: False))
+    await asyncio.sleep(0)
+    assert policies.all == [*phases("one"), *phases("two"), *phases("b", "late")]
+    assert not policies.turns.is_open
+
+
+async def test_requests_that_were_gathered_make_a_turn_long_as_others_do() -> None:
+    policies = Policies()
+    gathered = [policies.batcher("gathered")]
+    compute = SimpleNamespace(compute=lambda: gathered.pop().compute() if gathered else None, takes_more=lambda: True)
+    policies.turns.add_gathered(compute)
+    await asyncio.sleep(0)
+    assert policies.all == []
+    await asyncio.sleep(0)
+    assert policies.all == phases("gathered")
+
+
+async def test_after_a_turn_with_many_requests_many_are_expected_for_some_turns() -> None:
+    async with open_harness(inline_s=SHORT_S) as harness:
+
+        async def turn(count: int) -> int:
+            await asyncio.gather(*[harness.submit(value) for value in range(count)])
+            await settled()
+            return harness.batcher.turns.crowded
+
+        assert not await turn(3)
+        most = await turn(4)
+        assert [await turn(3), await turn(1)] == [most - 1, most - 2]
+        assert await turn(9) == most
+        for _ in range(most):
+            assert harness.batcher.turns.crowded
+            await turn(2)
+        assert not harness.batcher.turns.crowded
+
+
 async def test_a_client_that_asks_again_in_the_second_half_of_a_long_turn_is_still_alone() -> None:
     policies = Policies()
     arrivals = Arrivals(policies.turns)
@@ -182,7 +228,7 @@ async def test_many_answers_of_a_batch_leave_when_all_are_written_and_few_at_onc
         waiters: list[Held] = []
         for number in range(count):
             job = harness.job(number)
-            job.waiter = Held(harness.batcher._turns.cork, waiters)
+            job.waiter = Held(harness.batcher.turns.cork, waiters)
             waiters.append(job.waiter)
             harness.batcher.submit(job)
         await settled()

@@ -178,9 +178,10 @@ def test_many_rows_are_several_calls_unless_they_depend_on_each_other(
     engine.sharing = sharing
     call, seen = engine._call, []
 
-    def counted(function, inputs):
-        seen.append(len(inputs["0/observation"]))
-        return call(function, inputs)
+    def counted(function, inputs, rows):
+        assert len(inputs["0/observation"]) == rows
+        seen.append(rows)
+        return call(function, inputs, rows)
 
     monkeypatch.setattr(engine, "_call", counted)
     assert len(engine.run("action", probe_inputs(compiled.opened.export.spec, {}, rows))["action"]) == rows

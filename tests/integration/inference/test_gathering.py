@@ -13,6 +13,7 @@ import pytest
 from saver import PolicySaver
 from tests.integration.inference.test_fast_path import Connection, post
 from tests.support import demanding, dependent, processes
+from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 
 CLIENTS = 12
@@ -66,12 +67,18 @@ class Crowd:
             connection.answer()
         self.ask([body({"observation": usual})] * CLIENTS)  # so that many of them are expected
 
-    def ask(self, bodies: Sequence[bytes], then: Callable[[], None] = lambda: None) -> list[tuple[bytes, bytes]]:
-        """The answers of those connections that are open after `then`, which is called before any request is read."""
+    def ask(
+        self, bodies: Sequence[bytes], then: Callable[[], None] = lambda: None, policies: Sequence[str] = ()
+    ) -> list[tuple[bytes, bytes]]:
+        """The answers of those connections that are open after `then`, which is called before any request is read.
+
+        `policies`: for each of them, where it is another than the crowd's.
+        """
+        paths = [f"/v1/policies/{policy}/action" for policy in policies] or [self.path] * CLIENTS
         os.kill(self.worker, signal.SIGSTOP)
         try:
-            for connection, one in zip(self.connections, bodies, strict=True):
-                connection.send(post(self.path, one))
+            for connection, path, one in zip(self.connections, paths, bodies, strict=True):
+                connection.send(post(path, one))
             then()
         finally:
             os.kill(self.worker, signal.SIGCONT)
@@ -178,3 +185,34 @@ def test_rows_that_depend_on_each_other_share_no_call(odd: RunningServer) -> Non
         found = crowd.ask([body({"observation": four(draw)}) for _ in range(CLIENTS)])
         assert all(json.loads(text)["action"] == [0.0, 0.0] for _, text in found), found
     crowd.close()
+
+
+def test_policies_that_are_read_alike_answer_each_with_its_own_weights(tmp_path: Path, full: bool) -> None:
+    """And while they change: an answer has the number of the version that it names."""
+    first = NumberTrainer(tmp_path / "league-0")
+    trainers = [first, *(first.copied(tmp_path / f"league-{place}") for place in range(1, 5))]
+    names = [trainer.folder.name for trainer in trainers]
+    numbers = dict.fromkeys(names, 0)
+    draw = random.Random(7)
+    with serving({name: tmp_path / name for name in names}, "--no-watch") as server:
+        crowd = Crowd(server, names[0], four(draw))
+        for number in range(1, 200 if full else 13):
+            asked = draw.choices(names, k=CLIENTS)
+            rows = [draw.randrange(1000) for _ in asked]
+            sent = [body({"observation": [row, 0, 0, 0]}) for row in rows]
+            for place in draw.sample(range(CLIENTS), draw.choice([0, 0, 3])):
+                sent[place] = unusual(draw)
+            found = crowd.ask(sent, policies=asked)
+            for (head, text), policy, row, one in zip(found, asked, rows, sent, strict=True):
+                if one != body({"observation": [row, 0, 0, 0]}):
+                    continue
+                assert b" 200 " in head.split(b"\r\n")[0]
+                answer = json.loads(text)
+                assert answer["action"] == [1000 * numbers[policy] + row] * 2, (answer, policy)
+                assert answer["train_step"] == numbers[policy]
+            changed = number % len(names)
+            trainers[changed].publish(number)
+            answer = server.reload(names[changed])
+            assert answer.status_code == 200, answer.text
+            numbers[names[changed]] = number
+        crowd.close()
