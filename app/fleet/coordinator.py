@@ -47,6 +47,7 @@ class Coordinator(CommitProtocol):
     def __init__(self, member: PolicyMember, most_records: int) -> None:
         self._member = member
         self._most_records = most_records
+        self._seen: Snapshot | None = None  # what its change has come to, where no more than reports may be new
 
     async def begin(self) -> None:
         """See `CommitProtocol`."""
@@ -55,8 +56,12 @@ class Coordinator(CommitProtocol):
             return
         until = time.monotonic() + _PATIENCE_S
         while True:
+            member.take_news()  # what has come by now is in what is read next
+            member.take_reports()
             try:
-                seen = await member.step(lambda state, seen: protocol.claimed(state, member.id, seen.live))
+                seen = await member.step(
+                    lambda state, seen: protocol.claimed(state, member.id, seen.live), notifies=False
+                )
                 break
             except (Fenced, FleetLost) as error:
                 if time.monotonic() >= until:
@@ -64,6 +69,7 @@ class Coordinator(CommitProtocol):
                     raise FleetLost(f"nothing can be changed in this fleet now: {reason}") from None
                 await asyncio.sleep(_AGAIN_S)
         member.note(coordinates=True)
+        self._seen = seen
         if _state(seen).epoch != member.local.applied:
             await self.end()
             raise Busy("another version was committed, and is served first")
@@ -72,7 +78,7 @@ class Coordinator(CommitProtocol):
         """See `CommitProtocol`."""
         member = self._member
         try:
-            await member.step(lambda state, _: protocol.preparing(state, member.id, record))
+            self._seen = await member.step(lambda state, _: protocol.preparing(state, member.id, record), self._seen)
         except (Fenced, FleetLost) as error:
             raise SwapRefused(f"the fleet cannot change now: {error}", for_now=True) from None
 
@@ -82,11 +88,13 @@ class Coordinator(CommitProtocol):
         try:
             while True:
                 seen = await self._until_none(protocol.unprepared)
-                with contextlib.suppress(Busy):  # somebody has joined meanwhile
-                    await member.step(
+                try:
+                    self._seen = await member.step(
                         lambda state, seen: protocol.holding(state, member.id, seen.reports, seen.live), seen
                     )
                     return
+                except Busy:  # somebody has joined meanwhile
+                    self._seen = None
         except Refused as refusal:
             raise SwapRefused(f"member {refusal}", refusal.for_now) from None
         except (Fenced, FleetLost) as error:
@@ -108,7 +116,7 @@ class Coordinator(CommitProtocol):
                 new = msgspec.structs.replace(state.committed, served=served)
                 return protocol.committed(state, member.id, new, seen.live)
 
-            seen = await member.step(commit, seen)
+            self._seen = seen = await member.step(commit, seen)
         except (Fenced, FleetLost) as error:
             # Perhaps it was committed all the same: then this server serves it as soon as it can read that.
             raise SwapRefused(f"the fleet could not commit it: {error}", for_now=True) from None
@@ -117,8 +125,8 @@ class Coordinator(CommitProtocol):
     async def switched(self) -> None:
         """See `CommitProtocol`."""
         member = self._member
-        await member.report(applied=member.local.applied)
-        await self._until_none(protocol.unapplied)
+        await member.report("", applied=member.local.applied)
+        self._seen = await self._until_none(protocol.unapplied)
 
     async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: str) -> None:
         """See `CommitProtocol`."""
@@ -138,7 +146,7 @@ class Coordinator(CommitProtocol):
             return protocol.committed(state, member.id, msgspec.structs.replace(state.committed, **changes), seen.live)
 
         try:
-            seen = await member.step(commit)
+            self._seen = seen = await member.step(commit)
         except Fenced as error:
             raise FleetLost(f"the fleet cannot change now: {error}") from None
         member.serves(_state(seen).committed)
@@ -150,7 +158,7 @@ class Coordinator(CommitProtocol):
         if not member.local.coordinates:
             return
         try:
-            await member.step(lambda state, _: protocol.released(state, member.id))
+            await member.step(lambda state, _: protocol.released(state, member.id), self._seen)
         except FleetLost:
             pass  # the others end it when this server's lease ends, or its next change takes its place
         finally:
@@ -182,21 +190,28 @@ class Coordinator(CommitProtocol):
     async def _until_none(self, missing: Missing) -> Snapshot:
         """Returns what is agreed on when no member is missing.
 
+        It begins with what this member has made itself, and reads again where more than reports have come, or nothing.
+
         Raises:
           Fenced: the fleet went on without this server.
           FleetLost: Redis has been lost for some seconds.
         """
-        member = self._member
+        member, seen = self._member, self._seen
         lost_at = 0.0
         while True:
             event = member.changed.next()
+            is_news, reports = member.take_news(), member.take_reports()
             try:
-                seen = await member.read()
+                if seen is not None and not is_news:
+                    seen = msgspec.structs.replace(seen, reports={**seen.reports, **reports})
+                else:
+                    seen = await member.read()
                 lost_at = 0.0
             except FleetLost:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > _PATIENCE_S:
                     raise
+                seen = None
                 await asyncio.sleep(_AGAIN_S)
                 continue
             if seen.state is None:
@@ -204,6 +219,8 @@ class Coordinator(CommitProtocol):
             if not missing(seen.state, member.id, seen.reports, seen.live):
                 return seen
             await member.wait(event)
+            if not event.is_set():
+                seen = None
 
 
 def _state(seen: Snapshot) -> PolicyState:

@@ -94,7 +94,7 @@ class Fleet:
         self._closed = True
         for member in self.members.values():
             member.close()
-        running = set(self._running)
+        running = {*self._running, *(read for member in self.members.values() for read in member.reads)}
         while running:  # a cancellation that comes just when Redis answers is lost in its client
             for task in running:
                 task.cancel()
@@ -241,12 +241,14 @@ class Fleet:
     async def _listen(self) -> None:
         while True:
             try:
-                async for policy, is_report in self._store.changes():
+                async for notification in self._store.notifications(self.id):
                     for name, member in self.members.items():
-                        if policy in ("", name) and (member.local.coordinates or not is_report):
-                            member.changed.give()
+                        if notification.policy in ("", name):
+                            member.notified(notification)
             except FleetLost:
                 pass
+            except Exception:  # a bug of ours: the next ones may be understood
+                log.exception("what Redis notifies of is not understood")
             await asyncio.sleep(_RENEW_S / 2)
 
 

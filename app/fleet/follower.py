@@ -42,8 +42,9 @@ class Following(CommitProtocol):
 
     alone = False
 
-    def __init__(self, member: PolicyMember, epoch: int) -> None:
+    def __init__(self, member: PolicyMember, epoch: int, coordinator: str) -> None:
         self.epoch = epoch
+        self.coordinator = coordinator
         self.is_prepared = False
         self.committed: Committed
         self._member = member
@@ -71,13 +72,13 @@ class Following(CommitProtocol):
         """See `CommitProtocol`."""
         self.is_prepared = True
         self._member.note(prepared=self.epoch)
-        await self._member.report(prepared=self.epoch)
+        await self._member.report(self.coordinator, prepared=self.epoch)
         await self._awaited(self._hold)
 
     async def held(self) -> None:
         """See `CommitProtocol`."""
         self._member.note(held=self.epoch)
-        await self._member.report(held=self.epoch)
+        await self._member.report(self.coordinator, held=self.epoch)
         self.committed = await self._awaited(self._commit)
 
     async def _awaited(self, waiting: asyncio.Future[protocol.Committed] | asyncio.Future[None]) -> Committed:
@@ -97,6 +98,7 @@ class Follower:
         self._swap: asyncio.Task[None] | None = None
         self._lost = ""
         self._nobody_since = 0.0
+        self._revision = -1
 
     async def run(self) -> None:
         """Follows until it is cancelled."""
@@ -106,7 +108,7 @@ class Follower:
                 event = member.changed.next()
                 pause_s = 0.0
                 try:
-                    while await self._advance(await member.read()):
+                    while not member.local.coordinates and await self._advance(await self._latest()):
                         pass
                     self._lost = ""
                 except (FleetLost, Busy, Fenced) as error:
@@ -127,6 +129,14 @@ class Follower:
                 await member.wait(event)
         finally:
             await self._give_up()
+
+    async def _latest(self) -> Snapshot:
+        """What is agreed on: as Redis has sent it, where that is later than what was seen last."""
+        seen = self._member.take_pushed()
+        if seen is None or seen.state is None or seen.state.revision <= self._revision:
+            seen = await self._member.read()
+        self._revision = -1 if seen.state is None else seen.state.revision
+        return seen
 
     async def _found_anew(self) -> None:
         """Has the fleet begin with what this server serves, where nobody has had what was committed for long."""
@@ -202,28 +212,29 @@ class Follower:
         elif task is Task.PREPARE and (following is None or following.epoch != state.change.epoch):
             await self._give_up()
             self._member.prepares_for = state.change.coordinator
-            self._following = Following(self._member, state.change.epoch)
+            self._following = Following(self._member, state.change.epoch, state.change.coordinator)
             self._swap = asyncio.create_task(self._follow(state.change.target, self._following))
         return False
 
     async def _follow(self, record: VersionRecord, following: Following) -> None:
-        member = self._member
+        member, to = self._member, following.coordinator
         try:
             await self._host.follow(record, following)
         except SwapRefused as refusal:
             if not following.is_prepared:
                 member.note(refused=following.epoch)
                 reason, for_now = str(refusal), refusal.for_now
-                await member.report(refused=following.epoch, reason=reason, for_now=for_now)
+                await member.report(to, refused=following.epoch, reason=reason, for_now=for_now)
         except FleetLost:
             pass  # its coordinator gives it up, or it is found committed later
         except Exception:  # a bug of ours: to the others it is a refusal
             log.exception("%s: a swap of the fleet cannot be followed", member.policy, extra=about(member.policy))
             member.note(refused=following.epoch)
-            await member.report(refused=following.epoch, reason="it has failed, and its log says why", for_now=True)
+            why = "it has failed, and its log says why"
+            await member.report(to, refused=following.epoch, reason=why, for_now=True)
         else:
             member.serves(following.committed)
-            await member.report(applied=following.committed.epoch)
+            await member.report(to, applied=following.committed.epoch)
 
     async def _give_up(self) -> None:
         if self._following is not None and self._swap is not None:
@@ -259,7 +270,7 @@ class Follower:
         if state.epoch > member.local.applied:
             await self._host.serve(state.committed)
             member.serves(state.committed)
-            await member.report(applied=state.epoch)
+            await member.report(state.change.coordinator if state.change is not None else "", applied=state.epoch)
         if member.local.joined and member.id in state.members:
             return
         applied = member.local.applied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -11,18 +12,18 @@ from app.artifacts.records import Pin, VersionRecord
 from app.errors import FleetLost
 from app.fleet.notice import Notice
 from app.fleet.protocol import Committed, Local, PolicyState, Report
-from app.fleet.store import FleetStore, Snapshot
+from app.fleet.store import FleetStore, Notification, Snapshot
 
-# Redis notifies of every change; a notice that is lost costs so long.
+# Redis notifies of what others wait for; a message that is lost costs so long.
 TICK_S = 0.5
 
 
 class PolicyMember:
     """One policy of one member. Event loop only.
 
-    `local`: what it knows of itself; `known`: what it serves was committed as; `changed`: something may be new.
-    `reason`: why it does not take part, "" where that is not known or it does. `prepares_for`: the member whose change
-    it has prepared last.
+    `local`: what it knows of itself; `known`: what it serves was committed as; `changed`: something may be new;
+    `reads`: of Redis, under way. `reason`: why it does not take part, "" where that is not known or it does.
+    `prepares_for`: the member whose change it has prepared last.
     """
 
     def __init__(self, policy: str, member: str, store: FleetStore, joined: Callable[[], None]) -> None:
@@ -37,15 +38,75 @@ class PolicyMember:
         self._joined = joined
         self._report = Report()
         self._closed = False
+        self.reads: set[asyncio.Task[Snapshot]] = set()
+        self._next_read: asyncio.Task[Snapshot] | None = None
+        self._live: frozenset[str] = frozenset()
+        self._reports: dict[str, Report] = {}
+        self._pushed: Snapshot | None = None
+        self._news = -1.0  # the revision of the latest state that has come; infinite for anything else
+        self._made = -1  # the revision that this member has made last
 
     async def read(self) -> Snapshot:
-        """Returns what is agreed on now; raises FleetLost."""
+        """Returns what is agreed on now, read once for all that ask before it is; raises FleetLost."""
         if self._closed:
             raise FleetLost("the server is stopping")
-        return await self.store.read(self.policy)
+        if self._next_read is None:
+            self._next_read = asyncio.create_task(self._read())
+            self.reads.add(self._next_read)
+            self._next_read.add_done_callback(self._was_read)
+        return await asyncio.shield(self._next_read)
+
+    async def _read(self) -> Snapshot:
+        await asyncio.sleep(0)
+        self._next_read = None  # whoever asks from now on may know of something newer
+        made = self._made
+        seen = await self.store.read(self.policy)
+        self._live = seen.live
+        if made == self._made and (seen.state is None or seen.state.revision < made):
+            self._made = -1  # Redis has lost it
+        return seen
+
+    def _was_read(self, read: asyncio.Task[Snapshot]) -> None:
+        self.reads.discard(read)
+        if not read.cancelled():
+            read.exception()  # those that asked have it, where any of them still waits
+
+    def notified(self, of: Notification) -> None:
+        """Takes what Redis says has happened, and wakes up those that wait for it."""
+        if of.report is not None:
+            self._reports[of.member] = of.report
+            if self.local.coordinates:
+                self.changed.give()
+            return
+        if of.state is not None and of.state.revision <= self._made:
+            return
+        self._news = math.inf if of.state is None else max(self._news, of.state.revision)
+        self._pushed = None
+        # With a coordinator that is not known to hold a lease there may be more to do than a state says.
+        if of.state is not None and (of.state.change is None or of.state.change.coordinator in self._live):
+            self._pushed = Snapshot(of.raw, of.state, {}, self._live, 0)
+        self.changed.give()
+
+    def take_pushed(self) -> Snapshot | None:
+        """Returns the state that Redis has sent last, without reports; None where it is to be read instead."""
+        pushed, self._pushed = self._pushed, None
+        return pushed
+
+    def take_news(self) -> bool:
+        """Returns whether something that others did, but for reports, has come since the last call."""
+        news, self._news = self._news, -1.0
+        return news > self._made  # a step of ours may come back before the answer to it
+
+    def take_reports(self) -> dict[str, Report]:
+        """Returns what others have reported to this member since the last call."""
+        reports, self._reports = self._reports, {}
+        return reports
 
     async def step(
-        self, step: Callable[[PolicyState, Snapshot], PolicyState | None], seen: Snapshot | None = None
+        self,
+        step: Callable[[PolicyState, Snapshot], PolicyState | None],
+        seen: Snapshot | None = None,
+        notifies: bool = True,
     ) -> Snapshot:
         """Makes a step from the state that is agreed on: see `FleetStore.step`.
 
@@ -58,12 +119,15 @@ class PolicyMember:
                 raise FleetLost("what the fleet agreed on is gone from Redis, and is written anew")
             return step(seen.state, seen)
 
-        return await self.store.step(self.policy, from_state, seen)
+        after = await self.store.step(self.policy, from_state, seen, notifies)
+        if after.state is not None and after.made:
+            self._made, self._pushed = after.state.revision, None
+        return after
 
-    async def report(self, **changes: object) -> None:
-        """Reports to the others what this member has done: fields of `Report`."""
+    async def report(self, to: str, **changes: object) -> None:
+        """Reports what this member has done, fields of `Report`, to the one that waits for it; "" where none does."""
         self._report = msgspec.structs.replace(self._report, **changes)
-        await self.store.report(self.policy, self.id, self._report)
+        await self.store.report(self.policy, self.id, self._report, to)
 
     def note(self, **changes: object) -> None:
         """Notes what this member has done: fields of `Local`."""
@@ -83,11 +147,15 @@ class PolicyMember:
         if self.local.joined:
             self.reason = "its lease has ended"
         self.note(joined=False)
-        self.changed.give()
+        self._wake_up()
 
     def close(self) -> None:
         """Ends every wait for the others."""
         self._closed = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._news = math.inf
         self.changed.give()
 
     async def wait(self, event: asyncio.Event) -> None:

@@ -6,8 +6,8 @@
     policy-server:fleet:{NAME}:reports:POLICY    hash: member → its report
     policy-server:fleet:{NAME}:traffic:POLICY    hash: member → what it has seen of what is tried
     policy-server:fleet:{NAME}:secret            what members show each other when they ask for files
-    policy-server:fleet:{NAME}:changes           channel: the name of a policy whose state has changed, "" for all
-    policy-server:fleet:{NAME}:reported          channel: the name of a policy about which a member has reported
+    policy-server:fleet:{NAME}:changes           channel: a policy's name, and its new state but for claims; "": leases
+    policy-server:fleet:{NAME}:reported:MEMBER   channel: the name of a policy, who reports to this member, and what
 
 Times are of Redis's clock alone. Each method is one script, which Redis runs as one step.
 """
@@ -69,17 +69,18 @@ local live = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
 return {redis.call('GET', KEYS[1]) or '', redis.call('HGETALL', KEYS[2]), live, now}
 """
 )
-# KEYS: state. ARGV: what it was, what it shall be, channel, policy.
+# The parts of a message are separated by line ends, which are in no name.
+# KEYS: state. ARGV: what it was, what it shall be, channel or '', policy.
 _SWAP = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
-redis.call('PUBLISH', ARGV[3], ARGV[4])
+if ARGV[3] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4] .. '\\n' .. ARGV[2]) end
 return 1
 """
-# KEYS: reports. ARGV: member, report, channel, policy.
+# KEYS: reports. ARGV: member, report, channel or '', policy.
 _REPORT = """
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PUBLISH', ARGV[3], ARGV[4])
+if ARGV[3] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4] .. '\\n' .. ARGV[1] .. '\\n' .. ARGV[2]) end
 """
 # KEYS: traffic. ARGV: member, what it has seen, and for how many seconds it is kept.
 _EXCHANGE = """
@@ -115,13 +116,31 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read."""
+    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read.
+
+    `made`: whether it was agreed on by the step that returns it.
+    """
 
     raw: bytes
     state: PolicyState | None
     reports: dict[str, Report]
     live: frozenset[str]
     now_ms: int
+    made: bool = False
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """What Redis says has happened; where it names no policy, leases have changed, or anything may have happened.
+
+    Of a policy: a new state, as it is kept and decoded; or the report of a member to this one. What cannot be decoded
+    is left out.
+    """
+
+    policy: str = ""
+    raw: bytes = b""
+    state: PolicyState | None = None
+    member: str = ""
+    report: Report | None = None
 
 
 class FleetStore:
@@ -134,7 +153,7 @@ class FleetStore:
         prefix = f"policy-server:fleet:{{{fleet}}}:"
         self._prefix = prefix
         self._leases, self._members = prefix + "leases", prefix + "members"
-        self._channel, self._reported = prefix + "changes", prefix + "reported"
+        self._channel, self._reported = prefix + "changes", prefix + "reported:"
         scripts = {"renew": _RENEW, "end": _END, "read": _READ, "swap": _SWAP, "report": _REPORT, "members": _MEMBERS}
         scripts["exchange"] = _EXCHANGE
         self._scripts = {name: self._redis.register_script(text) for name, text in scripts.items()}
@@ -186,11 +205,19 @@ class FleetStore:
         return Snapshot(bytes(raw), state, known, frozenset(map(_text, live)), int(now_ms))
 
     async def step(
-        self, policy: str, step: Callable[[Snapshot], PolicyState | None], seen: Snapshot | None = None
+        self,
+        policy: str,
+        step: Callable[[Snapshot], PolicyState | None],
+        seen: Snapshot | None = None,
+        notifies: bool = True,
     ) -> Snapshot:
         """Makes a step from what is agreed on; None, or the same state, changes nothing.
 
-        `seen`: what was read just now, which is not read again where it is still agreed on.
+        Args:
+          policy: its name.
+          step: what was agreed on → what is to be.
+          seen: what was read before, which is not read again where it is still agreed on.
+          notifies: whether somebody waits for such a step; for one that ends another change, always.
 
         Returns:
           What is agreed on then.
@@ -205,13 +232,16 @@ class FleetStore:
             if new is None or new is seen.state:
                 return seen
             raw = msgspec.json.encode(new)
-            if await self._run("swap", self._keys(policy)[:1], [seen.raw, raw, self._channel, policy]):
-                return msgspec.structs.replace(seen, raw=raw, state=new)
+            ends_another = seen.state is not None and seen.state.change is not None
+            channel = self._channel if notifies or ends_another else ""
+            if await self._run("swap", self._keys(policy)[:1], [seen.raw, raw, channel, policy]):
+                return msgspec.structs.replace(seen, raw=raw, state=new, made=True)
             seen = None
 
-    async def report(self, policy: str, member: str, report: Report) -> None:
-        """Writes what a member has done."""
-        await self._run("report", self._keys(policy)[1:], [member, msgspec.json.encode(report), self._reported, policy])
+    async def report(self, policy: str, member: str, report: Report, to: str) -> None:
+        """Writes what a member has done. `to`: the member that waits for it; "" where none does."""
+        channel = self._reported + to if to else ""
+        await self._run("report", self._keys(policy)[1:], [member, msgspec.json.encode(report), channel, policy])
 
     async def exchange(self, policy: str, member: str, seen: bytes) -> dict[str, bytes]:
         """Writes what a member has seen of what is tried; returns what the others have, by their ids."""
@@ -219,19 +249,17 @@ class FleetStore:
         pairs = zip(found[::2], found[1::2], strict=True)
         return {_text(other): bytes(text) for other, text in pairs if _text(other) != member}
 
-    async def changes(self) -> AsyncIterator[tuple[str, bool]]:
-        """Yields the names of policies about which something has changed, "" for all, which comes first.
-
-        With each: whether it is no more than a report, which only the member that coordinates waits for.
-        """
+    async def notifications(self, member: str) -> AsyncIterator[Notification]:
+        """Yields what happens, and the reports to this member; first that anything may have happened."""
+        reported = self._reported + member
         try:
             async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
-                await channel.subscribe(self._channel, self._reported)
-                yield "", False
+                await channel.subscribe(self._channel, reported)
+                yield Notification()
                 while True:
                     message = await channel.get_message(timeout=LEASE_S)
                     if message is not None:
-                        yield _text(message["data"]), _text(message["channel"]) == self._reported
+                        yield _notification(bytes(message["data"]), _text(message["channel"]) == reported)
         except (RedisError, OSError, TimeoutError) as error:
             raise _lost(error) from None
 
@@ -243,6 +271,15 @@ class FleetStore:
             return await self._scripts[script](keys=keys, args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
             raise _lost(error) from None
+
+
+def _notification(message: bytes, is_report: bool) -> Notification:
+    policy, _, rest = message.partition(b"\n")
+    if is_report:
+        member, _, text = rest.partition(b"\n")
+        return Notification(_text(policy), member=_text(member), report=_decoded(text, Report))
+    state = _decoded(rest, PolicyState)
+    return Notification(_text(policy), rest, state if state is not None and state.format == FORMAT else None)
 
 
 def _text(member: bytes) -> str:
@@ -257,5 +294,5 @@ def _lost(error: Exception) -> FleetLost:
 def _decoded(text: Any, kind: Any) -> Any:
     try:
         return msgspec.json.decode(text, type=kind) if text else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

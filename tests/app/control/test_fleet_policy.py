@@ -51,8 +51,8 @@ class Member:
     def note(self, **changes: object) -> None:
         pass
 
-    async def report(self, **changes: int) -> None:
-        self.did.append(f"report {', '.join(changes)}")
+    async def report(self, to: str, **changes: int) -> None:
+        self.did.append(f"report {', '.join(changes)} to {to}")
 
 
 class Fleet:
@@ -179,10 +179,10 @@ async def test_a_swap_of_another_server_is_reported_prepared_and_held_once_thoug
 ) -> None:
     async with joined(tmp_path) as scenario:
         member: Any = scenario.fleet.its_member
-        following = Following(member, 7)
+        following = Following(member, 7, "coordinator")
         following.commit(scenario.committed(name, pin=Pin("elsewhere")))
         await scenario.policy.follow(scenario.record(name), following)
-        assert scenario.fleet.did == ["report prepared", "report held"]
+        assert scenario.fleet.did == ["report prepared to coordinator", "report held to coordinator"]
         assert scenario.harness.serves[0] == name
         assert scenario.policy.serving()[1] == Pin("elsewhere")
         assert scenario.harness.manager.targets.swapper.protocol is scenario.fleet.coordinator
@@ -191,7 +191,7 @@ async def test_a_swap_of_another_server_is_reported_prepared_and_held_once_thoug
 async def test_a_swap_that_its_coordinator_gives_up_changes_nothing(tmp_path: Path) -> None:
     async with joined(tmp_path) as scenario:
         before, member = scenario.policy.serving(), scenario.fleet.its_member
-        following = Following(member, 7)  # type: ignore[arg-type]
+        following = Following(member, 7, "coordinator")  # type: ignore[arg-type]
         following.give_up()
         with pytest.raises(SwapRefused, match="the member that had the fleet prepare it gave it up"):
             await scenario.policy.follow(scenario.record("a"), following)

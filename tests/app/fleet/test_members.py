@@ -2,15 +2,17 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from app.artifacts.records import Pin
 from app.errors import FleetLost, SwapRefused
-from app.fleet import coordinator, fleet
-from app.fleet.protocol import Busy
-from app.fleet.store import FleetStore
-from tests.app.fleet.conftest import joined, record, until
+from app.fleet import coordinator, fleet, member
+from app.fleet.member import PolicyMember
+from app.fleet.protocol import Busy, Change, Committed, Phase, PolicyState, Report
+from app.fleet.store import FleetStore, Notification, Snapshot
+from tests.app.fleet.conftest import Policy, joined, record, until
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +32,226 @@ async def test_a_change_is_held_by_all_before_any_serves_it_and_returns_when_all
         await until(lambda: {one.serves, two.serves, three.serves} == {"v1"})
         await three.change("v2")
         assert did[6:] == ["holds for v2"] * 3 + ["serves v2"] * 3
+
+
+async def test_others_are_notified_of_each_step_that_they_wait_for_and_of_no_report(redis: str) -> None:
+    async with joined(redis, "notices") as one, joined(redis, "notices"):
+        store, seen = FleetStore(redis, "f"), []
+
+        async def note() -> None:
+            async for came in store.notifications("another"):
+                phase = came.state.change.phase.value if came.state and came.state.change else ""
+                seen.append((came.policy, phase, came.report))
+
+        noting = asyncio.create_task(note())
+        await until(lambda: bool(seen))
+        await one.change("v1")
+        await until(lambda: len(seen) > 4)
+        noting.cancel()
+        await store.close()
+        steps = ["preparing", "holding", "claimed", ""]
+        assert seen == [("", "", None), *(("notices", phase, None) for phase in steps)]
+
+
+async def test_all_that_ask_at_the_same_time_get_what_is_read_once_after_they_did(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with joined(redis, "reads") as one:
+        read, go_on, reads = one.member.store.read, asyncio.Event(), 0
+
+        async def counted(policy: str) -> Snapshot:
+            nonlocal reads
+            reads += 1
+            await go_on.wait()
+            return await read(policy)
+
+        one.member.note(coordinates=True)  # or it would look, too
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(one.member.store, "read", counted)
+        first = [asyncio.create_task(one.member.read()) for _ in range(3)]
+        await until(lambda: reads == 1)
+        later = asyncio.create_task(one.member.read())
+        given_up = asyncio.create_task(one.member.read())
+        await until(lambda: reads == 2)
+        given_up.cancel()
+        go_on.set()
+        assert len({id(seen) for seen in await asyncio.gather(*first)}) == 1
+        assert (await later).state is not None
+        assert reads == 2
+
+
+@pytest.fixture
+def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads for no reason: what is done within seconds is done because Redis has said so."""
+    monkeypatch.setattr(member, "TICK_S", 60.0)
+
+
+@pytest.mark.usefixtures("no_tick")
+async def test_everything_goes_on_by_what_redis_notifies_of(redis: str) -> None:
+    async with asyncio.timeout(20), joined(redis, "notified") as one, joined(redis, "notified") as two:
+        await one.change("v1")
+        await two.change("v2")
+        await until(lambda: (one.serves, two.serves) == ("v2", "v2"))
+        two.refuses = "its disk is full"
+        with pytest.raises(SwapRefused, match="its disk is full"):
+            await one.change("v3")
+        two.refuses = ""
+        await one.coordinator.pause("reject")
+        await one.coordinator.end()
+        await one.coordinator.agree(one.served, Pin("v2"), "")
+        await one.coordinator.end()
+        assert (two.paused, two.pin) == ("reject", Pin("v2"))
+        async with joined(redis, "notified") as three:
+            await three.change("v4")
+            assert (one.serves, two.serves, three.serves) == ("v4", "v4", "v4")
+        await one.change("v5")
+        assert two.serves == "v5"
+        waiting = asyncio.create_task(two.coordinator.free())
+        await waiting
+
+
+@pytest.mark.usefixtures("no_tick")
+async def test_a_member_that_joins_or_leaves_while_a_version_is_prepared_is_waited_for_or_not(redis: str) -> None:
+    async with asyncio.timeout(20), joined(redis, "joining") as one:
+        await one.coordinator.begin()
+        await one.coordinator.announce(record("v1"))
+        async with joined(redis, "joining") as two:
+            await one.coordinator.prepared(record("v1"))
+            assert two.did == []
+            await until(lambda: two.did == ["holds for v1"])
+            await one.coordinator.held()
+            await one.coordinator.switched()
+            assert two.serves == "v1"
+            await one.coordinator.end()
+        await one.change("v2")
+
+
+@pytest.mark.usefixtures("no_tick")
+async def test_a_change_of_one_policy_takes_few_reads(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with joined(redis, "few") as one, joined(redis, "few") as two:
+        reads: dict[str, int] = {}
+
+        def count(name: str, policy: Policy) -> None:
+            run = policy.member.store._run
+
+            async def counted(script: str, keys: list[str], arguments: list[object]) -> object:
+                reads[name] = reads.get(name, 0) + (script == "read")
+                return await run(script, keys, arguments)
+
+            monkeypatch.setattr(policy.member.store, "_run", counted)
+
+        await one.change("v1")
+        await asyncio.sleep(0.05)
+        count("one", one)
+        count("two", two)
+        await one.change("v2")
+        await asyncio.sleep(0.05)
+        assert reads["one"] <= 3, "to begin, and after the end"
+        assert reads["two"] <= 4, "after what it did"
+
+
+async def test_a_message_that_cannot_be_decoded_ends_nothing(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with joined(redis, "garbage") as one, joined(redis, "garbage"):
+        store: FleetStore = one.member.store
+        deep = b"[" * 100_000
+        for channel, text in (
+            (store._channel, b"garbage\n" + deep),
+            (store._channel, b"\xff"),
+            (store._channel, b'garbage\n{"format":99}'),
+            (store._reported + one.fleet.id, b"garbage\nx\n" + deep),
+            (store._reported + one.fleet.id, b"garbage"),
+        ):
+            await store._redis.publish(channel, text)
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(member, "TICK_S", 60.0)
+        async with asyncio.timeout(20):
+            await one.change("v1")
+
+
+def state(revision: int, coordinator: str = "") -> PolicyState:
+    change = Change(2, coordinator, Phase.PREPARING, record("v1")) if coordinator else None
+    return PolicyState(Committed(1, (record("v0"),)), 2, frozenset({"us"}), change, revision)
+
+
+class Kept:
+    """In the place of Redis."""
+
+    def __init__(self) -> None:
+        self.seen = Snapshot(b"5", state(5), {}, frozenset({"us", "them"}), 0)
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def read(self, policy: str) -> Snapshot:
+        seen = self.seen
+        await self.go_on.wait()
+        return seen
+
+    async def step(self, policy: str, step: Any, seen: Snapshot | None = None, notifies: bool = True) -> Snapshot:
+        new = step(self.seen)
+        self.seen = Snapshot(b"", new, {}, self.seen.live, 0, made=new is not self.seen.state)
+        return self.seen
+
+
+def pushed(revision: int, coordinator: str = "") -> Notification:
+    return Notification("p", f"{revision}".encode(), state(revision, coordinator))
+
+
+async def test_a_state_that_was_pushed_is_taken_where_it_says_all_that_is_to_be_known() -> None:
+    kept: Any = Kept()
+    one = PolicyMember("p", "us", kept, lambda: None)
+    await one.read()
+    one.notified(pushed(6, "them"))
+    taken = one.take_pushed()
+    assert taken is not None
+    assert (taken.state, one.take_pushed()) == (state(6, "them"), None)
+    for later in (Notification(), Notification("p", b"odd"), pushed(8, "a stranger")):
+        one.notified(pushed(7))
+        one.notified(later)
+        assert one.take_pushed() is None
+    one.notified(pushed(9))
+    await one.step(lambda before, seen: state(10))
+    assert one.take_pushed() is None, "ours is later"
+    event = one.changed.next()
+    one.notified(pushed(10))
+    assert not event.is_set(), "ours, as it comes back"
+    await one.step(lambda before, seen: before)
+    one.notified(pushed(11))
+    assert event.is_set()
+
+
+async def test_a_read_that_began_before_a_step_does_not_make_it_forgotten() -> None:
+    kept: Any = Kept()
+    one = PolicyMember("p", "us", kept, lambda: None)
+    kept.go_on.clear()
+    reading = asyncio.create_task(one.read())
+    await asyncio.sleep(0.01)
+    await one.step(lambda before, seen: state(20))
+    kept.go_on.set()
+    await reading
+    one.notified(pushed(19))
+    assert one.take_pushed() is None
+    kept.seen = Snapshot(b"", state(0), {}, frozenset(), 0)  # Redis has lost it
+    await one.read()
+    one.notified(pushed(1))
+    assert one.take_pushed() is not None
+
+
+async def test_reports_say_whether_anything_else_has_come() -> None:
+    kept: Any = Kept()
+    one = PolicyMember("p", "us", kept, lambda: None)
+    one.note(coordinates=True)
+    one.notified(Notification("p", member="them", report=Report(prepared=7)))
+    assert (one.take_news(), one.take_reports()) == (False, {"them": Report(prepared=7)})
+    one.notified(Notification("p", member="them", report=Report(held=7)))
+    one.notified(Notification())
+    assert (one.take_news(), one.take_news(), one.take_reports()) == (True, False, {"them": Report(held=7)})
+    one.notified(pushed(6))  # before the answer to the step that made it
+    await one.step(lambda before, seen: state(6))
+    assert not one.take_news()
+    one.notified(pushed(7))
+    assert one.take_news()
+    one.close()
+    assert one.take_news()
 
 
 async def test_one_member_that_refuses_refuses_for_all_with_its_id_and_its_reason(redis: str) -> None:
