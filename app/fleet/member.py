@@ -71,20 +71,21 @@ class PolicyMember:
         if not read.cancelled():
             read.exception()  # those that asked have it, where any of them still waits
 
-    def notified(self, of: Notification) -> None:
+    def notified(self, notification: Notification) -> None:
         """Takes what Redis says has happened, and wakes up those that wait for it."""
-        if of.report is not None:
-            self._reports[of.member] = of.report
+        if notification.report is not None:
+            self._reports[notification.member] = notification.report
             if self.local.coordinates:
                 self.changed.give()
             return
-        if of.state is not None and of.state.revision <= self._made:
+        state = notification.state
+        if state is not None and state.revision <= self._made:
             return
-        self._news = math.inf if of.state is None else max(self._news, of.state.revision)
+        self._news = math.inf if state is None else max(self._news, state.revision)
         self._pushed = None
         # With a coordinator that is not known to hold a lease there may be more to do than a state says.
-        if of.state is not None and (of.state.change is None or of.state.change.coordinator in self._live):
-            self._pushed = Snapshot(of.raw, of.state, {}, self._live, 0)
+        if state is not None and (state.change is None or state.change.coordinator in self._live):
+            self._pushed = Snapshot(notification.raw, state, {}, self._live, 0)
         self.changed.give()
 
     def take_pushed(self) -> Snapshot | None:

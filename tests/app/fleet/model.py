@@ -31,8 +31,8 @@ def record(number: int) -> VersionRecord:
 class Member:
     """One member. `serves`: train step of what its workers answer from; `holding`: they do not answer.
 
-    `stage`: how far its own change is; `view`: those that held a lease when it read the agreement, None once that has
-    changed: the step that it makes from there is a compare-and-set, which then fails.
+    `stage`: how far its own change is; `view`: those that held a lease when it read the agreement, None once another
+    member has changed that: the step that it makes from there is a compare-and-set, which then fails.
     """
 
     local: Local = NEW
@@ -51,7 +51,8 @@ class Fleet:
     """All members, the agreement (None: Redis has lost it), and what has been promised.
 
     `acknowledged`: the train step of the last reload that has answered. `settling`: since Redis has lost it, those that
-    have not read it again: nobody joins before they have, which takes less time than a state settles.
+    have not read it again: nobody joins before they have, which takes less time than a state settles. `before`: the
+    agreement before the last step; all but those in `fresh` may still act on it, since its notice came late.
     """
 
     members: tuple[Member, ...]
@@ -63,6 +64,8 @@ class Fleet:
     losses: int = 0
     anew: int = 0
     settling: frozenset[int] = frozenset()
+    before: PolicyState | None = None
+    fresh: frozenset[int] = frozenset()
 
     def live(self) -> set[str]:
         """Those that hold a lease in Redis."""
@@ -101,27 +104,38 @@ class Step:
 
 def steps(fleet: Fleet, bounds: Bounds) -> Iterator[Step]:
     """Yields everything that can happen next."""
-    for step in _steps(fleet, bounds):
-        if step.fleet.state is not fleet.state:
-            members = tuple(replace(member, view=None) for member in step.fleet.members)
-            yield Step(step.name, replace(step.fleet, members=members))
-        else:
-            yield step
-
-
-def _steps(fleet: Fleet, bounds: Bounds) -> Iterator[Step]:
     for i, member in enumerate(fleet.members):
         if not member.alive:
             continue
-        yield from _surroundings(fleet, i, member, bounds)
+        for step in _surroundings(fleet, i, member, bounds):
+            yield Step(step.name, _agreed(fleet, step.fleet, None))
         if not member.leased:
             yield Step(f"{i} begins a lease", fleet.put(i, replace(member, leased=True)))
-        elif member.stage:
-            yield from _coordinate(fleet, i, member, bounds)
-        else:
-            yield from _follow(fleet, i, member, bounds)
-            if fleet.changes < bounds.changes and member.local.joined:
-                yield from _claim(fleet, i, member)
+            continue
+        for step in _own(fleet, i, member, bounds):
+            yield Step(step.name, _agreed(fleet, step.fleet, i))
+        if not member.stage and fleet.before is not None and i not in fleet.fresh:
+            yield from _follow_late(fleet, i, member, bounds, fleet.before)
+
+
+def _own(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
+    if member.stage:
+        yield from _coordinate(fleet, i, member, bounds)
+        return
+    yield from _follow(fleet, i, member, bounds)
+    if fleet.changes < bounds.changes and member.local.joined:
+        yield from _claim(fleet, i, member)
+
+
+def _agreed(before: Fleet, after: Fleet, by: int | None) -> Fleet:
+    """What all know after a step: a member that coordinates goes on from its own ones."""
+    known = frozenset() if by is None else frozenset({by})
+    if after.state is before.state:
+        return replace(after, fresh=after.fresh | known)
+    members = tuple(
+        member if i == by and member.stage else replace(member, view=None) for i, member in enumerate(after.members)
+    )
+    return replace(after, members=members, before=before.state, fresh=known)
 
 
 def _surroundings(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
@@ -158,7 +172,7 @@ def _claim(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
     if state.epoch != member.local.applied:
         return
     local = msgspec.structs.replace(member.local, coordinates=True)
-    claimed = replace(member, local=local, stage="claimed")
+    claimed = replace(member, local=local, stage="claimed", view=frozenset(fleet.live()))
     yield Step(f"{i} claims", fleet.put(i, claimed, state=state, changes=fleet.changes + 1))
 
 
@@ -224,7 +238,7 @@ def _commit(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
 
 
 def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
-    """Acts on the agreement as it is now, or as it was read before: a step from that is a compare-and-set."""
+    """Acts on the agreement as it is now: a step from that is a compare-and-set."""
     me, state = str(i), fleet.state
     task = protocol.next_task(state, me, member.local, fleet.live())
     if task is Task.RECOVER:
@@ -237,7 +251,29 @@ def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[St
         yield from _catch_up(fleet, i, member, state)
         if fleet.anew < bounds.anew and state.epoch > member.local.applied:
             yield from _begin_anew(fleet, i, member, state)
-    elif task is Task.PREPARE:
+    elif task is Task.ABANDON:
+        assert state is not None
+        yield Step(
+            f"{i} ends the change of one that is gone", replace(fleet, state=protocol.abandoned(state, fleet.live()))
+        )
+    elif state is not None:
+        yield from _take_part(fleet, i, member, bounds, state, task)
+
+
+def _follow_late(fleet: Fleet, i: int, member: Member, bounds: Bounds, state: PolicyState) -> Iterator[Step]:
+    """Acts on the agreement of before: for what it has to write it reads first."""
+    live = fleet.live() | ({state.change.coordinator} if state.change is not None else set())
+    task = protocol.next_task(state, str(i), member.local, live)
+    late = [*_take_part(fleet, i, member, bounds, state, task)]
+    if task is Task.CATCH_UP and state.epoch > member.local.applied:
+        late.append(Step(f"{i} serves what is committed", fleet.put(i, _applied(member, state))))
+    for step in late:
+        yield Step(f"{step.name}, late", step.fleet)
+
+
+def _take_part(fleet: Fleet, i: int, member: Member, bounds: Bounds, state: PolicyState, task: Task) -> Iterator[Step]:
+    """What a member does by itself, and reports."""
+    if task is Task.PREPARE:
         epoch = _change(state).epoch
         prepared = replace(member, report=msgspec.structs.replace(member.report, prepared=epoch))
         yield Step(f"{i} prepares", fleet.put(i, replace(prepared, local=_noted(member, prepared=epoch))))
@@ -252,16 +288,10 @@ def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[St
         held = replace(member, holding=True, report=report, local=_noted(member, held=epoch))
         yield Step(f"{i} holds", fleet.put(i, held))
     elif task is Task.APPLY:
-        assert state is not None
         yield Step(f"{i} switches", fleet.put(i, _applied(member, state)))
     elif task is Task.GIVE_UP:
         given_up = replace(member, holding=False, local=_noted(member, prepared=0, held=0))
         yield Step(f"{i} gives up what it prepared", fleet.put(i, given_up))
-    elif task is Task.ABANDON:
-        assert state is not None
-        yield Step(
-            f"{i} ends the change of one that is gone", replace(fleet, state=protocol.abandoned(state, fleet.live()))
-        )
 
 
 def _change(state: PolicyState | None) -> Change:
