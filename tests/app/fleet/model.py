@@ -92,6 +92,8 @@ class Bounds:
     all_hold: bool = False
     # A member may be unable to serve what is committed; where nobody takes part, it has the fleet begin anew.
     anew: int = 0
+    # A member may act on the agreement before the last step, whose notice came late.
+    late: bool = True
 
 
 @dataclass
@@ -108,12 +110,12 @@ def steps(fleet: Fleet, bounds: Bounds) -> Iterator[Step]:
         if not member.alive:
             continue
         for step in _surroundings(fleet, i, member, bounds):
-            yield Step(step.name, _agreed(fleet, step.fleet, None))
+            yield Step(step.name, _agreed(fleet, step.fleet, None, bounds))
         if not member.leased:
             yield Step(f"{i} begins a lease", fleet.put(i, replace(member, leased=True)))
             continue
         for step in _own(fleet, i, member, bounds):
-            yield Step(step.name, _agreed(fleet, step.fleet, i))
+            yield Step(step.name, _agreed(fleet, step.fleet, i, bounds))
         if not member.stage and fleet.before is not None and i not in fleet.fresh:
             yield from _follow_late(fleet, i, member, bounds, fleet.before)
 
@@ -127,15 +129,15 @@ def _own(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]
         yield from _claim(fleet, i, member)
 
 
-def _agreed(before: Fleet, after: Fleet, by: int | None) -> Fleet:
+def _agreed(before: Fleet, after: Fleet, by: int | None, bounds: Bounds) -> Fleet:
     """What all know after a step: a member that coordinates goes on from its own ones."""
-    known = frozenset() if by is None else frozenset({by})
+    known = frozenset({by}) if bounds.late and by is not None else frozenset()
     if after.state is before.state:
         return replace(after, fresh=after.fresh | known)
     members = tuple(
         member if i == by and member.stage else replace(member, view=None) for i, member in enumerate(after.members)
     )
-    return replace(after, members=members, before=before.state, fresh=known)
+    return replace(after, members=members, before=before.state if bounds.late else None, fresh=known)
 
 
 def _surroundings(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
