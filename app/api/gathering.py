@@ -11,14 +11,13 @@ import asyncio
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from time import perf_counter
 from typing import TypeAlias
 
 from app.api.request_cycle import RequestCycle
 from app.batching.batcher import Batcher
 from app.batching.failures import explained, guarded
 from app.batching.rule import Each, Job, Result
-from app.batching.turns import MOST_TOGETHER, MOST_WAIT_S
+from app.batching.turns import computed_together
 from app.inference.policy import Policy
 from app.inference.response import ResponseTemplate
 from app.inference.service import Service
@@ -69,14 +68,14 @@ class Gathering:
         if self._groups:
             groups, self._groups = self._groups, {}
             self._jobs_left = iter(self._jobs(groups))
-        computed: list[tuple[_Group, Result]] = []
-        now, until = asyncio.get_running_loop().time(), perf_counter() + MOST_WAIT_S
-        for batcher, group, job in self._jobs_left:
+        now = asyncio.get_running_loop().time()
+
+        def compute(due: tuple[Batcher, _Group, Job]) -> tuple[_Group, Result] | None:
+            batcher, group, job = due
             result = batcher.compute_gathered(job, now)
-            if result is not None:
-                computed.append((group, result))
-                if len(computed) >= MOST_TOGETHER or perf_counter() > until:
-                    break
+            return None if result is None else (group, result)
+
+        computed = computed_together(compute, self._jobs_left)
         return partial(self._deliver, computed) if computed else None
 
     def _jobs(self, groups: _Groups) -> Sequence[tuple[Batcher, _Group, Job]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from app.batching.busy_poll import BusyPoll
 from app.batching.cork import Cork
@@ -16,7 +16,9 @@ _GATHERED = 16
 # After a turn with so many requests those of the next ones are gathered: with fewer that takes as long as it saves.
 _MANY = 4
 # So many batches are computed before the first is delivered, and none once the first has waited for so long.
-MOST_TOGETHER, MOST_WAIT_S = 32, 0.001
+_MOST_TOGETHER, _MOST_WAIT_S = 32, 0.001
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Due(Protocol):
@@ -86,7 +88,7 @@ class Turns:
                 self.deliver([delivery])
         self.is_open = False
         batchers, self._due = iter(self._due), []
-        while deliveries := self._computed(batchers):
+        while deliveries := computed_together(lambda batcher: guarded(batcher.compute), batchers, self._clock):
             self.deliver(deliveries)
         self.crowded = _GATHERED if self.requests >= _MANY else max(0, self.crowded - 1)
         self.requests = 0
@@ -96,20 +98,23 @@ class Turns:
         self.cork.run(deliveries)
         self.poll.answered()
 
-    def _computed(self, due: Iterator[Due]) -> list[Callable[[], None]]:
-        """Computes the next batches, and returns what delivers them.
 
-        The same code for one policy after the other is in the processor's cache; all of it for each is not.
-        """
-        deliveries: list[Callable[[], None]] = []
-        until = self._clock() + MOST_WAIT_S
-        for batcher in due:
-            delivery = guarded(batcher.compute)
-            if delivery is not None:
-                deliveries.append(delivery)
-                if len(deliveries) >= MOST_TOGETHER or self._clock() > until:
-                    break
-        return deliveries
+def computed_together(
+    compute: Callable[[T], R | None], due: Iterator[T], clock: Callable[[], float] = perf_counter
+) -> list[R]:
+    """Computes what is due, one after the other, until it is time to deliver; returns what came of it, if anything.
+
+    The same code for one policy after the other is in the processor's cache; all of it for each is not.
+    """
+    found: list[R] = []
+    until = clock() + _MOST_WAIT_S
+    for one in due:
+        result = compute(one)
+        if result is not None:
+            found.append(result)
+            if len(found) >= _MOST_TOGETHER or clock() > until:
+                break
+    return found
 
 
 class Arrivals:

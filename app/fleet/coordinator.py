@@ -59,9 +59,7 @@ class Coordinator(CommitProtocol):
             member.take_news()  # what has come by now is in what is read next
             member.take_reports()
             try:
-                seen = await member.step(
-                    lambda state, seen: protocol.claimed(state, member.id, seen.live), notifies=False
-                )
+                seen = await member.step(lambda state, seen: protocol.claimed(state, member.id, seen.live))
                 break
             except (Fenced, FleetLost) as error:
                 if time.monotonic() >= until:

@@ -104,24 +104,24 @@ class PolicyMember:
         return reports
 
     async def step(
-        self,
-        step: Callable[[PolicyState, Snapshot], PolicyState | None],
-        seen: Snapshot | None = None,
-        notifies: bool = True,
+        self, step: Callable[[PolicyState, Snapshot], PolicyState | None], seen: Snapshot | None = None
     ) -> Snapshot:
         """Makes a step from the state that is agreed on: see `FleetStore.step`.
 
         Raises:
           FleetLost: there is none, or it cannot be reached.
         """
+        before = -1
 
         def from_state(seen: Snapshot) -> PolicyState | None:
+            nonlocal before
             if seen.state is None:
                 raise FleetLost("what the fleet agreed on is gone from Redis, and is written anew")
+            before = seen.state.revision
             return step(seen.state, seen)
 
-        after = await self.store.step(self.policy, from_state, seen, notifies)
-        if after.state is not None and after.made:
+        after = await self.store.step(self.policy, from_state, seen)
+        if after.state is not None and after.state.revision > before:
             self._made, self._pushed = after.state.revision, None
         return after
 

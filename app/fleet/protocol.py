@@ -247,6 +247,11 @@ def abandoned(state: PolicyState, live: Collection[str]) -> PolicyState:
     return _step(state, change=None)
 
 
+def is_awaited(before: PolicyState | None, after: PolicyState) -> bool:
+    """Returns whether anybody waits for this step: nobody does for a claim where there was no change."""
+    return after.change is None or (before is not None and before.change is not None)
+
+
 def taking_part(state: PolicyState, live: Collection[str]) -> frozenset[str]:
     """Returns the members that take part and hold a lease."""
     return state.members & frozenset(live)

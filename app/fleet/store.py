@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.errors import FleetLost
-from app.fleet.protocol import FORMAT, PolicyState, Report
+from app.fleet.protocol import FORMAT, PolicyState, Report, is_awaited
 
 # How long a member takes part after it was last heard of.
 LEASE_S = 5.0
@@ -116,17 +116,13 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read.
-
-    `made`: whether it was agreed on by the step that returns it.
-    """
+    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read."""
 
     raw: bytes
     state: PolicyState | None
     reports: dict[str, Report]
     live: frozenset[str]
     now_ms: int
-    made: bool = False
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -205,19 +201,11 @@ class FleetStore:
         return Snapshot(bytes(raw), state, known, frozenset(map(_text, live)), int(now_ms))
 
     async def step(
-        self,
-        policy: str,
-        step: Callable[[Snapshot], PolicyState | None],
-        seen: Snapshot | None = None,
-        notifies: bool = True,
+        self, policy: str, step: Callable[[Snapshot], PolicyState | None], seen: Snapshot | None = None
     ) -> Snapshot:
         """Makes a step from what is agreed on; None, or the same state, changes nothing.
 
-        Args:
-          policy: its name.
-          step: what was agreed on → what is to be.
-          seen: what was read before, which is not read again where it is still agreed on.
-          notifies: whether somebody waits for such a step; for one that ends another change, always.
+        `seen`: what was read before, which is not read again where it is still agreed on.
 
         Returns:
           What is agreed on then.
@@ -232,10 +220,9 @@ class FleetStore:
             if new is None or new is seen.state:
                 return seen
             raw = msgspec.json.encode(new)
-            ends_another = seen.state is not None and seen.state.change is not None
-            channel = self._channel if notifies or ends_another else ""
+            channel = self._channel if is_awaited(seen.state, new) else ""
             if await self._run("swap", self._keys(policy)[:1], [seen.raw, raw, channel, policy]):
-                return msgspec.structs.replace(seen, raw=raw, state=new, made=True)
+                return msgspec.structs.replace(seen, raw=raw, state=new)
             seen = None
 
     async def report(self, policy: str, member: str, report: Report, to: str) -> None:

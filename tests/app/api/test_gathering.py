@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.api import gathering as gathering_module
 from app.api.gathering import Gathering
+from app.batching import turns
 from app.batching.rule import Pause, Result
 from app.errors import EngineFailed, Overloaded, PolicyServerError
 from app.inference.policy import Policy
@@ -192,12 +192,12 @@ async def test_an_answer_that_is_not_finite_is_written_as_by_itself(monkeypatch:
         assert [request.the_answer["action"] for request in requests] == [1.0, 2.0, "Infinity", 2004.0, 3.0, 6.0]
 
 
-@pytest.mark.parametrize("limit", ["MOST_TOGETHER", "MOST_WAIT_S"])
+@pytest.mark.parametrize("limit", ["_MOST_TOGETHER", "_MOST_WAIT_S"])
 async def test_the_first_policies_are_answered_before_too_many_others_are_computed(
     monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     async with crowded(monkeypatch) as crowd:
-        monkeypatch.setattr(gathering_module, limit, {"MOST_TOGETHER": 1, "MOST_WAIT_S": -1.0}[limit])
+        monkeypatch.setattr(turns, limit, {"_MOST_TOGETHER": 1, "_MOST_WAIT_S": -1.0}[limit])
         requests = crowd.gather(*MIXED)
         done: list[list[str]] = []
         run = crowd.there.engines["three"].run

@@ -106,8 +106,7 @@ async def test_everything_goes_on_by_what_redis_notifies_of(redis: str) -> None:
             assert (one.serves, two.serves, three.serves) == ("v4", "v4", "v4")
         await one.change("v5")
         assert two.serves == "v5"
-        waiting = asyncio.create_task(two.coordinator.free())
-        await waiting
+        await two.coordinator.free()
 
 
 @pytest.mark.usefixtures("no_tick")
@@ -186,9 +185,8 @@ class Kept:
         await self.go_on.wait()
         return seen
 
-    async def step(self, policy: str, step: Any, seen: Snapshot | None = None, notifies: bool = True) -> Snapshot:
-        new = step(self.seen)
-        self.seen = Snapshot(b"", new, {}, self.seen.live, 0, made=new is not self.seen.state)
+    async def step(self, policy: str, step: Any, seen: Snapshot | None = None) -> Snapshot:
+        self.seen = Snapshot(b"", step(self.seen), {}, self.seen.live, 0)
         return self.seen
 
 
