@@ -57,6 +57,8 @@ NAMES = {
         "tensorflow.core.framework.node_def_pb2.NodeDef",
         "tensorflow.core.protobuf.saved_model_pb2.SavedModel",
         "tensorflow.core.protobuf.struct_pb2.StructuredValue",
+        "tensorflow.core.protobuf.tensor_bundle_pb2.BundleEntryProto.FromString",
+        "tensorflow.core.protobuf.tensor_bundle_pb2.BundleHeaderProto.FromString",
         "tensorflow.core.protobuf.trackable_object_graph_pb2.TrackableObjectGraph",
         "tensorflow.lite.python.lite.TFLiteSavedModelConverterV2._convert_from_saved_model",
         "tensorflow.lite.python.schema_py_generated.ModelT.InitFromPackedBuf",

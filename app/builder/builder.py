@@ -18,6 +18,7 @@ from app.builder.embedded_constants import embedded_constants
 from app.builder.engine_choice import EngineChoice
 from app.builder.open_export import train_step_of
 from app.builder.probe import NO_TRIAL, Probed, Trial
+from app.builder.spare_files import SpareFiles
 from app.builder.unsupported import draws
 from app.engine.savedmodel.checkpoint_reader import StoredValues, numbers_in
 from app.engine.savedmodel.engine import TensorFlowEngine
@@ -69,6 +70,7 @@ class Builder:
         self._variables = checkpoint_validation.variables_of(model_folder(graph))
         self._probes = probe.probes_of_spec(graph.spec)
         self._one_row = False
+        self._spare_files = SpareFiles()
         self.report: Callable[[str], None] = lambda _: None
         self.gives_way: Callable[[], bool] = all_cores_are_wanted
 
@@ -125,6 +127,7 @@ class Builder:
                 bundle = replace(bundle, train_step=train_step, probed=probed.public())
                 bundle.write()
                 publish(staged, destination, sync=False)
+                self._spare_files.note(destination, files)
         except OSError as error:
             raise SwapRefused(f"no room for a copy of it: {error.strerror or error}", for_now=True) from error
         return Prepared(replace(bundle, folder=destination), loaded_at)
@@ -178,17 +181,17 @@ class Builder:
         """Copies and checks a checkpoint; nothing that happens to the original matters from then on."""
         hashes = promised.files if promised is not None else {}
         try:
-            files = copy_files(source, hashes or plain_files(source), staged, hashes)
+            files = copy_files(source, hashes or plain_files(source), staged, hashes, self._spare_files.opened)
         except IncompleteError as error:
             raise SwapRefused(str(error)) from None
         if digest_of(files) != digest:
             raise SwapRefused("it was replaced while it was read")
-        return files, self._check_variables(staged, source)
+        return files, self._check_variables(staged, source, checked=bool(hashes))
 
-    def _check_variables(self, folder: Path, source: Path) -> StoredValues:
+    def _check_variables(self, folder: Path, source: Path, checked: bool = False) -> StoredValues:
         """Raises SwapRefused where the variables in `folder`, which come from `source`, do not fit."""
         try:
-            return checkpoint_validation.check(folder, self._variables, keep=True)
+            return checkpoint_validation.check(folder, self._variables, keep=True, checked=checked)
         except SwapRefused as refusal:
             if not (source / GRAPH_FILE).exists():
                 raise

@@ -32,13 +32,14 @@ def train_step_in(folder: Path) -> int:
     return as_train_step(values.read(stored)) if stored is not None else -1
 
 
-def check(folder: Path, expected: Iterable[Stored], keep: bool = False) -> StoredValues:
+def check(folder: Path, expected: Iterable[Stored], keep: bool = False, checked: bool = False) -> StoredValues:
     """Reads every value of the checkpoint and compares it with what the policy has.
 
     Args:
       folder: the checkpoint, or another export.
       expected: the policy's own variables (see `variables_of`).
       keep: whether up to 128 MB of floats are kept, and not read again.
+      checked: whether its files have been compared with the digests of whoever saved them.
 
     Returns:
       The values.
@@ -47,7 +48,7 @@ def check(folder: Path, expected: Iterable[Stored], keep: bool = False) -> Store
       SwapRefused: a variable missing, left over, of another shape or dtype, unreadable, or not finite; the message
         names the first. What is metadata, and no weight, may be of any shape and have any value.
     """
-    values = StoredValues(folder)
+    values = StoredValues(folder, checked)
     values.kept = {} if keep and numbers_in(values.all) <= _MOST_KEPT else None
     if not values.has_names:
         raise SwapRefused("it is a checkpoint of TensorFlow 1, which has no object graph; PolicySaver writes others")
@@ -109,6 +110,6 @@ def _check_finite(name: str, value: Any) -> None:
         if array.dtype.kind in "OSU":
             return
         array = array.astype(np.float32)
-    bad = int(array.size - np.isfinite(array).sum())
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         raise SwapRefused(f"variable {name} holds {bad} values of {array.size} that are NaN or infinite")

@@ -73,14 +73,14 @@ class EngineChoice:
         later = self._checked_once
         known = self._rows.dependence if later else self._rows.judge(copy, recorded)
         problem = self._problem(bundle, copy, recorded, unchecked)
-        if problem is not None and later and self._rows.judge(copy, recorded, again=True) is not known:
+        if problem and later and self._rows.judge(copy, recorded, again=True) is not known:
             problem = self._problem(bundle, copy, recorded, unchecked)
         engine, reason = LITERT, "proved equal to TensorFlow on probe inputs"
-        if problem is not None:
+        if problem:
             if self._engine == LITERT:
-                raise SwapRefused(f"LiteRT cannot run it: {problem}") from problem
+                raise SwapRefused(f"LiteRT cannot run it: {problem}")
             (bundle.folder / COMPILED_FILE).unlink(missing_ok=True)
-            engine, reason = TENSORFLOW, str(problem) + self._of_its_seed(copy, str(problem))
+            engine, reason = TENSORFLOW, problem + self._of_its_seed(copy, problem)
         files = [path for path in [bundle.folder / COMPILED_FILE] if path.exists()]
         return replace(
             bundle,
@@ -92,10 +92,11 @@ class EngineChoice:
             sharing=self._sharing(copy),
         )
 
-    def _problem(
-        self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays], unchecked: str
-    ) -> Exception | None:
-        """Why LiteRT may not run it; None where its file is in the bundle's folder."""
+    def _problem(self, bundle: Bundle, copy: TensorFlowEngine, recorded: Sequence[Arrays], unchecked: str) -> str:
+        """Why LiteRT may not run it; "" where its file is in the bundle's folder.
+
+        A text, as an exception would keep what is open here, the checkpoint's files, until the collector comes.
+        """
         try:
             if unchecked:
                 raise CannotCompile(unchecked)
@@ -103,10 +104,10 @@ class EngineChoice:
         except OSError:
             raise  # the disk
         except (CannotCompile, Unequal) as error:
-            return error
+            return str(error)
         except Exception as error:  # what its functions are made of may make any of the libraries raise
-            return CannotCompile(f"compiling it fails: {type(error).__name__}: {str(error)[:200]}")
-        return None
+            return f"compiling it fails: {type(error).__name__}: {str(error)[:200]}"
+        return ""
 
     def _sharing(self, copy: TensorFlowEngine) -> RowSharing:
         """Which rows may share a call: `copy` has been probed with one row and with several."""

@@ -21,8 +21,8 @@ from saver.artifact import PolicySpec, leaves
 from saver.artifact.probe import outside_spec, probe_inputs
 
 ROWS = 4
-# A row of images, or of a state of images, may take megabytes.
-_ROWS_A_CALL = 16
+# A row of images, or of a state of images, may take megabytes; of small rows a call has more, as it reads all weights.
+_ROWS_A_CALL, _MOST_ROWS_A_CALL, _NUMBERS_A_CALL = 16, 64, 1 << 16
 # A person reads them; the others are counted.
 _MOST_LISTED = 8
 _MOST_SHOWN = 60
@@ -157,8 +157,10 @@ def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe])
 def _together(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> list[Probe] | None:
     """The probes with what was made of them; None where a call fails."""
     asked: list[Probe] = []
-    for start in range(0, len(probes), _ROWS_A_CALL):
-        piece = probes[start : start + _ROWS_A_CALL]
+    each = max((sum(array.size for array in probe.inputs.values()) for probe in probes), default=1)
+    rows = min(max(_ROWS_A_CALL, _NUMBERS_A_CALL // each), _MOST_ROWS_A_CALL)
+    for start in range(0, len(probes), rows):
+        piece = probes[start : start + rows]
         outputs = _answers(engine, spec, [probe.inputs for probe in piece])
         if isinstance(outputs, str):
             return None

@@ -30,13 +30,17 @@ class BundleLoader:
             engine.sharing = bundle.sharing
             return engine
         import_tensorflow()
-        from app.engine.savedmodel.load import load_copy, restore
+        from app.engine.savedmodel.checkpoint_reader import StoredValues
+        from app.engine.savedmodel.load import load_copy, restore, weights_folder
 
         copy, self._spare = self._spare, None
-        if copy is None or copy.graph != graph.digest:
+        kept = copy is not None and copy.graph == graph.digest
+        if copy is None or not kept:
             copy = load_copy(graph)
         copy.sharing = bundle.sharing
-        restore(copy, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
+        # The files of a version that takes the place of another one have just been read by the builder.
+        values = StoredValues(weights_folder(graph, bundle), checked=kept)
+        restore(copy, graph, bundle, values)  # a copy that this fails on is not to be trusted, and is gone
         return copy
 
     def stand_by(self, graph: Graph, bundle: Bundle) -> None:

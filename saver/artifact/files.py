@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # Names of policies and checkpoints. A leading dot is what a folder still being written has.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -63,7 +63,17 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             _compare(name, _sha256(file), expected)
 
 
-def copy_files(folder: Path, names: Iterable[str], destination: Path, hashes: Mapping[str, str]) -> dict[str, str]:
+def _empty(target: Path, _: int) -> BinaryIO:
+    return target.open("wb")
+
+
+def copy_files(
+    folder: Path,
+    names: Iterable[str],
+    destination: Path,
+    hashes: Mapping[str, str],
+    opened: Callable[[Path, int], BinaryIO] = _empty,
+) -> dict[str, str]:
     """Copies files of `folder` into the folder `destination` and compares them with `hashes`, in one reading.
 
     What was compared is then what is used, whatever becomes of the originals.
@@ -73,6 +83,7 @@ def copy_files(folder: Path, names: Iterable[str], destination: Path, hashes: Ma
       names: paths relative to `folder`, with slashes.
       destination: where the copies go, under the same names.
       hashes: sha256 (hex) by name; a name that is not in it is not compared.
+      opened: opens a copy to be written, at a path where nothing lies, for about so many bytes.
 
     Returns:
       sha256 (hex) of each copy, by name.
@@ -87,10 +98,11 @@ def copy_files(folder: Path, names: Iterable[str], destination: Path, hashes: Ma
         with _opened_inside(folder, name) as original:  # before anything is made: the name may lead outside
             target = destination / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as copy:
+            with opened(target, os.fstat(original.fileno()).st_size) as copy:
                 while chunk := _read_chunk(original, name):
                     digest.update(chunk)
                     copy.write(chunk)
+                copy.truncate()
         found[name] = digest.hexdigest()
         _compare(name, found[name], hashes.get(name, found[name]))
     return found

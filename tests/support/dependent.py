@@ -42,6 +42,14 @@ class CenteredOverTheBatch(Own):
         return (observation - tf.reduce_mean(observation, axis=0)) @ self.kernel[:, :2]
 
 
+class CenteredByWeight(Own):
+    """Over the batch, where its first weight says so."""
+
+    def answer(self, observation: tf.Tensor, _: Any) -> tf.Tensor:
+        mean = tf.reduce_mean(observation, axis=0)
+        return (observation - tf.where(self.kernel[0, 0] > 0, mean, tf.zeros_like(mean))) @ self.kernel[:, :2]
+
+
 class BatchNormalised(Own):
     """In training mode, with a discrete action: what it says seldom changes."""
 

@@ -15,9 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from app.engine.savedmodel.tensor_files import LARGE_BYTES, Room, TensorFiles
 from app.errors import SwapRefused
 
 TRAIN_STEP = "train_step"
@@ -28,6 +30,8 @@ _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # What PolicySaver promises to name. Other names of the same variables are the policy's own business.
 _PROMISED = (WEIGHTS, METADATA, TRAIN_STEP)
 _POLICY = "policy"
+# What a file has as it lies in memory.
+_NUMBERS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Stored:
         return min(self.names, key=lambda name: (not name.startswith(WEIGHTS), name))
 
     @property
+    def is_large(self) -> bool:
+        """Whether it is numbers as they lie in memory, and many."""
+        return self.dtype in _NUMBERS and math.prod(self.shape) * np.dtype(self.dtype).itemsize >= LARGE_BYTES
+
+    @property
     def is_weight(self) -> bool:
         """Whether the policy's answers may depend on it. The train step and metadata that are nothing else do not."""
         return not all(name == TRAIN_STEP or name.startswith(f"{METADATA}/") for name in self.names)
@@ -53,16 +62,19 @@ class Stored:
 class StoredValues:
     """The values of the checkpoint, or of the export, in `folder`.
 
-    `kept`: those that have been read, by their keys; None where none are kept.
+    `kept`: those that have been read, by their keys; None where none are kept. `checked`: whether the files are known
+    to be what was saved: large values are then read without TensorFlow's reader, which compares their checksums.
 
     Raises:
       SwapRefused: its index cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checked: bool = False) -> None:
         self.kept: dict[str, Any] | None = None
+        self.checked = checked
         self._folder = folder
         self._reader = self._opened()
+        self._files: TensorFiles | None = None
 
     def _opened(self) -> Any:
         try:
@@ -76,16 +88,39 @@ class StoredValues:
         raise SwapRefused(f"its index cannot be read: {reason}")
 
     def read(self, stored: Stored) -> Any:
-        """The value, its checksum compared; read once, where what has been read is `kept`.
+        """The value; read once, where what has been read is `kept`.
 
         Raises:
           SwapRefused: it cannot be read.
         """
         if self.kept is None:
-            return self._tensor(stored.key, stored.name)
+            return self._read(stored, Room())
         if stored.key not in self.kept:
-            self.kept[stored.key] = self._tensor(stored.key, stored.name)
+            self.kept[stored.key] = self._read(stored, Room())
         return self.kept[stored.key]
+
+    def take(self, stored: Stored, room: Room) -> Any:
+        """The value, for somebody who may change it; in `room` where it can be read into that.
+
+        Raises:
+          SwapRefused: it cannot be read.
+        """
+        kept = (self.kept or {}).pop(stored.key, None)
+        return self._read(stored, room) if kept is None else kept
+
+    def _read(self, stored: Stored, room: Room) -> Any:
+        value = self._read_into(room, stored) if self.checked and stored.is_large else None
+        return self._tensor(stored.key, stored.name) if value is None else value
+
+    def _read_into(self, room: Room, stored: Stored) -> np.ndarray[Any, Any] | None:
+        """The value, read from its file; None where that cannot be."""
+        try:
+            self._files = self._files or TensorFiles(prefix(self._folder))
+            array = room.array(stored.shape, np.dtype(stored.dtype))
+            self._files.read(stored.key, array)
+        except (OSError, ValueError):
+            return None  # TensorFlow may know that form, or says what is wrong
+        return array
 
     @cached_property
     def all(self) -> list[Stored]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from app.artifacts.bundle import RowSharing
 from app.engine.base import InputRefused
 from app.engine.chunks import check_whole, join, split
+from app.engine.savedmodel.tensor_files import Room
 from app.errors import Unsupported
 from app.wire.tensors import Arrays
 from saver.artifact import PolicySpec, leaves
@@ -62,7 +63,7 @@ class TensorFlowEngine:
 
     `model` keeps the variables of its `functions` alive and is what a checkpoint is restored into; `graph` is the
     digest of the export that it was loaded from. `sharing`: which rows may share a call. `generators`: the variables
-    with the state of each `tf.random.Generator`.
+    with the state of each `tf.random.Generator`. `rooms`: the memory of large variables, by their names.
     """
 
     name = "tensorflow"
@@ -73,6 +74,7 @@ class TensorFlowEngine:
         self.model = model
         self.graph = graph
         self.functions = functions
+        self.rooms: dict[str, Room] = {}
         self._batch_size = spec.batch_size
         self._ranks = {
             leaf.name: len(leaf.shape) for nest in (spec.action, spec.state, spec.info) for _, leaf in leaves(nest)

@@ -14,9 +14,18 @@ import tensorflow as tf
 
 from app.artifacts.bundle import Bundle, Graph
 from app.engine.savedmodel import missing_types
-from app.engine.savedmodel.checkpoint_reader import METADATA, TRAIN_STEP, WEIGHTS, StoredValues, numbers_in, prefix
+from app.engine.savedmodel.checkpoint_reader import (
+    METADATA,
+    TRAIN_STEP,
+    WEIGHTS,
+    Stored,
+    StoredValues,
+    numbers_in,
+    prefix,
+)
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from app.engine.savedmodel.generators import draw_afresh, generator_states
+from app.engine.savedmodel.tensor_files import ALIGNED, Room
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import SERVING_FOLDER, ServingInfo
 from saver.stderr import hushed
@@ -80,35 +89,36 @@ def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle, values: Stor
     Raises:
       SwapRefused: TensorFlow cannot read them.
     """
-    source = model_folder(graph) if bundle.digest == graph.digest else bundle.folder
+    source = weights_folder(graph, bundle)
     values = values or StoredValues(source)
     try:
-        one_by_one = values.kept is not None or numbers_in(values.all) <= _FEW
-        if not one_by_one or not _assigned(engine.model, values):
-            _read(engine.model, values, source)
+        one_by_one = values.kept is not None or values.checked or numbers_in(values.all) <= _FEW
+        if not one_by_one or not _assigned(engine, values):
+            _read(engine, values, source)
     except Exception as error:  # it has many kinds of errors for a file that it does not like
         raise SwapRefused(f"it cannot be restored: {str(error).strip().splitlines()[0][:200]}") from error
     draw_afresh(engine.generators)
 
 
-def _read(model: Any, values: StoredValues, source: Path) -> None:
+def _read(engine: TensorFlowEngine, values: StoredValues, source: Path) -> None:
     """Has TensorFlow restore the values of a folder; raises whatever it raises."""
     # A new object each time: one that is used again leaks (54 KiB a restore were measured).
-    checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": model})
+    checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": engine.model})
     status = checkpoint.read(prefix(source))
     try:
         status.assert_consumed()
     except AssertionError:
-        if not _assigned(model, values):
+        if not _assigned(engine, values):
             raise
 
 
-def _assigned(model: Any, values: StoredValues) -> bool:
+def _assigned(engine: TensorFlowEngine, values: StoredValues) -> bool:
     """Assigns each value by its name; returns False, with nothing assigned, where there is more than named variables.
 
     Of few numbers it takes a third of TensorFlow's time. What is one variable in the files may be several in the model:
     TensorFlow restores such a value into the first of them only.
     """
+    model = engine.model
     variables = {f"{WEIGHTS}/{index}": variable for index, variable in enumerate(getattr(model, WEIGHTS, ()))}
     variables |= {f"{METADATA}/{name}": variable for name, variable in getattr(model, METADATA, {}).items()}
     if hasattr(model, TRAIN_STEP):
@@ -116,8 +126,32 @@ def _assigned(model: Any, values: StoredValues) -> bool:
     if not variables.keys() <= values.by_name.keys() or any(variables.keys().isdisjoint(v.names) for v in values.all):
         return False
     for name, variable in variables.items():
-        variable.assign(values.read(values.by_name[name]), read_value=False)
+        stored = values.by_name[name]
+        if stored.is_large:
+            _assign_large(variable, values, stored, engine.rooms.setdefault(name, Room()))
+        else:
+            variable.assign(values.read(stored), read_value=False)
     return True
+
+
+def _assign_large(variable: Any, values: StoredValues, stored: Stored, room: Room) -> None:
+    """Has a variable take a value without a copy of it, in the memory of its last one where that can be."""
+    # A scalar takes the place of what it holds, so that nothing uses the memory: then a shape cannot be compared.
+    _set(variable, tf.zeros((), variable.dtype))
+    value = values.take(stored, room)
+    if value.shape != variable.shape:
+        raise ValueError(f"{stored.name} is {list(value.shape)}; expected {list(variable.shape)}")
+    fits = value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNED == 0
+    _set(variable, tf.experimental.dlpack.from_dlpack(value.__dlpack__()) if fits else value)
+
+
+def _set(variable: Any, value: Any) -> None:
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value, validate_shape=False)
+
+
+def weights_folder(graph: Graph, bundle: Bundle) -> Path:
+    """The folder with the weights of a version."""
+    return model_folder(graph) if bundle.digest == graph.digest else bundle.folder
 
 
 def model_folder(graph: Graph) -> Path:

@@ -16,6 +16,7 @@ from app.builder import engine_choice
 from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.builder.probe import Trial
+from app.engine.savedmodel.checkpoint_reader import StoredValues
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from app.versions.loader import BundleLoader
@@ -125,6 +126,91 @@ def test_a_worker_restores_the_next_version_into_the_copy_that_nobody_uses(train
     loader.give_back(engine)
     assert loader.load(bench.graph, second) is engine
     assert loader.load(bench.graph, first) is not engine
+
+
+# Large weights
+
+
+@pytest.fixture
+def large(tmp_path) -> Trainer:
+    """A policy with a variable of more than a megabyte."""
+    return Trainer(tmp_path / "large", units=70_000)
+
+
+def all_weights(engine) -> set[float]:
+    return {float(number) for variable in engine.model.model_variables for number in np.unique(variable.numpy())}
+
+
+def test_large_weights_of_later_versions_take_the_memory_of_those_before(large):
+    bench, loader = Bench(large.folder), BundleLoader()
+    active = loader.load(bench.graph, bench.prepare(None))
+    loader.stand_by(bench.graph, bench.prepare(None))
+    places = []
+    for number in range(1, 7):
+        engine = loader.load(bench.graph, bench.prepare(large.publish(number, number / 2)))
+        assert all_weights(engine) == {number / 2}
+        assert {output.dtype.name for output in asked(engine, bench.graph).values()} == {"int64"}
+        places.append(largest_of(engine).ctypes.data)
+        loader.give_back(active)
+        active = engine
+    assert len(set(places)) == 2
+    assert places[0::2] == [places[0]] * 3
+
+
+def asked(engine, graph) -> dict:
+    return engine.run("action", probe_inputs(graph.spec, {}, 3))
+
+
+def largest_of(engine) -> np.ndarray:
+    """Its largest variable, in its own memory."""
+    largest = max(engine.model.model_variables, key=lambda variable: variable.shape.num_elements())
+    return np.asarray(memoryview(largest.read_value()))
+
+
+def test_an_array_that_somebody_has_of_large_weights_stays_as_it_was(large):
+    bench, loader = Bench(large.folder), BundleLoader()
+    engine = loader.load(bench.graph, bench.prepare(None))
+    loader.give_back(engine)
+    assert loader.load(bench.graph, bench.prepare(large.publish(1, 0.5))) is engine
+    held = largest_of(engine)
+    loader.give_back(engine)
+    assert loader.load(bench.graph, bench.prepare(large.publish(2, 1.5))) is engine
+    assert all_weights(engine) == {1.5}
+    assert np.unique(held).tolist() == [0.5]
+
+
+def test_a_first_version_is_read_with_its_checksums_and_one_that_takes_its_place_without(large, monkeypatch):
+    bench, loader, checked = Bench(large.folder), BundleLoader(), []
+    bundles = [bench.prepare(None), bench.prepare(large.publish(1, 0.5))]
+    take = StoredValues.take
+
+    def noting(values, stored, room):
+        checked.append(values.checked)
+        return take(values, stored, room)
+
+    monkeypatch.setattr(StoredValues, "take", noting)
+    loader.give_back(loader.load(bench.graph, bundles[1]))
+    assert checked == []
+    loader.load(bench.graph, bundles[1])
+    assert set(checked) == {True}
+
+
+def test_a_large_checkpoint_without_digests_is_read_with_its_checksums(large):
+    bench = Bench(large.folder)
+    folder = large.publish(1, 0.5)
+    (folder / CHECKPOINT_FILE).unlink()
+    flip(folder / SHARD)
+    assert "cannot be read" in bench.refusal(folder)
+
+
+def test_files_of_a_deleted_version_are_written_over(large):
+    bench = Bench(large.folder)
+    first = bench.prepare(large.publish(1, 0.5))
+    place = (first.folder / SHARD).stat().st_ino
+    shutil.rmtree(first.folder)
+    second = bench.prepare(large.publish(2, 1.5))
+    assert (second.folder / SHARD).stat().st_ino == place
+    assert set(bench.weights(second)) == {1.5}
 
 
 def test_what_happens_to_the_checkpoint_afterwards_does_not_matter(trainer, bench):

@@ -67,10 +67,18 @@ def test_probes_are_made_from_the_spec_given_by_name_and_of_real_requests() -> N
 
 def test_rows_are_asked_together_and_all_answered() -> None:
     engine = Answering()
-    probed = examined(engine, recorded=[row(0.1)] * 30)
-    assert engine.calls == [16, 16, 2]
-    assert probed.public() == {"asked": 34, "answered": 34, "problems": []}
+    probed = examined(engine, recorded=[row(0.1)] * 66)
+    assert engine.calls == [64, 6]
+    assert probed.public() == {"asked": 70, "answered": 70, "problems": []}
     assert (probed.why_unchecked, probed.sharing) == ("", RowSharing())
+
+
+def test_of_large_rows_fewer_are_asked_together() -> None:
+    engine = Answering()
+    large = row(0.1) | {"0/observation": np.zeros((1, 5000), np.float32)}
+    wide = [Probe("wide", large)] * 20
+    examine(engine, SPEC, wide)  # type: ignore[arg-type]
+    assert engine.calls[0] == 16
 
 
 def test_where_one_is_refused_each_is_asked_alone() -> None:

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from tf_agents.policies import policy_saver
 
-from app.builder.row_dependence import dependence_of_rows
+from app.builder.row_dependence import Rows, dependence_of_rows
 from app.engine.savedmodel.load import load_copy
 from saver import PolicySaver
-from tests.support.dependent import DEPENDENT, INDEPENDENT, CenteredOverTheBatch, Linear, SharedNoise
+from tests.support.dependent import DEPENDENT, INDEPENDENT, CenteredByWeight, CenteredOverTheBatch, Linear, SharedNoise
 from tests.support.opened import opened
 
 
@@ -40,6 +40,28 @@ def test_our_own_exports_are_judged_alike(make, tmp_path: Path):
 )
 def test_a_fixed_batch_is_judged_by_batches_of_its_size(make, size, depends, tmp_path: Path):
     assert (judged(tmp_path, make, batch_size=size) is not None) is depends
+
+
+def test_rows_of_a_later_version_are_judged_by_few_calls(tmp_path: Path, monkeypatch):
+    policy = CenteredByWeight()
+    policy.kernel.assign(-policy.kernel)
+    PolicySaver(policy).save(str(tmp_path / "export"))
+    graph = opened(tmp_path / "export")
+    copy, rows = load_copy(graph), Rows(graph.spec, graph.serving)
+    assert rows.judge(copy) is None
+
+    calls, run = [], copy.run
+    monkeypatch.setattr(
+        copy, "run", lambda name, inputs: calls.append(len(inputs["0/observation"])) or run(name, inputs)
+    )
+    assert rows.judge(copy) is None
+    assert sorted(calls) == [1, 1, 1, 7]
+
+    (weights,) = copy.model.model_variables
+    weights.assign(-weights)
+    found = rows.judge(copy)
+    assert found is not None
+    assert found.mixes
 
 
 def test_only_what_depends_on_the_values_of_others_mixes_them(tmp_path: Path):
