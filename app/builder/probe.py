@@ -6,6 +6,7 @@ fits its spec, or answer it with NaN: only what another version of it can answer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -157,8 +158,9 @@ def examine(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe])
 def _together(engine: TensorFlowEngine, spec: PolicySpec, probes: Sequence[Probe]) -> list[Probe] | None:
     """The probes with what was made of them; None where a call fails."""
     asked: list[Probe] = []
-    each = max((sum(array.size for array in probe.inputs.values()) for probe in probes), default=1)
-    rows = min(max(_ROWS_A_CALL, _NUMBERS_A_CALL // each), _MOST_ROWS_A_CALL)
+    shapes = [tensor.shape for tensor in spec.signatures["action"].inputs.values()]  # those of the state, too
+    each = sum(math.prod(size or 1 for size in shape) for shape in shapes)
+    rows = min(max(_ROWS_A_CALL, _NUMBERS_A_CALL // max(1, each)), _MOST_ROWS_A_CALL)
     for start in range(0, len(probes), rows):
         piece = probes[start : start + rows]
         outputs = _answers(engine, spec, [probe.inputs for probe in piece])

@@ -29,6 +29,8 @@ from saver.impure_ops import impurities
 # Rows that are asked alone, and then among others: so many for the first version, and for those after it.
 _ALONE, _ALONE_LATER = 12, 3
 _SIZES, _SIZES_LATER = (2, 7, 67, 300, 1100, 4096), (7,)
+# Of which two, that are not the same, stay as they are.
+_LEAST_APART = 3
 # Of one call's inputs: beyond, only the smaller calls are made.
 _MOST_NUMBERS = 1 << 20
 _POISONED = (2, 7, 67)
@@ -207,9 +209,9 @@ class _Judge:
 
         One call in the place of two, of which each reads all weights.
         """
-        if self._spec.batch_size is not None:
-            return False
         size = self._sizes[-1]
+        if self._spec.batch_size is not None or size < _LEAST_APART:
+            return False
         stays = np.arange(size) % 2 == 0
         chosen = np.arange(size) // 2 % len(next(iter(rows.values())))
         inputs, generator = rows_of(rows, chosen.tolist()), np.random.default_rng(size)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from app.engine.savedmodel.tensor_files import LARGE_BYTES
 from saver.artifact.publishing import staged_folder
-
-_LARGE_BYTES = 1 << 20
 
 
 class SpareFiles:
@@ -32,44 +32,49 @@ class SpareFiles:
         weakref.finalize(self, self._stack.close)
 
     def note(self, version: Path, names: Iterable[str]) -> None:
-        """Notes these files of a version in its place: they are spare once it has been deleted."""
+        """Notes the large ones of these files of a version, at its place; what it had no use for is deleted."""
         with contextlib.suppress(OSError):  # a file system without second names has no spare files
+            for spare in self._spare():
+                spare.unlink()
             for path in [version / name for name in names]:
-                if path.stat().st_size >= _LARGE_BYTES:
-                    self._count += 1
-                    os.link(path, self._made_beside(version) / str(self._count))
+                if path.stat().st_size >= LARGE_BYTES:
+                    self._link(path, version)
 
     def opened(self, target: Path, size: int) -> BinaryIO:
         """Opens a new file to be written: a spare one, still with its bytes, for what is large, or an empty one."""
-        if size >= _LARGE_BYTES:
-            for spare in self._found():
-                if _is_unused(spare):
-                    spare.rename(target)
-                    return target.open("r+b")
-                spare.unlink()
+        if size >= LARGE_BYTES:
+            with contextlib.suppress(OSError):
+                for spare in self._spare():
+                    if _is_unused(spare):
+                        spare.rename(target)
+                        return target.open("r+b")
         return target.open("wb")
 
-    def _made_beside(self, version: Path) -> Path:
+    def _link(self, path: Path, version: Path) -> None:
         if self._folder is None:
             self._folder = self._stack.enter_context(staged_folder(version.with_name("spare")))
-        return self._folder
+        self._count += 1
+        name = self._folder / str(self._count)
+        os.link(path, name)
+        if name.stat().st_nlink < 2:  # a file system that does not count them
+            name.unlink()
 
-    def _found(self) -> list[Path]:
+    def _spare(self) -> list[Path]:
         """Files that no version has any more."""
-        if self._folder is None or not self._folder.is_dir():
-            return []
-        return [path for path in self._folder.iterdir() if path.stat().st_nlink == 1]
+        folder = self._folder
+        return [] if folder is None else [path for path in folder.iterdir() if path.stat().st_nlink == 1]
 
 
 def _is_unused(path: Path) -> bool:
     """Whether nobody has the file open: a version that is given to another server, say, may be deleted meanwhile."""
     if not hasattr(fcntl, "F_SETLEASE"):
         return False
-    try:
-        with path.open("r+b") as file:
-            fcntl.fcntl(
-                file, fcntl.F_SETLEASE, fcntl.F_WRLCK
-            )  # which the system grants to the only one; closing ends it
-    except OSError:
-        return False
-    return True
+    with path.open("r+b") as file:
+        # Whoever opens it meanwhile has this process get a signal, which ends it where it is the usual one.
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+        try:
+            # The system grants this to the only one who has it open. It ends with the file's closing.
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            return False
+        return os.fstat(file.fileno()).st_nlink == 1

@@ -141,7 +141,7 @@ class FleetFiles:
 
     async def _fetch(self, kind: str, name: str, destination: Path, accepts: Accepts) -> Mapping[str, str]:
         path = files_path(self._manager.name, kind, name)
-        # A trainer may write over the files of a checkpoint; nobody writes to those of a version.
+        # A trainer may write over the files of a checkpoint; nobody writes to those of a version that is there.
         wanted = Wanted(path, self._fleet.secret, destination, accepts, linked=kind != CHECKPOINTS)
         return await in_executor(self._executor, fetch, partial(self._fleet.givers, self._manager.name), wanted)
 

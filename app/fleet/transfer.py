@@ -50,7 +50,8 @@ class Wanted:
       secret: the fleet's.
       destination: where it belongs; nothing is there but what is whole.
       accepts: whether what has arrived is what was wanted.
-      linked: whether its files may be the same as another member's on this machine: nobody ever writes to them.
+      linked: whether its files may be the same as another member's on this machine: nobody writes to them while they
+        are there.
     """
 
     path: str

@@ -42,8 +42,9 @@ class Version:
     def log_prob(self, inputs: Arrays) -> Arrays:
         """Runs `log_prob`, which only TensorFlow has: on the inputs of `action`, and the leaves of an action."""
         if self._copy is None:
-            self._copy = load_copy(self.graph)
-            restore(self._copy, self.graph, self.bundle)
+            copy = load_copy(self.graph)
+            restore(copy, self.graph, self.bundle)
+            self._copy = copy
         outputs: Arrays = self._copy.run(LOG_PROB, inputs)
         return outputs
 

@@ -30,17 +30,13 @@ class BundleLoader:
             engine.sharing = bundle.sharing
             return engine
         import_tensorflow()
-        from app.engine.savedmodel.checkpoint_reader import StoredValues
-        from app.engine.savedmodel.load import load_copy, restore, weights_folder
+        from app.engine.savedmodel.load import load_copy, restore
 
         copy, self._spare = self._spare, None
-        kept = copy is not None and copy.graph == graph.digest
-        if copy is None or not kept:
+        if copy is None or copy.graph != graph.digest:
             copy = load_copy(graph)
         copy.sharing = bundle.sharing
-        # The files of a version that takes the place of another one have just been read by the builder.
-        values = StoredValues(weights_folder(graph, bundle), checked=kept)
-        restore(copy, graph, bundle, values)  # a copy that this fails on is not to be trusted, and is gone
+        restore(copy, graph, bundle)  # a copy that this fails on is not to be trusted, and is gone
         return copy
 
     def stand_by(self, graph: Graph, bundle: Bundle) -> None:

@@ -106,7 +106,10 @@ class StoredValues:
           SwapRefused: it cannot be read.
         """
         kept = (self.kept or {}).pop(stored.key, None)
-        return self._read(stored, room) if kept is None else kept
+        if kept is None:
+            return self._read(stored, room)
+        room.give_back()
+        return kept
 
     def _read(self, stored: Stored, room: Room) -> Any:
         value = self._read_into(room, stored) if self.checked and stored.is_large else None

@@ -89,10 +89,13 @@ def restore(engine: TensorFlowEngine, graph: Graph, bundle: Bundle, values: Stor
     Raises:
       SwapRefused: TensorFlow cannot read them.
     """
-    source = weights_folder(graph, bundle)
-    values = values or StoredValues(source)
+    # Files of a version were compared with their digests when it was made, and where it lay there at the start.
+    own = bundle.digest == graph.digest
+    source = model_folder(graph) if own else bundle.folder
+    values = values or StoredValues(source, checked=not own)
     try:
-        one_by_one = values.kept is not None or values.checked or numbers_in(values.all) <= _FEW
+        others = [stored for stored in values.all if not (values.checked and stored.is_large)]
+        one_by_one = values.kept is not None or numbers_in(others) <= _FEW
         if not one_by_one or not _assigned(engine, values):
             _read(engine, values, source)
     except Exception as error:  # it has many kinds of errors for a file that it does not like
@@ -125,7 +128,8 @@ def _assigned(engine: TensorFlowEngine, values: StoredValues) -> bool:
         variables[TRAIN_STEP] = getattr(model, TRAIN_STEP)
     if not variables.keys() <= values.by_name.keys() or any(variables.keys().isdisjoint(v.names) for v in values.all):
         return False
-    for name, variable in variables.items():
+    # One that has several names, in `METADATA` too, once: the values of all are the same.
+    for name, variable in {id(variable): (name, variable) for name, variable in variables.items()}.values():
         stored = values.by_name[name]
         if stored.is_large:
             _assign_large(variable, values, stored, engine.rooms.setdefault(name, Room()))
@@ -139,19 +143,14 @@ def _assign_large(variable: Any, values: StoredValues, stored: Stored, room: Roo
     # A scalar takes the place of what it holds, so that nothing uses the memory: then a shape cannot be compared.
     _set(variable, tf.zeros((), variable.dtype))
     value = values.take(stored, room)
-    if value.shape != variable.shape:
-        raise ValueError(f"{stored.name} is {list(value.shape)}; expected {list(variable.shape)}")
+    if not variable.shape.is_compatible_with(value.shape):
+        raise ValueError(f"{stored.name} is {list(value.shape)}; expected {variable.shape}")
     fits = value.flags.c_contiguous and value.flags.writeable and value.ctypes.data % ALIGNED == 0
     _set(variable, tf.experimental.dlpack.from_dlpack(value.__dlpack__()) if fits else value)
 
 
 def _set(variable: Any, value: Any) -> None:
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value, validate_shape=False)
-
-
-def weights_folder(graph: Graph, bundle: Bundle) -> Path:
-    """The folder with the weights of a version."""
-    return model_folder(graph) if bundle.digest == graph.digest else bundle.folder
 
 
 def model_folder(graph: Graph) -> Path:

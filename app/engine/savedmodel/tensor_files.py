@@ -73,8 +73,12 @@ class Room:
     """
 
     def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
+        self.give_back()
         self._array: Callable[[], Any] = lambda: None
+
+    def give_back(self) -> None:
+        """Keeps no memory: the next array gets new one."""
+        self._memory = np.empty(0, np.uint8)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """An array as TensorFlow can take it without copying it; in new memory while the last one is in use."""

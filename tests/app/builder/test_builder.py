@@ -16,7 +16,6 @@ from app.builder import engine_choice
 from app.builder.builder import Builder
 from app.builder.open_export import open_export
 from app.builder.probe import Trial
-from app.engine.savedmodel.checkpoint_reader import StoredValues
 from app.engine.savedmodel.load import load_copy
 from app.errors import SwapRefused
 from app.versions.loader import BundleLoader
@@ -179,20 +178,49 @@ def test_an_array_that_somebody_has_of_large_weights_stays_as_it_was(large):
     assert np.unique(held).tolist() == [0.5]
 
 
-def test_a_first_version_is_read_with_its_checksums_and_one_that_takes_its_place_without(large, monkeypatch):
-    bench, loader, checked = Bench(large.folder), BundleLoader(), []
-    bundles = [bench.prepare(None), bench.prepare(large.publish(1, 0.5))]
-    take = StoredValues.take
+def test_a_copy_that_a_large_value_cannot_be_read_into_is_given_up(large):
+    bench, loader = Bench(large.folder), BundleLoader()
+    bundles = [bench.prepare(large.publish(number, number / 2)) for number in (1, 2)]
+    engine = loader.load(bench.graph, bundles[0])
+    loader.give_back(engine)
+    os.truncate(bundles[1].folder / SHARD, 100)
+    with pytest.raises(SwapRefused, match="cannot be restored"):
+        loader.load(bench.graph, bundles[1])
+    other = loader.load(bench.graph, bundles[0])
+    assert other is not engine
+    assert all_weights(other) == {0.5}
 
-    def noting(values, stored, room):
-        checked.append(values.checked)
-        return take(values, stored, room)
 
-    monkeypatch.setattr(StoredValues, "take", noting)
-    loader.give_back(loader.load(bench.graph, bundles[1]))
-    assert checked == []
-    loader.load(bench.graph, bundles[1])
-    assert set(checked) == {True}
+def test_large_values_of_which_the_shape_may_change_do_so(tmp_path):
+    policy = policies.q()
+    seen = tf.Variable(tf.ones([300_000]), shape=tf.TensorShape([None]))
+    saver = PolicySaver(policy, train_step=tf.Variable(0, dtype=tf.int64), metadata={"seen": seen})
+    saver.save(tmp_path / "policy", verify=False)
+    bench, loader = Bench(tmp_path / "policy"), BundleLoader()
+    for number in (300_001, 300_002, 299_999):
+        seen.assign(tf.ones([number]))
+        folder = tmp_path / "policy" / "checkpoints" / str(number)
+        saver.save_checkpoint(folder)
+        engine = loader.load(bench.graph, bench.prepare(folder))
+        assert engine.model.metadata["seen"].numpy().shape == (number,)
+        loader.give_back(engine)
+
+
+def test_one_large_variable_that_has_two_names_has_one_value(tmp_path):
+    policy = policies.q(units=70_000)
+    largest = max(policy.variables(), key=lambda variable: variable.shape.num_elements())
+    saver = PolicySaver(policy, train_step=tf.Variable(0, dtype=tf.int64), metadata={"kernel": largest})
+    saver.save(tmp_path / "policy", verify=False)
+    bench, loader = Bench(tmp_path / "policy"), BundleLoader()
+    for value in (0.5, 1.5, 2.5):
+        for variable in policy.variables():
+            variable.assign(tf.ones_like(variable) * value)
+        folder = tmp_path / "policy" / "checkpoints" / str(value).replace(".", "-")
+        saver.save_checkpoint(folder)
+        engine = loader.load(bench.graph, bench.prepare(folder))
+        assert all_weights(engine) == {value}
+        assert len(engine.rooms) == 1
+        loader.give_back(engine)
 
 
 def test_a_large_checkpoint_without_digests_is_read_with_its_checksums(large):
@@ -206,10 +234,12 @@ def test_a_large_checkpoint_without_digests_is_read_with_its_checksums(large):
 def test_files_of_a_deleted_version_are_written_over(large):
     bench = Bench(large.folder)
     first = bench.prepare(large.publish(1, 0.5))
-    place = (first.folder / SHARD).stat().st_ino
-    shutil.rmtree(first.folder)
+    with (first.folder / SHARD).open("rb") as file:
+        shutil.rmtree(first.folder)
+        kept = os.fstat(file.fileno())
     second = bench.prepare(large.publish(2, 1.5))
-    assert (second.folder / SHARD).stat().st_ino == place
+    assert (second.folder / SHARD).stat().st_ino == kept.st_ino
+    assert kept.st_nlink == 1, "it was not free for any other file"
     assert set(bench.weights(second)) == {1.5}
 
 

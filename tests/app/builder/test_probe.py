@@ -75,9 +75,12 @@ def test_rows_are_asked_together_and_all_answered() -> None:
 
 def test_of_large_rows_fewer_are_asked_together() -> None:
     engine = Answering()
-    large = row(0.1) | {"0/observation": np.zeros((1, 5000), np.float32)}
-    wide = [Probe("wide", large)] * 20
-    examine(engine, SPEC, wide)  # type: ignore[arg-type]
+    action = SPEC.signatures["action"]
+    wide = TensorInfo("float32", (None, 200, 100))  # a state, say, which the probes leave out
+    spec = replace(
+        SPEC, signatures=SPEC.signatures | {"action": replace(action, inputs={**action.inputs, "wide": wide})}
+    )
+    examine(engine, spec, [Probe("narrow", row(0.1))] * 20)  # type: ignore[arg-type]
     assert engine.calls[0] == 16
 
 

@@ -64,6 +64,23 @@ def test_rows_of_a_later_version_are_judged_by_few_calls(tmp_path: Path, monkeyp
     assert found.mixes
 
 
+def test_a_later_version_of_rows_too_large_for_many_a_call_is_judged_beside_others_too(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("app.builder.row_dependence._MOST_NUMBERS", 1)
+    policy = CenteredByWeight()
+    policy.kernel.assign(-policy.kernel)
+    PolicySaver(policy).save(str(tmp_path / "export"))
+    graph = opened(tmp_path / "export")
+    copy, rows = load_copy(graph), Rows(graph.spec, graph.serving)
+    assert rows.judge(copy) is None
+
+    calls, run = [], copy.run
+    monkeypatch.setattr(
+        copy, "run", lambda name, inputs: calls.append(len(inputs["0/observation"])) or run(name, inputs)
+    )
+    assert rows.judge(copy) is None
+    assert sorted(calls) == [1, 1, 1, 2, 2]
+
+
 def test_only_what_depends_on_the_values_of_others_mixes_them(tmp_path: Path):
     assert judged(tmp_path / "a", CenteredOverTheBatch).mixes
     assert not judged(tmp_path / "b", SharedNoise).mixes

@@ -1,3 +1,4 @@
+import fcntl
 import gc
 import os
 from pathlib import Path
@@ -32,11 +33,16 @@ def inode(version: Path) -> int:
     return (version / "data").stat().st_ino
 
 
+def hidden(versions: Path) -> list[Path]:
+    return [path for folder in versions.iterdir() if folder.name.startswith(".") for path in folder.iterdir()]
+
+
 def test_the_file_of_a_deleted_version_is_written_over(versions):
     spares = SpareFiles()
     first = published(versions, "first", spares, b"1" * LARGE)
     place = inode(first)
     discard(first)
+    assert [path.stat().st_ino for path in hidden(versions)] == [place], "it is not free for any other file"
     second = published(versions, "second", spares, b"2" * (LARGE + 7), b"another")
     assert inode(second) == place
     assert (second / "data").read_bytes() == b"2" * (LARGE + 7)
@@ -68,6 +74,30 @@ def test_a_file_that_somebody_reads_is_left_to_him(versions):
     assert (second / "data").read_bytes() == b"2" * LARGE
 
 
+def test_of_many_deleted_versions_the_next_one_leaves_nothing(versions):
+    spares = SpareFiles()
+    for name in [published(versions, str(number), spares, b"1" * LARGE) for number in range(4)]:
+        discard(name)
+    assert len(hidden(versions)) == 4
+    fifth = published(versions, "fifth", spares, b"2" * LARGE)
+    assert [path.stat().st_ino for path in hidden(versions)] == [inode(fifth)]
+
+
+@pytest.mark.parametrize("missing", ["F_SETLEASE", "links"])
+def test_where_the_system_does_not_say_who_uses_a_file_none_is_written_over(versions, monkeypatch, missing):
+    if missing == "links":  # a file system that counts none
+        monkeypatch.setattr(os, "link", lambda path, name: Path(name).write_bytes(Path(path).read_bytes()))
+    else:
+        monkeypatch.delattr(fcntl, missing)
+    spares = SpareFiles()
+    first = published(versions, "first", spares, b"1" * LARGE)
+    with (first / "data").open("rb") as reading:
+        discard(first)
+        second = published(versions, "second", spares, b"2" * LARGE)
+        assert reading.read() == b"1" * LARGE
+    assert (second / "data").read_bytes() == b"2" * LARGE
+
+
 def test_a_small_file_takes_no_place(versions):
     spares = SpareFiles()
     discard(published(versions, "first", spares, b"1" * LARGE))
@@ -80,9 +110,7 @@ def test_the_folder_goes_with_its_owner_and_stays_while_he_is_there(versions):
     spares = SpareFiles()
     published(versions, "first", spares, b"1" * LARGE)
     sweep(versions)
-    hidden = [path for path in versions.iterdir() if path.name.startswith(".")]
-    assert len(hidden) == 1
-    assert list(hidden[0].iterdir())
+    assert len(hidden(versions)) == 1
     del spares
     gc.collect()
     assert [path.name for path in versions.iterdir()] == ["first"]
@@ -101,6 +129,5 @@ def test_without_second_names_there_are_no_spare_files(versions, monkeypatch):
 def test_a_deleted_folder_of_spare_files_is_no_fault(versions):
     spares = SpareFiles()
     discard(published(versions, "first", spares, b"1" * LARGE))
-    hidden = next(path for path in versions.iterdir() if path.name.startswith("."))
-    discard(hidden)
+    discard(hidden(versions)[0].parent)
     assert (published(versions, "second", spares, b"2" * LARGE) / "data").read_bytes() == b"2" * LARGE
