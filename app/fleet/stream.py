@@ -98,7 +98,7 @@ def link_files(given: object, folder: Path) -> dict[str, str]:
 
     A file that the member has compared since it started, and that has not changed since, is not read again.
 
-    `given`: {"folder": path, "files": {path in it: size}, "compared": Compared}; nobody writes to these files while they
+    `given`: {"folder": path, "files": {path in it: size}, "compared": Compared}; nobody writes to the files while they
     are there.
 
     Raises:
