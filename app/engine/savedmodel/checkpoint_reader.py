@@ -51,7 +51,12 @@ class Stored:
     @property
     def is_large(self) -> bool:
         """Whether it is numbers as they lie in memory, and many."""
-        return self.dtype in _NUMBERS and math.prod(self.shape) * np.dtype(self.dtype).itemsize >= LARGE_BYTES
+        return self.dtype in _NUMBERS and self.bytes >= LARGE_BYTES
+
+    @property
+    def bytes(self) -> int:
+        """How many it takes, where its dtype is NumPy's."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def is_weight(self) -> bool:
@@ -119,6 +124,8 @@ class StoredValues:
         """The value, read from its file; None where that cannot be."""
         try:
             self._files = self._files or TensorFiles(prefix(self._folder))
+            if not self._files.holds(stored.key, stored.bytes):
+                return None
             array = room.array(stored.shape, np.dtype(stored.dtype))
             self._files.read(stored.key, array)
         except (OSError, ValueError):

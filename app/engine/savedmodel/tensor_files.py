@@ -47,23 +47,35 @@ class TensorFiles:
             raise ValueError("its numbers are those of another kind of machine")
         self._shards = header.num_shards
 
-    def read(self, key: str, into: np.ndarray[Any, Any]) -> None:
-        """Reads a value into an array of its shape and dtype. Its checksum is not compared.
+    def holds(self, key: str, size: int) -> bool:
+        """Whether a value of so many bytes is there, all of it and in one piece: its shape may be anything.
 
         Raises:
-          ValueError: there is none, it is stored in another way, or is not all there.
-          OSError: it cannot be read.
+          OSError: its file cannot be looked at.
         """
         entry = self._entries.get(key.encode())
-        if entry is None or entry.slices or entry.size != into.nbytes:
-            raise ValueError(f"{key} is not there in one piece")
+        if entry is None or entry.slices or entry.size != size:
+            return False
+        return entry.offset + size <= self._file_of(entry).stat().st_size
+
+    def read(self, key: str, into: np.ndarray[Any, Any]) -> None:
+        """Reads a value that these files hold into an array of its shape and dtype. Its checksum is not compared.
+
+        Raises:
+          ValueError: it is not all there any more.
+          OSError: it cannot be read.
+        """
+        entry = self._entries[key.encode()]
         left = into.reshape(-1).view(np.uint8)
-        with Path(f"{self._prefix}.data-{entry.shard_id:05}-of-{self._shards:05}").open("rb", buffering=0) as file:
+        with self._file_of(entry).open("rb", buffering=0) as file:
             file.seek(entry.offset)
             while left.size:
                 if not (count := file.readinto(left.data)):
-                    raise ValueError(f"{key} is not all there")
+                    raise ValueError(f"{key} is not all there any more")
                 left = left[count:]
+
+    def _file_of(self, entry: BundleEntryProto) -> Path:
+        return Path(f"{self._prefix}.data-{entry.shard_id:05}-of-{self._shards:05}")
 
 
 class Room:
