@@ -215,8 +215,7 @@ class _Judge:
         stays = np.arange(size) % 2 == 0
         chosen = np.arange(size) // 2 % len(next(iter(rows.values())))
         inputs, generator = rows_of(rows, chosen.tolist()), np.random.default_rng(size)
-        mixed = {n: np.where(_column(stays, a), a, poison(a, generator)) for n, a in inputs.items()}
-        found = _run(engine, function, mixed)
+        found = _run(engine, function, _poisoned(inputs, stays, poison, generator))
         return found is not None and not (_by_row(found, rows_of(alone, chosen.tolist()), size) & stays).any()
 
     def _compare_poisoned(
@@ -230,9 +229,7 @@ class _Judge:
         generator = np.random.default_rng(size)
         for kept, poison in itertools.product((0, 1), poisons) if self._first else [(0, poisons[-1])]:
             stays = np.arange(size) % 2 == kept
-            changed = {n: poison(array, generator) for n, array in inputs.items()}
-            mixed = {n: np.where(_column(stays, a), a, changed[n]) for n, a in inputs.items()}
-            found = _run(engine, function, mixed)
+            found = _run(engine, function, _poisoned(inputs, stays, poison, generator))
             if found is None:
                 continue  # it refuses such rows, which says nothing
             for name in outputs:
@@ -272,6 +269,11 @@ def _by_row(found: Arrays, expected: Arrays, rows: int) -> np.ndarray[Any, Any]:
 
 def _joined(answers: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _poisoned(inputs: Arrays, stays: np.ndarray[Any, Any], poison: _Poison, generator: np.random.Generator) -> Arrays:
+    """The inputs with all rows changed but those that stay."""
+    return {name: np.where(_column(stays, array), array, poison(array, generator)) for name, array in inputs.items()}
 
 
 def _column(flags: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -79,7 +79,6 @@ class StoredValues:
         self.checked = checked
         self._folder = folder
         self._reader = self._opened()
-        self._files: TensorFiles | None = None
 
     def _opened(self) -> Any:
         try:
@@ -123,7 +122,6 @@ class StoredValues:
     def _read_into(self, room: Room, stored: Stored) -> np.ndarray[Any, Any] | None:
         """The value, read from its file; None where that cannot be."""
         try:
-            self._files = self._files or TensorFiles(prefix(self._folder))
             if not self._files.holds(stored.key, stored.bytes):
                 return None
             array = room.array(stored.shape, np.dtype(stored.dtype))
@@ -131,6 +129,10 @@ class StoredValues:
         except (OSError, ValueError):
             return None  # TensorFlow may know that form, or says what is wrong
         return array
+
+    @cached_property
+    def _files(self) -> TensorFiles:
+        return TensorFiles(prefix(self._folder))
 
     @cached_property
     def all(self) -> list[Stored]:

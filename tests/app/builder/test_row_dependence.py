@@ -4,6 +4,7 @@ import pytest
 from tf_agents.policies import policy_saver
 
 from app.builder.row_dependence import Rows, dependence_of_rows
+from app.engine.savedmodel.engine import TensorFlowEngine
 from app.engine.savedmodel.load import load_copy
 from saver import PolicySaver
 from tests.support.dependent import DEPENDENT, INDEPENDENT, CenteredByWeight, CenteredOverTheBatch, Linear, SharedNoise
@@ -42,18 +43,23 @@ def test_a_fixed_batch_is_judged_by_batches_of_its_size(make, size, depends, tmp
     assert (judged(tmp_path, make, batch_size=size) is not None) is depends
 
 
-def test_rows_of_a_later_version_are_judged_by_few_calls(tmp_path: Path, monkeypatch):
+def judged_once(folder: Path, monkeypatch) -> tuple[Rows, TensorFlowEngine, list[int]]:
+    """What has judged a version, the copy with it, of which no rows depend on others, and the rows of later calls."""
     policy = CenteredByWeight()
     policy.kernel.assign(-policy.kernel)
-    PolicySaver(policy).save(str(tmp_path / "export"))
-    graph = opened(tmp_path / "export")
+    PolicySaver(policy).save(str(folder / "export"))
+    graph = opened(folder / "export")
     copy, rows = load_copy(graph), Rows(graph.spec, graph.serving)
     assert rows.judge(copy) is None
-
     calls, run = [], copy.run
     monkeypatch.setattr(
         copy, "run", lambda name, inputs: calls.append(len(inputs["0/observation"])) or run(name, inputs)
     )
+    return rows, copy, calls
+
+
+def test_rows_of_a_later_version_are_judged_by_few_calls(tmp_path: Path, monkeypatch):
+    rows, copy, calls = judged_once(tmp_path, monkeypatch)
     assert rows.judge(copy) is None
     assert sorted(calls) == [1, 1, 1, 7]
 
@@ -66,17 +72,7 @@ def test_rows_of_a_later_version_are_judged_by_few_calls(tmp_path: Path, monkeyp
 
 def test_a_later_version_of_rows_too_large_for_many_a_call_is_judged_beside_others_too(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("app.builder.row_dependence._MOST_NUMBERS", 1)
-    policy = CenteredByWeight()
-    policy.kernel.assign(-policy.kernel)
-    PolicySaver(policy).save(str(tmp_path / "export"))
-    graph = opened(tmp_path / "export")
-    copy, rows = load_copy(graph), Rows(graph.spec, graph.serving)
-    assert rows.judge(copy) is None
-
-    calls, run = [], copy.run
-    monkeypatch.setattr(
-        copy, "run", lambda name, inputs: calls.append(len(inputs["0/observation"])) or run(name, inputs)
-    )
+    rows, copy, calls = judged_once(tmp_path, monkeypatch)
     assert rows.judge(copy) is None
     assert sorted(calls) == [1, 1, 1, 2, 2]
 

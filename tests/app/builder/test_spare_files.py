@@ -37,6 +37,18 @@ def hidden(versions: Path) -> list[Path]:
     return [path for folder in versions.iterdir() if folder.name.startswith(".") for path in folder.iterdir()]
 
 
+def links_of_what_is_read_while_it_is_deleted(versions: Path) -> int:
+    """Has the next version published meanwhile: each keeps its bytes."""
+    spares = SpareFiles()
+    first = published(versions, "first", spares, b"1" * LARGE)
+    with (first / "data").open("rb") as reading:
+        discard(first)
+        second = published(versions, "second", spares, b"2" * LARGE)
+        assert reading.read() == b"1" * LARGE
+        assert (second / "data").read_bytes() == b"2" * LARGE
+        return os.fstat(reading.fileno()).st_nlink
+
+
 def test_the_file_of_a_deleted_version_is_written_over(versions):
     spares = SpareFiles()
     first = published(versions, "first", spares, b"1" * LARGE)
@@ -64,14 +76,7 @@ def test_a_version_that_is_there_stays_as_it_is(versions):
 
 
 def test_a_file_that_somebody_reads_is_left_to_him(versions):
-    spares = SpareFiles()
-    first = published(versions, "first", spares, b"1" * LARGE)
-    with (first / "data").open("rb") as reading:
-        discard(first)
-        second = published(versions, "second", spares, b"2" * LARGE)
-        assert reading.read() == b"1" * LARGE
-        assert os.fstat(reading.fileno()).st_nlink == 0, "it goes with its reader"
-    assert (second / "data").read_bytes() == b"2" * LARGE
+    assert links_of_what_is_read_while_it_is_deleted(versions) == 0, "it goes with its reader"
 
 
 def test_of_many_deleted_versions_the_next_one_leaves_nothing(versions):
@@ -89,13 +94,7 @@ def test_where_the_system_does_not_say_who_uses_a_file_none_is_written_over(vers
         monkeypatch.setattr(os, "link", lambda path, name: Path(name).write_bytes(Path(path).read_bytes()))
     else:
         monkeypatch.delattr(fcntl, missing)
-    spares = SpareFiles()
-    first = published(versions, "first", spares, b"1" * LARGE)
-    with (first / "data").open("rb") as reading:
-        discard(first)
-        second = published(versions, "second", spares, b"2" * LARGE)
-        assert reading.read() == b"1" * LARGE
-    assert (second / "data").read_bytes() == b"2" * LARGE
+    links_of_what_is_read_while_it_is_deleted(versions)
 
 
 def test_a_small_file_takes_no_place(versions):
