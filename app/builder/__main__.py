@@ -13,14 +13,17 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from app import logs
-from app.background import give_way
+from app.background import all_cores_are_wanted, give_way
 from saver.stderr import hushed
 
 # A server that has all that it serves in its state folder asks nothing of its builder. The import of TensorFlow, two
-# seconds of a core, then leaves the first seconds to the workers; it comes by itself, for the sake of the first swap.
-_FIRST_CALL_S = 5.0
+# seconds of a core, then waits until so many looks in succession have found a core that nobody wants, or for so many
+# looks in all; it comes by itself, for the sake of the first swap.
+_LOOK_S = 1.0
+_FREE_LOOKS, _MOST_LOOKS = 5, 60
 
 
 def main() -> None:
@@ -32,7 +35,7 @@ def main() -> None:
     give_way()  # first: the threads that TensorFlow starts do so too
     for kind in ("INTRA", "INTER"):  # one core at a time is enough for what nobody waits for
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
-    if not _is_called(int(link)):
+    if not waits_for_import(int(link)):
         return
     imported = threading.Event()
     threading.Thread(target=_end_with, args=(int(link), imported), daemon=True).start()
@@ -45,11 +48,21 @@ def main() -> None:
     asyncio.run(process.serve(socket.socket(fileno=int(link)), engine))
 
 
-def _is_called(link: int) -> bool:
-    """Waits for the first call, or `_FIRST_CALL_S` seconds; returns whether the link's other end is still there."""
+def waits_for_import(link: int, is_busy: Callable[[], bool] = all_cores_are_wanted, look_s: float = _LOOK_S) -> bool:
+    """Waits for the first call, or for time to import TensorFlow; returns whether the link's other end is still there.
+
+    `is_busy`: whether no core is free; it is asked every `look_s` seconds.
+    """
     call = select.poll()
     call.register(link, select.POLLIN)
-    return not any(event & select.POLLHUP for _, event in call.poll(_FIRST_CALL_S * 1000))
+    free = 0
+    for _ in range(_MOST_LOOKS):
+        if events := call.poll(look_s * 1000):
+            return not any(event & select.POLLHUP for _, event in events)
+        free = 0 if is_busy() else free + 1
+        if free == _FREE_LOOKS:
+            break
+    return True
 
 
 def _end_with(link: int, imported: threading.Event) -> None:
