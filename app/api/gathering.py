@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
+
 from app.api.request_cycle import RequestCycle
 from app.batching.batcher import Batcher
 from app.batching.failures import explained, guarded
@@ -35,7 +37,7 @@ class Gathering:
         self._decoder, self._template = policy.typed_decoder, policy.templates[_ACTION, False]
         self._turns = policy.batcher.turns
         self._groups: _Groups = {}
-        self._jobs_left: Iterator[tuple[Batcher, _Group, Job]] = iter(())
+        self._computed: Iterator[tuple[_Group, Result] | None] = iter(())
         self._asked_at = 0.0
 
     def takes(self, policy: Policy, cycle: RequestCycle, body: bytes, now: float) -> bool:
@@ -67,15 +69,8 @@ class Gathering:
         """Computes for the next policies, one after the other; see `Due`."""
         if self._groups:
             groups, self._groups = self._groups, {}
-            self._jobs_left = iter(self._jobs(groups))
-        now = asyncio.get_running_loop().time()
-
-        def compute(due: tuple[Batcher, _Group, Job]) -> tuple[_Group, Result] | None:
-            batcher, group, job = due
-            result = batcher.compute_gathered(job, now)
-            return None if result is None else (group, result)
-
-        computed = computed_together(compute, self._jobs_left)
+            self._computed = _computed(self._jobs(groups))
+        computed = computed_together(self._computed)
         return partial(self._deliver, computed) if computed else None
 
     def _jobs(self, groups: _Groups) -> Sequence[tuple[Batcher, _Group, Job]]:
@@ -137,14 +132,11 @@ class Gathering:
             _fail([group for group, _ in computed], error)
 
 
-class _Group:
-    """The requests of one policy, with their bodies; the waiter of their job."""
+class _Group(msgspec.Struct, eq=False):
+    """The requests of one policy, with their bodies; the waiter of their job. `template`: of their answers."""
 
-    __slots__ = ("_template", "requests")
-
-    def __init__(self, template: ResponseTemplate) -> None:
-        self._template = template
-        self.requests: list[tuple[RequestCycle, bytes]] = []
+    template: ResponseTemplate
+    requests: list[tuple[RequestCycle, bytes]] = []
 
     def done(self) -> bool:
         """See `Waiter`."""
@@ -152,7 +144,7 @@ class _Group:
 
     def set_result(self, result: Result) -> None:
         """See `Waiter`."""
-        _answer([cycle for cycle, _ in self.requests], self._template.json_of_each([result], [len(self.requests)]))
+        _answer([cycle for cycle, _ in self.requests], self.template.json_of_each([result], [len(self.requests)]))
 
     def set_exception(self, error: Exception) -> None:
         """See `Waiter`."""
@@ -163,10 +155,25 @@ class _Group:
             if isinstance(outcome, Exception):
                 cycle.set_exception(outcome)
             else:
-                cycle.answer(self._template.json(outcome, batched=False))
+                cycle.answer(self.template.json(outcome, batched=False))
 
 
 _Groups: TypeAlias = dict[Batcher, _Group]
+
+
+def _computed(jobs: Iterable[tuple[Batcher, _Group, Job]]) -> Iterator[tuple[_Group, Result] | None]:
+    """Computes one after the other; yields None for what has to wait."""
+    loop = asyncio.get_running_loop()
+    for batcher, group, job in jobs:
+        try:
+            result = batcher.compute_gathered(job, loop.time())
+            if result is None:
+                batcher.submit_gathered(job)
+        except Exception as error:  # as in `Gathering._jobs`; the next ones are computed
+            batcher.end_gathering()
+            _fail([group], error)
+            continue
+        yield None if result is None else (group, result)
 
 
 def _fail(groups: Iterable[_Group], error: Exception) -> None:

@@ -24,15 +24,16 @@ class Batch:
     Args:
       loaded: the version.
       jobs: that are to run on it, one at least; see `new_enough`.
-      call_times: how long calls of its engine take.
+      call_times: how long calls of that function of its engine take.
 
     Attributes:
       engine: that of the version; or one that notes its calls, in a batch that is timed.
       rows: of all jobs.
       requests: how many have become these.
+      seconds: that its call took; None before it, and where each job took one of its own.
     """
 
-    __slots__ = ("call_times", "engine", "jobs", "loaded", "requests", "rows")
+    __slots__ = ("_call_times", "engine", "jobs", "loaded", "requests", "rows", "seconds")
 
     def __init__(self, loaded: LoadedVersion[Engine], jobs: Sequence[Job], call_times: CallTimes) -> None:
         self.loaded = loaded
@@ -40,11 +41,12 @@ class Batch:
         self.jobs = jobs
         self.rows = sum([job.rows for job in jobs])
         self.requests = sum([job.requests for job in jobs])
-        self.call_times = call_times
+        self._call_times = call_times
+        self.seconds: float | None = None
 
     def is_short(self, inline_s: float) -> bool:
         """Returns whether its call may run on the event loop: see `most_s`."""
-        return self.call_times.expected_s(self.jobs[0].function, self.rows) <= most_s(self.requests, inline_s)
+        return self._call_times.expected_s(self.rows) <= most_s(self.requests, inline_s)
 
     def time(self) -> int:
         """Has its times noted where jobs ask for that; returns how many do."""
@@ -56,7 +58,9 @@ class Batch:
     def compute(self, complete: Complete) -> Outcomes:
         """Runs it: see `compute`. `complete`: adds what jobs leave out."""
         apart = bool(self.loaded.version.dependent_rows)
-        outcomes = compute(self.engine, self.jobs, self.rows, complete, self.call_times, apart)
+        outcomes, self.seconds = compute(self.engine, self.jobs, self.rows, complete, apart)
+        if self.seconds is not None:
+            self._call_times.note(self.rows, self.seconds)
         if isinstance(self.engine, BatchTiming):
             self.engine.batch_ended()
         return outcomes

@@ -14,13 +14,12 @@ from time import perf_counter
 
 from app.batching.batch import Batch, most_s, new_enough
 from app.batching.call_times import CallTimes
-from app.batching.compute import Outcomes, completed
+from app.batching.compute import Outcomes
 from app.batching.delivery import deliver, fallen_back, refuse_gone, without_failed
 from app.batching.failures import fail, fail_all
 from app.batching.input_sample import InputSample
 from app.batching.job_queue import BatcherParts, JobQueue
 from app.batching.rule import INITIAL_STATE, Job, Pause, Result, next_batch
-from app.engine.base import Engine
 from app.errors import DeadlinePassed
 from app.wire.tensors import Arrays
 
@@ -35,7 +34,8 @@ class Batcher(JobQueue):
         super().__init__(parts)
         # Of the next batch. One lets a single request through: where rows depend on each other, none shares a call.
         self._most_rows = MOST_ROWS
-        self._call_times: defaultdict[str, CallTimes] = defaultdict(CallTimes)
+        # By the name of an engine, and a function.
+        self._call_times: defaultdict[tuple[str, str], CallTimes] = defaultdict(CallTimes)
         self._sample = InputSample(parts.spread)
 
     def recorded(self) -> list[Arrays]:
@@ -63,37 +63,35 @@ class Batcher(JobQueue):
         """Computes a job of what was gathered, as the whole of a batch, in less time than `compute` takes.
 
         Returns:
-          What is to be delivered before anything else runs on the event loop; None where the job went into the queue.
+          What is to be delivered before anything else runs on the event loop. None where the job is to be submitted: it
+          has to wait, its call takes long or fails, or some outputs have other rows, and a usual batch finds out why.
         """
-        self.end_gathering()
-        outputs = None
-        if not self._waiting and job.deadline > now and self._is_free():
-            loaded = self._parts.versions.active
-            version, call_times = loaded.version, self._call_times[loaded.engine.name]
-            expected_s = call_times.expected_s(job.function, job.rows)
-            if expected_s <= most_s(job.requests, self._parts.inline_s) and not version.dependent_rows:
-                outputs = self._outputs(loaded.engine, job, call_times)
-        if outputs is None:
-            self._put(job)
+        loaded, rows, parts = self._parts.versions.active, job.rows, self._parts
+        version, engine = loaded.version, loaded.engine
+        call_times = self._call_times[engine.name, job.function]
+        if self._waiting or job.deadline <= now or version.dependent_rows or not self._is_free():
             return None
-        self._record(job, outputs, now)
-        self._arrivals.note(job.requests)
-        self.turns.requests += job.requests
-        self._parts.metrics.batch(job.rows, call_times.take_last())
-        return Result(outputs, version.name, version.train_step, version.digest)
-
-    def _outputs(self, engine: Engine, job: Job, call_times: CallTimes) -> Arrays | None:
-        """Those of one call; None where it fails, or some have other rows: a usual batch finds out what is wrong."""
+        expected_s = call_times.expected_s(rows)
+        if expected_s > parts.inline_s and expected_s > most_s(job.requests, parts.inline_s):
+            return None
         started_at = perf_counter()
         try:
-            outputs = engine.run(job.function, completed(engine, job, self._parts.complete))
+            initial = engine.initial_state(rows) if job.needs_state else None
+            outputs = engine.run(job.function, parts.complete(job.inputs, rows, initial))
         except Exception:
             return None
-        call_times.note(job.function, job.rows, perf_counter() - started_at)
+        seconds = perf_counter() - started_at
         for array in outputs.values():
-            if len(array) != job.rows:
+            if len(array) != rows:
                 return None
-        return outputs
+        self.end_gathering()
+        call_times.note(rows, seconds)
+        if now >= self._sample.due:
+            self._record(job, outputs, now)
+        self._arrivals.note(job.requests)
+        self.turns.requests += job.requests
+        parts.metrics.batch(rows, seconds)
+        return Result(outputs, version.name, version.train_step, version.digest)
 
     def _computed(self, jobs: Sequence[Job]) -> Callable[[], None] | None:
         """Runs a batch, or has it run; returns what delivers it."""
@@ -115,7 +113,7 @@ class Batcher(JobQueue):
         jobs = new_enough(waited, version.train_step, version.name)
         if not jobs:
             return None
-        batch = Batch(loaded, jobs, self._call_times[loaded.engine.name])
+        batch = Batch(loaded, jobs, self._call_times[loaded.engine.name, jobs[0].function])
         if self._timed:
             self._timed -= batch.time()
         if batch.is_short(self._parts.inline_s):
@@ -142,7 +140,8 @@ class Batcher(JobQueue):
     def _deliver(self, batch: Batch, outcomes: Outcomes) -> None:
         jobs = batch.jobs
         try:
-            self._record(jobs[0], outcomes[0], now := self._loop.time())
+            if (now := self._loop.time()) >= self._sample.due:
+                self._record(jobs[0], outcomes[0], now)
             if jobs[0].loaded is not None:
                 jobs, outcomes, failed = without_failed(jobs, outcomes)
                 self._waiting.extendleft(fallen_back(failed))
@@ -150,13 +149,13 @@ class Batcher(JobQueue):
                 self.traffic.delivers(batch.loaded, jobs, outcomes, now, bool(self._waiting))
             self.turns.cork.expect(batch.requests, batch.rows)
             deliver(batch.loaded.version, jobs, outcomes, self._parts.fields)
-            self._parts.metrics.batch(batch.rows, batch.call_times.take_last())
+            self._parts.metrics.batch(batch.rows, batch.seconds)
         except Exception as error:  # as in `_computed`
             fail_all(jobs, error)
         finally:
             self._go_on()
 
     def _record(self, job: Job, outcome: Arrays | Exception, now: float) -> None:
-        if now >= self._sample.due and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
+        if job.function != INITIAL_STATE and not isinstance(outcome, Exception):
             whole = self._parts.complete(job.inputs, job.rows, {} if job.needs_state else None)
             self._sample.offer(whole, outcome, now)

@@ -9,41 +9,29 @@ _GROWTH = 0.1
 
 
 class CallTimes:
-    """The times of one engine's calls, by their function and number of rows.
+    """The times of one engine's calls of one function, by the power of two above their rows."""
 
-    Calls are distinguished by the power of two above their rows.
-    """
-
-    __slots__ = ("_last_s", "_seconds")
+    __slots__ = ("_seconds",)
 
     def __init__(self) -> None:
-        self._seconds: dict[str, dict[int, float]] = {}
-        self._last_s: float | None = None
+        self._seconds: dict[int, float] = {}
 
-    def take_last(self) -> float | None:
-        """Returns the seconds that the call took that was noted last; None where it was taken already."""
-        last_s, self._last_s = self._last_s, None
-        return last_s
-
-    def note(self, function: str, rows: int, seconds: float) -> None:
+    def note(self, rows: int, seconds: float) -> None:
         """Records the seconds that a call took."""
-        self._last_s = seconds
-        known = self._seconds.setdefault(function, {})
         size = rows.bit_length()
-        before = known.get(size, seconds)
-        known[size] = min(seconds, before * (1 + _GROWTH))
+        most_s = self._seconds.get(size, seconds) * (1 + _GROWTH)
+        self._seconds[size] = seconds if seconds < most_s else most_s
 
-    def expected_s(self, function: str, rows: int) -> float:
+    def expected_s(self, rows: int) -> float:
         """Returns the seconds that such a call will take: infinite where nothing is known.
 
         Where only other sizes are known: as long as a larger one, or in proportion to the largest.
         """
-        known = self._seconds.get(function)
-        if not known:
-            return math.inf
-        size = rows.bit_length()
+        known, size = self._seconds, rows.bit_length()
         if size in known:
             return known[size]
+        if not known:
+            return math.inf
         larger = [known[other] for other in known if other > size]
         if larger:
             return min(larger)

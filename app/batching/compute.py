@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from app.batching.call_times import CallTimes
 from app.batching.failures import explained
 from app.batching.rows import parted
 from app.batching.rule import INITIAL_STATE, Each, Job
@@ -27,8 +26,8 @@ Outcomes: TypeAlias = "Sequence[Arrays | Exception]"
 
 
 def compute(
-    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, call_times: CallTimes, apart: bool
-) -> Outcomes:
+    engine: Engine, jobs: Sequence[Job], rows: int, complete: Complete, apart: bool
+) -> tuple[Outcomes, float | None]:
     """Runs a batch: one call for all jobs; where that fails, or they are to be `apart`, one call for each.
 
     Args:
@@ -36,22 +35,21 @@ def compute(
       jobs: at least one, all of the same function.
       rows: of all of them together.
       complete: adds what they leave out.
-      call_times: where the time of the call is noted.
       apart: whether no two jobs may share a call, as the rows of the policy depend on each other.
 
     Returns:
-      For each job its rows of each output, or the error of that job alone, or `Each` where it has several requests.
+      For each job its rows of each output, or the error of that job alone, or `Each` where it has several requests; and
+      the seconds that the one call took, None where there were others.
     """
     if not apart or (len(jobs) == 1 and jobs[0].requests == 1):
         try:
             started_at = perf_counter()
             outcomes = _call(engine, jobs, rows, complete, apart)
-            call_times.note(jobs[0].function, rows, perf_counter() - started_at)
-            return outcomes
+            return outcomes, perf_counter() - started_at
         except Exception as error:
             if len(jobs) == 1 and jobs[0].requests == 1:
-                return [explained(error)]
-    return [_outcome(engine, job, complete, apart or len(jobs) == 1) for job in jobs]
+                return [explained(error)], None
+    return [_outcome(engine, job, complete, apart or len(jobs) == 1) for job in jobs], None
 
 
 def _outcome(engine: Engine, job: Job, complete: Complete, apart: bool) -> Arrays | Exception:

@@ -17,7 +17,6 @@ _GATHERED = 16
 _MANY = 4
 # So many batches are computed before the first is delivered, and none once the first has waited for so long.
 _MOST_TOGETHER, _MOST_WAIT_S = 32, 0.001
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -87,8 +86,9 @@ class Turns:
             while (delivery := guarded(due.compute)) is not None:
                 self.deliver([delivery])
         self.is_open = False
-        batchers, self._due = iter(self._due), []
-        while deliveries := computed_together(lambda batcher: guarded(batcher.compute), batchers, self._clock):
+        batchers, self._due = self._due, []
+        computed = (guarded(batcher.compute) for batcher in batchers)
+        while deliveries := computed_together(computed, self._clock):
             self.deliver(deliveries)
         self.crowded = _GATHERED if self.requests >= _MANY else max(0, self.crowded - 1)
         self.requests = 0
@@ -99,17 +99,14 @@ class Turns:
         self.poll.answered()
 
 
-def computed_together(
-    compute: Callable[[T], R | None], due: Iterator[T], clock: Callable[[], float] = perf_counter
-) -> list[R]:
-    """Computes what is due, one after the other, until it is time to deliver; returns what came of it, if anything.
+def computed_together(computed: Iterator[R | None], clock: Callable[[], float] = perf_counter) -> list[R]:
+    """Returns what is computed as it is asked for, one after the other, until it is time to deliver; without the Nones.
 
     The same code for one policy after the other is in the processor's cache; all of it for each is not.
     """
     found: list[R] = []
     until = clock() + _MOST_WAIT_S
-    for one in due:
-        result = compute(one)
+    for result in computed:
         if result is not None:
             found.append(result)
             if len(found) >= _MOST_TOGETHER or clock() > until:

@@ -68,6 +68,7 @@ class LiteRTEngine:
             self._file = os.open(model, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
         names = self._functions.keys()
+        self._same = {name: "action" for name in _SAME_AS_ACTION if name not in names}
         self._initial = self._functions[INITIAL_STATE]({}, 1) if INITIAL_STATE in names else {}
         self._batch_size = spec.batch_size
         self._ranks = {
@@ -94,12 +95,19 @@ class LiteRTEngine:
         if noise is not None and not (noise and noise.keys() <= inputs.keys()):
             return self._drawn(function, inputs)
         rows = len(next(iter(inputs.values())))
-        if rows == self._batch_size or (self._batch_size is None and (rows <= MOST_ROWS or self.sharing.dependent)):
-            return self._call(function, inputs, rows)
-        if self.sharing.whole_batches and self._batch_size:
-            check_whole(rows, self._batch_size)
-        pieces = split(inputs, self._batch_size) if self._batch_size else _slices(inputs, rows)
-        return join([self._call(function, piece, len(next(iter(piece.values())))) for piece in pieces], rows)
+        fits = rows <= MOST_ROWS or self.sharing.dependent if self._batch_size is None else rows == self._batch_size
+        if not fits:
+            return self._in_pieces(function, inputs, rows)
+        try:
+            outputs = self._functions[self._same.get(function, function)](inputs, rows)
+        except InputRefused:
+            self._forget()
+            raise
+        for name, array in outputs.items():
+            # Some policies give one value of their info for the whole batch.
+            if array.ndim == self._ranks.get(name):
+                outputs[name] = np.broadcast_to(array, (rows, *array.shape))
+        return outputs
 
     @property
     def draws(self) -> bool:
@@ -121,19 +129,11 @@ class LiteRTEngine:
     def _fresh(self, function: str, rows: int) -> Arrays:
         return fresh_inputs(self._noise.get(function, {}), rows, self._generator)
 
-    def _call(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Arrays:
-        if function in _SAME_AS_ACTION and function not in self._functions:
-            function = "action"
-        try:
-            outputs = self._functions[function](inputs, rows)
-        except InputRefused:
-            self._forget()
-            raise
-        for name, array in outputs.items():
-            # Some policies give one value of their info for the whole batch.
-            if array.ndim == self._ranks.get(name):
-                outputs[name] = np.broadcast_to(array, (rows, *array.shape))
-        return outputs
+    def _in_pieces(self, function: str, inputs: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Arrays:
+        if self.sharing.whole_batches and self._batch_size:
+            check_whole(rows, self._batch_size)
+        pieces = split(inputs, self._batch_size) if self._batch_size else _slices(inputs, rows)
+        return join([self.run(function, piece) for piece in pieces], rows)
 
     def _forget(self) -> None:
         """Opens the file again where too much is kept of what calls have failed with."""

@@ -49,7 +49,10 @@ class Requests:
             return None
         job = self.job()
         result = self.harness.batcher.compute_gathered(job, asyncio.get_running_loop().time())
-        return None if result is None else partial(job.waiter.set_result, result)
+        if result is None:
+            self.harness.batcher.submit_gathered(job)
+            return None
+        return partial(job.waiter.set_result, result)
 
 
 async def crowded(harness: Harness) -> None:

@@ -176,14 +176,14 @@ def test_many_rows_are_several_calls_unless_they_depend_on_each_other(
     compiled = compiled_policies.compiled("dqn-greedy")
     engine = LiteRTEngine(compiled.file, compiled.opened.export.spec)
     engine.sharing = sharing
-    call, seen = engine._call, []
+    action, seen = engine._functions["action"], []
 
-    def counted(function, inputs, rows):
+    def counted(inputs, rows):
         assert len(inputs["0/observation"]) == rows
         seen.append(rows)
-        return call(function, inputs, rows)
+        return action(inputs, rows)
 
-    monkeypatch.setattr(engine, "_call", counted)
+    monkeypatch.setitem(engine._functions, "action", counted)
     assert len(engine.run("action", probe_inputs(compiled.opened.export.spec, {}, rows))["action"]) == rows
     assert seen == calls
 
