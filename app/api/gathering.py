@@ -37,7 +37,7 @@ class Gathering:
         self._decoder, self._template = policy.typed_decoder, policy.templates[_ACTION, False]
         self._turns = policy.batcher.turns
         self._groups: _Groups = {}
-        self._computed: Iterator[tuple[_Group, Result] | None] = iter(())
+        self._results: Iterator[tuple[_Group, Result] | None] = iter(())
         self._asked_at = 0.0
 
     def takes(self, policy: Policy, cycle: RequestCycle, body: bytes, now: float) -> bool:
@@ -69,8 +69,8 @@ class Gathering:
         """Computes for the next policies, one after the other; see `Due`."""
         if self._groups:
             groups, self._groups = self._groups, {}
-            self._computed = _computed(self._jobs(groups))
-        computed = computed_together(self._computed)
+            self._results = _results(self._jobs(groups))
+        computed = computed_together(self._results)
         return partial(self._deliver, computed) if computed else None
 
     def _jobs(self, groups: _Groups) -> Sequence[tuple[Batcher, _Group, Job]]:
@@ -161,7 +161,7 @@ class _Group(msgspec.Struct, eq=False):
 _Groups: TypeAlias = dict[Batcher, _Group]
 
 
-def _computed(jobs: Iterable[tuple[Batcher, _Group, Job]]) -> Iterator[tuple[_Group, Result] | None]:
+def _results(jobs: Iterable[tuple[Batcher, _Group, Job]]) -> Iterator[tuple[_Group, Result] | None]:
     """Computes one after the other; yields None for what has to wait."""
     loop = asyncio.get_running_loop()
     for batcher, group, job in jobs:

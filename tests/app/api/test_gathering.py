@@ -261,3 +261,17 @@ async def test_a_bug_in_what_reads_them_leaves_nobody_waiting(monkeypatch: pytes
         monkeypatch.setattr(Gathering, "_jobs_of", None)
         await turn_over()
         assert all(isinstance(request.the_answer, EngineFailed) for request in requests)
+
+
+async def test_a_bug_in_what_computes_for_one_policy_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with crowded(monkeypatch, queue_limit_requests=3) as crowd:
+        with monkeypatch.context() as broken:
+            broken.setattr(crowd.policy("two").metrics, "batch", None)
+            requests = crowd.gather(*MIXED)
+            await turn_over()
+        found = {name: [one.the_answer for one in requests if one.policy.name == name] for name in NAMES}
+        assert all(isinstance(one, EngineFailed) for one in found.pop("two"))
+        assert found == {"one": [answer(0, 2.0), answer(0, 6.0)], "three": [answer(2, 4.0)]}
+        after = crowd.gather(*[("two", 1.0)] * 3)  # those that failed have left the queue
+        await turn_over()
+        assert [request.the_answer for request in after] == [answer(1, 1.0)] * 3
