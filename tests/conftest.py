@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from tests.support import fast
+from tests.support import fast, shared
 from tests.support.fast import pytest_ignore_collect  # noqa: F401 — pytest calls it
 from tests.support.server import RunningServer, serving
 
@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    shared.begin(config)
     if config.getoption("--fast"):
         fast.keep_out()
     config.addinivalue_line("markers", "only_full: one more of a kind, that takes long: with --full alone")
@@ -125,11 +126,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> "Saved":
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exports() -> Path:
     """A folder with an export of every policy of tests/support/policies.py by name, each made when it is asked for."""
     from tests.support import policies
 
-    return policies.Exports(tmp_path_factory.mktemp("exports"))
+    return policies.Exports(shared.folder("exports"))
 
 
 @pytest.fixture(scope="session")

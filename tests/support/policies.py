@@ -21,6 +21,7 @@ from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
 from saver import PolicySaver
+from tests.support.shared import made_once
 
 FLOATS4 = tf.TensorSpec([4], tf.float32, "observation")
 TWO = tensor_spec.BoundedTensorSpec([], tf.int64, 0, 1, "action")
@@ -164,13 +165,11 @@ def export(name: str, folder: Path) -> None:
 
 
 class Exports(PosixPath):
-    """A folder with exports of the policies of `MAKERS`: each is made when it is first asked for."""
+    """A folder with exports of the policies of `MAKERS`: each is made when it is first asked for, see `made_once`."""
 
     def __truediv__(self, name: str | os.PathLike[str]) -> Path:
         place = Path(self, name)
-        if name in MAKERS and not place.exists():
-            export(str(name), place)
-        return place
+        return made_once(place, functools.partial(export, str(name))) if name in MAKERS else place
 
 
 @functools.cache

@@ -3,16 +3,14 @@
 A server that has to compile first takes twice as much of a core until it answers, and three times as long.
 """
 
-import atexit
-import functools
 import shutil
-import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from app.artifacts.bundle import GRAPHS, VERSIONS
 from app.artifacts.export import identify_export
+from tests.support.shared import folder as shared_folder
+from tests.support.shared import made_once
 
 
 def prepare(state: Path, policies: Mapping[str, Path]) -> None:
@@ -26,26 +24,14 @@ def prepare(state: Path, policies: Mapping[str, Path]) -> None:
             shutil.copytree(_made(export.digest, folder), state / name)
 
 
-@functools.cache
-def _store() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="test-prepared-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-_known: dict[str, Path] = {}
-_one_at_a_time = threading.Lock()  # members of a fleet are started together
-
-
 def _made(digest: str, folder: Path) -> Path:
     """As the builder's process makes it."""
-    with _one_at_a_time:
-        if digest not in _known:
-            from app.builder.builder import Builder  # here, so that no test needs TensorFlow that does not ask for this
-            from app.builder.open_export import open_export
 
-            place = _store() / digest
-            graph = open_export(folder, place / GRAPHS)
-            Builder(graph).prepare(None, digest, place / VERSIONS / digest)
-            _known[digest] = place
-        return _known[digest]
+    def make(place: Path) -> None:
+        from app.builder.builder import Builder  # here, so that no test needs TensorFlow that does not ask for this
+        from app.builder.open_export import open_export
+
+        graph = open_export(folder, place / GRAPHS)
+        Builder(graph).prepare(None, digest, place / VERSIONS / digest)
+
+    return made_once(shared_folder("prepared") / digest, make)
