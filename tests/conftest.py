@@ -69,7 +69,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-# What uses the same exports, or the server of the fixture `server`, is kept in one process.
+# What uses the same exports of the zoo, or the same server, is kept in one process.
 TOGETHER = {
     "tests/zoo/": "zoo",
     "tests/integration/inference/": "server",

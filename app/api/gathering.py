@@ -78,7 +78,7 @@ class Gathering:
         try:
             return self._jobs_of(groups, self._read(groups))
         except Exception as error:  # a bug of ours: nobody waits for ever
-            _fail(groups.values(), error)
+            _fail(groups, error)
             return ()
 
     def _jobs_of(self, groups: _Groups, arrays: Arrays) -> Sequence[tuple[Batcher, _Group, Job]]:
@@ -129,7 +129,7 @@ class Gathering:
             self._turns.cork.expect(len(cycles), len(cycles), len(computed))
             _answer(cycles, self._template.json_of_each([result for _, result in computed], counts))
         except Exception as error:  # as in `_jobs`
-            _fail([group for group, _ in computed], error)
+            _fail_all([group for group, _ in computed], error)
 
 
 class _Group(msgspec.Struct, eq=False):
@@ -170,13 +170,19 @@ def _results(jobs: Iterable[tuple[Batcher, _Group, Job]]) -> Iterator[tuple[_Gro
             if result is None:
                 batcher.submit_gathered(job)
         except Exception as error:  # as in `Gathering._jobs`; the next ones are computed
-            batcher.end_gathering()
-            _fail([group], error)
+            _fail({batcher: group}, error)
             continue
         yield None if result is None else (group, result)
 
 
-def _fail(groups: Iterable[_Group], error: Exception) -> None:
+def _fail(groups: _Groups, error: Exception) -> None:
+    """Fails what has become no job."""
+    for batcher in groups:
+        batcher.end_gathering()
+    _fail_all(groups.values(), error)
+
+
+def _fail_all(groups: Iterable[_Group], error: Exception) -> None:
     for_callers = explained(error)
     for group in groups:
         guarded(group.set_exception, for_callers)

@@ -39,7 +39,7 @@ def compute(
 
     Returns:
       For each job its rows of each output, or the error of that job alone, or `Each` where it has several requests; and
-      the seconds that the one call took, None where there were others.
+      the seconds that the one call took, None where it failed or there were others.
     """
     if not apart or (len(jobs) == 1 and jobs[0].requests == 1):
         try:

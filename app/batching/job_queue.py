@@ -131,7 +131,7 @@ class JobQueue:
         self._put(job)
 
     def end_gathering(self) -> None:
-        """Notes that what was gathered is about to become jobs."""
+        """Notes that what was gathered is no longer: it becomes a job now, or was computed, or has failed."""
         self._gathered, self._gathered_count = None, 0
 
     def _is_free(self) -> bool:

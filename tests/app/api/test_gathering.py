@@ -256,22 +256,30 @@ async def test_the_end_of_a_policy_finishes_its_requests(monkeypatch: pytest.Mon
 
 
 async def test_a_bug_in_what_reads_them_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with crowded(monkeypatch) as crowd:
-        requests = crowd.gather(*MIXED)
-        monkeypatch.setattr(Gathering, "_jobs_of", None)
-        await turn_over()
-        assert all(isinstance(request.the_answer, EngineFailed) for request in requests)
-
-
-async def test_a_bug_in_what_computes_for_one_policy_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     async with crowded(monkeypatch, queue_limit_requests=3) as crowd:
         with monkeypatch.context() as broken:
-            broken.setattr(crowd.policy("two").metrics, "batch", None)
+            broken.setattr(Gathering, "_jobs_of", None)
+            requests = crowd.gather(*MIXED)
+            await turn_over()
+        assert all(isinstance(request.the_answer, EngineFailed) for request in requests)
+        await answered_as_ever(crowd)
+
+
+@pytest.mark.parametrize("part", ["_call_times", "_arrivals"])
+async def test_a_bug_in_what_computes_for_one_policy_harms_no_other(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    async with crowded(monkeypatch, queue_limit_requests=3) as crowd:
+        with monkeypatch.context() as broken:
+            broken.setattr(crowd.policy("two").batcher, part, None)  # before its call, and after it
             requests = crowd.gather(*MIXED)
             await turn_over()
         found = {name: [one.the_answer for one in requests if one.policy.name == name] for name in NAMES}
         assert all(isinstance(one, EngineFailed) for one in found.pop("two"))
         assert found == {"one": [answer(0, 2.0), answer(0, 6.0)], "three": [answer(2, 4.0)]}
-        after = crowd.gather(*[("two", 1.0)] * 3)  # those that failed have left the queue
-        await turn_over()
-        assert [request.the_answer for request in after] == [answer(1, 1.0)] * 3
+        await answered_as_ever(crowd)
+
+
+async def answered_as_ever(crowd: Crowd) -> None:
+    """Requests that failed have left the queue of the policy, in which there is room for three."""
+    requests = crowd.gather(*[("two", 1.0)] * 3)
+    await turn_over()
+    assert [request.the_answer for request in requests] == [answer(1, 1.0)] * 3

@@ -181,6 +181,8 @@ async def test_a_call_that_is_known_to_be_short_runs_on_the_event_loop():
         for value in range(3):
             assert answers(await harness.submit(value)) == [value]
         assert threads[0] != threads[1] == threads[2] == threading.current_thread().name
+        await harness.submit(0, function="distribution")  # of which nothing is known so far
+        assert threads[3] == threads[0]
 
 
 async def test_a_longer_call_runs_on_the_event_loop_where_it_answers_many_jobs(monkeypatch):
