@@ -22,10 +22,10 @@ class LocalHistogram:
         self._counts = [*self._empty]
         self._sum = 0.0
 
-    def observe(self, value: float, count: int = 1) -> None:
-        """Counts a value, or as many equal ones."""
-        self._counts[bisect_left(self.bounds, value)] += count
-        self._sum += value * count
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        self._counts[bisect_left(self.bounds, value)] += 1
+        self._sum += value
 
     def flush_into(self, histogram: Histogram) -> dict[int, int]:
         """Adds what was counted to a histogram, and starts again from zero; returns the counts by the fine bucket."""

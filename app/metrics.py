@@ -261,7 +261,6 @@ class PolicyMetrics:
         self._queue: Gauge = metrics["queue_requests"].labels(policy)
         self._queue_limit: Gauge = metrics["queue_limit_requests"].labels(policy)
         self._rows, self._calls = LocalHistogram(ROWS), LocalHistogram(ENGINE_CALL_S)
-        self._batches: dict[int, int] = {}  # since the last flush, by their rows
         self._policy, self._metrics = policy, metrics
         self._recorded_steps: Counter = metrics["experience_steps"].labels(policy)
         for reason in LOST_STEPS:
@@ -321,7 +320,7 @@ class PolicyMetrics:
 
     def batch(self, rows: int, seconds: float | None) -> None:
         """Counts a batch of so many rows, and how long the engine took; None where that is not known."""
-        self._batches[rows] = self._batches.get(rows, 0) + 1
+        self._rows.observe(rows)
         if seconds is not None:
             self._calls.observe(seconds)
 
@@ -332,8 +331,5 @@ class PolicyMetrics:
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
-        batches, self._batches = self._batches, {}
-        for rows, count in batches.items():
-            self._rows.observe(rows, count)
         self._rows.flush_into(self._batch_rows)
         self._calls.flush_into(self._engine_seconds)

@@ -30,7 +30,7 @@ class Batch:
       engine: that of the version; or one that notes its calls, in a batch that is timed.
       rows: of all jobs.
       requests: how many have become these.
-      seconds: that its call took; None before it, and where each job took one of its own.
+      seconds: that its call took; None before it, and where it failed or each job took one of its own.
     """
 
     __slots__ = ("_call_times", "engine", "jobs", "loaded", "requests", "rows", "seconds")

@@ -71,8 +71,7 @@ class Batcher(JobQueue):
         call_times = self._call_times[engine.name, job.function]
         if self._waiting or job.deadline <= now or version.dependent_rows or not self._is_free():
             return None
-        expected_s = call_times.expected_s(rows)
-        if expected_s > parts.inline_s and expected_s > most_s(job.requests, parts.inline_s):
+        if call_times.expected_s(rows) > most_s(job.requests, parts.inline_s):
             return None
         started_at = perf_counter()
         try:
@@ -86,8 +85,7 @@ class Batcher(JobQueue):
                 return None
         self.end_gathering()
         call_times.note(rows, seconds)
-        if now >= self._sample.due:
-            self._record(job, outputs, now)
+        self._record(job, outputs, now)
         self._arrivals.note(job.requests)
         self.turns.requests += job.requests
         parts.metrics.batch(rows, seconds)
@@ -140,8 +138,7 @@ class Batcher(JobQueue):
     def _deliver(self, batch: Batch, outcomes: Outcomes) -> None:
         jobs = batch.jobs
         try:
-            if (now := self._loop.time()) >= self._sample.due:
-                self._record(jobs[0], outcomes[0], now)
+            self._record(jobs[0], outcomes[0], now := self._loop.time())
             if jobs[0].loaded is not None:
                 jobs, outcomes, failed = without_failed(jobs, outcomes)
                 self._waiting.extendleft(fallen_back(failed))
@@ -156,6 +153,6 @@ class Batcher(JobQueue):
             self._go_on()
 
     def _record(self, job: Job, outcome: Arrays | Exception, now: float) -> None:
-        if job.function != INITIAL_STATE and not isinstance(outcome, Exception):
+        if now >= self._sample.due and job.function != INITIAL_STATE and not isinstance(outcome, Exception):
             whole = self._parts.complete(job.inputs, job.rows, {} if job.needs_state else None)
             self._sample.offer(whole, outcome, now)

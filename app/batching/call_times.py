@@ -19,8 +19,8 @@ class CallTimes:
     def note(self, rows: int, seconds: float) -> None:
         """Records the seconds that a call took."""
         size = rows.bit_length()
-        most_s = self._seconds.get(size, seconds) * (1 + _GROWTH)
-        self._seconds[size] = seconds if seconds < most_s else most_s
+        before = self._seconds.get(size, seconds)
+        self._seconds[size] = min(seconds, before * (1 + _GROWTH))
 
     def expected_s(self, rows: int) -> float:
         """Returns the seconds that such a call will take: infinite where nothing is known.

@@ -1,6 +1,5 @@
 """One folder for all processes of a run of the tests: what takes seconds to make is made by the first that asks."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -8,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from saver.artifact.publishing import locked
 
 _VARIABLE = "TESTS_SHARED_FOLDER"
 
@@ -26,11 +27,11 @@ def folder(name: str) -> Path:
 
 def made_once(place: Path, make: Callable[[Path], object]) -> Path:
     """Has a folder of `folder`, which nobody may write into, made where it is not there yet; others wait meanwhile."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_name(f"{place.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = place.with_name(f"{place.name}.lock")
+    lock.mkdir(parents=True, exist_ok=True)
+    with locked(lock):
         if not place.exists():
-            staged = place.with_name(f"{place.name}.staged")
+            staged = place.with_name(f"{place.name}.staged")  # not `staged_folder`, in which no saver can write
             shutil.rmtree(staged, ignore_errors=True)
             make(staged)
             staged.rename(place)
