@@ -7,7 +7,7 @@ parsed again without that field.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httptools
 
@@ -52,7 +52,7 @@ class HttpParser:
     """
 
     def __init__(self) -> None:
-        self._new_parser()
+        self._parser: Any = None  # made when something comes: of many a connection everything is known
         self.next()
 
     def next(self) -> None:
@@ -147,6 +147,8 @@ class HttpParser:
         raise HeadTooLarge(f"the request's head has more than {HEAD_LIMIT_BYTES} bytes")
 
     def _execute(self, data: bytes, start: int, end: int) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data if end - start == len(data) else memoryview(data)[start:end])
         except httptools.HttpParserUpgrade:
@@ -170,17 +172,14 @@ class HttpParser:
         framing, tail = self._framing, self._tail
         self.next()
         self.fed, self._framing, self._tail = True, framing, tail
-        self._new_parser()
+        self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(b"\r\n".join((*lines, b"", b"")))
         if head.method == b"GET" and self.head is not None:
             self.head = self.head._replace(upgrade=head.headers)
 
-    def _new_parser(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)
-
     def close(self) -> None:
-        """Drops the parser, which refers to this object."""
-        del self._parser
+        """Drops httptools' parser, which refers to this object."""
+        self._parser = None
 
     # What httptools calls.
 

@@ -7,7 +7,7 @@ they differ in the first line, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from app.api.request_cycle import Route
@@ -24,7 +24,8 @@ class Head(NamedTuple):
     """A head, and what others have in common with it: all but the first line, and the digits of the body's length.
 
     `start`: its bytes before the length; `before`: of these, the ones behind the first line; `after`: those behind the
-    length. `route_of`: the first line → the route of the body, where it is known.
+    length. `route_of`: the first line → the route of the body, where it is known. `stays`: whether the client has its
+    connection stay open.
     """
 
     start: bytes
@@ -32,6 +33,7 @@ class Head(NamedTuple):
     after: bytes
     route: Route
     route_of: Callable[[bytes], Route | None]
+    stays: bool
 
     def read(self, request: bytes) -> tuple[Route, bytes] | None:
         """Returns route and body of a request with such a head that is whole and the only one; None of any other."""
@@ -67,28 +69,60 @@ class KnownHeads:
     """The heads of requests that were parsed, of all connections."""
 
     def __init__(self) -> None:
-        self._heads: dict[tuple[bytes, bytes], dict[bytes, Route]] = {}
+        self._heads: dict[tuple[bytes, bytes], tuple[dict[bytes, Route], bool]] = {}
         self._lines = self._bytes = 0
 
-    def learn(self, request: bytes, route: Route) -> Head | None:
+    def find(self, request: bytes) -> Head | None:
+        """Returns the head of a request, whose body may be to come; None where no connection had the same."""
+        parts = _parts_of(request)
+        known = None if parts is None else self._heads.get((parts.before, parts.after))
+        if parts is None or known is None or parts.line not in known[0]:
+            return None
+        return parts.head(request, *known)
+
+    def learn(self, request: bytes, route: Route, stays: bool) -> Head | None:
         """Returns the head of a request that is whole and the only one; None where it is not.
 
         Args:
           request: as it came.
           route: of its body; what has the same first line and the same header fields goes there, too.
+          stays: whether the client leaves the connection open behind the answer; so is it with these fields.
         """
-        end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-        length = _LENGTH.search(request, 0, end)
-        line = request.find(_END_OF_LINE)
-        if length is None or end + int(length[1]) != len(request):
+        parts = _parts_of(request)
+        if parts is None or parts.whole_bytes != len(request):
             return None
-        before, after = request[line : length.start(1)], request[length.end(1) : end]
-        routes = self._heads.get((before, after), {})
-        if request[:line] not in routes:
-            if self._lines >= _MOST_LINES or self._bytes + end > _MOST_BYTES:
+        routes, _ = self._heads.get((parts.before, parts.after), ({}, stays))
+        if parts.line not in routes:
+            if self._lines >= _MOST_LINES or self._bytes + parts.head_bytes > _MOST_BYTES:
                 self._heads, self._lines, self._bytes, routes = {}, 0, 0, {}  # connections keep what they have
             self._lines += 1
-            self._bytes += end
-            self._heads[before, after] = routes
-            routes[request[:line]] = route
-        return Head(request[: length.start(1)], before, after, route, routes.get)
+            self._bytes += parts.head_bytes
+            self._heads[parts.before, parts.after] = routes, stays
+            routes[parts.line] = route
+        return parts.head(request, routes, stays)
+
+
+class _Parts(NamedTuple):
+    """Those of a head. `line`: the first one; `before` and `after`: see `Head`; `whole_bytes`: with the body."""
+
+    line: bytes
+    before: bytes
+    after: bytes
+    head_bytes: int
+    whole_bytes: int
+
+    def head(self, request: bytes, routes: Mapping[bytes, Route], stays: bool) -> Head:
+        """Returns what is known of it. `routes`: the first line → the route, this one's included."""
+        start = request[: len(self.line) + len(self.before)]
+        return Head(start, self.before, self.after, routes[self.line], routes.get, stays)
+
+
+def _parts_of(request: bytes) -> _Parts | None:
+    """None where its head is not there, or does not say how long the body is."""
+    end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+    length = _LENGTH.search(request, 0, end)
+    if length is None:
+        return None
+    line = request.find(_END_OF_LINE)
+    before, after = request[line : length.start(1)], request[length.end(1) : end]
+    return _Parts(request[:line], before, after, end, end + int(length[1]))

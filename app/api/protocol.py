@@ -4,7 +4,8 @@ So every request is read, done and answered in its order, whichever path it take
 refused by answering in this one.
 
 A client's requests have the same header fields each time, but for their length. A head like the one before it on its
-connection is not parsed again, nor is one that asks for something else that was asked with these fields before.
+connection is not parsed again, nor is one that asks for something else that was asked with these fields before, nor the
+first of a connection where another one had the same.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class FastPathProtocol(RequestReader):
         self._app, self._root_path = config.loaded_app, config.root_path
         self._head: Head | None = None
         self._ready: Head | None = None  # `_head` where a request may be taken by it
-        self._last_route: Route | None = None
+        self._last: tuple[Route, bool] | None = None  # of the last head: whither, and whether the client stays
         self._head_alone = b""  # a known one, whose body is to come
+        self._is_new = True  # nothing has come yet
         self._stops = False
         self._idle_since = self._reading_since
         self._timeouts = Timeouts(self)
@@ -72,6 +74,10 @@ class FastPathProtocol(RequestReader):
     def data_received(self, data: bytes) -> None:
         """Handles received bytes. The parser never sees a request with a head that is known."""
         head = self._ready
+        if self._is_new:
+            self._is_new, self._head = False, self.heads.find(data)
+            head = self._ready = self._head
+            self.stays = head is None or head.stays
         if head is not None and not self.write_paused:
             known = head.read(data)
             if known is not None and len(known[1]) <= self.fast_path.body_limit:
@@ -114,14 +120,14 @@ class FastPathProtocol(RequestReader):
         self.shared.unfinished.release(self)
         self.resume_writing()
         self._parser.close()
-        self._ready = self._head = self._last_route = None
+        self._ready = self._head = self._last = None
         self._ahead = self._head_alone = b""
         self.transport = CLOSED
 
     def shutdown(self) -> None:
         """Answers what was sent by now, and closes the connection: the server stops."""
         self._stops = self.odd = True
-        self._ready = None
+        self._ready, self._is_new = None, False
         self._parse_head_alone()
         if not self.is_waiting():
             self.loop.call_later(_STOPPING_S, self.settle)
@@ -135,28 +141,23 @@ class FastPathProtocol(RequestReader):
             self.odd = True
             self.consume(data)
 
-    def consume(self, data: bytes) -> None:
-        """See `RequestReader`."""
-        self._last_route = None
-        super().consume(data)
-
     def read_alone(self, request: bytes) -> None:
         """Learns the head of a request that the fast path took: see `data_received`."""
-        if self._last_route is not None:
-            self._head = self.heads.learn(request, self._last_route)
+        if self._last is not None:
+            self._head = self.heads.learn(request, *self._last)
 
     def start_request(self, head: RequestHead) -> None:
         """Chooses the path of a request whose head is complete."""
         if head.length is None and any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in head.headers):
             raise Unsupported("the only transfer coding that is read is chunked")
-        self.stays = head.keep_alive and head.version == "1.1"
+        self.stays, self._last = head.keep_alive and head.version == "1.1", None
         if head.upgrade is not None and (websockets := self.fast_path.websockets) and websockets.takes(head):
             self.cycle = Upgrade(websockets.accept(head, self))
             return
         if head.method == b"POST" and head.version == "1.1":
             route = self.fast_path.route(head.target, head.headers)
             if route is not None:
-                self._last_route = route if self.stays else None
+                self._last = route, self.stays
                 self.cycle = route.cycle(route, self)
                 return
         scope = scope_of(head, self._root_path, get_remote_addr(self.transport), get_local_addr(self.transport))
@@ -280,7 +281,7 @@ class FastPathProtocol(RequestReader):
             return
         self.closing = self.odd = True
         lingers = (lingers or bool(self._ahead or self._parser.fed)) and not self.has_ended
-        self._ready, self._ahead = None, b""
+        self._ready, self._is_new, self._ahead = None, False, b""
         self.shared.unfinished.release(self)
         self.regulate()
         if lingers and self.transport.can_write_eof():

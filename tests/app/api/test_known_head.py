@@ -18,7 +18,7 @@ def request(body: bytes) -> bytes:
 
 
 def known(body: bytes = b"{}") -> Head:
-    head = KnownHeads().learn(request(body), ROUTE)
+    head = KnownHeads().learn(request(body), ROUTE, True)
     assert head is not None
     return head
 
@@ -42,7 +42,7 @@ def test_a_whole_request_gives_its_head() -> None:
     ],
 )
 def test_anything_else_gives_none(data: bytes) -> None:
-    assert KnownHeads().learn(data, ROUTE) is None
+    assert KnownHeads().learn(data, ROUTE, True) is None
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_length_may_have_space_before_it_and_is_parsed_with_space_behind_it(
     length: bytes, body: bytes | None
 ) -> None:
     data = request(b"{}").replace(b"Content-Length: 2", length)
-    head = KnownHeads().learn(data, ROUTE)
+    head = KnownHeads().learn(data, ROUTE, True)
     assert head is not None
     assert head.read(data.replace(b"{}", b"[]")) == (None if body is None else (ROUTE, body))
 
@@ -99,7 +99,9 @@ def to(path: bytes, fields: bytes = b"Host: x") -> bytes:
 def test_what_was_asked_with_the_same_fields_before_is_known_whoever_asked() -> None:
     heads = KnownHeads()
     routes: list[Any] = ["first", "second", "third"]
-    mine, _, others = (heads.learn(to(path), route) for path, route in zip((b"/a", b"/b", b"/c"), routes, strict=True))
+    mine, _, others = (
+        heads.learn(to(path), route, True) for path, route in zip((b"/a", b"/b", b"/c"), routes, strict=True)
+    )
     for head in (mine, others):
         assert head is not None
         found = [head.read(to(path)) for path in (b"/a", b"/b", b"/c", b"/d", b"/")]
@@ -107,17 +109,35 @@ def test_what_was_asked_with_the_same_fields_before_is_known_whoever_asked() -> 
         assert head.read(to(b"/a", b"Host: y")) is None
         assert head.announces(to(b"/b")[:-2]) == 2
         assert head.announces(to(b"/d")[:-2]) == 0
-    elsewhere = heads.learn(to(b"/a", b"Host: y"), routes[1])
+    elsewhere = heads.learn(to(b"/a", b"Host: y"), routes[1], True)
     assert elsewhere is not None
     assert elsewhere.read(to(b"/a", b"Host: y")) == ("second", b"{}")
     assert elsewhere.read(to(b"/b", b"Host: y")) is None
+
+
+def test_the_first_request_of_a_connection_has_a_head_that_another_one_had() -> None:
+    heads = KnownHeads()
+    routes: list[Any] = ["first", "second"]
+    assert heads.find(to(b"/a")) is None
+    learned = [heads.learn(to(path), route, True) for path, route in zip((b"/a", b"/b"), routes, strict=True)]
+    closing = heads.learn(to(b"/a", b"Connection: close"), ROUTE, False)
+    assert closing is not None
+    assert not closing.stays
+    assert heads.find(to(b"/a", b"Connection: close")) == closing
+    for path, head in zip((b"/a", b"/b"), learned, strict=True):
+        assert head is not None
+        assert head.stays
+        for data in (to(path), to(path)[:-2], to(path).replace(b": 2", b": 700")):  # whole, and with a body to come
+            assert heads.find(data) == head
+    for data in (to(b"/c"), to(b"/a", b"Host: y"), to(b"/a")[:-3], to(b"/a").replace(b"-Length", b"-length"), b""):
+        assert heads.find(data) is None
 
 
 @pytest.mark.parametrize(("most", "value"), [("_MOST_LINES", 3), ("_MOST_BYTES", 3 * len(to(b"/0")))])
 def test_no_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch, most: str, value: int) -> None:
     monkeypatch.setattr(known_head, most, value)
     heads = KnownHeads()
-    first, _, _, fourth = (heads.learn(to(b"/%d" % number), ROUTE) for number in range(4))
+    first, _, _, fourth = (heads.learn(to(b"/%d" % number), ROUTE, True) for number in range(4))
     assert first is not None
     assert fourth is not None
     assert first.read(to(b"/2")) is not None

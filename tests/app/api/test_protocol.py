@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,6 +103,15 @@ def connected(submitted: Submitted, **limits: float) -> tuple[FastPathProtocol, 
     transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport
+
+
+def another(protocol: FastPathProtocol) -> tuple[FastPathProtocol, Transport]:
+    """A second connection to the server of the first."""
+    config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
+    config.load()
+    second, transport = type(protocol)(config, ServerState(), {}), Transport()
+    second.connection_made(transport)  # type: ignore[arg-type]
+    return second, transport
 
 
 async def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
@@ -218,6 +227,67 @@ async def test_heads_that_differ_in_their_first_line_are_parsed_once_each() -> N
             submitted.cycles[-1].set_result(b"")
     assert submitted.heads == 5
     assert submitted.bodies == [b"%d" % number for number in range(5)] * 3
+
+
+async def test_the_head_of_another_connection_is_known_from_the_first_request_on() -> None:
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    first, _ = connected(submitted)
+    first.data_received(request_with(b"learned"))
+    whole = request_with(b"12345")
+    for parts in ([whole], [whole[:-5], b"12345"]):
+        protocol, transport = another(first)
+        for data in (*parts, request_with(b"second")):
+            protocol.data_received(data)
+        assert submitted.bodies[-2:] == [b"12345", b"second"]
+        assert transport.written.count(b"HTTP/1.1 200 OK") == 2
+    assert submitted.heads == 1
+    for parts in ([whole[:9], whole[9:]], [whole[:-1], whole[-1:]], [whole + whole]):  # left to the parser
+        protocol, transport = another(first)
+        for data in parts:
+            protocol.data_received(data)
+        count = 2 if len(parts) == 1 else 1
+        assert submitted.bodies[-count:] == [b"12345"] * count
+        assert transport.written.count(b"HTTP/1.1 200 OK") == count
+
+
+async def test_a_known_head_closes_the_connection_of_a_client_that_wants_that_alone() -> None:
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    whole, closing = request_with(b"{}"), request_with(b"{}").replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+    first, _ = connected(submitted)
+    for data in (whole, whole, closing):
+        first.data_received(data)
+    for data, closes in ((closing, True), (whole, False), (closing, True)):
+        protocol, transport = another(first)
+        protocol.data_received(data)
+        assert transport.written.startswith(b"HTTP/1.1 200 OK")
+        assert transport.written.count(b"connection: close\r\n") == closes
+        assert (transport.closed.is_set() or transport.ended) is closes
+    assert submitted.heads == 2
+    stopped, transport = another(first)  # what ends a connection for another reason is not said of its client
+    stopped.shutdown()
+    stopped.data_received(request_with(b"{}").replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1))
+    assert b"connection: close\r\n" in transport.written
+    protocol, transport = another(first)
+    protocol.data_received(request_with(b"{}").replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1))
+    assert b"connection: close\r\n" not in transport.written
+    assert submitted.heads == 3
+
+
+@pytest.mark.parametrize("stop", [FastPathProtocol.shutdown, FastPathProtocol.close])
+async def test_a_known_head_opens_no_connection_that_closes(stop: Callable[[FastPathProtocol], None]) -> None:
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    first, _ = connected(submitted)
+    first.data_received(request_with(b"learned"))
+    protocol, transport = another(first)
+    stop(protocol)
+    protocol.data_received(request_with(b"late"))
+    answered = stop is FastPathProtocol.shutdown  # what was sent by then
+    assert transport.written.count(b"connection: close\r\n") == answered
+    assert transport.closed.is_set()
+    assert len(submitted.bodies) == 1 + answered
 
 
 async def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None:
