@@ -52,7 +52,7 @@ class HttpParser:
     """
 
     def __init__(self) -> None:
-        self._parser: Any = None  # made when something comes: of many a connection everything is known
+        self._parser: Any = None  # made when something is parsed: most connections never need it
         self.next()
 
     def next(self) -> None:

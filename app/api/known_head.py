@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from app.api.http_parser import HEAD_LIMIT_BYTES
 from app.api.request_cycle import Route
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
+# It gives nothing back: a head of spaces would be gone through again and again.
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*+([0-9]{1,9})[ \t]*+\r\n", re.IGNORECASE)
 _MOST_DIGITS = 9
 _END_OF_LINE = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
@@ -84,22 +86,29 @@ class KnownHeads:
         """Returns the head of a request that is whole and the only one; None where it is not.
 
         Args:
-          request: as it came.
+          request: as it came; parsed, and not refused.
           route: of its body; what has the same first line and the same header fields goes there, too.
-          stays: whether the client leaves the connection open behind the answer; so is it with these fields.
+          stays: whether the client has its connection stay open, which follows from the fields.
         """
         parts = _parts_of(request)
         if parts is None or parts.whole_bytes != len(request):
             return None
-        routes, _ = self._heads.get((parts.before, parts.after), ({}, stays))
+        routes, stays = self._heads.get((parts.before, parts.after), ({}, stays))
         if parts.line not in routes:
             if self._lines >= _MOST_LINES or self._bytes + parts.head_bytes > _MOST_BYTES:
-                self._heads, self._lines, self._bytes, routes = {}, 0, 0, {}  # connections keep what they have
+                self._forget()
+                routes = {}
             self._lines += 1
             self._bytes += parts.head_bytes
             self._heads[parts.before, parts.after] = routes, stays
             routes[parts.line] = route
         return parts.head(request, routes, stays)
+
+    def _forget(self) -> None:
+        """Forgets all; a connection keeps its last head, but none of the other first lines."""
+        for routes, _ in self._heads.values():
+            routes.clear()
+        self._heads, self._lines, self._bytes = {}, 0, 0
 
 
 class _Parts(NamedTuple):
@@ -118,8 +127,8 @@ class _Parts(NamedTuple):
 
 
 def _parts_of(request: bytes) -> _Parts | None:
-    """None where its head is not there, or does not say how long the body is."""
-    end = request.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+    """None where its head is not there, is longer than one may be, or does not say how long the body is."""
+    end = request.find(_END_OF_HEAD, 0, HEAD_LIMIT_BYTES) + len(_END_OF_HEAD)
     length = _LENGTH.search(request, 0, end)
     if length is None:
         return None

@@ -25,7 +25,7 @@ from app.api.http_parser import RequestHead
 from app.api.known_head import Head, KnownHeads
 from app.api.problems import problem_response
 from app.api.reader import SWALLOWED_BYTES, RequestReader
-from app.api.request_cycle import FastPathCycle, Route
+from app.api.request_cycle import FastPathCycle
 from app.api.timeouts import CHECK_AFTER_S, Timeouts
 from app.api.websocket import Upgrade
 from app.api.writer import CLOSED
@@ -57,7 +57,6 @@ class FastPathProtocol(RequestReader):
         self._app, self._root_path = config.loaded_app, config.root_path
         self._head: Head | None = None
         self._ready: Head | None = None  # `_head` where a request may be taken by it
-        self._last: tuple[Route, bool] | None = None  # of the last head: whither, and whether the client stays
         self._head_alone = b""  # a known one, whose body is to come
         self._is_new = True  # nothing has come yet
         self._stops = False
@@ -77,7 +76,8 @@ class FastPathProtocol(RequestReader):
         if self._is_new:
             self._is_new, self._head = False, self.heads.find(data)
             head = self._ready = self._head
-            self.stays = head is None or head.stays
+            if head is not None:
+                self.stays = head.stays
         if head is not None and not self.write_paused:
             known = head.read(data)
             if known is not None and len(known[1]) <= self.fast_path.body_limit:
@@ -150,7 +150,7 @@ class FastPathProtocol(RequestReader):
         """Chooses the path of a request whose head is complete."""
         if head.length is None and any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in head.headers):
             raise Unsupported("the only transfer coding that is read is chunked")
-        self.stays, self._last = head.keep_alive and head.version == "1.1", None
+        self.stays = head.keep_alive and head.version == "1.1"
         if head.upgrade is not None and (websockets := self.fast_path.websockets) and websockets.takes(head):
             self.cycle = Upgrade(websockets.accept(head, self))
             return
@@ -228,12 +228,10 @@ class FastPathProtocol(RequestReader):
         """See `AnswerWriter`."""
         if self._parser.fed:  # the answer comes before the end of the body
             rest = self._parser.rest
-            return not (rest is not None and rest > SWALLOWED_BYTES) and not self._expects()
+            # A client that waits to be asked for the body may send it after the answer, or not.
+            expects = type(self.cycle) is AsgiCycle and self.cycle.expects
+            return not (rest is not None and rest > SWALLOWED_BYTES) and not expects
         return not self._stops or bool(self._ahead) or unread_bytes(self.transport) > 0
-
-    def _expects(self) -> bool:
-        """Returns whether the client waits to be asked for the body: it may send it after the answer, or not."""
-        return type(self.cycle) is AsgiCycle and self.cycle.expects
 
     def refuse(self, error: Exception) -> None:
         """Answers the request whose bytes are parsed, if it has no answer yet, and closes."""

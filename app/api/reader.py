@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from app.api.asgi_cycle import AsgiCycle
 from app.api.http_parser import HttpParser, RequestHead
-from app.api.request_cycle import FastPathCycle
+from app.api.request_cycle import FastPathCycle, Route
 from app.api.timeouts import CHECK_AFTER_S, HalfCloseCheck
 from app.api.websocket import Upgrade
 from app.api.writer import AnswerWriter
@@ -43,6 +43,8 @@ class RequestReader(AnswerWriter):
         self._ahead = b""
         self._consuming = self._continuing = False
         self._has_head = False  # the request whose bytes are parsed
+        # Of what is consumed, where the fast path takes it: its route, and whether its client stays.
+        self._last: tuple[Route, bool] | None = None
         self._reading_since = loop.time()
         self._step = self._swallowed = 0
         self._half_close = HalfCloseCheck(self)
@@ -56,7 +58,7 @@ class RequestReader(AnswerWriter):
         raise NotImplementedError
 
     def read_alone(self, request: bytes) -> None:
-        """Called with the bytes of a request that came whole, and with nothing beside it."""
+        """Called with the bytes of a request that came whole, with nothing beside it, and was not refused."""
         raise NotImplementedError
 
     def refuse(self, error: Exception) -> None:
@@ -79,7 +81,7 @@ class RequestReader(AnswerWriter):
         """Parses, and starts the requests that can be started; keeps the rest."""
         alone = not self._parser.fed
         done = steps = start = 0
-        self._consuming = True
+        self._consuming, self._last = True, None
         try:
             while start < len(data) and not self.closing and not self.transport.is_closing():
                 if done == _MOST_AT_ONCE or steps == _MOST_STEPS or self.must_wait():
@@ -89,6 +91,7 @@ class RequestReader(AnswerWriter):
                 steps += 1
                 done += not self._parser.fed
         except Refusal as error:
+            alone = False
             self.refuse(error)
         finally:
             self._consuming = False

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from app.api import known_head
+from app.api.http_parser import HEAD_LIMIT_BYTES
 from app.api.known_head import Head, KnownHeads
 from app.api.request_cycle import Route
 
@@ -133,6 +134,20 @@ def test_the_first_request_of_a_connection_has_a_head_that_another_one_had() -> 
         assert heads.find(data) is None
 
 
+def test_whether_a_client_stays_follows_from_its_fields_whatever_its_first_line() -> None:
+    heads = KnownHeads()
+    for path, stays in ((b"/a", False), (b"/b", True)):
+        head = heads.learn(to(path, b"Connection: close"), ROUTE, stays)
+        assert head is not None
+        assert not head.stays
+
+
+def test_no_head_is_looked_for_beyond_what_one_may_have() -> None:
+    heads, long = KnownHeads(), to(b"/a", b"Host: " + b"x" * HEAD_LIMIT_BYTES)
+    assert heads.learn(long, ROUTE, True) is None
+    assert heads.find(long) is None
+
+
 @pytest.mark.parametrize(("most", "value"), [("_MOST_LINES", 3), ("_MOST_BYTES", 3 * len(to(b"/0")))])
 def test_no_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch, most: str, value: int) -> None:
     monkeypatch.setattr(known_head, most, value)
@@ -140,5 +155,6 @@ def test_no_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch, most: str,
     first, _, _, fourth = (heads.learn(to(b"/%d" % number), ROUTE, True) for number in range(4))
     assert first is not None
     assert fourth is not None
-    assert first.read(to(b"/2")) is not None
+    assert first.read(to(b"/0")) is not None
+    assert first.read(to(b"/2")) is None  # of all connections together, those that are open included
     assert [fourth.read(to(b"/%d" % number)) is not None for number in range(4)] == [False, False, False, True]

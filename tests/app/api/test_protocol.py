@@ -16,6 +16,7 @@ from app.api.http_parser import HttpParser
 from app.api.protocol import FastPathProtocol, protocol_with
 from app.api.request_cycle import Route
 from app.batching.cork import Cork
+from app.errors import Unauthorized
 from app.memory import FreedMemory
 
 REQUEST = b"POST /action HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
@@ -273,6 +274,65 @@ async def test_a_known_head_closes_the_connection_of_a_client_that_wants_that_al
     protocol.data_received(request_with(b"{}").replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1))
     assert b"connection: close\r\n" not in transport.written
     assert submitted.heads == 3
+
+
+LEARNED = b"POST /action HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        LEARNED.replace(b"Length: 2", b"Length: 2\r\nContent-Length: 7"),
+        LEARNED.replace(b"POST /action HTTP/1.1", b"GET /nowhere HTTP/9.9"),
+        LEARNED.replace(b"Host: h", b"Host: h\0"),
+        LEARNED.replace(b"/action", b"/\1"),
+    ],
+)
+@pytest.mark.parametrize("before", [b"", b"\n", b"\r\n", b"\r\n\r\n"])
+async def test_a_head_that_was_refused_is_refused_each_time(refused: bytes, before: bytes) -> None:
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    first, transport = connected(submitted)
+    first.data_received(LEARNED)
+    first.data_received(before + refused)
+    assert b"HTTP/1.1 400" in transport.written
+    for data in (refused, before + refused):
+        protocol, transport = another(first)
+        protocol.data_received(data)
+        assert transport.written.startswith(b"HTTP/1.1 400")
+    assert len(submitted.bodies) == 1
+
+
+async def test_a_client_that_is_not_let_in_is_not_let_in_with_a_head_that_it_sent_before() -> None:
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    route = submitted.route
+
+    def with_token(path: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
+        if dict(headers).get(b"authorization") != b"mine":
+            raise Unauthorized("no token")
+        return route(path, headers)
+
+    submitted.route = with_token  # type: ignore[method-assign]
+    mine = LEARNED.replace(b"Host: h", b"Authorization: mine")
+    for before in (b"", b"\r\n"):
+        first, _ = connected(submitted)
+        first.data_received(mine)
+        first.data_received(before + LEARNED)
+        for data in (LEARNED, LEARNED.replace(b"Host: h", b"Authorization: other")):
+            protocol, transport = another(first)
+            protocol.data_received(data)
+            assert transport.written.startswith(b"HTTP/1.1 401")
+
+
+async def test_an_empty_line_between_requests_forgets_no_head() -> None:
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    protocol, _ = connected(submitted)
+    for data in (LEARNED, b"\r\n", LEARNED, b"\r\n", LEARNED):
+        protocol.data_received(data)
+    assert submitted.heads == 1
+    assert len(submitted.bodies) == 3
 
 
 @pytest.mark.parametrize("stop", [FastPathProtocol.shutdown, FastPathProtocol.close])
