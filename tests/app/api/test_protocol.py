@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import itertools
+import random
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -333,6 +335,40 @@ async def test_an_empty_line_between_requests_forgets_no_head() -> None:
         protocol.data_received(data)
     assert submitted.heads == 1
     assert len(submitted.bodies) == 3
+
+
+PIECES = [
+    LEARNED,
+    LEARNED.replace(b"/action", b"/other"),
+    LEARNED.replace(b"Host: h", b"Connection: close"),
+    LEARNED.replace(b"Length: 2", b"Length: 7"),
+    *(before + LEARNED.replace(b"Host: h", b"Host: h\0") for before in (b"", b"\n", b"\r\n")),
+    *(before + LEARNED.replace(b"h\r\n", b"h\r\nContent-Length: 7\r\n") for before in (b"", b"\n", b"\r\n")),
+    b"\n" + LEARNED.replace(b"/action", b"/\1").replace(b"Host: h", b"Connection: close"),
+    b"\r\n",
+    b"{}{}{}{}",
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_connection_is_answered_alike_whatever_others_have_sent(seed: int) -> None:
+    draw = random.Random(seed)
+    submitted = Submitted()
+    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"answer")
+    others, _ = connected(submitted)
+    for _ in range(500):
+        pieces = draw.choices(PIECES, k=draw.randint(1, 5))
+        stream, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
+        cuts = {*draw.choices(ends, k=draw.randint(0, 5)), *draw.choices(range(len(stream)), k=draw.choice([0, 0, 1]))}
+        sent = [stream[start:end] for start, end in itertools.pairwise(sorted({0, *cuts, len(stream)}))]
+        outcomes = []
+        for protocol, transport in (another(others), connected(submitted)):
+            del submitted.bodies[:]
+            for data in sent:
+                protocol.data_received(data)
+            outcomes.append((transport.written, transport.closed.is_set(), transport.ended, list(submitted.bodies)))
+            protocol.connection_lost(None)
+        assert outcomes[0] == outcomes[1], sent
 
 
 @pytest.mark.parametrize("stop", [FastPathProtocol.shutdown, FastPathProtocol.close])
