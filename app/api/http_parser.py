@@ -148,7 +148,7 @@ class HttpParser:
 
     def _execute(self, data: bytes, start: int, end: int) -> None:
         if self._parser is None:
-            self._parser = httptools.HttpRequestParser(self)
+            self._new_parser()
         try:
             self._parser.feed_data(data if end - start == len(data) else memoryview(data)[start:end])
         except httptools.HttpParserUpgrade:
@@ -172,10 +172,13 @@ class HttpParser:
         framing, tail = self._framing, self._tail
         self.next()
         self.fed, self._framing, self._tail = True, framing, tail
-        self._parser = httptools.HttpRequestParser(self)
+        self._new_parser()
         self._parser.feed_data(b"\r\n".join((*lines, b"", b"")))
         if head.method == b"GET" and self.head is not None:
             self.head = self.head._replace(upgrade=head.headers)
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
 
     def close(self) -> None:
         """Drops httptools' parser, which refers to this object."""

@@ -77,10 +77,10 @@ class KnownHeads:
     def find(self, request: bytes) -> Head | None:
         """Returns the head of a request, whose body may be to come; None where no connection had the same."""
         parts = _parts_of(request)
-        known = None if parts is None else self._heads.get((parts.before, parts.after))
-        if parts is None or known is None or parts.line not in known[0]:
+        if parts is None:
             return None
-        return parts.head(request, *known)
+        routes, stays = self._heads.get((parts.before, parts.after), ({}, True))
+        return parts.head(request, routes, stays) if parts.line in routes else None
 
     def learn(self, request: bytes, route: Route, stays: bool) -> Head | None:
         """Returns the head of a request that is whole and the only one; None where it is not.

@@ -93,28 +93,36 @@ class Submitted:
         return Route(lambda body: self.service.read(body), writes, metrics, large)  # type: ignore[arg-type]
 
 
+class Answered(Submitted):
+    """Every request is answered as soon as it is submitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+
+
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nothing here is for the framework")
 
 
 def connected(submitted: Submitted, **limits: float) -> tuple[FastPathProtocol, Transport]:
-    config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
-    config.load()
     bounds = HttpLimits(**{"keep_alive_s": IDLE_S} | limits)  # type: ignore[arg-type]
     shared = SharedLimits(bounds, FreedMemory())
-    protocol: Any = protocol_with(submitted, shared, Cork())(config, ServerState(), {})  # type: ignore[arg-type, call-arg]
-    transport = Transport()
-    protocol.connection_made(transport)
-    return protocol, transport
+    return connection(protocol_with(submitted, shared, Cork()))  # type: ignore[arg-type]
 
 
 def another(protocol: FastPathProtocol) -> tuple[FastPathProtocol, Transport]:
     """A second connection to the server of the first."""
+    return connection(type(protocol))
+
+
+def connection(protocol_of_server: Any) -> tuple[FastPathProtocol, Transport]:
     config = uvicorn.Config(_no_app, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
-    second, transport = type(protocol)(config, ServerState(), {}), Transport()
-    second.connection_made(transport)  # type: ignore[arg-type]
-    return second, transport
+    protocol = protocol_of_server(config, ServerState(), {})
+    transport = Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
 
 
 async def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
@@ -233,8 +241,7 @@ async def test_heads_that_differ_in_their_first_line_are_parsed_once_each() -> N
 
 
 async def test_the_head_of_another_connection_is_known_from_the_first_request_on() -> None:
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    submitted = Answered()
     first, _ = connected(submitted)
     first.data_received(request_with(b"learned"))
     whole = request_with(b"12345")
@@ -255,8 +262,7 @@ async def test_the_head_of_another_connection_is_known_from_the_first_request_on
 
 
 async def test_a_known_head_closes_the_connection_of_a_client_that_wants_that_alone() -> None:
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    submitted = Answered()
     whole, closing = request_with(b"{}"), request_with(b"{}").replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     first, _ = connected(submitted)
     for data in (whole, whole, closing):
@@ -292,8 +298,7 @@ LEARNED = b"POST /action HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
 )
 @pytest.mark.parametrize("before", [b"", b"\n", b"\r\n", b"\r\n\r\n"])
 async def test_a_head_that_was_refused_is_refused_each_time(refused: bytes, before: bytes) -> None:
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    submitted = Answered()
     first, transport = connected(submitted)
     first.data_received(LEARNED)
     first.data_received(before + refused)
@@ -306,8 +311,7 @@ async def test_a_head_that_was_refused_is_refused_each_time(refused: bytes, befo
 
 
 async def test_a_client_that_is_not_let_in_is_not_let_in_with_a_head_that_it_sent_before() -> None:
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    submitted = Answered()
     route = submitted.route
 
     def with_token(path: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
@@ -328,8 +332,7 @@ async def test_a_client_that_is_not_let_in_is_not_let_in_with_a_head_that_it_sen
 
 
 async def test_an_empty_line_between_requests_forgets_no_head() -> None:
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    submitted = Answered()
     protocol, _ = connected(submitted)
     for data in (LEARNED, b"\r\n", LEARNED, b"\r\n", LEARNED):
         protocol.data_received(data)
@@ -353,8 +356,7 @@ PIECES = [
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_connection_is_answered_alike_whatever_others_have_sent(seed: int) -> None:
     draw = random.Random(seed)
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"answer")
+    submitted = Answered()
     others, _ = connected(submitted)
     for _ in range(500):
         pieces = draw.choices(PIECES, k=draw.randint(1, 5))
@@ -373,8 +375,7 @@ async def test_a_connection_is_answered_alike_whatever_others_have_sent(seed: in
 
 @pytest.mark.parametrize("stop", [FastPathProtocol.shutdown, FastPathProtocol.close])
 async def test_a_known_head_opens_no_connection_that_closes(stop: Callable[[FastPathProtocol], None]) -> None:
-    submitted = Submitted()
-    submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+    submitted = Answered()
     first, _ = connected(submitted)
     first.data_received(request_with(b"learned"))
     protocol, transport = another(first)
@@ -391,8 +392,7 @@ async def test_bytes_are_cut_into_requests_alike_wherever_they_are_cut() -> None
 
     stream = b"".join(map(request_with, BODIES))
     for size in (*range(1, 90), len(stream)):
-        submitted = Submitted()
-        submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
+        submitted = Answered()
         protocol, transport = connected(submitted)
         for data in (request_with(b"learned"), *(stream[i : i + size] for i in range(0, len(stream), size))):
             protocol.data_received(data)
@@ -499,9 +499,8 @@ async def test_a_head_that_is_known_may_come_before_its_body() -> None:
         (2**20, [b"x" * 1000]),
         (0, []),
     ):
-        submitted = Submitted()
+        submitted = Answered()
         submitted.body_limit = 2**21
-        submitted.service.submit = lambda _, waiter, *__: waiter.set_result(b"")
         protocol, transport = connected(submitted)
         protocol.data_received(request_with(b"learned"))
         for _ in range(2):
