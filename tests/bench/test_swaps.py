@@ -65,6 +65,7 @@ def test_quick_run_reports_everything(tmp_path: Path) -> None:
     assert left_behind(scratch) == []
 
 
+@pytest.mark.only_full
 def test_stopped_half_way_it_leaves_nothing_behind(tmp_path: Path) -> None:
     with subprocess.Popen([*COMMAND, "--folder", tmp_path], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

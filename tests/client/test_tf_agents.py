@@ -20,7 +20,7 @@ def local(name: str, rows: int | None) -> Any:
     return py_tf_eager_policy.PyTFEagerPolicy(greedy, batch_time_steps=rows is None)
 
 
-@pytest.mark.parametrize("rows", [None, 3])
+@pytest.mark.parametrize("rows", [pytest.param(None, marks=pytest.mark.only_full), 3])
 @pytest.mark.parametrize("name", ["cartpole", "boltzmann", "continuous", "recurrent", "nested"])
 def test_a_driver_collects_the_same_trajectories_as_on_the_local_policy(
     server: RunningServer, name: str, rows: int | None

@@ -342,14 +342,17 @@ def chosen_of(dtype: tf.DType, low: int, high: int) -> Callable[[], tf_policy.TF
     return lambda: greedy_policy.GreedyPolicy(q_policy.QPolicy(TIME_STEP, action, q_net(action=action)))
 
 
-@pytest.mark.parametrize("dtype", [tf.int32, tf.int64])
+@pytest.mark.parametrize("dtype", [pytest.param(tf.int32, marks=pytest.mark.only_full), tf.int64])
 def test_seven_actions_are_compiled(compiled_policies: CompiledPolicies, dtype, tmp_path):
     opened = compiled_policies.open(f"seven-{dtype.name}", lambda: PolicySaver(chosen_of(dtype, 0, 6)()))
     opened.compiler().compile(opened.engine, tmp_path / "m.tflite")
     check(opened, tmp_path / "m.tflite")
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.0, 6.0), *(pytest.param(*ends, marks=pytest.mark.only_full) for ends in ((-1.0, 1.0), (0.0, 1.0)))],
+)
 def test_clipped_floats_are_compiled(compiled_policies: CompiledPolicies, low, high, tmp_path):
     action = tensor_spec.BoundedTensorSpec([2], tf.float32, low, high, "action")
     actor = actor_policy.ActorPolicy(TIME_STEP, action, actor_net(action=action))

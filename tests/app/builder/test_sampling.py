@@ -27,7 +27,14 @@ ERROR_RATE = 1e-6
 MANY = 2000
 # Categories, normal numbers, exploration, a fixed batch; noise for what the graph of `action` draws; gamma samples.
 # With --full, test_engines.py in tests/zoo takes every kind.
-SAMPLED = ["q", "ppo", "dqn-epsilon", "export-fixed-batch-sampled", "neural-boltzmann-gumbel", "family-gamma"]
+SAMPLED = [
+    "q",
+    pytest.param("ppo", marks=pytest.mark.only_full),
+    "dqn-epsilon",
+    "export-fixed-batch-sampled",
+    "neural-boltzmann-gumbel",
+    "family-gamma",
+]
 
 
 def one_row(opened: Opened, rows: int) -> dict[str, np.ndarray]:

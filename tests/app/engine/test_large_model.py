@@ -21,10 +21,10 @@ from tests.support.compiled import Compiled, CompiledPolicies
 # Floats; states; nests and integers; a fixed batch; bytes; noise by `sample`, and for a whole call.
 KINDS = [
     "dqn-greedy",
-    "dqn-lstm-greedy",
+    pytest.param("dqn-lstm-greedy", marks=pytest.mark.only_full),
     "export-nested",
     "export-fixed-batch-lstm",
-    "observation-image",
+    pytest.param("observation-image", marks=pytest.mark.only_full),
     "ppo",
     "td3-gaussian-noise",
 ]

@@ -285,7 +285,7 @@ def read_all(server: RunningServer, count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("store", ["memory", pytest.param("redis", marks=pytest.mark.only_full)])
 async def test_rows_are_the_steps_that_were_answered_and_followed(
     store: str, tmp_path: Path, warm: tuple[str, str], full: bool
 ) -> None:

@@ -62,6 +62,7 @@ def test_quick_demo_swaps_weights_while_simulators_play_and_no_request_fails(
     assert not _processes_with(str(runs_dir))
 
 
+@pytest.mark.only_full
 def test_demo_leaves_nothing_running_when_it_is_stopped(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     with subprocess.Popen(_demo(runs_dir), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:

@@ -108,7 +108,7 @@ def test_a_folder_of_exports_is_served_by_its_newest(scenario: Scenario) -> None
     scenario.until_it_serves("many", "policy_110", 110)
 
 
-@pytest.mark.parametrize("name", ["empty", "absent"])
+@pytest.mark.parametrize("name", [pytest.param("empty", marks=pytest.mark.only_full), "absent"])
 def test_a_folder_of_exports_is_served_when_its_first_one_arrives(scenario: Scenario, name: str) -> None:
     answer = scenario.server.http.post(f"/v1/policies/{name}/action", json={"observation": [7, 0, 0, 0]})
     assert (answer.status_code, answer.json()["title"]) == (503, "Not ready")
@@ -161,7 +161,7 @@ def test_an_export_whose_variables_do_not_fit_is_reported_so(scenario: Scenario)
     assert (answer.status_code, reason in answer.json()["detail"]) == (409, True)
 
 
-@pytest.mark.parametrize("policy", ["one", "ours"])
+@pytest.mark.parametrize("policy", ["one", pytest.param("ours", marks=pytest.mark.only_full)])
 def test_an_export_that_is_saved_again_and_again_serves_each_time(scenario: Scenario, policy: str) -> None:
     trainer: NumberTrainer = getattr(scenario, policy)
     first = scenario.serves(policy)

@@ -125,7 +125,7 @@ def test_killed_while_it_follows_a_trainer_it_comes_back_to_the_newest(
         check_copies(state)
 
 
-@pytest.mark.parametrize("wish", ["pinned", "rolled back"])
+@pytest.mark.parametrize("wish", [pytest.param("pinned", marks=pytest.mark.only_full), "rolled back"])
 def test_killed_during_a_reload_it_comes_back_to_what_was_wished_or_to_what_is(
     trainer: NumberTrainer, state: Path, wish: str, full: bool
 ) -> None:
@@ -159,7 +159,7 @@ def test_killed_during_a_reload_it_comes_back_to_what_was_wished_or_to_what_is(
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param(2, id="what served last"),
+        pytest.param(2, id="what served last", marks=pytest.mark.only_full),
         pytest.param(3, id="a copy of new weights"),
     ],
 )

@@ -96,7 +96,7 @@ def stop_under_load(server: RunningServer, more: int) -> tuple[float, list[Sent]
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.only_full), 2])
 def test_what_was_sent_before_the_stop_is_answered(tmp_path: Path, full: bool, workers: int) -> None:
     trainer = NumberTrainer(tmp_path / "p")
     options = ("--no-watch", "--workers", str(workers), "--state-dir", str(tmp_path / "state"))

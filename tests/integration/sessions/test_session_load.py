@@ -163,7 +163,7 @@ def check_alone(simulators: list[Simulator]) -> int:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("store", [pytest.param("memory", marks=pytest.mark.only_full), "redis"])
 async def test_every_episode_is_that_of_the_policy_alone(
     exports: Path, warm: tuple[str, str], full: bool, store: str
 ) -> None:

@@ -17,7 +17,7 @@ from tests.support.server import serving
 from tests.support.steady import until
 
 
-@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("store", [pytest.param("memory", marks=pytest.mark.only_full), "redis"])
 def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full: bool, store: str) -> None:
     """In the midst of many sessions, three swaps: actions show the weights, and that the state goes on."""
     count = 500 if full else 20
@@ -52,7 +52,7 @@ def test_swaps_are_followed_or_not_as_the_session_has_said(tmp_path: Path, full:
         assert problem(late.step(options={"min_train_step": 5}), 409)["title"] == "Weights too old"
 
 
-@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("store", ["memory", pytest.param("redis", marks=pytest.mark.only_full)])
 def test_sessions_are_bounded_and_given_back(exports: Path, warm: tuple[str, str], store: str) -> None:
     limits = ("--sessions-limit", "5", "--sessions-idle-s", "5", *warm)
     with server_of(store, {"recurrent": exports / "recurrent"}, *limits) as server:

@@ -125,7 +125,7 @@ def serving_step(server: RunningServer, name: str) -> int:
     return int(next(policy["train_step"] for policy in listed if policy["name"] == name))
 
 
-@pytest.mark.parametrize("rows", [None, 3, 4])
+@pytest.mark.parametrize("rows", [None, 3, pytest.param(4, marks=pytest.mark.only_full)])
 @pytest.mark.parametrize("name", POLICIES)
 def test_an_episode_goes_on_over_swaps_with_its_own_policy_state(
     server: RunningServer, trainers: dict[str, Trainer], name: str, rows: int | None, full: bool

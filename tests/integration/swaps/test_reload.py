@@ -105,7 +105,7 @@ def check_answers(load: Load, acknowledged: list[tuple[float, int]]) -> None:
         assert train_step >= newest, f"began {began}, reload to {newest} was acknowledged before"
 
 
-@pytest.mark.parametrize("policy", ["ours", "plain"])
+@pytest.mark.parametrize("policy", ["ours", pytest.param("plain", marks=pytest.mark.only_full)])
 def test_reload_under_load_mixes_nothing_and_fails_nothing(
     server: RunningServer, trainers: dict[str, NumberTrainer], policy: str, full: bool
 ) -> None:
@@ -345,7 +345,7 @@ def test_a_pin_whose_checkpoint_is_gone_is_dropped(tmp_path: Path) -> None:
         load.until(lambda: load.answers[-1][2]["train_step"] == 2)
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
+@pytest.mark.parametrize("plain", [pytest.param(False, marks=pytest.mark.only_full), True], ids=["ours", "plain"])
 def test_watching_swaps_under_load_as_checkpoints_appear(tmp_path: Path, plain: bool) -> None:
     trainer = NumberTrainer(tmp_path / "policy", plain=plain)
     trainer.publish(1)

@@ -47,7 +47,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NumberTrainer:
     return trainer_in(tmp_path_factory.mktemp("canary") / "p")
 
 
-@pytest.fixture(scope="module", params=["memory", "redis"])
+@pytest.fixture(scope="module", params=["memory", pytest.param("redis", marks=pytest.mark.only_full)])
 def started(request: pytest.FixtureRequest, trainer: NumberTrainer) -> Iterator[RunningServer]:
     with server_of(request.param, {"p": trainer.folder}, prepared=True) as running:
         yield running

@@ -33,13 +33,13 @@ KINDS: dict[str, Kind] = named(
 
 
 def _some_of_each_group(share: int) -> list[str]:
-    """Every one in `share` of a large group, and two of a small one."""
+    """The first one of each group, and every one in `share` of a large one."""
     groups = {kind.group: [k.name for k in KINDS.values() if k.group == kind.group] for kind in KINDS.values()}
-    return [name for names in groups.values() for name in names[:: min(share, (len(names) + 1) // 2)]]
+    return [name for names in groups.values() for name in names[::share]]
 
 
 # What a run with small counts looks at.
-FEW = _some_of_each_group(12)
+FEW = _some_of_each_group(16)
 
 
 def make(kind: Kind, seed: int) -> tf_policy.TFPolicy:
