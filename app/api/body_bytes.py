@@ -10,8 +10,8 @@ from typing import cast
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.api.encodings import Decoder, decoder_of
-from app.errors import BodyTooLarge, ClientGone, NotJson
+from app.api.encodings import PIECE_BYTES, Decoder, decoder_of
+from app.errors import BodyTooLarge, ClientGone, DeadlinePassed, NotJson
 from app.wire.limits import SHORT_BODY_BYTES
 
 # Between two looks at whether somebody still waits for a body that is decoded.
@@ -48,11 +48,17 @@ class BodyBuffer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, timeout_s: float | None = None) -> bytes:
     """Reads the bytes of the body, decoded.
+
+    Args:
+      request: the request.
+      limit: of the decoded bytes.
+      timeout_s: how long it may wait until compressed bodies that came before it are decoded; None: until they are.
 
     Raises:
       BodyTooLarge, NotJson, NotDecodable, UnknownEncoding: as `body_parts`.
+      DeadlinePassed: they were not decoded in time.
     """
     decoder = decoder_of(request)
     buffer = BodyBuffer()
@@ -63,7 +69,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise NotJson("the body that was announced is not there")
     if decoder is None or not body:
         return body
-    return await _decoded(request, decoder, body, limit)
+    return await _decoded(request, decoder, body, limit, timeout_s)
 
 
 async def body_parts(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -105,28 +111,39 @@ async def _received(request: Request, limit: int) -> AsyncIterator[bytes]:
         raise NotJson("the connection ended before the body did") from None
 
 
-def _turn(request: Request) -> asyncio.Lock:
+@contextlib.asynccontextmanager
+async def _turn(request: Request, timeout_s: float | None) -> AsyncIterator[None]:
     state = request.app.state
     if not hasattr(state, "large_bodies"):
         state.large_bodies = asyncio.Lock()
-    return cast(asyncio.Lock, state.large_bodies)
+    lock: asyncio.Lock = state.large_bodies
+    try:
+        async with asyncio.timeout(timeout_s):
+            await lock.acquire()
+    except TimeoutError:
+        raise DeadlinePassed("the deadline passed while other compressed bodies were decoded") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-async def _decoded(request: Request, decoder: Decoder, body: bytes, limit: int) -> bytes:
+async def _decoded(request: Request, decoder: Decoder, body: bytes, limit: int, timeout_s: float | None) -> bytes:
     """Decodes with breaks for others: a full body takes some hundred milliseconds.
 
-    What is more than one piece is decoded one body after the other, so that many small bodies that stand for large
+    What is larger than a piece is decoded one body after the other, so that many small bodies that stand for large
     ones take no more memory than one; a body whose client has gone meanwhile is not decoded.
     """
     buffer = BodyBuffer()
-    size = 0
+    size, has_turn = 0, False
     async with contextlib.AsyncExitStack() as stack:
         for number, piece in enumerate(decoder.pieces(body)):
             size += len(piece)
             _check_decoded(size, limit)
             buffer.add(piece)
-            if number == 1:
-                await stack.enter_async_context(_turn(request))
+            if size > PIECE_BYTES and not has_turn:
+                await stack.enter_async_context(_turn(request, timeout_s))
+                has_turn = True
             if number % _PIECES_A_LOOK == 1 and await request.is_disconnected():
                 raise ClientGone("the client went away before its body was decoded")
             await asyncio.sleep(0)

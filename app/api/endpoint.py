@@ -83,7 +83,7 @@ def endpoint(
         answer = AwaitedAnswer()
         cycle = make(request, policy, reads, writes, metrics.data(known, route), answer)
         try:
-            body = await read_body(request, policy.body_limit(route, reads))
+            body = await read_body(request, policy.body_limit(route, reads), service.timeout_s(None))
         except Exception as error:
             cycle.set_exception(error)
         else:

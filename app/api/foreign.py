@@ -43,7 +43,7 @@ async def answer_by(request: Request, service: Service, route: Route, answer: Aw
     """Answers a request by a route whose `cycle` is a `ForeignCycle`."""
     cycle = route.cycle(timed_for_task(route), answer)
     try:
-        body = await read_body(request, route.large.limit)
+        body = await read_body(request, route.large.limit, service.timeout_s(None))
     except Exception as error:
         cycle.set_exception(error)
     else:

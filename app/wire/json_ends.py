@@ -55,14 +55,9 @@ def end_of_string(body: bytes, at: int) -> int:
 def _step_end(body: bytes, at: int) -> int:
     """Returns the end of a slice that starts at `at`: never between a backslash and what it escapes."""
     stop = min(at + _STEP, len(body))
-    while stop < len(body) and body[stop - 1] == 0x5C:
-        run = stop - 1
-        while run > at and body[run - 1] == 0x5C:
-            run -= 1
-        if (stop - run) % 2 == 0:
-            break
-        stop += 1
-    return stop
+    chunk = body[at:stop]
+    backslashes = len(chunk) - len(chunk.rstrip(b"\\"))
+    return min(stop + backslashes % 2, len(body))
 
 
 def _without_escapes(chunk: bytes) -> bytes:

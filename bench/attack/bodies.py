@@ -93,6 +93,7 @@ def in_json() -> Iterator[Body]:
     yield one("names in other scripts", lambda: b"{" + '"ключ€":1,'.encode() * 3_000 + b'"a":1}')
     yield one("a string of 16 MB", lambda: _json(b'"' + b"x" * 16_000_000 + b'"'))
     yield one("a string of 8 million escapes", lambda: _json(b'"' + b'\\"' * 8_000_000 + b'"'))
+    yield one("a string of 60 million backslashes", lambda: _json(b'"' + b"\\" * 60_000_000 + b'"'), "word")
     yield one("a string of \\u escapes", lambda: _json(b'"' + b"\\u0041" * 2_500_000 + b'"'))
     yield one("2 million strings", lambda: _json(_many(b'"0.1"', 12_000_000)))
     yield one("an integer of a million digits", lambda: _json(b"[1,2,3," + b"9" * 1_000_000 + b"]"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -242,11 +243,16 @@ def _chunked(size: int) -> Callable[[int, float], str]:
     return run
 
 
-def _zipped(port: int, seconds: float) -> str:
-    body = gzip.compress(b" " * 200_000_000, 9)
-    with connect(port, seconds) as connection:
-        send_all(connection, head("/v1/policies/small/action", len(body), "Content-Encoding: gzip") + body)
-        return status_of(connection)
+def _zipped(make: Callable[[], bytes], policy: str = "small") -> Callable[[int, float], str]:
+    """One body of gzip."""
+
+    def run(port: int, seconds: float) -> str:
+        body = make()
+        with connect(port, seconds) as connection:
+            send_all(connection, head(f"/v1/policies/{policy}/action", len(body), "Content-Encoding: gzip") + body)
+            return status_of(connection)
+
+    return run
 
 
 def _zipped_beside(connections: int) -> Callable[[int, float], str]:
@@ -353,7 +359,9 @@ KINDS = [
     Wire("large requests ahead of their turn", _pipelined(b" " * 4_000_000 + _SMALL, 20)),
     Wire("a body in chunks of 1 byte", _chunked(1)),
     Wire("a body in chunks without end", _chunked(60_000)),
-    Wire("a gzip bomb", _zipped),
+    Wire("a gzip bomb", _zipped(lambda: gzip.compress(b" " * 200_000_000, 9))),
+    Wire("800,000 empty gzip members", _zipped(lambda: gzip.compress(b"") * 800_000)),
+    Wire("50 MB of gzip that is as large decoded", _zipped(lambda: gzip.compress(os.urandom(50_000_000), 1), "image")),
     Wire("20 gzip bodies near the bound", _zipped_beside(20)),
     Wire("300 gzip bodies whose clients go away", _zipped_and_closed(300)),
     Wire("admin: 500 levels of lists", _admin(b'{"checkpoint":' + b"[" * 500 + b"]" * 500 + b"}")),

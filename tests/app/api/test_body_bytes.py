@@ -1,5 +1,6 @@
 """Bodies: whole, in pieces, decoded, and never larger than they may be."""
 
+import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +11,8 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from app.api.body_bytes import BodyBuffer, body_parts, read_body
-from app.errors import BodyTooLarge, NotDecodable, NotJson, Refusal, UnknownEncoding
+from app.api.encodings import PIECE_BYTES
+from app.errors import BodyTooLarge, DeadlinePassed, NotDecodable, NotJson, Refusal, UnknownEncoding
 from app.wire.limits import SHORT_BODY_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +25,7 @@ def request(*parts: bytes, cut: bool = False, **fields: str) -> Request:
     messages.append({"type": "http.disconnect"} if cut else {"type": "http.request", "body": b"", "more_body": False})
 
     async def receive() -> dict[str, Any]:
-        return messages.pop(0)
+        return messages.pop(0) if messages else await asyncio.Future()
 
     headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
     return Request({"type": "http", "headers": headers, "app": FastAPI()}, receive)
@@ -74,6 +76,18 @@ async def test_what_is_too_large_or_no_whole_body_is_refused(
 ) -> None:
     with pytest.raises(error):
         await read(sent(), LIMIT)
+
+
+async def test_a_large_one_waits_for_others_to_be_decoded_until_its_deadline() -> None:
+    data = gzip.compress(bytes(PIECE_BYTES + 1))
+    late, small, next_one = (request(each, content_encoding="gzip") for each in (data, gzip.compress(b"x"), data))
+    turn = late.app.state.large_bodies = small.app.state.large_bodies = next_one.app.state.large_bodies = asyncio.Lock()
+    async with turn:
+        with pytest.raises(DeadlinePassed, match="while other compressed bodies were decoded"):
+            await read_body(late, 2 * PIECE_BYTES, timeout_s=0.001)
+        assert await read_body(small, LIMIT, timeout_s=0.001) == b"x"
+    assert len(await read_body(next_one, 2 * PIECE_BYTES, timeout_s=60)) == PIECE_BYTES + 1
+    assert not turn.locked()
 
 
 async def test_a_body_that_was_announced_and_is_not_there_is_refused() -> None:

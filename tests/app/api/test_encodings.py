@@ -1,6 +1,8 @@
 """Compressed bodies, from zlib itself; nothing stands for more than a piece at a time."""
 
 import gzip
+import itertools
+import random
 import zlib
 from typing import Any
 
@@ -42,6 +44,35 @@ def test_a_body_is_decoded_however_it_is_cut(name: str, step: int) -> None:
 
 def test_joined_gzip_files_are_one_body() -> None:
     assert decoded(Decoder("gzip"), gzip.compress(b"one") + gzip.compress(b"two")) == b"onetwo"
+
+
+def test_many_members_are_read_where_each_stands_for_something() -> None:
+    """As bgzip has them: a block of 64 KiB each, of which some take but a hundred bytes."""
+    block = b" " * 65_280
+    assert decoded(Decoder("gzip"), gzip.compress(block) * 1000) == block * 1000
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_a_body_of_next_to_empty_members_is_refused_early(content: bytes) -> None:
+    members = gzip.compress(content) * 200_000
+    pieces = itertools.islice(Decoder("gzip").pieces(members), 20_000)
+    with pytest.raises(NotDecodable, match="more than 4096 gzip members"):
+        list(pieces)
+
+
+@pytest.mark.parametrize("data", [random.Random(1).randbytes(2**20), bytes(2**24)], ids=["random", "bomb"])
+def test_what_is_left_of_a_body_is_not_copied_for_each_piece(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed, decompressed = 0, Decoder._decompressed
+
+    def counted(self: Decoder, part: bytes) -> bytes:
+        nonlocal fed
+        fed += len(part)
+        return decompressed(self, part)
+
+    monkeypatch.setattr(Decoder, "_decompressed", counted)
+    body = gzip.compress(data, 1)
+    assert decoded(Decoder("gzip"), body) == data
+    assert fed < 2 * len(body) + 2**21
 
 
 def test_a_bomb_comes_in_bounded_pieces() -> None:

@@ -1,5 +1,8 @@
 import json
 import random
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -7,7 +10,7 @@ from app.errors import NotJson
 from app.wire import json_ends
 from app.wire.json_ends import end_of, end_of_string
 
-TEXTS = ["", "a", '"', "\\", '\\"', "[", "]}", "{[", 'x\\\\"y', "é[", "\\u0022", "\n"]
+TEXTS = ["", "a", '"', "\\", "\\" * 5, '\\"', "[", "]}", "{[", 'x\\\\"y', "é[", "\\u0022", "\n"]
 
 
 @pytest.fixture(params=[1, 2, 3, 7, 64 * 1024])
@@ -51,3 +54,22 @@ def test_a_list_without_an_end_is_refused(body: bytes) -> None:
 def test_a_string_without_an_end_is_refused(body: bytes) -> None:
     with pytest.raises(NotJson, match=f"ends within a string, after {len(body)} bytes"):
         end_of_string(body, 0)
+
+
+@pytest.mark.parametrize("backslashes", [2**20, 2**20 + 1])
+def test_backslashes_are_not_looked_at_one_by_one(backslashes: int) -> None:
+    """16 MB of them took the only thread that reads large bodies five seconds."""
+    body, lines = b'"' + b"\\" * backslashes + b'" "', 0
+
+    def count(*_: object) -> Callable[..., Any]:
+        nonlocal lines
+        lines += 1
+        return count
+
+    sys.settrace(count)
+    try:
+        end = end_of_string(body, 0)
+    finally:
+        sys.settrace(None)
+    assert end == len(body) - (0 if backslashes % 2 else 2)
+    assert lines < 2000
