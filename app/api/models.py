@@ -28,9 +28,9 @@ from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
 from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, MSGPACK
-from app.wire.limits import SHORT_BODY_BYTES
+from app.wire.limits import SHORT_BODY_BYTES, SMALL_BYTES
 from app.wire.tensors import Arrays
-from saver.artifact import leaves
+from saver.artifact import LOG_PROB, leaves
 
 # The header with the length of the JSON in a body, in lower case.
 JSON_LENGTH = b"inference-header-content-length"
@@ -127,6 +127,7 @@ class ServedModel:
         self._service = service
         self._reader = BodyReader(model)
         self._arrays = ArrayReader(model.policy.spec, model.policy.reader.rows_limit)
+        self._has_strings = any(leaf.dtype == "string" for leaf in model.leaves.values())
 
     def route(self, metrics: Metrics, json_length: int | None, loaded: LoadedVersion[Any] | None = None) -> Route:
         """Makes the route of requests whose JSON has this length; None: no raw tensors follow it.
@@ -176,8 +177,8 @@ class ServedModel:
     def _at_once(
         self, json_length: int | None, loaded: LoadedVersion[Any] | None, body: bytes
     ) -> PendingRequest | Answer | None:
-        """Reads a large body where that takes a few milliseconds: one of raw tensors."""
-        if json_length is None or len(body) > SHORT_BODY_BYTES:
+        """Reads a large body where that takes a few milliseconds: one of numbers as raw tensors, behind little JSON."""
+        if json_length is None or json_length > SMALL_BYTES or len(body) > SHORT_BODY_BYTES or self._has_strings:
             return None
         return cast(PendingRequest, self._read(json_length, loaded, body))
 
@@ -190,7 +191,8 @@ class ServedModel:
         """Returns the step of a session that a call is.
 
         Raises:
-          DoesNotFit: the model has none, or `loaded`, a version that is named, would have to answer.
+          DoesNotFit: the model has none; `loaded`, a version that is named, would have to answer; or an output is
+            wanted that no step has.
         """
         if loaded is not None:
             expected = "a model without a version: each sequence keeps to its own"
@@ -198,6 +200,10 @@ class ServedModel:
         if self.model.name != self.model.policy.name:
             expected = f"model {self.model.policy.name} for sequences"
             raise DoesNotFit([Problem("parameters.sequence_id", f"is for actions, not {self.model.name}", expected)])
+        # Before the step: one that is refused has not been taken.
+        spec, log_prob = self.model.policy.spec, [LOG_PROB] if call.options.get(LOG_PROB) else []
+        action, info = ([leaf.name for _, leaf in leaves(nest)] for nest in (spec.action, spec.info))
+        check_outputs(call.form.names, [*action, *log_prob, *info])
         return SequenceCall(self, call)
 
 

@@ -30,6 +30,7 @@ from app.dialects.open_inference_answer import Form
 from app.errors import DoesNotFit, NotJson, Problem, Unsupported
 from app.inputs.bounds import limits_of
 from app.inputs.options import Options, read_options
+from app.wire import json_body
 from app.wire.codecs import JSON
 from app.wire.limits import SHORT_BODY_BYTES
 from app.wire.long_lists import LongList, LongString, read_long
@@ -126,7 +127,11 @@ class BodyReader:
             start, end = _data_in(body)
             key = bytes(body[:start]), bytes(body[end:])
             numbers = _decoder(self._model.leaves[call.places[0].name], call.places[0].sent)
-            if len(call.fields) > 1 or not _reads(numbers, body[start:end], call.data):
+            if (
+                len(call.fields) > 1
+                or not _is_data(body, start, end)
+                or not _reads(numbers, body[start:end], call.data)
+            ):
                 return
         options = read_options(call.options)
         self._keep(key, Kept(job.function, options, call.form, job.rows, call.places, numbers, len(body)))
@@ -300,6 +305,15 @@ def _data_in(body: bytes) -> tuple[int, int]:
     """Returns where the first input's data start and end, where they are numbers and nothing follows them."""
     start = body.find(_DATA) + len(_DATA)
     return start, body.find(b"}", start)
+
+
+def _is_data(body: bytes, start: int, end: int) -> bool:
+    """Whether these bytes are the input's data, and not what stands under such a name in its parameters, say."""
+    try:
+        (given,) = json_body.decode(body[:start] + b"null" + body[end:])["inputs"]
+        return given.get("data", body) is None
+    except Exception:  # with another value there, it may be no JSON any more
+        return False
 
 
 def _decoder(leaf: Leaf, shape: Sequence[int]) -> Callable[[bytes], Any]:

@@ -117,6 +117,46 @@ def test_what_only_looks_like_a_known_request_is_not_taken_for_one(body: bytes) 
     assert outcome(known, body, None) == outcome(served(), body, None)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        '"parameters": {"data": %(other)s}, "data": %(data)s',
+        '"parameters":{"data":%(other)s},"data":%(data)s',
+        '"parameters":{"data":%(other)s},"data" : %(data)s',
+        '"parameters":{"data":%(other)s},"\\u0064ata":%(data)s',
+        '"data":%(other)s,"data":%(data)s',
+        '"x":"\\"data\\":","parameters":{"data":%(other)s},"data":%(data)s',
+    ],
+)
+def test_numbers_elsewhere_under_the_name_of_the_data_are_not_taken_for_them(form: str) -> None:
+    """In the first request both are alike: which of them is the data cannot be seen by their numbers."""
+
+    def body(other: str, data: str) -> bytes:
+        text = form % {"other": other, "data": data}
+        return f'{{"inputs":[{{"name":"0/observation","shape":[1,4],"datatype":"FP32",{text}}}]}}'.encode()
+
+    known = served()
+    outcome(known, body("[1,2,3,4]", "[1,2,3,4]"), None)
+    later = body("[5,6,7,8]", "[1,2,3,4]"), body("[1,2,3,4]", "[5,6,7,8]")
+    for each in later:
+        assert outcome(known, each, None) == outcome(served(), each, None)
+
+
+@pytest.mark.parametrize(
+    ("observation", "spaces", "is_read"),
+    [(FLOATS_4, 0, True), (FLOATS_4, 70_000, False), (Leaf("0/observation", "string", (1,)), 0, False)],
+)
+def test_only_numbers_behind_little_json_are_read_while_others_wait(
+    observation: Leaf, spaces: int, is_read: bool
+) -> None:
+    """The header with the JSON's length says nothing of what follows it: that may be all JSON, or strings."""
+    tensor = {"name": "0/observation", "shape": [1, *observation.shape], "datatype": DATATYPES[observation.dtype]}
+    data = struct.pack("<4f", 1, 2, 3, 4) if observation is FLOATS_4 else b"\5\0\0\0north"
+    text = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(data)}}]}).encode() + b" " * spaces
+    found = served(observation)._at_once(len(text), None, text + data)
+    assert (found is not None) == is_read
+
+
 def test_requests_with_an_id_or_parameters_of_their_own_keep_them() -> None:
     model = served()
     for id_ in ("a", "b"):

@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -49,9 +50,9 @@ def by_http(
 ) -> Answer:
     tensor = {"name": "0/observation", "shape": list(row.shape), "datatype": "FP32", "data": row.tolist()}
     headers = {"Authorization": token} if token else {}
-    version = parameters.pop("version", "")
+    version, outputs = parameters.pop("version", ""), [{"name": name} for name in parameters.pop("outputs", ())]
     path = f"/v2/models/{model}{f'/versions/{version}' if version else ''}/infer"
-    body = json.dumps({"inputs": [tensor], "parameters": parameters})  # with Python's NaN
+    body = json.dumps({"inputs": [tensor], "outputs": outputs, "parameters": parameters})  # with Python's NaN
     response = client.post(path, content=body, headers=headers)
     return response.status_code, response.json().get("error", "")
 
@@ -61,6 +62,8 @@ def by_grpc(channel: Any, row: np.ndarray = ROW, model: str = "policy", token: s
     request = MESSAGES.named("ModelInferRequest")(model_name=model, model_version=version)
     request.inputs.add(name="0/observation", datatype="FP32", shape=row.shape)
     request.raw_input_contents.append(row.tobytes())
+    for output in parameters.pop("outputs", ()):
+        request.outputs.add(name=output)
     kinds = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
     for name, value in parameters.items():
         setattr(request.parameters[name], kinds[type(value)], value)
@@ -113,6 +116,19 @@ def test_refused_over_http_and_grpc(case: str, client: httpx.Client, channel: An
     for got, expected in ((by_http(client, **asked), status), (by_grpc(channel, **asked), CODES[status])):
         assert got[0] == expected, got
         assert text in got[1]
+
+
+def test_a_refused_step_of_a_sequence_has_not_been_taken(client: httpx.Client, channel: Any) -> None:
+    """The metadata list the state among the outputs: a sequence keeps it on the server."""
+    for ask, refused in ((partial(by_http, client), 422), (partial(by_grpc, channel), CODE.INVALID_ARGUMENT)):
+        assert ask(sequence_id=6, sequence_start=True)[1] == ""
+        began = client.get("/v1/policies/policy/sessions/6").raise_for_status().json()
+        for more in ({}, {"sequence_end": True}, {"sequence_start": True}):
+            status, error = ask(sequence_id=6, outputs=("action", "state/steps"), **more)
+            assert status == refused
+            assert "outputs.state/steps: is no output of this request; expected one of action" in error
+            assert client.get("/v1/policies/policy/sessions/6").json() == began
+        assert ask(sequence_id=6, sequence_end=True, outputs=("action",))[1] == ""
 
 
 @contextmanager
