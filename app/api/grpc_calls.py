@@ -15,10 +15,10 @@ from app.api.access import client_at, require_bearer
 from app.api.audit import log_call
 from app.api.connection_limits import UnfinishedRequests
 from app.api.grpc_health import until
-from app.api.grpc_messages import counted, reader_of
+from app.api.grpc_messages import InferMessage, counted, parsed, reader_of
 from app.api.models import Models, ServedModel
 from app.api.problems import detail_of, kind_of, status_of
-from app.dialects.open_inference import EXTENSIONS, check_outputs
+from app.dialects.open_inference import EXTENSIONS, Model, check_outputs
 from app.dialects.open_inference_body import Call
 from app.dialects.open_inference_grpc import call_in, response_of
 from app.dialects.open_inference_messages import INFERENCE, Messages
@@ -105,7 +105,7 @@ class InferenceCalls:
         handlers = {name: self._unary(name, call) for name, call in unary.items()}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            reader_of(self._messages.named("ModelInferRequest")),
+            InferMessage,
             self._messages.named("ModelStreamInferResponse").SerializeToString,
         )
         return grpc.method_handlers_generic_handler(INFERENCE, handlers)
@@ -115,11 +115,11 @@ class InferenceCalls:
             try:
                 if name not in _WITHOUT_DATA_TOKEN:
                     self._check_token(context)
-                return await call(request if name == "ModelInfer" else _readable(request), context)
+                return await call(_readable(request), context)
             except Exception as error:
                 await context.abort(CODES[status_of(error)], detail_of(error))
 
-        asks = reader_of(self._messages.named(f"{name}Request"))
+        asks = InferMessage if name == "ModelInfer" else reader_of(self._messages.named(f"{name}Request"))
         return grpc.unary_unary_rpc_method_handler(
             answered, asks, self._messages.named(f"{name}Response").SerializeToString
         )
@@ -196,15 +196,16 @@ class InferenceCalls:
         served = self._models.model(name or self._service.default)
         return served, await loaded_of(served.model.policy, version) if version else None
 
-    async def _infer(self, request: Any, context: Any) -> Any:
+    async def _infer(self, request: InferMessage, context: Any) -> Any:
         started, policy, function = perf_counter(), "", "action"
         status, kind = 499, "client-gone"
         try:
-            request = _readable(request)
+            if request.refusal is not None:
+                raise request.refusal
             served, loaded = await self._asked(request.model_name, request.model_version)
             policy, function = served.model.policy.name, served.model.function
-            with counted(self._unfinished, request.ByteSize()):
-                outputs, version, train_step = await self._answered(served, loaded, request, context)
+            with counted(self._unfinished, len(request.body)):
+                outputs, version, train_step = await self._answered(served, loaded, request.body, context)
             status, kind = 200, ""
             return response_of(self._messages, served.model, request.id, outputs, version, train_step)
         except Exception as error:
@@ -216,15 +217,15 @@ class InferenceCalls:
             self._metrics.data(policy, f"grpc/{function}").answered(status, perf_counter() - started)
 
     async def _answered(
-        self, served: ServedModel, loaded: LoadedVersion[Any] | None, request: Any, context: Any
+        self, served: ServedModel, loaded: LoadedVersion[Any] | None, body: bytes, context: Any
     ) -> tuple[Arrays, str, int]:
-        size, limit = request.ByteSize(), served.model.policy.body_limit(served.model.function, MSGPACK)
+        size, limit = len(body), served.model.policy.body_limit(served.model.function, MSGPACK)
         if size > limit + SMALL_BYTES:
             raise BodyTooLarge(f"the message has {size} bytes, at most {limit + SMALL_BYTES} are read")
         if size <= SMALL_BYTES:
-            call = call_in(served.model, request)
+            call = self._call_in(served.model, body)
         else:
-            call = await self._service.offload.run(size, call_in, served.model, request)
+            call = await self._service.offload.run(size, self._call_in, served.model, body)
         call = self._in_time(call, context)
         if call.sequence is not None:
             return await served.sequence(call, loaded).outputs(client_at(_host(context)))
@@ -234,6 +235,9 @@ class InferenceCalls:
             pending.job.loaded = loaded
         result = await self._service.answered(pending)
         return {name: result.outputs[name] for name in names}, result.version, result.train_step
+
+    def _call_in(self, model: Model, body: bytes) -> Call:
+        return call_in(model, parsed(self._messages.named("ModelInferRequest"), body))
 
     def _in_time(self, call: Call, context: Any) -> Call:
         """Returns the call with the deadline that the client's own one leaves, where that is sooner."""
@@ -259,7 +263,7 @@ class InferenceCalls:
                 answer = response(infer_response=await self._infer(request, context))
             except Exception as error:
                 answer = response(error_message=detail_of(error))
-                answer.infer_response.id = "" if isinstance(request, Refusal) else request.id
+                answer.infer_response.id = request.id
             yield answer
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import grpc
 
+from app.api.grpc_messages import reader_of
 from app.dialects.open_inference_messages import HEALTH, REFLECTION, Messages
+from app.errors import Refusal
 from app.inference.service import Service
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
@@ -46,15 +48,15 @@ def health_handler(service: Service, messages: Messages, stopping: asyncio.Event
         return _NOT_SERVING if service.failed or stopping.is_set() else _SERVING
 
     async def check(request: Any, context: Any) -> Any:
-        found = status(request.service)
+        found = status((await _readable(request, context)).service)
         if found == _SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:200]!r}")
         return response(status=found)
 
-    async def watch(request: Any, _: Any) -> AsyncIterator[Any]:
-        last = None
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        last, name = None, (await _readable(request, context)).service
         while True:
-            stops, now = stopping.is_set(), status(request.service)
+            stops, now = stopping.is_set(), status(name)
             if now != last:
                 yield response(status=now)
             if stops:  # and the client has heard of it
@@ -63,7 +65,7 @@ def health_handler(service: Service, messages: Messages, stopping: asyncio.Event
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), _WATCH_S)
 
-    asks = messages.named("grpc.health.v1.HealthCheckRequest").FromString
+    asks = reader_of(messages.named("grpc.health.v1.HealthCheckRequest"))
     gives = response.SerializeToString
     return grpc.method_handlers_generic_handler(
         HEALTH,
@@ -104,10 +106,17 @@ def _reflection(messages: Messages, service: str, stopping: asyncio.Event) -> An
         answer.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
         return answer
 
-    async def reflect(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
+    async def reflect(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in until(stopping, requests):
-            yield found(request)
+            yield found(await _readable(request, context))
 
-    asks = messages.named(f"{package}.ServerReflectionRequest").FromString
+    asks = reader_of(messages.named(f"{package}.ServerReflectionRequest"))
     handler = grpc.stream_stream_rpc_method_handler(reflect, asks, response.SerializeToString)
     return grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+
+
+async def _readable(request: Any, context: Any) -> Any:
+    """Returns a message; ends the call where `reader_of` has found none."""
+    if isinstance(request, Refusal):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(request))
+    return request

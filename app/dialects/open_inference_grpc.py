@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from app.dialects.open_inference_answer import Form
 from app.dialects.open_inference_body import Call
 from app.dialects.open_inference_messages import Messages
 from app.errors import DoesNotFit, Problem, Unsupported
+from app.offload import let_others_run
 from app.wire.tensors import Arrays
 from saver.artifact import Leaf
 
@@ -39,6 +39,8 @@ _CONTENTS: dict[str, tuple[str, Any]] = {
     "float64": ("fp64_contents", np.float64),
     "string": ("bytes_contents", object),
 }
+# Of a list, between two looks at whether others want to run.
+_ITEMS = 2**14
 
 
 def parameters_in(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +101,12 @@ def _items(leaf: Leaf, contents: Any, shape: Sequence[int], count: int) -> Any:
         whole = np.empty(count, object)
         whole[:] = list(items)
         return whole.reshape(shape).tolist()
-    return np.fromiter(items, kind, math.prod(shape)).reshape(shape)
+    array = np.empty(count, kind)
+    for at in range(0, count, _ITEMS):
+        let_others_run()
+        piece = items[at : at + _ITEMS]
+        array[at : at + _ITEMS] = np.fromiter(piece, kind, len(piece))
+    return array.reshape(shape)
 
 
 def _check_memory(tensor: Any) -> None:

@@ -26,6 +26,8 @@ from app.wire.tensors import show
 _MOST_LEVELS = 16
 # Of lists of numbers in one message: each number becomes an object.
 _LIST_BYTES = 2**20
+# Strings in the arrays of one message: each becomes an object, in calls that nothing else runs beside.
+_MOST_TEXTS = 2**14
 # Bytes of a shape, or of a dtype's name.
 _LONGEST_PART = 256
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
@@ -89,6 +91,7 @@ class _Values:
     def __init__(self, most_keys: int) -> None:
         self._most_keys = self._left = most_keys
         self._list_bytes = _LIST_BYTES
+        self._texts = _MOST_TEXTS
 
     def value(self, raw: Raw, where: str, level: int) -> Any:
         """Returns a value; raises as `MessageReader.read` does, or msgspec's errors."""
@@ -107,7 +110,7 @@ class _Values:
         if len(view) > at and 0xC4 <= view[at] <= 0xC6:
             if count > len(_PARTS):
                 raise _unfit(where, f"a map of {count} entries with bytes as keys", "an array, or names as keys")
-            return _of_numpy(_BY_BYTES.decode(raw), where)
+            return self._of_numpy(_BY_BYTES.decode(raw), where)
         self._left -= count
         if self._left < 0:
             raise _unfit(where or "the message", "too many entries", f"at most {self._most_keys} in all maps")
@@ -128,6 +131,29 @@ class _Values:
             return plain_of(raw)
         return [self.value(item, f"{where}[{index}]", level + 1) for index, item in enumerate(_LIST.decode(raw))]
 
+    def _of_numpy(self, parts: dict[bytes, Raw], where: str) -> Any:
+        """Returns the array, or the number, that a map with bytes as keys stands for."""
+        if _SCALAR in parts:
+            _dtype(parts, where)
+            value = _part(parts, b"data", where)
+            if not isinstance(value, int | float | str):
+                raise _unfit(f"{where}.data", show(value), "a number, a boolean or a string")
+            return value
+        if parts.keys() != _PARTS:
+            found = ", ".join(sorted(ascii(key[:40]) for key in parts))
+            raise _unfit(where, f"a map with the keys {found}", "b'__ndarray__', b'data', b'dtype', b'shape'")
+        dtype = _dtype(parts, where)
+        shape = _part(parts, b"shape", where)
+        raw = parts[b"data"]
+        data = _DATA.decode(raw) if 0xC4 <= memoryview(raw)[0] <= 0xC6 else _part(parts, b"data", where)
+        if dtype.kind in "US":
+            array = array_over(data, dtype, shape, where)
+            self._texts -= array.size
+            if self._texts < 0:
+                raise _unfit(where, f"strings, more than {_MOST_TEXTS} in one message", "fewer, or numbers")
+            return _texts(data, array, where)
+        return array_over(data, dtype, shape, where)
+
 
 def _counted(view: memoryview) -> tuple[int, int]:
     """Returns how many entries a map or a list has, and where the first one starts."""
@@ -138,30 +164,9 @@ def _counted(view: memoryview) -> tuple[int, int]:
     return int.from_bytes(view[1 : 1 + size], "big"), 1 + size
 
 
-def _of_numpy(parts: dict[bytes, Raw], where: str) -> Any:
-    """Returns the array, or the number, that a map with bytes as keys stands for."""
-    if _SCALAR in parts:
-        _dtype(parts, where)
-        value = _part(parts, b"data", where)
-        if not isinstance(value, int | float | str):
-            raise _unfit(f"{where}.data", show(value), "a number, a boolean or a string")
-        return value
-    if parts.keys() != _PARTS:
-        found = ", ".join(sorted(ascii(key[:40]) for key in parts))
-        raise _unfit(where, f"a map with the keys {found}", "b'__ndarray__', b'data', b'dtype', b'shape'")
-    dtype = _dtype(parts, where)
-    shape = _part(parts, b"shape", where)
-    raw = parts[b"data"]
-    data = _DATA.decode(raw) if 0xC4 <= memoryview(raw)[0] <= 0xC6 else _part(parts, b"data", where)
-    if dtype.kind in "US":
-        return _texts(data, dtype, shape, where)
-    return array_over(data, dtype, shape, where)
-
-
-def _texts(data: Any, dtype: np.dtype[Any], shape: Any, where: str) -> Any:
-    array = array_over(data, dtype, shape, where)
-    if dtype.kind == "U" and array.size:
-        codes = np.frombuffer(data, f"{dtype.str[0]}u4")
+def _texts(data: Any, array: np.ndarray[Any, Any], where: str) -> Any:
+    if array.dtype.kind == "U" and array.size:
+        codes = np.frombuffer(data, f"{array.dtype.str[0]}u4")
         if ((codes > _LAST_CHARACTER) | ((codes >> 11) == _SURROGATES)).any():  # NumPy makes a bug of them
             raise _unfit(f"{where}.data", "a character that is none", "strings")
     return array.tolist()

@@ -87,6 +87,19 @@ async def test_a_check_of_another_service_is_refused() -> None:
     assert aborted.value.args == (grpc.StatusCode.NOT_FOUND, f"no service '{'x' * 200}'")
 
 
+async def test_a_large_request_is_refused() -> None:
+    """Whatever it is: protobuf would read it while all else waits."""
+    server, refused = Server(), grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(Aborted, match="bytes, at most 65536 are read") as aborted:
+        await server.check("x" * 2**17)
+    assert aborted.value.args[0] is refused
+    with pytest.raises(Aborted):
+        await anext(server.watch("x" * 2**17))
+    read = server.method(f"{REFLECTION[0]}/ServerReflectionInfo").request_deserializer
+    with pytest.raises(Aborted):
+        await server.reflect(REFLECTION[0], stream_of([read(b"\x0a\x80\x80\x08" + bytes(2**17))]))
+
+
 async def test_a_watch_gives_the_status_at_once_and_when_the_server_stops() -> None:
     server = Server()
     seen = []

@@ -66,6 +66,14 @@ def test_bytes_of_numpy_become_lists_of_bytes() -> None:
     assert decoded(packed(as_clients_write(np.array([b"ab", b"c"]))), MOST_KEYS) == [b"ab", b"c"]
 
 
+def test_strings_of_all_arrays_together_are_bounded() -> None:
+    """16 MB of them, one byte each, kept all others waiting for six seconds."""
+    half = as_clients_write(np.full((2**11, 4), "x", "S1"))
+    assert decoded(packed({"a": half, "b": half}), MOST_KEYS)["b"][-1] == [b"x"] * 4
+    more = {"a": half, "b": half, "c": as_clients_write(np.array(["x"]))}
+    assert "c: strings, more than 16384 in one message" in refusal(packed(more))
+
+
 def test_nests_keep_their_form_and_arrays_are_found_in_lists() -> None:
     two = np.array([1, 2], np.int32)
     body = packed({"state": {"joints": [as_clients_write(two), 3]}, "prompt": "fold", "list": [[1.5, True], None]})
