@@ -48,17 +48,12 @@ class BodyBuffer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def read_body(request: Request, limit: int, timeout_s: float | None = None) -> bytes:
-    """Reads the bytes of the body, decoded.
-
-    Args:
-      request: the request.
-      limit: of the decoded bytes.
-      timeout_s: how long it may wait until compressed bodies that came before it are decoded; None: until they are.
+async def read_body(request: Request, limit: int, deadline_s: float | None = None) -> bytes:
+    """Reads the bytes of the body, decoded. `deadline_s`: for decoding it; small ones need none, which do not wait.
 
     Raises:
       BodyTooLarge, NotJson, NotDecodable, UnknownEncoding: as `body_parts`.
-      DeadlinePassed: they were not decoded in time.
+      DeadlinePassed: other bodies were decoded all the time.
     """
     decoder = decoder_of(request)
     buffer = BodyBuffer()
@@ -69,7 +64,11 @@ async def read_body(request: Request, limit: int, timeout_s: float | None = None
         raise NotJson("the body that was announced is not there")
     if decoder is None or not body:
         return body
-    return await _decoded(request, decoder, body, limit, timeout_s)
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await _decoded(request, decoder, body, limit)
+    except TimeoutError:
+        raise DeadlinePassed("the deadline passed before the body was decoded") from None
 
 
 async def body_parts(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -111,40 +110,31 @@ async def _received(request: Request, limit: int) -> AsyncIterator[bytes]:
         raise NotJson("the connection ended before the body did") from None
 
 
-@contextlib.asynccontextmanager
-async def _turn(request: Request, timeout_s: float | None) -> AsyncIterator[None]:
+def _turn(request: Request) -> asyncio.Lock:
     state = request.app.state
     if not hasattr(state, "large_bodies"):
         state.large_bodies = asyncio.Lock()
-    lock: asyncio.Lock = state.large_bodies
-    try:
-        async with asyncio.timeout(timeout_s):
-            await lock.acquire()
-    except TimeoutError:
-        raise DeadlinePassed("the deadline passed while other compressed bodies were decoded") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return cast(asyncio.Lock, state.large_bodies)
 
 
-async def _decoded(request: Request, decoder: Decoder, body: bytes, limit: int, timeout_s: float | None) -> bytes:
+async def _decoded(request: Request, decoder: Decoder, body: bytes, limit: int) -> bytes:
     """Decodes with breaks for others: a full body takes some hundred milliseconds.
 
-    What is larger than a piece is decoded one body after the other, so that many small bodies that stand for large
+    What is more than one piece is decoded one body after the other, so that many small bodies that stand for large
     ones take no more memory than one; a body whose client has gone meanwhile is not decoded.
     """
     buffer = BodyBuffer()
     size, has_turn = 0, False
     async with contextlib.AsyncExitStack() as stack:
-        for number, piece in enumerate(decoder.pieces(body)):
+        for number, piece in enumerate(decoder.pieces(body), 1):
             size += len(piece)
             _check_decoded(size, limit)
             buffer.add(piece)
+            looks = number % _PIECES_A_LOOK == 0
             if size > PIECE_BYTES and not has_turn:
-                await stack.enter_async_context(_turn(request, timeout_s))
-                has_turn = True
-            if number % _PIECES_A_LOOK == 1 and await request.is_disconnected():
+                await stack.enter_async_context(_turn(request))
+                has_turn = looks = True
+            if looks and await request.is_disconnected():
                 raise ClientGone("the client went away before its body was decoded")
             await asyncio.sleep(0)
         decoder.check_end()

@@ -11,15 +11,14 @@ from app.errors import NotDecodable, UnknownEncoding
 
 # Decompressing so much takes a fraction of a millisecond, and any number of connections may have as much at once.
 PIECE_BYTES = 64 * 1024
-# zlib copies what is left of the bytes it is given, in each call, and at the end of each member once more.
-_FED_BYTES = 8 * 1024
-# A body of gzip may be several members joined, the blocks of bgzip for instance. Each takes as long as a kilobyte does,
-# however little it stands for: of so many, and one more for each kilobyte, decoding takes no longer than of one.
-_MEMBERS, _BYTES_A_MEMBER = 4096, 1024
 _ACCEPTED = "gzip, deflate"
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 # The header of a stream of zlib's (RFC 1950): only with both bytes can it be distinguished from a bare one.
 _HEADER_BYTES = 2
+# Files of gzip may be joined, and each costs a decoder, even where it stands for nothing. Beside these few, those of
+# bgzip are read, which have 64 KiB each.
+_FEW_FILES = 256
+_FILE_BYTES = 32 * 1024
 
 
 def decoder_of(request: Request) -> Decoder | None:
@@ -46,7 +45,8 @@ class Decoder:
         self._stream = zlib.decompressobj(_GZIP if self._is_gzip else _ZLIB)
         self._started = False
         self._first = b""
-        self._members = self._fed = 0
+        self._files = 1
+        self._size = 0
 
     def pieces(self, part: bytes) -> Iterator[bytes]:
         """Yields the bytes that a part of the body stands for, none or at most `PIECE_BYTES` at a time.
@@ -60,23 +60,28 @@ class Decoder:
                 self._first = part
                 return
         view = memoryview(part)
-        for at in range(0, len(part), _FED_BYTES):
-            yield from self._fed_with(view[at : at + _FED_BYTES])
+        for at in range(0, len(view), PIECE_BYTES):
+            # zlib copies what it leaves of its input, in each step.
+            yield from self._pieces(view[at : at + PIECE_BYTES])
 
-    def _fed_with(self, few: memoryview | bytes) -> Iterator[bytes]:
-        self._fed += len(few)
-        while few:
+    def _pieces(self, part: bytes | memoryview) -> Iterator[bytes]:
+        full = False
+        while part or full:
             if self._stream.eof:
-                self._begin_member()
-            yield self._decompressed(few)
-            few = self._stream.unconsumed_tail or self._stream.unused_data
+                self._start_next_file()
+            piece = self._decompressed(part)
+            self._size += len(piece)
+            yield piece
+            part = self._stream.unconsumed_tail or self._stream.unused_data
+            # All was taken in, and its last bytes may not have come out yet.
+            full = len(piece) == PIECE_BYTES and not self._stream.eof
 
-    def _begin_member(self) -> None:
+    def _start_next_file(self) -> None:
         if not self._is_gzip:
             raise NotDecodable("the body goes on behind the end of its deflate stream")
-        self._members += 1
-        if self._members > _MEMBERS + self._fed // _BYTES_A_MEMBER:
-            raise NotDecodable(f"the body is more than {_MEMBERS} gzip members, of too few bytes each")
+        self._files += 1
+        if self._files > _FEW_FILES + self._size // _FILE_BYTES:
+            raise NotDecodable(f"the body is more than {_FEW_FILES} joined gzip files, with {self._size} bytes in them")
         self._stream = zlib.decompressobj(_GZIP)
 
     def check_end(self) -> None:
@@ -88,7 +93,7 @@ class Decoder:
         if not self._stream.eof:
             raise NotDecodable(f"the body ends before its {self._encoding} stream does")
 
-    def _decompressed(self, part: memoryview | bytes) -> bytes:
+    def _decompressed(self, part: bytes | memoryview) -> bytes:
         started, self._started = self._started, True
         try:
             return self._stream.decompress(part, PIECE_BYTES)

@@ -6,6 +6,7 @@ The fast path and the framework have the same `Route` answer; a request of a seq
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -21,8 +22,10 @@ from app.dialects.open_inference_body import BodyReader, Call
 from app.errors import DoesNotFit, Problem, SequenceNotStarted, UnknownSession
 from app.inference.policy import Policy
 from app.inference.request_parser import InferenceRequest, PendingRequest
+from app.inference.response import ResponseTemplates, action_templates
 from app.inference.service import Service
 from app.inputs.arrays import ArrayReader
+from app.inputs.options import read_options
 from app.metrics import Metrics
 from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
@@ -30,7 +33,7 @@ from app.versions.lease import LoadedVersion
 from app.wire.codecs import JSON, MSGPACK
 from app.wire.limits import SHORT_BODY_BYTES, SMALL_BYTES
 from app.wire.tensors import Arrays
-from saver.artifact import LOG_PROB, leaves
+from saver.artifact import leaves
 
 # The header with the length of the JSON in a body, in lower case.
 JSON_LENGTH = b"inference-header-content-length"
@@ -177,7 +180,7 @@ class ServedModel:
     def _at_once(
         self, json_length: int | None, loaded: LoadedVersion[Any] | None, body: bytes
     ) -> PendingRequest | Answer | None:
-        """Reads a large body where that takes a few milliseconds: one of numbers as raw tensors, behind little JSON."""
+        """Reads a large body where that takes a few milliseconds: one of raw tensors of numbers."""
         if json_length is None or json_length > SMALL_BYTES or len(body) > SHORT_BODY_BYTES or self._has_strings:
             return None
         return cast(PendingRequest, self._read(json_length, loaded, body))
@@ -190,9 +193,12 @@ class ServedModel:
     def sequence(self, call: Call, loaded: LoadedVersion[Any] | None) -> SequenceCall:
         """Returns the step of a session that a call is.
 
+        The outputs that it wants are checked now: the session must not be further than its client knows.
+
         Raises:
-          DoesNotFit: the model has none; `loaded`, a version that is named, would have to answer; or an output is
-            wanted that no step has.
+          DoesNotFit: the model has none, or `loaded`, a version that is named, would have to answer; or an output is
+            wanted that the answer of a session does not have, as its policy state.
+          Unsupported: an option that the policy cannot honour.
         """
         if loaded is not None:
             expected = "a model without a version: each sequence keeps to its own"
@@ -200,11 +206,15 @@ class ServedModel:
         if self.model.name != self.model.policy.name:
             expected = f"model {self.model.policy.name} for sequences"
             raise DoesNotFit([Problem("parameters.sequence_id", f"is for actions, not {self.model.name}", expected)])
-        # Before the step: one that is refused has not been taken.
-        spec, log_prob = self.model.policy.spec, [LOG_PROB] if call.options.get(LOG_PROB) else []
-        action, info = ([leaf.name for _, leaf in leaves(nest)] for nest in (spec.action, spec.info))
-        check_outputs(call.form.names, [*action, *log_prob, *info])
+        if call.form.names is not None:
+            options = read_options(call.options)
+            function = self._service.parser.function(self.model.policy, "action", options)
+            check_outputs(call.form.names, self._templates_of_steps[function, options.log_prob].names)
         return SequenceCall(self, call)
+
+    @functools.cached_property
+    def _templates_of_steps(self) -> ResponseTemplates:
+        return action_templates(self.model.policy.spec, self.model.policy.serving, with_state=False)
 
 
 class Models:

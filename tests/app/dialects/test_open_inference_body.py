@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.api.models import ServedModel, model_of_path
+from app.api.models import SequenceCall, ServedModel, model_of_path
 from app.batching.rule import Result
 from app.dialects.calls import Reply
 from app.dialects.open_inference import DATATYPES, Model
-from app.errors import PolicyServerError
+from app.errors import DoesNotFit, PolicyServerError, Unsupported
 from app.inference.request_parser import RequestParser
 from app.inputs.arrays import ArrayReader
 from app.inputs.validate import InputValidator
@@ -155,6 +155,21 @@ def test_only_numbers_behind_little_json_are_read_while_others_wait(
     text = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(data)}}]}).encode() + b" " * spaces
     found = served(observation)._at_once(len(text), None, text + data)
     assert (found is not None) == is_read
+
+
+@pytest.mark.parametrize("name", ["nope", "state/0", "log_prob"])
+def test_a_step_of_a_sequence_that_wants_what_is_not_there_is_refused_before_it_is_taken(name: str) -> None:
+    recurrent = served(state=(Leaf("1/0", "float32", (3,)),))
+
+    def step(*outputs: str) -> bytes:
+        wanted = json.dumps([{"name": output} for output in outputs])
+        more = f'{{"parameters": {{"sequence_id": "a"}}, "outputs": {wanted}, "inputs"'
+        return as_json(["1", "2", "3", "4"]).replace(b'{"inputs"', more.encode())
+
+    assert isinstance(recurrent._read(None, None, step()), SequenceCall)
+    assert isinstance(recurrent._read(None, None, step("action")), SequenceCall)
+    with pytest.raises((DoesNotFit, Unsupported), match=name):
+        recurrent._read(None, None, step("action", name))
 
 
 def test_requests_with_an_id_or_parameters_of_their_own_keep_them() -> None:
