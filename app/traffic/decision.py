@@ -104,8 +104,8 @@ def measure_drop(active: Returns, canary: Returns, share: float) -> Drop | None:
 
 def standard_errors(count: float) -> float:
     """Returns the bound after so many returns, in standard errors of their mean."""
-    grown = count * _RHO_SQUARED + 1
-    return math.sqrt(2 * grown / (grown - 1) * math.log1p(math.sqrt(grown) / (2 * ERROR)))
+    growth = count * _RHO_SQUARED
+    return math.sqrt(2 * (growth + 1) / growth * math.log1p(math.sqrt(growth + 1) / (2 * ERROR)))
 
 
 def _why_stopped(active: Returns, canary: Returns, drop: Drop, share: float) -> str:

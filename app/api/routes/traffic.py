@@ -13,6 +13,8 @@ from app.inference.service import Service
 from app.rpc.messages import ArmWish, TrafficWish
 
 _Share = Annotated[StrictFloat, Field(ge=0, le=1)]
+# A mean return of -1 may drop to -101. By more it is no rule any more, and the numbers of the test get too large.
+_MOST_DROP = 100.0
 
 
 class Canary(BaseModel):
@@ -27,7 +29,7 @@ class Canary(BaseModel):
     checkpoint: StrictStr
     share: _Share
     promote_after_episodes: Annotated[StrictInt, Field(ge=1)] | None = None
-    stop_if_return_drops: Annotated[StrictFloat, Field(ge=0)] | None = None
+    stop_if_return_drops: Annotated[StrictFloat, Field(ge=0, le=_MOST_DROP)] | None = None
 
 
 class Shadow(BaseModel):

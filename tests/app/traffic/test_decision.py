@@ -114,6 +114,16 @@ def test_the_bound_is_one_of_the_mixture(count: int) -> None:
     assert 20 <= mixture < 22.5
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e-300, -5.0, 1e150])
+@pytest.mark.parametrize("share", [0.0, 1.0, 100.0])
+def test_any_returns_can_be_tested_with_any_share(mean: float, share: float) -> None:
+    returns = arm(mean, abs(mean) / 10, LEAST_EPISODES)
+    decision = decide(returns, returns, Rule(share, LEAST_EPISODES))
+    assert decision is not None
+    assert decision.action is PROMOTE
+    assert math.isfinite(standard_errors(1e-12))
+
+
 def test_the_bound_narrows_with_more_episodes_of_either_arm() -> None:
     bounds = [
         measure_drop(arm(500, 50, a), arm(500, 50, c), 0.1) for a, c in [(30, 30), (300, 30), (300, 300), (9_000, 900)]

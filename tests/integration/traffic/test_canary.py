@@ -233,6 +233,7 @@ def test_latency_of_each_arm_is_that_of_its_answers(server: RunningServer, opera
         ({"canary": {"share": 0.1}}, 422, "checkpoint"),
         ({"canary": {"checkpoint": EQUAL, "share": 0.1, "promote_after_episodes": 0}}, 422, "promote_after_episodes"),
         ({"canary": {"checkpoint": EQUAL, "share": 0.1, "stop_if_return_drops": -1}}, 422, "stop_if_return_drops"),
+        ({"canary": {"checkpoint": EQUAL, "share": 0.1, "stop_if_return_drops": 1e308}}, 422, "stop_if_return_drops"),
         ({"canary": {"checkpoint": EQUAL, "share": 0.1, "percent": 10}}, 422, "percent"),
         ({"canaries": []}, 422, "canaries"),
         ([], 400, "object"),

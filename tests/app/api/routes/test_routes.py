@@ -1,13 +1,16 @@
 """What the routes decide themselves, before or after anything is asked of a policy."""
 
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
+from app.api.routes.traffic import Canary
 from app.rpc.messages import Swapped
 from tests.support.worker_in_process import TOKEN, Running, running
 
@@ -124,3 +127,11 @@ async def test_experience_that_is_not_recorded_is_501(monkeypatch: pytest.Monkey
             answer = await http.get(path)
             assert answer.status_code == 501
             assert "POLICY_SERVER_EXPERIENCE_DIR is not set" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("drop", [math.inf, math.nan, 1e308, 100.5, -0.1])
+def test_a_drop_of_returns_is_one_that_can_be_tested(drop: float) -> None:
+    """1e400 is infinite as Python reads JSON."""
+    with pytest.raises(ValidationError, match="stop_if_return_drops"):
+        Canary(checkpoint="v1", share=0.5, stop_if_return_drops=drop)
+    assert Canary(checkpoint="v1", share=0.5, stop_if_return_drops=100.0).stop_if_return_drops == 100.0
