@@ -231,7 +231,14 @@ class NotReady(Refusal):
 
 
 class FleetLost(Refusal):
-    """Nothing can be agreed on in the fleet now: Redis cannot be used, or this server does not take part."""
+    """Nothing can be agreed on in the fleet now: Redis cannot be used, or this server does not take part.
+
+    `is_committed`: what was to be agreed on counts all the same; but not all servers are known to follow.
+    """
+
+    def __init__(self, message: str, is_committed: bool = False) -> None:
+        super().__init__(message)
+        self.is_committed = is_committed
 
 
 class ClientGone(Refusal):

@@ -12,6 +12,7 @@ from app.control.fleet_traffic import FleetTraffic
 from app.control.manager import Manager
 from app.control.state_dir import MOST_RECORDS
 from app.control.targets import Past
+from app.errors import FleetLost
 from app.fleet.commit import CommitProtocol
 from app.fleet.fleet import Fleet
 from app.fleet.follower import Following
@@ -102,7 +103,12 @@ class FleetPolicy:
         """
 
         async def change() -> str | None:
-            await self._coordinator.pause(mode)
+            try:
+                await self._coordinator.pause(mode)
+            except FleetLost as error:
+                if error.is_committed:
+                    await self._set_pause(mode)
+                raise
             await self._set_pause(mode)
             return mode
 

@@ -13,7 +13,7 @@ from app.artifacts.records import VersionRecord
 from app.control.history import History
 from app.control.states import State, Version
 from app.control.workers import Workers
-from app.errors import SwapRefused, is_passing
+from app.errors import FleetLost, SwapRefused, is_passing
 from app.fleet.commit import CommitProtocol
 from app.logs import about
 from app.metrics import PolicyMetrics
@@ -26,7 +26,13 @@ HOLD_S = 2.0
 
 
 class Swapper:
-    """Changes of one policy's active version, one at a time: the caller sees to that."""
+    """Changes of one policy's active version, one at a time: the caller sees to that.
+
+    Attributes:
+      holds: whether requests wait on all workers until the fleet has committed a version, or has not.
+      lost: why not all servers of the fleet are known to serve what was committed; None where they are, or once it
+        was said to whoever wanted it.
+    """
 
     def __init__(self, policy: str, history: History, metrics: PolicyMetrics) -> None:
         self.workers = Workers()
@@ -34,6 +40,8 @@ class Swapper:
         self._policy = policy
         self._history = history
         self._metrics = metrics
+        self.holds = False
+        self.lost: FleetLost | None = None
         self._held_at = 0.0
         self._draining: set[asyncio.Task[None]] = set()
         self._active: tuple[Version, Graph, Bundle] | None = None
@@ -90,16 +98,21 @@ class Swapper:
             ready = await self.workers.prepare(graph, bundle)
             if not self.protocol.alone:
                 await self._commit(record)
-                await self.workers.prepare(graph, bundle, ready)
-        self._next = version, graph, bundle  # with no wait since all were ready: nobody is admitted in between
+        # It counts by now. With no wait since then, so that who is admitted later loads it.
+        self._next, self.holds = (version, graph, bundle), False
         try:
-            await self.workers.activate(*version.key)
+            if not self.protocol.alone:
+                ready = await self.workers.prepare_others(graph, bundle, ready)
+            await self.workers.activate(*version.key, ready)
             self._switched(version, graph, bundle)
         finally:
             self._next = None
         if not self.protocol.alone:
             self._metrics.held(time.perf_counter() - self._held_at)
-        await self.protocol.switched()
+        try:
+            await self.protocol.switched()
+        except FleetLost as error:
+            self.lost = error  # it serves here all the same, and has to be recorded
 
     async def verify(
         self, version: Version, prepare: Callable[[], Awaitable[Prepared]], stamp: object = None
@@ -138,11 +151,12 @@ class Swapper:
     async def _commit(self, record: VersionRecord) -> None:
         """Returns when all servers have agreed to serve a version, with every worker's requests held."""
         await self.protocol.prepared(record)
-        self._held_at = time.perf_counter()
+        self._held_at, self.holds = time.perf_counter(), True
         await self.workers.hold(HOLD_S)
         try:
             await self.protocol.held()
         except BaseException:
+            self.holds = False
             await self.workers.release()
             raise
 

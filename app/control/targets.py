@@ -117,13 +117,20 @@ class TargetSwapper:
         return pin
 
     async def persist(self, pin: Pin | None) -> None:
-        """Saves, for a restart and for the fleet, what serves now and whether it is pinned."""
+        """Saves, for a restart and for the fleet, what serves now and whether it is pinned.
+
+        Raises:
+          FleetLost: not all servers of the fleet are known to serve it, or to have the pin; here both are saved.
+        """
         version, fresh = self.swapper.active, self._export.fresh
         active = VersionRecord(version.name, version.digest, version.train_step, self.swapper.offer()[1].digest)
         in_use = [*self.admission.protected(), *([fresh.digest] if fresh is not None else [])]
         if self.preparing.fetch is not None:  # other servers may ask for what sessions keep
             in_use += await self.swapper.workers.retained()
         await self.records.save(active, pin, self._export.graph.digest, self._export.saved_again, in_use)
+        lost, self.swapper.lost = self.swapper.lost, None
+        if lost is not None:
+            raise lost
         await self.swapper.protocol.agree(tuple(self.records.served), pin, self.tried)
 
     async def _to_checkpoint(self, candidate: Candidate) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from app.artifacts.bundle import Bundle, Graph
 from app.control.states import Version
-from app.control.swap import Swapper
+from app.control.swap import HOLD_S, Swapper
 from app.control.workers import Worker
 from app.errors import SwapRefused
 from app.rpc.messages import Arm, TrafficPlan
@@ -66,6 +66,8 @@ class Admission:
                 plan = self._plan
                 await self._try(worker, plan)
         self._swapper.workers.admit(worker)
+        if self._swapper.holds:  # or it would answer from what serves, when others have switched
+            await worker.hold(HOLD_S)
         if self._paused is not None:
             await worker.pause(self._paused)
 

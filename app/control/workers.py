@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ from app.artifacts.bundle import Bundle, Graph
 from app.errors import LinkLost
 from app.rpc.messages import TrafficFigures, TrafficPlan
 from app.wire.tensors import Arrays
+
+log = logging.getLogger("policy_server.swap")
 
 
 class Worker(Protocol):
@@ -42,6 +45,9 @@ class Worker(Protocol):
     async def recorded(self) -> list[Arrays]:
         """Returns inputs of real requests, one row each."""
 
+    def kill(self) -> None:
+        """Ends its process at once: the next one loads what serves by then."""
+
     async def traffic(self, plan: TrafficPlan) -> None:
         """Loads and tries the versions of a plan; SwapRefused where one cannot be loaded."""
 
@@ -59,8 +65,8 @@ class Workers:
         """Adds a worker, which is asked too from now on."""
         self._workers.append(worker)
 
-    async def prepare(self, graph: Graph, bundle: Bundle, ready: Sequence[Worker] = ()) -> list[Worker]:
-        """Makes a version ready on all that are not yet, those that were admitted meanwhile among them.
+    async def prepare(self, graph: Graph, bundle: Bundle) -> list[Worker]:
+        """Makes a version ready on all, those that are admitted meanwhile among them.
 
         Returns:
           Those that are ready: who goes on without waiting finds it ready on every worker.
@@ -68,15 +74,33 @@ class Workers:
         Raises:
           SwapRefused: one of them cannot load it.
         """
-        done = list(ready)
+        done: list[Worker] = []
         while late := [worker for worker in self._workers if worker not in done]:
             await self._ask(lambda worker: worker.prepare(graph, bundle), late)
             done += late
-        return done
+        return [worker for worker in done if worker in self._workers]
 
-    async def activate(self, name: str, digest: str) -> None:
-        """Switches all."""
-        await self._ask(lambda worker: worker.activate(name, digest))
+    async def prepare_others(self, graph: Graph, bundle: Bundle, ready: Sequence[Worker]) -> list[Worker]:
+        """Makes a version that counts already ready on those that were admitted since the `ready` ones were asked.
+
+        One that cannot load it is ended, since it would go on with the version before.
+
+        Returns:
+          All that are ready, but for those that are admitted from now on.
+        """
+        others = [worker for worker in self._workers if worker not in ready]
+        answers = await asyncio.gather(*[worker.prepare(graph, bundle) for worker in others], return_exceptions=True)
+        for worker, answer in zip(others, answers, strict=True):
+            if isinstance(answer, Exception):
+                log.error("a worker that was started meanwhile cannot load it, and is ended: %s", answer)
+                worker.kill()
+                if worker in self._workers:
+                    self._workers.remove(worker)
+        return [worker for worker in (*ready, *others) if worker in self._workers]
+
+    async def activate(self, name: str, digest: str, ready: list[Worker]) -> None:
+        """Switches those that are ready."""
+        await self._ask(lambda worker: worker.activate(name, digest), ready)
 
     async def drained(self) -> None:
         """Returns when no batch runs on an older version anywhere."""

@@ -114,17 +114,21 @@ class Coordinator(CommitProtocol):
                 new = msgspec.structs.replace(state.committed, served=served)
                 return protocol.committed(state, member.id, new, seen.live)
 
-            self._seen = seen = await member.step(commit, seen)
+            self._seen = await member.step(commit, seen)
         except (Fenced, FleetLost) as error:
             # Perhaps it was committed all the same: then this server serves it as soon as it can read that.
             raise SwapRefused(f"the fleet could not commit it: {error}", for_now=True) from None
-        member.serves(_state(seen).committed)
 
     async def switched(self) -> None:
         """See `CommitProtocol`."""
-        member = self._member
-        await member.report("", applied=member.local.applied)
-        self._seen = await self._until_none(protocol.unapplied)
+        member, seen = self._member, self._seen
+        assert seen is not None, "it was committed"
+        member.serves(_state(seen).committed)
+        try:
+            await member.report("", applied=member.local.applied)
+            self._seen = await self._until_none(protocol.unapplied)
+        except (Fenced, FleetLost) as error:
+            raise FleetLost(f"it is committed, but not all servers are known to follow: {error}", True) from None
 
     async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: str) -> None:
         """See `CommitProtocol`."""
@@ -144,10 +148,9 @@ class Coordinator(CommitProtocol):
             return protocol.committed(state, member.id, msgspec.structs.replace(state.committed, **changes), seen.live)
 
         try:
-            self._seen = seen = await member.step(commit)
+            self._seen = await member.step(commit)
         except Fenced as error:
             raise FleetLost(f"the fleet cannot change now: {error}") from None
-        member.serves(_state(seen).committed)
         await self.switched()
 
     async def end(self) -> None:

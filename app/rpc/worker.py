@@ -53,6 +53,10 @@ class RemoteWorker:
         inputs: list[Arrays] = await self._child.call("recorded", self._policy)
         return inputs
 
+    def kill(self) -> None:
+        """See `Worker`."""
+        self._child.kill()
+
     async def traffic(self, plan: TrafficPlan) -> None:
         """See `Worker`."""
         await self._child.call("traffic", self._policy, plan)

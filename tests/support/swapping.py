@@ -63,6 +63,9 @@ class NotingWorker:
         await self._call("retained")
         return []
 
+    def kill(self) -> None:
+        self.did.append(f"{self._name} kill".strip())
+
     async def recorded(self) -> list[Any]:
         await self._call("recorded")
         return self.inputs

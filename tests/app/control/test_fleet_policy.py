@@ -25,11 +25,20 @@ pytestmark = pytest.mark.anyio
 
 
 class Coordinator(CommitProtocol):
-    """One that notes the pauses that it is asked to agree on. `lost`: why nothing can be agreed on."""
+    """One that notes what it is asked to agree on. `lost`: why no pause can be; `unknown`: whether others follow."""
 
     def __init__(self, did: list[str]) -> None:
         self.did = did
         self.lost: Exception | None = None
+        self.unknown: FleetLost | None = None
+        self.agreed: list[str] = []
+
+    async def switched(self) -> None:
+        if self.unknown is not None:
+            raise self.unknown
+
+    async def agree(self, served: tuple[VersionRecord, ...], pin: Pin | None, traffic: str) -> None:
+        self.agreed.append(f"{served[-1].name}, pin {pin.name if pin is not None else None}")
 
     async def pause(self, mode: str | None) -> None:
         if self.lost is not None:
@@ -139,12 +148,44 @@ async def test_a_pause_is_agreed_on_first_and_one_in_force_already_is_awaited_ag
         assert scenario.harness.manager.admission.paused == mode
 
 
+async def test_a_pause_that_is_committed_is_in_force_here_though_not_all_are_known_to_follow(tmp_path: Path) -> None:
+    async with joined(tmp_path) as scenario:
+        scenario.fleet.coordinator.lost = FleetLost("Redis is gone", True)
+        with pytest.raises(FleetLost):
+            await scenario.policy.pause("reject")
+        assert scenario.harness.manager.admission.paused == "reject"
+
+
 async def test_what_the_fleet_cannot_agree_on_pauses_nothing_here(tmp_path: Path) -> None:
     async with joined(tmp_path) as scenario:
         scenario.fleet.coordinator.lost = FleetLost("Redis is gone")
         with pytest.raises(FleetLost):
             await scenario.policy.pause("reject")
         assert (scenario.pauses, scenario.harness.manager.admission.paused) == ([], None)
+
+
+async def test_what_is_committed_is_recorded_though_not_all_are_known_to_follow(tmp_path: Path) -> None:
+    """Whoever asked is refused, and may ask again; a restart and a roll-back know what serves."""
+    async with joined(tmp_path) as scenario:
+        manager, coordinator = scenario.harness.manager, scenario.fleet.coordinator
+        graph = scenario.harness.graph
+        coordinator.unknown = FleetLost("Redis is gone", True)
+        for change, names, pin in (
+            (lambda: manager.reload("a"), ["b", "a"], "a"),
+            (manager.rollback, ["b"], "b"),
+            (lambda: manager.reload("a"), ["b", "a"], "a"),
+        ):
+            with pytest.raises(FleetLost, match="Redis is gone"):
+                await change()
+            saved = scenario.harness.state_dir.load(graph.digest, graph)
+            assert [record.name for record in saved.served] == names
+            assert saved.pin is not None
+            assert saved.pin.name == pin
+            assert manager.active.name == names[-1]
+        assert coordinator.agreed == []
+        coordinator.unknown = None
+        await manager.reload("a")
+        assert coordinator.agreed == ["a, pin a"]
 
 
 async def test_what_was_committed_is_served_with_its_pin_and_what_served_before(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from app.artifacts.bundle import RowSharing
 from app.control.states import State
-from app.errors import SwapRefused
+from app.control.worker_admission import Admission
+from app.errors import FleetLost, SwapRefused
+from app.fleet.commit import CommitProtocol
 from tests.support.swapping import GRAPH, NotingWorker, Swaps
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +121,90 @@ async def test_no_worker_switches_before_all_are_ready():
     await swap
     assert "activate b B" in swaps.worker.did
     assert slow.did[:2] == ["prepare B", "activate b B"]
+
+
+class InFleet(CommitProtocol):
+    """Commits each version at once. `while_held` runs meanwhile; `lost`: why not all are known to follow."""
+
+    alone = False
+
+    def __init__(self) -> None:
+        self.lost: FleetLost | None = None
+        self.agreed = 0
+
+    async def while_held(self) -> None:
+        pass
+
+    async def held(self) -> None:
+        await self.while_held()
+
+    async def switched(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+
+    async def agree(self, served: object, pin: object, traffic: str) -> None:
+        self.agreed += 1
+
+
+async def test_a_worker_that_comes_while_all_hold_is_held_too_and_switches_with_them():
+    swaps = Swaps()
+    await swaps.to("a")
+    swaps.swapper.protocol = fleet = InFleet()
+    admission, late = Admission(swaps.swapper), NotingWorker()
+    fleet.while_held = lambda: admission.admit(late, ("a", "A"))
+    await swaps.to("b")
+    assert late.did[:3] == ["hold", "prepare B", "activate b B"]
+    after = NotingWorker()
+    await admission.admit(after, ("b", "B"))
+    assert after.did == []
+
+
+async def test_a_worker_that_comes_while_the_others_switch_serves_what_they_do():
+    swaps = Swaps()
+    await swaps.to("a")
+    swaps.swapper.protocol = fleet = InFleet()
+    admission, late, latest = Admission(swaps.swapper), NotingWorker(), NotingWorker()
+    late.gates["prepare"] = asyncio.Event()
+
+    async def admitted() -> None:
+        swaps.swapper.workers.admit(late)
+
+    fleet.while_held = admitted
+    swap = asyncio.create_task(swaps.to("b"))
+    while late.did != ["prepare B"]:
+        await asyncio.sleep(0)
+    await admission.admit(latest, ("a", "A"))
+    late.gates["prepare"].set()
+    await swap
+    assert late.did[:2] == ["prepare B", "activate b B"]
+    assert latest.did[:2] == ["prepare B", "activate b B"]
+    assert "hold" not in latest.did
+
+
+async def test_what_the_fleet_has_committed_serves_though_a_late_worker_cannot_load_it():
+    """It is not refused, or this server would stay behind the others."""
+    swaps = Swaps()
+    await swaps.to("a")
+    swaps.swapper.protocol = fleet = InFleet()
+    late = NotingWorker()
+    late.errors["prepare"] = SwapRefused("no memory", True)
+
+    async def admitted() -> None:
+        swaps.swapper.workers.admit(late)
+
+    fleet.while_held = admitted
+    version = await swaps.to("b")
+    assert (version.state, swaps.swapper.active) == (State.ACTIVE, version)
+    assert late.did == ["prepare B", "kill"]
+
+
+async def test_what_serves_though_not_all_are_known_to_follow_is_no_failure_of_the_swap():
+    swaps = Swaps()
+    await swaps.to("a")
+    swaps.swapper.protocol = fleet = InFleet()
+    fleet.lost = FleetLost("Redis is gone", True)
+    assert (await swaps.to("b")).state is State.ACTIVE
+    assert swaps.swapper.lost is fleet.lost
 
 
 async def test_rows_that_depend_on_each_other_are_logged_once(caplog):

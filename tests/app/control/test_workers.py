@@ -20,8 +20,7 @@ def three() -> tuple[Workers, list[NotingWorker]]:
 
 async def test_each_is_asked_for_everything():
     workers, each = three()
-    await workers.prepare(GRAPH, bundle("a"))
-    await workers.activate("a", "A")
+    await workers.activate("a", "A", await workers.prepare(GRAPH, bundle("a")))
     await workers.drained()
     await workers.pause("wait")
     await workers.resume()
@@ -39,8 +38,7 @@ async def test_without_workers_there_is_nothing_to_wait_for():
 async def test_one_that_is_gone_is_left_out_and_the_others_go_on():
     workers, each = three()
     each[1].errors["prepare"] = LinkLost("gone")
-    await workers.prepare(GRAPH, bundle("a"))
-    await workers.activate("a", "A")
+    await workers.activate("a", "A", await workers.prepare(GRAPH, bundle("a")))
     assert [len(worker.did) for worker in each] == [2, 1, 2]
 
 
@@ -64,6 +62,22 @@ async def test_one_that_is_admitted_meanwhile_is_made_ready_too_and_no_other_twi
     each[0].gates["prepare"].set()
     await preparing
     assert [worker.did for worker in (*each, late)] == [["prepare A"]] * 4
+
+
+@pytest.mark.parametrize("error", [SwapRefused("no memory", True), LinkLost("gone"), RuntimeError("a bug")])
+async def test_one_that_comes_late_and_cannot_load_what_counts_already_is_ended(error):
+    workers, each = three()
+    ready = await workers.prepare(GRAPH, bundle("a"))
+    late, cannot = NotingWorker(), NotingWorker()
+    cannot.errors["prepare"] = error
+    workers.admit(late)
+    workers.admit(cannot)
+    ready = await workers.prepare_others(GRAPH, bundle("a"), ready)
+    assert ready == [*each, late]
+    await workers.activate("a", "A", ready)
+    await workers.drained()
+    assert late.did == ["prepare A", "activate a A", "drained"]
+    assert cannot.did == ["prepare A", "kill"]
 
 
 async def test_they_are_asked_at_once_and_the_slowest_is_waited_for():

@@ -109,6 +109,29 @@ async def test_everything_goes_on_by_what_redis_notifies_of(redis: str) -> None:
         await two.coordinator.free()
 
 
+async def test_what_is_committed_counts_though_redis_forgets_before_all_have_followed(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wanted it is refused, as not all are known to follow; the others follow when they can."""
+    async with joined(redis, "forgets") as one, joined(redis, "forgets") as two:
+        report, forgot = two.member.store.report, asyncio.Event()
+
+        async def late(policy: str, member: str, what: Report, to: str) -> None:
+            if what.applied > 1 and not forgot.is_set():
+                forgot.set()
+                await two.member.store._redis.flushall()
+                await asyncio.sleep(0.6)  # one tick
+            await report(policy, member, what, to)
+
+        monkeypatch.setattr(two.member.store, "report", late)
+        with pytest.raises(FleetLost, match="it is committed, but not all servers are known to follow") as lost:
+            await one.change("v1")
+        assert lost.value.is_committed
+        assert one.member.known is not None
+        assert one.member.known.active.name == "v1"
+        await until(lambda: two.serves == "v1" and one.member.local.joined and two.member.local.joined)
+
+
 @pytest.mark.usefixtures("no_tick")
 async def test_a_member_that_joins_or_leaves_while_a_version_is_prepared_is_waited_for_or_not(redis: str) -> None:
     async with asyncio.timeout(20), joined(redis, "joining") as one:
