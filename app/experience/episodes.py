@@ -8,11 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from app.experience.arrow import Rows
+from app.experience.arrow import EPISODE, EPISODE_STEP, Rows
 from app.experience.environments import NO_EPISODE, STEP_AT, Environments
 from app.inputs.defaults import FIRST, LAST
 from app.wire.tensors import Array
 
+# What `Episodes.recover` reads of rows.
+RECOVERED = ("session", "incarnation", "row", "step", "next_step_type", EPISODE, EPISODE_STEP)
 # Numbers of environments, and their places.
 Changes: TypeAlias = "tuple[Array, Array]"
 

@@ -40,6 +40,10 @@ class RowLogLimits:
         """Has a log count too."""
         self._logs.append(log)
 
+    def remove(self, log: Log) -> None:
+        """Has a log count no more."""
+        self._logs.remove(log)
+
     def make_room(self, size: int) -> None:
         """Removes the oldest segments until so many bytes more are within the limit, or only open segments are left."""
         while sum(log.size for log in self._logs) + size > self.bytes_limit:

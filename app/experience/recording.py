@@ -1,11 +1,13 @@
 """The rows of one policy as the recorder keeps them: the follower of its journals, its row log, and its readers.
 
 A folder that cannot be used, or a disk that is full, costs rows and nothing else: it is tried again, and logged once.
+So is what nobody expects, a bug of ours or a file that is not as we wrote it: other policies are recorded meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +27,8 @@ from saver.artifact import PolicySpec
 
 log = logging.getLogger("policy_server.experience")
 
-# After an error, until it is tried again.
-_AGAIN_S, _RETRY_S = 1.0, 1
+# After an error, until it is tried again; after one that nobody expects all is read anew, which takes its time.
+_AGAIN_S, _ANEW_S, _RETRY_S = 1.0, 30.0, 1
 # What may fail, as the log says it.
 _RECORDED, _CLOSED = "recorded", "closed"
 
@@ -66,6 +68,8 @@ class Recording:
         self._make_follower = make_follower
         self._log: RowLog | None = None
         self._follower: Follower | None = None
+        self._is_doubtful = False
+        self._closing = threading.Lock()
         self._readers = Readers()
         self._failed: dict[str, str] = {}
         self._begun_at = 0
@@ -77,17 +81,12 @@ class Recording:
 
         def take() -> None:
             nonlocal count
-            if self._log is None or self._follower is None:
-                self._log = self._log or RowLog(
-                    self._folder, columns_of(self._spec), self._limits, self._spec.to_json()
-                )
-                self._begun_at = self._log.end
-                self._follower = self._make_follower(self._folder, self._spec, self._log)
-            count = self._follower.advance()
-            self._log.journal_bytes = self._follower.journal_bytes
-            self._log.close_if_due(time.time())
+            rows, follower = self._opened()
+            count = follower.advance()
+            rows.journal_bytes = follower.journal_bytes
+            rows.close_if_due(time.time())
 
-        self._tried(_RECORDED, take)
+        self._is_doubtful |= not self._tried(_RECORDED, take)
         self.was_tried = True
         return count
 
@@ -97,7 +96,8 @@ class Recording:
 
         def close() -> None:
             nonlocal found
-            found = self._log is not None and self._log.close_next()
+            with self._closing:
+                found = self._log is not None and self._log.close_next()
 
         self._tried(_CLOSED, close)
         return found
@@ -109,11 +109,12 @@ class Recording:
           DoesNotFit: the cursor is another log's.
           NotReady: there is no log, because its folder cannot be used.
         """
-        if self._log is None:
+        rows = self._log
+        if rows is None:
             failed = self._failed.get(_RECORDED)
             raise NotReady(f"the experience of policy {self.policy} cannot be kept now: {failed}", _RETRY_S)
-        place = place or self._place(query.cursor, self._log)
-        page = read_page(self._log, query, place.row)
+        place = place or self._place(query.cursor, rows)
+        page = read_page(rows, query, place.row)
         place = place._replace(row=page.next)
         self._readers.saw(place.reader, place.row, time.monotonic())
         return page, place
@@ -129,18 +130,27 @@ class Recording:
 
     def figures(self) -> ExperienceFigures:
         """Returns what it has come to."""
-        if self._log is None:
+        rows, follower = self._log, self._follower
+        if rows is None:
             return ExperienceFigures()
-        lost = self._follower.lost_events if self._follower is not None else 0
-        behind = self._readers.behind(self._log.end, time.monotonic())
+        lost = follower.lost_events if follower is not None else 0
+        behind = self._readers.behind(rows.end, time.monotonic())
         return ExperienceFigures(
-            self._log.end - self._begun_at,
-            self._log.size,
-            self._log.removed_rows,
-            lost,
-            behind,
-            self._log.returns.newest(),
+            rows.end - self._begun_at, rows.size, rows.removed_rows, lost, behind, rows.returns.newest()
         )
+
+    def _opened(self) -> tuple[RowLog, Follower]:
+        if self._is_doubtful:
+            with self._closing:  # or what is being closed would be there twice
+                self.close()
+                self._log = self._follower = None
+            self._is_doubtful = False
+        if self._log is None:
+            self._log = RowLog(self._folder, columns_of(self._spec), self._limits, self._spec.to_json())
+            self._begun_at = self._log.end
+        if self._follower is None:
+            self._follower = self._make_follower(self._folder, self._spec, self._log)
+        return self._log, self._follower
 
     def _place(self, text: str, rows: RowLog) -> Cursor:
         if text in ("", END):
@@ -152,19 +162,36 @@ class Recording:
             raise unfit(text, " is behind the end of what there is")
         return place
 
-    def _tried(self, what: str, call: Callable[[], Any]) -> None:
-        """Calls, but not soon after it has failed; the same failure again is not logged."""
+    def _tried(self, what: str, call: Callable[[], Any]) -> bool:
+        """Calls, but not soon after it has failed; the same failure again is not logged.
+
+        Returns False where it failed as nobody expects: what is in memory may be wrong, and only the disk is right.
+        """
         if time.monotonic() < self._again_at.get(what, 0.0):
-            return
+            return True
         try:
             call()
         except OSError as error:
             self._again_at[what] = time.monotonic() + _AGAIN_S
-            if self._failed.get(what) != str(error):
-                self._failed[what] = str(error)
-                log.error(
-                    "%s: experience is not %s: %s; answers go on", self.policy, what, error, extra=about(self.policy)
-                )
+            self._report(what, str(error))
+        except Exception as error:
+            self._again_at[what] = time.monotonic() + _ANEW_S
+            self._report(what, f"{type(error).__name__}: {error}", error)
+            return False
         else:
             if self._failed.pop(what, ""):
                 log.warning("%s: experience is %s again", self.policy, what, extra=about(self.policy))
+        return True
+
+    def _report(self, what: str, reason: str, unexpected: Exception | None = None) -> None:
+        if self._failed.get(what) == reason:
+            return
+        self._failed[what] = reason
+        log.error(
+            "%s: experience is not %s: %s; answers go on",
+            self.policy,
+            what,
+            reason,
+            exc_info=unexpected,
+            extra=about(self.policy),
+        )

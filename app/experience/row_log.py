@@ -26,9 +26,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from app.experience import closed_segment, open_segment
-from app.experience.arrow import COLUMNS, EPISODE, EPISODE_STEP, OF_EPISODE, SPEC, Rows, batch_of, schema_of, values_of
+from app.experience.arrow import (
+    COLUMNS,
+    EPISODE,
+    EPISODE_STEP,
+    OF_EPISODE,
+    SPEC,
+    Rows,
+    batch_of,
+    columns_in,
+    schema_of,
+    values_of,
+)
 from app.experience.closed_segment import ClosedSegment, GroupCache
-from app.experience.episodes import Episodes
+from app.experience.episodes import RECOVERED, Episodes
 from app.experience.limits import RowLogLimits
 from app.experience.open_segment import CREATED, OpenSegment
 from app.experience.returns import Returns
@@ -43,6 +54,8 @@ _LOG, _CONSUMED, _PAIRING, _EPISODES = (
 _CACHE_BYTES = 48 * 2**20
 # Two weeks of one a minute: of so few rows, their bytes would not be the bound for years.
 _MOST_SEGMENTS = 20_000
+# The names of segments are numbers: what else lies in the folder is somebody else's.
+_NUMBER = "[0-9]" * 16
 
 Segment = OpenSegment | ClosedSegment
 
@@ -85,6 +98,7 @@ class RowLog:
 
     def close(self) -> None:
         """Leaves the folder to others."""
+        self._limits.remove(self)
         self._open.close()
         os.close(self._used)
 
@@ -228,10 +242,10 @@ class RowLog:
         """Reads what is there; nothing that was appended is lost, and nothing is there twice."""
         for leftover in self.folder.glob(f"*{open_segment.PARTIAL_SUFFIX}"):
             leftover.unlink()
-        closed = sorted(self.folder.glob(f"*{closed_segment.SUFFIX}"))
+        closed = sorted(self.folder.glob(f"{_NUMBER}{closed_segment.SUFFIX}"))
         stems = {path.stem for path in closed}
         growing = []
-        for path in sorted(self.folder.glob(f"*{open_segment.SUFFIX}")):
+        for path in sorted(self.folder.glob(f"{_NUMBER}{open_segment.SUFFIX}")):
             if path.stem in stems:
                 path.unlink()  # all of it is in the Parquet file
             elif (recovered := _recovered(path)) is not None:
@@ -255,9 +269,12 @@ class RowLog:
         saved = segment.schema.metadata
         self.id = saved[_LOG]
         self.consumed = json.loads(noted.get(_CONSUMED, saved[_CONSUMED]))
-        self.pairing = noted.get(_PAIRING, saved[_PAIRING])
+        # It may be of an earlier export: then its rows have other columns, and so have the steps in `pairing`.
+        columns = columns_in(segment.schema)
+        if columns == (*self.columns, *OF_EPISODE):
+            self.pairing = noted.get(_PAIRING, saved[_PAIRING])
         self._episodes.restore(saved[_EPISODES])
-        columns = (*(column for column in self.columns if column.shape == ()), *OF_EPISODE)
+        columns = tuple(column for column in columns if column.name in RECOVERED)
         for _, batch in segment.read(segment.first):
             self._episodes.recover(values_of(columns, pa.Table.from_batches([batch])))
 

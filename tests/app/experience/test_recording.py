@@ -29,20 +29,20 @@ class FakeFollower:
 
     def __init__(self) -> None:
         self.counts: list[int] = []
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.simulator = Simulator()
         self.lost_events = self.journal_bytes = 0
-        self.log: Any = None
+        self.logs: list[RowLog] = []
 
     def made(self, folder: Path, spec: Any, log: RowLog) -> "FakeFollower":
-        self.log = log
+        self.logs.append(log)
         return self
 
     def advance(self) -> int:
         if self.error is not None:
             raise self.error
         count = self.counts.pop(0) if self.counts else 0
-        self.log.append(rows_of(columns_of(SPEC), [self.simulator.next() for _ in range(count)]), {})
+        self.logs[-1].append(rows_of(columns_of(SPEC), [self.simulator.next() for _ in range(count)]), {})
         return count
 
 
@@ -128,6 +128,44 @@ def test_a_segment_that_cannot_be_closed_does_not_keep_rows_from_being_recorded(
     clock.now += 1.0
     assert (scenario.recording.close_next(), tries) == (True, [100.0])
     assert caplog.messages == ["p: experience is not closed: full; answers go on", "p: experience is closed again"]
+    scenario.recording.close()
+
+
+def test_an_error_that_nobody_expects_is_logged_with_its_place_and_all_is_read_anew_from_the_disk_later(
+    scenario: Scenario, clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "policy_server")
+    scenario.advance(3)
+    scenario.follower.error = KeyError("speed")
+    for _ in range(2):
+        assert scenario.recording.advance() == 0
+        clock.now += 29.0
+        assert scenario.recording.advance() == 0, "it is not tried again yet"
+        clock.now += 1.0
+    assert scenario.recording.read(Query(), None)[0].rows == 3, "rows are read meanwhile"
+    scenario.follower.error = None
+    assert scenario.advance(2) == [2]
+    assert len(scenario.follower.logs) == 3
+    assert scenario.recording.read(Query(), None)[0].rows == 5
+    assert caplog.messages == [
+        "p: experience is not recorded: KeyError: 'speed'; answers go on",
+        "p: experience is recorded again",
+    ]
+    assert caplog.records[0].exc_info is not None
+
+
+def test_a_segment_whose_closing_fails_as_nobody_expects_is_tried_again(
+    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Scenario(tmp_path / "p", clock, segment_bytes=1)
+    scenario.advance(1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowLog, "close_next", lambda _: {}["nothing"])
+        assert scenario.recording.close_next() is False
+    clock.now += 30.0
+    assert scenario.recording.close_next() is True
+    assert scenario.advance(1) == [1]
+    assert len(scenario.follower.logs) == 1, "what is appended to is as it was"
     scenario.recording.close()
 
 

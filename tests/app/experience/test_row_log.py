@@ -268,6 +268,24 @@ def test_other_columns_begin_another_segment_and_another_page(tmp_path):
     assert [np.shape(reader.page()["columns"]["observation"]) for _ in range(2)] == [(3, 4), (2, 2)]
 
 
+def test_one_more_scalar_column_goes_on_with_numbers_and_episodes_and_without_steps_of_the_former_columns(tmp_path):
+    log, simulator = opened(tmp_path), Simulator()
+    log.append(rows_of(COLUMNS, [simulator.next() for _ in range(3)]), {"j": 1}, b"steps of the former columns")
+    again = opened(tmp_path, columns=(*COLUMNS[:2], Column("observation/speed", "float32"), *COLUMNS[2:]))
+    assert (again.end, again.consumed, again.id, again.pairing) == (3, {"j": 1}, log.id, b"")
+    append_steps(again, [simulator])
+    assert [(row["episode"], row["episode_step"]) for row in _stored(again)] == [(0, step) for step in range(4)]
+
+
+def test_files_that_are_no_segments_are_left_as_they_are(tmp_path):
+    append_steps(opened(tmp_path), [Simulator()], 3)
+    others = [tmp_path / name for name in ("mine.parquet", "mine.arrows", "2024.parquet")]
+    for other in others:
+        other.write_bytes(b"x")
+    assert steps_in(opened(tmp_path)) == [1, 2, 3]
+    assert [other.read_bytes() for other in others] == [b"x"] * 3
+
+
 def test_a_file_that_cannot_be_read_is_left_out(tmp_path, caplog):
     log = opened(tmp_path, 3000)
     for name in "abc":
