@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from app.metric_table import (
     ROWS,
     STAGES,
 )
+
+log = logging.getLogger("policy_server.metrics")
 
 SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A process that is killed loses what it counted in the last so many seconds.
@@ -90,6 +93,7 @@ class Metrics:
         for process in RESTARTED:  # or the first restart would be no increase
             self._all["restarts"].labels(process)
         self._measures: list[Callable[[], None]] = []
+        self._failed: dict[Callable[[], None], str] = {}
         self._data: dict[tuple[str, str], DataMetrics] = {}
         self._policies: dict[str, PolicyMetrics] = {}
         self._experience: dict[str, ExperienceMetrics] = {}
@@ -166,11 +170,22 @@ class Metrics:
     def flush(self) -> None:
         """Lets all processes see what this one has counted: to be called every `FLUSH_S` seconds, and at the end."""
         for measure in self._measures:
-            measure()
+            self._call(measure)
         for data in self._data.values():
             data.flush()
         for policy in self._policies.values():
             policy.flush()
+
+    def _call(self, measure: Callable[[], None]) -> None:
+        """Calls; a bug in one of them costs its own figures alone, and is logged once."""
+        try:
+            measure()
+        except Exception as error:
+            if self._failed.get(measure) != repr(error):
+                log.exception("metrics cannot be measured")
+            self._failed[measure] = repr(error)
+        else:
+            self._failed.pop(measure, None)
 
     async def flush_now_and_then(self) -> None:
         """Calls `flush` every `FLUSH_S` seconds, and once more at the end."""

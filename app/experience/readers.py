@@ -9,7 +9,7 @@ _MOST = 64
 
 
 class Readers:
-    """The readers of one policy."""
+    """The readers of one policy. One thread notes them; others may ask how far behind they are."""
 
     def __init__(self) -> None:
         self._seen: dict[bytes, tuple[int, float]] = {}
@@ -23,5 +23,5 @@ class Readers:
 
     def behind(self, end: int, now: float) -> list[int]:
         """Returns how many rows each reader has yet to read, of a log that ends before the row `end`."""
-        self._seen = {reader: seen for reader, seen in self._seen.items() if now - seen[1] < _GONE_S}
-        return [max(0, end - row) for row, _ in self._seen.values()]
+        seen = self._seen.copy()  # in one step, so that no other thread adds to it meanwhile
+        return [max(0, end - row) for row, at in seen.values() if now - at < _GONE_S]

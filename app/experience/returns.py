@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 
 from app.experience.arrow import Rows
@@ -17,11 +15,14 @@ _MOST_EPISODES, _MOST_VERSIONS = 65_536, 12
 
 
 class Returns:
-    """Adds up rewards by episode; an episode counts for the version that gave its last action."""
+    """Adds up rewards by episode; an episode counts for the version that gave its last action.
+
+    One thread adds; others may ask for what is newest.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[int, float] = {}
-        self._versions: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._versions: dict[str, tuple[int, float]] = {}
 
     def add(self, rows: Rows, episodes: Array) -> None:
         """Takes rows in their order, [rows] with their episodes; one whose start was not among them is left out."""
@@ -45,10 +46,11 @@ class Returns:
 
     def newest(self) -> list[VersionReturns]:
         """Returns the versions under which an episode ended of late, the newest last."""
-        return [VersionReturns(name, count, total / count) for name, (count, total) in self._versions.items()]
+        versions = self._versions.copy()  # in one step, so that no other thread adds to it meanwhile
+        return [VersionReturns(name, count, total / count) for name, (count, total) in versions.items()]
 
     def _ended(self, version: str, gained: float) -> None:
         count, total = self._versions.pop(version, (0, 0.0))
         self._versions[version] = count + 1, total + gained
         while len(self._versions) > _MOST_VERSIONS:
-            self._versions.popitem(last=False)
+            del self._versions[next(iter(self._versions))]

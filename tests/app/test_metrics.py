@@ -1,12 +1,15 @@
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client import Histogram
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from app import tasks
 from app.metric_files import join_ended
 from app.metric_table import METRICS, PREFIX
 from app.metrics import Metrics
@@ -93,6 +96,33 @@ def test_counts_reach_the_text_with_their_labels() -> None:
         'policy_server_unusable_records_total{policy="p"} 1.0',
     ):
         assert line in lines
+
+
+@pytest.mark.anyio
+async def test_a_measure_that_fails_is_logged_once_and_the_others_are_flushed_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.metrics.FLUSH_S", 0.0)
+    metrics, flushed = Metrics(), asyncio.Event()
+    rounds = []
+
+    def failing() -> None:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    def other() -> None:
+        rounds.append(metrics.sessions(len(rounds), 100))
+        if len(rounds) == 3:
+            flushed.set()
+
+    metrics.measure_with(failing)
+    metrics.measure_with(other)
+    flushing = asyncio.create_task(metrics.flush_now_and_then())
+    await asyncio.wait([flushing, asyncio.create_task(flushed.wait())], return_when=asyncio.FIRST_COMPLETED)
+    assert not flushing.done()
+    await tasks.end(flushing)
+    assert b"policy_server_sessions " in metrics.text()
+    (record,) = caplog.records
+    assert (record.getMessage(), record.exc_info is not None) == ("metrics cannot be measured", True)
 
 
 def _file(path: Path, value: float, at: float = 0.0) -> None:

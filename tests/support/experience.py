@@ -83,6 +83,15 @@ def append_steps(log: RowLog, simulators: Sequence[Simulator], count: int = 1, *
     log.append(rows_of(log.columns, [each.next() for _ in range(count) for each in simulators]), consumed)
 
 
+class ChangedMeanwhile(dict[Any, Any]):
+    """A dict to which another thread adds an entry whenever one goes through it entry by entry."""
+
+    def items(self) -> Any:
+        for place, item in enumerate(super().items()):
+            yield item
+            self[f"another {place} of {len(self)}"] = item[1]
+
+
 class Reading:
     """A reader that goes through a log from row `at`, page by page."""
 

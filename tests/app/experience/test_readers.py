@@ -3,6 +3,7 @@
 import pytest
 
 from app.experience.readers import Readers
+from tests.support.experience import ChangedMeanwhile
 
 ONE, OTHER = b"one___", b"other_"
 
@@ -52,3 +53,15 @@ def test_of_many_the_ones_that_read_last_are_followed() -> None:
     readers.saw(names[0], 1000, 0.0)
     readers.saw(OTHER, 1001, 0.0)  # in the place of the second, which has not read for longest
     assert readers.behind(1001, 0.0) == [*(1001 - number for number in range(2, 64)), 1, 0]
+
+
+def test_who_asks_is_not_disturbed_by_readers_that_come_meanwhile_and_keeps_what_is_noted() -> None:
+    readers = Readers()
+    readers._seen = noted = ChangedMeanwhile()
+    readers.saw(ONE, 4, 0.0)
+    readers.saw(OTHER, 10, 0.0)
+    assert readers.behind(10, 0.0) == [6, 0]
+    assert readers.behind(10, 500.0) == []
+    readers.saw(ONE, 5, 500.0)
+    assert readers.behind(10, 500.0) == [5]
+    assert readers._seen is noted, "or what another thread notes just then is gone"

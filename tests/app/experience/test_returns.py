@@ -7,6 +7,7 @@ import pytest
 
 from app.experience.episodes import Episodes
 from app.experience.returns import Returns
+from tests.support.experience import ChangedMeanwhile
 
 FIRST, MID, LAST = 0, 1, 2
 
@@ -88,3 +89,10 @@ def test_episode_that_a_former_process_has_seen_begin_counts_for_nobody() -> Non
     returns.returns = Returns()
     returns.add(rows(("s", MID, LAST, 1, "1"), ("s", LAST, FIRST, 0, "1"), ("s", FIRST, LAST, 7, "1")))
     assert [tuple(one) for one in returns.newest()] == [("1", 1, 7.0)]
+
+
+def test_who_asks_is_not_disturbed_by_episodes_that_end_meanwhile() -> None:
+    returns = Log()
+    returns.returns._versions = ChangedMeanwhile()
+    returns.add(rows(("s", FIRST, LAST, 1, "1"), ("t", FIRST, LAST, 2, "2")))
+    assert [one.version for one in returns.newest()] == ["1", "2"]
