@@ -153,6 +153,10 @@ class Episodes:
             keeps_weights=False,
         )
 
+    def is_of(self, record: Record, run_id: str | None) -> bool:
+        """Returns whether a session is that of this run, with this policy: another one may have had the name."""
+        return record.run.run_id == run_id and record.run.policy == self._identity
+
     def begin_again(self, record: Record, id_: str, codec: Codec) -> Answer:
         """Returns the answer to a request to start that is sent once more; raises as `again` does."""
         answer = again(record, codec)

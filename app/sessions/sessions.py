@@ -90,7 +90,7 @@ class Sessions:
         key = Key(policy.name, request.id or secrets.token_hex(16))
         async with self._in_time(request.options):
             before = await store.get(key) if request.id else None
-            if before is not None and before.run.run_id == request.run_id:
+            if before is not None and episodes.is_of(before, request.run_id):
                 return key.id, episodes.begin_again(before, key.id, writes)
             keeps = request.weights == "episode"
             answers = policy.arms.for_new(key.id) or policy.versions.active
@@ -103,7 +103,7 @@ class Sessions:
         if newest is record:
             step.record(record.event or step.event(result), record)
             return key.id, record.answer
-        if newest.run.run_id != request.run_id:
+        if not episodes.is_of(newest, request.run_id):
             raise SessionConflict("another run has started it at the same time", newest.step)
         return key.id, episodes.begin_again(newest, key.id, writes)
 

@@ -22,9 +22,9 @@ from app.metrics import Metrics
 from app.sessions.episode import Episodes
 from app.sessions.memory import MemoryStore
 from app.sessions.sessions import Sessions
-from app.sessions.store import Limits
+from app.sessions.store import Limits, SessionStore
 from app.versions.lease import LoadedVersion, VersionInfo
-from saver.artifact import Leaf, Noise, ServingInfo, Signature, TensorInfo
+from saver.artifact import Leaf, Noise, PolicySpec, ServingInfo, Signature, TensorInfo
 from tests.support.served_policy import policy_of
 from tests.support.specs import policy_spec
 
@@ -35,6 +35,7 @@ SPEC = policy_spec(
     action=Leaf("action", "float32", (1,)),
     signatures={"action": Signature({}, {"action": ROW, "state/0": ROW})},
 )
+LIMITS = Limits(sessions=9, size_bytes=2**24, idle_s=60, retained_versions=2)
 
 
 class CountingEngine:
@@ -64,21 +65,25 @@ class ServedPolicy:
 
     @staticmethod
     @asynccontextmanager
-    async def open(rows_limit: int = 4, writers: StepWriters | None = None) -> AsyncIterator[ServedPolicy]:
-        """Serves it until the end of the block."""
+    async def open(
+        rows_limit: int = 4,
+        writers: StepWriters | None = None,
+        spec: PolicySpec = SPEC,
+        store: SessionStore | None = None,
+    ) -> AsyncIterator[ServedPolicy]:
+        """Serves it until the end of the block. `store`: one that other policies use too."""
         loaded: LoadedVersion[Any] = LoadedVersion(CountingEngine(), VersionInfo("v0", "d0", 0))
         versions: Any = SimpleNamespace(active=loaded, find=lambda digest: loaded if digest == "d0" else None)
         serving = ServingInfo({}, {}, Noise(0, 0), {})
         metrics = Metrics().policy("p")
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(BatcherParts("p", versions, Defaults(SPEC).complete, executor, metrics, 100))
+            batcher = Batcher(BatcherParts("p", versions, Defaults(spec).complete, executor, metrics, 100))
             policy = policy_of(
-                SPEC, serving, rows_limit=rows_limit, versions=versions, batcher=batcher, metrics=metrics
+                spec, serving, rows_limit=rows_limit, versions=versions, batcher=batcher, metrics=metrics
             )
             service = Service(["p"], deadline_ms=10_000, rows_limit=rows_limit)
             service.add(policy)
-            limits = Limits(sessions=9, size_bytes=2**24, idle_s=60, retained_versions=2)
-            store = MemoryStore(limits, time.monotonic)
+            store = store or MemoryStore(LIMITS, time.monotonic)
             sessions = Sessions(service, store, rows_limit=rows_limit, writers=writers)
             episodes = Episodes(policy, service.parser, rows_limit=rows_limit)
             try:

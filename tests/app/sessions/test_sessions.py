@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from app.errors import SessionConflict, UnknownSession, Unsupported
+from app.sessions.memory import MemoryStore
 from app.sessions.memory_step import LargeMemoryStep, MemoryStep
-from app.sessions.record import Answer
+from app.sessions.record import Answer, Record
 from app.sessions.sessions import Sessions
+from app.sessions.store import Key
 from app.wire.codecs import JSON, MSGPACK, Codec
-from tests.support.session_policy import ServedPolicy
+from saver.artifact import Leaf
+from tests.support.session_policy import LIMITS, SPEC, ServedPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +88,45 @@ async def test_step_of_a_session_that_has_ended_is_refused_by_both() -> None:
             await policy.sessions.step(policy.policy, "a", JSON, JSON, b'{"observation":[1]}')
         with pytest.raises(UnknownSession):
             policy.sessions.step_at_once(policy.policy, "a", JSON, JSON, b'{"observation":[1]}')
+
+
+async def test_same_run_starts_fresh_where_another_policy_has_taken_the_name() -> None:
+    store = MemoryStore(LIMITS, time.monotonic)
+    async with ServedPolicy.open(store=store) as policy:
+        await begin(policy, "a")
+    wider = replace(SPEC, inputs={**SPEC.inputs, "observation": Leaf("0/observation", "float32", (2,))})  # type: ignore[dict-item]
+    async with ServedPolicy.open(spec=wider, store=store) as policy:
+        body = b'{"id":"a","run_id":"r","observation":[1,2]}'
+        for _ in range(2):
+            _, answer = await policy.sessions.begin(policy.policy, JSON, JSON, body)
+            assert json.loads(answer.body)["action"] == [1, 2]
+        await policy.sessions.step(policy.policy, "a", JSON, JSON, b'{"observation":[1,2],"step":1}')
+
+
+class MemoryStoreWithRival(MemoryStore):
+    """Another server starts each session first."""
+
+    def __init__(self, rival: Record) -> None:
+        super().__init__(LIMITS, time.monotonic)
+        self._rival = rival
+
+    async def begin(self, key: Key, before: Record | None, record: Record, client: str = "") -> bool:
+        await super().begin(key, before, self._rival, client)
+        return False
+
+
+async def test_same_run_started_at_once_by_another_policy_of_the_name_is_a_conflict() -> None:
+    own = MemoryStore(LIMITS, time.monotonic)
+    async with ServedPolicy.open(store=own) as policy:
+        await begin(policy, "a")
+    record = own.find(Key("p", "a"))
+    assert record is not None
+    async with ServedPolicy.open(store=MemoryStoreWithRival(record)) as policy:
+        await begin(policy, "a")
+    other = structs.replace(record, run=structs.replace(record.run, policy="another"))
+    async with ServedPolicy.open(store=MemoryStoreWithRival(other)) as policy:
+        with pytest.raises(SessionConflict, match="another run has started it"):
+            await begin(policy, "a")
 
 
 async def test_short_answers_are_no_large_step() -> None:
