@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qs, unquote
 from weakref import WeakSet
 
@@ -122,6 +122,16 @@ class OpenPi:
         return name if path.startswith(_BEFORE) and path.endswith(_AFTER) and name and "/" not in name else None
 
 
+class _Step(NamedTuple):
+    """A step as it was asked for. `noise_step`: the one whose noise a seed gives it."""
+
+    request: InferenceRequest
+    options: Options
+    begins: bool
+    session_id: str | None
+    noise_step: int
+
+
 class Episode:
     """What one connection does with its policy.
 
@@ -229,7 +239,7 @@ class Episode:
         request = self._service.parser.request(policy, function, inputs, options, policy.templates, step)
         if self._keeps_weights:
             self._keep(request, begins)
-        write = partial(self._written, request, options, begins, session_id, started)
+        write = partial(self._written, _Step(request, options, begins, session_id, step), started)
         return ForeignRequest.of(request, write)
 
     def _keep(self, request: InferenceRequest, begins: bool) -> None:
@@ -241,15 +251,7 @@ class Episode:
         if request.job.loaded is None:
             raise WeightsGone("the weights that the episode started with are not kept here: reset it, or connect anew")
 
-    def _written(
-        self,
-        request: InferenceRequest,
-        options: Options,
-        begins: bool,
-        session_id: str | None,
-        started: float,
-        result: Result,
-    ) -> Reply:
+    def _written(self, step: _Step, started: float, result: Result) -> Reply:
         """Writes an answer. Nothing of the episode changes before that leaves: this may be another thread.
 
         Raises:
@@ -260,6 +262,8 @@ class Episode:
         for array in state.values():
             self._policy.reader.check_state_after(array)
 
+        request, options, begins, session_id, noise_step = step
+
         def go_on() -> None:
             self._state = state or None
             if self._is_beginning:
@@ -267,7 +271,7 @@ class Episode:
             self._step = 1 if begins else self._step + 1
             self._session_id = self._session_id if session_id is None else session_id
             if self._records is not None:
-                self._records.write(begins, self._session_id, options, request.job, result)
+                self._records.write(begins, self._session_id, options, request.job, result, noise_step)
 
         self._go_on = go_on
         took_ms = (perf_counter() - started) * 1000

@@ -10,10 +10,13 @@ import pytest
 
 from app.api.openpi import Episode
 from app.batching.rule import Result
+from app.engine.noise import seeded_noise
 from app.errors import DoesNotFit
 from app.metrics import Metrics
 from app.wire.codecs import MSGPACK
-from tests.support.session_policy import ServedPolicy
+from saver.artifact import Noise, ServingInfo, Signature
+from tests.support.served_policy import policy_of
+from tests.support.session_policy import ROW, SPEC, ServedPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -24,8 +27,11 @@ class Records:
     def __init__(self) -> None:
         self.written: list[tuple[bool, str]] = []
 
-    def write(self, begins: bool, *_: Any) -> None:
+        self.noise_steps: list[int] = []
+
+    def write(self, begins: bool, *rest: Any) -> None:
         self.written.append((begins, threading.current_thread().name))
+        self.noise_steps.append(rest[-1])
 
 
 class Socket:
@@ -47,10 +53,10 @@ def episode_of(served: ServedPolicy, records: Any = None) -> Episode:
     return Episode(served.service, served.policy, Metrics(), 60.0, records=records)
 
 
-def observed(*rows: float) -> bytes:
+def observed(*rows: float, **more: Any) -> bytes:
     array = np.array(rows, np.float32).reshape(-1, 1)
     data = {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": "<f4", b"shape": array.shape}
-    return msgspec.msgpack.encode({"observation": data})
+    return msgspec.msgpack.encode({"observation": data, **more})
 
 
 def result(state: float) -> Result:
@@ -103,3 +109,22 @@ async def test_a_refusal_lets_go_of_what_was_written() -> None:
         episode.refused()
         episode.answered()
         assert episode._read(observed(1)).job.needs_state  # type: ignore[union-attr]
+
+
+async def test_noise_is_recorded_as_that_of_the_episodes_step_and_where_a_message_has_a_seed_the_first() -> None:
+    noise = Noise(1, 0)
+    sampling = ServingInfo({"sample": Signature({}, {"action": ROW, "state/0": ROW})}, {}, noise, {})
+    async with ServedPolicy.open() as served:
+        policy = policy_of(SPEC, sampling, rows_limit=4, versions=served.policy.versions)
+        records: Any = Records()
+        episode = Episode(served.service, policy, Metrics(), 60.0, records=records)
+        episode._read(msgspec.msgpack.encode({"endpoint": "reset", "seed": 7}))
+        drawn = []
+        for seed in ({}, {}, {"seed": 9}, {}):
+            pending: Any = episode._read(observed(1, **seed))
+            drawn.append(pending.job.inputs["noise/uniform"].tolist())
+            pending.answer(result(5), MSGPACK)
+            episode.answered()
+        assert records.noise_steps == [0, 1, 0, 3]
+        for seed, step, found in zip((7, 7, 9, 7), records.noise_steps, drawn, strict=True):
+            assert found == seeded_noise(noise, 1, seed, step)["noise/uniform"].tolist()

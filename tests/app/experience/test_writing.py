@@ -9,13 +9,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from msgspec import structs
 
 from app.batching.cork import Cork
+from app.batching.rule import Job, Result
 from app.errors import Unsupported
 from app.experience.episode_writer import EpisodeWriter
 from app.experience.following import Follower
 from app.experience.writing import StepWriter, StepWriters
+from app.inputs.options import Options
 from app.metrics import Metrics
 from app.sessions.record import Answer
 from app.settings import Settings
@@ -169,6 +173,11 @@ async def test_step_that_does_not_fit_its_spec_is_said_once(tmp_path: Path, capl
         assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
 
 
+def of_two_rows(result: Result) -> Result:
+    outputs = {name: np.repeat(array, 2, axis=0) for name, array in result.outputs.items()}
+    return structs.replace(result, outputs=outputs)
+
+
 async def test_episodes_of_a_connection_are_starts_of_its_session(tmp_path: Path) -> None:
     async with recording(tmp_path) as (policy, writer):
         episodes = EpisodeWriter(writer)
@@ -178,9 +187,27 @@ async def test_episodes_of_a_connection_are_starts_of_its_session(tmp_path: Path
         result = await policy.service.answered(pending)
         options = pending._step.options
         for begins, name in ((True, None), (False, None), (False, None), (True, None), (False, None), (True, "x")):
-            episodes.write(begins, name, options, pending.job, result)
-        episodes.write(False, "x", options, pending.job, result)
+            episodes.write(begins, name, options, pending.job, result, 0)
+        episodes.write(False, "x", options, pending.job, result, 1)
         rows = rows_in(tmp_path)
         assert [row["step"] for row in rows] == [0, 1, 0, 0]
         assert len({row["incarnation"] for row in rows}) == 3
         assert [row["session"] == "x" for row in rows] == [False, False, False, True]
+
+
+async def test_a_seed_is_recorded_where_it_gives_the_noise_with_the_step_of_the_row(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (policy, writer):
+        await begin(policy, "other", record=False)
+        pending = policy.sessions.step_at_once(policy.policy, "other", JSON, JSON, b'{"observation":[1]}')
+        assert not isinstance(pending, Answer)
+        result, seeded = await policy.service.answered(pending), Options(seed=7)
+        one, two = (Job("sample", {}, rows, False) for rows in (1, 2))
+        greedy = Job("greedy", {}, 1, False)
+        episodes, results = EpisodeWriter(writer), {1: result, 2: of_two_rows(result)}
+        # Rows that are another number start a row's steps anew, and not those of the noise.
+        asked = [(one, 0), (one, 1), (one, 0), (greedy, 0), (one, 4), (two, 5), (two, 6), (two, 1), (two, 3), (two, 9)]
+        for at, (job, noise_step) in enumerate(asked):
+            episodes.write(at == 0, None, seeded, job, results[job.rows], noise_step)
+        rows = [(row["step"], row["row"], row["mode"], row["seed"]) for row in rows_in(tmp_path)]
+        assert rows[:4] == [(0, 0, "sample", 7), (1, 0, "sample", 7), (2, 0, "sample", -1), (3, 0, "greedy", 7)]
+        assert [row[-1] for row in rows[4:]] == [-1, -1, -1, -1, -1, -1, 7, 7]
