@@ -335,8 +335,9 @@ def _policies(listed: Sequence[str]) -> tuple[PolicyFolder, ...]:
     found: dict[str, PolicyFolder] = {}
     for text in listed:
         name, separator, folder = text.partition("=")
-        path = _with_home(folder if separator else text, "the folder of a policy").absolute()
-        name = name if separator else path.name
+        named = separator and "/" not in name  # else it is the path of a folder, as `runs/lr=0.1`
+        path = _with_home(folder if named else text, "the folder of a policy").absolute()
+        name = name if named else path.name
         if not is_name(name):
             raise SettingsError(f"{name!r} cannot name a policy: expected letters, digits, '.', '_' and '-'")
         if name in found:

@@ -33,6 +33,7 @@ from saver.artifact import (
     write_checkpoint_manifest,
     write_policy_manifest,
 )
+from saver.artifact.literal_path import literal_path
 from saver.artifact.publishing import publish, publish_over, staged_folder
 from saver.artifact.streaming_hash import StreamingHash
 from saver.impure_ops import python_code, seed_of
@@ -244,8 +245,9 @@ class PolicySaver(policy_saver.PolicySaver):
             with StreamingHash(staged) as hashes:
                 self._write_checkpoint(staged, options)
             # Read back and not from the variable: a trainer in another thread may have moved on.
-            written = tf.train.load_checkpoint(str(staged / "variables" / "variables"))
-            train_step = _as_train_step(written.get_tensor(_TRAIN_STEP_KEY))
+            with literal_path(staged) as path:
+                written = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+                train_step = _as_train_step(written.get_tensor(_TRAIN_STEP_KEY))
             write_checkpoint_manifest(staged, train_step, hashes.of)
             publish(staged, destination)
         if keep_last is not None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from saver.artifact.literal_path import literal_path
+
 
 def save_serving(saved_policy: tf.Module, signatures: dict[str, Any], folder: Path) -> None:
     """Writes the SavedModel of `signatures`, over the variables of a full export.
@@ -57,5 +59,6 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 def variable_keys(folder: Path) -> set[str]:
     """The keys of the values in a SavedModel's variables."""
-    prefix = str(folder / tf.saved_model.VARIABLES_DIRECTORY / tf.saved_model.VARIABLES_FILENAME)
-    return {key for key, _ in tf.train.list_variables(prefix)}
+    with literal_path(folder) as path:
+        prefix = str(path / tf.saved_model.VARIABLES_DIRECTORY / tf.saved_model.VARIABLES_FILENAME)
+        return {key for key, _ in tf.train.list_variables(prefix)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from saver.artifact import (
     read_checkpoint_manifest,
     read_policy_manifest,
 )
+from saver.artifact.literal_path import literal_path
 from saver.artifact.probe import Arrays, outside_spec, probe_inputs, probe_noise
 from saver.impure_ops import impurities
 from saver.pairs import paired
@@ -75,13 +76,14 @@ def check_written(
       WeightsMoved: they differ because the policy has been trained on meanwhile, in another thread.
     """
     findings = []
-    for part, path, functions in (("", folder, full), ("serving/", folder / SERVING_FOLDER, serving)):
-        live = {name: _Function(function.get_concrete_function()) for name, function in functions.items()}
-        model = tf.saved_model.load(str(path))
-        inputs = _probes(manifest, live)
-        for name, function in live.items():
-            loaded = _Function(model.signatures[name], by_name=True)
-            findings.append(_compare(f"{part}{name}", function, loaded, inputs.get(name, {})))
+    with literal_path(folder) as path:
+        for part, functions in (("", full), (f"{SERVING_FOLDER}/", serving)):
+            live = {name: _Function(function.get_concrete_function()) for name, function in functions.items()}
+            model = tf.saved_model.load(str(path / part))
+            inputs = _probes(manifest, live)
+            for name, function in live.items():
+                loaded = _Function(model.signatures[name], by_name=True)
+                findings.append(_compare(f"{part}{name}", function, loaded, inputs.get(name, {})))
     findings += _log_prob_of_samples(live, inputs)
     failed = [f"{finding.what} {finding.detail}" for finding in findings if finding.result == "failed"]
     if not failed:
@@ -111,11 +113,13 @@ def verify_folder(folder: Path) -> list[Finding]:
         return [Finding("files", "failed", str(error))]
     findings = [Finding("files", "ok", f"{len(manifest.files)} files have the digests in policy.json")]
     lacking = _lacking_libraries()
-    try:
-        findings += _answers(folder, manifest, lacking)
-    except Exception as error:  # whatever a graph makes TensorFlow raise
-        findings.append(Finding("answers", "failed", _line(error)))
-    return findings + _checkpoints(folder, lacking)
+    with literal_path(folder) as path:
+        try:
+            found = _answers(path, manifest, lacking)
+        except Exception as error:  # whatever a graph makes TensorFlow raise
+            found = [Finding("answers", "failed", _line(error))]
+        found += _checkpoints(path, lacking)
+    return findings + [replace(one, detail=one.detail.replace(str(path), str(folder))) for one in found]
 
 
 def _lacking_libraries() -> str | None:
@@ -199,8 +203,9 @@ def _checkpoints(folder: Path, lacking: str | None) -> list[Finding]:
             model = _full_model(folder, lacking)
             if isinstance(model, str):
                 model = tf.saved_model.load(str(folder / SERVING_FOLDER))  # the same checkpoints restore into it
-            prefix = path / tf.saved_model.VARIABLES_DIRECTORY / tf.saved_model.VARIABLES_FILENAME
-            tf.train.Checkpoint(policy=model).read(str(prefix)).assert_consumed()
+            with literal_path(path / tf.saved_model.VARIABLES_DIRECTORY) as variables:
+                prefix = str(variables / tf.saved_model.VARIABLES_FILENAME)
+                tf.train.Checkpoint(policy=model).read(prefix).assert_consumed()
         except Exception as error:  # IncompleteError, and TensorFlow's many names for what does not fit
             findings.append(Finding(what, "failed", _line(error)))
         else:

@@ -25,6 +25,7 @@ from app.builder.unrolled_loops import CannotUnroll, has_lists, unrolled
 from app.builder.unsupported import kinds, why_unsupported
 from app.engine.savedmodel.engine import FlatFunction, TensorFlowEngine
 from saver.artifact import PolicySpec, ServingInfo, leaves
+from saver.artifact.literal_path import literal_path
 from saver.impure_ops import impurities, seed_of
 from saver.stderr import hushed
 
@@ -263,11 +264,11 @@ def _convert(constants: FoldedConstants) -> bytes:
     Raises:
       CannotCompile: there is something that LiteRT cannot do without TensorFlow's own operations.
     """
-    with tempfile.TemporaryDirectory() as folder, hushed():
+    with tempfile.TemporaryDirectory() as own, literal_path(Path(own)) as folder, hushed():
         try:
-            _save(constants, Path(folder))
+            _save(constants, folder)
             # Its public way loads the SavedModel three times before it converts what lies in the folder.
-            converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, list(constants.functions))
+            converter = TFLiteSavedModelConverterV2(str(folder), {tf.saved_model.SERVING}, list(constants.functions))
             data: bytes = converter._convert_from_saved_model(tf.compat.v1.GraphDef())
             problem = None
         except Exception as error:  # the converter has many kinds, and none for a policy that it cannot convert

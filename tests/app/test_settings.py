@@ -166,6 +166,7 @@ def test_bad_value_names_its_source_what_came_and_what_was_expected(options, env
         ("/x/cartpole/", "cartpole", "/x/cartpole"),
         ("a.b-c_1=/x", "a.b-c_1", "/x"),
         ("p=/x/with=sign", "p", "/x/with=sign"),
+        ("/x/hidden=[64,64]/cartpole", "cartpole", "/x/hidden=[64,64]/cartpole"),
     ],
 )
 def test_policy_is_named_or_takes_the_name_of_its_folder(listed, name, folder):

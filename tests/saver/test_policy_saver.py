@@ -10,6 +10,7 @@ from tf_agents.trajectories import time_step
 
 from saver import PolicySaver
 from saver.artifact import check_files, hash_files, read_checkpoint_manifest, read_policy_manifest
+from saver.verify import verify_folder
 from tests.support import saver_policies as policies
 from tests.support.saver_policies import Saved
 
@@ -124,6 +125,20 @@ def test_relative_folder_and_text_are_fine(tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained[0].save_checkpoint("checkpoints/a")
     assert (tmp_path / "checkpoints" / "a" / "checkpoint.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["hidden=[64,64],lr=0.1", "a\\b", "a*?", "a b#%20é"])
+def test_the_name_of_a_folder_may_have_any_character(tmp_path, trained, name):
+    saver, folder = trained[0], tmp_path / name / "policy"
+    saver.save(folder)
+    saver.save_checkpoint(folder / "checkpoints" / "11")
+    saver.save_checkpoint(folder / "checkpoints" / name)
+    manifest = read_checkpoint_manifest(folder / "checkpoints" / name)
+    assert manifest is not None
+    assert manifest.train_step == 11
+    findings = {finding.what: finding for finding in verify_folder(folder)}
+    assert not [finding for finding in findings.values() if finding.result == "failed"]
+    assert findings[f"checkpoints/{name}"].result == "ok"
 
 
 # Checkpoints

@@ -7,7 +7,9 @@ a weight and metadata is `metadata/epsilon` in what `save` writes, and `model_va
 
 from __future__ import annotations
 
+import contextlib
 import math
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from app.engine.savedmodel.tensor_files import LARGE_BYTES, Room, TensorFiles
 from app.errors import SwapRefused
+from saver.artifact.literal_path import literal_path
 
 TRAIN_STEP = "train_step"
 WEIGHTS = "model_variables"
@@ -78,15 +81,19 @@ class StoredValues:
         self.kept: dict[str, Any] | None = None
         self.checked = checked
         self._folder = folder
-        self._reader = self._opened()
+        # As long as the reader may open files.
+        with contextlib.ExitStack() as stack:
+            self._literal = stack.enter_context(literal_path(folder))
+            self._reader = self._opened()
+            weakref.finalize(self, stack.pop_all().close)
 
     def _opened(self) -> Any:
         try:
-            return tf.train.load_checkpoint(prefix(self._folder))
+            return tf.train.load_checkpoint(prefix(self._literal))
         except MemoryError as error:
-            reason = f"one of its blocks has no room in memory: {_line(error, self._folder)}"
+            reason = f"one of its blocks has no room in memory: {_line(error, self._literal)}"
         except Exception as error:  # TensorFlow has many names for a file that is missing or damaged
-            raise SwapRefused(f"its index cannot be read: {_line(error, self._folder)}") from None
+            raise SwapRefused(f"its index cannot be read: {_line(error, self._literal)}") from None
         # Raised out here, without the MemoryError that would have it tried again for ever: an index is small, and it is
         # the file that lies about the size of a block, not the machine that has too little memory.
         raise SwapRefused(f"its index cannot be read: {reason}")
@@ -216,7 +223,7 @@ class StoredValues:
         try:
             return self._reader.get_tensor(key)
         except Exception as error:
-            raise SwapRefused(f"{name} cannot be read: {_line(error, self._folder)}") from None
+            raise SwapRefused(f"{name} cannot be read: {_line(error, self._literal)}") from None
 
 
 def numbers_in(values: Iterable[Stored]) -> int:

@@ -6,6 +6,8 @@ came without it need the libraries that `app.engine.savedmodel.tf_agents_export`
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +30,7 @@ from app.engine.savedmodel.generators import draw_afresh, generator_states
 from app.engine.savedmodel.tensor_files import ALIGNED, Room
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import SERVING_FOLDER, ServingInfo
+from saver.artifact.literal_path import literal_path
 from saver.stderr import hushed
 
 PLAIN_FOLDER = "plain"
@@ -107,7 +110,8 @@ def _read(engine: TensorFlowEngine, values: StoredValues, source: Path) -> None:
     """Has TensorFlow restore the values of a folder; raises whatever it raises."""
     # A new object each time: one that is used again leaks (54 KiB a restore were measured).
     checkpoint = tf.train.Checkpoint(**{"policy" if values.below_policy else "root": engine.model})
-    status = checkpoint.read(prefix(source))
+    with literal_path(source) as path:
+        status = checkpoint.read(prefix(path))
     try:
         status.assert_consumed()
     except AssertionError:
@@ -164,11 +168,14 @@ def load_model(folder: Path, named: Path) -> Any:
     Raises:
       UnusablePolicy: it cannot be loaded, or is no policy.
     """
-    try:
-        model = tf.saved_model.load(str(folder))
-    except Exception as error:  # whatever a damaged or foreign file makes TensorFlow raise
-        text = missing_types.explained((str(error) or repr(error)).strip().splitlines()[0])
-        raise UnusablePolicy(f"{named} cannot be loaded: {text.replace(str(folder), str(named))}") from error
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(literal_path(folder))
+        try:
+            model = tf.saved_model.load(str(path))
+        except Exception as error:  # whatever a damaged or foreign file makes TensorFlow raise
+            text = missing_types.explained((str(error) or repr(error)).strip().splitlines()[0])
+            raise UnusablePolicy(f"{named} cannot be loaded: {text.replace(str(path), str(named))}") from error
+        weakref.finalize(model, stack.pop_all().close)  # a function may read a file of its assets when it is called
     missing = set(SIGNATURES) - set(model.signatures)
     if missing:
         raise UnusablePolicy(

@@ -2,6 +2,7 @@ import copy
 import errno
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.artifacts.bundle import TENSORFLOW, Bundle
+from app.artifacts.bundle import LITERT, TENSORFLOW, Bundle
 from app.artifacts.checkpoint_identity import INDEX, identify
 from app.builder import builder as builder_module
 from app.builder import engine_choice
@@ -125,6 +126,19 @@ def test_a_worker_restores_the_next_version_into_the_copy_that_nobody_uses(train
     loader.give_back(engine)
     assert loader.load(bench.graph, second) is engine
     assert loader.load(bench.graph, first) is not engine
+
+
+def test_the_folders_of_exports_and_of_the_server_may_have_any_name(original, tmp_path, monkeypatch):
+    """TensorFlow takes what it reads for a pattern, but writes where it is asked to."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "job.1234[5]"))
+    Path(tempfile.gettempdir()).mkdir()
+    trainer = original.copied(tmp_path / "hidden=[64,64],b=a\\b" / "policy")
+    bench = Bench(trainer.folder)
+    bundle = bench.prepare(trainer.publish(7, 0.25))
+    assert set(bench.weights(bundle)) == {0.25}
+    assert bench.prepare(None).train_step == 0
+    compiled = Builder(bench.graph).prepare(None, bench.graph.digest, bench.bundles / "compiled").bundle
+    assert compiled.engine == LITERT, compiled.engine_reason
 
 
 # Large weights

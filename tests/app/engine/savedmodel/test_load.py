@@ -202,6 +202,32 @@ def test_damaged_plain_export_is_refused_with_the_reason(plain, damage, says):
     assert says in reason(plain)
 
 
+def test_a_reason_names_the_folder_and_no_link_to_it(export, tmp_path):
+    folder = export.rename(tmp_path / "hidden=[64,64]")
+    (folder / POLICY_FILE).unlink()
+    shutil.rmtree(folder / "variables")
+    assert "policy-saver." not in reason(folder)
+
+
+def test_a_function_may_read_an_asset_of_a_folder_of_any_name(tmp_path):
+    """When it is called, and not only when it is loaded."""
+    (tmp_path / "words").write_text("yes")
+
+    class Reader(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = tf.saved_model.Asset(str(tmp_path / "words"))
+
+        @tf.function(input_signature=[])
+        def read(self) -> dict[str, tf.Tensor]:
+            return {"words": tf.io.read_file(self.words.asset_path)}
+
+    reader = Reader()
+    tf.saved_model.save(reader, str(tmp_path / "[1]"), dict.fromkeys(load.SIGNATURES, reader.read))
+    model = load.load_model(tmp_path / "[1]", tmp_path)
+    assert model.signatures["action"]()["words"].numpy() == b"yes"
+
+
 def truncate(path: Path, parts: int) -> None:
     body = path.read_bytes()
     path.write_bytes(body[: len(body) // parts])
