@@ -200,7 +200,7 @@ def _answered(probe: Probe, spec: PolicySpec, outputs: Arrays, row: int) -> Prob
         value = outputs[leaf.name][row : row + 1]
         problem = outside_spec(value, leaf)
         if problem is not None:
-            finite = not leaf.is_float or bool(np.isfinite(value.astype(np.float32)).all())
+            finite = not leaf.is_float or bool(np.isfinite(value.astype(np.float64)).all())
             return replace(probe, problem=f"{path} {problem}", comparable=finite)
     return replace(probe, problem="", comparable=True)
 

@@ -44,7 +44,7 @@ def probe_noise(noise: Noise, rows: int, seed: int = 0) -> Arrays:
 
 def outside_spec(value: np.ndarray[Any, Any], leaf: Leaf) -> str | None:
     """Says what is wrong with a policy's answer for `leaf`, None if nothing: not finite, or integers out of bounds."""
-    if leaf.is_float and not np.isfinite(value.astype(np.float32)).all():
+    if leaf.is_float and not np.isfinite(value.astype(np.float64)).all():
         return "is not finite"
     below = leaf.is_integer and leaf.minimum is not None and bool((value < leaf.minimum).any())
     above = leaf.is_integer and leaf.maximum is not None and bool((value > leaf.maximum).any())

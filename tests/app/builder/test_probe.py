@@ -57,6 +57,20 @@ def examined(engine: Answering, spec: PolicySpec = SPEC, **more: Any) -> Probed:
     return examine(engine, spec, probes_of(spec, **more))  # type: ignore[arg-type]
 
 
+def test_a_finite_action_of_float64_can_be_compared_whatever_its_size() -> None:
+    spec = replace(SPEC, action=Leaf("action", "float64", (), 0.0, 1e300))
+    found = examined(Large(), spec)
+    assert not found.failed
+    assert all(probe.comparable for probe in found.probes)
+
+
+class Large(Answering):
+    """Answers with numbers that no float32 holds."""
+
+    def run(self, function: str, inputs: Any) -> dict[str, np.ndarray]:
+        return {"action": super().run(function, inputs)["action"].astype(np.float64) * 1e200}
+
+
 def test_probes_are_made_from_the_spec_given_by_name_and_of_real_requests() -> None:
     probes = probes_of(SPEC, given(0.5), [row(0.25) | {"noise/uniform": np.zeros((1, 1), np.float32)}])
     assert [probe.recorded for probe in probes] == [False] * 5 + [True]
