@@ -100,9 +100,14 @@ def nest_from_json(data: Mapping[str, Any]) -> Nest:
 
 
 def bound_of(value: Any) -> Bound:
-    """A spec's bound (a NumPy array or number) as a number where all its entries agree, else as nested lists."""
+    """A spec's bound (a NumPy array or number) as a number where all its entries agree, else as nested lists.
+
+    None where there are no entries: empty lists would not have the leaf's shape.
+    """
     array = np.asarray(value)
-    if array.size and (array == array.flat[0]).all():
+    if not array.size:
+        return None
+    if (array == array.flat[0]).all():
         number: int | float = array.flat[0].item()
         return number
     nested: list[Any] = array.tolist()
