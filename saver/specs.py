@@ -5,6 +5,7 @@ Used when a policy is saved, and by the server for exports that came without pol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +99,8 @@ def _nest(spec: Any, path: str, name_of: Callable[[str, Any], str]) -> Nest:
         name_of(path, spec),
         tf.as_dtype(spec.dtype).name,
         tuple(tf.TensorShape(spec.shape).as_list()),
-        None if minimum is None else bound_of(minimum),
-        None if maximum is None else bound_of(maximum),
+        None if minimum is None else bound_of(minimum, -math.inf),
+        None if maximum is None else bound_of(maximum, math.inf),
     )
 
 

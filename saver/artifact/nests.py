@@ -99,14 +99,18 @@ def nest_from_json(data: Mapping[str, Any]) -> Nest:
     return Leaf(data["name"], data["dtype"], tuple(data["shape"]), minimum, maximum)
 
 
-def bound_of(value: Any) -> Bound:
+def bound_of(value: Any, unbounded: float) -> Bound:
     """A spec's bound (a NumPy array or number) as a number where all its entries agree, else as nested lists.
 
-    None where there are no entries: empty lists would not have the leaf's shape.
+    None where there are no entries: empty lists would not have the leaf's shape. NaN becomes `unbounded`, an infinity:
+    no number is below or above it.
     """
     array = np.asarray(value)
     if not array.size:
         return None
+    nan = array != array
+    if nan.any():
+        array = np.where(nan, array.dtype.type(unbounded), array)
     if (array == array.flat[0]).all():
         number: int | float = array.flat[0].item()
         return number

@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tf_agents.specs import tensor_spec
 
 from saver.artifact import Leaf, PolicySpec, TensorInfo, leaves, read_policy_manifest
 from saver.specs import PolicySpecs, spec_of
@@ -122,6 +125,19 @@ def test_every_tensor_of_the_signatures_has_its_place_in_the_nests(saved: Saved,
     for nest, tensors in ((found.inputs, action.inputs), (found.action, action.outputs)):
         for _, leaf in leaves(nest):
             assert tensors[leaf.name] == TensorInfo(leaf.dtype, (found.batch_size, *leaf.shape))
+
+
+def test_bounds_that_are_nan_are_none():
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])
+    def function(x):
+        return {"action": x}
+
+    functions = dict.fromkeys(("action", "get_initial_state"), function.get_concrete_function())
+    bounded = tensor_spec.BoundedTensorSpec([2], tf.float32, [np.nan, 0.0], np.nan, "x")
+    specs = PolicySpecs(time_step=(), policy_state=(), action=bounded, info=(), custom_input=bounded)
+    found = spec_of(functions, specs, None)
+    assert found.inputs == Leaf("x", "float32", (2,), [-np.inf, 0.0], np.inf)
+    assert PolicySpec.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
 def test_tensor_that_is_in_no_signature_is_named():

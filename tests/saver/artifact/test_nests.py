@@ -1,6 +1,7 @@
 import json
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -72,9 +73,13 @@ def test_pack_makes_objects_of_dicts_and_lists_of_tuples():
         (np.zeros((3, 0)), None),
         (7, 7),
         (0.25, 0.25),
+        (np.array([0.5, np.nan], np.float32), [0.5, math.inf]),
+        (np.full((2, 2), np.nan, np.float32), math.inf),
+        (np.array([0.5, np.nan], ml_dtypes.bfloat16), [0.5, math.inf]),
+        (math.nan, math.inf),
     ],
 )
 def test_equal_bounds_become_one_number(value, bound):
-    found = bound_of(value)
+    found = bound_of(value, math.inf)
     assert found == bound
     assert type(found) is type(bound)
