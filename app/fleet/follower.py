@@ -190,6 +190,8 @@ class Follower:
             await member.step(lambda state, seen: protocol.abandoned(state, seen.live))
         elif task is Task.GIVE_UP:
             await self._give_up()
+        elif task is Task.REPORT:
+            await member.deliver()
         else:
             return await self._take_part(task, state)
         return True
@@ -220,13 +222,11 @@ class Follower:
         member, to = self._member, following.coordinator
         try:
             await self._host.follow(record, following)
-        except SwapRefused as refusal:
+        except (SwapRefused, FleetLost) as refusal:
             if not following.is_prepared:
                 member.note(refused=following.epoch)
-                reason, for_now = str(refusal), refusal.for_now
+                reason, for_now = str(refusal), isinstance(refusal, FleetLost) or refusal.for_now
                 await member.report(to, refused=following.epoch, reason=reason, for_now=for_now)
-        except FleetLost:
-            pass  # its coordinator gives it up, or it is found committed later
         except Exception:  # a bug of ours: to the others it is a refusal
             log.exception("%s: a swap of the fleet cannot be followed", member.policy, extra=about(member.policy))
             member.note(refused=following.epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -36,7 +37,8 @@ class PolicyMember:
         self.reason = "it has not joined yet"
         self.prepares_for = ""
         self._joined = joined
-        self._report = Report()
+        self._report, self._report_to = Report(), ""
+        self._delivering = asyncio.Lock()
         self._closed = False
         self.reads: set[asyncio.Task[Snapshot]] = set()
         self._next_read: asyncio.Task[Snapshot] | None = None
@@ -126,9 +128,22 @@ class PolicyMember:
         return after
 
     async def report(self, to: str, **changes: object) -> None:
-        """Reports what this member has done, fields of `Report`, to the one that waits for it; "" where none does."""
-        self._report = msgspec.structs.replace(self._report, **changes)
-        await self.store.report(self.policy, self.id, self._report, to)
+        """Reports what this member has done, fields of `Report`, to the one that waits for it; "" where none does.
+
+        What cannot be written now is left to `deliver`: what was done is done, and others wait until they know of it.
+        """
+        self._report, self._report_to = msgspec.structs.replace(self._report, **changes), to
+        self.note(unreported=True)
+        with contextlib.suppress(FleetLost):
+            await self.deliver()
+
+    async def deliver(self) -> None:
+        """Writes the last report, where it may not be in Redis; raises FleetLost."""
+        async with self._delivering:  # or an earlier report could come after a later one, and stay
+            if self.local.unreported:
+                report = self._report
+                await self.store.report(self.policy, self.id, report, self._report_to)
+                self.note(unreported=report is not self._report)
 
     def note(self, **changes: object) -> None:
         """Notes what this member has done: fields of `Local`."""

@@ -267,13 +267,15 @@ class Task(enum.Enum):
     HOLD = "hold requests"
     APPLY = "switch to what is committed"
     GIVE_UP = "release what was held and prepared"
+    REPORT = "write again what it has done"
     ABANDON = "end a change whose coordinator is gone"
 
 
 class Local(msgspec.Struct, frozen=True):
     """What a member knows of itself: epochs, 0 for none.
 
-    `joined`: it has taken part since its lease began; `coordinates`: its own change is under way.
+    `joined`: it has taken part since its lease began; `coordinates`: its own change is under way. `unreported`: what
+    it has done may not have reached Redis.
     """
 
     applied: int = 0
@@ -282,6 +284,7 @@ class Local(msgspec.Struct, frozen=True):
     refused: int = 0
     joined: bool = False
     coordinates: bool = False
+    unreported: bool = False
 
 
 def next_task(state: PolicyState | None, member: str, local: Local, live: Collection[str]) -> Task:
@@ -301,13 +304,12 @@ def next_task(state: PolicyState | None, member: str, local: Local, live: Collec
         return Task.GIVE_UP
     if not local.joined or member not in state.members:
         return Task.CATCH_UP
-    if change is None or not under_way or change.coordinator == member:
-        return Task.NOTHING
-    if change.phase is Phase.PREPARING and change.epoch not in (local.prepared, local.refused):
-        return Task.PREPARE
-    if change.phase is Phase.HOLDING and local.prepared == change.epoch != local.held:
-        return Task.HOLD
-    return Task.NOTHING
+    if change is not None and under_way and change.coordinator != member:
+        if change.phase is Phase.PREPARING and change.epoch not in (local.prepared, local.refused):
+            return Task.PREPARE
+        if change.phase is Phase.HOLDING and local.prepared == change.epoch != local.held:
+            return Task.HOLD
+    return Task.REPORT if local.unreported else Task.NOTHING
 
 
 def _own(state: PolicyState, member: str) -> Change:

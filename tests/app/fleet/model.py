@@ -32,7 +32,8 @@ class Member:
     """One member. `serves`: train step of what its workers answer from; `holding`: they do not answer.
 
     `stage`: how far its own change is; `view`: those that held a lease when it read the agreement, None once another
-    member has changed that: the step that it makes from there is a compare-and-set, which then fails.
+    member has changed that: the step that it makes from there is a compare-and-set, which then fails. `said`: what it
+    has reported; `report`: what has come of that.
     """
 
     local: Local = NEW
@@ -43,6 +44,7 @@ class Member:
     known: Committed | None = None
     stage: str = ""
     view: frozenset[str] | None = None
+    said: Report = NOTHING
     report: Report = NOTHING
 
 
@@ -63,6 +65,7 @@ class Fleet:
     lapses: int = 0
     losses: int = 0
     anew: int = 0
+    unanswered: int = 0
     settling: frozenset[int] = frozenset()
     before: PolicyState | None = None
     fresh: frozenset[int] = frozenset()
@@ -92,6 +95,8 @@ class Bounds:
     all_hold: bool = False
     # A member may be unable to serve what is committed; where nobody takes part, it has the fleet begin anew.
     anew: int = 0
+    # What a member writes may be lost, whatever else Redis does for it.
+    unanswered: int = 0
     # A member may act on the agreement before the last step, whose notice came late.
     late: bool = True
 
@@ -210,7 +215,8 @@ def _coordinate(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterato
         ):
             yield from _commit(fleet, i, member)
         elif member.stage == "committed":
-            mine = fleet.put(i, replace(member, report=Report(applied=member.local.applied)))
+            said = Report(applied=member.local.applied)
+            mine = fleet.put(i, replace(member, said=said, report=said))
             if not protocol.unapplied(fleet.state, me, mine.reports(), live):
                 done = mine.put(i, _ended(mine.members[i]), state=protocol.released(fleet.state, me))
                 newest = max(fleet.acknowledged, member.serves)
@@ -250,7 +256,7 @@ def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[St
             yield Step(f"{i} writes anew", replace(fleet, state=new))
     elif task is Task.CATCH_UP:
         assert state is not None
-        yield from _catch_up(fleet, i, member, state)
+        yield from _catch_up(fleet, i, member, bounds, state)
         if fleet.anew < bounds.anew and state.epoch > member.local.applied:
             yield from _begin_anew(fleet, i, member, state)
     elif task is Task.ABANDON:
@@ -258,6 +264,8 @@ def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[St
         yield Step(
             f"{i} ends the change of one that is gone", replace(fleet, state=protocol.abandoned(state, fleet.live()))
         )
+    elif task is Task.REPORT:
+        yield Step(f"{i} reports", fleet.put(i, _delivered(member)))
     elif state is not None:
         yield from _take_part(fleet, i, member, bounds, state, task)
 
@@ -268,7 +276,7 @@ def _follow_late(fleet: Fleet, i: int, member: Member, bounds: Bounds, state: Po
     task = protocol.next_task(state, str(i), member.local, live)
     late = [*_take_part(fleet, i, member, bounds, state, task)]
     if task is Task.CATCH_UP and state.epoch > member.local.applied:
-        late.append(Step(f"{i} serves what is committed", fleet.put(i, _applied(member, state))))
+        late += _reported(fleet, i, _applied(member, state), f"{i} serves what is committed", bounds)
     for step in late:
         yield Step(f"{step.name}, late", step.fleet)
 
@@ -276,21 +284,14 @@ def _follow_late(fleet: Fleet, i: int, member: Member, bounds: Bounds, state: Po
 def _take_part(fleet: Fleet, i: int, member: Member, bounds: Bounds, state: PolicyState, task: Task) -> Iterator[Step]:
     """What a member does by itself, and reports."""
     if task is Task.PREPARE:
-        epoch = _change(state).epoch
-        prepared = replace(member, report=msgspec.structs.replace(member.report, prepared=epoch))
-        yield Step(f"{i} prepares", fleet.put(i, replace(prepared, local=_noted(member, prepared=epoch))))
+        yield from _reported(fleet, i, _did(member, prepared=_change(state).epoch), f"{i} prepares", bounds)
         if bounds.refusals:
-            refused = msgspec.structs.replace(member.report, refused=epoch)
-            yield Step(
-                f"{i} refuses", fleet.put(i, replace(member, report=refused, local=_noted(member, refused=epoch)))
-            )
+            yield from _reported(fleet, i, _did(member, refused=_change(state).epoch), f"{i} refuses", bounds)
     elif task is Task.HOLD:
-        epoch = _change(state).epoch
-        report = msgspec.structs.replace(member.report, held=epoch)
-        held = replace(member, holding=True, report=report, local=_noted(member, held=epoch))
-        yield Step(f"{i} holds", fleet.put(i, held))
+        held = replace(_did(member, held=_change(state).epoch), holding=True)
+        yield from _reported(fleet, i, held, f"{i} holds", bounds)
     elif task is Task.APPLY:
-        yield Step(f"{i} switches", fleet.put(i, _applied(member, state)))
+        yield from _reported(fleet, i, _applied(member, state), f"{i} switches", bounds)
     elif task is Task.GIVE_UP:
         given_up = replace(member, holding=False, local=_noted(member, prepared=0, held=0))
         yield Step(f"{i} gives up what it prepared", fleet.put(i, given_up))
@@ -303,19 +304,32 @@ def _change(state: PolicyState | None) -> Change:
 
 
 def _applied(member: Member, state: PolicyState) -> Member:
-    return replace(
-        member,
-        serves=state.committed.active.train_step,
-        holding=False,
-        known=state.committed,
-        local=_noted(member, applied=state.epoch, prepared=0, held=0),
-        report=msgspec.structs.replace(member.report, applied=state.epoch),
-    )
+    serves = state.committed.active.train_step
+    done = replace(_did(member, applied=state.epoch), serves=serves, holding=False, known=state.committed)
+    return replace(done, local=_noted(done, prepared=0, held=0))
 
 
-def _catch_up(fleet: Fleet, i: int, member: Member, state: PolicyState) -> Iterator[Step]:
+def _did(member: Member, **epoch: int) -> Member:
+    """A member that has done something and is to report it."""
+    said = msgspec.structs.replace(member.said, **epoch)
+    return replace(member, said=said, local=_noted(member, unreported=True, **epoch))
+
+
+def _delivered(member: Member) -> Member:
+    return replace(member, report=member.said, local=_noted(member, unreported=False))
+
+
+def _reported(fleet: Fleet, i: int, member: Member, name: str, bounds: Bounds) -> Iterator[Step]:
+    """It has done something: its report is written at once, or lost, and then a step of its own."""
+    yield Step(name, fleet.put(i, _delivered(member)))
+    if fleet.unanswered < bounds.unanswered:
+        lost = fleet.put(i, member, unanswered=fleet.unanswered + 1)
+        yield Step(f"{name}, and its report is lost", lost)
+
+
+def _catch_up(fleet: Fleet, i: int, member: Member, bounds: Bounds, state: PolicyState) -> Iterator[Step]:
     if state.epoch > member.local.applied:
-        yield Step(f"{i} serves what is committed", fleet.put(i, _applied(member, state)))
+        yield from _reported(fleet, i, _applied(member, state), f"{i} serves what is committed", bounds)
         return
     if fleet.settling:
         return
@@ -362,5 +376,6 @@ def check_at_rest(fleet: Fleet) -> None:
         raise Broken(f"nothing happens any more, and the agreement is {fleet.state}")
     for member in living:
         assert fleet.state is not None
-        if not member.local.joined or member.serves != fleet.state.committed.active.train_step:
+        behind = member.serves != fleet.state.committed.active.train_step
+        if not member.local.joined or behind or member.local.unreported:
             raise Broken(f"nothing happens any more, and a member is {member}")

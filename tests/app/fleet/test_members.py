@@ -202,6 +202,13 @@ class Kept:
         self.seen = Snapshot(b"5", state(5), {}, frozenset({"us", "them"}), 0)
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.writes = 0
+        self.reports: list[Report] = []
+
+    async def report(self, policy: str, by: str, report: Report, to: str) -> None:
+        self.writes += 1
+        await self.go_on.wait()
+        self.reports.append(report)
 
     async def read(self, policy: str) -> Snapshot:
         seen = self.seen
@@ -284,6 +291,71 @@ async def test_one_member_that_refuses_refuses_for_all_with_its_id_and_its_reaso
         two.refuses = ""
         await one.change("v2")
         await until(lambda: two.serves == "v2")
+
+
+LOST = FleetLost("the fleet's Redis cannot be used: OOM command not allowed when used memory > 'maxmemory'.")
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["refused", "its answer lost"])
+@pytest.mark.parametrize("what", ["prepared", "held", "applied", "refused"])
+async def test_a_report_that_redis_does_not_acknowledge_is_written_again(
+    redis: str, what: str, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "TICK_S", 0.01)
+    name = f"report-{what}-{arrives}"
+    async with asyncio.timeout(20), joined(redis, name) as one, joined(redis, name) as two:
+        write, lost = two.member.store.report, 0
+
+        async def fails_twice(policy: str, by: str, report: Report, to: str) -> None:
+            nonlocal lost
+            if getattr(report, what) > 1 and lost < 2:
+                lost += 1
+                if arrives:
+                    await write(policy, by, report, to)
+                raise LOST
+            await write(policy, by, report, to)
+
+        monkeypatch.setattr(two.member.store, "report", fails_twice)
+        if what == "refused":
+            two.refuses = "its disk is full"
+            with pytest.raises(SwapRefused, match="its disk is full"):
+                await one.change("v1")
+        else:
+            await one.change("v1")
+            assert (one.serves, two.serves) == ("v1", "v1")
+        assert lost > 0
+        two.refuses = ""
+        await two.change("v2")
+        assert one.serves == "v2"
+
+
+async def test_what_a_member_cannot_ask_redis_while_it_prepares_refuses_for_now(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(20), joined(redis, "asks") as one, joined(redis, "asks") as two:
+
+        async def follow(*_: object) -> None:
+            raise LOST
+
+        monkeypatch.setattr(two, "follow", follow)
+        with pytest.raises(SwapRefused, match=f"member {two.fleet.id}: .*OOM") as refused:
+            await one.change("v1")
+        assert refused.value.for_now
+
+
+async def test_a_report_is_written_after_those_before_it() -> None:
+    kept: Any = Kept()
+    one = PolicyMember("p", "us", kept, lambda: None)
+    kept.go_on.clear()
+    first = asyncio.create_task(one.report("them", prepared=7))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(one.report("them", held=7))
+    again = asyncio.create_task(one.deliver())
+    await asyncio.sleep(0)
+    assert kept.writes == 1, "one at a time"
+    kept.go_on.set()
+    await asyncio.gather(first, second, again)
+    assert kept.reports == [Report(prepared=7), Report(prepared=7, held=7)]
 
 
 async def test_two_members_that_change_at_once_take_turns(redis: str) -> None:

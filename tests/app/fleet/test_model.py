@@ -1,4 +1,4 @@
-"""Every order of what members of a fleet can do, of a change, a death, a lost lease, and of a Redis that forgets."""
+"""Every order of what members of a fleet can do, of changes, deaths, lost leases and messages, a Redis that forgets."""
 
 from collections import deque
 
@@ -12,7 +12,7 @@ from app.fleet.protocol import Local
 from tests.app.fleet import model
 from tests.app.fleet.model import Bounds, Broken, Fleet, Member
 
-_founded_anew = protocol.founded_anew
+_founded_anew, _next_task = protocol.founded_anew, protocol.next_task
 
 
 def started(count: int) -> Fleet:
@@ -71,6 +71,7 @@ def _key(fleet: Fleet) -> object:
         fleet.lapses,
         fleet.losses,
         fleet.anew,
+        fleet.unanswered,
     )
 
 
@@ -81,6 +82,8 @@ SMALL = {
     "nobody has it": (2, Bounds(changes=1, deaths=1, lapses=2, anew=1)),
     "three members": (3, Bounds(changes=1, deaths=1, lapses=0)),
     "one version at a time": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, all_hold=True)),
+    "lost messages": (2, Bounds(changes=2, deaths=0, lapses=1, refusals=True, unanswered=2)),
+    "a death, and a lost message": (2, Bounds(changes=2, deaths=1, lapses=0, unanswered=1)),
 }
 # Some minutes.
 LARGE = {
@@ -118,6 +121,10 @@ def _begins_anew_among_others(state, served, pin, _):
     return _founded_anew(state, served, pin, frozenset())
 
 
+def _reports_once(state, member, local, live):
+    return _next_task(state, member, msgspec.structs.replace(local, unreported=False), live)
+
+
 @pytest.mark.parametrize(
     ("name", "mutant", "bounds"),
     [
@@ -125,9 +132,17 @@ def _begins_anew_among_others(state, served, pin, _):
         ("unapplied", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0)),
         ("unheld", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0, all_hold=True)),
         ("abandoned", lambda state, live: state, Bounds(changes=1, deaths=1, lapses=0)),
+        ("next_task", _reports_once, Bounds(changes=1, deaths=0, lapses=0, unanswered=1)),
         ("founded_anew", _begins_anew_among_others, Bounds(changes=1, deaths=0, lapses=1, anew=1)),
     ],
-    ids=["joins unseen", "acknowledges early", "commits before all hold", "never gives up", "begins anew among others"],
+    ids=[
+        "joins unseen",
+        "acknowledges early",
+        "commits before all hold",
+        "never gives up",
+        "reports once",
+        "begins anew among others",
+    ],
 )
 def test_a_protocol_with_a_fault_is_caught(name, mutant, bounds, monkeypatch):
     fleet = started(2)
@@ -140,7 +155,7 @@ def test_a_protocol_with_a_fault_is_caught(name, mutant, bounds, monkeypatch):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_long_random_orders_with_three_members(data):
     fleet = started(3)
-    bounds = Bounds(changes=6, deaths=2, lapses=6, losses=1, refusals=True)
+    bounds = Bounds(changes=6, deaths=2, lapses=6, losses=1, refusals=True, unanswered=6)
     for _ in range(120):
         possible = list(model.steps(fleet, bounds))
         if not possible:
