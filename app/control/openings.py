@@ -161,7 +161,7 @@ class RunningWorkers:
                 await self._open_in(worker, name)
             known.update(missing)
             await worker.call("fail", dict(self._openings.failures))
-        self._workers.append(worker)
+        self._workers = [*(one for one in self._workers if not one.is_gone), worker]
         for name, args in self._sent.items():
             await worker.call(name, *args)
         await worker.call("listen")

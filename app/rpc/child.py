@@ -103,6 +103,11 @@ class Child:
                 await asyncio.sleep(self.stalled_s / _LOOKS)
                 await self.call(name)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return self.process.returncode is not None
+
     def kill(self) -> None:
         """Ends the process at once, whatever it is at."""
         with contextlib.suppress(ProcessLookupError):

@@ -188,6 +188,8 @@ async def test_a_bug_with_one_does_not_end_the_trying_of_the_others(tmp_path, mo
 class Worker:
     """A worker's process. `errors`: what a call raises."""
 
+    is_gone = False
+
     def __init__(self):
         self.did = []
         self.errors = {}
@@ -251,6 +253,17 @@ async def test_a_worker_that_is_gone_is_not_notified_again_and_one_that_cannot_l
     calls = [len(worker.did) for worker in (gone, full, good)]
     await running.notify("a")
     assert [len(worker.did) - before for worker, before in zip((gone, full, good), calls, strict=True)] == [0, 2, 2]
+
+
+async def test_workers_that_are_gone_are_forgotten_when_their_successors_start(tmp_path):
+    """Or a server whose workers crash now and then would keep, and ask, more and more of them."""
+    _, running = await opened(tmp_path, "a")
+    for _ in range(3):
+        crashing = Worker()
+        await running.start(crashing)
+        crashing.is_gone = True
+    await running.start(Worker())
+    assert running.count == 1
 
 
 class Asked(Worker):
