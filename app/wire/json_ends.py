@@ -12,6 +12,8 @@ from app.errors import NotJson
 from app.offload import let_others_run
 from app.wire.tensors import Array
 
+# Most values end soon: the first slice is short, and each has twice the size of the one before, up to the longest.
+_FIRST_STEP = 256
 _STEP = 64 * 1024
 _OPEN, _CLOSE, _QUOTE = 0x7B, 0x7D, 0x22
 
@@ -23,9 +25,10 @@ def end_of(body: bytes, at: int) -> int:
       NotJson: it does not.
     """
     depth, inside = 0, 0
+    size = min(_FIRST_STEP, _STEP)
     while at < len(body):
         let_others_run()
-        stop = _step_end(body, at)
+        stop = _step_end(body, at, size)
         chunk = body[at:stop]
         marks, inside = _marks(chunk, inside)
         places = np.flatnonzero((marks == _OPEN) | (marks == _CLOSE))
@@ -35,26 +38,27 @@ def end_of(body: bytes, at: int) -> int:
             if ends.size:
                 return at + int(places[ends[0]]) + 1
             depth = int(depths[-1])
-        at = stop
+        at, size = stop, min(2 * size, _STEP)
     raise NotJson(f"the body is not JSON: it ends within a list or an object, after {len(body)} bytes")
 
 
 def end_of_string(body: bytes, at: int) -> int:
     """Returns where the string that starts at `at` ends; raises as `end_of` does."""
     at += 1
+    size = min(_FIRST_STEP, _STEP)
     while at < len(body):
         let_others_run()
-        stop = _step_end(body, at)
+        stop = _step_end(body, at, size)
         place = _without_escapes(body[at:stop]).find(b'"')
         if place >= 0:
             return at + place + 1
-        at = stop
+        at, size = stop, min(2 * size, _STEP)
     raise NotJson(f"the body is not JSON: it ends within a string, after {len(body)} bytes")
 
 
-def _step_end(body: bytes, at: int) -> int:
-    """Returns the end of a slice that starts at `at`: never between a backslash and what it escapes."""
-    stop = min(at + _STEP, len(body))
+def _step_end(body: bytes, at: int, size: int) -> int:
+    """Returns the end of a slice of `size` bytes, or one more, from `at` on: never before what a backslash escapes."""
+    stop = min(at + size, len(body))
     chunk = body[at:stop]
     backslashes = len(chunk) - len(chunk.rstrip(b"\\"))
     return min(stop + backslashes % 2, len(body))

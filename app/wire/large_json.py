@@ -185,9 +185,12 @@ class LongText(LongList):
         """
         last = self._end - 1
         at = _Reader(self._body, self._most_keys).after_space(self._start + 1)
+        one_by_one = 0  # up to here: to try a piece at each item would take the square of their number
         while at < last:
             cut = (last, last)
-            if last - at > 2 * PIECE_BYTES:
+            if at < one_by_one:
+                cut = (at, at)
+            elif last - at > 2 * PIECE_BYTES:
                 between = _BETWEEN.search(self._body, at + PIECE_BYTES, at + 2 * PIECE_BYTES)
                 cut = (at, at) if between is None else (between.start() + 1, between.end())
             try:
@@ -195,6 +198,8 @@ class LongText(LongList):
             except NotJson:  # it was cut inside a string or a list, or it is none
                 piece = None
             if piece is None:
+                if at >= one_by_one:
+                    one_by_one = at + PIECE_BYTES
                 value, at = self._item(_Reader(self._body, self._most_keys), at)
                 yield [value]
             else:

@@ -12,7 +12,7 @@ from app.wire.json_ends import end_of, end_of_string
 TEXTS = ["", "a", '"', "\\", '\\"', "[", "]}", "{[", 'x\\\\"y', "é[", "\\u0022", "\n"]
 
 
-@pytest.fixture(params=[1, 2, 3, 7, 64 * 1024])
+@pytest.fixture(params=[1, 2, 3, 7, 64, 64 * 1024])
 def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of few bytes, so that each construct falls on both sides of an end."""
     monkeypatch.setattr(json_ends, "_STEP", request.param)

@@ -116,6 +116,26 @@ def test_its_items_are_read_or_long_in_turn_and_no_more_than_may_be() -> None:
     assert found.children(3) is None
 
 
+@pytest.mark.parametrize(
+    "item", [{"x": "\\},{"}, {"x": [{}, {}]}, {"x": [[{"b64": "YQ=="}, {"b64": "YQ=="}]]}, {"x": "},{" * 9}, {"x": 1}]
+)
+def test_objects_with_what_looks_like_the_end_of_one_take_few_tries(item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_json, "PIECE_BYTES", 1024)
+    read = 0
+    loads = large_json._loads
+
+    def counted(text: bytes, at: int) -> Any:
+        nonlocal read
+        read += len(text)
+        return loads(text, at)
+
+    monkeypatch.setattr(large_json, "_loads", counted)
+    items = [item] * 3000
+    text = json.dumps(items).encode()
+    assert [each for piece in long_list(text).objects() for each in piece] == items
+    assert read < 5 * len(text)
+
+
 def test_it_is_read_as_a_whole_where_that_is_small_enough() -> None:
     assert long_list().plain(len(LONG)) == [[0.5, 1.5]] * 3000
     assert long_list().plain(len(LONG) - 1) is None
