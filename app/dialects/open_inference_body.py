@@ -27,10 +27,9 @@ from app.dialects.open_inference import (
     wants_log_prob,
 )
 from app.dialects.open_inference_answer import Form
-from app.errors import DoesNotFit, NotJson, Problem, Unsupported
+from app.errors import DoesNotFit, NotJson, Problem, Refusal, Unsupported
 from app.inputs.bounds import limits_of
 from app.inputs.options import Options, read_options
-from app.wire import json_body
 from app.wire.codecs import JSON
 from app.wire.limits import SHORT_BODY_BYTES
 from app.wire.long_lists import LongList, LongString, read_long
@@ -125,16 +124,24 @@ class BodyReader:
         numbers = None
         if call.data is not None:
             start, end = _data_in(body)
-            key = bytes(body[:start]), bytes(body[end:])
+            key = before, after = bytes(body[:start]), bytes(body[end:])
             numbers = _decoder(self._model.leaves[call.places[0].name], call.places[0].sent)
-            if (
-                len(call.fields) > 1
-                or not _is_data(body, start, end)
-                or not _reads(numbers, body[start:end], call.data)
-            ):
+            if len(call.fields) > 1 or not _reads(numbers, body[start:end], call.data):
+                return
+            if not self._are_data_between(before, after):
                 return
         options = read_options(call.options)
         self._keep(key, Kept(job.function, options, call.form, job.rows, call.places, numbers, len(body)))
+
+    def _are_data_between(self, before: bytes, after: bytes) -> bool:
+        """Returns whether the only input's data stand between these, and not a list in another field of that name."""
+        if len(before) + len(after) > _LONGEST_KNOWN:
+            return False
+        try:
+            request = JSON.decode_any(before + b"null" + after, self._model.policy.reader.most_keys + 64)
+        except Refusal:
+            return False
+        return bool(request["inputs"][0]["data"] is None)
 
     def _keep(self, key: Any, kept: Kept) -> None:
         if len(key if isinstance(key, bytes) else b"".join(key)) > _LONGEST_KNOWN:
@@ -305,15 +312,6 @@ def _data_in(body: bytes) -> tuple[int, int]:
     """Returns where the first input's data start and end, where they are numbers and nothing follows them."""
     start = body.find(_DATA) + len(_DATA)
     return start, body.find(b"}", start)
-
-
-def _is_data(body: bytes, start: int, end: int) -> bool:
-    """Whether these bytes are the input's data, and not what stands under such a name in its parameters, say."""
-    try:
-        (given,) = json_body.decode(body[:start] + b"null" + body[end:])["inputs"]
-        return given.get("data", body) is None
-    except Exception:  # with another value there, it may be no JSON any more
-        return False
 
 
 def _decoder(leaf: Leaf, shape: Sequence[int]) -> Callable[[bytes], Any]:

@@ -255,6 +255,16 @@ def _zipped(make: Callable[[], bytes], policy: str = "small") -> Callable[[int, 
     return run
 
 
+def _json_as_tensors(port: int, seconds: float) -> str:
+    """JSON alone, with the header of a request whose tensors are raw."""
+    items = b"1," * 999_999 + b"true"
+    body = b'{"inputs":[{"name":"0/observation","shape":[250000,4],"datatype":"FP32","data":[%b]}]}' % items
+    with connect(port, seconds) as connection:
+        length = f"Inference-Header-Content-Length: {len(body)}"
+        send_all(connection, head("/v2/models/small/infer", len(body), length) + body)
+        return status_of(connection)
+
+
 def _zipped_beside(connections: int) -> Callable[[int, float], str]:
     """Bodies that fit just when decoded, at once."""
 
@@ -362,6 +372,7 @@ KINDS = [
     Wire("a gzip bomb", _zipped(lambda: gzip.compress(b" " * 200_000_000, 9))),
     Wire("800,000 empty gzip members", _zipped(lambda: gzip.compress(b"") * 800_000)),
     Wire("50 MB of gzip that is as large decoded", _zipped(lambda: gzip.compress(os.urandom(50_000_000), 1), "image")),
+    Wire("2 MB of JSON that are called raw tensors", _json_as_tensors),
     Wire("20 gzip bodies near the bound", _zipped_beside(20)),
     Wire("300 gzip bodies whose clients go away", _zipped_and_closed(300)),
     Wire("admin: 500 levels of lists", _admin(b'{"checkpoint":' + b"[" * 500 + b"]" * 500 + b"}")),
