@@ -59,18 +59,26 @@ class Coordinator(CommitProtocol):
             member.take_news()  # what has come by now is in what is read next
             member.take_reports()
             try:
-                seen = await member.step(lambda state, seen: protocol.claimed(state, member.id, seen.live))
+                self._seen = seen = await self._claim()
                 break
             except (Fenced, FleetLost) as error:
                 if time.monotonic() >= until:
                     reason = member.reason if isinstance(error, Fenced) else str(error)
                     raise FleetLost(f"nothing can be changed in this fleet now: {reason}") from None
                 await asyncio.sleep(_AGAIN_S)
-        member.note(coordinates=True)
-        self._seen = seen
         if _state(seen).epoch != member.local.applied:
             await self.end()
             raise Busy("another version was committed, and is served first")
+
+    async def _claim(self) -> Snapshot:
+        member = self._member
+        member.note(coordinates=True)  # before Redis has it: what is claimed and not coordinated is given up
+        try:
+            return await member.step(lambda state, seen: protocol.claimed(state, member.id, seen.live))
+        except BaseException:
+            member.note(coordinates=False)
+            member.changed.give()  # what others did meanwhile is still to be followed
+            raise
 
     async def announce(self, record: VersionRecord) -> None:
         """See `CommitProtocol`."""
@@ -161,7 +169,7 @@ class Coordinator(CommitProtocol):
         try:
             await member.step(lambda state, _: protocol.released(state, member.id), self._seen)
         except FleetLost:
-            pass  # the others end it when this server's lease ends, or its next change takes its place
+            pass  # it is ended as soon as Redis takes that: see `protocol.abandoned`
         finally:
             member.note(coordinates=False)
             member.changed.give()

@@ -187,7 +187,7 @@ class Follower:
             await self._give_up()
             await self._catch_up(state)
         elif task is Task.ABANDON:
-            await member.step(lambda state, seen: protocol.abandoned(state, seen.live))
+            await member.step(lambda state, seen: protocol.abandoned(state, member.id, member.local, seen.live))
         elif task is Task.GIVE_UP:
             await self._give_up()
         elif task is Task.REPORT:

@@ -240,11 +240,9 @@ def released(state: PolicyState, member: str) -> PolicyState:
     return _step(state, change=None) if state.change is not None and state.change.coordinator == member else state
 
 
-def abandoned(state: PolicyState, live: Collection[str]) -> PolicyState:
-    """Returns the state without a change whose coordinator is gone; the same state where there is none."""
-    if state.change is None or state.change.coordinator in live:
-        return state
-    return _step(state, change=None)
+def abandoned(state: PolicyState, member: str, local: Local, live: Collection[str]) -> PolicyState:
+    """Returns the state without a change that nobody coordinates, as a member knows; the same where there is none."""
+    return _step(state, change=None) if _is_abandoned(state.change, member, local, live) else state
 
 
 def is_awaited(before: PolicyState | None, after: PolicyState) -> bool:
@@ -268,7 +266,7 @@ class Task(enum.Enum):
     APPLY = "switch to what is committed"
     GIVE_UP = "release what was held and prepared"
     REPORT = "write again what it has done"
-    ABANDON = "end a change whose coordinator is gone"
+    ABANDON = "end a change that nobody coordinates"
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -298,18 +296,25 @@ def next_task(state: PolicyState | None, member: str, local: Local, live: Collec
     if state.epoch > local.applied:
         ready = local.joined and member in state.members and local.prepared == state.epoch
         return Task.APPLY if ready else Task.CATCH_UP
-    if change is not None and change.coordinator not in live:
+    if _is_abandoned(change, member, local, live):
         return Task.ABANDON
     if local.prepared and local.prepared != under_way:
         return Task.GIVE_UP
     if not local.joined or member not in state.members:
         return Task.CATCH_UP
-    if change is not None and under_way and change.coordinator != member:
+    if change is not None and under_way:
         if change.phase is Phase.PREPARING and change.epoch not in (local.prepared, local.refused):
             return Task.PREPARE
         if change.phase is Phase.HOLDING and local.prepared == change.epoch != local.held:
             return Task.HOLD
     return Task.REPORT if local.unreported else Task.NOTHING
+
+
+def _is_abandoned(change: Change | None, member: str, local: Local, live: Collection[str]) -> bool:
+    """Its coordinator is gone; or it is this member, which has ended it, and Redis has not taken that."""
+    if change is None:
+        return False
+    return not local.coordinates if change.coordinator == member else change.coordinator not in live
 
 
 def _own(state: PolicyState, member: str) -> Change:

@@ -131,7 +131,7 @@ def _own(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]
         return
     yield from _follow(fleet, i, member, bounds)
     if fleet.changes < bounds.changes and member.local.joined:
-        yield from _claim(fleet, i, member)
+        yield from _claim(fleet, i, member, bounds)
 
 
 def _agreed(before: Fleet, after: Fleet, by: int | None, bounds: Bounds) -> Fleet:
@@ -170,7 +170,7 @@ def _surroundings(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Itera
         yield Step(f"{i} takes part no more", settled.put(i, replace(member, leased=False, local=local)))
 
 
-def _claim(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
+def _claim(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
     try:
         assert fleet.state is not None
         state = protocol.claimed(fleet.state, str(i), fleet.live())
@@ -181,6 +181,18 @@ def _claim(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
     local = msgspec.structs.replace(member.local, coordinates=True)
     claimed = replace(member, local=local, stage="claimed", view=frozenset(fleet.live()))
     yield Step(f"{i} claims", fleet.put(i, claimed, state=state, changes=fleet.changes + 1))
+    if fleet.unanswered < bounds.unanswered:
+        unknown = replace(fleet, state=state, changes=fleet.changes + 1, unanswered=fleet.unanswered + 1)
+        yield Step(f"{i} claims, and gets no answer", unknown)
+
+
+def _released(fleet: Fleet, i: int, name: str, bounds: Bounds) -> Iterator[Step]:
+    """Its change has ended, and so has its claim, unless what ends that is lost."""
+    assert fleet.state is not None
+    ended = fleet.put(i, _ended(fleet.members[i]))
+    yield Step(name, replace(ended, state=protocol.released(fleet.state, str(i))))
+    if fleet.unanswered < bounds.unanswered:
+        yield Step(f"{name}, and its release is lost", replace(ended, unanswered=fleet.unanswered + 1))
 
 
 def _ended(member: Member, **more: object) -> Member:
@@ -213,21 +225,20 @@ def _coordinate(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterato
         elif member.stage == "holding" and (
             not bounds.all_hold or not protocol.unheld(fleet.state, me, fleet.reports(), live)
         ):
-            yield from _commit(fleet, i, member)
+            yield from _commit(fleet, i, member, bounds)
         elif member.stage == "committed":
             said = Report(applied=member.local.applied)
             mine = fleet.put(i, replace(member, said=said, report=said))
             if not protocol.unapplied(fleet.state, me, mine.reports(), live):
-                done = mine.put(i, _ended(mine.members[i]), state=protocol.released(fleet.state, me))
-                newest = max(fleet.acknowledged, member.serves)
-                yield Step(f"{i} acknowledges {member.serves}", replace(done, acknowledged=newest))
+                done = replace(mine, acknowledged=max(fleet.acknowledged, member.serves))
+                yield from _released(done, i, f"{i} acknowledges {member.serves}", bounds)
     except Refused:
-        yield Step(f"{i} is refused", fleet.put(i, _ended(member), state=protocol.released(fleet.state, me)))
+        yield from _released(fleet, i, f"{i} is refused", bounds)
     except Fenced:
         yield Step(f"{i} is fenced", fleet.put(i, _ended(member)))
 
 
-def _commit(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
+def _commit(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
     assert fleet.state is not None
     change = fleet.state.change
     if change is None or change.target is None:
@@ -242,7 +253,11 @@ def _commit(fleet: Fleet, i: int, member: Member) -> Iterator[Step]:
         known=state.committed,
     )  # fmt: skip
     unheld = protocol.unheld(fleet.state, str(i), fleet.reports(), fleet.live())
-    yield Step(f"{i} commits{' without all' if unheld else ''}", fleet.put(i, done, state=state))
+    name = f"{i} commits{' without all' if unheld else ''}"
+    yield Step(name, fleet.put(i, done, state=state))
+    if fleet.unanswered < bounds.unanswered:
+        unknown = fleet.put(i, _ended(member), state=state, unanswered=fleet.unanswered + 1)
+        yield Step(f"{name}, and gets no answer", unknown)
 
 
 def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[Step]:
@@ -261,9 +276,8 @@ def _follow(fleet: Fleet, i: int, member: Member, bounds: Bounds) -> Iterator[St
             yield from _begin_anew(fleet, i, member, state)
     elif task is Task.ABANDON:
         assert state is not None
-        yield Step(
-            f"{i} ends the change of one that is gone", replace(fleet, state=protocol.abandoned(state, fleet.live()))
-        )
+        ended = protocol.abandoned(state, me, member.local, fleet.live())
+        yield Step(f"{i} ends a change that nobody coordinates", replace(fleet, state=ended))
     elif task is Task.REPORT:
         yield Step(f"{i} reports", fleet.put(i, _delivered(member)))
     elif state is not None:

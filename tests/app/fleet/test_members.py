@@ -329,6 +329,85 @@ async def test_a_report_that_redis_does_not_acknowledge_is_written_again(
         assert one.serves == "v2"
 
 
+def fail_once(policy: Policy, what: str, arrives: bool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has a member get no answer to its next step whose new state has `what` in it; returns what has failed."""
+    run, failed = policy.member.store._run, []
+
+    async def failing(script: str, keys: list[str], arguments: list[Any]) -> Any:
+        if failed or script != "swap" or what not in arguments[1].decode():
+            return await run(script, keys, arguments)
+        failed.append(what)
+        if arrives:
+            await run(script, keys, arguments)
+        raise LOST
+
+    monkeypatch.setattr(policy.member.store, "_run", failing)
+    return failed
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["refused", "its answer lost"])
+async def test_a_claim_ends_where_redis_does_not_acknowledge_its_end(
+    redis: str, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "TICK_S", 0.01)
+    name = f"release-{arrives}"
+    async with asyncio.timeout(20), joined(redis, name) as one, joined(redis, name) as two:
+        failed = fail_once(one, '"change":null', arrives, monkeypatch)
+        await one.change("v1")
+        assert failed
+        await two.coordinator.free()
+        await two.change("v2")
+        assert one.serves == "v2"
+
+
+async def test_a_claim_ends_of_which_its_member_does_not_learn(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "TICK_S", 0.01)
+    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.0)
+    async with asyncio.timeout(20), joined(redis, "unknown") as one, joined(redis, "unknown") as two:
+        failed = fail_once(one, '"phase":"claimed"', True, monkeypatch)
+        with pytest.raises(FleetLost, match="OOM"):
+            await one.change("v1")
+        assert failed
+        await two.coordinator.free()
+        await two.change("v2")
+        assert one.serves == "v2"
+
+
+async def test_a_member_does_not_end_a_claim_of_its_own_that_has_not_been_answered_yet(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(20), joined(redis, "answer") as one, joined(redis, "answer") as two:
+        run, go_on = one.member.store._run, asyncio.Event()
+
+        async def answers_late(script: str, keys: list[str], arguments: list[Any]) -> Any:
+            answer = await run(script, keys, arguments)
+            if script == "swap":
+                await go_on.wait()
+            return answer
+
+        with monkeypatch.context() as late:
+            late.setattr(one.member.store, "_run", answers_late)
+            beginning = asyncio.create_task(one.coordinator.begin())
+            for _ in range(20):
+                one.member.changed.give()
+                await two.member.read()
+            go_on.set()
+            await beginning
+        await one.coordinator.announce(record("v1"))
+        await one.coordinator.end()
+
+
+async def test_a_member_that_cannot_claim_looks_at_what_has_come_meanwhile(redis: str) -> None:
+    async with asyncio.timeout(20), joined(redis, "meanwhile") as one, joined(redis, "meanwhile") as two:
+        await two.coordinator.begin()
+        event = one.member.changed.next()
+        with pytest.raises(Busy):
+            await one.coordinator.begin()
+        assert event.is_set()
+        assert not one.member.local.coordinates
+        await two.coordinator.end()
+
+
 async def test_what_a_member_cannot_ask_redis_while_it_prepares_refuses_for_now(
     redis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

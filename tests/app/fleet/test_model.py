@@ -12,7 +12,7 @@ from app.fleet.protocol import Local
 from tests.app.fleet import model
 from tests.app.fleet.model import Bounds, Broken, Fleet, Member
 
-_founded_anew, _next_task = protocol.founded_anew, protocol.next_task
+_founded_anew, _abandoned, _next_task = protocol.founded_anew, protocol.abandoned, protocol.next_task
 
 
 def started(count: int) -> Fleet:
@@ -121,6 +121,10 @@ def _begins_anew_among_others(state, served, pin, _):
     return _founded_anew(state, served, pin, frozenset())
 
 
+def _keeps_its_own(state, member, local, live):
+    return state if state.change.coordinator == member else _abandoned(state, member, local, live)
+
+
 def _reports_once(state, member, local, live):
     return _next_task(state, member, msgspec.structs.replace(local, unreported=False), live)
 
@@ -131,7 +135,8 @@ def _reports_once(state, member, local, live):
         ("joined", _joins_unseen, Bounds(changes=1, deaths=0, lapses=1)),
         ("unapplied", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0)),
         ("unheld", _waits_for_nobody, Bounds(changes=1, deaths=0, lapses=0, all_hold=True)),
-        ("abandoned", lambda state, live: state, Bounds(changes=1, deaths=1, lapses=0)),
+        ("abandoned", lambda state, *_: state, Bounds(changes=1, deaths=1, lapses=0)),
+        ("abandoned", _keeps_its_own, Bounds(changes=1, deaths=0, lapses=0, unanswered=1)),
         ("next_task", _reports_once, Bounds(changes=1, deaths=0, lapses=0, unanswered=1)),
         ("founded_anew", _begins_anew_among_others, Bounds(changes=1, deaths=0, lapses=1, anew=1)),
     ],
@@ -140,6 +145,7 @@ def _reports_once(state, member, local, live):
         "acknowledges early",
         "commits before all hold",
         "never gives up",
+        "keeps its own claim",
         "reports once",
         "begins anew among others",
     ],
