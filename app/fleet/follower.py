@@ -268,7 +268,12 @@ class Follower:
         if member.id not in state.members:
             member.note(joined=False)
         if state.epoch > member.local.applied:
-            await self._host.serve(state.committed)
+            try:
+                await self._host.serve(state.committed)
+            except SwapRefused:
+                member.note(joined=False)  # it answers from older weights, and is not ready while it does
+                await member.step(lambda state, _: protocol.left(state, member.id))
+                raise
             member.serves(state.committed)
             await member.report(state.change.coordinator if state.change is not None else "", applied=state.epoch)
         if member.local.joined and member.id in state.members:

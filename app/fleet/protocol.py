@@ -154,6 +154,11 @@ def joined(state: PolicyState, member: str, serves: int, live: Collection[str], 
     return _step(state, members=state.members | {member})
 
 
+def left(state: PolicyState, member: str) -> PolicyState:
+    """Returns the state in which a member takes no part, which cannot serve what is committed; nobody waits for it."""
+    return _step(state, members=state.members - {member}) if member in state.members else state
+
+
 def claimed(state: PolicyState, member: str, live: Collection[str]) -> PolicyState:
     """Returns the state in which a member coordinates a change.
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.artifacts.records import Pin
+from app.artifacts.records import Pin, VersionRecord
 from app.errors import FleetLost, SwapRefused
 from app.fleet import coordinator, fleet, member
+from app.fleet.follower import Following
 from app.fleet.member import PolicyMember
 from app.fleet.protocol import Busy, Change, Committed, Phase, PolicyState, Report
 from app.fleet.store import FleetStore, Notification, Snapshot
@@ -130,6 +131,28 @@ async def test_what_is_committed_counts_though_redis_forgets_before_all_have_fol
         assert one.member.known is not None
         assert one.member.known.active.name == "v1"
         await until(lambda: two.serves == "v1" and one.member.local.joined and two.member.local.joined)
+
+
+async def test_a_member_that_cannot_serve_what_is_committed_is_not_ready_and_not_waited_for(redis: str) -> None:
+    async with asyncio.timeout(20), joined(redis, "cannot") as one, joined(redis, "cannot") as two:
+        follow = two.follow
+
+        async def fails_after_all(what: VersionRecord, following: Following) -> None:
+            await following.prepared(what)
+            await following.held()
+            two.refuses = "no memory"
+            raise SwapRefused(two.refuses, True)
+
+        two.follow = fails_after_all  # type: ignore[method-assign]
+        await one.change("v1")
+        assert (one.serves, two.serves) == ("v1", "v0")
+        assert not two.member.local.joined
+        assert not two.fleet.status().ready
+        assert two.member.reason == "no memory"
+        two.refuses, two.follow = "", follow  # type: ignore[method-assign]
+        await until(lambda: two.serves == "v1" and two.member.local.joined)
+        await two.change("v2")
+        assert one.serves == "v2"
 
 
 @pytest.mark.usefixtures("no_tick")
