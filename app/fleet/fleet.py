@@ -215,6 +215,8 @@ class Fleet:
             self._lapse()
             asked = now_s()
             await self._store.renew(described, begins=True)
+            for member in self.members.values():
+                member.leased()
         await self.read_secret()
         self._until = asked + LEASE_S - _MARGIN_S
         if not self._reaches:

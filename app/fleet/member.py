@@ -158,6 +158,10 @@ class PolicyMember:
         self.known = committed
         self.note(applied=committed.epoch, prepared=0, held=0)
 
+    def leased(self) -> None:
+        """Notes that a lease has begun: Redis may have forgotten what was reported before."""
+        self.note(unreported=True)
+
     def lapsed(self) -> None:
         """Notes that the lease has ended: the member has to join again."""
         if self.local.joined:

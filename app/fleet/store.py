@@ -38,7 +38,9 @@ _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
-# KEYS: leases, members. ARGV: member, milliseconds, its description, channel, and whether it may begin a lease.
+# Where there are more reports than leases, those of members that are forgotten are deleted.
+# KEYS: leases, members, reports of each policy. ARGV: member, milliseconds, its description, channel, and whether it
+# may begin a lease.
 _RENEW = (
     _NOW
     + f"local forgotten = now - {_FORGET_MS}"
@@ -51,6 +53,13 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', forgotten)) d
 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+for i = 3, #KEYS do
+  if redis.call('HLEN', KEYS[i]) > redis.call('ZCARD', KEYS[1]) then
+    for _, member in ipairs(redis.call('HKEYS', KEYS[i])) do
+      if not redis.call('ZSCORE', KEYS[1], member) then redis.call('HDEL', KEYS[i], member) end
+    end
+  end
+end
 if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[4], '') end
 return 1
 """
@@ -66,7 +75,9 @@ _READ = (
     _NOW
     + """
 local live = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
-return {redis.call('GET', KEYS[1]) or '', redis.call('HGETALL', KEYS[2]), live, now}
+local reports = {}
+for i, member in ipairs(live) do reports[i] = redis.call('HGET', KEYS[2], member) or '' end
+return {redis.call('GET', KEYS[1]) or '', reports, live, now}
 """
 )
 # The parts of a message are separated by line ends, which are in no name.
@@ -116,7 +127,10 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read."""
+    """What is agreed on about one policy at one moment; `state`: None where there is nothing that can be read.
+
+    `reports`: of members that hold a lease, `live`.
+    """
 
     raw: bytes
     state: PolicyState | None
@@ -162,7 +176,8 @@ class FleetStore:
         """Renews a member's lease, or begins one; returns False where it has ended and is not to begin."""
         described = msgspec.json.encode(member)
         arguments = [member.id, int(LEASE_S * 1000), described, self._channel, "1" if begins else ""]
-        return bool(await self._run("renew", [self._leases, self._members], arguments))
+        reports = [self._keys(policy)[1] for policy in member.policies]
+        return bool(await self._run("renew", [self._leases, self._members, *reports], arguments))
 
     async def end(self, member: str) -> None:
         """Ends a member's lease."""
@@ -195,8 +210,7 @@ class FleetStore:
         if form is not None and form.format != FORMAT:
             raise FleetLost(f"the fleet's agreement has format {form.format}, and this server knows {FORMAT}")
         state = _decoded(raw, PolicyState)
-        pairs = zip(reports[::2], reports[1::2], strict=True)
-        found = {_text(member): _decoded(text, Report) for member, text in pairs}
+        found = {_text(member): _decoded(text, Report) for member, text in zip(live, reports, strict=True)}
         known = {member: report for member, report in found.items() if report is not None}
         return Snapshot(bytes(raw), state, known, frozenset(map(_text, live)), int(now_ms))
 

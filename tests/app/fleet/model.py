@@ -95,6 +95,8 @@ class Bounds:
     all_hold: bool = False
     # A member may be unable to serve what is committed; where nobody takes part, it has the fleet begin anew.
     anew: int = 0
+    # Who loses its lease is without one for so long that what it has reported is deleted.
+    forgotten: bool = False
     # What a member writes may be lost, whatever else Redis does for it.
     unanswered: int = 0
     # A member may act on the agreement before the last step, whose notice came late.
@@ -117,7 +119,10 @@ def steps(fleet: Fleet, bounds: Bounds) -> Iterator[Step]:
         for step in _surroundings(fleet, i, member, bounds):
             yield Step(step.name, _agreed(fleet, step.fleet, None, bounds))
         if not member.leased:
-            yield Step(f"{i} begins a lease", fleet.put(i, replace(member, leased=True)))
+            leased = replace(member, leased=True)
+            if bounds.forgotten:
+                leased = replace(leased, report=NOTHING, local=_noted(member, unreported=True))
+            yield Step(f"{i} begins a lease", fleet.put(i, leased))
             continue
         for step in _own(fleet, i, member, bounds):
             yield Step(step.name, _agreed(fleet, step.fleet, i, bounds))

@@ -82,7 +82,9 @@ SMALL = {
     "nobody has it": (2, Bounds(changes=1, deaths=1, lapses=2, anew=1)),
     "three members": (3, Bounds(changes=1, deaths=1, lapses=0)),
     "one version at a time": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, all_hold=True)),
-    "lost messages": (2, Bounds(changes=2, deaths=0, lapses=1, refusals=True, unanswered=2)),
+    "a member is forgotten": (2, Bounds(changes=1, deaths=0, lapses=2, forgotten=True)),
+    "lost messages": (2, Bounds(changes=2, deaths=0, lapses=0, refusals=True, unanswered=2)),
+    "a lost lease, and a lost message": (2, Bounds(changes=2, deaths=0, lapses=1, unanswered=1)),
     "a death, and a lost message": (2, Bounds(changes=2, deaths=1, lapses=0, unanswered=1)),
 }
 # Some minutes.
@@ -94,6 +96,9 @@ LARGE = {
     "a death and a lost lease": (3, Bounds(changes=1, deaths=1, lapses=1)),
     "a death, and Redis forgets": (3, Bounds(changes=1, deaths=1, lapses=0, losses=1)),
     "a lost lease, and Redis forgets": (3, Bounds(changes=1, deaths=0, lapses=1, losses=1)),
+    "a member is forgotten": (3, Bounds(changes=1, deaths=0, lapses=1, forgotten=True, unanswered=1)),
+    "two lost messages": (3, Bounds(changes=2, deaths=0, lapses=0, refusals=True, unanswered=2)),
+    "lost leases and messages": (2, Bounds(changes=2, deaths=0, lapses=1, forgotten=True, unanswered=2)),
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from app.control import fleet_files
 from app.errors import FleetLost, SwapRefused, Unauthorized, UnknownVersion
 from app.fleet import fleet, follower
 from app.fleet.peers import ask_peers, find_newest, post_to_all, reload_at
-from app.fleet.protocol import Committed
+from app.fleet.protocol import Committed, Report
 from app.fleet.store import FleetStore, Member
 from app.fleet.transfer import Wanted, fetch
 from tests.app.fleet.conftest import Policy, joined, record, until
@@ -167,6 +168,58 @@ async def test_a_member_that_does_not_say_what_it_serves_is_described_all_the_sa
         described = {member["id"]: member["policies"] for member in (await one.fleet.describe())["members"]}
         assert described["m"] == {"says": {"version": "", "state": "joining"}}
         await store.end("m")
+        await store.close()
+
+
+async def test_reports_of_members_that_are_forgotten_are_not_read_and_are_deleted(redis: str) -> None:
+    store = FleetStore(redis, "forgotten")
+    one, policies = Report(prepared=7), {"p": {}, "q": {}}
+    await store.renew(Member("one", "http://one", 0.0, policies), begins=True)
+    for gone in map(str, range(5)):
+        for policy in policies:
+            await store.report(policy, gone, Report(applied=1), "")
+    for policy in policies:
+        await store.report(policy, "one", one, "")
+    assert (await store.read("p")).reports == {"one": one}
+    await store.renew(Member("one", "http://one", 0.0, policies), begins=False)
+    for policy in policies:
+        assert await store._redis.hkeys(store._keys(policy)[1]) == [b"one"]
+    await store.end("one")
+    seen = await store.read("p")
+    assert (seen.reports, seen.live) == ({}, frozenset())
+    await store.close()
+
+
+async def test_a_report_that_ends_with_its_lease_is_kept_until_its_member_is_forgotten(redis: str) -> None:
+    store = FleetStore(redis, "frozen")
+    for name in ("one", "frozen"):
+        await store.renew(Member(name, f"http://{name}", 0.0, {"p": {}}), begins=True)
+        await store.report("p", name, Report(applied=1), "")
+    await store._redis.zadd(store._leases, {"frozen": time.time() * 1000 - 1000})
+    await store.renew(Member("one", "http://one", 0.0, {"p": {}}), begins=False)
+    assert set((await store.read("p")).reports) == {"one"}
+    await store.renew(Member("frozen", "http://frozen", 0.0, {"p": {}}), begins=True)
+    assert set((await store.read("p")).reports) == {"one", "frozen"}
+    await store._redis.zadd(store._leases, {"frozen": time.time() * 1000 - 61_000})
+    await store.renew(Member("one", "http://one", 0.0, {"p": {}}), begins=False)
+    assert await store._redis.hkeys(store._keys("p")[1]) == [b"one"]
+    await store.close()
+
+
+async def test_a_member_that_was_forgotten_and_is_back_reports_anew(redis: str) -> None:
+    async with joined(redis, "back", fleet="back") as one, joined(redis, "back", fleet="back") as two:
+        store, known = FleetStore(redis, "back"), two.fleet.id
+        await one.change("v1")
+        report = (await store.read("back")).reports[known]
+        await store._redis.zrem(store._leases, known)
+        await store._redis.hdel(store._keys("back")[1], known)
+        two.fleet._changed.give()
+        async with asyncio.timeout(20):
+            while (await store.read("back")).reports.get(known) != report:
+                await asyncio.sleep(0.005)
+        await until(lambda: two.member.local.joined)
+        await one.change("v2")
+        assert two.serves == "v2"
         await store.close()
 
 
