@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.artifacts.export import graph_files
 from app.artifacts.foreign import SPECS_FILE
 from app.errors import Incomplete, SwapRefused, is_passing
 from saver.artifact import (
@@ -41,7 +42,7 @@ def identify(folder: Path, rest_s: float, train_step_in: Callable[[Path, str], i
 
     With checkpoint.json that is what it says (its files are compared when the checkpoint is loaded). Without,
     the folder has to be whole and at rest: nothing in it younger than `rest_s` seconds. A newer export is a checkpoint
-    too: its variables are.
+    too. What its graph is read from counts then, beside its variables: with other constants they give other answers.
 
     Args:
       folder: where the checkpoint lies.
@@ -130,7 +131,8 @@ def _saved_model_files(folder: Path, rest_s: float) -> list[Path]:
     variables = folder / VARIABLES
     try:
         files = {path.name: path for path in variables.iterdir()} if variables.is_dir() else {}
-        parts = [folder, *([variables] if variables.is_dir() else []), *files.values()]
+        graph = graph_files(folder)
+        parts = [folder, *([variables] if variables.is_dir() else []), *files.values(), *graph]
         age_s = time.time() - max(path.stat().st_mtime for path in parts)
         settled = age_s >= rest_s or age_s < -rest_s  # a clock that is ahead cannot be waited for
     except FileNotFoundError as error:
@@ -147,4 +149,4 @@ def _saved_model_files(folder: Path, rest_s: float) -> list[Path]:
         raise Incomplete("its files changed just now", settled)
     if (folder / GRAPH_FILE).exists() and not (folder / SPECS_FILE).exists():
         raise SwapRefused(f"it is a SavedModel that PolicySaver has not written: {SPECS_FILE} is missing")
-    return [files[INDEX], *(files[match[0]] for match in shards)]
+    return [files[INDEX], *(files[match[0]] for match in shards), *graph]

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.artifacts.foreign import hint_for
+from app.artifacts.foreign import SPECS_FILE, hint_for
 from app.errors import UnusablePolicy
 from saver.artifact import (
     GRAPH_FILE,
@@ -21,6 +21,8 @@ from saver.artifact import (
     hash_files,
     read_policy_manifest,
 )
+
+_ASSETS = "assets"
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,43 @@ def _plain(folder: Path) -> Exported:
     """One of TF-Agents' own saver, without policy.json."""
     variables = folder / "variables"
     # Not by glob, which finds nothing in a folder that may not be read.
-    files = [
-        folder / GRAPH_FILE,
-        *(path for path in (variables.iterdir() if variables.is_dir() else ()) if path.is_file()),
-    ]
-    hashes = hash_files(folder, files)
+    weights = [path for path in (variables.iterdir() if variables.is_dir() else ()) if path.is_file()]
+    hashes = hash_files(folder, [*_plain_graph_files(folder), *weights])
     return Exported(folder, digest_of(hashes), hashes, None)
+
+
+def graph_files(folder: Path) -> list[Path]:
+    """Lists the files, beside its weights, that an export's answers follow from; none where it is no export.
+
+    One of our saver has the sha256 of all its files in policy.json.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    if (folder / POLICY_FILE).exists():
+        return [folder / POLICY_FILE]
+    return _plain_graph_files(folder) if (folder / GRAPH_FILE).exists() else []
+
+
+def _plain_graph_files(folder: Path) -> list[Path]:
+    specs = folder / SPECS_FILE
+    return [folder / GRAPH_FILE, *([specs] if specs.exists() else []), *asset_files(folder)]
+
+
+def asset_files(folder: Path) -> list[Path]:
+    """Lists the files that an export's graph reads, such as vocabularies.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    walked = os.walk(folder / _ASSETS, onerror=_raise_unless_missing)
+    paths = (Path(parent, name) for parent, _, names in walked for name in names)
+    return sorted(path for path in paths if path.is_file())
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def check_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from app.artifacts.bundle import Graph
-from app.artifacts.export import identify_export
+from app.artifacts.export import asset_files, identify_export
 from app.artifacts.foreign import SPECS_FILE
 from app.control.plan import OwnWeights
 from app.control.prepare import OTHER_SPECS, Builder
@@ -144,7 +144,7 @@ def files_stamp(folder: Path) -> Stamp:
     tops = [folder / name for name in (GRAPH_FILE, SPECS_FILE, POLICY_FILE)]
     stamp = []
     try:
-        paths = [*tops, *sorted((folder / _VARIABLES).iterdir())]
+        paths = [*tops, *asset_files(folder), *sorted((folder / _VARIABLES).iterdir())]
     except OSError:
         paths = tops
     for path in paths:

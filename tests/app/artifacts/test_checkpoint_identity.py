@@ -9,7 +9,7 @@ import pytest
 
 from app.artifacts.checkpoint_identity import Identity, identify, manifest_of, plain_files
 from app.errors import Incomplete, SwapRefused
-from saver.artifact import write_checkpoint_manifest
+from saver.artifact import digest_of, hash_files, write_checkpoint_manifest
 
 INDEX, DATA = "variables.index", "variables.data-00000-of-00001"
 
@@ -116,6 +116,48 @@ def test_a_graph_that_was_not_saved_as_a_policy_is_refused(tmp_path: Path) -> No
     (folder / "policy_specs.pbtxt").write_bytes(b"specs")
     rest(folder)
     assert identify(folder, 0, seven).train_step == 7
+
+
+def test_an_export_is_identified_by_its_graph_too_and_a_checkpoint_by_its_variables_alone(tmp_path: Path) -> None:
+    folder = put(tmp_path, INDEX, DATA)
+    weights = digest_of(hash_files(folder, [folder / "variables" / name for name in (INDEX, DATA)]))
+    found = [identify(folder, 1, seven).digest]
+    assert found == [weights]
+    for content in ("one", "another"):
+        for name in ("policy_specs.pbtxt", "saved_model.pb", "assets/words/vocabulary"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+            rest(folder)
+            if (folder / "saved_model.pb").exists():
+                found.append(identify(folder, 1, seven).digest)
+    assert len(set(found)) == len(found) == 6
+    (folder / "fingerprint.pb").write_text("of no effect")
+    rest(folder)
+    assert identify(folder, 1, seven).digest == found[-1]
+
+
+def test_an_export_of_our_saver_is_identified_by_what_policy_json_says_of_its_files(tmp_path: Path) -> None:
+    folder = put(tmp_path, INDEX, DATA)
+    found = []
+    for content in ("digests", "other digests"):
+        for name in ("saved_model.pb", "policy_specs.pbtxt", "policy.json"):
+            (folder / name).write_text(content)
+        rest(folder)
+        found.append(identify(folder, 1, seven).digest)
+    assert found[0] != found[1]
+    assert plain_files(folder)[-1] == "policy.json"
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "policy_specs.pbtxt", "assets/vocabulary", "policy.json"])
+def test_an_export_is_whole_when_its_graph_is_at_rest(tmp_path: Path, name: str) -> None:
+    folder = put(tmp_path, INDEX, DATA)
+    (folder / "assets").mkdir()
+    for file in ("saved_model.pb", "policy_specs.pbtxt", name):
+        (folder / file).write_text("whole")
+    rest(folder)
+    (folder / name).write_text("in place")
+    with pytest.raises(Incomplete, match="its files changed just now"):
+        identify(folder, 5, none)
 
 
 def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_not(tmp_path: Path) -> None:

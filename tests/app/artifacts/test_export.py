@@ -32,6 +32,16 @@ def test_without_a_manifest_the_graph_and_the_variables_are_its_files(plain: Pat
     ]
 
 
+@pytest.mark.parametrize("name", ["assets/words", "assets/more/words", "policy_specs.pbtxt"])
+def test_what_its_answers_follow_from_counts_beside_graph_and_weights(plain: Path, name: str) -> None:
+    digests = set()
+    for content in ("up down", "down up"):
+        (plain / name).parent.mkdir(parents=True, exist_ok=True)
+        (plain / name).write_text(content)
+        digests.add(identify_export(plain).digest)
+    assert len(digests) == 2
+
+
 def test_the_digest_is_that_of_its_bytes_wherever_it_lies(plain: Path, tmp_path: Path) -> None:
     before = identify_export(plain).digest
     moved = plain.rename(tmp_path / "elsewhere")

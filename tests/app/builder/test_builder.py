@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tf_agents.policies import policy_saver
 
 from app.artifacts.bundle import LITERT, TENSORFLOW, Bundle
 from app.artifacts.checkpoint_identity import INDEX, identify
@@ -545,6 +546,22 @@ def test_a_new_export_over_one_that_serves_has_to_answer_what_that_one_answers(t
     expected = "action is not finite on probe input 3 (observation 0.33333334)"
     assert new.refusal(None, serving=serving) == expected
     assert new.prepare(None).probed["answered"] == 0, "alone it is served"
+
+
+@pytest.mark.parametrize("saver", [PolicySaver, policy_saver.PolicySaver])
+def test_exports_of_equal_weights_and_other_constants_are_two_versions(tmp_path, saver):
+    for number in (1, 2):
+        policy = demanding.Demanding(
+            demanding.NUMBER, lambda weight, observation, _, n=number: observation + n * weight
+        )
+        saver(policy).save(str(tmp_path / f"policy_{number}"))
+    first, second = Bench(tmp_path / "policy_1"), tmp_path / "policy_2"
+    assert first.builder.needs_own_graph(second)
+    bundles = [bench.prepare(second) for bench in (first, Bench(second))]
+    assert bundles[0].digest == bundles[1].digest != identify(tmp_path / "policy_1", 0, lambda *_: -1).digest
+    # What lies in a bundle makes the same version again, once the export is gone.
+    shutil.rmtree(second)
+    assert first.prepare(bundles[1].folder).digest == bundles[1].digest
 
 
 def test_probe_inputs_are_inside_the_bounds_and_begin_an_episode(saved):

@@ -10,6 +10,7 @@ import pytest
 
 from app.control.manager import Manager
 from app.control.plan import Candidate, OwnWeights, ranked
+from app.control.reexport import files_stamp
 from app.control.states import State
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import FUNCTIONS, Noise, ServingInfo
@@ -330,3 +331,16 @@ def checkpoints(*steps: int) -> list[Candidate]:
 )
 def test_order_of_an_exports_own_weights_among_checkpoints(steps, own, order):
     assert [choice.digest for choice in ranked(checkpoints(*steps), own)] == order
+
+
+def test_what_the_graph_reads_is_a_part_of_what_was_saved(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "variables").mkdir()
+    vocabulary = tmp_path / "assets" / "words"
+    seen = {files_stamp(tmp_path)}
+    for words in ("up down", "down up", "left"):
+        vocabulary.parent.mkdir(exist_ok=True)
+        vocabulary.unlink(missing_ok=True)
+        vocabulary.write_text(words)
+        seen.add(files_stamp(tmp_path))
+    assert len(seen) == 4

@@ -45,11 +45,10 @@ class Series:
         self._train_step = tf.Variable(0, dtype=tf.int64)
         self._saver = policy_saver.PolicySaver(self._policy, train_step=self._train_step)
 
-    def save(self, step: int, folder: Path | None = None) -> str:
+    def save(self, step: int, folder: Path | None = None, name: str = "") -> None:
         self._policy.set_number(step)
         self._train_step.assign(step)
-        self._saver.save(str((folder or self.folder) / f"policy_{step}"))
-        return f"policy_{step}"
+        self._saver.save(str((folder or self.folder) / (name or f"policy_{step}")))
 
 
 class Scenario:
@@ -139,6 +138,17 @@ def test_an_export_with_other_constants_serves_with_its_own_graph(scenario: Scen
         assert scenario.serves("many") == (f"policy_{step}", step, [1000 * thousands + 7] * 2)
     assert scenario.server.reload("many").json()["version"] == "policy_113"
     assert scenario.serves("many") == ("policy_113", 113, [226_007] * 2)
+
+
+def test_an_export_of_equal_variables_and_another_constant_is_another_version(scenario: Scenario) -> None:
+    other = Series(scenario.series.folder, scale=3000)
+    for series, name, thousands in ((other, "policy_114", 339), (scenario.series, "policy_115", 113)):
+        series.save(113, name=name)
+        expected = name, 113, [1000 * thousands + 7] * 2
+        until(lambda: scenario.serves("many") == expected, f"{expected}")  # noqa: B023
+    assert scenario.server.admin.post("/admin/policies/many/rollback").json()["version"] == "policy_114"
+    assert scenario.serves("many") == ("policy_114", 113, [339_007] * 2)
+    assert scenario.server.reload("many").json()["version"] == "policy_115"
 
 
 def test_an_export_is_a_checkpoint_where_checkpoints_are_looked_for(scenario: Scenario) -> None:
