@@ -122,7 +122,8 @@ def read_nothing(_: bytes) -> None:
 
 
 def _column(values: Any) -> Any:
-    return values if isinstance(values, list) else arrays(values)
+    is_text = isinstance(values, list) and not (values and isinstance(values[0], dict))  # else of tensors
+    return values if is_text else arrays(values)
 
 
 def _optional(fields: dict[str, Any], name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ EXTRAS = {"parquet": "experience", "tfrecord": "tf-agents", "minari": "experienc
 
 def to_parquet(recording: Recording, path: Path) -> str:
     """Writes one file with every column, in the order of the recording; returns what was done, for a person."""
-    rows, writer = 0, None
+    first = next(recording.tables, None)
+    if first is None:
+        return "there are no rows"
+    rows, schema = 0, first.schema
+    partial = path.with_name(f"{path.name}.partial")  # nobody is to take for whole what is not
     try:
-        for table in recording.tables:
-            if writer is None:
-                writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema) if table.schema != writer.schema else table)
-            rows += table.num_rows
+        with pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for table in chain([first], recording.tables):
+                writer.write_table(table.cast(schema) if table.schema != schema else table)
+                rows += table.num_rows
+        partial.replace(path)
     finally:
-        if writer is not None:
-            writer.close()
-    return f"{rows} rows in {path}" if rows else "there are no rows"
+        partial.unlink(missing_ok=True)
+    return f"{rows} rows in {path}"
 
 
 def to_tfrecord(recording: Recording, path: Path) -> str:
@@ -44,11 +48,11 @@ def to_tfrecord(recording: Recording, path: Path) -> str:
 
     specs = row_specs(recording.specs)
     rows = _Sorted(recording)
+    columns = {name: np.asarray(rows.column(name)).astype(spec.dtype) for name, spec in leaves_of(specs)}
     observer = example_encoding_dataset.TFRecordObserver(
         str(path.absolute()), tensor_spec.from_spec(specs), py_mode=True
     )
     try:
-        columns = {name: np.asarray(rows.column(name)).astype(spec.dtype) for name, spec in leaves_of(specs)}
         for row in range(rows.count):
             observer(packed(specs, {name: array[row] for name, array in columns.items()}, ""))
     finally:
