@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,8 +80,15 @@ def rows_in(path: Path) -> int:
     return count
 
 
-def write_closed(segment: OpenSegment) -> Path:
+def metadata_in(path: Path) -> dict[bytes, bytes]:
+    """Returns the metadata of a file's schema; raises OSError or pa.ArrowException where it cannot be read."""
+    return dict(pq.read_metadata(path).metadata or {})
+
+
+def write_closed(segment: OpenSegment, metadata: Mapping[bytes, bytes]) -> Path:
     """Writes the rows of a segment as Parquet, under a name that no reader looks at; returns the path.
+
+    `metadata`: of the file's schema. It is on the disk when this returns, as the segment is removed then.
 
     Raises:
       OSError: it cannot be written.
@@ -89,7 +97,8 @@ def write_closed(segment: OpenSegment) -> Path:
     each = segment.size // max(1, segment.rows) + 1
     rows = max(_LEAST_GROUP_ROWS, min(_MOST_GROUP_ROWS, _GROUP_BYTES // each))
     try:
-        with pq.ParquetWriter(partial, segment.schema, compression="zstd", compression_level=1) as writer:
+        schema = segment.schema.with_metadata(metadata)
+        with pq.ParquetWriter(partial, schema, compression="zstd", compression_level=1) as writer:
             waiting: list[pa.RecordBatch] = []
             for _, batch in segment.read(segment.first):
                 waiting.append(batch)
@@ -99,6 +108,8 @@ def write_closed(segment: OpenSegment) -> Path:
                     waiting = table.slice(rows).to_batches() if count > rows else []
             if waiting:
                 writer.write_table(pa.Table.from_batches(waiting), row_group_size=rows)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -80,7 +80,9 @@ class OpenSegment:
         try:
             segment = cls(path, first, schema, descriptor, 0)
             segment._write(schema.serialize().to_pybytes())
+            os.fsync(descriptor)  # or after a power cut nobody knows where to go on
             partial.rename(path)
+            sync_folder(folder)
         except BaseException:
             os.close(descriptor)
             partial.unlink(missing_ok=True)
@@ -169,6 +171,15 @@ class OpenSegment:
             os.ftruncate(self._descriptor, self.size)
             raise
         self.size += len(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder be on the disk; raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _place(file: pa.OSFile) -> int:

@@ -42,6 +42,7 @@ from app.experience.closed_segment import ClosedSegment, GroupCache
 from app.experience.episodes import RECOVERED, Episodes
 from app.experience.limits import RowLogLimits
 from app.experience.open_segment import CREATED, OpenSegment
+from app.experience.recovery import newest_metadata, segments_in
 from app.experience.returns import Returns
 from app.experience.schema import Column
 
@@ -51,11 +52,11 @@ log = logging.getLogger("policy_server.experience")
 _LOG, _CONSUMED, _PAIRING, _EPISODES = (
     b"policy_server.log", b"policy_server.consumed", b"policy_server.pairing", b"policy_server.episodes",
 )  # fmt: skip
+# What only the next process needs to go on from a segment: megabytes, which a file that is closed would have for ever.
+_OF_OPEN = (_PAIRING, _EPISODES)
 _CACHE_BYTES = 48 * 2**20
 # Two weeks of one a minute: of so few rows, their bytes would not be the bound for years.
 _MOST_SEGMENTS = 20_000
-# The names of segments are numbers: what else lies in the folder is somebody else's.
-_NUMBER = "[0-9]" * 16
 
 Segment = OpenSegment | ClosedSegment
 
@@ -175,11 +176,15 @@ class RowLog:
           OSError: it cannot be written: it stays as it is.
         """
         with self._lock:
-            full = [segment for segment in self._segments[:-1] if isinstance(segment, OpenSegment)]
+            full = [pair for pair in itertools.pairwise(self._segments) if isinstance(pair[0], OpenSegment)]
         if not full:
             return False
-        segment = full[0]
-        partial = closed_segment.write_closed(segment)
+        segment, following = full[0]
+        assert isinstance(segment, OpenSegment)
+        metadata = {key: value for key, value in segment.schema.metadata.items() if key not in _OF_OPEN}
+        if isinstance(following, OpenSegment):
+            metadata[_CONSUMED] = following.schema.metadata[_CONSUMED]  # so much was read by its last row
+        partial = closed_segment.write_closed(segment, metadata)
         path = segment.path.with_suffix(closed_segment.SUFFIX)
         with self._lock:
             if segment in self._segments:
@@ -188,6 +193,7 @@ class RowLog:
                 self._keep([closed if each is segment else each for each in self._segments])
             else:  # removed meanwhile
                 partial.unlink()
+        open_segment.sync_folder(self.folder)
         segment.path.unlink(missing_ok=True)
         return True
 
@@ -240,29 +246,17 @@ class RowLog:
 
     def _recover(self) -> None:
         """Reads what is there; nothing that was appended is lost, and nothing is there twice."""
-        for leftover in self.folder.glob(f"*{open_segment.PARTIAL_SUFFIX}"):
-            leftover.unlink()
-        closed = sorted(self.folder.glob(f"{_NUMBER}{closed_segment.SUFFIX}"))
-        stems = {path.stem for path in closed}
-        growing = []
-        for path in sorted(self.folder.glob(f"{_NUMBER}{open_segment.SUFFIX}")):
-            if path.stem in stems:
-                path.unlink()  # all of it is in the Parquet file
-            elif (recovered := _recovered(path)) is not None:
-                growing.append(recovered)
-        starts = sorted([int(path.stem) for path in closed] + [segment.first for segment, _ in growing])
-        ends = dict(itertools.pairwise(starts))
-        found: list[Segment] = []
-        for path in closed:
-            first = int(path.stem)
-            end = ends.get(first) or first + _rows_in(path)
-            found.append(ClosedSegment(path, first, end, path.stat().st_mtime))
-        found += [segment for segment, _ in growing]
-        self._keep(sorted(found, key=lambda segment: segment.first))
+        closed, growing = segments_in(self.folder)
+        segments: list[Segment] = [*closed, *(segment for segment, _ in growing)]
+        self._keep(sorted(segments, key=lambda segment: segment.first))
         for full, _ in growing[:-1]:
             full.close()
         if growing:
             self._restore(*growing[-1])
+        else:  # the open one could not be read, or there is nothing at all
+            saved = newest_metadata(closed)
+            self.id = saved.get(_LOG, b"")
+            self.consumed = json.loads(saved.get(_CONSUMED, b"{}"))
         self._go_on()
 
     def _restore(self, segment: OpenSegment, noted: dict[bytes, bytes]) -> None:
@@ -320,20 +314,3 @@ def _locked(folder: Path) -> int:
         os.close(used)
         raise OSError(errno.EBUSY, f"{folder} is used by another server") from None
     return used
-
-
-def _recovered(path: Path) -> tuple[OpenSegment, dict[bytes, bytes]] | None:
-    """Opens a segment that rows were appended to; None, and it is put aside, where nothing in it can be read."""
-    try:
-        return OpenSegment.recover(path)
-    except (OSError, ValueError, KeyError) as error:
-        log.error("%s cannot be read, and is put aside: %s", path, error)
-        path.rename(path.with_suffix(".unreadable"))
-        return None
-
-
-def _rows_in(path: Path) -> int:
-    try:
-        return closed_segment.rows_in(path)
-    except (OSError, pa.ArrowException):
-        return 0

@@ -51,7 +51,7 @@ def test_rows_are_kept_in_order_in_groups_whatever_batches_they_came_in(
     tmp_path: Path, batches: list[int], image_bytes: int, groups: list[int]
 ) -> None:
     segment = open_segment(tmp_path, batches, image_bytes)
-    path = write_closed(segment)
+    path = write_closed(segment, segment.schema.metadata)
     assert path.name == "0000000000000100.parquet.partial"
     assert rows_in(path) == segment.rows
     with pq.ParquetFile(path) as file:
@@ -65,7 +65,7 @@ def test_a_segment_that_is_gone_while_it_is_closed_leaves_no_file(tmp_path: Path
     segment = open_segment(tmp_path, [3])
     segment.path.unlink()
     with pytest.raises(FileNotFoundError):
-        write_closed(segment)
+        write_closed(segment, segment.schema.metadata)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -123,9 +123,7 @@ def test_a_segment_that_was_being_closed_when_the_process_ended_is_there_once(tm
     append_steps(log, [Simulator()], 40)
     append_steps(log, [Simulator("t")], 1)
     with monkeypatch.context() as patch:  # as if killed before the Parquet file was renamed
-        patch.setattr(
-            closed_segment, "write_closed", lambda segment: (tmp_path / "0.parquet.partial").touch() or exit()
-        )
+        patch.setattr(closed_segment, "write_closed", lambda *_: (tmp_path / "0.parquet.partial").touch() or exit())
         with pytest.raises(SystemExit):
             log.close_next()
     again = opened(tmp_path, 3000)
@@ -266,6 +264,53 @@ def test_other_columns_begin_another_segment_and_another_page(tmp_path):
     append_steps(again, [Simulator()], 2)
     reader = Reading(again)
     assert [np.shape(reader.page()["columns"]["observation"]) for _ in range(2)] == [(3, 4), (2, 2)]
+
+
+def test_an_open_segment_that_is_empty_after_a_power_cut_changes_neither_numbers_nor_cursors_nor_what_was_consumed(
+    tmp_path,
+):
+    log, simulator = opened(tmp_path, 3000), Simulator()
+    for part in range(3):
+        append_steps(log, [simulator], 40, journal=part)
+    log.close_if_due(time.time())
+    closed(log)
+    (empty,) = tmp_path.glob("*.arrows")
+    empty.write_bytes(b"")
+    again = opened(tmp_path, 3000)
+    assert (again.id, again.end, again.consumed) == (log.id, 120, {"journal": 2})
+    append_steps(again, [simulator])
+    assert steps_in(again) == list(range(1, 122))
+    (tmp_path / "0000000000000080.parquet").write_bytes(b"")
+    for open_one in tmp_path.glob("*.arrows"):
+        open_one.write_bytes(b"")
+    assert (opened(tmp_path).id, opened(tmp_path).consumed) == (log.id, {"journal": 1})
+
+
+def test_a_segment_is_on_the_disk_when_it_begins_and_before_the_open_one_is_removed(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def record(descriptor):
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, len(list(tmp_path.glob("*.arrows")))))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    log = opened(tmp_path, 3000)
+    assert [name for name, _ in synced] == ["0000000000000000.partial", tmp_path.name]
+    append_steps(log, [Simulator()], 40)
+    log.close_if_due(time.time())
+    synced.clear()
+    closed(log)
+    assert synced == [("0000000000000000.parquet.partial", 2), (tmp_path.name, 2)]
+
+
+def test_a_closed_segment_has_nothing_that_only_the_next_process_needs(tmp_path):
+    log = opened(tmp_path, 3000)
+    log.append(rows_of(COLUMNS, []), {}, b"last steps" * 10**5)
+    for _ in range(3):
+        append_steps(log, [Simulator()], 40)
+    closed(log)
+    assert all(path.stat().st_size < 20_000 for path in tmp_path.glob("*.parquet"))
+    assert opened(tmp_path).pairing == log.pairing
 
 
 def test_one_more_scalar_column_goes_on_with_numbers_and_episodes_and_without_steps_of_the_former_columns(tmp_path):
