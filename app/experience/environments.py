@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,9 +11,11 @@ from app.experience.arrow import Rows
 from app.experience.texts import Texts
 from app.wire.tensors import Array
 
-# An environment takes some 300 bytes here. More of them than a server has sessions, unless they have thousands of rows.
-_MOST_ENVIRONMENTS = 65_536
-# Where there are too many, this share goes, of those that stepped last.
+log = logging.getLogger("policy_server.experience")
+
+# An environment takes some 300 bytes here. Sixteen for each of the sessions that a server has by default.
+_MOST_ENVIRONMENTS = 2**18
+# Where there are too many, this share goes, of those that stepped longest ago.
 _GOES = 1 / 8
 _MOST_ROWS = 2**24
 # A place: the number of the first row of the episode and its step; the last step; and when that was, as a count.
@@ -33,6 +36,7 @@ class Environments:
         # The numbers of some of them by keys, in their order: see `Texts.keys`.
         self._keys, self._of_keys = np.empty(0, np.int64), np.empty(0, np.int64)
         self._seen = 0
+        self._is_full = False
 
     def __iter__(self) -> Iterator[tuple[Environment, list[int]]]:
         """Yields each and its place, the one that stepped last at the end."""
@@ -89,6 +93,9 @@ class Environments:
         return number
 
     def _forget_oldest(self) -> None:
+        if not self._is_full and len(self._names) > _MOST_ENVIRONMENTS:
+            self._is_full = True
+            log.warning("more than %d environments: episodes of those that step seldom break off", _MOST_ENVIRONMENTS)
         kept = max(0, min(len(self._names), _MOST_ENVIRONMENTS) - int(_GOES * _MOST_ENVIRONMENTS))
         newest = np.argsort(self._places[: len(self._names), _SEEN_AT], kind="stable")[len(self._names) - kept :]
         self._places = self._places[newest]

@@ -12,7 +12,7 @@ from policy_client.fields import LAST
 from policy_client.wire import Array
 
 # Environments whose newest rows are kept, for what comes next; those that step least are forgotten.
-_MOST_ENVIRONMENTS = 65_536
+_MOST_ENVIRONMENTS = 2**18
 # Beside the columns of a row that is kept.
 _BEGAN = "began"
 Columns = Mapping[str, Any]
