@@ -8,6 +8,7 @@ in `pairing` where that was removed. So after a kill these are read again withou
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +22,15 @@ from app.experience.pairing import Found, Pairing
 from app.experience.records import Records, Unreadable
 from app.experience.sources import Sources
 from app.experience.trajectories import rows_of
+from app.wire.tensors import Array
 from saver.artifact import PolicySpec
 
-# Of last steps whose journals are gone; those that are oldest go first.
-_MOST_CARRIED_BYTES = 16 * 2**20
+log = logging.getLogger("policy_server.experience")
+
+# Of last steps whose journals are gone; those that are oldest go first. While more than a little would be, and there is
+# room, their journals stay: what is carried is written again with each journal that goes.
+_MOST_CARRIED_BYTES, _FEW_CARRIED_BYTES = 16 * 2**20, 2**20
+_MOST_KEPT_BYTES = 128 * 2**20
 # The names beside a step, roughly.
 _NAMES_BYTES = 160
 
@@ -49,15 +55,24 @@ class _Round(NamedTuple):
 
 
 class Follower:
-    """Follows the journals of one policy. `folder`: the policy's; `rows`: its row log."""
+    """Follows the journals of one policy.
 
-    def __init__(self, folder: Path, spec: PolicySpec, rows: Rows) -> None:
+    Args:
+      folder: the policy's.
+      spec: the policy's.
+      rows: its row log.
+      kept_bytes: of journals that stay for the last steps in them, though all of them is read.
+    """
+
+    def __init__(self, folder: Path, spec: PolicySpec, rows: Rows, kept_bytes: int = _MOST_KEPT_BYTES) -> None:
         self._layout = Layout(spec)
         self._sources = Sources(self._layout)
         self._journals = Journals(folder / FOLDER, self._layout.digest, self._sources)
         self._rows = rows
         self._pairing = Pairing()
         self._carried: int | None = None
+        self._kept_bytes = min(kept_bytes, _MOST_KEPT_BYTES)
+        self._has_forgotten = False
         self._round: _Round | None = None
         self._recover()
 
@@ -80,7 +95,7 @@ class Follower:
         count = self._append()
         self._journals.tidy()
         found, is_all = self._take()
-        over = self._journals.over() if is_all else []
+        over = self._without_needed(self._journals.over()) if is_all else []
         if len(found.first) or over:
             rows = rows_of(self._layout, found, self._sources)
             self._round = _Round(rows, self._journals.places(), self._carry(over), over)
@@ -140,6 +155,20 @@ class Follower:
         reached = {**ends, **{step["source"].item(): (step["at"] + step["length"]).item() for step in oldest}}
         return read._replace(steps=oldest, ends=reached, is_all=False), self._pairing.find(oldest)
 
+    def _without_needed(self, over: list[str]) -> list[str]:
+        """Leaves out journals that last steps lie in, where these are many and there is room for the journals."""
+        if not over or self._journals.size > self._kept_bytes:
+            return over
+        names = {self._journals.source(name): name for name in over}
+        if not self._pairing.is_waiting([*names]):
+            return over
+        carried = [] if self._carried is None else [self._carried]
+        steps = self._pairing.waiting([*names, *carried], self._sources.whos)
+        if (steps["length"] + _NAMES_BYTES).sum() <= _FEW_CARRIED_BYTES:
+            return over
+        needed = set(steps["source"].tolist())
+        return [name for source, name in names.items() if source not in needed]
+
     def _carry(self, over: list[str]) -> bytes | None:
         """Keeps the last steps that lie in journals that go; returns what to note of them, if it has changed."""
         sources = [self._journals.source(name) for name in over]
@@ -148,10 +177,16 @@ class Follower:
         carried = [] if self._carried is None else [self._carried]
         steps = self._pairing.waiting([*sources, *carried], self._sources.whos)
         size = np.cumsum((steps["length"] + _NAMES_BYTES)[::-1])[::-1]
-        self._pairing.forget(steps["session"][size > _MOST_CARRIED_BYTES])
+        self._forget(steps["session"][size > _MOST_CARRIED_BYTES])
         copied = self._sources.copied(steps[size <= _MOST_CARRIED_BYTES])
         self._take_carried(copied)
         return copied
+
+    def _forget(self, sessions: Array) -> None:
+        if len(sessions) and not self._has_forgotten:
+            self._has_forgotten = True
+            log.warning("the last steps of all sessions are too large to be kept: those of %d are lost", len(sessions))
+        self._pairing.forget(sessions)
 
     def _take_carried(self, copied: bytes) -> None:
         """Has last steps lie in this copy of them, and in no older one."""

@@ -48,7 +48,10 @@ class Follower(Protocol):
         """Appends to the row log what is new, and returns how many rows that were; raises OSError."""
 
 
-MakeFollower = Callable[[Path, PolicySpec, RowLog], Follower]
+# The last: how many bytes of journals may stay though they are read.
+MakeFollower = Callable[[Path, PolicySpec, RowLog, int], Follower]
+# This share of all bytes of experience: half of what a worker lets wait to be read (app/experience/writing.py).
+_KEPT_JOURNALS = 1 / 64
 
 
 class Recording:
@@ -149,7 +152,8 @@ class Recording:
             self._log = RowLog(self._folder, columns_of(self._spec), self._limits, self._spec.to_json())
             self._begun_at = self._log.end
         if self._follower is None:
-            self._follower = self._make_follower(self._folder, self._spec, self._log)
+            kept_bytes = int(_KEPT_JOURNALS * self._limits.bytes_limit)
+            self._follower = self._make_follower(self._folder, self._spec, self._log, kept_bytes)
         return self._log, self._follower
 
     def _place(self, text: str, rows: RowLog) -> Cursor:

@@ -1,6 +1,7 @@
 """Journals are followed into rows: each once, whatever is killed, and whichever worker wrote which step."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.experience import following
 from app.experience.following import Follower
 from app.experience.journal import JournalLimits, JournalWriter
 from tests.support.recorded_steps import LAST, LAYOUT, MID, SPEC, RowsInMemory, write
@@ -177,3 +179,42 @@ def test_round_without_news_appends_nothing(tmp_path: Path) -> None:
     for _ in range(5):
         follower.advance()
     assert rows.appends == 1
+
+
+def test_journals_stay_for_the_last_steps_in_them_where_these_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each session steps once in several journals: what is oldest is what goes on next."""
+    monkeypatch.setattr(following, "_FEW_CARRIED_BYTES", 1000)
+    monkeypatch.setattr(following, "_MOST_CARRIED_BYTES", 2000)
+    rows, journal, sessions = RowsInMemory(), writer(tmp_path, size=512), [f"s{number}" for number in range(20)]
+    follower, most = Follower(tmp_path, SPEC, rows), 0
+    for step in range(5):
+        for session in sessions:
+            write(journal, step, session)
+            follower.advance()
+            most = max(most, len(journals(tmp_path)))
+        if step == 3:
+            follower = Follower(tmp_path, SPEC, rows)  # as another process begins
+    assert most > 10
+    for session in sessions:
+        assert rows.steps(session) == [(session, 0, step) for step in range(4)]
+    assert follower.lost_events == 0
+
+
+def test_what_cannot_stay_is_forgotten_and_the_log_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(following, "_FEW_CARRIED_BYTES", 1000)
+    monkeypatch.setattr(following, "_MOST_CARRIED_BYTES", 2000)
+    caplog.set_level(logging.WARNING, "policy_server.experience")
+    rows, journal = RowsInMemory(), writer(tmp_path, size=512)
+    follower = Follower(tmp_path, SPEC, rows, kept_bytes=2048)
+    for step in range(4):
+        for number in range(40):
+            write(journal, step, f"s{number}")
+            follower.advance()
+    assert len(rows.rows) < 40
+    assert follower.lost_events > 0
+    assert len(caplog.messages) == 1
+    assert "too large to be kept" in caplog.messages[0]

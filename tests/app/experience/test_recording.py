@@ -34,7 +34,7 @@ class FakeFollower:
         self.lost_events = self.journal_bytes = 0
         self.logs: list[RowLog] = []
 
-    def made(self, folder: Path, spec: Any, log: RowLog) -> "FakeFollower":
+    def made(self, folder: Path, spec: Any, log: RowLog, kept_bytes: int) -> "FakeFollower":
         self.logs.append(log)
         return self
 
