@@ -13,10 +13,13 @@ from app.wire.tensors import Array
 
 log = logging.getLogger("policy_server.experience")
 
-# An environment takes some 300 bytes here. Sixteen for each of the sessions that a server has by default.
-_MOST_ENVIRONMENTS = 2**18
-# Where there are too many, this share goes, of those that stepped longest ago.
-_GOES = 1 / 8
+# An environment takes some 300 bytes here, and each segment has a list of them. More than a server has sessions, unless
+# they have thousands of rows.
+_MOST_ENVIRONMENTS = 65_536
+# So many more, by this share, may be there until some go.
+_MORE = 1 / 8
+# One that is in an episode and has not stepped while others did so often is gone.
+_GONE_STEPS = 4 * _MOST_ENVIRONMENTS
 _MOST_ROWS = 2**24
 # A place: the number of the first row of the episode and its step; the last step; and when that was, as a count.
 EPISODE_AT, FIRST_STEP_AT, STEP_AT, _SEEN_AT = range(4)
@@ -36,7 +39,7 @@ class Environments:
         # The numbers of some of them by keys, in their order: see `Texts.keys`.
         self._keys, self._of_keys = np.empty(0, np.int64), np.empty(0, np.int64)
         self._seen = 0
-        self._is_full = False
+        self._has_logged = False
 
     def __iter__(self) -> Iterator[tuple[Environment, list[int]]]:
         """Yields each and its place, the one that stepped last at the end."""
@@ -69,8 +72,8 @@ class Environments:
         self._places[numbers, :_SEEN_AT] = places
         self._places[numbers, _SEEN_AT] = np.arange(self._seen, self._seen + len(numbers))
         self._seen += len(numbers)
-        if len(self._names) > _MOST_ENVIRONMENTS or len(self._keys) > 2 * _MOST_ENVIRONMENTS:
-            self._forget_oldest()
+        if len(self._names) > (1 + _MORE) * _MOST_ENVIRONMENTS or len(self._keys) > 2 * _MOST_ENVIRONMENTS:
+            self._make_room()
 
     def named(self, environment: Environment, place: list[int]) -> None:
         """Has an environment be at a place."""
@@ -92,13 +95,24 @@ class Environments:
             self._places[number] = NO_EPISODE, 0, -2, -1
         return number
 
-    def _forget_oldest(self) -> None:
-        if not self._is_full and len(self._names) > _MOST_ENVIRONMENTS:
-            self._is_full = True
-            log.warning("more than %d environments: episodes of those that step seldom break off", _MOST_ENVIRONMENTS)
-        kept = max(0, min(len(self._names), _MOST_ENVIRONMENTS) - int(_GOES * _MOST_ENVIRONMENTS))
-        newest = np.argsort(self._places[: len(self._names), _SEEN_AT], kind="stable")[len(self._names) - kept :]
-        self._places = self._places[newest]
-        self._names = [self._names[number] for number in newest.tolist()]
+    def _make_room(self) -> None:
+        """Forgets environments that are in no episode or gone, and of the others those that came last.
+
+        Who came first stays to the end of the episode: if those went that stepped least lately, then of environments
+        that step in turn each would be forgotten just before its next step, and no episode would be whole.
+        """
+        places = self._places[: len(self._names)]
+        is_used = (places[:, EPISODE_AT] != NO_EPISODE) & (self._seen - places[:, _SEEN_AT] <= _GONE_STEPS)
+        used = np.flatnonzero(is_used)
+        kept = used[:_MOST_ENVIRONMENTS]
+        if len(kept) < len(used) and not self._has_logged:
+            self._has_logged = True
+            log.warning(
+                "more than %d environments of a policy are in an episode: those of the others are recorded, "
+                "but not as whole ones",
+                _MOST_ENVIRONMENTS,
+            )
+        self._places = self._places[kept]
+        self._names = [self._names[number] for number in kept.tolist()]
         self._numbers = {name: number for number, name in enumerate(self._names)}
         self._keys = self._of_keys = np.empty(0, np.int64)

@@ -20,7 +20,7 @@ Changes: TypeAlias = "tuple[Array, Array]"
 
 
 class Episodes:
-    """The environments; where there are too many, those that stepped least lately go."""
+    """The environments; of too many, those that came last have no whole episodes."""
 
     def __init__(self) -> None:
         self._environments = Environments()

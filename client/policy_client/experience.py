@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from policy_client.answers import ExperienceBatch
+from policy_client.errors import Unavailable
 from policy_client.fields import ReadFields
 from policy_client.policy import RemotePolicy
 from policy_client.retries import DEFAULT_RETRIES, Retries
@@ -82,15 +83,21 @@ class Experience:
     def read(self, wait_ms: int | None = None) -> ExperienceBatch:
         """Returns the next rows, none where none came within `wait_ms` milliseconds; `cursor` is behind them then.
 
+        None either where another thread closes it meanwhile.
+
         Raises:
           DoesNotFit: the cursor is another policy's, or of experience that is gone; or a parameter is none.
           Unsupported: the server records nothing.
           PolicyError: the others of the tree.
         """
         wait_ms = self._wait_ms if wait_ms is None else wait_ms
-        batch = self.policy.perform(
-            self.policy.calls.experience({**self._query, "cursor": self.cursor or None}, wait_ms)
-        )
+        call = self.policy.calls.experience({**self._query, "cursor": self.cursor or None}, wait_ms)
+        try:
+            batch = self.policy.perform(call)
+        except Unavailable:
+            if not self.is_closed:
+                raise
+            return ExperienceBatch({}, 0, self.cursor, 0)
         self.cursor = batch.cursor
         if batch.lost_rows:
             if not self.lost_rows:

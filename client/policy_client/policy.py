@@ -52,6 +52,7 @@ class RemotePolicy:
         self.calls = Calls(url, policy, token, timeout_s)
         self._retries = retries
         self._transport = transport or httpx.HTTPTransport(limits=LIMITS, trust_env=False, uds=self.calls.socket)
+        self._is_closed = False
 
     def action(self, observation: Nest, **fields: Unpack[ActionFields]) -> Action:
         """The policy's action.
@@ -100,7 +101,11 @@ class RemotePolicy:
         return Session(self, calls, self.perform(calls.begin(observation, fields)))
 
     def close(self) -> None:
-        """Closes the connections. Sessions stay, until they are ended or have been idle for too long."""
+        """Closes the connections; what another thread asks just then is not sent again.
+
+        Sessions stay, until they are ended or have been idle for too long.
+        """
+        self._is_closed = True
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -124,6 +129,8 @@ class RemotePolicy:
                     return call.result(response)
                 wait_s = attempts.refused(response)
             time.sleep(wait_s)
+            if self._is_closed:
+                raise Unavailable(f"{call.request.method} {call.request.url}: closed before there was an answer")
 
     def _exchange(self, request: httpx.Request) -> httpx.Response:
         """One attempt. Redirects, cookies and the like, for which httpx has clients, would only take time here."""

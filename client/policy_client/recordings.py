@@ -76,24 +76,29 @@ def table_of(columns: Mapping[str, Any], shapes: Mapping[str, Shape]) -> pa.Tabl
 
     `shapes`: of the policy's own columns. Where one has a size that is not known, a column behind it has each row's.
     """
+    arrays: dict[str, pa.Array] = {}
     fields: list[pa.Field] = []
-    arrays: list[pa.Array] = []
     for name, values in columns.items():
         shape = shapes.get(name, ())
         if None in shape:
-            parts = [np.asarray(value) for value in values]
-            sizes = pa.array(np.array([part.shape for part in parts], np.int32).reshape(-1))
-            offsets = pa.array(np.cumsum([0, *(part.size for part in parts)], dtype=np.int32))
-            flat = pa.array(np.concatenate([part.reshape(-1) for part in parts]))
-            arrays += [pa.ListArray.from_arrays(offsets, flat), pa.FixedSizeListArray.from_arrays(sizes, len(shape))]
+            arrays[name], arrays[_shape_column(name)] = _lists(values, len(shape))
+        elif shape:
+            size = math.prod(each or 0 for each in shape)
+            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(values).reshape(-1)), size)
         else:
-            flat = pa.array(values if not shape else np.asarray(values).reshape(-1))
-            size = math.prod(one or 0 for one in shape)
-            arrays.append(pa.FixedSizeListArray.from_arrays(flat, size) if shape else flat)
-        names = [name, _shape_column(name)] if None in shape else [name]
+            arrays[name] = pa.array(values)
         metadata = {"shape": json.dumps(shape)}
-        fields += [pa.field(each, array.type, metadata=metadata) for each, array in zip(names, arrays[len(fields) :])]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+        fields += [pa.field(each, arrays[each].type, metadata=metadata) for each in list(arrays)[len(fields) :]]
+    return pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
+
+
+def _lists(values: Any, dimensions: int) -> tuple[pa.Array, pa.Array]:
+    """Each row's values, and its shape."""
+    parts = [np.asarray(value) for value in values]
+    offsets = np.cumsum([0, *(part.size for part in parts)], dtype=np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate([part.reshape(-1) for part in parts])))
+    sizes = np.array([part.shape for part in parts], np.int32).reshape(-1)
+    return lists, pa.FixedSizeListArray.from_arrays(pa.array(sizes), dimensions)
 
 
 def values_in(table: pa.Table, name: str) -> Any:

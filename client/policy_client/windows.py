@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,8 +12,11 @@ import numpy as np
 from policy_client.fields import LAST
 from policy_client.wire import Array
 
-# Environments whose newest rows are kept, for what comes next; those that step least are forgotten.
-_MOST_ENVIRONMENTS = 2**18
+# Environments whose newest rows are kept, for what comes next. Where there are so many, those that come then are left
+# out: if those went that stepped least lately, each of many that step in turn would go just before its next step.
+_MOST_ENVIRONMENTS = 65_536
+# One that has not stepped while others did so often is gone.
+_GONE_STEPS = 2 * _MOST_ENVIRONMENTS
 # Beside the columns of a row that is kept.
 _BEGAN = "began"
 Columns = Mapping[str, Any]
@@ -40,7 +44,10 @@ class Windows:
         self._size = size
         self._shift = shift
         self._names = list(names)
-        self._kept: OrderedDict[Environment, dict[str, Array]] = OrderedDict()
+        # When each was seen, as a count, and its newest rows; the one that was seen last is the last one.
+        self._kept: OrderedDict[Environment, tuple[int, dict[str, Array]]] = OrderedDict()
+        self._seen = 0
+        self._has_warned = False
 
     def add(self, columns: Columns) -> dict[str, Array] | None:
         """Takes rows, and returns the windows that they complete, [windows, size, …]; None where there are none.
@@ -54,14 +61,12 @@ class Windows:
 
     def _of_one(self, environment: Environment, places: Array, columns: Columns) -> dict[str, Array] | None:
         fresh = {name: np.asarray(columns[name])[places] for name in (*self._names, "step")}
-        kept = self._kept.pop(environment, None)
+        _, kept = self._kept.pop(environment, (0, None))
         fresh[_BEGAN] = _began(fresh["step"], kept)
         rows = fresh if kept is None else {name: np.concatenate([kept[name], array]) for name, array in fresh.items()}
         count, size = len(rows["step"]), self._size
         if (needed := max(size - 1, int(self._shift > 1))) > 0:
-            self._kept[environment] = {name: array[max(0, count - needed) :] for name, array in rows.items()}
-            while len(self._kept) > _MOST_ENVIRONMENTS:
-                self._kept.popitem(last=False)
+            self._keep(environment, {name: array[max(0, count - needed) :] for name, array in rows.items()})
         if count < size:
             return None
         first, began = rows["step"][: count - size + 1], rows[_BEGAN][: count - size + 1]
@@ -72,6 +77,17 @@ class Windows:
             return None
         chosen = starts[:, None] + np.arange(size)
         return {name: rows[name][chosen] for name in self._names}
+
+    def _keep(self, environment: Environment, rows: dict[str, Array]) -> None:
+        self._seen += 1
+        while self._kept and next(iter(self._kept.values()))[0] < self._seen - _GONE_STEPS:
+            self._kept.popitem(last=False)
+        if len(self._kept) < _MOST_ENVIRONMENTS:
+            self._kept[environment] = self._seen, rows
+        elif not self._has_warned:
+            self._has_warned = True
+            text = f"windows of more than {_MOST_ENVIRONMENTS} environments at once: those of the others are left out"
+            warnings.warn(text, stacklevel=4)
 
 
 def _began(step: Array, kept: Mapping[str, Array] | None) -> Array:

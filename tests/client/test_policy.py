@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from policy_client import (
     Conflict,
     Denied,
     DoesNotFit,
+    Experience,
     NotFound,
     PolicyError,
     RemotePolicy,
@@ -238,3 +240,34 @@ def test_retries_can_be_turned_off(connect: Connect) -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is no address of a server; expected one like http://localhost:8000"):
         RemotePolicy(url)
+
+
+class ClosedMeanwhile(httpx.BaseTransport):
+    """Loses the first request, while another thread closes the client, and answers the others."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self.asked = 0
+        self._close = close
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        if self.asked > 1:
+            return httpx.Response(500)
+        self._close()
+        raise httpx.ReadError("closed", request=request)
+
+
+def test_nothing_is_sent_again_by_a_client_that_was_closed_meanwhile() -> None:
+    transport = ClosedMeanwhile(lambda: policy.close())
+    policy = RemotePolicy("http://localhost", "cartpole", transport=transport)
+    with pytest.raises(Unavailable, match="closed before there was an answer"):
+        policy.action(ROW)
+    assert transport.asked == 1
+
+
+def test_experience_ends_where_it_is_closed_while_it_waits() -> None:
+    transport = ClosedMeanwhile(lambda: experience.close())
+    experience = Experience("http://localhost", "cartpole")
+    experience.policy = RemotePolicy("http://localhost", "cartpole", transport=transport)
+    assert list(experience) == []
+    assert transport.asked == 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from policy_client import windows as module
 from policy_client.windows import Windows, episodes_in
 
 
@@ -76,3 +77,26 @@ def test_episodes_are_taken_apart() -> None:
     steps = (("a", 0, 0), ("b", 0, 0), ("a", 0, 1), ("b", 0, 1), ("a", 0, 3), ("a", 0, 4))
     found = episodes_in(rows(*steps, last=(("a", 0, 1), ("b", 0, 1), ("a", 0, 4))), ["value"])
     assert sorted(episode["value"].tolist() for episode in found) == [[a, a + 1], [a + 3, a + 4], [b, b + 1]]
+
+
+def test_of_too_many_environments_that_step_in_turn_as_many_as_may_be_have_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MOST_ENVIRONMENTS", 8)
+    monkeypatch.setattr(module, "_GONE_STEPS", 16)
+    windows = Windows(2, ["value"])
+    with pytest.warns(UserWarning, match="more than 8 environments") as warned:
+        added = [windows.add(rows(("a", row, step))) for step in range(4) for row in range(12)]
+    found = [window for each in added if each is not None for window in values(each)]
+    a = 100 * ord("a")
+    assert sorted(found) == [[a + 10 * row + step, a + 10 * row + step + 1] for row in range(8) for step in range(3)]
+    assert len(warned) == 1
+
+
+def test_environments_that_are_gone_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_ENVIRONMENTS", 8)
+    monkeypatch.setattr(module, "_GONE_STEPS", 16)
+    windows = Windows(2, ["value"])
+    for session in "abcdefghijklmnop":  # one after the other, of more steps than two
+        found = [windows.add(rows((session, 0, step))) for step in range(3)]
+        assert [window is not None for window in found] == [False, True, True]

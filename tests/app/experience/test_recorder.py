@@ -27,7 +27,7 @@ NAMES = (f"p{number}" for number in itertools.count())
 class FakeFollower:
     """Appends what it is given, or raises it."""
 
-    def __init__(self, folder, spec, log):
+    def __init__(self, folder, spec, log, kept_bytes):
         self.log = log
         self.lost_events = self.journal_bytes = 0
 
