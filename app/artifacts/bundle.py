@@ -3,7 +3,7 @@
     graphs/<digest>/graph.json         what the policy takes and gives: readable without TensorFlow
                     serving/…          the SavedModel that TensorFlow runs; a plain export's lies in `plain/`
     versions/<digest>/bundle.json      which version it is, and what runs it
-                      variables/…      the checkpoint's values
+                      variables/…      the checkpoint's values; beside them what identifies it where it is an export
                       model.tflite     the same compiled, where that was proved equal
 
 Both manifests are written last and list the sha256 of every file. Nothing in such a folder changes once it is there.

@@ -118,10 +118,12 @@ def check_folder(folder: Path) -> None:
 
 def export_stamp(folder: Path) -> object:
     """Returns a stamp that changes when the export in a folder does, or when it becomes readable or unreadable."""
-    places = [folder, *(folder / name for name in (GRAPH_FILE, POLICY_FILE, SERVING_FOLDER))]
+    places = [folder, *(folder / name for name in (GRAPH_FILE, POLICY_FILE, SPECS_FILE, SERVING_FOLDER))]
     for above in (folder, folder / SERVING_FOLDER):
         with contextlib.suppress(OSError):
             places += sorted((above / "variables").iterdir())
+        with contextlib.suppress(OSError):
+            places += asset_files(above)
     return tuple((path, _stamp_of(path)) for path in places)
 
 

@@ -12,7 +12,7 @@ from stat import S_ISREG
 FileStamp = tuple[str, int, int, int, int, int]
 # A file that changes twice within one tick of its file system's clock looks the same: FAT has ticks of 2 s.
 _TICK_NS = 2_000_000_000
-_VARIABLES = "variables"
+_VARIABLES, _ASSETS = "variables/", "assets/"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Stamp:
     @property
     def has_variables(self) -> bool:
         """True where there is a folder of variables."""
-        return len(self.folders) == 2
+        return any(name == _VARIABLES for name, *_ in self.folders)
 
     @property
     def written_at(self) -> float:
@@ -48,12 +48,12 @@ class Stamp:
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Reads the stamp of the files right in a folder and in its `variables/`."""
+    """Reads the stamp of the files right in a folder and in its `variables/` and `assets/`."""
     files: list[FileStamp] = []
     folders: list[FileStamp] = []
     odd = False
     top = str(folder)
-    for below in ("", f"{_VARIABLES}/"):
+    for below in ("", _VARIABLES, _ASSETS):
         try:
             folders.append(_of(below, os.stat(f"{top}/{below}")))  # before its entries: what comes meanwhile shows
             with os.scandir(f"{top}/{below}") as entries:
@@ -69,8 +69,8 @@ def stamp_of(folder: Path) -> Stamp:
                         files.append(_of(below + entry.name, status))
                     else:
                         odd = True
-        except OSError:
-            odd = True
+        except OSError as error:
+            odd |= below != _ASSETS or not isinstance(error, FileNotFoundError)  # few have any
     changed_at = max([stamp[3] for stamp in (*folders, *files)], default=0)
     return Stamp(tuple(sorted(files)), tuple(folders), not odd and changed_at < time.time_ns() - _TICK_NS)
 

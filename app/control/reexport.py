@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from concurrent.futures import Executor
@@ -141,12 +142,12 @@ class ExportFolder:
 
 def files_stamp(folder: Path) -> Stamp:
     """Changes when an export is saved over the one in the folder: names, sizes, times and inodes of its files."""
-    tops = [folder / name for name in (GRAPH_FILE, SPECS_FILE, POLICY_FILE)]
+    paths = [folder / name for name in (GRAPH_FILE, SPECS_FILE, POLICY_FILE)]
     stamp = []
-    try:
-        paths = [*tops, *asset_files(folder), *sorted((folder / _VARIABLES).iterdir())]
-    except OSError:
-        paths = tops
+    with contextlib.suppress(OSError):
+        paths += sorted((folder / _VARIABLES).iterdir())
+    with contextlib.suppress(OSError):
+        paths += asset_files(folder)
     for path in paths:
         try:
             stat = path.stat()

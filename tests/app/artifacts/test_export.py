@@ -32,22 +32,23 @@ def test_without_a_manifest_the_graph_and_the_variables_are_its_files(plain: Pat
     ]
 
 
-@pytest.mark.parametrize("name", ["assets/words", "assets/more/words", "policy_specs.pbtxt"])
-def test_what_its_answers_follow_from_counts_beside_graph_and_weights(plain: Path, name: str) -> None:
-    digests = set()
-    for content in ("up down", "down up"):
-        (plain / name).parent.mkdir(parents=True, exist_ok=True)
-        (plain / name).write_text(content)
-        digests.add(identify_export(plain).digest)
-    assert len(digests) == 2
-
-
 def test_the_digest_is_that_of_its_bytes_wherever_it_lies(plain: Path, tmp_path: Path) -> None:
     before = identify_export(plain).digest
     moved = plain.rename(tmp_path / "elsewhere")
     assert identify_export(moved).digest == before
     (moved / "variables" / "variables.index").write_bytes(b"other")
     assert identify_export(moved).digest != before
+
+
+@pytest.mark.parametrize("name", ["policy_specs.pbtxt", "assets/vocabulary", "assets/words/vocabulary"])
+def test_other_specs_and_assets_are_another_export(plain: Path, name: str) -> None:
+    found = [identify_export(plain)]
+    (plain / name).parent.mkdir(parents=True, exist_ok=True)
+    for content in ("a b", "b a"):
+        (plain / name).write_text(content)
+        found.append(identify_export(plain))
+    assert len({exported.digest for exported in found}) == 3
+    assert found[-1].files.keys() - found[0].files.keys() == {name}
 
 
 def test_a_graph_without_variables_is_an_export(tmp_path: Path) -> None:
@@ -88,7 +89,18 @@ def test_a_link_to_an_export_is_one(plain: Path, tmp_path: Path) -> None:
     assert identify_export(tmp_path / "link").digest == identify_export(plain).digest
 
 
-@pytest.mark.parametrize("name", ["saved_model.pb", "policy.json", "variables/variables.index", "serving/variables/x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "saved_model.pb",
+        "policy.json",
+        "policy_specs.pbtxt",
+        "variables/variables.index",
+        "assets/vocabulary",
+        "serving/variables/x",
+        "serving/assets/vocabulary",
+    ],
+)
 def test_the_stamp_changes_with_each_file_that_counts(plain: Path, name: str) -> None:
     stamps = [export_stamp(plain)]
     assert export_stamp(plain) == stamps[0]

@@ -98,10 +98,21 @@ def test_what_is_not_only_files_never_settles(rested: Path, odd: str) -> None:
 
 def test_other_folders_in_it_do_not_count(rested: Path) -> None:
     before = stamp_of(rested)
-    (rested / "assets").mkdir()
+    (rested / "serving").mkdir()
+    (rested / "serving" / "saved_model.pb").write_text("graph")
     stamp = stamp_of(rested)
     assert stamp.settled
     assert stamp.files == before.files
+
+
+def test_files_that_the_graph_of_an_export_reads_count(rested: Path) -> None:
+    (rested / "assets").mkdir()
+    (rested / "assets" / "vocabulary").write_text("a b")
+    stamp = stamp_of(rested)
+    assert stamp.holds(rested)
+    (rested / "assets" / "vocabulary").write_text("a b c")
+    assert not stamp.holds(rested)
+    assert stamp_of(rested).files != stamp.files
 
 
 def test_it_says_whether_there_are_variables_and_when_the_newest_file_was_written(folder: Path) -> None:

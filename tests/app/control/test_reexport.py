@@ -10,7 +10,6 @@ import pytest
 
 from app.control.manager import Manager
 from app.control.plan import Candidate, OwnWeights, ranked
-from app.control.reexport import files_stamp
 from app.control.states import State
 from app.errors import SwapRefused, UnusablePolicy
 from saver.artifact import FUNCTIONS, Noise, ServingInfo
@@ -114,6 +113,29 @@ async def test_where_train_steps_are_equal_or_unknown_the_last_one_written_serve
         assert await scan(harness) == ("export", exported)
         checkpoint(harness, "c", published, ago_s=30)
         assert await scan(harness) == ("c", published)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["policy_specs.pbtxt", "assets/vocabulary"])
+async def test_specs_and_assets_that_are_replaced_are_another_export_also_after_a_restart(tmp_path, name):
+    path = tmp_path / "p" / name
+    save(tmp_path / "p", 7)
+    path.parent.mkdir(exist_ok=True)
+    found = []
+    for restart, content in ((False, "a b"), (False, "b a"), (True, "b a c")):
+        path.write_text(content)
+        os.utime(path, (time.time() - 60,) * 2)
+        async with watching(tmp_path / "p", state=tmp_path / "state") as harness:
+            found.append(harness.manager.active.digest)
+            if restart:
+                break
+            path.write_text(f"{content} d")
+            os.utime(path, (time.time() - 50,) * 2)
+            assert harness.manager.stale()
+            assert await scan(harness) == ("export", 7)
+            assert not harness.manager.stale()
+            found.append(harness.manager.active.digest)
+    assert len(set(found)) == len(found) == 5
 
 
 @pytest.mark.anyio
@@ -331,16 +353,3 @@ def checkpoints(*steps: int) -> list[Candidate]:
 )
 def test_order_of_an_exports_own_weights_among_checkpoints(steps, own, order):
     assert [choice.digest for choice in ranked(checkpoints(*steps), own)] == order
-
-
-def test_what_the_graph_reads_is_a_part_of_what_was_saved(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    (tmp_path / "variables").mkdir()
-    vocabulary = tmp_path / "assets" / "words"
-    seen = {files_stamp(tmp_path)}
-    for words in ("up down", "down up", "left"):
-        vocabulary.parent.mkdir(exist_ok=True)
-        vocabulary.unlink(missing_ok=True)
-        vocabulary.write_text(words)
-        seen.add(files_stamp(tmp_path))
-    assert len(seen) == 4
