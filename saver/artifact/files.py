@@ -162,7 +162,11 @@ def write_json(path: Path, data: Mapping[str, Any], sync: bool = False) -> None:
 def _opened_inside(folder: Path, name: str) -> Iterator[io.BufferedReader]:
     """The file `name` of `folder`, which no link may lead out of. Raises IncompleteError."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except ValueError:  # a NUL in it
+        raise IncompleteError(f"{name!r} is no name of a file") from None
+    if not is_inside:
         raise IncompleteError(f"{name} leads outside {folder.name}")
     try:
         file = _open_regular(path)

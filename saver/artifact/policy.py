@@ -209,7 +209,7 @@ def read_policy_manifest(folder: Path) -> PolicyManifest | None:
             PolicySpec.from_json(data),
             str(data["policy_class"]),
             dict(data["written_with"]),
-            dict(data["files"]),
+            {str(name): str(digest) for name, digest in data["files"].items()},
             ServingInfo.from_json(data["serving"]) if data.get("serving") else None,
             tuple(map(str, data.get("python_code", ()))),
         )

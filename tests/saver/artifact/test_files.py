@@ -141,3 +141,8 @@ def test_numbers_that_are_no_json_are_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "policy.json", {"bound": float("nan")})
     assert not (tmp_path / "policy.json").exists()
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteError, match="is no name of a file"):
+        check_files(tmp_path, {"variables/\0x": "a digest"})

@@ -18,6 +18,7 @@ from saver.artifact import (
     ServingInfo,
     Signature,
     TensorInfo,
+    check_files,
     check_is_export,
     read_policy_manifest,
     write_policy_manifest,
@@ -66,6 +67,18 @@ def test_manifest_has_the_fields_of_the_format(tmp_path):
         "files",
     }  # fmt: skip
     assert set(data["specs"]) == {"inputs", "action", "state", "info", "initial_state"}
+
+
+@pytest.mark.parametrize("digest", [None, 7, [], {"sha256": "x"}])
+def test_a_digest_that_is_no_text_is_one_that_no_file_has(tmp_path: Path, digest: object) -> None:
+    (tmp_path / GRAPH_FILE).write_bytes(b"graph")
+    write_policy_manifest(tmp_path, MANIFEST)
+    data = json.loads((tmp_path / POLICY_FILE).read_text())
+    (tmp_path / POLICY_FILE).write_text(json.dumps({**data, "files": {GRAPH_FILE: digest}}))
+    manifest = read_policy_manifest(tmp_path)
+    assert manifest is not None
+    with pytest.raises(IncompleteError, match=f"{GRAPH_FILE} has sha256 .*, its manifest says"):
+        check_files(tmp_path, manifest.files)
 
 
 def test_export_without_manifest_is_one_of_another_saver(tmp_path):
