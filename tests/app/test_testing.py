@@ -23,7 +23,8 @@ def launched(folder: Path, program: str) -> tuple[subprocess.Popen[bytes], Path]
 
 
 def printed(log: Path) -> str:
-    while not (text := log.read_text()):
+    """Waits for the first line; its end may be written after its beginning."""
+    while not (text := log.read_text()).endswith("\n"):
         pass
     return text
 
@@ -55,8 +56,9 @@ def test_stopping_returns_the_exit_status(tmp_path: Path) -> None:
 
 def test_what_does_not_stop_is_killed(tmp_path: Path) -> None:
     process, log = launched(tmp_path, DEAF)
-    assert printed(log) == "deaf\n"
+    said = printed(log)
     assert testing.stop(process, timeout_s=0.1) == -signal.SIGKILL
+    assert said == "deaf\n"
 
 
 def test_processes_that_it_left_behind_are_killed(tmp_path: Path) -> None:
