@@ -16,19 +16,21 @@ from saver.artifact.files import IncompleteError, check_files, copy_files, diges
 from saver.artifact.nests import Leaf, Nest, leaves, nest_from_json, nest_to_json, pack
 from saver.artifact.policy import (
     FUNCTIONS,
-    GRAPH_FILE,
     LOG_PROB,
     NOISE_NORMAL,
     NOISE_UNIFORM,
-    POLICY_FILE,
     SERVING_FOLDER,
     DistributionInfo,
     Noise,
-    PolicyManifest,
     PolicySpec,
     ServingInfo,
     Signature,
     TensorInfo,
+)
+from saver.artifact.policy_manifest import (
+    GRAPH_FILE,
+    POLICY_FILE,
+    PolicyManifest,
     check_is_export,
     read_policy_manifest,
     write_policy_manifest,

@@ -1,23 +1,18 @@
-"""policy.json: everything a server has to know about an exported policy, readable without TensorFlow."""
+"""What a server has to know about an exported policy: its nests, its signatures, and the functions in `serving/`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from saver.artifact.files import IncompleteError, read_manifest, write_json
 from saver.artifact.nests import Nest, leaves, nest_from_json, nest_to_json
 
-POLICY_FILE = "policy.json"
 SERVING_FOLDER = "serving"
 LOG_PROB = "log_prob"
 FUNCTIONS = ("distribution", "greedy", "sample", LOG_PROB)
 NOISE_UNIFORM = "noise/uniform"
 NOISE_NORMAL = "noise/normal"
-GRAPH_FILE = "saved_model.pb"
-FORMAT = 1
 T = TypeVar("T")
 
 
@@ -148,73 +143,6 @@ class PolicySpec:
             takes_time_step=bool(data["takes_time_step"]),
             signatures={name: _signature_from_json(s) for name, s in data["signatures"].items()},
         )
-
-
-@dataclass(frozen=True)
-class PolicyManifest:
-    """The content of policy.json: the spec, the class of the policy, who wrote it, and each file's sha256.
-
-    `serving` is None where the export has no `serving/`. `python_code` is what only the process that saved it can run.
-    """
-
-    spec: PolicySpec
-    policy_class: str
-    written_with: dict[str, str]
-    files: dict[str, str]
-    serving: ServingInfo | None = None
-    python_code: tuple[str, ...] = ()
-
-
-def check_is_export(folder: Path) -> None:
-    """A first, cheap look at a folder that should hold a policy.
-
-    Raises:
-      IncompleteError: it is no folder, or no SavedModel lies in it.
-    """
-    if not folder.is_dir():
-        raise IncompleteError(f"{folder} is not a folder")
-    if not (folder / GRAPH_FILE).is_file():
-        raise IncompleteError(f"{folder} holds no SavedModel: {GRAPH_FILE} is missing")
-
-
-def write_policy_manifest(folder: Path, manifest: PolicyManifest) -> None:
-    """Writes policy.json, the last file of an export."""
-    write_json(
-        folder / POLICY_FILE,
-        {
-            "format": FORMAT,
-            "policy_class": manifest.policy_class,
-            "written_with": manifest.written_with,
-            **manifest.spec.to_json(),
-            "serving": None if manifest.serving is None else manifest.serving.to_json(),
-            **({"python_code": list(manifest.python_code)} if manifest.python_code else {}),
-            "files": manifest.files,
-        },
-    )
-
-
-def read_policy_manifest(folder: Path) -> PolicyManifest | None:
-    """Reads policy.json; None where there is none (an export of tf-agents' own saver).
-
-    Only the manifest is read; `check_files` compares the files with it.
-
-    Raises:
-      IncompleteError: policy.json is not what this version of the format says.
-    """
-    data = read_manifest(folder / POLICY_FILE, FORMAT)
-    if data is None:
-        return None
-    try:
-        return PolicyManifest(
-            PolicySpec.from_json(data),
-            str(data["policy_class"]),
-            dict(data["written_with"]),
-            {str(name): str(digest) for name, digest in data["files"].items()},
-            ServingInfo.from_json(data["serving"]) if data.get("serving") else None,
-            tuple(map(str, data.get("python_code", ()))),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise IncompleteError(f"{POLICY_FILE} lacks a usable field: {error}") from None
 
 
 _NESTS = ("inputs", "action", "state", "info", "initial_state")

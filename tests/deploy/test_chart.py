@@ -284,6 +284,7 @@ def test_servers_of_a_fleet_are_known_by_their_pods_addresses(
     found = variables(made)
     assert found["POLICY_SERVER_FLEET_URL"] == url
     assert found["POLICY_SERVER_ADVERTISE"] == advertised
+    assert found.get("POLICY_SERVER_HOST") == ("::" if "[" in advertised else None), "where nothing else can be reached"
     assert list(found).index("POD_IP") < list(found).index("POLICY_SERVER_ADVERTISE"), "or it is not filled in"
     (pod_ip,) = [entry["valueFrom"] for entry in container(made)["env"] if entry["name"] == "POD_IP"]
     assert pod_ip == {"fieldRef": {"fieldPath": "status.podIP"}}

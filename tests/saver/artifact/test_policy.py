@@ -40,13 +40,16 @@ SPEC = PolicySpec(
             {"0/observation/a": TensorInfo("float32", (None, None, 2)), "1/0": TensorInfo("float32", (None, 3))},
             {"action": TensorInfo("int64", (None,)), "state/0": TensorInfo("float32", (None, 3))},
         ),
+        "get_initial_state": Signature(
+            {"batch_size": TensorInfo("int32", ())}, {"0": TensorInfo("float32", (None, 3))}
+        ),
         "get_metadata": Signature({}, {}),
     },
 )
 SERVING = ServingInfo(
     {"sample": Signature({NOISE_UNIFORM: TensorInfo("float32", (None, 2))}, {"action": TensorInfo("int64", (None,))})},
     {"action": DistributionInfo("mixture", ("mixture/probs",), ("mean",), {"components": {"family": "normal"}})},
-    Noise(uniform=2, normal=1),
+    Noise(uniform=2, normal=0),
     {"greedy": "no mode", "distribution": "none", "log_prob": "none"},
 )
 MANIFEST = PolicyManifest(SPEC, "QPolicy", {"tensorflow": "2.21.0"}, {"saved_model.pb": "00ff"}, SERVING)
