@@ -24,7 +24,7 @@ from app.errors import PolicyServerError, UnknownMediaType
 from app.inference.policy import Policy
 from app.inference.request_parser import PendingRequest
 from app.inference.service import Service
-from app.inputs.typed import TypedDecoder
+from app.inputs.typed_rows import RowsDecoder
 from app.metrics import Metrics
 from app.sessions.record import Answer
 from app.sessions.sessions import Sessions
@@ -102,7 +102,7 @@ class FastPath:
         )
         self._endpoints: dict[bytes, _Endpoint] = {}
         self._sessions_of: dict[bytes, Policy] = {}
-        self._gatherings: dict[TypedDecoder, Gathering] = {}
+        self._gatherings: dict[RowsDecoder, Gathering] = {}
         self._models = Models(service, sessions)
         self._inferring: dict[bytes, _InferEndpoint] = {}
         for policy in service.policies:
@@ -121,10 +121,10 @@ class FastPath:
 
     def _gathering(self, policy: Policy) -> Gathering | None:
         """What takes its requests, and those that are read alike; None where each is read by itself."""
-        decoder = policy.typed_decoder
-        if not decoder.reads_rows or not policy.templates["action", False].names:
+        decoder = policy.typed_decoder.rows
+        if decoder is None or not policy.templates["action", False].names:
             return None
-        return self._gatherings.setdefault(decoder, Gathering(self.service, policy))
+        return self._gatherings.setdefault(decoder, Gathering(self.service, policy, decoder))
 
     def _data(self, policy: Policy, name: str) -> Callable[[Codec, Codec], Route]:
         """Returns what makes the data route of that name in two codecs."""

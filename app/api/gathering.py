@@ -23,8 +23,7 @@ from app.batching.turns import computed_together
 from app.inference.policy import Policy
 from app.inference.response import ResponseTemplate
 from app.inference.service import Service
-from app.inputs.typed import LEAST_BYTES
-from app.wire.tensors import Arrays
+from app.inputs.typed_rows import NOTHING_READ, RowsDecoder, RowsRead
 
 _ACTION = "action"
 
@@ -32,9 +31,9 @@ _ACTION = "action"
 class Gathering:
     """Those of `action` of a policy, and of all others with its spec. Event loop only."""
 
-    def __init__(self, service: Service, policy: Policy) -> None:
+    def __init__(self, service: Service, policy: Policy, decoder: RowsDecoder) -> None:
         self._service = service
-        self._decoder, self._template = policy.typed_decoder, policy.templates[_ACTION, False]
+        self._decoder, self._template = decoder, policy.templates[_ACTION, False]
         self._turns = policy.batcher.turns
         self._groups: _Groups = {}
         self._results: Iterator[tuple[_Group, Result] | None] = iter(())
@@ -43,7 +42,7 @@ class Gathering:
     def takes(self, policy: Policy, cycle: RequestCycle, body: bytes, now: float) -> bool:
         """Returns whether a request waits here for the end of the turn; `now`: on the event loop's clock."""
         batcher = policy.batcher
-        if len(body) >= LEAST_BYTES or not batcher.gathers(self):
+        if not self._decoder.reads(body) or not batcher.gathers(self):
             return False
         group = self._groups.get(batcher)
         if group is None:
@@ -81,33 +80,33 @@ class Gathering:
             _fail(groups, error)
             return ()
 
-    def _jobs_of(self, groups: _Groups, arrays: Arrays) -> Sequence[tuple[Batcher, _Group, Job]]:
-        """`arrays`: the rows of all groups, one below the other."""
+    def _jobs_of(self, groups: _Groups, read: RowsRead) -> Sequence[tuple[Batcher, _Group, Job]]:
+        """`read`: the rows of all groups."""
         deadline = self._asked_at + self._service.timeout_s(None)
         jobs, start = [], 0
         for batcher, group in groups.items():
             count = len(group.requests)
             if not count:
                 continue
-            inputs = arrays
+            inputs = read.arrays
             if len(groups) > 1:
                 inputs = {}
-                for name, array in arrays.items():
+                for name, array in read.arrays.items():
                     inputs[name] = array[start : start + count]
-            job = Job(_ACTION, inputs, count, self._decoder.has_state, requests=count)
+            job = Job(_ACTION, inputs, count, read.needs_state, requests=count)
             job.asked_at, job.deadline, job.waiter = self._asked_at, deadline, group
             jobs.append((batcher, group, job))
             start += count
         return jobs
 
-    def _read(self, groups: _Groups) -> Arrays:
-        """Returns the rows of all requests, one below the other."""
+    def _read(self, groups: _Groups) -> RowsRead:
+        """Reads all requests."""
         bodies = [body for group in groups.values() for _, body in group.requests]
         # What has none of the places is asked apart, so that no request is lost to a bug.
-        places, arrays = guarded(self._decoder.read_rows, bodies) or ([], {})
-        if len(places) < len(bodies):
-            self._keep_only({*places}, groups)
-        return arrays
+        read = (guarded(self._decoder.read, bodies) if bodies else None) or NOTHING_READ
+        if len(read.places) < len(bodies):
+            self._keep_only({*read.places}, groups)
+        return read
 
     def _keep_only(self, places: Collection[int], groups: _Groups) -> None:
         """Keeps the requests with these places among all; asks each of the others as if it had come by itself."""

@@ -102,6 +102,11 @@ class SkeletonCache:
         self._learning = Lock()
         self._names_differ = _stay_different(field.name for field in fields)
 
+    @property
+    def knows_any(self) -> bool:
+        """Whether any body may be read by its skeleton."""
+        return bool(self._known)
+
     def learn(self, body: bytes, inputs: Inputs, given: Sequence[FieldInBody]) -> None:
         """Stores the skeleton of a body that was read and contains the `inputs`, as these fields and nothing else."""
         if not self._names_differ or not all(field.is_listed(inputs.batched) for field in given):

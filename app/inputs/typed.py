@@ -7,37 +7,30 @@ wrong, or that nothing is. What both take, they read alike.
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Meta
 
 from app.inputs.bounds import bounds_of, limits_of, pairs_of
 from app.inputs.options import Options
-from app.inputs.skeletons import FieldInBody, SkeletonCache
+from app.inputs.skeletons import SkeletonCache
 from app.inputs.typed_binary import BinaryDecoder
 from app.inputs.typed_fields import (
     NO_OPTIONS,
-    Field,
     NotTypable,
     fields_of_spec,
-    itself,
     nest_type,
     options_of,
     request_type,
 )
+from app.inputs.typed_json import JsonField
+from app.inputs.typed_rows import rows_decoder
 from app.inputs.validate import Inputs
-from app.wire.tensors import Array, Arrays
+from app.wire.tensors import Arrays
 from saver.artifact import Leaf, Nest, PolicySpec
 
-# So many numbers are written into a buffer and read from there, which takes half as long as from lists.
-_FEW = 8
 # A shorter body is read as fast without a skeleton.
 LEAST_BYTES = 600
 # Of more entries than these, types for each would take long to compile.
@@ -53,6 +46,8 @@ class TypedDecoder:
       without: fields that are left to `InputValidator`.
       flattened: whether each leaf is a field of its own, by its flattened name.
       more: fields beside those of the spec, none of which has to be there, by their types.
+
+    `rows`: reads many requests at once; None where it cannot.
     """
 
     def __init__(
@@ -64,7 +59,7 @@ class TypedDecoder:
         flattened: bool = False,
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        self._fields = [_JsonField(*field) for field in fields_of_spec(spec, without, flattened)]
+        self._fields = [JsonField(*field) for field in fields_of_spec(spec, without, flattened)]
         self._state_fields = sum(field.is_state for field in self._fields)
         self._more = {f"m{i}": (name, kind) for i, (name, kind) in enumerate((more or {}).items())}
         self.has_state = any(field.is_state and field.leaves for field in self._fields)
@@ -78,42 +73,7 @@ class TypedDecoder:
             self._batch = msgspec.json.Decoder(request_type(self._fields, self._more, _batch_type_of))
         except NotTypable:
             pass
-        # What has to be there, and what may be: the attributes, and what they are where it is not.
-        self._required = [field for field in self._fields if not field.optional]
-        optional = ["options", *(field.key for field in self._fields if field.optional), *self._more]
-        self._optional = attrgetter(*optional)
-        self._nothing = (UNSET,) * len(optional) if len(optional) > 1 else UNSET
-
-    @property
-    def reads_rows(self) -> bool:
-        """Whether `read_rows` may read any."""
-        leaves_ = [leaf for field in self._required for leaf in field.leaves]
-        return self._one is not None and bool(leaves_) and not any(field.is_state for field in self._required)
-
-    def read_rows(self, bodies: Sequence[bytes]) -> tuple[list[int], Arrays]:
-        """Reads JSON bodies of one row each that have in them what has to be there, and nothing else.
-
-        Returns:
-          The places of these among all; their rows, one below the other, by flattened name.
-        """
-        assert self._one is not None
-        decode, optional, nothing = self._one.decode, self._optional, self._nothing
-        places, requests = [], []
-        for place, body in enumerate(bodies):
-            try:
-                request = decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
-            if optional(request) == nothing:
-                places.append(place)
-                requests.append(request)
-        arrays: Arrays = {}
-        for field in self._required if requests else ():
-            values = [*map(attrgetter(field.key), requests)]
-            for leaf in field.leaves:
-                raw = values if leaf.raw is None else [*map(leaf.raw, values)]
-                arrays[leaf.name] = leaf.array(raw, len(requests), True)
-        return places, arrays
+        self.rows = None if self._one is None else rows_decoder(self._fields, self._more, self._one, self._skeletons)
 
     def read(self, body: bytes) -> tuple[Inputs, Options] | None:
         """Reads a JSON body as `InputValidator.read` and `read_options` do; returns None where they have to try."""
@@ -202,52 +162,7 @@ class TypedDecoder:
         return Inputs(arrays, rows, batched, needs_state, 0)
 
 
-class _JsonField(Field):
-    """A field as it stands in JSON."""
-
-    def __init__(self, key: str, name: str, nest: Nest, top: str, spec: PolicySpec) -> None:
-        super().__init__(key, name, nest, top, spec)
-        self.leaves = [_typed(leaf, get) for leaf, get in self.parts]
-        self.in_body = FieldInBody(name, nest, step_type=self.is_step_type)
-
-
-@dataclass(frozen=True)
-class _TypedLeaf:
-    """One leaf: how it is found in the decoded value of its field, and how it becomes an array.
-
-    `raw`: finds it; None where it is all of the field.
-    """
-
-    name: str
-    raw: Callable[[Any], Any] | None
-    shape: tuple[int, ...]
-    numbers: int
-    storage: np.dtype[Any]
-    code: str
-    wide: np.dtype[Any]
-
-    def array(self, raw: Any, rows: int, batched: bool) -> Array:
-        """Returns [rows, …] of the numbers in nested lists, which are known to fit."""
-        count = rows * self.numbers
-        if count <= _FEW:
-            return np.array(raw if batched else [raw], self.storage)
-        numbers = raw
-        for _ in range(len(self.shape) - (not batched)):
-            deeper, numbers = numbers, []
-            for items in deeper:
-                numbers += items
-        packed = struct.pack(f"{count}{self.code}", *numbers)
-        return np.frombuffer(packed, self.wide).astype(self.storage).reshape(rows, *self.shape)
-
-
-def _typed(leaf: Leaf, get: Callable[[Any], Any]) -> _TypedLeaf:
-    wide = {"f": ("d", float), "b": ("?", bool)}.get(leaf.storage.kind, ("q", np.int64))
-    shape = tuple(size or 0 for size in leaf.shape)
-    raw = None if get is itself else get
-    return _TypedLeaf(leaf.name, raw, shape, math.prod(shape), leaf.storage, wide[0], np.dtype(wide[1]))
-
-
-def _mark_of_batch(fields: Iterable[_JsonField]) -> bytes:
+def _mark_of_batch(fields: Iterable[JsonField]) -> bytes:
     """What the JSON of a batch has in it, as it is usually written, and that of one row has not."""
     ranks = [len(leaf.shape) for field in fields if not field.optional for leaf in field.leaves]
     return b"[" * (max(ranks, default=0) + 1)

@@ -34,34 +34,6 @@ def test_usual_requests_are_decoded_and_alike(name: str) -> None:
         check_alike(found, validated(spec, body))
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_rows_that_are_read_together_are_what_each_is_by_itself(name: str) -> None:
-    spec, draw = SPECS[name], random.Random(name)
-    reader = TypedDecoder(spec, rows_limit=100)
-    if not reader.reads_rows:
-        return
-    together = 0
-    for _ in range(40):
-        some = [bodies(spec, draw) for _ in range(draw.randint(1, 12))]
-        optional = {field.name for field in reader._fields if field.optional}
-        few = [{name: value for name, value in body.items() if name not in optional} for body in some]
-        sent = [json.dumps(draw.choice(pair)).encode() for pair in zip(some, few, strict=True)]
-        sent[draw.randrange(len(sent))] = draw.choice([b"{", b"{}", b"[]", sent[0], sent[0][:-1] + b',"options":{}}'])
-        places, arrays = reader.read_rows(sent)
-        together += len(places)
-        for row, place in enumerate(places):
-            found = reader.read(sent[place])
-            assert found is not None
-            inputs, options = found
-            assert (inputs.rows, inputs.batched, inputs.needs_state) == (1, False, reader.has_state)
-            assert options == Options()
-            assert inputs.arrays.keys() == arrays.keys()
-            for leaf, array in inputs.arrays.items():
-                assert array.dtype == arrays[leaf].dtype
-                assert array.tolist() == arrays[leaf][row : row + 1].tolist()
-    assert together
-
-
 @pytest.fixture(params=["long bodies", "all bodies"])
 def made_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "all bodies":
