@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from saver import PolicySaver
 from tests.integration.inference.test_fast_path import Connection, post
@@ -17,6 +18,7 @@ from tests.support.policies import NumberTrainer
 from tests.support.server import RunningServer, serving
 
 CLIENTS = 12
+LONG = 376
 
 
 def four(draw: random.Random) -> list[float]:
@@ -131,6 +133,28 @@ def test_each_is_answered_as_by_itself(server: RunningServer, policy: str, full:
     crowd.close()
 
 
+@pytest.mark.parametrize("policy", ["recurrent", "fixed"])
+def test_everybody_goes_on_from_the_state_that_he_sent(server: RunningServer, policy: str, full: bool) -> None:
+    """Some begin an episode where others are in the midst of theirs; each step is what it is by itself."""
+    draw = random.Random(policy)
+    crowd = Crowd(server, policy, four(draw))
+    states: list[Any] = [None] * CLIENTS
+    for share in [0.0, 0.0, 0.2, 0.6, 0.0, 1.0] * (20 if full else 2):
+        states = [None if draw.random() < share else state for state in states]
+        steps = [{"observation": four(draw)} | ({"policy_state": state} if state else {}) for state in states]
+        sent = [body(step) for step in steps]
+        if share == 0.2:
+            sent[draw.randrange(CLIENTS)] = body({"observation": four(draw), "policy_state": [[0.5]]})
+        expected = [crowd.ask_alone(one) for one in sent]
+        before, found = crowd.batches(), crowd.ask(sent)
+        for one, wanted in zip(found, expected, strict=True):
+            check_same(one, wanted)
+        # As it was sent, a state is what came before it.
+        states = [json.loads(text).get("policy_state") for _, text in found]
+        assert crowd.batches()[0] <= before[0] + 6
+    crowd.close()
+
+
 def test_they_are_one_batch_and_a_client_that_has_left_harms_nobody(server: RunningServer) -> None:
     draw = random.Random(0)
     crowd = Crowd(server, "cartpole", four(draw))
@@ -156,9 +180,14 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """Policies that refuse some inputs, or whose rows depend on each other."""
     folder = tmp_path_factory.mktemp("odd")
     made: dict[str, Path] = {"ids": folder / "ids", "asserts": folder / "asserts", "centered": folder / "centered"}
+    made["long"] = folder / "long"
     PolicySaver(demanding.MAKERS["some ids"]()).save(made["ids"])
     PolicySaver(demanding.MAKERS["asserts"]()).save(made["asserts"])
     PolicySaver(dependent.CenteredOverTheBatch()).save(made["centered"])
+    numbers = tf.TensorSpec((LONG,), tf.float32, "observation")
+    PolicySaver(demanding.Demanding(numbers, lambda weight, all_, _: tf.reduce_mean(all_, -1) * weight)).save(
+        made["long"]
+    )
     with serving(made) as server:
         yield server
 
@@ -174,6 +203,31 @@ def test_an_input_that_the_policy_refuses_is_refused_alone(
         assert [b" 422 " in head for head, _ in found] == [place in places for place in range(CLIENTS)]
         for answer, one in zip(found, sent, strict=True):
             check_same(answer, crowd.ask_alone(one))
+    crowd.close()
+
+
+def test_long_bodies_are_gathered_and_read_as_by_themselves(odd: RunningServer) -> None:
+    draw = random.Random(1)
+
+    def numbers() -> list[float]:
+        return [round(draw.uniform(-1, 1), draw.randint(1, 9)) for _ in range(LONG)]
+
+    crowd = Crowd(odd, "long", numbers())
+    for unusual_ones in (0, 1, 5, CLIENTS):
+        sent = [body({"observation": numbers()}) for _ in range(CLIENTS)]
+        for place in draw.sample(range(CLIENTS), unusual_ones):
+            one = numbers()
+            odd_ones: list[Any] = [
+                {"observation": one[1:]},
+                {"observation": [*one[1:], 1e39]},
+                {"observation": [one, one]},
+            ]
+            sent[place] = body(draw.choice([*odd_ones, {"observation": one, "reward": 1.0}, body(one)[:-1]]))
+        expected = [crowd.ask_alone(one) for one in sent]
+        before, found = crowd.batches(), crowd.ask(sent)
+        for one, wanted in zip(found, expected, strict=True):
+            check_same(one, wanted)
+        assert unusual_ones or crowd.batches()[0] <= before[0] + 3
     crowd.close()
 
 
