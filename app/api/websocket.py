@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from time import perf_counter
 from typing import Protocol
 
 from fastapi import Response
@@ -26,8 +27,11 @@ from app.api.writer import CLOSED, AnswerWriter
 from app.sockets import unread_bytes
 from app.wire.limits import SMALL_BYTES
 
-# So much is parsed at once, and so many messages wait parsed: their count is bounded by both.
-_SLICE_BYTES, _MOST_MESSAGES = 16 * 1024, 16
+# So much is parsed at once, of a long frame more, and so many messages wait parsed. Frames without content, which take
+# as long as others, are 680 in a slice. After so long other connections have their turn.
+_SLICE_BYTES, _LONG_SLICE_BYTES, _MOST_MESSAGES, _TURN_S = 4 * 1024, 16 * 1024, 16, 0.001
+# So many frames that bring nothing may come within a second, or before the end of a message.
+_MOST_EMPTY = 1024
 # So much of a message has to come within the time that a client has.
 _STEP_BYTES = 16 * 1024
 # A client has so long to read why it was closed.
@@ -122,9 +126,9 @@ class WebSocket(AnswerWriter):
         self._messages: deque[tuple[bytes, bool]] = deque()
         self._fragments: list[bytes] = []
         self._is_text = False
-        self._queued = self._partial = self._step = self._fragment_bytes = 0
-        self._stops = self._pinged = self._busy = False
-        self._reading_since = self._heard = self._asked = loop.time()
+        self._queued = self._partial = self._step = self._fragment_bytes = self._empty = 0
+        self._stops = self._pinged = self._busy = self._is_due = False
+        self._reading_since = self._heard = self._asked = self._empty_since = loop.time()
 
     def start(self, transport: asyncio.Transport, ahead: bytes, stops: bool) -> None:
         """Takes the connection over, with what the client has sent ahead."""
@@ -194,10 +198,21 @@ class WebSocket(AnswerWriter):
             self._busy = False
         self._regulate()
         if self.cycle is None and not self.write_paused and not self.transport.is_closing():
-            if self._messages:
-                self.loop.call_soon(self.settle)
+            if self._messages or self._ahead:
+                self._settle_soon()
             elif self._stops and not self.closing:
                 self._close_if_read()
+
+    def _settle_soon(self) -> None:
+        """Goes on once others have had their turn."""
+
+        def settle() -> None:
+            self._is_due = False
+            self.settle()
+
+        if not self._is_due:
+            self._is_due = True
+            self.loop.call_soon(settle)
 
     def _close_if_read(self) -> None:
         if unread_bytes(self.transport) and not self._partial:
@@ -206,14 +221,16 @@ class WebSocket(AnswerWriter):
             self.close(GOING_AWAY, "the server stops")
 
     def _read(self) -> None:
-        """Parses what has come, as long as little waits."""
+        """Parses what has come, as long as little waits, and it is this connection's turn."""
+        until = perf_counter() + _TURN_S
         while self._ahead and len(self._messages) < _MOST_MESSAGES and self._queued <= SMALL_BYTES:
             if self.write_paused or self.closing:
                 return
-            piece, self._ahead = self._ahead[:_SLICE_BYTES], self._ahead[_SLICE_BYTES:]
-            if self._partial > SMALL_BYTES:  # of a large message
-                piece, self._ahead = piece + self._ahead, b""
+            size = _SLICE_BYTES if len(self._frames.reader.buffer) <= SMALL_BYTES else _LONG_SLICE_BYTES
+            piece, self._ahead = self._ahead[:size], self._ahead[size:]
             self._feed(piece)
+            if perf_counter() > until:
+                return
 
     def _feed(self, piece: bytes) -> None:
         frames = self._frames
@@ -222,15 +239,24 @@ class WebSocket(AnswerWriter):
         if self._step >= _STEP_BYTES or not self._partial:
             self._reading_since, self._step = now, 0
         frames.receive_data(piece)
-        for frame in frames.events_received():
-            if isinstance(frame, Frame) and frame.opcode in _DATA:
-                self._take(frame.opcode, bytes(frame.data), frame.fin)
+        self._take_frames(now)
         self._partial = len(frames.reader.buffer) + self._fragment_bytes
-        for data in frames.data_to_send():
-            if data:
-                self.write(data)
+        if data := b"".join(frames.data_to_send()):
+            self.write(data)
         if frames.state is not State.OPEN:
             self._end()
+        elif self._empty > _MOST_EMPTY:
+            self.close(POLICY, f"more than {_MOST_EMPTY} frames within a second bring nothing")
+
+    def _take_frames(self, now: float) -> None:
+        if now > self._empty_since + 1:
+            self._empty, self._empty_since = 0, now
+        for frame in self._frames.events_received():
+            if isinstance(frame, Frame):
+                is_data = frame.opcode in _DATA
+                self._empty += not (is_data and frame.data)
+                if is_data:
+                    self._take(frame.opcode, bytes(frame.data), frame.fin)
 
     def _take(self, opcode: Opcode, data: bytes, is_last: bool) -> None:
         if opcode is not Opcode.CONT:
@@ -243,7 +269,7 @@ class WebSocket(AnswerWriter):
         if is_last:
             message = b"".join(self._fragments) if self._fragments else data
             self._fragments, self._fragment_bytes = [], 0
-            self._reading_since, self._step = self.loop.time(), 0
+            self._reading_since, self._step, self._empty = self.loop.time(), 0, 0
             self._messages.append((message, self._is_text))
             self._queued += len(message)
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from app.api import websocket
 from app.artifacts.bundle import Bundle, Graph
 from tests.app.api.test_connections import Client, Clients, clients, post, until
 from tests.support.worker_in_process import SPEC, Running
@@ -248,6 +249,35 @@ async def test_fragments_are_a_message_as_large_as_the_limit_and_no_larger() -> 
         bad = await opened(there)
         await bad.send(*[frame(b"x" * 30_000, CONT if number else BINARY, last=False) for number in range(4)])
         assert await bad.closed() == 1009
+        await there.works()
+
+
+async def test_while_a_flood_of_short_frames_is_read_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_TURN_S", 0)
+    async with sockets() as there:
+        bad, neighbour = await opened(there), await opened(there)
+        await bad.send(frame(b"\xc1", last=False), frame(b"x", CONT, last=False) * 25_000, frame(b"", CONT))
+        refusal = asyncio.create_task(bad.receive())
+        assert await neighbour.act(1) == 1
+        assert not refusal.done()
+        assert (await refusal)[0] == TEXT
+        assert await bad.act(2) == 2
+
+
+@pytest.mark.parametrize("flood", [frame(b"here", PING), frame(b"", PONG), frame(b"", CONT, last=False)])
+async def test_frames_that_bring_nothing_end_the_connection_where_they_are_too_many(flood: bytes) -> None:
+    async with sockets() as there:
+        bad = await opened(there)
+        begin = frame(b"", last=False)
+        await bad.send(begin, flood * 1000, frame(observed(1), CONT))  # a message has come: they are counted anew
+        while (answer := await bad.receive())[0] == PONG:
+            pass
+        assert action_of(answer[1]) == 1
+        await bad.send(begin, flood * 3000)
+        while (answer := await bad.receive())[0] == PONG:
+            pass
+        assert answer[0] == CLOSE
+        assert (int.from_bytes(answer[1][:2], "big"), b"bring nothing" in answer[1]) == (1008, True)
         await there.works()
 
 
