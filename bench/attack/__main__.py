@@ -19,7 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from app.testing import free_port
 from bench import BenchError
+from bench.attack import http2, websockets
 from bench.attack.bodies import Body, all_of_them
 from bench.attack.connections import KINDS, connect, head, read_all, send_all
 from bench.harness import command
@@ -126,15 +128,17 @@ def _run(options: argparse.Namespace) -> int:
             subprocess.run([sys.executable, "-m", "bench.attack.policies", str(folder)], cwd=ROOT, check=True)
         named = {name: folder / name for name in POLICIES}
         progress("a server is started")
-        with serving(named, Path(made, "log"), ["--log-level", "warning", *options.server_options]) as server:
+        grpc_port = free_port()
+        words = ["--log-level", "warning", "--grpc-port", str(grpc_port), *options.server_options]
+        with serving(named, Path(made, "log"), words) as server:
             neighbour = Neighbour(server.port)
             try:
-                return _attack(server, neighbour, options.only)
+                return _attack(server, grpc_port, neighbour, options.only)
             finally:
                 neighbour.stop()
 
 
-def _attack(server: Server, neighbour: Neighbour, only: str) -> int:
+def _attack(server: Server, grpc_port: int, neighbour: Neighbour, only: str) -> int:
     memory = Memory(server.pid)
     print(f"{'attack':<64}{'worst ms':>9}{'peak MB':>9}{'left MB':>9}  answer")
     time.sleep(2.0)
@@ -142,7 +146,7 @@ def _attack(server: Server, neighbour: Neighbour, only: str) -> int:
     _show("(nobody attacks)", quiet)
     hurt = kinds = 0
     worst = Figures(0.0, 0.0, 0.0, "", 0)
-    for name, attack in _attacks(server.port):
+    for name, attack in _attacks(server.port, grpc_port):
         if only not in name:
             continue
         kinds += 1
@@ -160,13 +164,14 @@ def _attack(server: Server, neighbour: Neighbour, only: str) -> int:
     return 1 if hurt else 0
 
 
-def _attacks(port: int) -> Iterator[tuple[str, Callable[[], str]]]:
+def _attacks(port: int, grpc_port: int) -> Iterator[tuple[str, Callable[[], str]]]:
     for body in all_of_them():
         codec = body.media_type.rpartition("/")[2]
         for way, suffix in (("fast path", ""), ("framework", "?")):
             yield f"{codec}, {way}: {body.name}", _sending(port, body, suffix)
-    for wire in KINDS:
-        yield f"connection: {wire.name}", lambda run=wire.run: run(port, _ONE_S)  # type: ignore[misc]
+    wires = [(wire, port) for wire in (*KINDS, *websockets.KINDS)] + [(wire, grpc_port) for wire in http2.KINDS]
+    for wire, to in wires:
+        yield f"connection: {wire.name}", lambda run=wire.run, to=to: run(to, _ONE_S)  # type: ignore[misc]
 
 
 def _sending(port: int, body: Body, suffix: str) -> Callable[[], str]:
