@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from time import perf_counter
 from typing import Protocol
 
 from fastapi import Response
 from uvicorn.server import ServerState
-from websockets.frames import Frame, Opcode
+from websockets.frames import Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -23,24 +22,19 @@ from app.api.connection_limits import SharedLimits
 from app.api.http_parser import RequestHead
 from app.api.timeouts import Timeouts
 from app.api.websocket_frames import framed, whole_message
+from app.api.websocket_messages import MOST_EMPTY, ReceivedMessages
 from app.api.writer import CLOSED, AnswerWriter
 from app.sockets import unread_bytes
 from app.wire.limits import SMALL_BYTES
 
-# So much is parsed at once, of a long frame more, and so many messages wait parsed. Frames without content, which take
-# as long as others, are 680 in a slice. After so long other connections have their turn.
-_SLICE_BYTES, _LONG_SLICE_BYTES, _MOST_MESSAGES, _TURN_S = 4 * 1024, 16 * 1024, 16, 0.001
-# So many frames that bring nothing may come within a second, or before the end of a message.
-_MOST_EMPTY = 1024
-# So much of a message has to come within the time that a client has.
-_STEP_BYTES = 16 * 1024
+# So many messages are answered, and for so long frames are read, before other connections have their turn.
+_MOST_MESSAGES, _TURN_S = 16, 0.001
 # A client has so long to read why it was closed.
 _LINGER_S = 2.0
 # After so long without another byte a connection of a server that stops is closed.
 _STOPPING_S = 0.1
 # Codes of a close (RFC 6455, 7.4.1).
 GOING_AWAY, POLICY, BUG, AGAIN = 1001, 1008, 1011, 1013
-_DATA = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
 
 
 class MessageCycle(Protocol):
@@ -122,13 +116,9 @@ class WebSocket(AnswerWriter):
         self.cycle: MessageCycle | None = None
         self._most = frames.max_message_size or 0
         self._talk, self._frames, self._accepted = talk, frames, accepted
-        self._ahead = b""
-        self._messages: deque[tuple[bytes, bool]] = deque()
-        self._fragments: list[bytes] = []
-        self._is_text = False
-        self._queued = self._partial = self._step = self._fragment_bytes = self._empty = 0
+        self._heard = self._asked = now = loop.time()
+        self._received = ReceivedMessages(frames, now)
         self._stops = self._pinged = self._busy = self._is_due = False
-        self._reading_since = self._heard = self._asked = self._empty_since = loop.time()
 
     def start(self, transport: asyncio.Transport, ahead: bytes, stops: bool) -> None:
         """Takes the connection over, with what the client has sent ahead."""
@@ -149,13 +139,13 @@ class WebSocket(AnswerWriter):
         if self.closing:
             return
         self._heard, self._pinged = now, _ = self.loop.time(), False
-        if self.cycle is None and not (self._ahead or self._partial or self._messages or self.write_paused):
+        if self.cycle is None and not self._received and not self.write_paused:
             message = whole_message(data, self._most)
             if message is not None:
                 self._asked = now
                 self._talk.answer(message, False, self)
                 return
-        self._ahead = self._ahead + data if self._ahead else data
+        self._received.add(data)
         self.settle()
 
     def eof_received(self) -> bool:
@@ -188,17 +178,16 @@ class WebSocket(AnswerWriter):
         try:
             for _ in range(_MOST_MESSAGES):
                 self._read()
-                if self.cycle is not None or self.write_paused or not self._messages or self.closing:
+                if self.cycle is not None or self.write_paused or not self._received.messages or self.closing:
                     break
-                message, is_text = self._messages.popleft()
-                self._queued -= len(message)
+                message, is_text = self._received.take()
                 self._asked = self.loop.time()
                 self._talk.answer(message, is_text, self)
         finally:
             self._busy = False
         self._regulate()
         if self.cycle is None and not self.write_paused and not self.transport.is_closing():
-            if self._messages or self._ahead:
+            if self._received.messages or self._received.ahead:
                 self._settle_soon()
             elif self._stops and not self.closing:
                 self._close_if_read()
@@ -215,7 +204,7 @@ class WebSocket(AnswerWriter):
             self.loop.call_soon(settle)
 
     def _close_if_read(self) -> None:
-        if unread_bytes(self.transport) and not self._partial:
+        if unread_bytes(self.transport) and not self._received.partial:
             self.loop.call_later(_STOPPING_S, self.settle)
         else:
             self.close(GOING_AWAY, "the server stops")
@@ -223,65 +212,26 @@ class WebSocket(AnswerWriter):
     def _read(self) -> None:
         """Parses what has come, as long as little waits, and it is this connection's turn."""
         until = perf_counter() + _TURN_S
-        while self._ahead and len(self._messages) < _MOST_MESSAGES and self._queued <= SMALL_BYTES:
-            if self.write_paused or self.closing:
-                return
-            size = _SLICE_BYTES if len(self._frames.reader.buffer) <= SMALL_BYTES else _LONG_SLICE_BYTES
-            piece, self._ahead = self._ahead[:size], self._ahead[size:]
-            self._feed(piece)
+        received = self._received
+        while received.takes_more and not self.write_paused and not self.closing:
+            if reply := received.parse(self.loop.time()):
+                self.write(reply)
+            if self._frames.state is not State.OPEN:
+                self._end()
+            elif received.empty > MOST_EMPTY:
+                self.close(POLICY, f"more than {MOST_EMPTY} frames within a second bring nothing")
             if perf_counter() > until:
                 return
-
-    def _feed(self, piece: bytes) -> None:
-        frames = self._frames
-        now = self.loop.time()
-        self._step += len(piece)
-        if self._step >= _STEP_BYTES or not self._partial:
-            self._reading_since, self._step = now, 0
-        frames.receive_data(piece)
-        self._take_frames(now)
-        self._partial = len(frames.reader.buffer) + self._fragment_bytes
-        if data := b"".join(frames.data_to_send()):
-            self.write(data)
-        if frames.state is not State.OPEN:
-            self._end()
-        elif self._empty > _MOST_EMPTY:
-            self.close(POLICY, f"more than {_MOST_EMPTY} frames within a second bring nothing")
-
-    def _take_frames(self, now: float) -> None:
-        if now > self._empty_since + 1:
-            self._empty, self._empty_since = 0, now
-        for frame in self._frames.events_received():
-            if isinstance(frame, Frame):
-                is_data = frame.opcode in _DATA
-                self._empty += not (is_data and frame.data)
-                if is_data:
-                    self._take(frame.opcode, bytes(frame.data), frame.fin)
-
-    def _take(self, opcode: Opcode, data: bytes, is_last: bool) -> None:
-        if opcode is not Opcode.CONT:
-            self._is_text = opcode is Opcode.TEXT
-        if not is_last or self._fragments:
-            self._fragments.append(data)
-            self._fragment_bytes += len(data) + 1
-            if len(self._fragments) > 1024:  # joined now and then: one may have no byte
-                self._fragments = [b"".join(self._fragments)]
-        if is_last:
-            message = b"".join(self._fragments) if self._fragments else data
-            self._fragments, self._fragment_bytes = [], 0
-            self._reading_since, self._step, self._empty = self.loop.time(), 0, 0
-            self._messages.append((message, self._is_text))
-            self._queued += len(message)
 
     def _regulate(self) -> None:
         if self.closing:
             return
-        waiting = len(self._ahead) + self._partial + self._queued
+        waiting = self._received.size
         if waiting > SMALL_BYTES:
             self.shared.unfinished.count(self, waiting)
         else:
             self.shared.unfinished.release(self)
-        pause = len(self._ahead) > SMALL_BYTES
+        pause = len(self._received.ahead) > SMALL_BYTES
         if pause is not self.is_paused:
             self.is_paused = pause
             (self.transport.pause_reading if pause else self.transport.resume_reading)()
@@ -301,8 +251,8 @@ class WebSocket(AnswerWriter):
         """See `Receiver`: the message under way is answered."""
         self.cycle = None
         self.send(body)
-        if self._ahead or self._partial or self._messages or self._stops or self.is_paused:
-            self._reading_since = self.loop.time()
+        if self._received or self._stops or self.is_paused:
+            self._received.since = self.loop.time()
             self.settle()
 
     def write_response(self, response: Response) -> None:
@@ -341,8 +291,7 @@ class WebSocket(AnswerWriter):
         cycle, self.cycle = self.cycle, None
         if cycle is not None:
             cycle.give_up()
-        self._ahead, self._fragments = b"", []
-        self._messages.clear()
+        self._received.drop()
         self.shared.unfinished.release(self)
 
     def evict(self) -> None:
@@ -354,14 +303,14 @@ class WebSocket(AnswerWriter):
         if self.cycle is not None or self.is_paused or self.write_paused:
             return math.inf
         silent = self._heard + self.shared.keep_alive_s * (1 if self._pinged else 0.5)
-        if self._partial:
-            return min(silent, self._reading_since + self.shared.client_timeout_s)
+        if self._received.partial:
+            return min(silent, self._received.since + self.shared.client_timeout_s)
         return min(silent, self._asked + self._talk.idle_s)
 
     def time_out(self) -> None:
         """See `Watched`."""
         now = self.loop.time()
-        if self._partial and now >= self._reading_since + self.shared.client_timeout_s:
+        if self._received.partial and now >= self._received.since + self.shared.client_timeout_s:
             self.close(POLICY, f"the message has stopped coming for {self.shared.client_timeout_s:g} s")
         elif now >= self._asked + self._talk.idle_s:
             self.close(GOING_AWAY, f"no message for {self._talk.idle_s:g} s")
