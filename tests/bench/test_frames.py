@@ -136,6 +136,7 @@ def test_a_session_that_is_refused_is_reported(simulators: Simulators) -> None:
         simulators.run(9, 1, 60, 1)
 
 
+@pytest.mark.only_full
 @needs_a_compiler
 def test_quick_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
     figures = tmp_path / "figures.json"

@@ -13,6 +13,7 @@ from tests.support.server import ROOT
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
+@pytest.mark.only_full
 def test_quick_run_reports_everything(tmp_path: Path, bench_exports: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "bench.sessions", "--quick", "--exports", bench_exports, "--json", figures]

@@ -36,6 +36,7 @@ def check_times(found: dict[str, Any], names: list[str]) -> None:
     assert times == sorted(times)
 
 
+@pytest.mark.only_full
 def test_quick_run_reports_everything(tmp_path: Path) -> None:
     scratch, figures = tmp_path / "scratch", tmp_path / "figures.json"
     scratch.mkdir()
