@@ -65,6 +65,7 @@ class ReceivedMessages:
         """Lets go of everything."""
         self.ahead, self._fragments = b"", []
         self.messages.clear()
+        self._frames.reader.buffer.clear()  # the parser refers to itself: it lives until the garbage collector runs
 
     def parse(self, now: float) -> bytes:
         """Parses a slice of what has come; returns what is to be sent, such as the answer to a ping."""
