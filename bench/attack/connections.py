@@ -19,10 +19,14 @@ _STATES = b'{"batch_size": 16384}'
 
 
 class Wire(NamedTuple):
-    """One kind: `run` does it to a port, within `seconds`, and says what came of it."""
+    """One kind: `run` does it to a port, within `seconds`, and says what came of it.
+
+    `known`: why a neighbour may be hurt all the same, which is documented.
+    """
 
     name: str
     run: Callable[[int, float], str]
+    known: str = ""
 
 
 def head(path: str, length: int, *headers: str) -> bytes:
