@@ -39,10 +39,11 @@ from saver.artifact.streaming_hash import StreamingHash
 from saver.impure_ops import python_code, seed_of
 from saver.serving import Interface, ServingFunctions, serving_functions
 from saver.serving_model import save_serving
-from saver.specs import PolicySpecs, spec_of
+from saver.specs import PolicySpecs, concrete, spec_of
 from saver.verify import WeightsMoved, check_written
 
 log = logging.getLogger("policy_saver")
+_SIGNATURES = ("action", "get_initial_state", "get_train_step", "get_metadata")
 _TRAIN_STEP_KEY = "train_step/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -94,8 +95,12 @@ class PolicySaver(policy_saver.PolicySaver):
             info=policy.info_spec,
             custom_input=self._input_spec,
         )
-        functions = {name: function.get_concrete_function() for name, function in self.signatures.items()}
+        functions = {name: concrete(function) for name, function in self._policy_signatures().items()}
         return spec_of(functions, specs, self._batch_size)
+
+    def _policy_signatures(self) -> dict[str, Any]:
+        """Those that TF-Agents makes; a program may put others into `signatures`, which are saved as they are."""
+        return {name: self.signatures[name] for name in _SIGNATURES if name in self.signatures}
 
     def save(
         self,
@@ -156,12 +161,12 @@ class PolicySaver(policy_saver.PolicySaver):
 
     def _python_code(self) -> list[str]:
         """What of the exported functions is Python code, and so works in this process only."""
-        functions = {name: self.signatures[name].get_concrete_function() for name in ("action", "get_initial_state")}
+        functions = {name: concrete(self.signatures[name]) for name in ("action", "get_initial_state")}
         return [f"{name}: {code}" for name, function in functions.items() for code in python_code(function)]
 
     def _warn_of_seeds(self, destination: Path, serving: ServingFunctions) -> None:
         """Warns of draws that repeat after each start of a server, since TensorFlow has to make them."""
-        seed = seed_of(self.signatures["action"].get_concrete_function())
+        seed = seed_of(concrete(self.signatures["action"]))
         why = serving.info.unavailable.get("sample")
         if seed == "own":
             log.warning(
@@ -179,7 +184,8 @@ class PolicySaver(policy_saver.PolicySaver):
 
     def _verify(self, staged: Path, destination: Path, manifest: PolicyManifest, serving: dict[str, Any]) -> None:
         try:
-            skipped = check_written(staged, manifest, self.signatures, serving, self.policy.model_variables)
+            functions = self._policy_signatures()
+            skipped = check_written(staged, manifest, functions, serving, self.policy.model_variables)
         except WeightsMoved as moved:
             log.warning("%s: not verified, %s", staged, moved)
         else:

@@ -34,7 +34,7 @@ from saver.impure_ops import impurities
 from saver.log_probs import log_prob, log_prob_clipped, total
 from saver.noise import Counting, Given, drawing_from, unclipped
 from saver.pairs import paired
-from saver.specs import signature_of
+from saver.specs import concrete, signature_of
 
 _EXPLORING = (
     epsilon_greedy_policy.EpsilonGreedyPolicy,
@@ -92,9 +92,9 @@ def serving_functions(
         "greedy": maker.greedy,
         "sample": maker.sample,
     }
-    if not impurities(action.get_concrete_function()):
+    if not impurities(concrete(action)):
         makers |= {"greedy": lambda: action, "sample": lambda: action}  # it has one action, and always the same
-    if impurities(initial_state.get_concrete_function()):
+    if impurities(concrete(initial_state)):
         makers["sample"] = _refusing("the policy's initial state is random")
     functions: dict[str, Any] = {}
     unavailable = {}
@@ -106,7 +106,7 @@ def serving_functions(
             unavailable[name] = str(error)
         except Exception as error:  # the policy's own code is traced here: it may raise anything
             unavailable[name] = _reason(policy, name, error)
-    signatures = {name: signature_of(function.get_concrete_function()) for name, function in functions.items()}
+    signatures = {name: signature_of(concrete(function)) for name, function in functions.items()}
     info = ServingInfo(signatures, maker.families, maker.noise, unavailable)
     return ServingFunctions(functions, info)
 

@@ -30,6 +30,13 @@ class PolicySpecs:
     custom_input: Any = None
 
 
+def concrete(function: Any) -> Any:
+    """The function with its inputs known: what a signature is, or what a `tf.function` becomes for its own spec."""
+    if isinstance(function, tf.types.experimental.ConcreteFunction):
+        return function
+    return function.get_concrete_function()
+
+
 def spec_of(functions: Mapping[str, Any], specs: PolicySpecs, batch_size: int | None) -> PolicySpec:
     """Joins the specs of a policy with the flattened names of its signatures.
 

@@ -27,6 +27,7 @@ from saver.artifact.literal_path import literal_path
 from saver.artifact.probe import Arrays, outside_spec, probe_inputs, probe_noise
 from saver.impure_ops import impurities
 from saver.pairs import paired
+from saver.specs import concrete
 
 ROWS = 8
 # Floats agree within TOLERANCE + TOLERANCE·|x|: two graphs of one policy may be optimised differently.
@@ -78,7 +79,7 @@ def check_written(
     findings = []
     with literal_path(folder) as path:
         for part, functions in (("", full), (f"{SERVING_FOLDER}/", serving)):
-            live = {name: _Function(function.get_concrete_function()) for name, function in functions.items()}
+            live = {name: _Function(concrete(function)) for name, function in functions.items()}
             model = tf.saved_model.load(str(path / part))
             inputs = _probes(manifest, live)
             for name, function in live.items():

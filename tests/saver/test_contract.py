@@ -12,6 +12,7 @@ from tf_agents.trajectories import policy_step, time_step
 
 from saver import PolicySaver
 from saver.artifact import leaves, read_checkpoint_manifest, read_policy_manifest
+from saver.verify import verify_folder
 from tests.support import saver_policies as policies
 from tests.support.saver_policies import Saved
 
@@ -376,3 +377,41 @@ def test_signatures_are_the_functions_that_the_export_will_have(tmp_path):
     expected = {"action/0": 101.0, "action/1": 102.0, "state/0": 2.0, "state/1": 2.0, "info/0": 0.0, "info/1": 1.0}
     assert {name: float(value[0]) for name, value in flat.items()} == expected
     assert set(loaded(saver, tmp_path / "policy").signatures) == set(saver.signatures)
+
+
+# signatures
+
+
+@pytest.mark.parametrize(
+    ("answer", "gives"),
+    [
+        (lambda x: {"y": x + 1}, ["y"]),
+        (lambda x: x + 1, ["output_0"]),
+        (lambda x: [x, x + 1], ["output_0", "output_1"]),
+    ],
+    ids=["named", "one tensor", "a list"],
+)
+@pytest.mark.parametrize("is_concrete", [False, True])
+def test_signatures_that_a_program_adds_are_saved_as_they_are(
+    tmp_path: Path, answer: Any, gives: list[str], is_concrete: bool
+) -> None:
+    saver = PolicySaver(Adder())
+    function = tf.function(answer, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    saver.signatures["extra"] = function.get_concrete_function() if is_concrete else function
+    model = loaded(saver, tmp_path / "policy")
+    found = model.signatures["extra"](x=tf.constant([2.0]))
+    assert sorted(found) == gives
+    assert found[gives[-1]].numpy().tolist() == [3.0]
+    manifest = read_policy_manifest(tmp_path / "policy")
+    assert manifest is not None
+    assert "extra" not in manifest.spec.signatures
+    assert {finding.result for finding in verify_folder(tmp_path / "policy")} == {"ok", "skipped"}
+
+
+def test_a_signature_of_the_policy_may_be_one_of_the_programs(tmp_path: Path) -> None:
+    saver = PolicySaver(Adder())
+    saver.signatures["action"] = saver.signatures["action"].get_concrete_function()
+    saver.signatures["get_metadata"] = tf.function(lambda: {"run": tf.constant(7)}, input_signature=[])
+    model = loaded(saver, tmp_path / "policy")
+    assert model.signatures["get_metadata"]()["run"].numpy() == 7
+    assert {finding.result for finding in verify_folder(tmp_path / "policy")} == {"ok", "skipped"}
