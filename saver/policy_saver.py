@@ -8,7 +8,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ libraries.require("tensorflow", "tf_agents")
 legacy_keras.check()
 
 import tensorflow as tf
+import tf_agents
 from tf_agents.policies import policy_saver, tf_policy
 from tf_agents.specs import tensor_spec
 from tf_agents.typing import types
@@ -327,4 +327,5 @@ def _local(folder: str | os.PathLike[str]) -> Path:
 
 
 def _written_with() -> dict[str, Any]:
-    return {name: version(name) for name in ("tensorflow", "tf-agents")}
+    """By what the libraries say themselves: each is published under several names."""
+    return {"tensorflow": tf.__version__, "tf-agents": tf_agents.__version__}

@@ -52,7 +52,7 @@ def compare(first: Arrays, second: Arrays, beside: tuple[Arrays, Arrays], tolera
     equal, close, agree = (np.ones(rows, bool) for _ in range(3))
     differences = {}
     for name, then in first.items():
-        now = second[name].astype(then.dtype, copy=False)
+        then, now = _plain(then), _plain(second[name].astype(then.dtype, copy=False))
         equal &= _bits_equal(then, now)
         close &= _close(then, now)
         apart = _apart(then, now)
@@ -60,14 +60,24 @@ def compare(first: Arrays, second: Arrays, beside: tuple[Arrays, Arrays], tolera
         allowed = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
         agree &= (apart <= (allowed if then.dtype.kind == "f" else 0.0)).reshape(rows, -1).all(axis=1)
     for name, then in beside[0].items():
-        now = beside[1][name].astype(then.dtype, copy=False)
+        then, now = _plain(then), _plain(beside[1][name].astype(then.dtype, copy=False))
         equal &= _bits_equal(then, now)
         close &= _close(then, now)
     return Compared(equal, close, agree, differences)
 
 
+def _plain(array: Array) -> Array:
+    """What can be compared: NumPy itself knows no bfloat16, and text that was recorded is no bytes."""
+    if array.dtype.kind == "O":
+        texts = [one.encode(errors="surrogateescape") if isinstance(one, str) else one for one in array.flat]
+        return np.fromiter(texts, object, len(texts)).reshape(array.shape)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def _bits_equal(then: Array, now: Array) -> Array:
     rows = len(then)
+    if then.dtype.kind == "O":  # text
+        return np.asarray((then == now).reshape(rows, -1).all(axis=1))
     return np.asarray((_bytes(then) == _bytes(now)).reshape(rows, -1).all(axis=1))
 
 

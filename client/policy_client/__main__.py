@@ -81,7 +81,7 @@ def _export(parsed: argparse.Namespace) -> int:
     except ImportError as error:
         return _failed(f"{error}; install policy-client[{exports.EXTRAS[parsed.format]}]")
     except (recordings.NoRecording, PolicyError, ValueError, OSError) as error:
-        return _failed(str(error))
+        return _failed(str(error).partition("\n")[0])  # gin adds a line about itself
     sys.stdout.write(f"{said}\n")
     return 0
 

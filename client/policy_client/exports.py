@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,8 @@ import pyarrow.parquet
 from policy_client.fields import FIRST, LAST
 from policy_client.recordings import Recording, values_in
 
+# What a Minari dataset may be called, with its version.
+_DATASET = re.compile(r"(?:[\w-]+/)*[\w:.-]+-v\d+")
 # What each form needs beside this package, by the extra that has it.
 EXTRAS = {"parquet": "experience", "tfrecord": "tf-agents", "minari": "experience"}
 
@@ -46,8 +49,10 @@ def to_tfrecord(recording: Recording, path: Path) -> str:
 
     from policy_client.dataset import leaves_of, packed, row_specs
 
-    specs = row_specs(recording.specs)
     rows = _Sorted(recording)
+    if not rows.count:
+        return "there are no rows"
+    specs = row_specs(recording.specs)
     columns = {name: np.asarray(rows.column(name)).astype(spec.dtype) for name, spec in leaves_of(specs)}
     observer = example_encoding_dataset.TFRecordObserver(
         str(path.absolute()), tensor_spec.from_spec(specs), py_mode=True
@@ -69,8 +74,11 @@ def to_minari(recording: Recording, name: str) -> str:
     import minari
     from minari.data_collector import EpisodeBuffer
 
+    if not _DATASET.fullmatch(name):
+        raise ValueError(f"the dataset's name is {name!r}, expected one with a version, like cartpole/served-v0")
     rows = _Sorted(recording)
     observation, action = recording.specs["inputs"]["dict"]["observation"], recording.specs["action"]
+    spaces = _space(observation, "observation"), _space(action, "action")
     buffers: list[Any] = []
     repeated = 0
     for start, end in rows.episodes():
@@ -95,8 +103,8 @@ def to_minari(recording: Recording, name: str) -> str:
     minari.create_dataset_from_buffers(
         name,
         buffers,
-        observation_space=_space(observation),
-        action_space=_space(action),
+        observation_space=spaces[0],
+        action_space=spaces[1],
         algorithm_name="policy-server",
         description="Episodes that were played through a policy server.",
     )
@@ -156,21 +164,30 @@ class _Sorted:
             return {key: self.nest(child, f"{path}/{key}", places) for key, child in spec["dict"].items()}
         if "list" in spec:
             return tuple(self.nest(child, f"{path}/{number}", places) for number, child in enumerate(spec["list"]))
-        return np.asarray(self.column(path))[places]
+        values = np.asarray(self.column(path))[places]
+        return values.astype(_stored(spec["dtype"]))
 
 
-def _space(spec: Mapping[str, Any]) -> Any:
-    """The Gymnasium space of a nest."""
+def _stored(dtype: str) -> np.dtype[Any]:
+    """How numbers of a dtype lie in a dataset: NumPy itself has no bfloat16."""
+    return np.dtype("float32" if dtype == "bfloat16" else dtype)
+
+
+def _space(spec: Mapping[str, Any], path: str) -> Any:
+    """The Gymnasium space of a nest; raises ValueError for a leaf that has none."""
     from gymnasium import spaces
 
     if "dict" in spec:
-        return spaces.Dict({key: _space(child) for key, child in spec["dict"].items()})
+        return spaces.Dict({key: _space(child, f"{path}/{key}") for key, child in spec["dict"].items()})
     if "list" in spec:
-        return spaces.Tuple([_space(child) for child in spec["list"]])
-    dtype, shape = np.dtype(spec["dtype"]), tuple(spec["shape"])
+        return spaces.Tuple([_space(child, f"{path}/{number}") for number, child in enumerate(spec["list"])])
+    if spec["dtype"] == "string" or None in spec["shape"]:
+        what = "text" if spec["dtype"] == "string" else f"rows of differing shapes {spec['shape']}"
+        raise ValueError(f"{path} has {what}, which Minari's datasets do not take: export it as parquet")
+    dtype, shape = _stored(spec["dtype"]), tuple(spec["shape"])
     low, high = spec.get("minimum"), spec.get("maximum")
     if not shape and dtype.kind in "iu" and low == 0 and isinstance(high, int):
-        return spaces.Discrete(high + 1, dtype=dtype.type)
+        return spaces.Discrete(high + 1)
     if dtype.kind == "b":
         return spaces.MultiBinary(shape or 1)
     limits = np.iinfo(dtype) if dtype.kind in "iu" else None

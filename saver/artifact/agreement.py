@@ -19,6 +19,7 @@ from saver.artifact.policy import (
     TensorInfo,
 )
 
+_TIME_STEP = {"observation", "step_type", "reward", "discount"}
 _Tensors = Mapping[str, TensorInfo]
 
 
@@ -30,6 +31,9 @@ def check_agreement(spec: PolicySpec, serving: ServingInfo | None) -> None:
     """
     if spec.batch_size is not None and not _is_size(spec.batch_size, least=1):
         raise ValueError(f"batch_size is {spec.batch_size!r}, expected a positive integer or null")
+    names = set(spec.inputs) if isinstance(spec.inputs, dict) else set()
+    if spec.takes_time_step != (names >= _TIME_STEP) and (spec.takes_time_step or "policy_state" in names):
+        raise ValueError(f"takes_time_step is {spec.takes_time_step}, and inputs has {sorted(names)}")
     for name in ("action", "get_initial_state"):
         if name not in spec.signatures:
             raise ValueError(f"signatures has no {name!r}")
@@ -46,8 +50,16 @@ def check_agreement(spec: PolicySpec, serving: ServingInfo | None) -> None:
             _check_leaf(path, leaf)
             _check_has(f"{path} is", leaf, tensors)
     _check_taken("action", action.inputs, _named(spec.inputs))
+    for path, leaf in leaves(spec.inputs, "inputs"):
+        _check_rows(path, leaf, spec.batch_size, action.inputs[leaf.name])
     if serving is not None:
         _check_serving(spec, serving)
+
+
+def _check_rows(path: str, leaf: Leaf, rows: int | None, tensor: TensorInfo) -> None:
+    expected = [rows, *leaf.shape]
+    if list(tensor.shape) != expected:
+        raise ValueError(f"{path} is {leaf.name!r} of shape {expected}, in the signature of {list(tensor.shape)}")
 
 
 def _check_serving(spec: PolicySpec, serving: ServingInfo) -> None:

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -61,6 +62,19 @@ def test_manifest_knows_every_file_and_who_wrote_them(saved: Saved):
     assert manifest.policy_class == "QPolicy"
     assert manifest.written_with == {"tensorflow": tf.__version__, "tf-agents": "0.19.0"}
     assert manifest.spec == saved.saver("q").spec()
+
+
+def test_libraries_may_be_installed_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tensorflow-cpu and nightlies are: what a distribution is called says nothing."""
+
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    PolicySaver(policies.q()).save(tmp_path / "policy", verify=False)
+    manifest = read_policy_manifest(tmp_path / "policy")
+    assert manifest is not None
+    assert manifest.written_with == {"tensorflow": tf.__version__, "tf-agents": "0.19.0"}
 
 
 def test_other_users_may_read_an_export(saved: Saved):

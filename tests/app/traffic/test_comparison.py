@@ -1,5 +1,6 @@
 import math
 
+import ml_dtypes
 import numpy as np
 
 from app.traffic.comparison import Numbers, compare
@@ -66,3 +67,19 @@ def test_rows_are_replaced_where_others_come_nearer():
 
 def test_numbers_without_any_have_no_mean():
     assert math.isnan(Numbers().mean)
+
+
+def test_text_is_equal_or_not():
+    then, now = (
+        np.array(texts, object) for texts in ([["üp", "to"], ["a", ""]], [["üp".encode(), b"to"], [b"a", b"b"]])
+    )
+    found = compare({"said": then}, {"said": now}, ({"said": then}, {"said": now}), 10.0)
+    assert found.equal.tolist() == found.close.tolist() == found.agree.tolist() == [True, False]
+    assert found.differences["said"].tolist() == [0, 1]
+
+
+def test_bfloat16_is_as_continuous_as_other_floats():
+    then, now = (np.array([1.0, 1.0, one], ml_dtypes.bfloat16) for one in (1.0, 1.0078125))
+    found = compare({"arm": then}, {"arm": now}, ({"arm": then}, {"arm": now}), 0.01)
+    assert (found.equal.tolist(), found.agree.tolist()) == ([True, True, False], [True] * 3)
+    assert found.differences["arm"].tolist() == [0, 0, 0.0078125]

@@ -11,7 +11,9 @@ import pytest
 from saver.artifact import IncompleteError, read_policy_manifest
 
 _FLOAT = {"dtype": "float32", "shape": [None, 3]}
+_NUMBER = {"dtype": "float32", "shape": [None]}
 _INPUTS = {"0/observation": _FLOAT, "1": {"dtype": "int64", "shape": [None]}}
+_INPUTS |= dict.fromkeys(("0/step_type", "0/reward", "0/discount"), _NUMBER)
 _ACTION = {"action": {"dtype": "int32", "shape": [None]}}
 _STATE = {"dtype": "int64", "shape": []}
 MANIFEST: dict[str, Any] = {
@@ -29,6 +31,10 @@ MANIFEST: dict[str, Any] = {
                     "shape": [3],
                     "minimum": [0, 1.5, "-Infinity"],
                     "maximum": 2,
+                },
+                **{
+                    name: {"name": f"0/{name}", "dtype": "float32", "shape": []}
+                    for name in ("step_type", "reward", "discount")
                 },
                 "policy_state": {"name": "1", **_STATE},
             }
@@ -121,6 +127,9 @@ OBSERVATION = ("specs", "inputs", "dict", "observation")
         (changed(("specs", "action", "name"), "other"), "action is 'other'"),
         (changed(("batch_size",), 0), "batch_size is 0, expected a positive integer or null"),
         (changed(("batch_size",), True), "batch_size is True"),
+        (changed(("batch_size",), 5), r"'0/observation' of shape \[5, 3\], in the signature of \[None, 3\]"),
+        (changed(("takes_time_step",), False), "takes_time_step is False, and inputs has"),
+        (changed(("specs", "inputs", "dict", "discount")), "takes_time_step is True, and inputs has"),
         (changed(("serving", "noise", "uniform"), 0), "noise has 0 uniform numbers a row, serving's sample takes .1."),
         (changed(("serving", "noise", "normal"), 10**9), "noise has 1000000000 normal numbers a row, .* takes .0."),
         (changed(("serving", "signatures", "greedy", "outputs"), {}), "action of serving's greedy is 'action'"),

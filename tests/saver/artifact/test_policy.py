@@ -24,8 +24,10 @@ from saver.artifact import (
     write_policy_manifest,
 )
 
+NUMBERS = {name: Leaf(f"0/{name}", "float32", ()) for name in ("step_type", "reward", "discount")}
 SPEC = PolicySpec(
     inputs={
+        **NUMBERS,
         "observation": {"a": Leaf("0/observation/a", "float32", (None, 2), -math.inf, [[0.0, 1.0]])},
         "policy_state": (Leaf("1/0", "float32", (3,)),),
     },
@@ -37,7 +39,8 @@ SPEC = PolicySpec(
     takes_time_step=True,
     signatures={
         "action": Signature(
-            {"0/observation/a": TensorInfo("float32", (None, None, 2)), "1/0": TensorInfo("float32", (None, 3))},
+            {"0/observation/a": TensorInfo("float32", (None, None, 2)), "1/0": TensorInfo("float32", (None, 3))}
+            | {leaf.name: TensorInfo("float32", (None,)) for leaf in NUMBERS.values()},
             {"action": TensorInfo("int64", (None,)), "state/0": TensorInfo("float32", (None, 3))},
         ),
         "get_initial_state": Signature(
