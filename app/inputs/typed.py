@@ -154,7 +154,7 @@ class TypedDecoder:
                 raw = value if leaf.raw is None else leaf.raw(value)
                 if batched and rows is None:
                     rows = len(raw)
-                if batched and len(raw) != rows:
+                if batched and (not raw or len(raw) != rows):
                     return None
                 arrays[leaf.name] = leaf.array(raw, rows or 1, batched)
         if not rows or rows > self._rows_limit or 0 < state_fields < self._state_fields:

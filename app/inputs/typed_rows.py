@@ -66,8 +66,9 @@ class RowsDecoder:
         return size < _LONG_BYTES or (size < _TOO_LONG_BYTES and self._skeletons.knows_any)
 
     def read(self, bodies: Sequence[bytes]) -> RowsRead:
-        """Reads those that can be read together; any other may be left out."""
-        return self._read_known(bodies) if len(bodies[0]) >= _LONG_BYTES else self._read_new(bodies)
+        """Reads those that can be read together, as is best for most of them; any other may be left out."""
+        long = sum([len(body) >= _LONG_BYTES for body in bodies])
+        return self._read_known(bodies) if 2 * long > len(bodies) else self._read_new(bodies)
 
     def _read_known(self, bodies: Sequence[bytes]) -> RowsRead:
         read = [(place, inputs) for place, body in enumerate(bodies) if (inputs := self._skeletons.read(body))]

@@ -32,7 +32,7 @@ def check_agreement(spec: PolicySpec, serving: ServingInfo | None) -> None:
     if spec.batch_size is not None and not _is_size(spec.batch_size, least=1):
         raise ValueError(f"batch_size is {spec.batch_size!r}, expected a positive integer or null")
     names = set(spec.inputs) if isinstance(spec.inputs, dict) else set()
-    if spec.takes_time_step != (names >= _TIME_STEP) and (spec.takes_time_step or "policy_state" in names):
+    if spec.takes_time_step and not names >= _TIME_STEP:
         raise ValueError(f"takes_time_step is {spec.takes_time_step}, and inputs has {sorted(names)}")
     for name in ("action", "get_initial_state"):
         if name not in spec.signatures:
@@ -84,9 +84,9 @@ def _check_noise(noise: Noise, inputs: _Tensors) -> None:
 
 
 def _check_distributions(serving: ServingInfo, actions: set[str], signature: Signature) -> None:
+    if serving.distributions.keys() != actions:
+        raise ValueError(f"distributions has {sorted(serving.distributions)}, expected the actions {sorted(actions)}")
     for action, info in serving.distributions.items():
-        if action not in actions:
-            raise ValueError(f"distributions has {action!r}, which is no action")
         for part in (*info.parameters, *info.statistics):
             if f"{action}/{part}" not in signature.outputs:
                 raise ValueError(f"distributions has {action}/{part}, which serving's distribution does not give")
@@ -101,7 +101,7 @@ def _check_leaf(path: str, leaf: Leaf) -> None:
         raise ValueError(f"{path} has shape {list(leaf.shape)}")
     for name, bound in (("minimum", leaf.minimum), ("maximum", leaf.maximum)):
         if not _bounds(bound, leaf):
-            raise ValueError(f"{path} has {name} {bound!r}, expected a number, or lists of its shape")
+            raise ValueError(f"{path} has {name} {bound!r}, expected a number, or lists that broadcast to its shape")
 
 
 def _is_dtype(leaf: Leaf) -> bool:
@@ -118,8 +118,9 @@ def _bounds(bound: Any, leaf: Leaf) -> bool:
         array = np.asarray(bound)
     except ValueError:  # lists of lists of differing lengths
         return False
-    fits = len(array.shape) == len(leaf.shape) and all(n in (None, m) for n, m in zip(leaf.shape, array.shape))
-    return array.dtype.kind in "biuf" and (fits or not array.shape)
+    trailing = zip(reversed(array.shape), reversed(leaf.shape))
+    fits = array.ndim <= len(leaf.shape) and all(size in (1, of_leaf) or of_leaf is None for size, of_leaf in trailing)
+    return fits and array.dtype.kind in "biuf" and not (array != array).any()
 
 
 def _is_size(value: Any, least: int = 0) -> bool:

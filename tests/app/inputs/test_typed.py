@@ -137,3 +137,9 @@ def test_options_that_are_not_given_are_the_defaults() -> None:
 def test_integers_too_large_for_a_float_are_rounded_alike() -> None:
     body = json.dumps({"observation": [2**60 + 2**36 + 1, 10**30, -(2**53) - 1, 3]}).encode()
     check_alike(decoded(SPECS["flat"], body), validated(SPECS["flat"], body))
+
+
+@pytest.mark.parametrize("size", [1, 4, 9, 376])
+def test_no_rows_are_left_to_the_validator(size: int) -> None:
+    reader = TypedDecoder(policy_spec(Leaf("0/observation", "float32", (size,))), rows_limit=100)
+    assert reader.read(b'{"observation":[]}') is None

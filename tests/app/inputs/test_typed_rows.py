@@ -119,3 +119,13 @@ def test_long_bodies_are_read_together_once_one_like_them_was_read_by_itself() -
     assert (list(read.places), read.needs_state) == ([0, 1, 2], True)
     check(reader, sent, read)
     assert not reader.rows.reads(b" " * 2**14)
+
+
+def test_a_long_body_that_comes_first_leaves_short_ones_together() -> None:
+    reader = TypedDecoder(RECURRENT, rows_limit=100)
+    assert reader.rows is not None
+    batch = json.dumps({"observation": [ROW] * 90}).encode()
+    assert len(batch) > typed_rows._LONG_BYTES
+    assert reader.read(batch) is not None
+    read = reader.rows.read([batch, *of(NEXT, NEXT, NEXT)])
+    assert (list(read.places), read.needs_state) == ([1, 2, 3], False)

@@ -119,27 +119,43 @@ OBSERVATION = ("specs", "inputs", "dict", "observation")
         (changed((*OBSERVATION, "dtype"), "floaty"), "inputs/observation has dtype 'floaty'"),
         (changed((*OBSERVATION, "shape"), ["3"]), r"inputs/observation has shape \['3'\]"),
         (changed((*OBSERVATION, "shape"), [-3]), r"inputs/observation has shape \[-3\]"),
-        (changed((*OBSERVATION, "minimum"), [0, 1]), "has minimum .*, expected a number, or lists of its shape"),
-        (changed((*OBSERVATION, "minimum"), [[0], 1, 2]), "has minimum .*, expected a number, or lists of its shape"),
-        (changed((*OBSERVATION, "maximum"), {"a": 1}), "has maximum .*, expected a number, or lists of its shape"),
+        (changed((*OBSERVATION, "minimum"), [0, 1]), "has minimum .*, expected a number, or lists that"),
+        (changed((*OBSERVATION, "minimum"), [[0], 1, 2]), "has minimum .*, expected a number, or lists that"),
+        (changed((*OBSERVATION, "maximum"), {"a": 1}), "has maximum .*, expected a number, or lists that"),
         (changed(("specs", "inputs", "dict", "policy_state")), "action takes '1', which is in none of the specs"),
         (changed(("specs", "initial_state", "name"), "other"), "initial_state is 'other'"),
         (changed(("specs", "action", "name"), "other"), "action is 'other'"),
         (changed(("batch_size",), 0), "batch_size is 0, expected a positive integer or null"),
         (changed(("batch_size",), True), "batch_size is True"),
         (changed(("batch_size",), 5), r"'0/observation' of shape \[5, 3\], in the signature of \[None, 3\]"),
-        (changed(("takes_time_step",), False), "takes_time_step is False, and inputs has"),
         (changed(("specs", "inputs", "dict", "discount")), "takes_time_step is True, and inputs has"),
         (changed(("serving", "noise", "uniform"), 0), "noise has 0 uniform numbers a row, serving's sample takes .1."),
         (changed(("serving", "noise", "normal"), 10**9), "noise has 1000000000 normal numbers a row, .* takes .0."),
         (changed(("serving", "signatures", "greedy", "outputs"), {}), "action of serving's greedy is 'action'"),
-        (changed(("serving", "distributions", "other"), MANIFEST["serving"]["distributions"]["action"]), "no action"),
+        (changed(("serving", "distributions", "other"), MANIFEST["serving"]["distributions"]["action"]), "expected"),
+        (changed(("serving", "distributions"), {}), "expected the actions"),
         (changed(("serving", "distributions", "action", "statistics"), ["mean"]), "distributions has action/mean"),
     ],
 )  # fmt: skip
 def test_what_disagrees_is_named(tmp_path: Path, data: dict[str, Any], says: str) -> None:
     with pytest.raises(IncompleteError, match=f"policy.json does not agree with itself: .*{says}"):
         read(tmp_path, data)
+
+
+@pytest.mark.parametrize("bound", [1, [1.0], [0, 1, 2], [[0], [1]], [[0, 1, 2]]])
+def test_bounds_may_broadcast_to_the_leaf(tmp_path: Path, bound: object) -> None:
+    """As TF-Agents keeps them: of the shape that they were given in."""
+    data = changed(("specs", "inputs", "dict", "observation", "minimum"), bound)
+    data["specs"]["inputs"]["dict"]["observation"] |= {"shape": [2, 3]}
+    for signatures in (data["signatures"], data["serving"]["signatures"]):
+        for signature in signatures.values():
+            if "0/observation" in signature["inputs"]:
+                signature["inputs"]["0/observation"] = {"dtype": "float32", "shape": [None, 2, 3]}
+    assert read(tmp_path, data)
+
+
+def test_inputs_of_a_programs_own_may_be_called_as_a_time_step_is(tmp_path: Path) -> None:
+    assert read(tmp_path, changed(("takes_time_step",), False))
 
 
 @pytest.mark.parametrize("value", [None, True, -1, 1e400, "", [], [[]], {}, {"list": 3}, {"dict": [1]}])
